@@ -1,0 +1,42 @@
+# make install | demo | test | check | wheel
+#   PYTHON=python3.12        which Python the environment is made from (3.11 or newer)
+#   PIP_ARGS="--index-url …" passed on to pip, for example to take torch's CPU build
+#   ARGS="--seeds 0,1,2"     passed on to `accord demo`
+#   TESTS="tests/test_x.py"  passed on to pytest
+#   DIST=folder              where `make wheel` puts the wheel
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+TESTS ?=
+DIST ?= dist
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check wheel clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("accord needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt $(PIP_ARGS)
+	@touch $@
+
+demo: install
+	$(BIN)/accord demo $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(TESTS)
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) .
+
+clean:
+	rm -rf dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,37 @@
+"""Accord: the whole loop of reinforcement learning from human feedback.
+
+Each command of the shell is one function here: ``accord.sft(...)``, ``accord.reward(...)``, ``accord.rl(...)``.
+They load on first use, so that ``import accord`` and labelling never wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it.
+_DOORS = {
+    "demo": "accord.loop",
+    "run": "accord.loop",
+    "pretrain": "accord.train.lm",
+    "sft": "accord.train.lm",
+    "sample": "accord.rollout.sample",
+    "reward": "accord.train.reward",
+    "rl": "accord.train.rl",
+    "score": "accord.scoring",
+    "load_recipe": "accord.config",
+}
+
+__all__ = ["__version__", *_DOORS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOORS:
+        return getattr(import_module(_DOORS[name]), name)
+    raise AttributeError(f"module 'accord' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,75 @@
+"""Divergence from the reference: estimators from samples, and the controllers that hold a quantity at a target.
+
+All estimators are of KL(pi || ref) from samples of pi, with ``logr = log ref - log pi`` (Schulman, "Approximating
+KL Divergence", 2020). In nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PROPORTIONAL_GAIN = 5.0
+
+
+def kl_k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """``-logr``: unbiased, may be negative for a single sample."""
+    return logp - ref_logp
+
+
+def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """``exp(logr) - 1 - logr``: unbiased, never negative. A metric here: as a loss it pulls in the wrong direction."""
+    logr = ref_logp - logp
+    return torch.expm1(logr) - logr
+
+
+@dataclass
+class AdaptiveKL:
+    """Proportional controller of the KL coefficient (Ziegler 2019, arXiv:1909.08593, section 2.2).
+
+    ``e = clip(KL / target - 1, -0.2, 0.2)``, ``coef <- coef * (1 + e * episodes / horizon)``.
+    With ``target`` None the coefficient stays as it is.
+    """
+
+    coef: float
+    target: float | None = None
+    horizon: int = 10_000
+
+    def update(self, kl: float, num_episodes: int) -> None:
+        """Move the coefficient after a batch with this mean KL per completion."""
+        if self.target is not None:
+            error = max(-0.2, min(0.2, kl / self.target - 1.0))
+            self.coef *= 1.0 + error * num_episodes / self.horizon
+
+
+@dataclass
+class LengthLeash:
+    """Holds the mean length of completions at a target, by a price a token that a controller moves.
+
+    The score gains ``price * (tokens / target - 1)``. The price is a Lagrange multiplier of the constraint
+    "mean length = target": it rises while completions are too short and falls, also below 0, while they are too long
+    (dual ascent, the integral part), plus a proportional part that damps the swings the lag of the policy causes.
+    The mean is held without squeezing the spread: a penalty on each completion's own distance from the target would
+    make all of one length.
+    """
+
+    target: float
+    rate: float
+    integral: float = 0.0
+    error: float = 0.0
+
+    @property
+    def price(self) -> float:
+        """Score gained by a completion one target longer than the target."""
+        return self.integral + PROPORTIONAL_GAIN * self.rate * self.error
+
+    def bonus(self, tokens_B: Tensor) -> Tensor:
+        """What to add to the score of completions of these lengths, ``(B,)``."""
+        return self.price * (tokens_B / self.target - 1.0)
+
+    def update(self, mean_tokens: float) -> None:
+        """Take in the mean length of a batch. A batch beyond half or one and a half targets counts as there."""
+        self.error = max(-0.5, min(0.5, 1.0 - mean_tokens / self.target))
+        self.integral += self.rate * self.error

@@ -1,0 +1,22 @@
+"""Masked reductions. ``mask`` True = counts; nothing outside the mask ever reaches a number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries that count; 0 where none does."""
+    return torch.where(mask, x, 0.0).sum() / mask.sum().clamp_min(1)
+
+
+def masked_whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
+    """``(x - mean) / sqrt(var + eps)`` where the mask counts, 0 elsewhere; biased variance, as OpenAI's 2019 code.
+
+    With ``shift_mean=False`` the mean is put back afterwards: only the spread changes.
+    """
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    whitened = (x - mean) * torch.rsqrt(variance + eps)
+    return torch.where(mask, whitened if shift_mean else whitened + mean, 0.0)

@@ -1,0 +1,165 @@
+"""Is this machine fit for a run? Each check says what it found and, where something is amiss, how to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import accord
+from accord.cli.options import Json, Verbose
+from accord.cli.project import ProjectDir, find_project
+from accord.cli.talk import talking
+from accord.errors import ResourceError
+
+GB = 1e9
+MIN_PYTHON, MIN_TORCH, MIN_SQLITE = (3, 11), (2, 10), (3, 24)
+MIN_RAM_GB, MIN_DISK_GB = 4, 3
+MARKS = {"ok": "ok  ", "warn": "warn", "bad": "BAD "}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. "warn" costs time or comfort; "bad" stops a run."""
+
+    name: str
+    state: Literal["ok", "warn", "bad"]
+    found: str
+    mend: str = ""
+
+    def text(self) -> str:
+        return f"[{MARKS[self.state]}] {self.name:<10} {self.found}" + (f"\n{'':18}mend: {self.mend}" * bool(self.mend))
+
+
+def doctor(project: ProjectDir = None, json: Json = False, verbose: Verbose = False) -> None:
+    """Check that this machine is fit for a run.
+
+    Looks at Python, torch, processor, memory, disk and SQLite, and says what to mend.
+    Exit code 4 if something would stop a run.
+
+    \b
+    Examples:
+      accord doctor
+      accord doctor --json
+    """
+    with talking(json, verbose) as talk:
+        home = find_project(project)
+        checks = examine(home.root if home else Path.cwd())
+        talk.result({"version": accord.__version__, "checks": checks}, text="\n".join(c.text() for c in checks))
+        bad = [check.name for check in checks if check.state == "bad"]
+        if bad:
+            raise ResourceError("this machine is not fit for a run: " + ", ".join(bad), mend="see the lines above")
+
+
+def examine(folder: Path) -> list[Check]:
+    """All checks; ``folder`` is where runs would be written."""
+    looks: list[Callable[[], Check]] = [
+        check_python,
+        check_torch,
+        check_cores,
+        check_bf16,
+        check_memory,
+        lambda: check_disk(folder),
+        lambda: check_writeable(folder),
+        check_sqlite,
+    ]
+    return [look() for look in looks]
+
+
+def check_python() -> Check:
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info < MIN_PYTHON:
+        return Check("python", "bad", found, "install Python 3.11 or newer")
+    return Check("python", "ok", found)
+
+
+def check_torch() -> Check:
+    """The version installed, without importing it first: a broken torch should not break the doctor."""
+    mend = "run `make install`, or pip install torch"
+    try:
+        version = metadata.version("torch")
+        import torch
+    except metadata.PackageNotFoundError:
+        return Check("torch", "bad", "not installed", mend)
+    except Exception as error:
+        return Check("torch", "bad", f"does not load: {error}", mend)
+    device = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU" if torch.cuda.is_available() else "CPU"
+    if _numbers(version) < MIN_TORCH:
+        return Check("torch", "bad", version, "pip install 'torch>=2.10'")
+    return Check("torch", "ok", f"{version} ({device}, {torch.get_num_threads()} threads)")
+
+
+def check_cores() -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores < 2:
+        return Check("cores", "warn", f"{cores}", "the demo's 8 minutes are for 2 cores; expect about twice that")
+    return Check("cores", "ok", f"{cores}")
+
+
+def check_bf16() -> Check:
+    """Whether the processor multiplies bf16 natively; without it training runs in fp32 and takes longer."""
+    from accord.models.precision import cpu_flags
+
+    found = sorted(flag for flag in ("amx_bf16", "avx512_bf16") if flag in cpu_flags())
+    if found:
+        return Check("bf16", "ok", ", ".join(found))
+    return Check("bf16", "warn", "not in this processor", "none needed: fp32 is used, about half as fast")
+
+
+def check_memory() -> Check:
+    total, free = memory_gb()
+    if total is None or free is None:
+        return Check("memory", "warn", "unknown on this system", f"the demo needs about {MIN_RAM_GB} GB")
+    found = f"{total:.1f} GB, {free:.1f} GB free"
+    if free < MIN_RAM_GB:
+        return Check("memory", "warn", found, f"close something: the demo needs about {MIN_RAM_GB} GB")
+    return Check("memory", "ok", found)
+
+
+def memory_gb() -> tuple[float | None, float | None]:
+    """Total and available memory from /proc/meminfo (kB there), in GB; None where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None, None
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if ":" in line}
+    total, free = kilobytes.get("MemTotal"), kilobytes.get("MemAvailable")
+    return total and total * 1024 / GB, free and free * 1024 / GB
+
+
+def check_disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free / GB
+    if free < MIN_DISK_GB:
+        return Check(
+            "disk", "warn", f"{free:.1f} GB free", f"a demo run may need {MIN_DISK_GB} GB: free some, or -o DIR"
+        )
+    return Check("disk", "ok", f"{free:.1f} GB free")
+
+
+def check_writeable(folder: Path) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check("folder", "bad", f"{folder}: {error.strerror}", "go to a folder you may write to, or give -o DIR")
+    return Check("folder", "ok", f"{folder} can be written to")
+
+
+def check_sqlite() -> Check:
+    if _numbers(sqlite3.sqlite_version) < MIN_SQLITE:
+        return Check("sqlite", "bad", sqlite3.sqlite_version, "the store needs SQLite 3.24 or newer")
+    return Check("sqlite", "ok", sqlite3.sqlite_version)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``"2.13.0+cpu"`` -> (2, 13)."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

@@ -1,0 +1,73 @@
+"""The command line: ``accord COMMAND``. Torch is loaded only inside the commands that compute."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import accord
+from accord.cli import doctor, project, runs, stages, status
+from accord.cli.options import keys_help
+from accord.config import Recipe
+
+HELP = """The whole loop of reinforcement learning from human feedback, on one machine.
+
+\b
+Start here:
+  accord demo              the whole loop on real film reviews and human ratings
+  accord run demo          the same from its recipe, with any key changed
+  accord doctor            is this machine fit for it?
+
+\b
+With your own model and files, no project needed:
+  accord sft     --model DIR --data demonstrations.jsonl -o sft
+  accord reward  --model sft/model --data rankings.jsonl -o reward
+  accord rl      --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
+
+Exit codes: 2 usage, 3 data, 4 resources, 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="accord",
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"accord {accord.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+app.command(epilog="Keys and their values here: accord run demo --dry-run. Meanings: accord run --help.")(runs.demo)
+app.command()(project.init)
+app.command(epilog=keys_help(*Recipe.model_fields))(runs.run)
+app.command(epilog=keys_help("pretrain", "model"))(stages.pretrain)
+app.command(epilog=keys_help("sft"))(stages.sft)
+app.command(epilog=keys_help("sample"))(stages.sample)
+app.command()(stages.score)
+app.command(epilog=keys_help("reward"))(stages.reward)
+app.command(epilog=keys_help("rl"))(stages.rl)
+app.command()(status.status)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of the ``accord`` script."""
+    app(prog_name="accord")
+
+
+if __name__ == "__main__":
+    main()

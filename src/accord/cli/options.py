@@ -1,0 +1,58 @@
+"""Options that several commands share, and the part of their help that comes from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from accord.config import Recipe, describe, load_recipe
+from accord.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; everything else to stderr.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")]
+Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or start afresh.")]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Decides every random choice.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Change keys of the recipe, like rl.kl_coef=0.02.")
+]
+FromRecipe = Annotated[
+    str | None, typer.Option("--recipe", metavar="RECIPE", help="Take the settings from a recipe, by name or file.")
+]
+Model = Annotated[Path, typer.Option(metavar="DIR", help="A Hugging Face folder: config, weights, tokenizer.")]
+OutputDir = Annotated[Path, typer.Option("-o", "--output-dir", metavar="DIR", help="Where the model is written.")]
+OutputFile = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The JSONL file to write.")]
+RunDir = Annotated[
+    Path | None, typer.Option("-o", "--output-dir", metavar="DIR", help="The run's folder; by default runs/NAME.")
+]
+FromDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Take the downloads from this folder: no network is used.")
+]
+
+
+def stage_recipe(recipe: str | None, overrides: Sequence[str] | None, sections: Sequence[str]) -> Recipe:
+    """The recipe a single stage reads its sections from. An override of another section is refused."""
+    for override in overrides or ():
+        section = override.split("=", 1)[0].split(".", 1)[0].strip()
+        if section in Recipe.model_fields and section not in sections:
+            raise UsageError(
+                f"{override!r} has no effect here",
+                mend="this command reads " + " and ".join(f"{s}.*" for s in sections),
+            )
+    return load_recipe(recipe, overrides or ())
+
+
+def keys_help(*sections: str) -> str:
+    """The keys a command reads, with defaults and meanings, for the end of its --help."""
+    rows = [row for row in describe(Recipe()) if row[0].split(".", 1)[0] in sections]
+    texts = [(f"{key}={_shown(value)}", meaning) for key, value, meaning in rows]
+    width = max(len(left) for left, _ in texts)
+    return "\n".join(["\b", "Keys, with their defaults:", *(f"  {left:<{width}}  {right}" for left, right in texts)])
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, tuple) else str(value)

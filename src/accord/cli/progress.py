@@ -1,0 +1,90 @@
+"""Progress with the time left: a bar on a terminal, a line every few seconds elsewhere.
+
+Everything below `cli` knows only a plain callable, ``log(fraction, text)``: how much of the whole is done (0..1) and
+a few words. A `Progress` is such a callable. Who runs several stages weighs their fractions himself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+LINE_EVERY_S = 5.0
+# A gain that would finish the whole within a second is no work of this start: a resumed run skips what is done.
+SKIPPED_PER_S = 1.0
+
+
+class Progress:
+    """Reports how much of a command's work is done and how long the rest will take: ``log(0.4, "loss 3.9")``."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._started = self._last_update = clock()
+        self._last_line = float("-inf")
+        self._fraction = self._worked = 0.0
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, fraction: float, text: str = "") -> None:
+        """``fraction`` of the whole is done (0..1); ``text`` says what it is at."""
+        now = self._clock()
+        gain, took = max(0.0, fraction - self._fraction), now - self._last_update
+        self._worked += gain if gain < SKIPPED_PER_S * took else 0.0
+        self._fraction, self._last_update = min(1.0, max(0.0, fraction)), now
+        if self._stream.isatty():
+            self._draw(text)
+        elif now - self._last_line >= LINE_EVERY_S or self._fraction == 1.0:
+            self._last_line = now
+            self._stream.write(f"[{self._fraction:4.0%}] {text}{self._left()}\n")
+            self._stream.flush()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left at the speed of this start so far; None before there is any."""
+        if self._worked <= 0:
+            return None
+        return (self._clock() - self._started) * (1.0 - self._fraction) / self._worked
+
+    def _left(self) -> str:
+        left = self.seconds_left
+        return "" if left is None or self._fraction == 1.0 else f"  ({duration(left)} left)"
+
+    def _draw(self, text: str) -> None:
+        if self._bar is None:
+            self._bar = _bar(self._stream)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=1.0)
+        self._bar.update(self._task, completed=self._fraction, description=text + self._left())
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``2 min 10 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _bar(stream: TextIO) -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+    return Progress(*columns, console=Console(file=stream), transient=True)

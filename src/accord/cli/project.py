@@ -1,0 +1,130 @@
+"""A project is a folder with an ``accord.yaml``; commands find it from the working directory upwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accord.cli.options import Json, Verbose
+from accord.cli.talk import path_text, talking
+from accord.config import Layer, read_layer, recipe_schema
+from accord.errors import DataError, UsageError
+from accord.files import write_json, write_text
+
+FILE, STORE, SCHEMA = "accord.yaml", "accord.db", "recipe.schema.json"
+FOLDERS = ("models", "runs", "exports")
+TEMPLATE = f"""\
+# A project of Accord. Commands find this file from the working directory upwards, or by --project.
+
+# Where the facts are kept: a SQLite file beside this one, or postgresql://user@host/database
+store: {STORE}
+
+# Keys of a recipe that hold for every run here, unless the recipe or the command line says otherwise, for example
+# defaults:
+#   rl:
+#     kl_coef: 0.05
+defaults: {{}}
+"""
+
+ProjectDir = Annotated[
+    Path | None, typer.Option("--project", metavar="DIR", help="The project; by default the one around you.")
+]
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where a project lives, its store (path or URL) and its own defaults of recipes."""
+
+    root: Path
+    store: str
+    defaults: Layer
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+
+def find_project(given: Path | None) -> Project | None:
+    """The project given, or the one in this folder or above; None where there is none.
+
+    Raises UsageError for a folder given that holds no project, and for an ``accord.yaml`` that makes no sense.
+    """
+    if given is not None:
+        if not (given / FILE).is_file():
+            raise UsageError(f"no {FILE} here", where=str(given), mend=f"run `accord init {given}` first")
+        return _read(given.resolve())
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+    return None if root is None else _read(root)
+
+
+def _read(root: Path) -> Project:
+    layer = read_layer(root / FILE)
+    values: dict[str, Any] = {"store": STORE, "defaults": {}, **layer.values}
+    unknown = set(values) - {"store", "defaults"}
+    if unknown:
+        key = sorted(map(str, unknown))[0]
+        raise UsageError(
+            f"unknown key {key!r}", where=layer.where((key,)), mend="keys of a recipe go below `defaults:`"
+        )
+    store, defaults = values["store"], values["defaults"] or {}
+    if not isinstance(store, str) or not store:
+        raise UsageError(f"store is {store!r}, not a path or URL", where=layer.where(("store",)))
+    if not isinstance(defaults, dict):
+        raise UsageError(f"defaults is {defaults!r}, not a mapping", where=layer.where(("defaults",)))
+    lines = {path[1:]: line for path, line in layer.lines.items() if path[0] == "defaults"}
+    return Project(root, store if "://" in store else str(root / store), Layer(defaults, layer.name, lines))
+
+
+def run_dir(given: Path | None, project: Project | None, name: str) -> Path:
+    """Where a run writes: as given, else ``runs/NAME`` in the project, else in the working directory."""
+    return given or (project.runs if project else Path("runs")) / name
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The project's folder.")] = Path("."),
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a folder a project.
+
+    It gets settings, an empty store, and places for models, runs and exports. Nothing that is there already is
+    touched. A project is not needed for single stages on files.
+
+    \b
+    Examples:
+      accord init
+      accord init reviews && cd reviews && accord run demo
+    """
+    with talking(json, verbose) as talk:
+        made = create_project(folder)
+        talk.result(
+            {"project": folder.resolve(), "created": made},
+            text=f"{path_text(folder)}: " + (", ".join(made) if made else "a project already, nothing to do"),
+            next_step="accord run demo --dry-run, accord doctor",
+        )
+
+
+def create_project(folder: Path) -> list[str]:
+    """Create what a project lacks and return the names of what was created."""
+    from accord.store import Store
+
+    if folder.exists() and not folder.is_dir():
+        raise DataError("is a file, not a folder", where=str(folder), mend="choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in (*FOLDERS, SCHEMA, FILE) if not (folder / name).exists()]
+    for name in missing:
+        if name in FOLDERS:
+            (folder / name).mkdir()
+        elif name == SCHEMA:
+            write_json(folder / name, recipe_schema())
+        else:
+            write_text(folder / name, TEMPLATE)
+    store = _read(folder.resolve()).store
+    new_store = "://" not in store and not Path(store).exists()
+    with Store.open(store):
+        pass
+    return [*missing, *([Path(store).name] if new_store else [])]

@@ -1,0 +1,108 @@
+"""Whole runs: the demo, any recipe, and what stands in a project."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+import yaml
+
+import accord
+from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Verbose
+from accord.cli.project import ProjectDir, find_project, run_dir
+from accord.cli.talk import path_text, talking
+from accord.config import load_recipe
+from accord.errors import UsageError
+
+
+def demo(
+    overrides: Overrides = None,
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", metavar="N[,N...]", help="One whole run per seed.")] = "0",
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Toy size: shows that it runs, its numbers mean nothing.")
+    ] = False,
+    from_dir: FromDir = None,
+    project: ProjectDir = None,
+    output_dir: RunDir = None,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the whole loop on real reviews and ratings.
+
+    From raw texts of film reviews and human ratings of them to an aligned model and an honest report. Downloads 12 MB
+    once, verifies it, and writes runs/demo/report.html. Run it again to continue where it stopped.
+
+    \b
+    Examples:
+      accord demo
+      accord demo --seeds 0,1,2
+      accord demo -o runs/stronger-kl rl.kl_coef=0.1
+    """
+    with talking(json, verbose) as talk:
+        home = find_project(project)
+        recipe = load_recipe("smoke" if smoke else "demo", overrides or (), defaults=home.defaults if home else None)
+        wanted, folder = parse_seeds(seeds), run_dir(output_dir, home, recipe.name)
+        made = accord.demo(
+            recipe,
+            output_dir=folder,
+            seeds=wanted,
+            store=home.store if home else None,
+            from_dir=from_dir,
+            resume=resume,
+            log=talk.log,
+        )
+        talk.result(made, next_step=f"open {path_text(folder / 'report.html')}")
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check everything and print the resolved recipe.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Instead of the recipe's seed.")] = None,
+    from_dir: FromDir = None,
+    project: ProjectDir = None,
+    output_dir: RunDir = None,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a recipe, or continue it.
+
+    Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint.
+
+    \b
+    Examples:
+      accord run demo --dry-run
+      accord run my-recipe.yaml rl.kl_coef=0.02 rl.iterations=100
+    """
+    with talking(json, verbose) as talk:
+        home = find_project(project)
+        wanted = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
+        made = load_recipe(recipe, wanted, defaults=home.defaults if home else None)
+        folder = run_dir(output_dir, home, made.name)
+        if dry_run:
+            talk.result(made, text=yaml.safe_dump(made.resolved(), sort_keys=False).rstrip())
+            return
+        summary = accord.run(
+            made,
+            output_dir=folder,
+            store=home.store if home else None,
+            from_dir=from_dir,
+            resume=resume,
+            log=talk.log,
+        )
+        talk.result(summary, next_step=f"open {path_text(folder / 'report.html')}")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0,1,2"`` as numbers; raises UsageError for anything else, and for a seed named twice."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"seeds {text!r} are not whole numbers", where="--seeds", mend="write them like 0,1,2")
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"seeds {text!r} name one seed twice", where="--seeds", mend="name each seed once")
+    return seeds

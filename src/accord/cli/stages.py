@@ -1,0 +1,208 @@
+"""Single stages on a user's own files: each command turns argv into a config and calls one public function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import accord
+from accord.cli.options import (
+    FromRecipe,
+    Json,
+    Model,
+    OutputDir,
+    OutputFile,
+    Overrides,
+    Resume,
+    Seed,
+    Verbose,
+    stage_recipe,
+)
+from accord.cli.talk import path_text, talking
+
+
+def pretrain(
+    texts: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"text"} rows to learn from.')],
+    valid_texts: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"text"} rows to be tested on.')],
+    tokenizer: Annotated[Path, typer.Option(metavar="DIR", help="Folder with tokenizer.json and its config.")],
+    output_dir: OutputDir,
+    overrides: Overrides = None,
+    recipe: FromRecipe = None,
+    seed: Seed = 0,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a small model from scratch on plain texts.
+
+    \b
+    Examples:
+      accord pretrain --texts texts.jsonl --valid-texts valid.jsonl --tokenizer tok -o base
+      accord pretrain --texts t.jsonl --valid-texts v.jsonl --tokenizer tok -o base model.width=128 pretrain.epochs=2
+    """
+    with talking(json, verbose) as talk:
+        config = stage_recipe(recipe, overrides, ("pretrain", "model"))
+        made = accord.pretrain(
+            config.pretrain,
+            config.model,
+            texts=texts,
+            valid_texts=valid_texts,
+            tokenizer=tokenizer,
+            output_dir=output_dir,
+            seed=seed,
+            resume=resume,
+            log=talk.log,
+        )
+        talk.result(made, next_step=f"accord sft --model {path_text(output_dir / 'model')} --data FILE.jsonl -o sft")
+
+
+def sft(
+    model: Model,
+    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt", "completion"} rows.')],
+    output_dir: OutputDir,
+    overrides: Overrides = None,
+    recipe: FromRecipe = None,
+    seed: Seed = 0,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fine-tune a model on demonstrations.
+
+    The loss counts the completion and its end token only.
+
+    \b
+    Examples:
+      accord sft --model base/model --data demonstrations.jsonl -o sft
+      accord sft --model SmolLM2-135M --data demos.jsonl -o sft sft.epochs=1 sft.optim.lr=5e-5
+    """
+    with talking(json, verbose) as talk:
+        config = stage_recipe(recipe, overrides, ("sft",)).sft
+        made = accord.sft(config, model=model, data=data, output_dir=output_dir, seed=seed, resume=resume, log=talk.log)
+        talk.result(
+            made, next_step=f"accord reward --model {path_text(output_dir / 'model')} --data FILE.jsonl -o reward"
+        )
+
+
+def reward(
+    model: Model,
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help='JSONL of {"prompt", "completions", "ranks"} rows (1 = best, equal = tie) '
+            'or {"prompt", "chosen", "rejected"}.',
+        ),
+    ],
+    output_dir: OutputDir,
+    overrides: Overrides = None,
+    recipe: FromRecipe = None,
+    seed: Seed = 0,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Learn a reward model from rankings.
+
+    All pairs of one ranking share a batch element, so a long ranking weighs no more than a short one.
+
+    \b
+    Examples:
+      accord reward --model sft/model --data prefs.jsonl -o reward
+      accord reward --model sft/model --data prefs.jsonl -o reward reward.epochs=1 reward.optim.lr=1e-5
+    """
+    with talking(json, verbose) as talk:
+        config = stage_recipe(recipe, overrides, ("reward",)).reward
+        made = accord.reward(
+            config, model=model, data=data, output_dir=output_dir, seed=seed, resume=resume, log=talk.log
+        )
+        talk.result(
+            made, next_step=f"accord score --model {path_text(output_dir / 'model')} --data FILE.jsonl -o out.jsonl"
+        )
+
+
+def rl(
+    model: Model,
+    reward_model: Annotated[Path, typer.Option(metavar="DIR", help="What `accord reward` wrote.")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt"} rows.')],
+    output_dir: OutputDir,
+    overrides: Overrides = None,
+    recipe: FromRecipe = None,
+    seed: Seed = 0,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Optimise a policy against a reward model.
+
+    Drifting from the model it started as costs reward: rl.kl_coef a nat.
+
+    \b
+    Examples:
+      accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
+      accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo rl.kl_coef=0.1
+    """
+    with talking(json, verbose) as talk:
+        config = stage_recipe(recipe, overrides, ("rl",)).rl
+        made = accord.rl(
+            config,
+            model=model,
+            reward_model=reward_model,
+            data=data,
+            output_dir=output_dir,
+            seed=seed,
+            resume=resume,
+            log=talk.log,
+        )
+        talk.result(
+            made,
+            next_step=f"accord sample --model {path_text(output_dir / 'model')} --data FILE.jsonl -o samples.jsonl",
+        )
+
+
+def sample(
+    model: Model,
+    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt"} rows.')],
+    output: OutputFile,
+    overrides: Overrides = None,
+    recipe: FromRecipe = None,
+    seed: Seed = 0,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw completions from a model.
+
+    Each comes with the log-probability it was drawn with.
+
+    \b
+    Examples:
+      accord sample --model ppo/model --data prompts.jsonl -o samples.jsonl
+      accord sample --model ppo/model --data prompts.jsonl -o samples.jsonl sample.samples_per_prompt=8
+    """
+    with talking(json, verbose) as talk:
+        config = stage_recipe(recipe, overrides, ("sample",)).sample
+        made = accord.sample(config, model=model, data=data, output=output, seed=seed, log=talk.log)
+        talk.result(made, next_step=f"accord score --model DIR --data {path_text(output)} -o scored.jsonl")
+
+
+def score(
+    model: Annotated[
+        Path, typer.Option("--model", "--reward-model", metavar="DIR", help="What `accord reward` wrote.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt", "completion"} rows.')],
+    output: OutputFile,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score completions with a reward model.
+
+    The rows come back with "score" added.
+
+    \b
+    Example:
+      accord score --model reward/model --data samples.jsonl -o scored.jsonl
+    """
+    with talking(json, verbose) as talk:
+        talk.result(accord.score(reward_model=model, rows=data, output=output))

@@ -1,0 +1,115 @@
+"""How a command talks: results on stdout (text or JSON), everything else on stderr, errors as exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import typer
+from pydantic import BaseModel
+
+from accord.cli.progress import Progress
+from accord.errors import AccordError, ResourceError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EMFILE}
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk:
+    """One command's voice. ``log`` is what long work reports to."""
+
+    as_json: bool
+    log: Progress
+    out: TextIO
+
+    def result(self, value: Any, *, text: str = "", next_step: str = "") -> None:
+        """Print what the command made: JSON, or ``text`` (by default one ``key: value`` line each) and a hint."""
+        plain = to_plain(value)
+        if self.as_json:
+            self.out.write(json.dumps(plain, ensure_ascii=False, indent=2) + "\n")
+            return
+        self.out.write((text or "\n".join(_lines(plain))) + "\n")
+        if next_step:
+            self.out.write(f"next: {next_step}\n")
+
+
+@contextlib.contextmanager
+def talking(as_json: bool, verbose: bool) -> Iterator[Talk]:
+    """Run a command's body: what it raises becomes a message and an exit code (2, 3, 4, 130; 1 for our own bugs).
+
+    While it runs, whatever the work prints goes to stderr, so that stdout holds the result alone.
+    """
+    out = sys.stdout
+    try:
+        with Progress() as log, contextlib.redirect_stdout(sys.stderr):
+            yield Talk(as_json, log, out)
+    except KeyboardInterrupt as stop:
+        _fail("interrupted", "the same command again continues from the last checkpoint", 130, as_json, verbose, stop)
+    except AccordError as error:
+        _fail(str(error), "", error.exit_code, as_json, verbose, error)
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+            _bug(error, as_json, verbose)
+        told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else "out of memory"
+        _fail(told, "see `accord doctor` for memory and disk", ResourceError.exit_code, as_json, verbose, error)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        _bug(error, as_json, verbose)
+
+
+def _bug(error: Exception, as_json: bool, verbose: bool) -> NoReturn:
+    """An error nobody foresaw: name the place, offer the traceback."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    told = f"{type(error).__name__}: {error}\n  at:   {last.filename}:{last.lineno} in {last.name}"
+    _fail(told, "this is a bug in Accord; run again with -v for the traceback", 1, as_json, verbose, error)
+
+
+def _fail(told: str, mend: str, code: int, as_json: bool, verbose: bool, error: BaseException) -> NoReturn:
+    if verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    if as_json:
+        sys.stdout.write(json.dumps({"error": told, "mend": mend, "exit_code": code}, ensure_ascii=False) + "\n")
+    sys.stderr.write(f"accord: {told}\n" + (f"  mend: {mend}\n" if mend else ""))
+    raise typer.Exit(code) from None
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, models and paths as what JSON knows; a float that is not a number becomes null."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _lines(plain: Any, indent: str = "") -> Iterator[str]:
+    if not isinstance(plain, dict):
+        yield f"{indent}{plain}"
+        return
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {value:.4g}" if isinstance(value, float) else f"{indent}{key}: {value}"
+
+
+def path_text(path: Path) -> str:
+    """A path as a reader at the shell would type it: relative where it lies below the working directory."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)

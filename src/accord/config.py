@@ -1,0 +1,574 @@
+"""One typed configuration per stage; YAML recipes with dotted overrides. Torch-free.
+
+A recipe is built from four layers, each partial, the later winning: the defaults in this file, the project's
+``accord.yaml``, the recipe's YAML (and the one it ``extends``), the overrides of the command line. Everything is
+checked before any work starts: an unknown key, a wrong type or a size that does not fit is a `UsageError` that
+names the file, the line, the key and a mend.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from accord.errors import UsageError
+
+Schedule = Literal["constant", "linear", "cosine"]
+Precision = Literal["auto", "bf16", "fp32"]
+RewardLoss = Literal["bradley_terry"]
+Algorithm = Literal["ppo"]
+
+
+S = TypeVar("S", bound="Section")
+
+
+def exact_div(total: int, parts: int, total_name: str, parts_name: str) -> int:
+    """``total / parts``, refused with both names where it leaves a remainder."""
+    if total % parts:
+        raise ValueError(f"{total_name} {total} is not a multiple of {parts_name} {parts}")
+    return total // parts
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with what ``over`` names replaced; mappings merge key by key, everything else as a whole."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _nested(section: type[Section]) -> dict[str, type[Section]]:
+    """The keys of a section that are sections themselves."""
+    found = {key: field.annotation for key, field in section.model_fields.items()}
+    return {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversion of types, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _onto_defaults(cls, given: Any) -> Any:
+        """A partial nested section changes only what it names; the rest stays what *this* section defaults to."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {key: cls.model_fields[key].get_default(call_default_factory=True) for key in _nested(cls)}
+        return {
+            key: merged(defaults[key].model_dump(), value) if key in defaults and isinstance(value, dict) else value
+            for key, value in given.items()
+        }
+
+
+class OptimConfig(Section):
+    """AdamW with a warm-up, a schedule and gradient clipping."""
+
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="Share of all steps over which the rate rises from 0.")
+    schedule: Schedule = Field("cosine", description="How the rate falls after the warm-up, if it does.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of the matrices; norms get none.")
+    final_lr_ratio: float = Field(0.0, ge=0, le=1, description="The schedule ends at this share of the peak rate.")
+    betas: tuple[float, float] = Field((0.9, 0.95), strict=False, description="Adam's decay of both averages.")
+    eps: float = Field(1e-8, gt=0, description="Adam's floor of the denominator.")
+    clip_norm: float = Field(1.0, gt=0, description="Largest global gradient norm; longer gradients are scaled down.")
+
+    @model_validator(mode="after")
+    def _betas_decay(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)} must lie in [0, 1)")
+        return self
+
+
+class Training(Section):
+    """What all stages that train share."""
+
+    precision: Precision = Field("auto", description="Matrix products: auto = bf16 where the processor has it.")
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints; a killed run resumes from one.")
+
+
+class DataConfig(Section):
+    """Which rankings the loop learns from: real ratings turned into rankings, and simulated annotators."""
+
+    group_size: int = Field(9, ge=2, le=64, description="Most texts in one ranking (K).")
+    deals: int = Field(2, ge=1, description="Rankings that each rated review is dealt into.")
+    tie_width: float = Field(0.5, gt=0, description="Mean ratings that round to the same step of this width tie.")
+    other_corpora: tuple[Literal["amazon", "editorial", "tweet", "word"], ...] = Field(
+        ("amazon", "tweet", "word"), strict=False, description="Rated texts besides film reviews that are ranked too."
+    )
+    annotators: int = Field(8, ge=1, description="Simulated annotators; each keeps a hidden taste of its own.")
+    ranked_prompts: int = Field(150, ge=1, description="Groups of SFT samples that the simulated annotators rank.")
+    annotators_per_group: int = Field(2, ge=1, description="Simulated annotators that rank the same group.")
+    simulated_weight: float = Field(1.0, gt=0, description="Weight of a simulated ranking against a human one.")
+
+
+class TokenizerConfig(Section):
+    """Byte-level BPE, trained on the recipe's own texts."""
+
+    vocab_size: int = Field(4096, ge=258, description="Entries, the 256 bytes and 2 special tokens among them.")
+
+
+class ModelConfig(Section):
+    """Shape of the decoder trained from scratch (Llama layout). Policy, reward model and critic share it.
+
+    The size of the vocabulary is the tokenizer's.
+    """
+
+    width: int = Field(256, ge=8, description="Width of the hidden state.")
+    layers: int = Field(6, ge=1, description="Blocks of attention and feed-forward.")
+    heads: int = Field(8, ge=1, description="Attention heads; width must be a multiple of it.")
+    kv_heads: int = Field(8, ge=1, description="Heads of keys and values; heads must be a multiple of it.")
+    ffn: int = Field(688, ge=8, description="Inner width of the feed-forward.")
+    max_positions: int = Field(512, ge=16, description="Longest sequence in tokens, prompt and completion together.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        exact_div(self.width, 2 * self.heads, "width", "2 * heads")
+        exact_div(self.heads, self.kv_heads, "heads", "kv_heads")
+        return self
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head; even, because rotary positions turn pairs."""
+        return self.width // self.heads
+
+
+class PretrainConfig(Training):
+    """Next-token prediction from scratch on plain texts, packed into blocks."""
+
+    epochs: float = Field(4.0, gt=0, description="Passes over the texts; may be a fraction.")
+    block_tokens: int = Field(256, ge=8, description="Tokens of one training sequence.")
+    batch_blocks: int = Field(16, ge=1, description="Sequences per optimiser step.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of activations dropped while training.")
+    optim: OptimConfig = Field(OptimConfig(lr=1e-3, weight_decay=0.1), description="Optimiser.")
+
+
+class SftConfig(Training):
+    """Supervised fine-tuning: loss on the completion and its end token only."""
+
+    epochs: int = Field(3, ge=1, description="Passes over the demonstrations.")
+    batch_tokens: int = Field(4096, ge=1, description="Tokens per optimiser step, prompts included.")
+    micro_batch_tokens: int = Field(4096, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    max_tokens: int = Field(160, ge=2, description="Demonstrations longer than this are left out, and counted.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
+    optim: OptimConfig = Field(OptimConfig(lr=5e-4, weight_decay=0.1), description="Optimiser.")
+
+
+class SampleConfig(Section):
+    """How completions are drawn from a policy."""
+
+    samples_per_prompt: int = Field(4, ge=1, description="Completions per prompt (K).")
+    max_new_tokens: int = Field(80, ge=1, description="Most tokens per completion, the end token included.")
+    temperature: float = Field(1.0, gt=0, description="Divides the logits; 1.0 samples the policy's own law.")
+
+
+class RewardConfig(Training):
+    """The reward model: one score per completion, learned from rankings."""
+
+    loss: RewardLoss = Field("bradley_terry", description="How a ranking becomes a loss: all strict pairs of a group.")
+    epochs: int = Field(3, ge=1, description="Passes over the rankings; more than a few overfit.")
+    groups_per_step: int = Field(8, ge=1, description="Rankings per optimiser step; each weighs the same, whatever K.")
+    max_tokens: int = Field(160, ge=2, description="Texts are cut to this many tokens, the end token kept.")
+    micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    center_coef: float = Field(0.01, ge=0, description="Pulls scores towards mean 0 (Eisenstein 2312.09244, eq. 2).")
+    token_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a completion's tokens hidden while training.")
+    pooled_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over positions.")
+    bag_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over bare embeddings.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
+    optim: OptimConfig = Field(OptimConfig(lr=3e-4, weight_decay=0.1), description="Optimiser.")
+
+
+class RlConfig(Training):
+    """Optimise the policy against the reward model without drifting from the reference."""
+
+    checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints; a killed run resumes from one.")
+    algorithm: Algorithm = Field("ppo", description="Row of the table of algorithms.")
+    iterations: int = Field(60, ge=1, description="Rounds of rollout and update.")
+    prompts_per_iteration: int = Field(64, ge=1, description="Prompts per round.")
+    samples_per_prompt: int = Field(1, ge=1, description="Completions per prompt and round.")
+    max_new_tokens: int = Field(80, ge=1, description="Most tokens per completion, the end token included.")
+    temperature: float = Field(1.0, gt=0, description="Of the samples and of every log-probability alike.")
+    ppo_epochs: int = Field(4, ge=1, description="Passes over one round's samples.")
+    minibatches: int = Field(1, ge=1, description="Optimiser steps per pass; must divide the samples of a round.")
+    micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    clip: float = Field(0.2, gt=0, lt=1, description="The probability ratio is clipped to 1 - clip .. 1 + clip.")
+    value_clip: float = Field(0.2, gt=0, description="A value may move this far from the rollout's; beyond, clipped.")
+    value_coef: float = Field(0.1, gt=0, description="Weight of the value loss.")
+    kl_coef: float = Field(0.05, ge=0, description="Price of one nat of KL to the reference, per token (start value).")
+    kl_target: float | None = Field(None, gt=0, description="Nats per completion to steer to; null: kl_coef stays.")
+    discount: float = Field(1.0, gt=0, le=1, description="Of later rewards; 1 because completions are finite.")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE: 0 trusts the critic, 1 trusts the samples.")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="Taken from the score of a completion that did not end.")
+    length_coef: float = Field(
+        0.0, ge=0, description="How fast the price of a token moves to hold the length; 0 = off."
+    )
+    eval_every: int = Field(10, ge=1, description="Rounds between evaluations on validation prompts.")
+    actor: OptimConfig = Field(
+        OptimConfig(lr=1e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the policy."
+    )
+    critic: OptimConfig = Field(
+        OptimConfig(lr=3e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the critic."
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        exact_div(
+            self.samples_per_iteration, self.minibatches, "prompts_per_iteration * samples_per_prompt", "minibatches"
+        )
+        return self
+
+    @property
+    def samples_per_iteration(self) -> int:
+        return self.prompts_per_iteration * self.samples_per_prompt
+
+
+class EvalConfig(Section):
+    """The judge's side: what is measured on prompts that nothing was trained on."""
+
+    samples_per_prompt: int = Field(4, ge=1, description="Completions per test prompt and policy.")
+    best_of: int = Field(4, ge=2, description="n of the best-of-n baseline: the reward model picks one of n.")
+    bootstrap: int = Field(2000, ge=100, description="Resamples (by film) behind each 95 % interval.")
+    curve_samples: int = Field(16, ge=1, description="SFT samples per validation prompt behind the best-of-n curve.")
+    kl_ceiling: float = Field(15.0, gt=0, description="A snapshot further from SFT (nats) is not chosen.")
+    length_low: float = Field(0.8, ge=0, description="Floor: least mean length, as a share of SFT's.")
+    length_high: float = Field(1.25, gt=0, description="Floor: largest mean length, as a share of SFT's.")
+    nll_excess: float = Field(0.5, gt=0, description="Floor: most nats per token above SFT's own, under SFT.")
+    distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
+    seed: int = Field(0, ge=0, description="Decides every random choice of the run.")
+    data: DataConfig = Field(DataConfig(), description="Rankings.")
+    tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="Tokenizer.")
+    model: ModelConfig = Field(ModelConfig(), description="Shape of the decoder.")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="Pretraining.")
+    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
+    reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
+    rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
+    uncured_iterations: int = Field(
+        0, ge=0, description="Rounds of a second optimisation without the length leash, for the report; 0 = none."
+    )
+    eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+
+    def check_lengths(self) -> None:
+        """Refuse texts longer than the recipe's own model has positions. Raises UsageError."""
+        lengths = {
+            "pretrain.block_tokens": self.pretrain.block_tokens,
+            "sft.max_tokens": self.sft.max_tokens,
+            "sample.max_new_tokens": self.sample.max_new_tokens,
+            "reward.max_tokens": self.reward.max_tokens,
+            "rl.max_new_tokens": self.rl.max_new_tokens,
+        }
+        for key, length in lengths.items():
+            if length > self.model.max_positions:
+                raise UsageError(
+                    f"{key} {length} is above model.max_positions {self.model.max_positions}",
+                    where=f"recipe {self.name}",
+                    mend=f"raise model.max_positions or lower {key}",
+                )
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its final value, ready for JSON: the run's ``resolved.json``."""
+        return self.model_dump(mode="json")
+
+
+# ---- YAML ------------------------------------------------------------------------------------------------------
+
+
+class _Yaml(yaml.SafeLoader):
+    """PyYAML's safe loader, but ``1e-4`` is a number (as in YAML 1.2) and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[str, ...], int]]:
+    """The value of a YAML text and the line of each of its keys."""
+    loader = _Yaml(text)
+    try:
+        node = loader.get_single_node()
+        value = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UsageError(
+            f"not valid YAML: {getattr(error, 'problem', None) or error}",
+            where=f"{where}:{mark.line + 1}" if mark else where,
+            mend="a recipe is `key: value` lines, indented by two spaces below each section",
+        ) from error
+    finally:
+        loader.dispose()
+    return value, dict(_key_lines(node, ()))
+
+
+def _key_lines(node: yaml.Node | None, path: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            yield here, key.start_mark.line + 1
+            yield from _key_lines(value, here)
+
+
+# ---- layers of a recipe ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Part of a configuration, and where each of its keys was given (for errors)."""
+
+    values: dict[str, Any]
+    name: str
+    lines: Mapping[tuple[str, ...], int]
+
+    def where(self, path: tuple[str, ...]) -> str:
+        """``recipes/demo.yaml:12`` for the key or the nearest section above it."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return f"{self.name}:{self.lines[path[:end]]}"
+        return self.name
+
+    def holds(self, path: tuple[str, ...]) -> bool:
+        value: Any = self.values
+        for key in path:
+            if not isinstance(value, dict) or key not in value:
+                return False
+            value = value[key]
+        return True
+
+
+def read_layer(path: Path) -> Layer:
+    """Read a YAML mapping. Raises UsageError for a file that is missing, unreadable or not a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot be read ({error})", where=str(path)) from error
+    value, lines = _parse_yaml(text, str(path))
+    if not isinstance(value, dict | None):
+        raise UsageError(
+            f"holds {_yaml_word(value)}, not a mapping",
+            where=str(path),
+            mend="write `key: value` lines",
+        )
+    return Layer(value or {}, str(path), lines)
+
+
+def _override_layer(override: str) -> Layer:
+    """``rl.kl_coef=0.02`` as a layer; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        raise UsageError(
+            f"{override!r} is not key=value", where="overrides", mend="write it like rl.kl_coef=0.02, without spaces"
+        )
+    value, _ = _parse_yaml(text, f"override {override}")
+    for part in reversed(path):
+        value = {part: value}
+    return Layer(value, f"override {override}", {})
+
+
+def build(kind: type[S], layers: Sequence[Layer]) -> S:
+    """The section that the layers describe together, the later winning. Raises UsageError at the first bad key."""
+    known = _dotted(kind)
+    for layer in layers:
+        _check_keys(kind, layer, layer.values, (), known)
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = merged(values, layer.values)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        told = "\n".join(_told(detail, layers) for detail in details)
+        raise UsageError(told, mend=_meaning(kind, details[0]) if len(details) == 1 else "") from error
+
+
+def _dotted(kind: type[Section]) -> list[str]:
+    """Every dotted key below a section."""
+    nested = _nested(kind)
+    return [
+        name
+        for key in kind.model_fields
+        for name in ([f"{key}.{inner}" for inner in _dotted(nested[key])] if key in nested else [key])
+    ]
+
+
+def _check_keys(kind: type[Section], layer: Layer, values: Any, path: tuple[str, ...], known: list[str]) -> None:
+    """Refuse unknown keys (``known`` feeds the suggestion), and anything but a mapping where a section stands."""
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{'.'.join(path)} is a section, got {_yaml_word(values)}",
+            where=layer.where(path),
+            mend=f"set keys below it, for example {'.'.join(path)}.{next(iter(kind.model_fields))}",
+        )
+    nested = _nested(kind)
+    for key, value in values.items():
+        here = (*path, str(key))
+        if key not in kind.model_fields:
+            raise UsageError(
+                f"unknown key {'.'.join(here)!r}",
+                where=layer.where(here),
+                mend=_suggestion(kind, path, str(key), known),
+            )
+        if key in nested:
+            _check_keys(nested[key], layer, value, here, known)
+
+
+def _suggestion(kind: type[Section], path: tuple[str, ...], key: str, known: list[str]) -> str:
+    """Did you mean: a key of this section spelt nearly so, else the same key elsewhere, else all keys."""
+    near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {'.'.join((*path, near[0]))!r}?"
+    leaf = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1, cutoff=0.8)
+    places = [name for name in known if leaf and name.rsplit(".", 1)[-1] == leaf[0]]
+    places.sort(key=lambda name: not name.startswith(".".join(path)))
+    if places:
+        return "did you mean " + " or ".join(repr(place) for place in places[:4]) + "?"
+    return "keys here: " + ", ".join(kind.model_fields)
+
+
+def _told(detail: ErrorDetails, layers: Sequence[Layer]) -> str:
+    path = tuple(str(part) for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, got {detail['input']!r}"
+    for end in range(len(path), 0, -1):
+        giver = next((layer for layer in reversed(layers) if layer.holds(path[:end])), None)
+        if giver:
+            return f"{giver.where(path[:end])}: {'.'.join(path)}: {message}"
+    return f"{'.'.join(path) or layers[-1].name}: {message}"
+
+
+def _meaning(kind: type[Section], detail: ErrorDetails) -> str:
+    """What the offending key is for."""
+    field: FieldInfo | None = None
+    fields: Mapping[str, FieldInfo] = kind.model_fields
+    for part in detail["loc"]:
+        if str(part) not in fields:
+            break
+        field = fields[str(part)]
+        inner = field.annotation
+        fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, Section) else {}
+    return f"this key means: {field.description}" if field is not None and field.description else ""
+
+
+def _yaml_word(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: f"the text {value!r}", type(None): "nothing"}
+    return names.get(type(value), repr(value))
+
+
+# ---- doors -----------------------------------------------------------------------------------------------------
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name and path of the recipes that come with Accord: inside the wheel, or the repository's own folder."""
+    here = Path(__file__).resolve()
+    folders = (here.parent / "recipes", here.parents[2] / "recipes")
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """A path as it stands, or the name of a shipped recipe."""
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
+    near = difflib.get_close_matches(path.stem, shipped, n=1)
+    raise UsageError(
+        f"no recipe {str(recipe)!r}",
+        why="it is neither a file nor one of the shipped recipes",
+        mend=f"did you mean {near[0]!r}?" if near else "give a YAML file or one of: " + ", ".join(shipped),
+    )
+
+
+def recipe_layers(recipe: str | Path) -> list[Layer]:
+    """The recipe's own layer, above those of the recipe that it ``extends`` (a name, or a path beside it)."""
+    layers: list[Layer] = []
+    path: Path | None = find_recipe(recipe)
+    while path is not None:
+        layer = read_layer(path)
+        if any(layer.name == seen.name for seen in layers):
+            raise UsageError("recipes extend each other in a circle", where=layer.where(("extends",)))
+        layers.insert(0, Layer({k: v for k, v in layer.values.items() if k != "extends"}, layer.name, layer.lines))
+        base = layer.values.get("extends")
+        path = None if base is None else _base_recipe(layer, base)
+    return layers
+
+
+def _base_recipe(layer: Layer, base: Any) -> Path:
+    if not isinstance(base, str):
+        raise UsageError(f"extends is {_yaml_word(base)}, not the name of a recipe", where=layer.where(("extends",)))
+    beside = Path(layer.name).parent / base
+    try:
+        return find_recipe(beside if beside.is_file() else base)
+    except UsageError as error:
+        raise UsageError(error.what, where=layer.where(("extends",)), why=error.why, mend=error.mend) from error
+
+
+def load_recipe(recipe: str | Path | None, overrides: Sequence[str] = (), *, defaults: Layer | None = None) -> Recipe:
+    """Read a recipe by path or shipped name and apply ``key=value`` overrides.
+
+    Args:
+        recipe: A YAML file, or the name of a recipe that comes with Accord ("demo"); None for the defaults alone,
+            as a single stage on a user's own model needs them (the recipe's ``model`` section then says nothing).
+        overrides: Dotted, typed by YAML: ``rl.kl_coef=0.02``.
+        defaults: A project's own defaults; the recipe wins over them.
+
+    Raises:
+        UsageError: For anything that cannot be understood, with file, line, key and a suggestion.
+    """
+    layers = [defaults] if defaults else []
+    if recipe is not None:
+        own = recipe_layers(recipe)
+        named_by_file = Layer({"name": Path(own[-1].name).stem}, own[-1].name, {})
+        layers += [*own[:-1], named_by_file, own[-1]]
+    made = build(Recipe, [*layers, *map(_override_layer, overrides)])
+    if recipe is not None:
+        made.check_lengths()
+    return made
+
+
+def describe(section: Section) -> list[tuple[str, Any, str]]:
+    """Every dotted key below a section with its value and its meaning: what --help and the docs show."""
+    rows: list[tuple[str, Any, str]] = []
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            rows += [(f"{key}.{inner}", *rest) for inner, *rest in describe(value)]
+        else:
+            rows.append((key, value, field.description or ""))
+    return rows
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe's YAML, for editors: keys complete and explain themselves."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["extends"] = {"type": "string", "description": "A recipe whose keys hold unless given here."}
+    return schema

@@ -1,0 +1,46 @@
+"""Errors a person can act on: what is wrong, where, why, and how to mend it.
+
+Exit codes are those of the command line: 2 usage, 3 data, 4 resources.
+"""
+
+from __future__ import annotations
+
+
+class AccordError(Exception):
+    """Base of all errors that Accord raises on purpose. Printed without a traceback unless ``-v``.
+
+    Args:
+        what: What is wrong, with the offending value.
+        where: File and line, key or table that holds it.
+        why: The reason it cannot be accepted, when ``what`` does not say so.
+        mend: What the reader can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "") -> None:
+        self.what, self.where, self.why, self.mend = what, where, why, mend
+        lines = [f"{where}: {what}" if where else what]
+        if why:
+            lines.append(f"  why:  {why}")
+        if mend:
+            lines.append(f"  mend: {mend}")
+        super().__init__("\n".join(lines))
+
+
+class UsageError(AccordError):
+    """A command, option or configuration that cannot be understood."""
+
+    exit_code = 2
+
+
+class DataError(AccordError):
+    """Input that is missing, malformed or not what it claims to be."""
+
+    exit_code = 3
+
+
+class ResourceError(AccordError):
+    """The machine, the network or the disk does not give what is needed."""
+
+    exit_code = 4

@@ -1,0 +1,113 @@
+"""Files that are either whole or absent: write aside, flush to disk, rename. And their hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accord.errors import DataError, ResourceError
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of one file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(path: Path) -> str:
+    """SHA-256 over the names and contents of a file, or of all files below a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    rows = [f"{p.relative_to(path).as_posix()} {sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def partial_name(path: Path) -> Path:
+    """The name beside ``path`` to fill before renaming. What killed processes left under such names is removed."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _runs(leftover.name.split(".")[-2]):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _runs(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's process
+        return True
+    return True
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    aside = partial_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _fsync(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ResourceError(
+            f"cannot write the file ({error.strerror})", where=str(path), mend="choose another --output-dir"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with two spaces of indent and sorted keys as given; not-a-number is refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read as JSON ({error})", where=str(path)) from error
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder aside, flush every file, then put it in place of any older one."""
+    aside = partial_name(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        fill(aside)
+        for file in aside.rglob("*"):
+            _fsync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        aside.replace(path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write the folder ({error.strerror})", where=str(path), mend="choose another --output-dir"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,374 @@
+"""The whole loop as one page: reviews and ratings in, an aligned model and a report out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import accord
+from accord.config import Recipe, RlConfig
+from accord.evals.evaluate import evaluate
+from accord.evals.judge import fit_judge, run_probes
+from accord.evals.report import write_model_card, write_report, write_seeds_report
+from accord.evals.results import card_json, summarise
+from accord.evals.reward_card import fit_pair_baseline, held_out_pairs, longer_wins, reward_card
+from accord.files import read_json, write_folder, write_json, write_text
+from accord.formats.film_reviews import completion_for, prompt_for
+from accord.formats.jsonl import read_demonstrations, read_prompts, read_rankings, read_texts
+from accord.loop.films import SIMULATED_ORIGIN, prepare, rank_samples, read_judged
+from accord.loop.runner import Log, Runner
+from accord.models.folder import load_policy
+from accord.models.precision import compute_dtype
+from accord.rollout.engine import Engine, Sampling
+from accord.scoring.reward_model import RewardModel
+from accord.seeds import stream_seed
+from accord.text.tokenizer import train_tokenizer
+from accord.train.lm import pretrain, sft
+from accord.train.reward import reward
+from accord.train.rl import rl
+
+#: The baseline that the floor names: taught by the human rankings of film reviews. The card also shows one taught by
+#: all human rankings (products, tweets, words), as the reward model is.
+BASELINE = "tfidf_bradley_terry"
+#: Share of a run's time each stage takes, for the time left (measured on 2 cores).
+SHARES = {
+    "data": 0.03,
+    "tokenizer": 0.01,
+    "pretrain": 0.27,
+    "sft": 0.08,
+    "rankings": 0.03,
+    "reward": 0.22,
+    "rl": 0.19,
+    "rl_uncured": 0.07,
+    "eval": 0.10,
+}
+
+
+def demo(
+    recipe: Recipe,
+    *,
+    output_dir: Path,
+    seeds: Sequence[int] = (0,),
+    store: str | None = None,
+    from_dir: Path | None = None,
+    resume: bool = True,
+    log: Log = lambda fraction, text: None,
+) -> dict[str, Any]:
+    """Run the loop for each seed. One seed writes into ``output_dir`` itself, several into ``seed_N`` below it."""
+    if len(seeds) == 1:
+        only = recipe.model_copy(update={"seed": seeds[0]})
+        return run(only, output_dir=output_dir, store=store, from_dir=from_dir, resume=resume, log=log)
+    shared = store or str(output_dir / "accord.db")
+    cache = output_dir / "downloads"
+    summaries: dict[str, Any] = {}
+    for index, seed in enumerate(seeds):
+
+        def part(fraction: float, text: str, index: int = index, seed: int = seed) -> None:
+            log((index + fraction) / len(seeds), f"seed {seed}: {text}")
+
+        summaries[f"seed_{seed}"] = run(
+            recipe.model_copy(update={"seed": seed}),
+            output_dir=output_dir / f"seed_{seed}",
+            store=shared,
+            cache=cache,
+            from_dir=from_dir,
+            resume=resume,
+            log=part,
+        )
+    write_seeds_report(output_dir, [output_dir / name for name in summaries])
+    write_json(output_dir / "summary.json", summaries)
+    return summaries
+
+
+def run(
+    recipe: Recipe,
+    *,
+    output_dir: Path,
+    store: str | None = None,
+    cache: Path | None = None,
+    from_dir: Path | None = None,
+    resume: bool = True,
+    log: Log = lambda fraction, text: None,
+) -> dict[str, Any]:
+    """Run, or continue, every stage of a recipe in ``output_dir`` and return the summary.
+
+    Args:
+        store: Path or URL of the store of facts; ``accord.db`` in the run's folder by default.
+        cache: Folder that keeps the downloaded artefacts; ``downloads`` in the run's folder by default.
+        from_dir: Folder that already holds the artefacts, for machines without a network.
+    """
+    recipe.check_lengths()
+    runner = Runner(output_dir, SHARES, resume, log)
+    facts = store or str(output_dir / "accord.db")
+    write_run_files(recipe, output_dir)
+    stages = Stages(recipe, runner, facts, cache or output_dir / "downloads", from_dir)
+    stages.data()
+    stages.tokenizer()
+    stages.pretrain()
+    stages.sft()
+    stages.rankings()
+    stages.reward()
+    stages.rl("rl", recipe.rl)
+    if recipe.uncured_iterations:
+        stages.rl("rl_uncured", uncured(recipe))
+    stages.eval()
+    stages.publish()
+    summary = stages.summary()
+    write_json(output_dir / "summary.json", summary)
+    write_model_card(output_dir)
+    write_report(output_dir)
+    return summary
+
+
+def uncured(recipe: Recipe) -> RlConfig:
+    """The same optimisation without the length leash, for the report to show what then happens."""
+    changes = {"length_coef": 0.0, "iterations": recipe.uncured_iterations, "eval_every": recipe.uncured_iterations}
+    return recipe.rl.model_copy(update=changes)
+
+
+class Stages:
+    """The stages of one run. Each names its settings and input files; the runner decides whether it must work."""
+
+    def __init__(self, recipe: Recipe, runner: Runner, store: str, cache: Path, from_dir: Path | None) -> None:
+        self.recipe, self.runner, self.store, self.cache, self.from_dir = recipe, runner, store, cache, from_dir
+        self.folder = runner.folder
+
+    def _stage(
+        self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, Path], work: Callable[[Path, Log], Any]
+    ) -> dict[str, Any]:
+        everything = {"seed": self.recipe.seed, **settings}
+        return self.runner.stage(name, settings=everything, inputs=inputs, work=work)
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def data(self) -> None:
+        config = self.recipe.data
+
+        def work(folder: Path, log: Log) -> Any:
+            log(0.0, "fetching and joining reviews and ratings")
+            return prepare(
+                config, folder, store=self.store, cache=self.cache, from_dir=self.from_dir, seed=self.recipe.seed
+            )
+
+        self._stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
+
+    def tokenizer(self) -> None:
+        texts, vocab_size = self.path("data/texts.jsonl"), self.recipe.tokenizer.vocab_size
+
+        def work(folder: Path, log: Log) -> Any:
+            folder.mkdir(parents=True, exist_ok=True)
+            words = train_tokenizer(read_texts(texts), vocab_size)
+            words.save(folder)
+            return {"vocab_size": words.vocab_size}
+
+        self._stage("tokenizer", {"vocab_size": vocab_size}, {"texts": texts}, work)
+
+    def pretrain(self) -> None:
+        config, shape = self.recipe.pretrain, self.recipe.model
+        inputs = {
+            "texts": self.path("data/texts.jsonl"),
+            "valid_texts": self.path("data/texts_valid.jsonl"),
+            "tokenizer": self.path("tokenizer"),
+        }
+        settings = {"config": config.model_dump(), "shape": shape.model_dump()}
+        self._stage(
+            "pretrain",
+            settings,
+            inputs,
+            lambda folder, log: self._train(pretrain, folder, log, config, shape, **inputs),
+        )
+
+    def _train(self, stage: Callable[..., Any], folder: Path, log: Log, *configs: Any, **inputs: Path) -> Any:
+        return stage(*configs, **inputs, output_dir=folder, seed=self.recipe.seed, resume=self.runner.resume, log=log)
+
+    def sft(self) -> None:
+        config = self.recipe.sft
+        inputs = {
+            "model": self.path("pretrain/model"),
+            "data": self.path("data/demonstrations.jsonl"),
+            "valid_data": self.path("data/demonstrations_valid.jsonl"),
+        }
+        self._stage(
+            "sft", {"config": config.model_dump()}, inputs, lambda f, log: self._train(sft, f, log, config, **inputs)
+        )
+
+    def rankings(self) -> None:
+        config, sampling = self.recipe.data, self.recipe.sample
+        inputs = {"model": self.path("sft/model"), "prompts": self.path("data/prompts_train.jsonl")}
+
+        def work(folder: Path, log: Log) -> Any:
+            log(0.0, "simulated annotators rank samples of the SFT policy")
+            return self._rank_samples(folder, inputs["model"], inputs["prompts"])
+
+        self._stage("rankings", {"data": config.model_dump(), "sample": sampling.model_dump()}, inputs, work)
+
+    def _rank_samples(self, folder: Path, model: Path, prompts: Path) -> Any:
+        config, sampling = self.recipe.data, self.recipe.sample
+        policy, words = load_policy(model, compute_dtype(self.recipe.rl.precision))
+        rows = read_prompts(prompts)
+        chosen = [rows[i % len(rows)] for i in range(config.ranked_prompts)]
+        samples = Engine(policy, words.end_id).generate(
+            [words.encode(row.text) for row in chosen],
+            Sampling(sampling.max_new_tokens, sampling.samples_per_prompt, sampling.temperature),
+            seed=stream_seed(self.recipe.seed, "ranked samples"),
+        )
+        texts: list[list[str]] = [[] for _ in chosen]
+        for sample in samples:
+            text = words.decode(sample.completion)
+            if text.strip():  # an annotator cannot be shown nothing
+                texts[sample.prompt_index].append(text)
+        human = [completion for _, completion in read_demonstrations(self.path("data/demonstrations.jsonl"))]
+        result = rank_samples(
+            config,
+            groups=[(row.text, row.topic, group) for row, group in zip(chosen, texts, strict=True)],
+            policy=f"{self.recipe.name}/sft",
+            words=read_json(self.path("data/words.json")),
+            human_texts=human,
+            store=self.store,
+            output=folder / "simulated.jsonl",
+            seed=self.recipe.seed,
+        )
+        both = [self.path("data/rankings.jsonl"), folder / "simulated.jsonl"]
+        write_text(folder / "rankings.jsonl", "".join(path.read_text(encoding="utf-8") for path in both))
+        return result
+
+    def reward(self) -> None:
+        config = self.recipe.reward
+        inputs = {
+            "model": self.path("pretrain/model"),
+            "data": self.path("rankings/rankings.jsonl"),
+            "valid_data": self.path("data/rankings_valid.jsonl"),
+        }
+
+        def work(folder: Path, log: Log) -> Any:
+            result = self._train(reward, folder, log, config, **inputs)
+            log(1.0, "held-out pairs and baselines")
+            write_json(folder / "card.json", self._reward_card(folder / "model", inputs["data"]))
+            return result
+
+        self._stage("reward", {"config": config.model_dump()}, inputs, work)
+
+    def _reward_card(self, model: Path, rankings: Path) -> dict[str, Any]:
+        """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
+        scorer = RewardModel.load(model)
+        valid, test = (read_judged(self.path(f"data/reviews_{split}.jsonl")) for split in ("valid", "test"))
+        human = [g for g in read_rankings(rankings) if g.origin != SIMULATED_ORIGIN]
+        taught = {BASELINE: [g for g in human if g.topic], "tfidf_all_human_rankings": human}
+        texts = [r.text for r in test]
+        baselines: dict[str, Any] = {"longer_wins": longer_wins(texts)}
+        for name, groups in taught.items():
+            fitted = fit_pair_baseline(groups, [r.text for r in valid], held_out_pairs(valid), seed=self.recipe.seed)
+            baselines[name] = fitted.score(texts)
+
+        def score(prompts: Sequence[str], written: Sequence[str]) -> Any:
+            return scorer.score([(p, completion_for(t)) for p, t in zip(prompts, written, strict=True)]).numpy()
+
+        card = reward_card(score([prompt_for(r.film) for r in test], texts), test, baselines, seed=self.recipe.seed)
+        film = prompt_for(test[0].film)
+        probes = {"reward model": run_probes(lambda t: score([film] * len(t), t))}
+        return card_json(card, probes)
+
+    def rl(self, name: str, config: RlConfig) -> None:
+        inputs = {
+            "model": self.path("sft/model"),
+            "reward_model": self.path("reward/model"),
+            "data": self.path("data/prompts_train.jsonl"),
+        }
+        self._stage(
+            name, {"config": config.model_dump()}, inputs, lambda f, log: self._train(rl, f, log, config, **inputs)
+        )
+
+    def eval(self) -> None:
+        config, inputs = (
+            self.recipe.eval,
+            {
+                "base": self.path("pretrain/model"),
+                "sft": self.path("sft/model"),
+                "reward_model": self.path("reward/model"),
+                "valid_prompts": self.path("data/prompts_valid.jsonl"),
+                "test_prompts": self.path("data/prompts_test.jsonl"),
+            },
+        )
+        names = ("rl", "rl_uncured") if self.recipe.uncured_iterations else ("rl",)
+        runs = {name: self.path(f"{name}/snapshots") for name in names}
+        judged = self.path("data/reviews_judge.jsonl")
+
+        def work(folder: Path, log: Log) -> Any:
+            rows = read_judged(judged)
+            log(0.0, f"fitting the judge to ratings of {len({r.film for r in rows})} films that trained nothing")
+            judge = fit_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
+            judge.save(folder / "judge")
+            evaluate(
+                config,
+                base=inputs["base"],
+                sft=inputs["sft"],
+                reward_model=inputs["reward_model"],
+                valid_prompts=inputs["valid_prompts"],
+                test_prompts=inputs["test_prompts"],
+                snapshots=snapshots_of(runs["rl"]),
+                uncured=snapshots_of(runs["rl_uncured"]) if "rl_uncured" in runs else None,
+                uncured_note="the same optimisation without the length leash",
+                judge=folder / "judge",
+                max_new_tokens=self.recipe.rl.max_new_tokens,
+                output_dir=folder,
+                seed=self.recipe.seed,
+                precision=self.recipe.rl.precision,
+                log=log,
+            )
+            return {"judge": judge.hash}
+
+        self._stage("eval", {"config": config.model_dump()}, {**inputs, **runs, "judged": judged}, work)
+
+    def publish(self) -> None:
+        """Put the policy that the judge chose where a user looks for it: ``model/`` in the run's folder."""
+        step = read_json(self.path("eval/results.json"))["selection"]["step"]
+        chosen = self.path(f"rl/snapshots/step_{step:06d}")
+        write_folder(self.path("model"), lambda aside: copy_into(chosen, aside))
+
+    def summary(self) -> dict[str, Any]:
+        """The few numbers that decide, out of what the stages wrote."""
+        manifest, card, results = (
+            read_json(self.path(name)) for name in ("data/manifest.json", "reward/card.json", "eval/results.json")
+        )
+        counts = {**manifest["counts"], "human_rankings": manifest["human_rankings"]}
+        seconds = round(sum(self.runner.seconds.values()), 1)
+        return summarise(results, card, baseline=BASELINE, seconds=seconds, counts=counts)
+
+
+def copy_into(source: Path, folder: Path) -> None:
+    """Copy a folder's content into another that exists."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def snapshots_of(folder: Path) -> dict[int, Path]:
+    """The policies an rl stage left for the judge, by iteration."""
+    return {int(path.name.removeprefix("step_")): path for path in sorted(folder.glob("step_*"))}
+
+
+def write_run_files(recipe: Recipe, folder: Path) -> None:
+    """What was asked for and on what machine: ``recipe.yaml``, ``resolved.json``, ``env.json``."""
+    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True)))
+    write_json(folder / "resolved.json", recipe.resolved())
+    packages = ("torch", "tokenizers", "numpy", "scikit-learn", "safetensors")
+    environment = {
+        "accord": accord.__version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "precision": str(compute_dtype(recipe.rl.precision)).removeprefix("torch."),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+    write_json(folder / "env.json", environment)

@@ -1,0 +1,114 @@
+"""Stages of a run: skipped where their inputs did not change, continued where they were interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import accord
+from accord.files import read_json, sha256_tree, write_json
+
+Log = Callable[[float, str], None]
+
+
+@dataclass
+class Runner:
+    """One run's folder. ``shares`` says how much of the whole run's time each stage takes, for the time left."""
+
+    folder: Path
+    shares: Mapping[str, float]
+    resume: bool
+    log: Log
+    seconds: dict[str, float] = field(default_factory=dict)
+    _done: float = 0.0
+
+    def stage(
+        self,
+        name: str,
+        *,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Path],
+        work: Callable[[Path, Log], Any],
+    ) -> dict[str, Any]:
+        """Run ``work(folder, log)`` unless a finished stage with the same settings and input contents stands there.
+
+        Returns the stage's result as plain JSON. ``seconds`` counts the work of all starts that led to it.
+        """
+        folder, share = self.folder / name, self.shares.get(name, 0.0)
+        identity = _identity(settings, inputs)
+        stamp = folder / "stage.json"
+        if self.resume and stamp.exists():
+            found = read_json(stamp)
+            if found["identity"] == identity:
+                self._finish(name, share, found["seconds"], "already done")
+                result: dict[str, Any] = found["result"]
+                return result
+        self.log(self._done, f"{name}: starting")
+        earlier = self._earlier_seconds(folder, identity)
+        started = time.monotonic()
+
+        def report(fraction: float, text: str) -> None:
+            write_seconds(folder, identity, earlier + time.monotonic() - started)
+            self.log(self._done + share * fraction, f"{name}: {text}")
+
+        result = _plain(work(folder, _sparse(report)))
+        seconds = earlier + time.monotonic() - started
+        write_json(stamp, {"identity": identity, "seconds": round(seconds, 1), "result": result})
+        (folder / "running.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the result stands; they have done their work
+        self._finish(name, share, seconds, f"done in {seconds:.0f} s")
+        return result
+
+    def _finish(self, name: str, share: float, seconds: float, text: str) -> None:
+        self._done += share
+        self.seconds[name] = seconds
+        self.log(min(1.0, self._done), f"{name}: {text}")
+
+    @staticmethod
+    def _earlier_seconds(folder: Path, identity: str) -> float:
+        path = folder / "running.json"
+        found = read_json(path) if path.exists() else {}
+        return float(found["seconds"]) if found.get("identity") == identity else 0.0
+
+
+def write_seconds(folder: Path, identity: str, seconds: float) -> None:
+    """Note how long an unfinished stage has worked, so that a resumed run states the whole time."""
+    write_json(folder / "running.json", {"identity": identity, "seconds": round(seconds, 1)})
+
+
+def _sparse(report: Log, every_s: float = 1.0) -> Log:
+    """Pass on at most one report a second: stages report every step."""
+    last = [0.0]
+
+    def sparse(fraction: float, text: str) -> None:
+        now = time.monotonic()
+        if now - last[0] >= every_s or fraction >= 1.0:
+            last[0] = now
+            report(fraction, text)
+
+    return sparse
+
+
+def _identity(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
+    content = {
+        "version": accord.__version__,
+        "settings": settings,
+        "inputs": {name: sha256_tree(path) for name, path in inputs.items()},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A result (dataclass, mapping or None) as plain JSON."""
+    if value is None:
+        return {}
+    raw = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    plain: dict[str, Any] = json.loads(json.dumps(raw, default=str))
+    return plain

@@ -1,0 +1,177 @@
+"""Checkpoints in Hugging Face's folder layout: `config.json`, `model.safetensors`, tokenizer, nothing pickled.
+
+A policy opens with `AutoModelForCausalLM`, a reward model with `AutoModelForSequenceClassification` (one label,
+raw score); the offset and scale of its scores stand beside it in `reward.json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from accord.errors import DataError
+from accord.files import read_json, write_folder, write_json
+from accord.models.decoder import CausalLM, DecoderConfig, ScalarModel, init_score_head
+from accord.text.tokenizer import Tokenizer, load_tokenizer
+
+WEIGHTS, INDEX, REWARD = "model.safetensors", "model.safetensors.index.json", "reward.json"
+
+
+@dataclass(frozen=True)
+class RewardScale:
+    """``(raw - offset) * scale``: human completions score 0 on average."""
+
+    offset: float = 0.0
+    scale: float = 1.0
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    names = [WEIGHTS]
+    if (folder / INDEX).exists():
+        names = _shards(folder / INDEX)
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise DataError(
+                f"no {name} in the folder",
+                where=str(folder),
+                mend="give a Hugging Face model folder with safetensors weights (pickled ones are refused)",
+            )
+        try:
+            weights |= load_file(path)
+        except SafetensorError as error:
+            raise DataError(f"the weights cannot be read ({error})", where=str(path)) from error
+    return weights
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(read_json(index)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("no weight_map in the index", where=str(index), mend="copy the folder again, whole") from error
+
+
+def _config(folder: Path) -> DecoderConfig:
+    if not folder.is_dir():
+        raise DataError("no such model folder", where=str(folder), mend="give the path of a Hugging Face folder")
+    path = folder / "config.json"
+    raw = read_json(path)
+    try:
+        return DecoderConfig.from_hf(raw, where=str(path))
+    except KeyError as error:
+        raise DataError(f"{error} is missing", where=str(path), mend="give a Hugging Face config.json") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"an entry is malformed ({error})", where=str(path), mend="give a Hugging Face config.json"
+        ) from error
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path, *, may_lack: tuple[str, ...] = ()) -> None:
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in weights and name not in may_lack]
+    wrong = [
+        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    if missing or wrong:
+        raise DataError(
+            "; ".join([f"{name} is missing" for name in missing[:3]] + wrong[:3]),
+            where=str(folder / WEIGHTS),
+            why="the weights are not those that config.json describes",
+        )
+    model.load_state_dict({name: weights[name].float() for name in wanted if name in weights}, strict=False)
+
+
+def _words(folder: Path, config: DecoderConfig) -> Tokenizer:
+    words = load_tokenizer(folder)
+    if words.vocab_size > config.vocab_size:
+        raise DataError(
+            f"the tokenizer has {words.vocab_size} entries but the model's vocabulary only {config.vocab_size}",
+            where=str(folder),
+            mend="give the folder the tokenizer that the model was trained with",
+        )
+    return words
+
+
+def _scale(path: Path) -> RewardScale:
+    if not path.exists():
+        return RewardScale()
+    raw = read_json(path)
+    try:
+        return RewardScale(float(raw["offset"]), float(raw["scale"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError("offset and scale are not both numbers", where=str(path), mend="train it again") from error
+
+
+def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[CausalLM, Tokenizer]:
+    """Read a policy and its tokenizer. ``dtype`` is what its matrix products run in; the weights stay fp32."""
+    model = CausalLM(_config(folder))
+    _fill(model, _read_weights(folder), folder)
+    model.model.compute_dtype = dtype
+    return model, _words(folder, model.config)
+
+
+def load_scalar(
+    folder: Path, dtype: torch.dtype = torch.float32, *, head_seed: int | None = None
+) -> tuple[ScalarModel, Tokenizer, RewardScale]:
+    """Read a reward model; with ``head_seed`` also a policy's trunk, under a fresh head."""
+    model = ScalarModel(_config(folder))
+    weights = _read_weights(folder)
+    fresh = head_seed is not None and "score.weight" not in weights
+    if fresh and head_seed is not None:
+        init_score_head(model, head_seed)
+    elif "score.weight" not in weights:
+        raise DataError(
+            "the folder holds a language model, not a reward model (no score.weight)",
+            where=str(folder),
+            mend="train one with `accord reward --model FOLDER --data FILE.jsonl -o OUT`",
+        )
+    _fill(model, weights, folder, may_lack=("score.weight",) if fresh else ())
+    model.model.compute_dtype = dtype
+    return model, _words(folder, model.config), _scale(folder / REWARD)
+
+
+def save_policy(folder: Path, model: CausalLM, tokenizer: Tokenizer, card: str = "") -> None:
+    """Write a policy whole or not at all."""
+    _save(folder, model, tokenizer, {"architectures": ["LlamaForCausalLM"]}, card)
+
+
+def save_scalar(
+    folder: Path, model: ScalarModel, tokenizer: Tokenizer, scale: RewardScale | None = None, card: str = ""
+) -> None:
+    """Write a reward model (or a critic, which has no scale) whole or not at all."""
+    extra = {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1, "id2label": {"0": "score"}}
+    _save(folder, model, tokenizer, extra, card, scale)
+
+
+def _save(
+    folder: Path,
+    model: CausalLM | ScalarModel,
+    tokenizer: Tokenizer,
+    extra: dict[str, Any],
+    card: str,
+    scale: RewardScale | None = None,
+) -> None:
+    ids = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
+
+    def fill(aside: Path) -> None:
+        weights = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
+        save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
+        write_json(aside / "config.json", {**extra, **model.config.to_hf(), **ids, "dtype": "float32"})
+        if isinstance(model, CausalLM):
+            write_json(aside / "generation_config.json", {**ids, "do_sample": True, "temperature": 1.0})
+        tokenizer.save(aside)
+        if scale is not None:
+            write_json(aside / REWARD, {"offset": scale.offset, "scale": scale.scale})
+        if card:
+            (aside / "README.md").write_text(card, encoding="utf-8")
+
+    write_folder(folder, fill)

@@ -1,0 +1,45 @@
+"""Which number type the matrix products run in, chosen once from what the machine can do."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from accord.errors import UsageError
+
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags of the first processor; empty where /proc does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.split())
+
+
+def compute_dtype(choice: str = "auto") -> torch.dtype:
+    """bf16 where the processor multiplies it natively (AMX or AVX512-bf16), else fp32. Masters stay fp32."""
+    if choice == "auto":
+        return torch.bfloat16 if cpu_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
+    named = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if choice not in named:
+        raise UsageError(f"unknown precision {choice!r}", mend="use auto, bf16 or fp32")
+    return named[choice]
+
+
+@cache
+def tune_allocator() -> None:
+    """Let glibc keep freed temporaries: by default it maps each one over 32 MB afresh and every page faults."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

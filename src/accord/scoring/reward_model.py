@@ -1,0 +1,92 @@
+"""A reward model as a scorer: reached by text, so that its tokenizer and size are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from accord.errors import DataError
+from accord.formats.jsonl import read_demonstrations, write_jsonl
+from accord.models.decoder import ScalarModel
+from accord.models.folder import RewardScale, load_scalar
+from accord.models.precision import compute_dtype
+from accord.text.batches import Example, collate, length_buckets
+from accord.text.tokenizer import Tokenizer
+
+
+def encode_scored(words: Tokenizer, prompt: str, completion: str, max_tokens: int) -> Example:
+    """Prompt, completion and end token as ids; the score is read at the end token, the last real one.
+
+    A text longer than ``max_tokens`` loses the end of its completion; the end token stays.
+    Raises DataError where the prompt alone fills them: all its completions would get the same score.
+    """
+    head, tail = words.encode(prompt), words.encode(completion)
+    room = max_tokens - 1 - len(head)
+    if room < 1:
+        raise DataError(
+            f"a prompt of {len(head)} tokens leaves no room for a completion in {max_tokens}",
+            where=f"prompt {prompt[:40]!r}",
+            mend="shorten the prompt, raise max_tokens or use a model with a longer context",
+        )
+    return Example(tuple(head), (*tail[:room], words.end_id))
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Where the scored rows are, how many, and their mean score."""
+
+    output: Path
+    num_rows: int
+    mean_score: float
+
+
+def score(*, reward_model: Path, rows: Path, output: Path) -> ScoreResult:
+    """Score the ``{"prompt", "completion"}`` rows of a JSONL file; they are written with ``"score"`` added.
+
+    A score of 0 is that of an average completion among those the reward model was taught by; 1 is one standard
+    deviation of theirs.
+    """
+    scorer = RewardModel.load(reward_model)
+    pairs = read_demonstrations(rows)
+    scores = scorer.score(pairs).tolist()
+    scored = [{"prompt": p, "completion": c, "score": round(s, 6)} for (p, c), s in zip(pairs, scores, strict=True)]
+    write_jsonl(output, scored)
+    return ScoreResult(output, len(pairs), sum(scores) / len(scores))
+
+
+@torch.no_grad()
+def raw_scores(
+    model: ScalarModel,
+    words: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    max_tokens: int,
+    batch_tokens: int = 8192,
+) -> Tensor:
+    """The head's number at the last real token of each (prompt, completion), ``(S,)`` fp32, before offset and scale."""
+    examples = [encode_scored(words, prompt, completion, max_tokens) for prompt, completion in pairs]
+    score_S = torch.empty(len(examples))
+    for bucket in length_buckets([len(e) for e in examples], batch_tokens, 0):
+        batch = collate([examples[i] for i in bucket], words.pad_id)
+        score_S[bucket] = model(batch.ids_BT)[torch.arange(len(bucket)), batch.length_B - 1]
+    return score_S
+
+
+class RewardModel:
+    """A frozen reward model: texts in, calibrated scores out."""
+
+    def __init__(self, model: ScalarModel, words: Tokenizer, scale: RewardScale) -> None:
+        self.model, self.words, self.scale = model.eval().requires_grad_(False), words, scale
+
+    @classmethod
+    def load(cls, folder: Path, precision: str = "auto") -> RewardModel:
+        """Read a reward model from its Hugging Face folder."""
+        return cls(*load_scalar(folder, compute_dtype(precision)))
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        """Scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1."""
+        limit = self.model.config.max_positions
+        return (raw_scores(self.model, self.words, pairs, limit) - self.scale.offset) * self.scale.scale

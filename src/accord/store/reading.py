@@ -1,0 +1,200 @@
+"""Reading facts back: as records, as counts, as means; and checking that they are still what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, exists, func, select
+
+from accord.errors import DataError
+from accord.records import Completion, Ranking, Record, Source, content_id
+from accord.store import schema
+from accord.store.kinds import KIND_OF, KINDS, Kind, to_record
+
+_FETCH_ROWS = 2_000
+
+
+class MeanRating(NamedTuple):
+    """What people gave a completion on average: mean value, number of ratings."""
+
+    completion_id: str
+    mean: float
+    n: int
+
+
+class Mismatch(NamedTuple):
+    """A row that is not what was once written: its table, the content id it claims, and what is wrong."""
+
+    table: str
+    id: str
+    why: str
+
+
+def read(connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool = True) -> Iterator[Record]:
+    """The facts of a kind in the order they were added.
+
+    Args:
+        where: Wanted values by field, or by ``table.column`` of what a field refers to; None wants any.
+        history: Also judgements that were superseded.
+    """
+    for _, values in _stored(connection, kind, where, history=history):
+        yield to_record(kind, values)
+
+
+def count(connection: Connection) -> dict[str, int]:
+    """How many facts of each kind there are, the superseded ones among them."""
+    return {kind.table.name: _count(connection, kind.table) for kind in KINDS}
+
+
+def mean_ratings(connection: Connection, scale: tuple[float, float] | None) -> Iterator[MeanRating]:
+    """Mean of the ratings that count now, by completion. Raises DataError where they stand on different scales."""
+    ratings, completions = schema.ratings, schema.completions
+    current = _not_superseded(ratings)
+    if scale is None:
+        _require_one_scale(connection, current)
+    else:
+        current &= (ratings.c.low == scale[0]) & (ratings.c.high == scale[1])
+    means = (
+        select(completions.c.content_id, func.avg(ratings.c.value), func.count())
+        .join_from(ratings, completions)
+        .where(current)
+        .group_by(completions.c.id, completions.c.content_id)
+        .order_by(completions.c.id)
+    )
+    for id_, mean, n in _stream(connection, means):
+        yield MeanRating(id_, mean, n)
+
+
+def verify(connection: Connection) -> list[Mismatch]:
+    """Derive every content id again from what is stored, and report each row that does not fit its own."""
+    found = list(_verify_texts(connection))
+    for kind in KINDS:
+        found += _verify_kind(connection, kind)
+    return found
+
+
+def _verify_texts(connection: Connection) -> Iterator[Mismatch]:
+    texts = schema.texts
+    for id_, text in _stream(connection, select(texts.c.content_id, texts.c.text).order_by(texts.c.id)):
+        if content_id("text", text) != id_:
+            yield Mismatch("texts", id_, "the text is not the one that was stored")
+
+
+def _verify_kind(connection: Connection, kind: Kind) -> Iterator[Mismatch]:
+    lost = _count(connection, kind.table)
+    for id_, values in _stored(connection, kind, {}, history=True):
+        lost -= 1
+        if why := _why_not(kind, id_, values):
+            yield Mismatch(kind.table.name, id_, why)
+    if lost:
+        yield Mismatch(kind.table.name, "", f"{lost} rows refer to something that is missing")
+
+
+def _why_not(kind: Kind, id_: str, values: dict[str, Any]) -> str:
+    try:
+        record = to_record(kind, values)
+    except (DataError, ValueError, TypeError) as error:
+        return f"its values make no {kind.record.kind}: {error}"
+    return "" if record.id == id_ else "its values are not those that were stored"
+
+
+@dataclass
+class _Query:
+    """The select of one kind of fact: content id first, then its fields; and what can be asked of it, by name."""
+
+    select: Select[Any]
+    fields: list[str] = field(default_factory=list)
+    names: dict[str, ColumnElement[Any]] = field(default_factory=dict)
+
+
+@cache
+def _query(table_name: str) -> _Query:
+    kind = next(kind for kind in KINDS if kind.table.name == table_name)
+    table = kind.table
+    query = _Query(select(table.c.content_id).select_from(table).order_by(table.c.id))
+    for link in kind.links:
+        column: ColumnElement[Any] = table.c[link.column]
+        if link.target is not None:
+            other = link.target.alias(link.column.removesuffix("_id"))
+            query.select = query.select.join(other, other.c.id == column, isouter=bool(table.c[link.column].nullable))
+            query.names |= {f"{link.target.name}.{c.name}": c for c in other.c}
+            column = other.c.text if link.target is schema.texts else other.c.content_id
+        _show(query, link.field, column)
+    if table is schema.rankings:
+        _add_items(query)
+    return query
+
+
+def _show(query: _Query, name: str, column: ColumnElement[Any]) -> None:
+    query.select = query.select.add_columns(column)
+    query.fields.append(name)
+    query.names[name] = column
+
+
+def _add_items(query: _Query) -> None:
+    """One row an item instead of one row a ranking, in the order shown."""
+    items, completions = schema.ranking_items, schema.completions
+    query.select = (
+        query.select.join(items, items.c.ranking_id == schema.rankings.c.id)
+        .join(completions, completions.c.id == items.c.completion_id)
+        .order_by(items.c.position)
+    )
+    _show(query, "completion_ids", completions.c.content_id)
+    _show(query, "ranks", items.c.rank)
+
+
+def _stored(
+    connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Content id and fields of each fact, as they are stored."""
+    query = _query(kind.table.name)
+    wanted = [query.names[name] == value for name, value in where.items() if value is not None]
+    if kind.is_judgement and not history:
+        wanted.append(_not_superseded(kind.table))
+    sources = _sources(connection) if kind.record is Completion else {}
+    for id_, rows in groupby(_stream(connection, query.select.where(*wanted)), key=lambda row: row[0]):
+        values = _values(query.fields, list(rows), ranking=kind.record is Ranking)
+        if "source" in values:
+            values["source"] = sources[values["source"]]
+        yield id_, values
+
+
+def _values(names: list[str], rows: list[Any], *, ranking: bool) -> dict[str, Any]:
+    values: dict[str, Any] = dict(zip(names, rows[0][1:], strict=True))
+    if ranking:
+        *_, values["completion_ids"], values["ranks"] = zip(*rows, strict=True)
+    return values
+
+
+def _sources(connection: Connection) -> dict[str, Record]:
+    kind = KIND_OF[Source]
+    return {id_: to_record(kind, values) for id_, values in _stored(connection, kind, {}, history=True)}
+
+
+def _not_superseded(table: Table) -> ColumnElement[bool]:
+    later = table.alias("later")
+    return ~exists().where(later.c.supersedes_id == table.c.id)
+
+
+def _require_one_scale(connection: Connection, current: ColumnElement[bool]) -> None:
+    ratings = schema.ratings
+    scales = connection.execute(select(ratings.c.low, ratings.c.high).where(current).distinct()).all()
+    if len(scales) > 1:
+        shown = ", ".join(f"{low:g}..{high:g}" for low, high in sorted(map(tuple, scales)))
+        raise DataError(
+            f"the ratings stand on {len(scales)} scales: {shown}",
+            why="a mean over different scales means nothing",
+            mend="ask for one of them: scale=(low, high)",
+        )
+
+
+def _count(connection: Connection, table: Table) -> int:
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def _stream(connection: Connection, statement: Select[Any]) -> Iterator[Any]:
+    return iter(connection.execute(statement, execution_options={"yield_per": _FETCH_ROWS}))

@@ -1,0 +1,172 @@
+"""The store: one door to the facts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Engine
+
+from accord.errors import UsageError
+from accord.records import (
+    Annotator,
+    AnnotatorKind,
+    Completion,
+    Demonstration,
+    Label,
+    Prompt,
+    Ranking,
+    Rating,
+    Record,
+    Source,
+    SourceKind,
+)
+from accord.store import reading, writing
+from accord.store.database import explained, make_engine, place_of, snapshot, transaction
+from accord.store.kinds import KIND_OF
+from accord.store.migrate import bring_up_to_date
+from accord.store.reading import MeanRating, Mismatch
+
+R = TypeVar("R", bound=Record)
+
+
+class Store:
+    """Append-only facts in SQLite or PostgreSQL. Safe to share between threads; several processes may open one store.
+
+    Readers are iterators over one snapshot of the store, in the order the facts were added; a fact comes back equal
+    to the one that was added. Readers of judgements leave out what a later one supersedes, unless ``history=True``.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # SQLite has one writer at a time; waiting for it here is fairer and quicker than polling the file's lock.
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(cls, place: str | Path) -> Self:
+        """Open or create the store in a file, or in a database by URL (``postgresql://user:password@host/name``).
+
+        An older schema is migrated; a SQLite file that holds facts is first copied to ``<file>.schema-<version>.bak``.
+
+        Raises:
+            UsageError: Neither a path nor a known URL.
+            DataError: Not a database, not a store, damaged, or written by a newer Accord.
+            ResourceError: Locked, read-only, full, unreachable, or psycopg is missing.
+        """
+        engine = make_engine(place)
+        try:
+            with explained(engine):
+                bring_up_to_date(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine)
+
+    def close(self) -> None:
+        """Let go of the database. A closed store refuses all else."""
+        self._closed = True
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def place(self) -> str:
+        """The file's path, or the URL without password."""
+        return place_of(self._engine)
+
+    def add(self, records: Iterable[Record]) -> int:
+        """Add facts in one transaction and return how many of them were new. On return they are safe on disk.
+
+        A fact that is there already is left as it is, its ``meta`` too. What a record refers to must be in the store
+        or anywhere in ``records``; a completion brings its source along.
+
+        Raises:
+            DataError: A record refers to something unknown, ranks completions of another prompt, or supersedes what
+                another one already supersedes. The message names the record, and nothing was stored.
+        """
+        facts = writing.prepare(records)
+        with self._lock, explained(self._open_engine()), transaction(self._engine) as connection:
+            return writing.write(connection, facts)
+
+    def sources(self, *, name: str | None = None, origin: SourceKind | None = None) -> Iterator[Source]:
+        return self._read(Source, {"name": name, "origin": origin})
+
+    def annotators(
+        self, *, name: str | None = None, annotator_kind: AnnotatorKind | None = None
+    ) -> Iterator[Annotator]:
+        return self._read(Annotator, {"name": name, "annotator_kind": annotator_kind})
+
+    def prompts(self, *, topic: str | None = None) -> Iterator[Prompt]:
+        return self._read(Prompt, {"topic": topic})
+
+    def completions(
+        self,
+        *,
+        prompt_id: str | None = None,
+        topic: str | None = None,
+        source_name: str | None = None,
+        origin: SourceKind | None = None,
+    ) -> Iterator[Completion]:
+        wanted = {"prompt_id": prompt_id, "prompts.topic": topic}
+        return self._read(Completion, wanted | {"sources.name": source_name, "sources.origin": origin})
+
+    def rankings(
+        self, *, prompt_id: str | None = None, annotator_id: str | None = None, history: bool = False
+    ) -> Iterator[Ranking]:
+        return self._read(Ranking, {"prompt_id": prompt_id, "annotator_id": annotator_id}, history=history)
+
+    def ratings(
+        self, *, completion_id: str | None = None, annotator_id: str | None = None, history: bool = False
+    ) -> Iterator[Rating]:
+        return self._read(Rating, {"completion_id": completion_id, "annotator_id": annotator_id}, history=history)
+
+    def labels(
+        self, *, completion_id: str | None = None, annotator_id: str | None = None, history: bool = False
+    ) -> Iterator[Label]:
+        return self._read(Label, {"completion_id": completion_id, "annotator_id": annotator_id}, history=history)
+
+    def demonstrations(
+        self, *, prompt_id: str | None = None, annotator_id: str | None = None, history: bool = False
+    ) -> Iterator[Demonstration]:
+        return self._read(Demonstration, {"prompt_id": prompt_id, "annotator_id": annotator_id}, history=history)
+
+    def mean_ratings(self, scale: tuple[float, float] | None = None) -> Iterator[MeanRating]:
+        """Mean and number of the ratings of each rated completion, superseded ones left out. Computed in SQL.
+
+        Args:
+            scale: The (low, high) of the ratings to take; needed only where the store holds several scales.
+
+        Raises:
+            DataError: The ratings stand on several scales and none was asked for.
+        """
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            yield from reading.mean_ratings(connection, scale)
+
+    def counts(self) -> dict[str, int]:
+        """How many facts of each kind the store holds, superseded judgements among them."""
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            return reading.count(connection)
+
+    def verify(self) -> list[Mismatch]:
+        """Derive every content id again and report the rows that were tampered with or damaged; empty if none."""
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            return reading.verify(connection)
+
+    def _read(self, record: type[R], where: dict[str, Any], *, history: bool = False) -> Iterator[R]:
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            for found in reading.read(connection, KIND_OF[record], where, history=history):
+                assert isinstance(found, record)
+                yield found
+
+    def _open_engine(self) -> Engine:
+        if self._closed:
+            raise UsageError("the store is closed", where=self.place, mend="open it again with Store.open")
+        return self._engine

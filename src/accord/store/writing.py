@@ -1,0 +1,181 @@
+"""Adding facts: one transaction that stores all of a batch or, naming the record at fault, nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection, Insert, Table, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from accord.errors import DataError
+from accord.records import Completion, Judgement, Ranking, Record, Source, content_id
+from accord.store import schema
+from accord.store.database import is_sqlite
+from accord.store.kinds import KIND_OF, KINDS, Kind, to_column
+
+_INSERT_ROWS = 10_000
+_LOOKUP_IDS = 500
+
+Facts = Mapping[Kind, Sequence[Record]]
+T = TypeVar("T")
+
+
+def prepare(records: Iterable[Record]) -> Facts:
+    """Records by kind, in the order given, each with its id computed: what can be done before the database is held."""
+    facts: dict[Kind, list[Record]] = {kind: [] for kind in KINDS}
+    for record in records:
+        kind = KIND_OF.get(type(record))
+        if kind is None:
+            raise DataError(f"{record!r:.80} is no fact", mend="add prompts, completions, annotators and judgements")
+        _ = record.id
+        facts[kind].append(record)
+    return {kind: facts[kind] for kind in KINDS if facts[kind]}
+
+
+def write(connection: Connection, facts: Facts) -> int:
+    """Insert what is not there yet and return how many facts that were. Sources come along with their completions."""
+    batch = _Batch(connection)
+    batch.add_texts(facts)
+    new = 0
+    for kind, records in facts.items():
+        if kind.record is Completion:
+            batch.add_sources(cast(Sequence[Completion], records))
+        new += batch.add_judgements(kind, records) if kind.is_judgement else batch.add(kind, records)
+    if new >= _INSERT_ROWS and not is_sqlite(connection):
+        # Until its statistics know of many new rows, PostgreSQL joins them as if there were few: 50 times slower.
+        connection.execute(text(f"ANALYZE {', '.join(schema.metadata.tables)}"))
+    return new
+
+
+class _Batch:
+    """The inserts of one transaction. ``keys`` knows the integer key of every content id (or text) met so far."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.text_keys: dict[str, int] = {}
+        self.keys: defaultdict[str, dict[str, int]] = defaultdict(dict)
+
+    def add_texts(self, facts: Facts) -> None:
+        named = ((name, records) for kind, records in facts.items() for name in kind.text_fields())
+        texts = dict.fromkeys(getattr(record, name) for name, records in named for record in records)
+        ids = {value: content_id("text", value) for value in texts}
+        self._insert(schema.texts, ({"content_id": id_, "text": value} for value, id_ in ids.items()))
+        keys = self._find(schema.texts, ids.values())
+        self.text_keys = {value: keys[id_] for value, id_ in ids.items()}
+
+    def add_sources(self, completions: Sequence[Completion]) -> None:
+        sources = {completion.source.id: completion.source for completion in completions}
+        self.add(KIND_OF[Source], list(sources.values()))
+
+    def add(self, kind: Kind, records: Sequence[Record]) -> int:
+        """Insert records that refer to no other of their own kind in this batch."""
+        for name, target in kind.targets():
+            self._find(target, (_named(getattr(record, name)) for record in records))
+        return self._insert(kind.table, (self._row(kind, record) for record in records))
+
+    def add_judgements(self, kind: Kind, records: Sequence[Record]) -> int:
+        judgements = cast(Sequence[Judgement], records)
+        last = self.connection.execute(select(func.max(kind.table.c.id))).scalar() or 0
+        new = sum(self._add_wave(kind, wave) for wave in _waves(judgements))
+        if kind.table is schema.rankings:
+            self._add_items(cast(Sequence[Ranking], records), last)
+        return new
+
+    def _add_wave(self, kind: Kind, wave: Sequence[Judgement]) -> int:
+        new = self.add(kind, wave)
+        corrections = [judgement for judgement in wave if judgement.supersedes is not None]
+        keys = self._find(kind.table, (judgement.id for judgement in corrections))
+        for judgement in corrections:
+            if judgement.id not in keys:  # the database lets only one row supersede another
+                raise _refusal(
+                    judgement,
+                    f"another {judgement.kind} already supersedes {judgement.supersedes}",
+                    "supersede that newer one instead",
+                )
+        return new
+
+    def _add_items(self, rankings: Sequence[Ranking], last: int) -> None:
+        keys = self._find(schema.rankings, (ranking.id for ranking in rankings))
+        completions = self._find(schema.completions, (id_ for r in rankings for id_ in r.completion_ids))
+        self._insert(schema.ranking_items, (row for r in rankings for row in _item_rows(r, keys[r.id], completions)))
+        self._check_prompts({ranking.id: ranking for ranking in rankings}, last)
+
+    def _check_prompts(self, rankings: Mapping[str, Ranking], last: int) -> None:
+        """Only completions of one prompt can be ranked. Looks at the rankings added after key ``last``."""
+        r, i, c = schema.rankings, schema.ranking_items, schema.completions
+        joined = r.join(i, i.c.ranking_id == r.c.id).join(c, c.c.id == i.c.completion_id)
+        strangers = select(r.c.content_id, c.c.content_id).select_from(joined)
+        found = self.connection.execute(strangers.where(r.c.id > last, c.c.prompt_id != r.c.prompt_id).limit(1)).first()
+        if found is not None:
+            raise _refusal(rankings[found[0]], f"completion {found[1]} answers another prompt")
+
+    def _row(self, kind: Kind, record: Record) -> dict[str, Any]:
+        row: dict[str, Any] = {"content_id": record.id}
+        for link in kind.links:
+            value = getattr(record, link.field)
+            if link.target is None:
+                row[link.column] = to_column(link.field, value)
+            elif link.target is schema.texts:
+                row[link.column] = self.text_keys[value]
+            else:
+                row[link.column] = _key(record, link.field, _named(value), self.keys[link.target.name])
+        return row
+
+    def _insert(self, table: Table, rows: Iterable[dict[str, Any]]) -> int:
+        """Insert the rows that are not there yet, and return how many those were."""
+        statement = _insert_new(self.connection, table)
+        return sum(self.connection.execute(statement, chunk).rowcount for chunk in _chunks(rows, _INSERT_ROWS))
+
+    def _find(self, table: Table, ids: Iterable[str | None]) -> Mapping[str, int]:
+        """The keys of a table by content id, with those of ``ids`` looked up where they exist."""
+        known = self.keys[table.name]
+        wanted = (id_ for id_ in dict.fromkeys(ids) if id_ is not None and id_ not in known)
+        for chunk in _chunks(wanted, _LOOKUP_IDS):
+            found = select(table.c.content_id, table.c.id).where(table.c.content_id.in_(chunk))
+            known.update((row[0], row[1]) for row in self.connection.execute(found))
+        return known
+
+
+def _named(value: Record | str | None) -> str | None:
+    """The content id that a referring field names."""
+    return value.id if isinstance(value, Record) else value
+
+
+def _key(record: Record, name: str, named: str | None, keys: Mapping[str, int]) -> int | None:
+    key = None if named is None else keys.get(named)
+    if key is None and named is not None:
+        raise _refusal(record, f"{name} {named!r} is not in the store", "add that first, or in the same call")
+    return key
+
+
+def _refusal(record: Record, what: str, mend: str = "") -> DataError:
+    return DataError(what, where=f"{record.kind} {record.id}", why="nothing of this batch was stored", mend=mend)
+
+
+def _item_rows(ranking: Ranking, key: int, completions: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    for position, (id_, rank) in enumerate(zip(ranking.completion_ids, ranking.ranks, strict=True)):
+        completion_key = _key(ranking, "completion", id_, completions)
+        yield {"ranking_id": key, "position": position, "completion_id": completion_key, "rank": rank}
+
+
+def _insert_new(connection: Connection, table: Table) -> Insert:
+    insert = sqlite.insert(table) if is_sqlite(connection) else postgresql.insert(table)
+    return insert.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+
+
+def _waves(judgements: Sequence[Judgement]) -> Iterator[Sequence[Judgement]]:
+    """Each judgement after the one it supersedes, in as few rounds as that takes."""
+    waiting = list(judgements)
+    while waiting:
+        ids = {judgement.id for judgement in waiting}
+        yield [judgement for judgement in waiting if judgement.supersedes not in ids]
+        waiting = [judgement for judgement in waiting if judgement.supersedes in ids]
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

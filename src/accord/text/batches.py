@@ -1,0 +1,79 @@
+"""Token batches: what the models eat. Right padding, buckets of like length, loss masks (True = counts)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its completion as ids; the completion ends with the end token where it is finished."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples padded on the right to T tokens.
+
+    ``mask_BT`` is True on completion tokens. ``length_B`` counts real tokens.
+    """
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    length_B: Tensor
+
+    @property
+    def num_counted(self) -> int:
+        return int(self.mask_BT.sum())
+
+    def predicting(self) -> tuple[Tensor, Tensor]:
+        """Flat indices into ``(B, T-1)`` positions that predict a counted token, and those tokens' ids."""
+        counts = self.mask_BT[:, 1:]
+        return counts.reshape(-1).nonzero().squeeze(1), self.ids_BT[:, 1:][counts]
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Pad examples on the right into one batch."""
+    lengths = [len(e) for e in examples]
+    ids_BT = torch.full((len(examples), max(lengths)), pad_id, dtype=torch.long)
+    mask_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        ids_BT[row, : len(example)] = torch.tensor(example.prompt + example.completion)
+        mask_BT[row, len(example.prompt) : len(example)] = True
+    return Batch(ids_BT, mask_BT, torch.tensor(lengths))
+
+
+def pack_blocks(texts: Iterable[Sequence[int]], end_id: int, block_tokens: int) -> Tensor:
+    """Join texts, each closed by the end token, and cut the stream into ``(N, block_tokens + 1)`` blocks.
+
+    Neighbouring blocks share one token: the last target of one is the first input of the next.
+    """
+    stream = [token for text in texts for token in (*text, end_id)]
+    num_blocks = (len(stream) - 1) // block_tokens
+    starts = range(0, num_blocks * block_tokens, block_tokens)
+    return torch.tensor([stream[s : s + block_tokens + 1] for s in starts], dtype=torch.long)
+
+
+def length_buckets(lengths: Sequence[int], max_tokens: int, seed: int) -> list[list[int]]:
+    """Indices in batches of like length: at most ``max_tokens`` after padding (one item may exceed it alone).
+
+    Items of equal length and the order of the batches are shuffled by the seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    batches: list[list[int]] = []
+    for index in sorted(shuffled, key=lambda i: lengths[i], reverse=True):
+        if batches and len(batches[-1]) < max_tokens // max(1, lengths[batches[-1][0]]):
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

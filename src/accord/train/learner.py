@@ -1,0 +1,190 @@
+"""The learner: accumulate, clip, step, checkpoint, resume. It knows no stage and no algorithm.
+
+Everything random in training is a function of (seed, step), so that the state to save is only weights, optimizer
+moments, the step and what the stage itself carries (its controllers).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from accord.config import OptimConfig
+from accord.errors import DataError
+from accord.files import read_json, sha256_file, write_folder, write_json, write_text
+
+Log = Callable[[float, str], None]
+KEEP_CHECKPOINTS = 2
+
+
+def schedule(config: OptimConfig, step: int, total: int) -> float:
+    """Learning-rate factor at a step counted from 0: linear warm-up, then constant, linear or cosine to the floor."""
+    warmup = max(1, round(config.warmup_ratio * total))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    shape = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}
+    return config.final_lr_ratio + (1 - config.final_lr_ratio) * shape[config.schedule]
+
+
+class Learner:
+    """AdamW over one or more named modules, each with its own settings, gradient clipping and schedule.
+
+    Weight decay (Loshchilov & Hutter 2017) acts on matrices only.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], settings: Mapping[str, OptimConfig], total_steps: int) -> None:
+        self.modules, self.settings, self.total_steps = dict(modules), dict(settings), total_steps
+        self.step = 0
+        self._optimizers = {name: _adamw(module, self.settings[name]) for name, module in self.modules.items()}
+
+    def update(self, losses: Iterable[Tensor]) -> dict[str, float]:
+        """One optimizer step over micro-batch losses whose sum is the loss; they are consumed one at a time.
+
+        Returns the loss, and for each module its gradient norm before clipping and its learning rate.
+        """
+        total = 0.0
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        self._require_finite("loss", total)
+        norms = {
+            name: float(nn.utils.clip_grad_norm_(module.parameters(), self.settings[name].clip_norm))
+            for name, module in self.modules.items()
+        }
+        for name, norm in norms.items():
+            self._require_finite(f"gradient of {name}", norm)
+        stats = {"loss": total}
+        for name, optimizer in self._optimizers.items():
+            settings = self.settings[name]
+            lr = settings.lr * schedule(settings, self.step, self.total_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            stats |= {f"{name}_grad_norm": norms[name], f"{name}_lr": lr}
+        self.step += 1
+        return stats
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise DataError(
+                f"the {what} is {value} at step {self.step}",
+                why="a step along it would ruin the weights",
+                mend="lower the learning rate, or look at the data of this step; the last checkpoint is intact",
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and moments by name, for a checkpoint."""
+        found: dict[str, Tensor] = {}
+        for name, module in self.modules.items():
+            found |= {f"{name}.weights.{key}": value for key, value in module.state_dict().items()}
+            state = self._optimizers[name].state_dict()["state"]
+            found |= {f"{name}.adam.{i}.{key}": t for i, slots in state.items() for key, t in slots.items()}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """The inverse of `tensors`."""
+        self.step = step
+        for name, module in self.modules.items():
+            prefix = f"{name}.weights."
+            module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                if key.startswith(f"{name}.adam."):
+                    _, _, index, slot = key.rsplit(".", 3)
+                    state.setdefault(int(index), {})[slot] = tensor
+            optimizer = self._optimizers[name]
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _adamw(module: nn.Module, settings: OptimConfig) -> torch.optim.AdamW:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+
+
+class Checkpoints:
+    """Checkpoints of one stage: `step_000100/` folders, each written aside, hashed and renamed."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """``identity`` is the hash of what the stage was given: checkpoints of other inputs are not continued."""
+        self.folder, self.identity = folder, identity
+
+    def save(self, learner: Learner, state: Mapping[str, Any]) -> None:
+        """Write the learner and the stage's own JSON state; keep the newest two, and none of other inputs."""
+
+        def fill(aside: Path) -> None:
+            save_file({k: t.detach().contiguous() for k, t in learner.tensors().items()}, aside / "learner.safetensors")
+            digest = sha256_file(aside / "learner.safetensors")
+            content = {"identity": self.identity, "step": learner.step, "sha256": digest, "state": dict(state)}
+            write_json(aside / "state.json", content)
+
+        write_folder(self.folder / f"step_{learner.step:06d}", fill)
+        mine = [path for path in self._newest_first() if _content(path).get("identity") == self.identity]
+        for old in set(self._newest_first()) - set(mine[:KEEP_CHECKPOINTS]):
+            shutil.rmtree(old)
+
+    def restore(self, learner: Learner) -> dict[str, Any] | None:
+        """Load the newest checkpoint that is whole and of the same inputs; None where there is none."""
+        for leftover in self.folder.glob(".step_*.partial"):  # a kill amid a save
+            shutil.rmtree(leftover)
+        for path in self._newest_first():
+            content = self._verified(path)
+            if content is not None:
+                learner.restore(load_file(path / "learner.safetensors"), int(content["step"]))
+                state: dict[str, Any] = content["state"]
+                return state
+        return None
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the stage's result stands."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step_*"), reverse=True)
+
+    def _verified(self, path: Path) -> dict[str, Any] | None:
+        content, tensors = _content(path), path / "learner.safetensors"
+        if content.get("identity") != self.identity or not tensors.is_file():
+            return None
+        return content if content["sha256"] == sha256_file(tensors) else None
+
+
+def _content(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; empty where that cannot be read."""
+    try:
+        content = read_json(checkpoint / "state.json")
+    except DataError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class Metrics:
+    """`metrics.jsonl`: one row a step. After a resume, rows of steps that are run again are dropped first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rewind(self, step: int) -> None:
+        """Keep the rows of steps before this one; a last row that a kill cut short goes too."""
+        if self.path.exists():
+            *lines, _ = self.path.read_text().split("\n")
+            write_text(self.path, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            clean = {k: float(f"{v:.7g}") if math.isfinite(v) else None for k, v in row.items()}
+            file.write(json.dumps({"step": step, **clean}) + "\n")

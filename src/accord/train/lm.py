@@ -1,0 +1,234 @@
+"""Language-model stages: pretraining on plain text, and supervised fine-tuning on completions (SFT)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from accord.algo.logprob import token_logp
+from accord.config import ModelConfig, PretrainConfig, SftConfig
+from accord.errors import DataError
+from accord.formats.jsonl import read_demonstrations, read_texts
+from accord.models.decoder import CausalLM, DecoderConfig, init_weights
+from accord.models.folder import load_policy, save_policy
+from accord.models.precision import compute_dtype
+from accord.seeds import stream_seed
+from accord.text.batches import Batch, Example, collate, length_buckets, pack_blocks
+from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.learner import Learner, Log
+from accord.train.loop import identity_of, quiet, train_steps
+
+
+@dataclass(frozen=True)
+class LmResult:
+    """Where the model is and how it did: mean negative log-likelihood in nats a counted token."""
+
+    model: Path
+    train_nll: float
+    valid_nll: float
+    num_tokens: int
+    num_steps: int
+
+
+def completion_logp(model: CausalLM, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities of the counted tokens of a batch, ``(N,)`` in row order; differentiable."""
+    logp_N, _ = logp_and_entropy(model, batch, temperature, entropy=False)
+    return logp_N
+
+
+def logp_and_entropy(
+    model: CausalLM, batch: Batch, temperature: float = 1.0, *, entropy: bool = True
+) -> tuple[Tensor, Tensor]:
+    """As `completion_logp`, with the entropy of each of those positions (detached)."""
+    flat_N, target_N = batch.predicting()
+    hidden_BTD = model.model(batch.ids_BT[:, :-1])
+    dtype = model.model.compute_dtype
+    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[flat_N].to(dtype)
+    return token_logp(hidden_ND, model.head_weight_VD.to(dtype), target_N, temperature, entropy=entropy)
+
+
+def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) -> Example:
+    """A prompt and a finished completion as ids, the end token among the completion's."""
+    return Example(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(completion), tokenizer.end_id))
+
+
+@torch.no_grad()
+def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int = 8192) -> float:
+    """Mean negative log-likelihood of the completions' tokens, in nats a token over all of them."""
+    was_training = model.training
+    model.eval()
+    batches = [[examples[i] for i in b] for b in length_buckets([len(e) for e in examples], batch_tokens, 0)]
+    total = sum(-float(completion_logp(model, collate(batch, pad_id)).sum()) for batch in batches)
+    model.train(was_training)
+    return total / max(1, sum(len(e.completion) for e in examples))
+
+
+def pretrain(
+    config: PretrainConfig,
+    shape: ModelConfig,
+    *,
+    texts: Path,
+    valid_texts: Path,
+    tokenizer: Path,
+    output_dir: Path,
+    seed: int = 0,
+    resume: bool = True,
+    log: Log = quiet,
+) -> LmResult:
+    """Train a decoder from scratch on a JSONL file of texts; next-token loss over every token.
+
+    Writes ``output_dir/model`` (Hugging Face layout) and ``output_dir/metrics.jsonl``.
+    """
+    words = load_tokenizer(tokenizer)
+    model = CausalLM(decoder_config(shape, words.vocab_size))
+    init_weights(model, stream_seed(seed, "init"))
+    model.model.compute_dtype = compute_dtype(config.precision)
+    model.model.dropout = config.dropout
+    blocks_NT = pack_blocks(words.encode_batch(read_texts(texts)), words.end_id, config.block_tokens)
+    per_epoch = len(blocks_NT) // config.batch_blocks
+    if per_epoch == 0:
+        raise DataError(
+            f"the texts fill only {len(blocks_NT)} blocks of {config.block_tokens} tokens",
+            where=str(texts),
+            why=f"a batch needs {config.batch_blocks}",
+            mend="give more text, or lower pretrain.batch_blocks or pretrain.block_tokens",
+        )
+    total = round(per_epoch * config.epochs)
+    learner = Learner({"policy": model}, {"policy": config.optim}, total)
+
+    def step_fn(step: int) -> dict[str, float]:
+        epoch, position = divmod(step, per_epoch)
+        generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
+        order = torch.randperm(len(blocks_NT), generator=generator)
+        rows = blocks_NT[order[position * config.batch_blocks : (position + 1) * config.batch_blocks]]
+        return learner.update([block_loss(model, rows)])
+
+    identity = identity_of(
+        {"config": config.model_dump(), "shape": shape.model_dump(), "seed": seed},
+        {"texts": texts, "tokenizer": tokenizer},
+    )
+    model.train()
+    train_steps(
+        learner,
+        step_fn,
+        total=total,
+        seed=seed,
+        output_dir=output_dir,
+        identity=identity,
+        checkpoint_every=config.checkpoint_every,
+        resume=resume,
+        log=log,
+    )
+    model.eval()
+    held_out = [
+        Example((words.end_id,), (*ids, words.end_id)[: shape.max_positions])
+        for ids in words.encode_batch(read_texts(valid_texts))
+    ]
+    with torch.no_grad():
+        train_nll = float(block_loss(model, blocks_NT[: config.batch_blocks]))
+    save_policy(output_dir / "model", model, words)
+    valid_nll = mean_nll(model, held_out, words.pad_id)
+    return LmResult(output_dir / "model", train_nll, valid_nll, blocks_NT[:, 1:].numel(), total)
+
+
+def block_loss(model: CausalLM, rows_BT: Tensor) -> Tensor:
+    """Mean next-token loss over whole blocks, in nats a token."""
+    mask_BT = torch.ones_like(rows_BT, dtype=torch.bool)
+    mask_BT[:, 0] = False
+    length_B = torch.full((len(rows_BT),), rows_BT.shape[1])
+    return -completion_logp(model, Batch(rows_BT, mask_BT, length_B)).mean()
+
+
+def decoder_config(shape: ModelConfig, vocab_size: int) -> DecoderConfig:
+    """The decoder that a recipe's model section describes."""
+    return DecoderConfig(
+        vocab_size=vocab_size,
+        width=shape.width,
+        ffn=shape.ffn,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        num_kv_heads=shape.kv_heads,
+        head_width=shape.width // shape.heads,
+        max_positions=shape.max_positions,
+    )
+
+
+def sft(
+    config: SftConfig,
+    *,
+    model: Path,
+    data: Path,
+    output_dir: Path,
+    valid_data: Path | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    log: Log = quiet,
+) -> LmResult:
+    """Fine-tune a policy on demonstrations ``{"prompt", "completion"}``: loss on completion and end token only.
+
+    Without ``valid_data`` every twentieth row is held out. Writes ``output_dir/model`` and ``metrics.jsonl``.
+    """
+    policy, words = load_policy(model, compute_dtype(config.precision))
+    policy.model.dropout = config.dropout
+    limit = min(config.max_tokens, policy.config.max_positions)
+    rows = _demonstrations(words, data, limit, log)
+    train, valid = rows, rows[::20]
+    if valid_data is not None:
+        valid = _demonstrations(words, valid_data, limit, log)
+    elif len(rows) >= 20:
+        train = [row for i, row in enumerate(rows) if i % 20]
+    lengths = [len(e) for e in train]
+    batches = [
+        (epoch, batch)
+        for epoch in range(config.epochs)
+        for batch in length_buckets(lengths, config.batch_tokens, stream_seed(seed, "order", epoch))
+    ]
+    learner = Learner({"policy": policy}, {"policy": config.optim}, len(batches))
+
+    def step_fn(step: int) -> dict[str, float]:
+        batch = [train[i] for i in batches[step][1]]
+        return learner.update(sft_losses(policy, batch, words.pad_id, config.micro_batch_tokens))
+
+    policy.train()
+    train_steps(
+        learner,
+        step_fn,
+        total=len(batches),
+        seed=seed,
+        output_dir=output_dir,
+        identity=identity_of({"config": config.model_dump(), "seed": seed}, {"model": model, "data": data}),
+        checkpoint_every=config.checkpoint_every,
+        resume=resume,
+        log=log,
+    )
+    policy.eval()
+    save_policy(output_dir / "model", policy, words)
+    train_nll = mean_nll(policy, train[: len(valid)], words.pad_id)
+    num_tokens = sum(len(e.completion) for e in train) * config.epochs
+    return LmResult(output_dir / "model", train_nll, mean_nll(policy, valid, words.pad_id), num_tokens, len(batches))
+
+
+def _demonstrations(words: Tokenizer, path: Path, max_tokens: int, log: Log) -> list[Example]:
+    """The demonstrations of a file that are no longer than the limit; the log says how many were left out."""
+    rows = [demonstration_example(words, prompt, completion) for prompt, completion in read_demonstrations(path)]
+    kept = [row for row in rows if len(row) <= max_tokens]
+    if not kept:
+        raise DataError(
+            f"all demonstrations are longer than {max_tokens} tokens",
+            where=str(path),
+            mend="raise sft.max_tokens, use a model with a longer context, or shorten the texts",
+        )
+    if len(kept) < len(rows):
+        log(0.0, f"{len(rows) - len(kept)} of {len(rows)} demonstrations left out: longer than {max_tokens} tokens")
+    return kept
+
+
+def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int) -> Iterator[Tensor]:
+    """Micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
+    num_counted = sum(len(e.completion) for e in rows)
+    for micro in length_buckets([len(e) for e in rows], micro_batch_tokens, 0):
+        yield -completion_logp(policy, collate([rows[i] for i in micro], pad_id)).sum() / num_counted

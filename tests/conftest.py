@@ -1,0 +1,120 @@
+"""What the tests of several rooms share: one tiny tokenizer, tiny model folders, and a quiet machine.
+
+torch is imported inside the fixtures only: tests of torch-free rooms must stay quick to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from accord.models.decoder import CausalLM, DecoderConfig
+    from accord.text.tokenizer import Tokenizer
+
+# Tiny matrices are quickest on one thread, and one thread adds in one order. No test asks a hub for anything.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+TEXTS = (
+    "The old lighthouse keeper counted ships until the fog took the harbour.",
+    "Bread wants time, salt and a warm corner of the kitchen.",
+    "Nobody in the village believed the clockmaker, but the clocks did.",
+    "A film about rain: slow, grey, and oddly cheerful by the end.",
+    "She mended the kite twice and then gave it to the wind.",
+    "The chess club met on Tuesdays and argued about soup.",
+    "He wrote a long letter, read it aloud, and burnt it.",
+    "Two foxes crossed the frozen canal without looking down.",
+)
+
+WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]
+
+
+@pytest.fixture(scope="session")
+def words() -> Tokenizer:
+    """A byte-level tokenizer with a few dozen merges."""
+    from accord.text.tokenizer import train_tokenizer
+
+    return train_tokenizer(TEXTS, 320)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(words: Tokenizer) -> DecoderConfig:
+    """Two blocks, grouped-query attention, 64 positions, tied head."""
+    from accord.models.decoder import DecoderConfig
+
+    return DecoderConfig(
+        vocab_size=words.vocab_size,
+        width=32,
+        ffn=48,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_width=8,
+        max_positions=64,
+    )
+
+
+@pytest.fixture
+def policy(tiny_config: DecoderConfig) -> CausalLM:
+    """A random policy whose next-token law is far from uniform, in eval mode; a fresh one for every test."""
+    return random_policy(tiny_config, 0)
+
+
+def random_policy(config: DecoderConfig, seed: int, std: float = 0.25) -> CausalLM:
+    import torch
+
+    from accord.models.decoder import CausalLM
+
+    model = CausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            centre = 1.0 if parameter.dim() == 1 else 0.0
+            parameter.normal_(centre, std, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory, tiny_config: DecoderConfig, words: Tokenizer) -> Path:
+    """A saved policy as small as `tiny_config`, nearly uniform: a starting point that trains."""
+    from accord.models.decoder import CausalLM, init_weights
+    from accord.models.folder import save_policy
+
+    model = CausalLM(tiny_config)
+    init_weights(model, 0)
+    folder = tmp_path_factory.mktemp("policy") / "model"
+    save_policy(folder, model, words)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reward_folder(tmp_path_factory: pytest.TempPathFactory, tiny_config: DecoderConfig, words: Tokenizer) -> Path:
+    """A saved reward model with a random head, as small as `tiny_config`."""
+    from accord.models.decoder import ScalarModel, init_score_head, init_weights
+    from accord.models.folder import RewardScale, save_scalar
+
+    model = ScalarModel(tiny_config)
+    init_weights(model, 1)
+    init_score_head(model, 1)
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    save_scalar(folder, model, words, RewardScale(offset=0.1, scale=2.0))
+    return folder
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> WriteRows:
+    """``write_rows(name, rows)``: a JSONL file in the test's own folder."""
+
+    def write(name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,240 @@
+"""Recipes: layers, types, and errors that say what, where and how to mend it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accord.config import (
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    Recipe,
+    RlConfig,
+    Section,
+    describe,
+    load_recipe,
+    merged,
+    read_layer,
+    recipe_schema,
+    shipped_recipes,
+)
+from accord.errors import UsageError
+
+SECTIONS = Section.__subclasses__() + [kind for base in Section.__subclasses__() for kind in base.__subclasses__()]
+
+
+def recipe_file(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refused(recipe: Path | str | None, *overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(recipe, overrides)
+    return str(caught.value)
+
+
+def test_layers_win_from_left_to_right(tmp_path: Path) -> None:
+    """Built-in < project < the recipe extended < the recipe < command line; each key shows one layer winning."""
+    project = recipe_file(tmp_path, "rl: {clip: 0.11, kl_coef: 0.11, iterations: 11, ppo_epochs: 11}", "accord.yaml")
+    recipe_file(tmp_path, "rl: {kl_coef: 0.22, iterations: 22, ppo_epochs: 22}", "base.yaml")
+    mine = recipe_file(tmp_path, "extends: base.yaml\nrl: {iterations: 33, ppo_epochs: 33}")
+    rl = load_recipe(mine, ["rl.ppo_epochs=44"], defaults=read_layer(project)).rl
+    assert (rl.clip, rl.kl_coef, rl.iterations, rl.ppo_epochs) == (0.11, 0.22, 33, 44)
+    assert rl.gae_lambda == RlConfig().gae_lambda
+
+
+def test_recipe_is_named_by_its_file(tmp_path: Path) -> None:
+    assert load_recipe(recipe_file(tmp_path, "seed: 3")).name == "mine"
+    assert load_recipe(recipe_file(tmp_path, "name: other")).name == "other"
+    assert load_recipe(recipe_file(tmp_path, "")).seed == 0
+
+
+def test_partial_section_keeps_its_own_defaults(tmp_path: Path) -> None:
+    """Giving only the actor's rate must not fall back to the optimiser's general defaults."""
+    kept = RlConfig().actor
+    assert kept.eps != OptimConfig().eps and kept.schedule != OptimConfig().schedule
+    for actor in (
+        load_recipe(recipe_file(tmp_path, "rl: {actor: {lr: 0.5}}")).rl.actor,
+        load_recipe(None, ["rl.actor.lr=0.5"]).rl.actor,
+        RlConfig(actor={"lr": 0.5}).actor,
+    ):
+        assert actor == kept.model_copy(update={"lr": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("rl.kl_coef=0.02", 0.02),
+        ("rl.kl_coef=1", 1.0),
+        ("rl.kl_coef=2e-2", 0.02),  # PyYAML alone reads this as a text
+        ("rl.kl_coef=1.5E-3", 0.0015),
+        ("rl.kl_coef=.5", 0.5),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(override: str, value: float) -> None:
+    assert load_recipe(None, [override]).rl.kl_coef == value
+
+
+def test_overrides_are_typed_by_yaml() -> None:
+    made = load_recipe(
+        None, ["rl.kl_target=6", "rl.actor.betas=[0.9, 0.999]", "name=a.b", "rl.actor.schedule=constant"]
+    )
+    assert made.rl.kl_target == 6.0 and load_recipe(None, ["rl.kl_target=null"]).rl.kl_target is None
+    assert made.rl.actor.betas == (0.9, 0.999) and made.name == "a.b" and made.rl.actor.schedule == "constant"
+
+
+def test_unknown_key_names_line_and_suggests(tmp_path: Path) -> None:
+    told = refused(recipe_file(tmp_path, "seed: 1\nrl:\n  iterations: 3\n  kl_ceof: 0.1\n"))
+    assert "mine.yaml:4: unknown key 'rl.kl_ceof'" in told
+    assert "did you mean 'rl.kl_coef'?" in told
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("rl.kl_coeff=1", "did you mean 'rl.kl_coef'?"),
+        ("kl_coef=1", "did you mean 'rl.kl_coef'?"),
+        ("rl.lr=1", "did you mean 'rl.actor.lr' or 'rl.critic.lr'"),
+        ("rll.kl_coef=1", "did you mean 'rl'?"),
+        ("model.zzz=1", "keys here: width, layers"),
+    ],
+)
+def test_suggestions(override: str, suggestion: str) -> None:
+    assert suggestion in refused(None, override)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rl:\n  kl_coef: abc", "mine.yaml:2: rl.kl_coef: input should be a valid number, got 'abc'"),
+        ("rl: {kl_coef: true}", "got True"),
+        ("rl: {iterations: 2.5}", "got 2.5"),
+        ("rl: {iterations: '3'}", "got '3'"),
+        ("rl: {kl_coef: .nan}", "finite"),
+        ("rl: {clip: 1.5}", "less than 1"),
+        ("rl: {algorithm: pppo}", "'ppo'"),
+        ("rl: {actor: {betas: [0.9, 1.0]}}", "must lie in [0, 1)"),
+        ("rl: {minibatches: 7}", "prompts_per_iteration * samples_per_prompt 64 is not a multiple of minibatches 7"),
+        ("model: {width: 250}", "width 250 is not a multiple of 2 * heads 16"),
+        ("model: {kv_heads: 3}", "heads 8 is not a multiple of kv_heads 3"),
+        ("model: {max_positions: 100}", "pretrain.block_tokens 256 is above model.max_positions 100"),
+        ("rl: 3", "mine.yaml:1: rl is a section, got 3"),
+        ("rl:", "rl is a section, got nothing"),
+        ("- a\n- b", "holds a list, not a mapping"),
+        ("rl: {", "mine.yaml:1: not valid YAML"),
+        ("seed: 1\nseed: 2", "mine.yaml:2: not valid YAML: key 'seed' is given twice"),
+        ("? [a]\n: 1", "not valid YAML"),
+        ("name: ../up", "name"),
+        ("seed: -1", "greater than or equal to 0"),
+        ("extends: nowhere", "mine.yaml:1: no recipe 'nowhere'"),
+        ("extends: [a]", "extends is a list"),
+        ("extends: mine.yaml", "in a circle"),
+    ],
+)
+def test_bad_recipes_are_refused_with_their_reason(tmp_path: Path, text: str, told: str) -> None:
+    assert told in refused(recipe_file(tmp_path, text))
+
+
+def test_all_type_errors_are_told_at_once(tmp_path: Path) -> None:
+    told = refused(recipe_file(tmp_path, "seed: x\nrl:\n  clip: y\n"))
+    assert "mine.yaml:1: seed" in told and "mine.yaml:3: rl.clip" in told
+
+
+def test_override_error_names_the_override_not_the_file(tmp_path: Path) -> None:
+    told = refused(recipe_file(tmp_path, "rl: {kl_coef: 0.1}"), "rl.kl_coef=abc")
+    assert told.startswith("override rl.kl_coef=abc: rl.kl_coef:") and "mine.yaml" not in told
+
+
+@pytest.mark.parametrize("override", ["rl.kl_coef", "=3", "rl..kl_coef=1", ".=1"])
+def test_overrides_need_key_and_value(override: str) -> None:
+    assert "is not key=value" in refused(None, override)
+
+
+def test_missing_and_unreadable_recipes(tmp_path: Path) -> None:
+    assert "did you mean 'demo'?" in refused("demmo")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in refused(binary)
+
+
+def test_own_model_may_be_longer_than_the_recipes() -> None:
+    """Without a recipe a stage works on the user's own checkpoint: the model section's length says nothing."""
+    assert load_recipe(None, ["rl.max_new_tokens=1000"]).rl.max_new_tokens == 1000
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_load_and_survive_json(name: str) -> None:
+    made = load_recipe(name)
+    assert made.name == name
+    assert Recipe.model_validate_json(json.dumps(made.resolved())) == made
+
+
+def test_frozen_and_closed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().seed = 1  # type: ignore[misc]
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        PretrainConfig(epoch=3)  # type: ignore[call-arg]
+
+
+def test_derived_sizes() -> None:
+    assert ModelConfig(width=96, heads=4, kv_heads=2).head_width == 24  # 96 / 4
+    assert RlConfig(prompts_per_iteration=6, samples_per_prompt=4, minibatches=8).samples_per_iteration == 24  # 6 * 4
+
+
+@pytest.mark.parametrize("kind", SECTIONS, ids=lambda kind: kind.__name__)
+def test_sections_are_small_and_explained(kind: type[Section]) -> None:
+    assert len(kind.model_fields) <= 25
+    assert all(field.description for field in kind.model_fields.values())
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("kind", SECTIONS, ids=lambda kind: kind.__name__)
+def test_every_field_is_used(kind: type[Section]) -> None:
+    """A key that nothing reads is a lie: each field's name occurs as an attribute outside this file."""
+    sources = [path for path in Path(__file__).parents[1].glob("src/accord/**/*.py") if path.name != "config.py"]
+    used = {
+        node.attr
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    assert set(kind.model_fields) - used == set()
+
+
+def test_describe_shows_each_key_once_with_its_own_default() -> None:
+    rows = {key: (value, meaning) for key, value, meaning in describe(Recipe())}
+    assert len(rows) == len(describe(Recipe()))
+    assert rows["rl.actor.eps"][0] == RlConfig().actor.eps != OptimConfig().eps
+    assert rows["seed"] == (0, Recipe.model_fields["seed"].description)
+    assert "rl" not in rows and "rl.actor" not in rows
+
+
+def test_schema_knows_sections_and_forbids_others() -> None:
+    schema = recipe_schema()
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == {*Recipe.model_fields, "extends"}
+    assert schema["$defs"]["RlConfig"]["properties"]["kl_coef"]["description"]
+
+
+mappings = st.recursive(
+    st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
+).filter(lambda value: isinstance(value, dict))
+
+
+@given(mappings, mappings, mappings)
+def test_merging_layers(a: dict, b: dict, c: dict) -> None:  # type: ignore[type-arg]
+    """What a layer says itself always stands; nothing said changes nothing; grouping does not matter for b over c."""
+    assert merged(a, {}) == a and merged({}, a) == a and merged(a, a) == a
+    assert all(merged(a, b)[key] == value for key, value in b.items() if not isinstance(value, dict))
+    assert set(merged(a, b)) == set(a) | set(b)
+    snapshot = json.dumps(a, sort_keys=True)
+    merged(merged(a, b), c)
+    assert json.dumps(a, sort_keys=True) == snapshot

@@ -1,0 +1,297 @@
+"""The engine: the law it draws from, the log-probabilities it reports, and what a sample is.
+
+Shapes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import WriteRows, random_policy
+from scipy.stats import chisquare
+from torch import Tensor
+
+from accord.config import SampleConfig
+from accord.errors import AccordError, UsageError
+from accord.models.decoder import CausalLM, DecoderConfig
+from accord.rollout.engine import Engine, Sample, Sampling, draw
+from accord.rollout.sample import sample
+from accord.text.batches import Example, collate
+from accord.train.lm import completion_logp
+
+END = 0
+PROMPTS = [[5, 9, 3], [7], [11, 4, 8, 13, 2], [7, 7]]
+
+
+@pytest.fixture
+def small(tiny_config: DecoderConfig) -> DecoderConfig:
+    """Twenty tokens only, so that the end token comes up often."""
+    return replace(tiny_config, vocab_size=20)
+
+
+@pytest.fixture
+def policy(small: DecoderConfig) -> CausalLM:
+    return random_policy(small, 0)
+
+
+def engine(model: CausalLM, **settings: Any) -> Engine:
+    return Engine(model, END, **settings)
+
+
+def uniforms(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+
+
+# -- the law -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("V", [3, 64, 65, 130, 200])
+def test_draw_follows_the_softmax(V: int) -> None:
+    """Chi-square over the tokens expected at least 5 times, the others pooled; 64 is the size of a block."""
+    num = 100_000
+    logits = 1.5 * torch.randn(V, generator=torch.Generator().manual_seed(V))
+    token, logp = draw(logits.expand(num, V).clone(), uniforms(num))
+    law = torch.softmax(logits.double(), 0)
+    torch.testing.assert_close(logp.double(), law.log()[token], rtol=0.0, atol=1e-5)
+    counts, often = torch.bincount(token, minlength=V).double(), law * num >= 5
+    seen = torch.cat([counts[often], counts[~often].sum()[None]]) if (~often).any() else counts
+    expected = torch.cat([law[often], law[~often].sum()[None]]) * num if (~often).any() else law * num
+    assert chisquare(seen.numpy(), (expected * seen.sum() / expected.sum()).numpy()).pvalue > 1e-3
+
+
+def test_draw_is_the_inverse_of_the_cumulated_law() -> None:
+    # shares .5, .25, .25 in order: u = 0, .49, .51, .74, .76, .9999999
+    logits = torch.tensor([0.5, 0.25, 0.25]).log().expand(6, 3)
+    token, _ = draw(logits, torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.9999999]))
+    assert token.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("V", [5, 64, 70, 129])
+def test_draw_never_takes_what_has_no_probability(V: int) -> None:
+    logits = torch.full((4, V), float("-inf"))
+    only = torch.tensor([0, V - 1, V // 2, 1])
+    logits[torch.arange(4), only] = 3.0
+    edge = 1 - 2.0**-24  # the largest uniform there is
+    for u in (0.0, 0.5, edge):
+        token, logp = draw(logits.clone(), torch.full((4,), u))
+        assert token.tolist() == only.tolist()
+        assert logp.tolist() == [0.0] * 4
+    # the same at the ends of a law that leaves the last entries out
+    half = torch.zeros(1, V)
+    half[:, V - 2 :] = float("-inf")
+    assert int(draw(half, torch.tensor([edge]))[0]) == V - 3
+
+
+def test_draw_with_a_huge_spread_of_logits() -> None:
+    logits = torch.tensor([[1e4, 0.0, -1e4]])
+    token, logp = draw(logits, torch.tensor([0.3]))
+    assert (int(token), float(logp)) == (0, 0.0)
+
+
+@torch.no_grad()
+def test_first_tokens_and_pairs_follow_the_model(tiny_config: DecoderConfig) -> None:
+    """2000 samples of two tokens over a vocabulary of 5 against the exact joint law at temperature 1.3."""
+    model, num = random_policy(replace(tiny_config, vocab_size=5), 4), 2000
+    samples = engine(model, max_rows=1000).generate([[1, 2]], Sampling(2, num, temperature=1.3), seed=7)
+    expected: dict[tuple[int, ...], float] = {}
+    first = torch.softmax(model(torch.tensor([[1, 2]]))[0, -1] / 1.3, 0)
+    for a in range(5):
+        second = torch.softmax(model(torch.tensor([[1, 2, a]]))[0, -1] / 1.3, 0)
+        pairs = {(a,): float(first[a])} if a == END else {(a, b): float(first[a] * second[b]) for b in range(5)}
+        expected |= pairs
+    counts = Counter(s.completion for s in samples)
+    assert set(counts) <= set(expected)
+    often = [key for key, share in expected.items() if share * num >= 5]
+    seen = [*(counts[key] for key in often), num - sum(counts[key] for key in often)]
+    wanted = [*(expected[key] * num for key in often), num * (1 - sum(expected[key] for key in often))]
+    assert len(often) > 8
+    assert chisquare(seen, wanted).pvalue > 1e-3
+
+
+# -- the log-probabilities ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("tied", [True, False])
+@torch.no_grad()
+def test_behaviour_logp_is_the_learners_own(temperature: float, tied: bool, small: DecoderConfig) -> None:
+    model = random_policy(replace(small, tied=tied), 1)
+    samples = engine(model).generate(PROMPTS, Sampling(20, 4, temperature), seed=3)
+    assert len({len(s.completion) for s in samples}) > 3
+    batch = collate([Example(s.prompt, s.completion) for s in samples], pad_id=1)
+    learner = completion_logp(model, batch, temperature)
+    sampler = torch.tensor([lp for s in samples for lp in s.behaviour_logp])
+    assert float((learner - sampler).abs().max()) < 1e-4
+    assert float(learner.std()) > 0.5
+
+
+@torch.no_grad()
+def test_behaviour_logp_in_bf16_is_near(policy: CausalLM) -> None:
+    policy.model.compute_dtype = torch.bfloat16
+    samples = engine(policy).generate(PROMPTS, Sampling(20, 8), seed=3)
+    batch = collate([Example(s.prompt, s.completion) for s in samples], pad_id=1)
+    gap = completion_logp(policy, batch) - torch.tensor([lp for s in samples for lp in s.behaviour_logp])
+    assert float(gap.abs().mean()) < 0.05
+
+
+# -- samples -----------------------------------------------------------------------------------------------------------
+
+
+def by_name(samples: list[Sample]) -> dict[tuple[int, int], tuple[int, ...]]:
+    return {(s.prompt_index, s.sample_index): s.completion for s in samples}
+
+
+def test_samples_come_in_order_with_their_prompts(policy: CausalLM) -> None:
+    samples = engine(policy).generate(PROMPTS, Sampling(6, 3), seed=0)
+    assert [(s.prompt_index, s.sample_index) for s in samples] == [(i, k) for i in range(4) for k in range(3)]
+    assert all(s.prompt == tuple(PROMPTS[s.prompt_index]) for s in samples)
+    assert all(len(s.completion) == len(s.behaviour_logp) for s in samples)
+    assert len(set(by_name(samples).values())) > 6  # one stream a sample
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 7])
+def test_the_same_samples_whatever_the_number_of_rows(policy: CausalLM, max_rows: int) -> None:
+    sampling = Sampling(24, 3, temperature=0.9)
+    many = engine(policy, max_rows=128).generate(PROMPTS, sampling, seed=5)
+    few = engine(policy, max_rows=max_rows).generate(PROMPTS, sampling, seed=5)
+    assert by_name(many) == by_name(few)
+    assert by_name(many) != by_name(engine(policy).generate(PROMPTS, sampling, seed=6))
+
+
+def test_a_sample_does_not_depend_on_the_other_prompts(policy: CausalLM) -> None:
+    alone = engine(policy).generate(PROMPTS[:1], Sampling(12, 2), seed=1)
+    among = engine(policy).generate(PROMPTS, Sampling(12, 5), seed=1)
+    assert [by_name(alone)[0, k] for k in range(2)] == [by_name(among)[0, k] for k in range(2)]
+
+
+def test_samples_stop_at_the_end_token_or_at_the_limit(policy: CausalLM) -> None:
+    samples = engine(policy).generate(PROMPTS, Sampling(15, 30), seed=2)
+    finishes = Counter(s.finish for s in samples)
+    assert finishes["stop"] > 5
+    assert finishes["length"] > 5
+    for s in samples:
+        assert END not in s.completion[:-1]
+        if s.finish == "stop":
+            assert s.completion[-1] == END
+        else:
+            assert len(s.completion) == 15
+            assert s.completion[-1] != END
+
+
+def test_end_on_the_very_last_token_is_a_stop(policy: CausalLM) -> None:
+    with torch.no_grad():
+        policy.model.norm.weight.zero_()  # all logits equal: END is one of 20
+    samples = engine(policy).generate([[3]], Sampling(1, 400), seed=0)
+    assert {s.finish for s in samples if s.completion == (END,)} == {"stop"}
+    assert {s.finish for s in samples if s.completion != (END,)} == {"length"}
+    # -log 20
+    assert [s.behaviour_logp[0] for s in samples] == pytest.approx([-2.995732] * 400, abs=1e-5)
+
+
+def test_samples_of_a_prompt_share_its_prefill(policy: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    forward = policy.model.forward
+
+    def watched(ids: Tensor, cache: Any = None) -> Tensor:
+        seen.append(tuple(ids.shape))
+        return forward(ids, cache)
+
+    monkeypatch.setattr(policy.model, "forward", watched)
+    engine(policy).generate(PROMPTS, Sampling(3, 8), seed=0)
+    # one prefill of 4 prompts, 5 tokens wide; then at most 2 passes of one token a living row
+    assert seen[0] == (4, 5)
+    assert len(seen) <= 3
+    assert all(width == 1 and rows <= 32 for rows, width in seen[1:])
+
+
+def test_finished_rows_leave_the_batch(policy: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    forward = policy.model.forward
+
+    def watched(ids: Tensor, cache: Any = None) -> Tensor:
+        rows.append(len(ids))
+        return forward(ids, cache)
+
+    monkeypatch.setattr(policy.model, "forward", watched)
+    samples = engine(policy).generate(PROMPTS, Sampling(15, 8), seed=2)
+    # before token t + 1 the rows that go on are those longer than t
+    assert rows[1:] == [n for t in range(1, 15) if (n := sum(len(s.completion) > t for s in samples))]
+
+
+def test_the_model_is_left_as_it_was(policy: CausalLM) -> None:
+    policy.model.dropout = 0.5
+    policy.train()
+    first = engine(policy).generate(PROMPTS, Sampling(8, 2), seed=0)
+    assert policy.training
+    assert first == engine(policy).generate(PROMPTS, Sampling(8, 2), seed=0)  # dropout was off
+    policy.eval()
+    engine(policy).generate(PROMPTS, Sampling(2), seed=0)
+    assert not policy.training
+
+
+def test_new_weights_count_at_once(policy: CausalLM) -> None:
+    sampler, sampling = engine(policy), Sampling(10, 4)
+    before = by_name(sampler.generate(PROMPTS, sampling, seed=0))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+    after = by_name(sampler.generate(PROMPTS, sampling, seed=0))
+    assert before != after
+    assert after == by_name(engine(policy).generate(PROMPTS, sampling, seed=0))
+
+
+# -- a file of prompts -------------------------------------------------------------------------------------------------
+
+
+def test_samples_of_a_files_prompts(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("prompts.jsonl", [{"prompt": "The village:"}, {"prompt": "Bread"}])
+    config = SampleConfig(samples_per_prompt=3, max_new_tokens=5, temperature=1.0)
+    result = sample(config, model=policy_folder, data=data, output=tmp_path / "samples.jsonl", seed=4)
+    rows = [json.loads(line) for line in result.output.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["The village:"] * 3 + ["Bread"] * 3
+    assert result.num_samples == 6
+    assert result.mean_tokens == pytest.approx(sum(row["tokens"] for row in rows) / 6)
+    assert result.finished == sum(row["finish"] == "stop" for row in rows) / 6
+    for row in rows:
+        # the policy is nearly uniform over 320 tokens: about -log 320 = -5.77 a token
+        assert row["logp"] == pytest.approx(-5.77 * row["tokens"], abs=0.5 * row["tokens"])
+        assert row["tokens"] == 5 or row["finish"] == "stop"
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": 0.0}, "temperature 0.0"),
+        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"samples_per_prompt": 0}, "at least 1"),
+    ],
+)
+def test_impossible_settings(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Sampling(**{"max_new_tokens": 4, **settings})
+
+
+@pytest.mark.parametrize("prompts", [[], [[1], []]])
+def test_no_prompt(policy: CausalLM, prompts: list[list[int]]) -> None:
+    with pytest.raises(UsageError, match="no prompts, or an empty one"):
+        engine(policy).generate(prompts, Sampling(2), seed=0)
+
+
+def test_completions_that_cannot_fit_are_refused_before_the_work(policy: CausalLM) -> None:
+    # 64 positions: a prompt of 50 leaves room for 14 and, as the last token is never fed back, one more
+    long = [3] * 50
+    assert len(engine(policy).generate([long], Sampling(15), seed=0)) == 1
+    with pytest.raises(AccordError, match="64 positions"):
+        engine(policy).generate([long], Sampling(40), seed=0)
+    with pytest.raises(AccordError, match="64 positions"):
+        engine(policy).generate([[3] * 65], Sampling(1), seed=0)

@@ -1,0 +1,64 @@
+"""What must start at once never waits for torch: importing the torch-free rooms, and every --help."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
+HEAVY = ("torch", "transformers", "sklearn", "matplotlib")
+LIGHT_ROOMS = ("errors", "files", "seeds", "records", "config", "stats", "store", "formats", "people", "cli")
+
+
+def modules_of(room: str) -> list[str]:
+    """Every module of a room; migrations run only under Alembic and are not importable by themselves."""
+    found = [SRC / f"{room}.py"] if (SRC / f"{room}.py").exists() else sorted((SRC / room).rglob("*.py"))
+    names = [".".join(path.relative_to(SRC.parent).with_suffix("").parts) for path in found]
+    return [name.removesuffix(".__init__") for name in names if "migrations" not in name]
+
+
+def heavy_after(code: str) -> list[str]:
+    """Which heavy packages a fresh interpreter holds after running the code."""
+    told = f"import sys\n{code}\nimport json\nprint(json.dumps(sorted(set({HEAVY!r}) & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_room_is_torch_free(room: str) -> None:
+    modules = modules_of(room)
+    assert modules, f"no modules in {room}"
+    assert heavy_after("\n".join(f"import {module}" for module in modules)) == []
+
+
+def test_facade_and_help_are_torch_free() -> None:
+    code = (
+        "import accord, contextlib, io\n"
+        "from accord.cli.main import app\n"
+        "for argv in (['--help'], ['rl', '--help'], ['demo', '--help']):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "        app(argv, prog_name='accord', standalone_mode=False)\n"
+        "    assert 'Usage: accord' in out.getvalue()\n"
+    )
+    assert heavy_after(code) == []
+
+
+def test_the_look_sees_torch() -> None:
+    assert heavy_after("import types; sys.modules['torch'] = types.ModuleType('torch')") == ["torch"]
+
+
+def test_help_answers_at_once() -> None:
+    """0.5 s on an idle machine (measured 0.3 s); the bound leaves room for a loaded one."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "accord", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert statistics.median(seconds) < 1.5

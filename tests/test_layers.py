@@ -1,0 +1,101 @@
+"""The layers of the house: a room imports only rooms further left, or its own."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
+
+# From left to right. Rooms of one group may use each other in the order given, within a line.
+LAYERS = [
+    ["errors", "files", "seeds"],
+    ["records"],
+    ["config"],
+    ["stats", "algo"],
+    ["text", "store", "formats"],
+    ["dist", "models"],
+    ["rollout", "scoring"],
+    ["train", "evals"],
+    ["people", "serve"],
+    ["loop"],
+    ["cluster"],
+    ["cli"],
+    ["__main__"],
+]
+ORDER = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
+# Pairs within a layer that are ordered, as DESIGN writes them with "<"; others of a layer are strangers.
+ORDERED = {("files", "errors"), ("seeds", "errors"), ("models", "dist"), ("scoring", "rollout")}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
+    """Full dotted names that a module imports, relative imports resolved against its package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join((*base, *filter(None, [node.module])))
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(source: str, package: tuple[str, ...] = ("accord",)) -> set[str]:
+    names = [name.split(".") for name in imported(ast.parse(source), package)]
+    return {name[1] for name in names if name[0] == "accord" and len(name) > 1}
+
+
+def allowed(room: str, other: str) -> bool:
+    if other == room or other not in ORDER:  # not a room: a name of the facade, such as accord.__version__
+        return True
+    return ORDER[other][0] < ORDER[room][0] or (room, other) in ORDERED
+
+
+MODULES = sorted(path for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_point_left(path: Path) -> None:
+    room = room_of(path)
+    assert room in ORDER, f"{room} is a new room: give it a place in LAYERS"
+    package = ("accord", *path.relative_to(SRC).parts[:-1])
+    wrong = {other for other in rooms_imported(path.read_text(), package) if not allowed(room, other)}
+    assert not wrong, f"{room} may not import {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) == "algo"], ids=lambda path: path.name)
+def test_algo_is_pure(path: Path) -> None:
+    """algo imports torch and nothing of ours but its own functions."""
+    package = ("accord", *path.relative_to(SRC).parts[:-1])
+    assert rooms_imported(path.read_text(), package) <= {"algo"}
+    allowed_roots = {"__future__", "accord", "collections", "dataclasses", "math", "torch", "typing"}
+    assert {name.split(".")[0] for name in imported(ast.parse(path.read_text()), package)} <= allowed_roots
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "rooms"),
+    [
+        ("import accord.train.rl", ("accord",), {"train"}),
+        ("from accord import cli", ("accord",), {"cli"}),
+        ("from accord.models import decoder", ("accord",), {"models"}),
+        ("from .rl import step", ("accord", "train"), {"train"}),
+        ("from ..cli import main", ("accord", "train"), {"cli"}),
+        ("from .. import loop", ("accord", "train"), {"loop"}),
+        ("def f():\n    from accord.loop import run", ("accord", "train"), {"loop"}),
+        ("import torch\nfrom accordion import x", ("accord",), set()),
+    ],
+)
+def test_every_way_to_import_is_seen(source: str, package: tuple[str, ...], rooms: set[str]) -> None:
+    assert rooms_imported(source, package) == rooms
+
+
+def test_the_order_forbids_what_it_should() -> None:
+    forbidden = [("train", "cli"), ("stats", "algo"), ("rollout", "scoring"), ("records", "config"), ("train", "evals")]
+    assert not any(allowed(room, other) for room, other in forbidden)
+    assert allowed("scoring", "rollout") and allowed("cli", "loop") and allowed("models", "text")

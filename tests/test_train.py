@@ -1,0 +1,973 @@
+"""Training: what counts in a loss, what a checkpoint is worth, and that every stage learns something trivial."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TEXTS, WriteRows, random_policy
+from safetensors.torch import load_file
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from accord.algo.kl import LengthLeash
+from accord.config import ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
+from accord.errors import AccordError, DataError
+from accord.models.decoder import CausalLM, DecoderConfig, ScalarModel, init_score_head
+from accord.models.folder import load_policy, load_scalar, save_policy, save_scalar
+from accord.records import RankedGroup
+from accord.rollout.engine import Engine, Sampling
+from accord.scoring.reward_model import RewardModel
+from accord.text.batches import Example, collate
+from accord.text.tokenizer import Tokenizer, train_tokenizer
+from accord.train.alarms import alarms
+from accord.train.learner import Checkpoints, Learner, Metrics, schedule
+from accord.train.lm import LmResult, completion_logp, mean_nll, pretrain, sft, sft_losses
+from accord.train.loop import identity_of, train_steps
+from accord.train.reward import (
+    bucketed_scores,
+    encode_group,
+    group_losses,
+    hide_tokens,
+    measure_scale,
+    ranking_accuracy,
+    reward,
+)
+from accord.train.rl import Actors, evaluate_rollout, load_actors, pick_prompts, rl, rollout_stats, update_policy
+
+EXAMPLES = [
+    Example((5, 6, 7), (8, 9, 0)),
+    Example((10,), (0,)),
+    Example((11, 12), (13, 14, 15, 16, 17, 0)),
+    Example((5,), (20, 21, 0)),
+]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def gradients(module: nn.Module, losses: Any) -> tuple[float, Tensor]:
+    module.zero_grad()
+    total = 0.0
+    for loss in losses:
+        loss.backward()
+        total += float(loss.detach())
+    return total, torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+# -- what counts -------------------------------------------------------------------------------------------------------
+
+
+def by_hand(policy: CausalLM, example: Example, temperature: float = 1.0) -> list[float]:
+    """Log-probability of each completion token, from one unpadded row's full logits."""
+    ids = [*example.prompt, *example.completion]
+    law = torch.log_softmax(policy(torch.tensor([ids]))[0].detach().double() / temperature, -1)
+    start = len(example.prompt)
+    return [float(law[position - 1, ids[position]]) for position in range(start, len(ids))]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_loss_counts_the_completion_and_its_end_and_nothing_else(policy: CausalLM, temperature: float) -> None:
+    got = completion_logp(policy, collate(EXAMPLES, pad_id=1), temperature).detach()
+    wanted = [lp for e in EXAMPLES for lp in by_hand(policy, e, temperature)]
+    assert len(wanted) == 3 + 1 + 6 + 3
+    torch.testing.assert_close(got.double(), torch.tensor(wanted, dtype=torch.float64), rtol=0.0, atol=1e-4)
+    assert mean_nll(policy, EXAMPLES, 1) == pytest.approx(
+        -sum(lp for e in EXAMPLES for lp in by_hand(policy, e)) / 13, abs=1e-4
+    )
+
+
+def test_mean_nll_does_not_depend_on_batches(policy: CausalLM) -> None:
+    assert mean_nll(policy, EXAMPLES, 1, batch_tokens=1) == pytest.approx(mean_nll(policy, EXAMPLES, 1), abs=1e-6)
+
+
+def test_sft_loss_is_the_token_mean_however_it_is_split(policy: CausalLM) -> None:
+    """1 x 8 = 8 x 1; the mean of micro-batch means would differ, as lengths do."""
+    rows = EXAMPLES * 2
+    whole, whole_grad = gradients(policy, sft_losses(policy, rows, 1, 10_000))
+    assert whole == pytest.approx(-sum(lp for e in rows for lp in by_hand(policy, e)) / 26, abs=1e-5)
+    for micro in (1, 18):
+        split, split_grad = gradients(policy, sft_losses(policy, rows, 1, micro))
+        assert split == pytest.approx(whole, abs=1e-6)
+        torch.testing.assert_close(split_grad, whole_grad, rtol=0.0, atol=1e-6 * float(whole_grad.abs().max()) + 1e-6)
+
+
+def random_scalar(config: DecoderConfig, seed: int = 0) -> ScalarModel:
+    model = ScalarModel(config)
+    model.model.load_state_dict(random_policy(config, seed, 0.1).model.state_dict())
+    init_score_head(model, seed)
+    return model.eval()
+
+
+GROUPS = [
+    RankedGroup(prompt="A", completions=(" one fox", " two foxes crossed", " x"), ranks=(1, 2, 3), weight=2.0),
+    RankedGroup(prompt="Bread", completions=(" salt", " the corner of the kitchen"), ranks=(2, 1)),
+    RankedGroup(prompt="C", completions=(" rain", " slow rain", " grey", " cheerful"), ranks=(1, 1, 2, 3)),
+]
+
+
+@pytest.mark.parametrize(("pooled_coef", "bag_coef"), [(0.0, 0.0), (0.5, 0.0), (0.3, 0.7)])
+def test_reward_loss_is_the_same_however_it_is_split(
+    tiny_config: DecoderConfig, words: Tokenizer, pooled_coef: float, bag_coef: float
+) -> None:
+    model = random_scalar(tiny_config)
+    groups = [encode_group(words, g, 60) for g in GROUPS]
+    found = []
+    for micro in (10_000, 1):
+        config = RewardConfig(micro_batch_tokens=micro, pooled_coef=pooled_coef, bag_coef=bag_coef)
+        stats = {"accuracy": 0.0, "margin": 0.0}
+        found.append((*gradients(model, group_losses(config, model, groups, words.pad_id, stats)), stats))
+    (whole, whole_grad, whole_stats), (split, split_grad, split_stats) = found
+    assert split == pytest.approx(whole, abs=1e-6)
+    assert split_stats == pytest.approx(whole_stats, abs=1e-6)
+    torch.testing.assert_close(split_grad, whole_grad, rtol=0.0, atol=2e-6)
+
+
+def test_reward_loss_by_hand(tiny_config: DecoderConfig, words: Tokenizer) -> None:
+    """Each text alone through the model; softplus of the gaps added up in plain Python."""
+    model = random_scalar(tiny_config)
+
+    def score(group: int, completion: int) -> float:
+        text = words.encode(GROUPS[group].prompt) + words.encode(GROUPS[group].completions[completion])
+        return float(model(torch.tensor([[*text, words.end_id]]))[0, -1].detach())
+
+    def mean_loss(group: int, pairs: list[tuple[int, int]]) -> float:
+        gaps = [score(group, w) - score(group, lo) for w, lo in pairs]
+        sums = [score(group, w) + score(group, lo) for w, lo in pairs]
+        return sum(math.log1p(math.exp(-g)) + 0.01 * s**2 for g, s in zip(gaps, sums, strict=True)) / len(pairs)
+
+    wanted = 2 * mean_loss(0, [(0, 1), (0, 2), (1, 2)]) + mean_loss(1, [(1, 0)])
+    wanted += mean_loss(2, [(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+    stats = {"accuracy": 0.0, "margin": 0.0}
+    groups = [encode_group(words, g, 60) for g in GROUPS]
+    losses = group_losses(RewardConfig(), model, groups, words.pad_id, stats)
+    assert sum(float(loss.detach()) for loss in losses) == pytest.approx(wanted / 4, abs=1e-5)
+
+
+@torch.no_grad()
+def test_three_readings_of_the_head_each_text_alone(
+    tiny_config: DecoderConfig, words: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accord.train.reward.BUCKET_TOKENS", 30)
+    model = random_scalar(tiny_config)
+    examples = [e for g in GROUPS for e in encode_group(words, g, 60).examples]
+    got = bucketed_scores(model, examples, words.pad_id)
+    assert got.shape == (len(examples), 3)
+    for row, example in zip(got, examples, strict=True):
+        ids = torch.tensor([[*example.prompt, *example.completion]])
+        values, count = model(ids)[0], len(example.completion)
+        # a token's bare embedding, normed: x / sqrt(mean(x^2) + eps) * weight
+        x = model.model.embed_tokens.weight[ids[0, -count:]]
+        normed = x / (x.pow(2).mean(1, keepdim=True) + 1e-5).sqrt() * model.model.norm.weight
+        bag = (normed @ model.score.weight[0]).mean()
+        wanted = torch.stack([values[-1], values[-count:].mean(), bag])
+        torch.testing.assert_close(row, wanted, rtol=0.0, atol=1e-4)
+
+
+def test_hidden_tokens_are_of_the_completion_and_never_its_end() -> None:
+    torch.manual_seed(0)
+    example = Example((5, 6), (*range(10, 1010), 0))
+    hidden = hide_tokens(example, 0.25, pad_id=1)
+    assert hidden.prompt == example.prompt
+    assert hidden.completion[-1] == 0
+    kept = [new == old for new, old in zip(hidden.completion[:-1], example.completion[:-1], strict=True)]
+    assert all(same or token == 1 for same, token in zip(kept, hidden.completion[:-1], strict=True))
+    assert 0.2 < 1 - sum(kept) / 1000 < 0.3  # four standard errors of .0137 are .055
+    assert hide_tokens(example, 0.0, pad_id=1) == example
+
+
+# -- the learner -------------------------------------------------------------------------------------------------------
+
+
+def test_schedule_by_hand() -> None:
+    def factors(steps: Sequence[int], **settings: Any) -> list[float]:
+        return [schedule(OptimConfig(**settings), step, 110) for step in steps]
+
+    # 110 steps, 10 of warm-up: 1/10 ... 10/10, then 100 steps down
+    linear = factors([0, 4, 9, 10, 60, 109], schedule="linear", warmup_ratio=10 / 110)
+    assert linear == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.01])
+    cosine = factors([10, 60, 85], schedule="cosine", warmup_ratio=10 / 110)
+    assert cosine == pytest.approx([1.0, 0.5, (1 - math.sqrt(0.5)) / 2])  # cos(3 pi / 4) = -.7071
+    floored = factors([10, 60], schedule="linear", warmup_ratio=10 / 110, final_lr_ratio=0.2)
+    assert floored == pytest.approx([1.0, 0.6])
+    assert factors([10, 109], schedule="constant", warmup_ratio=10 / 110) == pytest.approx([1.0, 1.0])
+    assert factors([0], warmup_ratio=0.0) == [1.0]
+    assert schedule(OptimConfig(schedule="linear"), 500, 110) == 0.0
+
+
+class Weights(nn.Module):
+    """A matrix and a vector to pull at."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.tensor([list(values)]))
+        self.vector = nn.Parameter(torch.tensor(list(values)))
+
+
+def plain(**changes: Any) -> OptimConfig:
+    settings: dict[str, Any] = {"lr": 1.0, "warmup_ratio": 0.0, "schedule": "constant", "clip_norm": 1e9}
+    return OptimConfig(**settings | changes)
+
+
+def test_first_adam_step() -> None:
+    module = Weights(0.0)
+    learner = Learner({"m": module}, {"m": plain(eps=1e-5)}, 10)
+    learner.update([1e-4 * module.matrix.sum()])
+    # bias-corrected averages are g and g^2: 1e-4 / (1e-4 + 1e-5) = .909091
+    assert float(module.matrix.detach()) == pytest.approx(-0.909091, abs=1e-5)
+    assert learner.step == 1
+
+
+def test_clipping_reports_the_norm_before_it() -> None:
+    module = Weights(0.0, 0.0)
+    learner = Learner({"m": module}, {"m": plain(eps=1.0, clip_norm=1.0)}, 10)
+    stats = learner.update([(module.matrix * torch.tensor([3.0, 4.0])).sum()])
+    assert stats["m_grad_norm"] == pytest.approx(5.0)
+    assert (stats["loss"], stats["m_lr"]) == (0.0, 1.0)
+    # gradient .6, .8 after clipping: -.6 / 1.6, -.8 / 1.8
+    assert module.matrix.detach().tolist()[0] == pytest.approx([-0.375, -0.444444], abs=1e-5)
+
+
+def test_weight_decay_spares_vectors() -> None:
+    module = Weights(2.0)
+    learner = Learner({"m": module}, {"m": plain(lr=0.1, weight_decay=0.5)}, 10)
+    learner.update([0.0 * (module.matrix.sum() + module.vector.sum())])
+    assert float(module.matrix.detach()) == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+    assert float(module.vector.detach()) == 2.0
+
+
+def test_micro_losses_are_summed_and_taken_one_at_a_time() -> None:
+    module, alive = Weights(1.0), []
+
+    def losses() -> Any:
+        for scale in (1.0, 2.0):
+            alive.append(module.matrix.grad is None)
+            yield scale * module.matrix.sum()
+
+    learner = Learner({"m": module}, {"m": plain(eps=1.0)}, 10)
+    stats = learner.update(losses())
+    assert stats["loss"] == 3.0
+    assert stats["m_grad_norm"] == 3.0
+    assert alive == [True, False]  # the first backward pass was over before the second loss was made
+    assert module.matrix.grad is None
+
+
+def test_two_modules_have_their_own_rates() -> None:
+    first, second = Weights(0.0), Weights(0.0)
+    settings = {"a": plain(lr=0.1), "b": plain(lr=0.2, schedule="linear")}
+    learner = Learner({"a": first, "b": second}, settings, 2)
+    stats = learner.update([first.matrix.sum() + second.matrix.sum()])
+    assert (stats["a_lr"], stats["b_lr"]) == (0.1, 0.2)
+    assert float(first.matrix.detach()) == pytest.approx(-0.1)
+    assert float(second.matrix.detach()) == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_before_the_weights(bad: float) -> None:
+    module = Weights(1.0)
+    learner = Learner({"m": module}, {"m": plain()}, 10)
+    with pytest.raises(DataError, match=f"loss is {bad} at step 0") as caught:
+        learner.update([bad * module.matrix.sum()])
+    assert "learning rate" in str(caught.value)
+    assert float(module.matrix.detach()) == 1.0
+    assert learner.step == 0
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights() -> None:
+    """The square root at 0 has value 0 and slope infinity: a finite loss whose gradient ruins the weights."""
+    first, second = Weights(1.0), Weights(0.0)
+    learner = Learner({"a": first, "b": second}, {"a": plain(), "b": plain()}, 10)
+    with pytest.raises(DataError, match=r"gradient of b is \w+ at step 0"):
+        learner.update([first.matrix.sum() + second.matrix.sqrt().sum()])
+    assert float(first.matrix.detach()) == 1.0
+    assert float(second.matrix.detach()) == 0.0
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def small_learner(seed: int = 0) -> Learner:
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    settings = OptimConfig(lr=0.05, schedule="linear", weight_decay=0.1)
+    return Learner({"a": module, "b": nn.Linear(2, 1)}, {"a": settings, "b": settings}, 50)
+
+
+def small_step(learner: Learner, step: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(step)
+    x, y = torch.randn(8, 3, generator=generator), torch.randn(8, 2, generator=generator)
+    return learner.update([(learner.modules["a"](x) ** 2).mean(), (learner.modules["b"](y) - 1).abs().mean()])
+
+
+def weights_of(learner: Learner) -> list[Tensor]:
+    return [p.detach().clone() for module in learner.modules.values() for p in module.parameters()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Checkpoints:
+    """Checkpoints at steps 2, 4 and 6 (of which two are kept), with what the stage carried."""
+    learner, checkpoints = small_learner(), Checkpoints(tmp_path / "checkpoints", "this run")
+    for step in range(6):
+        small_step(learner, step)
+        if step % 2:
+            checkpoints.save(learner, {"price": 0.1 * (step + 1)})
+    return checkpoints
+
+
+def test_a_restored_learner_goes_on_bit_for_bit(saved: Checkpoints) -> None:
+    whole = small_learner()
+    for step in range(9):
+        small_step(whole, step)
+    resumed = small_learner(seed=7)
+    assert saved.restore(resumed) == {"price": pytest.approx(0.6)}
+    assert resumed.step == 6
+    for step in range(6, 9):
+        small_step(resumed, step)
+    assert same(weights_of(whole), weights_of(resumed))
+    assert all(torch.equal(t, resumed.tensors()[name]) for name, t in whole.tensors().items())
+
+
+def test_the_newest_two_are_kept(saved: Checkpoints) -> None:
+    assert sorted(p.name for p in saved.folder.iterdir()) == ["step_000004", "step_000006"]
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "learner.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "learner.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+
+
+SPOILS: dict[str, Callable[[Path], object]] = {
+    "cut short": cut_short,
+    "a bit flipped": flip_a_bit,
+    "no tensors": lambda folder: (folder / "learner.safetensors").unlink(),
+    "no state": lambda folder: (folder / "state.json").unlink(),
+    "empty state": lambda folder: (folder / "state.json").write_text(""),
+    "state without hash": lambda folder: (folder / "state.json").write_text("{}"),
+    "state is a list": lambda folder: (folder / "state.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS.keys())
+def test_a_spoilt_checkpoint_gives_way_to_the_one_before(saved: Checkpoints, spoil: Callable[[Path], object]) -> None:
+    spoil(saved.folder / "step_000006")
+    learner = small_learner()
+    assert saved.restore(learner) == {"price": pytest.approx(0.4)}
+    assert learner.step == 4
+    spoil(saved.folder / "step_000004")
+    assert saved.restore(small_learner()) is None
+
+
+def test_checkpoints_of_other_inputs_are_not_continued(saved: Checkpoints) -> None:
+    assert Checkpoints(saved.folder, "another run").restore(small_learner()) is None
+
+
+def test_checkpoints_of_other_inputs_do_not_push_out_new_ones(saved: Checkpoints) -> None:
+    """A first run stopped at step 6; the second, with other settings, has only reached step 1."""
+    other, learner = Checkpoints(saved.folder, "another run"), small_learner()
+    other.restore(learner)
+    small_step(learner, 0)
+    other.save(learner, {})
+    again = small_learner()
+    assert other.restore(again) == {}
+    assert again.step == 1
+
+
+def test_what_a_killed_save_left_behind_is_swept_up(saved: Checkpoints) -> None:
+    (saved.folder / ".step_000008.4242.partial").mkdir()
+    saved.restore(small_learner())
+    assert sorted(p.name for p in saved.folder.iterdir()) == ["step_000004", "step_000006"]
+
+
+def test_clear_removes_them_all(saved: Checkpoints) -> None:
+    saved.clear()
+    assert saved.restore(small_learner()) is None
+
+
+def test_identity_is_of_settings_and_contents(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("one")
+    second.write_text("one")
+    base = identity_of({"lr": 1.0}, {"data": first})
+    assert base == identity_of({"lr": 1.0}, {"data": second})
+    assert base != identity_of({"lr": 2.0}, {"data": first})
+    second.write_text("two")
+    assert base != identity_of({"lr": 1.0}, {"data": second})
+
+
+# -- metrics and the loop ----------------------------------------------------------------------------------------------
+
+
+def test_rewind_keeps_rows_before_the_step(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "deep" / "metrics.jsonl")
+    metrics.rewind(3)
+    for step in range(5):
+        metrics.write(step, {"loss": step / 3, "bad": math.nan, "lr": 3e-9})
+    metrics.rewind(3)
+    rows = rows_of(metrics.path)
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert rows[1]["loss"] == pytest.approx(1 / 3, abs=1e-6)
+    assert rows[1]["bad"] is None
+    assert rows[1]["lr"] == pytest.approx(3e-9)  # a small number is not rounded to nothing
+
+
+def test_rewind_survives_a_row_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": 1.0}\n{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    Metrics(path).rewind(9)
+    assert [row["step"] for row in rows_of(path)] == [0, 1]
+
+
+def run_steps(folder: Path, *, stop: int | None = None, total: int = 7, **settings: Any) -> tuple[Learner, list[int]]:
+    """Train `small_learner` with dropout-like noise from the global stream; ``stop`` raises inside that step."""
+    learner, seen = small_learner(), []
+
+    def step_fn(step: int) -> dict[str, float]:
+        if step == stop:
+            raise KeyboardInterrupt
+        seen.append(step)
+        stats = learner.update([((learner.modules["a"](torch.randn(4, 3))) ** 2).mean() * torch.rand(())])
+        return stats | {"draw": float(torch.rand(()))}
+
+    settings = {"identity": "x", "checkpoint_every": 2, **settings}
+    try:
+        train_steps(learner, step_fn, total=total, seed=3, output_dir=folder, **settings)
+    except KeyboardInterrupt:
+        assert stop is not None
+    return learner, seen
+
+
+def test_an_interrupted_loop_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole, _ = run_steps(tmp_path / "whole")
+    run_steps(tmp_path / "cut", stop=5)
+    resumed, seen = run_steps(tmp_path / "cut")
+    assert seen == [4, 5, 6]
+    assert same(weights_of(whole), weights_of(resumed))
+    first, second = (rows_of(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
+    assert [row["step"] for row in second] == list(range(7))
+    assert [row["draw"] for row in second] == [row["draw"] for row in first]
+    assert len({row["draw"] for row in first}) == 7
+
+
+def test_a_loop_told_not_to_resume_starts_again(tmp_path: Path) -> None:
+    run_steps(tmp_path, stop=5)
+    _, seen = run_steps(tmp_path, resume=False)
+    assert seen == list(range(7))
+    assert [row["step"] for row in rows_of(tmp_path / "metrics.jsonl")] == list(range(7))
+
+
+def test_a_loop_with_other_inputs_starts_again(tmp_path: Path) -> None:
+    run_steps(tmp_path, stop=5)
+    _, seen = run_steps(tmp_path, identity="y", stop=3)
+    assert seen == [0, 1, 2]
+    _, seen = run_steps(tmp_path, identity="y")
+    assert seen == [2, 3, 4, 5, 6]
+
+
+def test_progress_names_step_and_headline(tmp_path: Path) -> None:
+    heard: list[tuple[float, str]] = []
+    run_steps(tmp_path, total=4, log=lambda fraction, text: heard.append((fraction, text)), headline="draw")
+    assert [fraction for fraction, _ in heard] == [0.25, 0.5, 0.75, 1.0]
+    assert heard[3][1].startswith("step 4/4, draw 0.")
+
+
+# -- stages: pretraining and SFT ---------------------------------------------------------------------------------------
+
+SHAPE = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn=48, max_positions=64)
+FAST = OptimConfig(lr=1e-2, weight_decay=0.0)
+
+
+@pytest.fixture
+def text_files(write_rows: WriteRows, words: Tokenizer, tmp_path: Path) -> dict[str, Path]:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    words.save(folder)
+    texts = write_rows("texts.jsonl", [{"text": t} for t in TEXTS])
+    valid = write_rows("valid.jsonl", [{"text": t} for t in TEXTS[:3]])
+    return {"texts": texts, "valid_texts": valid, "tokenizer": folder}
+
+
+def test_pretraining_learns_its_texts(text_files: dict[str, Path], tmp_path: Path) -> None:
+    config = PretrainConfig(precision="fp32", epochs=30.0, block_tokens=16, batch_blocks=4, optim=FAST)
+    result = pretrain(config, SHAPE, **text_files, output_dir=tmp_path / "out")
+    rows = rows_of(tmp_path / "out" / "metrics.jsonl")
+    # the start is uniform over 320 tokens: log 320 = 5.77
+    assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.1)
+    assert result.train_nll < 1.0
+    assert result.valid_nll < 3.0
+    assert len(rows) == result.num_steps
+    model, _ = load_policy(result.model)
+    assert model.config.num_kv_heads == 2
+    assert (model.config.vocab_size, model.config.max_positions) == (320, 64)
+
+
+def test_pretraining_is_the_same_twice_and_differs_by_seed(text_files: dict[str, Path], tmp_path: Path) -> None:
+    config = PretrainConfig(precision="fp32", epochs=2.0, block_tokens=16, batch_blocks=4, dropout=0.1, optim=FAST)
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        pretrain(config, SHAPE, **text_files, output_dir=tmp_path / name, seed=seed)
+    a, b, c = (load_file(tmp_path / name / "model" / "model.safetensors") for name in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["model.embed_tokens.weight"], c["model.embed_tokens.weight"])
+
+
+def test_a_held_out_text_longer_than_the_model_does_not_undo_the_training(
+    text_files: dict[str, Path], write_rows: WriteRows, tmp_path: Path
+) -> None:
+    config = PretrainConfig(precision="fp32", epochs=1.0, block_tokens=16, batch_blocks=4)
+    inputs = text_files | {"valid_texts": write_rows("long.jsonl", [{"text": " ".join(TEXTS)}])}
+    assert math.isfinite(pretrain(config, SHAPE, **inputs, output_dir=tmp_path / "out").valid_nll)
+
+
+def test_too_little_text_for_a_batch(text_files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fill only 1 blocks of 256 tokens") as caught:
+        pretrain(PretrainConfig(precision="fp32"), SHAPE, **text_files, output_dir=tmp_path / "out")
+    assert "texts.jsonl" in str(caught.value)
+    assert "batch_blocks" in str(caught.value)
+
+
+def demonstrations(count: int = 4) -> list[dict[str, str]]:
+    return [{"prompt": f"{t.split()[0]}:", "completion": f" {' '.join(t.split()[1:5])}"} for t in TEXTS[:count]]
+
+
+def run_sft(model: Path, data: Path, output_dir: Path, **settings: Any) -> LmResult:
+    config: dict[str, Any] = {"precision": "fp32", "dropout": 0.0, "batch_tokens": 64, "optim": FAST}
+    return sft(SftConfig(**config | settings), model=model, data=data, output_dir=output_dir)
+
+
+def test_sft_memorises_and_learns_to_end(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("demos.jsonl", demonstrations())
+    result = run_sft(policy_folder, data, tmp_path / "out", epochs=60)
+    assert result.train_nll < 0.05
+    model, words = load_policy(result.model)
+    prompts = [words.encode(row["prompt"]) for row in demonstrations()]
+    samples = Engine(model.eval(), words.end_id).generate(prompts, Sampling(30, temperature=0.05), seed=0)
+    assert [words.decode(s.completion) for s in samples] == [row["completion"] for row in demonstrations()]
+    assert {s.finish for s in samples} == {"stop"}
+
+
+PINNED = [5.809748, 5.75871, 5.742653, 5.399472, 5.529971, 5.440423, 5.372915, 5.321189, 5.106445, 5.076488]
+
+
+def test_sft_loss_curve(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    """Pinned: a change that should not move numbers must leave it as it is."""
+    data = write_rows("demos.jsonl", demonstrations(8))
+    gentle = OptimConfig(lr=3e-3, eps=1e-4)  # Adam doubles rounding where gradients are tiny: not with this eps
+    run_sft(policy_folder, data, tmp_path / "out", epochs=4, batch_tokens=80, micro_batch_tokens=40, optim=gentle)
+    got = [row["loss"] for row in rows_of(tmp_path / "out" / "metrics.jsonl")][:10]
+    assert got == pytest.approx(PINNED, abs=1e-4)
+
+
+def test_sft_leaves_out_what_is_too_long_and_says_so(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    rows = [*demonstrations(), {"prompt": "Two", "completion": " foxes crossed" * 30}]
+    heard: list[str] = []
+    config = SftConfig(precision="fp32", epochs=1, max_tokens=40, optim=FAST)
+    data = write_rows("demos.jsonl", rows)
+    out = tmp_path / "out"
+    result = sft(config, model=policy_folder, data=data, output_dir=out, log=lambda _, text: heard.append(text))
+    assert math.isfinite(result.train_nll)
+    assert result.num_tokens < 100  # the long one alone has more
+    assert "1 of 5 demonstrations left out: longer than 40 tokens" in heard
+    with pytest.raises(DataError, match="longer than 2 tokens") as caught:
+        sft(config.model_copy(update={"max_tokens": 2}), model=policy_folder, data=data, output_dir=out)
+    assert "demos.jsonl" in str(caught.value)
+
+
+def test_every_twentieth_row_is_held_out_of_a_long_file(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path, words: Tokenizer
+) -> None:
+    rows = [{"prompt": "A:", "completion": f" {i}"} for i in range(40)]
+    result = run_sft(policy_folder, write_rows("demos.jsonl", rows), tmp_path / "out", epochs=1)
+    counted = [len(words.encode(f" {i}")) + 1 for i in range(40) if i % 20]
+    assert result.num_tokens == sum(counted)
+
+
+def test_a_diverging_run_stops_with_its_last_checkpoint_intact(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    data = write_rows("demos.jsonl", demonstrations(8))
+    wild = OptimConfig(lr=1e30, warmup_ratio=0.0, clip_norm=1e30)
+    with pytest.raises(DataError, match="at step") as caught:
+        run_sft(policy_folder, data, tmp_path / "out", epochs=8, checkpoint_every=1, optim=wild)
+    assert "checkpoint is intact" in str(caught.value)
+    newest = max((tmp_path / "out" / "checkpoints").glob("step_*"))
+    tensors = load_file(newest / "learner.safetensors")
+    assert all(t.isfinite().all() for name, t in tensors.items() if ".weights." in name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "row", "says"),
+    [
+        ("sft", {"prompt": "Q"}, '"completion" is missing'),
+        ("sft", {"prompt": "Q", "completion": " "}, '"completion" is empty'),
+        ("reward", {"prompt": "Q", "chosen": "a"}, '"rejected" is missing'),
+        ("reward", {"prompt": "Q", "completions": ["a", "b"], "ranks": [1]}, "1 ranks for 2 completions"),
+        ("rl", {"text": "Q"}, '"prompt" is missing'),
+    ],
+)
+def test_a_bad_row_is_named_with_file_and_line(
+    stage: str,
+    row: dict[str, Any],
+    says: str,
+    policy_folder: Path,
+    reward_folder: Path,
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    good = {"prompt": "Q", "completion": "a", "chosen": "a", "rejected": "b"}
+    data = write_rows("rows.jsonl", [good, row])
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=says) as caught:
+        if stage == "sft":
+            run_sft(policy_folder, data, out)
+        elif stage == "reward":
+            reward(RewardConfig(precision="fp32"), model=policy_folder, data=data, output_dir=out)
+        else:
+            rl(RlConfig(precision="fp32"), model=policy_folder, reward_model=reward_folder, data=data, output_dir=out)
+    assert "rows.jsonl:2" in str(caught.value)
+    assert not (out / "model").exists()
+
+
+# -- stages: reward ----------------------------------------------------------------------------------------------------
+
+UTILITY = {" fog": -2.0, " salt": -1.0, " rain": -0.5, " soup": 0.0, " kite": 0.5, " ships": 1.0, " corner": 2.0}
+
+
+def word_texts(count: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return ["".join(draw.choices(list(UTILITY), k=draw.randint(2, 5))) for _ in range(count)]
+
+
+def utility(text: str) -> float:
+    return sum(UTILITY[f" {word}"] for word in text.split())
+
+
+def utility_rankings(count: int, K: int, seed: int) -> list[dict[str, Any]]:
+    texts = word_texts(count * K, seed)
+    groups = [texts[i : i + K] for i in range(0, count * K, K)]
+    return [
+        {"prompt": "Say:", "completions": g, "ranks": [1 + sum(utility(o) > utility(t) for o in g) for t in g]}
+        for g in groups
+    ]
+
+
+def test_reward_model_recovers_a_known_utility(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("rankings.jsonl", utility_rankings(120, 5, 0))
+    config = RewardConfig(precision="fp32", epochs=3, dropout=0.0, optim=OptimConfig(lr=5e-3))
+    result = reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
+    scorer = RewardModel.load(result.model, "fp32")
+    fresh = word_texts(200, 99)
+    scores = scorer.score([("Say:", t) for t in fresh])
+    assert spearmanr(scores.numpy(), [utility(t) for t in fresh]).statistic > 0.95
+    assert result.valid_accuracy > 0.9
+    assert result.num_groups == 114  # every twentieth of 120 is held out
+    # scores of the ranked completions have mean 0 and deviation 1
+    ranked = {t for i, row in enumerate(utility_rankings(120, 5, 0)) if i % 20 for t in row["completions"]}
+    on_training = scorer.score([("Say:", t) for t in sorted(ranked)])
+    assert float(on_training.mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(on_training.std()) == pytest.approx(1.0, abs=1e-3)
+    rows = rows_of(tmp_path / "out" / "metrics.jsonl")
+    assert len(rows) == result.num_steps == 45  # 3 epochs of ceil(114 / 8)
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=0.3)
+    assert rows[-1]["accuracy"] > rows[0]["accuracy"]
+
+
+def test_rankings_of_one_single_tie_teach_nothing(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("ties.jsonl", [{"prompt": "Q", "completions": ["a", "b"], "ranks": [1, 1]}])
+    with pytest.raises(DataError, match=r"one single tie") as caught:
+        reward(RewardConfig(precision="fp32"), model=policy_folder, data=data, output_dir=tmp_path / "out")
+    assert "ties.jsonl" in str(caught.value)
+
+
+def test_scale_is_of_the_human_completions_where_there_are_any(reward_folder: Path) -> None:
+    model, words, _ = load_scalar(reward_folder)
+    model.eval()
+    human = replace(GROUPS[0], origin="human ratings")
+    alone = measure_scale(model, words, [human], 60)
+    assert measure_scale(model, words, [human, GROUPS[1]], 60) == alone
+    assert measure_scale(model, words, [GROUPS[0], GROUPS[1]], 60) != alone
+
+
+def test_ranking_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
+    model, words, _ = load_scalar(reward_folder)
+    scorer = RewardModel(model, words, load_scalar(reward_folder)[2])
+
+    def order(group: RankedGroup) -> list[int]:
+        scores = scorer.score([(group.prompt, c) for c in group.completions])
+        return [1 + int((scores > s).sum()) for s in scores]
+
+    right = replace(GROUPS[0], ranks=tuple(order(GROUPS[0])))  # 3 pairs, all right
+    wrong = replace(GROUPS[1], ranks=tuple(3 - r for r in order(GROUPS[1])))  # 1 pair, wrong
+    assert ranking_accuracy(model, words, [right], 60) == pytest.approx(1.0)
+    assert ranking_accuracy(model, words, [right, wrong], 60) == pytest.approx(0.5)
+
+
+# -- stages: rl --------------------------------------------------------------------------------------------------------
+
+PROMPTS = ["Say:", "The village:", "He wrote:"]
+
+
+class LastLetter:
+    """A scorer by function: 1 for a text that ends with "a", else 0; ``sign`` turns the taste around."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        self.sign = sign
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        return self.sign * torch.tensor([float(text.endswith("a")) for _, text in pairs])
+
+
+@pytest.fixture(scope="session")
+def letters_folder(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Path:
+    """A policy that writes two to six of the letters a, b, c, d and then ends."""
+    folder = tmp_path_factory.mktemp("letters")
+    draw = random.Random(0)
+    rows = [
+        {"prompt": draw.choice(PROMPTS), "completion": " " + "".join(draw.choices("abcd", k=draw.randint(2, 6)))}
+        for _ in range(160)
+    ]
+    data = folder / "demos.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_sft(policy_folder, data, folder, epochs=12, batch_tokens=400, max_tokens=60, optim=OptimConfig(lr=5e-3))
+    return folder / "model"
+
+
+def rl_config(**changes: Any) -> RlConfig:
+    settings: dict[str, Any] = {
+        "precision": "fp32",
+        "iterations": 15,
+        "prompts_per_iteration": 48,
+        "max_new_tokens": 12,
+        "ppo_epochs": 2,
+        "minibatches": 2,
+        "kl_coef": 0.02,
+        "eval_every": 5,
+        "actor": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
+        "critic": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
+    }
+    return RlConfig(**settings | changes)
+
+
+def actors_of(folder: Path, scorer: Any) -> Actors:
+    policy, words = load_policy(folder)
+    reference, _ = load_policy(folder)
+    critic = load_scalar(folder, head_seed=0)[0]
+    with torch.no_grad():
+        critic.score.weight.zero_()
+    return Actors(policy, critic, reference.eval().requires_grad_(False), scorer, words)
+
+
+def optimise(config: RlConfig, actors: Actors) -> list[dict[str, float]]:
+    """The loop of the stage, with a scorer that is a function."""
+    updates = config.iterations * config.ppo_epochs * config.minibatches
+    modules = {"actor": actors.policy, "critic": actors.critic}
+    learner = Learner(modules, {"actor": config.actor, "critic": config.critic}, updates)
+    engine, leash = Engine(actors.policy, actors.words.end_id), LengthLeash(6.0, config.length_coef)
+    found = []
+    for step in range(config.iterations):
+        chosen = pick_prompts(PROMPTS, config.prompts_per_iteration, step, 0)
+        sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
+        samples = engine.generate([actors.words.encode(p) for p in chosen], sampling, seed=step)
+        rollout = evaluate_rollout(config, actors, chosen, samples, leash)
+        stats = rollout_stats(rollout, config.kl_coef, leash.price)
+        found.append(stats | update_policy(config, actors, learner, rollout, config.kl_coef, step))
+        leash.update(stats["length"])
+    return found
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, sign: float) -> None:
+    stats = optimise(rl_config(), actors_of(letters_folder, LastLetter(sign)))
+    first, last = stats[0]["score"] * sign, sum(s["score"] * sign for s in stats[-3:]) / 3
+    assert 0.05 < first < 0.6
+    assert last > 0.8 if sign > 0 else last < 0.05
+    assert stats[-1]["kl"] > 0.1
+    assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
+
+
+def test_a_high_price_of_kl_keeps_the_policy_at_home(letters_folder: Path) -> None:
+    free = optimise(rl_config(iterations=8, kl_coef=0.0), actors_of(letters_folder, LastLetter()))
+    held = optimise(rl_config(iterations=8, kl_coef=1.0), actors_of(letters_folder, LastLetter()))
+    assert held[-1]["kl"] < 0.5 * free[-1]["kl"]
+
+
+def test_length_leash_holds_the_length_against_a_taste_for_short_texts(letters_folder: Path) -> None:
+    class Brief:
+        def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+            return torch.tensor([-0.3 * len(text) for _, text in pairs])
+
+    config = rl_config(iterations=12, kl_coef=0.0)
+    loose = optimise(config, actors_of(letters_folder, Brief()))
+    held = optimise(config.model_copy(update={"length_coef": 2.0}), actors_of(letters_folder, Brief()))
+    assert loose[-1]["length"] < 0.75 * loose[0]["length"]
+    assert held[-1]["length"] > loose[-1]["length"] + 0.7
+    assert held[-1]["length_price"] > 0
+
+
+def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:
+    stats = optimise(rl_config(iterations=1, temperature=0.8), actors_of(letters_folder, LastLetter()))[0]
+    assert stats["kl"] == 0.0
+    assert stats["kl_k3"] == 0.0
+    assert stats["behaviour_gap_max"] < 1e-4
+    assert stats["first_ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert stats["first_approx_kl"] == pytest.approx(0.0, abs=1e-7)
+    assert stats["behaviour_ess"] == pytest.approx(1.0, abs=1e-6)
+    # no KL yet, so the return is the score (every completion of this policy that does not end costs 1 more)
+    assert stats["return"] == pytest.approx(stats["score"] - (1 - stats["eos_rate"]), abs=1e-5)
+
+
+def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path) -> None:
+    """With Adam's eps at 1 a step is smooth in the gradient, so weights may be compared."""
+    optim = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
+    found = []
+    for micro in (10_000, 1):
+        actors = actors_of(letters_folder, LastLetter())
+        config = rl_config(iterations=1, micro_batch_tokens=micro, actor=optim, critic=optim)
+        stats = optimise(config, actors)[0]
+        found.append((stats, torch.cat([p.detach().flatten() for p in actors.policy.parameters()])))
+    (whole, whole_weights), (split, split_weights) = found
+    torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
+    for name in ("policy_loss", "value_loss", "approx_kl", "clip_low", "clip_high", "ratio_max", "entropy", "kl"):
+        assert split[name] == pytest.approx(whole[name], abs=1e-5), name
+
+
+def test_rollout_scores_carry_penalty_and_price(letters_folder: Path) -> None:
+    actors, config = actors_of(letters_folder, LastLetter()), rl_config(missing_eos_penalty=0.75)
+    leash = LengthLeash(target=4.0, rate=0.0, integral=0.5)
+    prompts = PROMPTS[:2]
+    ids = [actors.words.encode(p) for p in prompts]
+    samples = Engine(actors.policy, actors.words.end_id).generate(ids, Sampling(4, 16), seed=1)
+    rollout = evaluate_rollout(config, actors, prompts, samples, leash)
+    assert {s.finish for s in samples} == {"stop", "length"}
+    for row, sample in enumerate(samples):
+        text = actors.words.decode(sample.completion)
+        assert rollout.texts[row] == (prompts[sample.prompt_index], text)
+        raw = float(text.endswith("a"))
+        wanted = raw - (0.75 if sample.finish == "length" else 0.0) + 0.5 * (len(sample.completion) / 4 - 1)
+        assert float(rollout.raw_score_B[row]) == raw
+        assert float(rollout.score_B[row]) == pytest.approx(wanted)
+        assert rollout.mask_BC[row].sum() == len(sample.completion)
+        learner = by_hand(actors.policy, rollout.examples[row])
+        assert rollout.old_logp_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(learner, abs=1e-4)
+        state = torch.tensor([[*sample.prompt, *sample.completion]])
+        values = actors.critic(state)[0, len(sample.prompt) - 1 : -1].detach()
+        assert rollout.value_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(values.tolist(), abs=1e-4)
+    assert (rollout.old_logp_BC[~rollout.mask_BC] == 0).all()
+
+
+def test_every_prompt_is_picked_once_a_pass() -> None:
+    prompts = [str(i) for i in range(10)]
+    picked = [p for step in range(5) for p in pick_prompts(prompts, 6, step, 0)]
+    for epoch in range(3):
+        assert sorted(picked[10 * epoch : 10 * epoch + 10]) == prompts
+    assert picked[:10] != picked[10:20]
+    assert pick_prompts(prompts, 6, 0, 0) != pick_prompts(prompts, 6, 0, 1)
+
+
+def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    rankings = write_rows("rankings.jsonl", utility_rankings(12, 3, 0))
+    judge = reward(
+        RewardConfig(precision="fp32", epochs=1), model=letters_folder, data=rankings, output_dir=tmp_path / "reward"
+    )
+    prompts = write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
+    config = rl_config(iterations=5, prompts_per_iteration=8, samples_per_prompt=2, eval_every=2, kl_target=0.5)
+    out = tmp_path / "rl"
+    result = rl(config, model=letters_folder, reward_model=judge.model, data=prompts, output_dir=out)
+    rows = rows_of(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(5))
+    first = rows[0]
+    assert (first["kl"], first["kl_k3"]) == (0.0, 0.0)
+    assert first["first_ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert first["behaviour_gap_max"] < 1e-4
+    assert first["kl_coef"] == 0.02
+    assert rows[1]["kl_coef"] < 0.02  # KL 0 was below the target
+    assert sorted(result.snapshots) == [2, 4, 5]
+    assert result.num_episodes == 80
+    last = load_file(result.model / "model.safetensors")
+    assert all(torch.equal(t, last[name]) for name, t in load_file(result.snapshots[5] / "model.safetensors").items())
+    start = load_file(letters_folder / "model.safetensors")
+    assert not torch.equal(start["model.norm.weight"], last["model.norm.weight"])
+    assert len((out / "samples" / "step_000001.txt").read_text().splitlines()) == 8
+    for event in rows_of(out / "events.jsonl") if (out / "events.jsonl").exists() else []:
+        assert event.keys() == {"step", "alarm", "cause"}
+
+
+def test_critic_starts_from_the_reward_model(policy_folder: Path, reward_folder: Path) -> None:
+    actors = load_actors(rl_config(), policy_folder, reward_folder)
+    raw = load_file(reward_folder / "model.safetensors")["score.weight"]
+    assert torch.equal(actors.critic.score.weight, 2.0 * raw)  # in calibrated units: reward.json says scale 2
+    assert not any(p.requires_grad for p in actors.reference.parameters())
+    assert not actors.reference.training
+    assert actors.policy.head_weight_VD is not actors.reference.head_weight_VD
+
+
+def test_critic_of_a_reward_model_with_other_tokens_starts_from_the_policy(
+    policy_folder: Path, tiny_config: DecoderConfig, tmp_path: Path
+) -> None:
+    other = train_tokenizer(TEXTS[:3], 290)
+    foreign = ScalarModel(replace(tiny_config, vocab_size=290, num_layers=1))
+    save_scalar(tmp_path / "m", foreign, other)
+    actors = load_actors(rl_config(), policy_folder, tmp_path / "m")
+    assert actors.critic.config == actors.policy.config
+    assert torch.equal(actors.critic.model.embed_tokens.weight, actors.policy.model.embed_tokens.weight)
+    assert bool((actors.critic.score.weight == 0).all())
+
+
+def test_prompts_that_leave_no_room_are_refused(
+    policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    data = write_rows("prompts.jsonl", [{"prompt": "fog " * 40}])
+    with pytest.raises(AccordError, match="64 positions"):
+        rl(rl_config(), model=policy_folder, reward_model=reward_folder, data=data, output_dir=tmp_path / "out")
+
+
+def test_alarms_name_symptom_and_cause() -> None:
+    fine = {
+        "kl": 1.0,
+        "first_ratio_max": 1.0,
+        "behaviour_gap": 1e-5,
+        "ratio_max": 1.4,
+        "entropy": 2.0,
+        "eos_rate": 1.0,
+        "distinct": 1.0,
+    }
+    assert alarms(fine) == []
+    spoilt = {
+        "kl": -2.0,
+        "first_ratio_max": 1.2,
+        "behaviour_gap": 0.2,
+        "ratio_max": 20.0,
+        "entropy": 0.01,
+        "eos_rate": 0.5,
+        "distinct": 0.2,
+    }
+    for name, value in spoilt.items():
+        (event,) = alarms(fine | {name: value})
+        assert event["alarm"]
+        assert event["cause"]
+
+
+def test_save_policy_of_a_trained_model_keeps_its_law(letters_folder: Path, tmp_path: Path) -> None:
+    model, words = load_policy(letters_folder)
+    save_policy(tmp_path / "m", model, words)
+    again, _ = load_policy(tmp_path / "m")
+    assert mean_nll(again.eval(), EXAMPLES, 1) == mean_nll(model.eval(), EXAMPLES, 1)
