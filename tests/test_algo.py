@@ -16,10 +16,10 @@ from torch import Tensor
 from accord.algo import logprob
 from accord.algo.advantages import gae, token_rewards
 from accord.algo.kl import AdaptiveKL, LengthLeash, kl_k1, kl_k3
-from accord.algo.logprob import token_logp
+from accord.algo.logprob import token_logp, token_nll
 from accord.algo.policy_loss import clipped_surrogate, clipped_value_loss, explained_variance
 from accord.algo.reductions import masked_mean, masked_whiten
-from accord.algo.reward_loss import bradley_terry, group_pairs, ranking_loss
+from accord.algo.reward_loss import bradley_terry, group_pairs, ranking_loss, self_distillation
 from accord.algo.table import POLICY_ALGORITHMS, whitened_gae
 
 
@@ -44,6 +44,29 @@ def test_bradley_terry_values() -> None:
     assert float(loss[5]) == pytest.approx(50.0, abs=1e-12)
     assert bradley_terry(torch.tensor([1e4]), torch.tensor([-1e4])).isfinite().all()
     assert bradley_terry(torch.tensor([-1e4]), torch.tensor([1e4])).isfinite().all()
+
+
+def test_bradley_terry_with_a_soft_label_is_a_cross_entropy() -> None:
+    # sigmoid(ln 3) = 3/4; against a label of 2/3: -(2/3 ln 3/4 + 1/3 ln 1/4) = 0.653886
+    chosen, rejected = t64([math.log(3.0)]).requires_grad_(), t64([0.0])
+    loss = bradley_terry(chosen, rejected, t64([2 / 3]))
+    assert loss.item() == pytest.approx(0.653886, abs=1e-6)
+    loss.backward()
+    assert chosen.grad is not None
+    assert chosen.grad.item() == pytest.approx(3 / 4 - 2 / 3)  # model minus label
+
+
+def test_self_distillation_by_hand() -> None:
+    # The first text reads ln 3 three times; the second ln 3 (its score), 0 and 0. So the teacher (the means) sees a gap
+    # of 2/3 ln 3 and the score none.
+    ln3 = math.log(3.0)
+    reading = t64([[ln3, ln3, ln3], [ln3, 0.0, 0.0]]).requires_grad_()
+    loss = self_distillation(reading, *group_pairs([(1, 2)], [3.0]), 6.0)
+    assert loss.item() == pytest.approx(0.5 * math.log(2.0))  # any label, even odds: ln 2; weight 3 of 6
+    loss.backward()
+    teacher = 1 / (1 + 3 ** (-2 / 3))
+    assert reading.grad is not None
+    assert reading.grad.flatten().tolist() == pytest.approx([0.5 * (0.5 - teacher), 0, 0, 0.5 * (teacher - 0.5), 0, 0])
 
 
 def test_bradley_terry_gradient() -> None:
@@ -470,6 +493,21 @@ def test_token_logp_equals_log_softmax_and_so_do_its_gradients(
     law = torch.distributions.Categorical(logits=(hidden @ weight.T / temperature).detach())
     near(entropy, law.entropy(), 1e-5)
     assert not entropy.requires_grad
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_token_nll_and_its_gradients_equal_cross_entropy(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprob, "CHUNK_ENTRIES", 64 * 11)  # 64 rows a chunk
+    torch.manual_seed(rows)
+    hidden, weight = torch.randn(rows, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    target = torch.randint(11, (rows,))
+    found = token_nll(hidden, weight, target)
+    expected = torch.nn.functional.cross_entropy(hidden.double() @ weight.double().T, target, reduction="sum")
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    ours = torch.autograd.grad(0.3 * found, (hidden, weight))
+    theirs = torch.autograd.grad(0.3 * expected, (hidden, weight))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other.float(), atol=1e-5)
 
 
 def test_token_logp_gradient_by_finite_differences() -> None:

@@ -149,7 +149,13 @@ def pretraining(texts: Path, words: Tokenizer, tmp_path: Path) -> Job:
     folder.mkdir()
     words.save(folder)
     config = PretrainConfig(
-        precision="fp32", epochs=2.5, block_tokens=16, batch_blocks=2, dropout=0.2, checkpoint_every=2
+        precision="fp32",
+        epochs=2.5,
+        block_tokens=16,
+        batch_blocks=2,
+        dropout=0.2,
+        checkpoint_every=2,
+        share_spellings=True,
     )
     shape = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn=48, max_positions=64)
     inputs = {"texts": texts, "valid_texts": texts, "tokenizer": folder}

@@ -90,6 +90,9 @@ class OptimConfig(Section):
         return self
 
 
+SHARE_SPELLINGS = "Tokens that share runs of letters learn together; helps where texts are few."
+
+
 class Training(Section):
     """What all stages that train share."""
 
@@ -150,6 +153,7 @@ class PretrainConfig(Training):
     block_tokens: int = Field(256, ge=8, description="Tokens of one training sequence.")
     batch_blocks: int = Field(16, ge=1, description="Sequences per optimiser step.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of activations dropped while training.")
+    share_spellings: bool = Field(False, description=SHARE_SPELLINGS)
     optim: OptimConfig = Field(OptimConfig(lr=1e-3, weight_decay=0.1), description="Optimiser.")
 
 
@@ -184,6 +188,10 @@ class RewardConfig(Training):
     token_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a completion's tokens hidden while training.")
     pooled_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over positions.")
     bag_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over bare embeddings.")
+    self_distill_coef: float = Field(
+        0.0, ge=0, description="Weight of agreeing with the mean of the score and these two readings."
+    )
+    share_spellings: bool = Field(False, description=SHARE_SPELLINGS)
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
     optim: OptimConfig = Field(OptimConfig(lr=3e-4, weight_decay=0.1), description="Optimiser.")
 
@@ -232,6 +240,18 @@ class RlConfig(Training):
         return self.prompts_per_iteration * self.samples_per_prompt
 
 
+class UncuredConfig(Section):
+    """A second optimisation without what keeps the first in bounds, for the report to show what then happens."""
+
+    iterations: int = Field(0, ge=0, description="Rounds without the cure; 0 = no such run.")
+    eval_every: int = Field(10, ge=1, description="Rounds between evaluations on validation prompts.")
+    kl_coef: float = Field(0.0, ge=0, description="There: price of one nat of KL to the reference.")
+    length_coef: float = Field(0.0, ge=0, description="There: how fast the price of a token moves.")
+    max_new_tokens: int = Field(40, ge=1, description="There: room for the end; too little teaches to be short.")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="There: taken from the score of what did not end.")
+    actor: OptimConfig = Field(OptimConfig(lr=1e-3, schedule="linear", eps=1e-5), description="There: optimiser.")
+
+
 class EvalConfig(Section):
     """The judge's side: what is measured on prompts that nothing was trained on."""
 
@@ -259,9 +279,7 @@ class Recipe(Section):
     sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
     reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
-    uncured_iterations: int = Field(
-        0, ge=0, description="Rounds of a second optimisation without the length leash, for the report; 0 = none."
-    )
+    uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
 
     def check_lengths(self) -> None:
@@ -272,6 +290,7 @@ class Recipe(Section):
             "sample.max_new_tokens": self.sample.max_new_tokens,
             "reward.max_tokens": self.reward.max_tokens,
             "rl.max_new_tokens": self.rl.max_new_tokens,
+            "uncured.max_new_tokens": self.uncured.max_new_tokens,
         }
         for key, length in lengths.items():
             if length > self.model.max_positions:

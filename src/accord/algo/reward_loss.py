@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def bradley_terry(chosen_N: Tensor, rejected_N: Tensor) -> Tensor:
+def bradley_terry(chosen_N: Tensor, rejected_N: Tensor, probability_N: Tensor | float = 1.0) -> Tensor:
     """``-log sigmoid(chosen - rejected)`` per pair (Bradley & Terry 1952; Stiennon 2020, arXiv:2009.01325).
 
+    With a probability below 1 (a soft label) it is the cross-entropy between that and the model's own.
     Computed as softplus, so that large gaps of either sign stay finite.
     """
-    return F.softplus(rejected_N - chosen_N)
+    return F.softplus(rejected_N - chosen_N) + (1.0 - probability_N) * (chosen_N - rejected_N)
 
 
 def group_pairs(
@@ -63,3 +64,17 @@ def ranking_loss(
     gap = (chosen - rejected).detach()
     right = (gap > 0).float() + 0.5 * (gap == 0).float()
     return (share_N * terms).sum(), {"accuracy": (share_N * right).sum(), "margin": (share_N * gap).sum()}
+
+
+def self_distillation(
+    reading_SR: Tensor, chosen_N: Tensor, rejected_N: Tensor, weight_N: Tensor, total_weight: float
+) -> Tensor:
+    """Teaches the first of R readings of each text what the mean of all of them says, as soft labels of the pairs.
+
+    The mean errs less than any one of them; it is detached. Hinton 2015 (arXiv:1503.02531), with the ensemble inside
+    one network (Zhang 2019, arXiv:1905.08094).
+    """
+    teacher_S, student_S = reading_SR.detach().mean(1), reading_SR[:, 0]
+    probability_N = torch.sigmoid(teacher_S[chosen_N] - teacher_S[rejected_N])
+    terms_N = bradley_terry(student_S[chosen_N], student_S[rejected_N], probability_N)
+    return (weight_N / total_weight * terms_N).sum()

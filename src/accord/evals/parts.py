@@ -290,7 +290,7 @@ def without_cure(run: RunFolder) -> dict[str, Any]:
     """The same optimisation without its cure: what it says it gained, and what became of the texts."""
     results = run.need("eval/results.json")
     if not any(row["name"] == "ppo_uncured" for row in results["policies"]):
-        raise Absent("this run has no PPO without the cure (uncured_iterations is 0)")
+        raise Absent("this run has no PPO without the cure (uncured.iterations is 0)")
     sft, ppo, bad = (find(results, name) for name in ("sft", "ppo", "ppo_uncured"))
     bounds = {floor["name"]: (floor["low"], floor["high"]) for floor in results["floors"]}
     figures = [
@@ -327,6 +327,10 @@ def _what_happened(sft: Row, ppo: Row, bad: Row, bounds: Mapping[str, Any]) -> l
     told.append(
         f"To SFT its texts are {number(abs(bad['nll_excess']), 2)} nats per token {strange} than SFT’s own; "
         f"{percent(bad['distinct_share'])} of them are distinct; it lies {number(bad['kl']['value'], 1)} nats away."
+    )
+    told.append(
+        f"Of all its pairs of neighbouring words {percent(bad['distinct_2'])} are different ones; with the cure "
+        f"{percent(ppo['distinct_2'])}, for SFT {percent(sft['distinct_2'])}."
     )
     return told
 

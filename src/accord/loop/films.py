@@ -38,6 +38,7 @@ from accord.store import Store
 HUMAN_ORIGIN = "human ratings"
 OTHER_PROMPTS = {"amazon": "Product review:", "editorial": "Editorial:", "tweet": "Tweet:", "word": "Word:"}
 SIMULATED_ORIGIN = "simulated annotators"
+LANGUAGE_CORPORA = ("amazon", "tweet")  # opinions in everyday words; words alone and newspaper editorials are not
 LANGUAGE_SPLITS: tuple[Split, ...] = ("train", "judge")
 
 
@@ -86,7 +87,7 @@ def write_texts(data: FilmReviews, folder: Path) -> None:
     reviews = data.reviews()
     language = of(reviews, *LANGUAGE_SPLITS)
     plain = [r.text for r in language] + [p.text for p in of(data.plots, *LANGUAGE_SPLITS)]
-    plain += [o.text for o in data.others if o.corpus != "word"]
+    plain += [o.text for o in data.others if o.corpus in LANGUAGE_CORPORA]
     random.Random(0).shuffle(plain)
     write_jsonl(folder / "texts.jsonl", [{"text": completion_for(t)} for t in plain])
     write_jsonl(folder / "texts_valid.jsonl", [{"text": completion_for(r.text)} for r in of(reviews, "valid")])

@@ -119,7 +119,7 @@ def run(
     stages.rankings()
     stages.reward()
     stages.rl("rl", recipe.rl)
-    if recipe.uncured_iterations:
+    if recipe.uncured.iterations:
         stages.rl("rl_uncured", uncured(recipe))
     stages.eval()
     stages.publish()
@@ -131,9 +131,19 @@ def run(
 
 
 def uncured(recipe: Recipe) -> RlConfig:
-    """The same optimisation without the length leash, for the report to show what then happens."""
-    changes = {"length_coef": 0.0, "iterations": recipe.uncured_iterations, "eval_every": recipe.uncured_iterations}
+    """The settings of the optimisation without its cure."""
+    changes = {name: getattr(recipe.uncured, name) for name in type(recipe.uncured).model_fields}
     return recipe.rl.model_copy(update=changes)
+
+
+def uncured_note(recipe: Recipe) -> str:
+    """What that optimisation does otherwise, in words."""
+    cured, bare = recipe.rl, recipe.uncured
+    rates = ("actor.lr", cured.actor.lr, bare.actor.lr)
+    names = ("kl_coef", "length_coef", "max_new_tokens", "missing_eos_penalty")
+    pairs = [*((name, getattr(cured, name), getattr(bare, name)) for name in names), rates]
+    said = [f"{name} {new:g} instead of {old:g}" for name, old, new in pairs if old != new]
+    return "the same optimisation with " + ", ".join(said or ["the same settings"])
 
 
 class Stages:
@@ -300,7 +310,7 @@ class Stages:
                 "test_prompts": self.path("data/prompts_test.jsonl"),
             },
         )
-        names = ("rl", "rl_uncured") if self.recipe.uncured_iterations else ("rl",)
+        names = ("rl", "rl_uncured") if self.recipe.uncured.iterations else ("rl",)
         runs = {name: self.path(f"{name}/snapshots") for name in names}
         judged = self.path("data/reviews_judge.jsonl")
 
@@ -318,9 +328,10 @@ class Stages:
                 test_prompts=inputs["test_prompts"],
                 snapshots=snapshots_of(runs["rl"]),
                 uncured=snapshots_of(runs["rl_uncured"]) if "rl_uncured" in runs else None,
-                uncured_note="the same optimisation without the length leash",
+                uncured_note=uncured_note(self.recipe),
                 judge=folder / "judge",
                 max_new_tokens=self.recipe.rl.max_new_tokens,
+                temperature=self.recipe.rl.temperature,
                 output_dir=folder,
                 seed=self.recipe.seed,
                 precision=self.recipe.rl.precision,

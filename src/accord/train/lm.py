@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
-from accord.algo.logprob import token_logp
+from accord.algo.logprob import token_logp, token_nll
 from accord.config import ModelConfig, PretrainConfig, SftConfig
 from accord.errors import DataError
 from accord.formats.jsonl import read_demonstrations, read_texts
 from accord.models.decoder import CausalLM, DecoderConfig, init_weights
 from accord.models.folder import load_policy, save_policy
 from accord.models.precision import compute_dtype
+from accord.models.spelling import fold_spellings, share_spellings
 from accord.seeds import stream_seed
 from accord.text.batches import Batch, Example, collate, length_buckets, pack_blocks
 from accord.text.tokenizer import Tokenizer, load_tokenizer
@@ -44,11 +46,21 @@ def logp_and_entropy(
     model: CausalLM, batch: Batch, temperature: float = 1.0, *, entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
     """As `completion_logp`, with the entropy of each of those positions (detached)."""
+    return token_logp(*_predictions(model, batch), temperature, entropy=entropy)
+
+
+def completion_nll(model: CausalLM, batch: Batch) -> Tensor:
+    """Negative log-likelihood summed over the counted tokens of a batch, in nats; differentiable."""
+    return token_nll(*_predictions(model, batch))
+
+
+def _predictions(model: CausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states at the positions that predict a counted token, the vocabulary head, and those tokens."""
     flat_N, target_N = batch.predicting()
     hidden_BTD = model.model(batch.ids_BT[:, :-1])
     dtype = model.model.compute_dtype
     hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[flat_N].to(dtype)
-    return token_logp(hidden_ND, model.head_weight_VD.to(dtype), target_N, temperature, entropy=entropy)
+    return hidden_ND, model.head_weight_VD.to(dtype), target_N
 
 
 def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) -> Example:
@@ -62,7 +74,7 @@ def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_to
     was_training = model.training
     model.eval()
     batches = [[examples[i] for i in b] for b in length_buckets([len(e) for e in examples], batch_tokens, 0)]
-    total = sum(-float(completion_logp(model, collate(batch, pad_id)).sum()) for batch in batches)
+    total = sum(float(completion_nll(model, collate(batch, pad_id))) for batch in batches)
     model.train(was_training)
     return total / max(1, sum(len(e.completion) for e in examples))
 
@@ -98,6 +110,8 @@ def pretrain(
             mend="give more text, or lower pretrain.batch_blocks or pretrain.block_tokens",
         )
     total = round(per_epoch * config.epochs)
+    if config.share_spellings:
+        share_spellings(model.model.embed_tokens, words)
     learner = Learner({"policy": model}, {"policy": config.optim}, total)
 
     def step_fn(step: int) -> dict[str, float]:
@@ -105,7 +119,9 @@ def pretrain(
         generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
         order = torch.randperm(len(blocks_NT), generator=generator)
         rows = blocks_NT[order[position * config.batch_blocks : (position + 1) * config.batch_blocks]]
-        return learner.update([block_loss(model, rows)])
+        with parametrize.cached():
+            loss = block_loss(model, rows)
+        return learner.update([loss])
 
     identity = identity_of(
         {"config": config.model_dump(), "shape": shape.model_dump(), "seed": seed},
@@ -123,6 +139,7 @@ def pretrain(
         resume=resume,
         log=log,
     )
+    fold_spellings(model.model.embed_tokens)
     model.eval()
     held_out = [
         Example((words.end_id,), (*ids, words.end_id)[: shape.max_positions])
@@ -140,7 +157,7 @@ def block_loss(model: CausalLM, rows_BT: Tensor) -> Tensor:
     mask_BT = torch.ones_like(rows_BT, dtype=torch.bool)
     mask_BT[:, 0] = False
     length_B = torch.full((len(rows_BT),), rows_BT.shape[1])
-    return -completion_logp(model, Batch(rows_BT, mask_BT, length_B)).mean()
+    return completion_nll(model, Batch(rows_BT, mask_BT, length_B)) / rows_BT[:, 1:].numel()
 
 
 def decoder_config(shape: ModelConfig, vocab_size: int) -> DecoderConfig:
@@ -231,4 +248,4 @@ def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_bat
     """Micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
     num_counted = sum(len(e.completion) for e in rows)
     for micro in length_buckets([len(e) for e in rows], micro_batch_tokens, 0):
-        yield -completion_logp(policy, collate([rows[i] for i in micro], pad_id)).sum() / num_counted
+        yield completion_nll(policy, collate([rows[i] for i in micro], pad_id)) / num_counted

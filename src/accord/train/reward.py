@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
-from accord.algo.reward_loss import group_pairs, ranking_loss
+from accord.algo.reward_loss import group_pairs, ranking_loss, self_distillation
 from accord.algo.table import REWARD_LOSSES
 from accord.config import RewardConfig
 from accord.errors import DataError
@@ -17,6 +18,7 @@ from accord.formats.jsonl import read_rankings
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar, save_scalar
 from accord.models.precision import compute_dtype
+from accord.models.spelling import fold_spellings, share_spellings
 from accord.records import RankedGroup
 from accord.scoring.reward_model import encode_scored, raw_scores
 from accord.seeds import stream_seed
@@ -25,7 +27,8 @@ from accord.text.tokenizer import Tokenizer
 from accord.train.learner import Learner, Log
 from accord.train.loop import identity_of, quiet, train_steps
 
-BUCKET_TOKENS = 2048
+BUCKET_TOKENS = 1024
+SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def reward(
     limit = min(config.max_tokens, scorer.config.max_positions)
     encoded = [encode_group(words, g, limit) for g in train]
     scorer.model.dropout = config.dropout
+    if config.share_spellings:
+        share_spellings(scorer.model.embed_tokens, words)
     per_epoch = -(-len(train) // config.groups_per_step)
     learner = Learner({"reward": scorer}, {"reward": config.optim}, per_epoch * config.epochs)
 
@@ -107,6 +112,7 @@ def reward(
         resume=resume,
         log=log,
     )
+    fold_spellings(scorer.model.embed_tokens)
     scorer.eval()
     scale = measure_scale(scorer, words, train, limit)
     save_scalar(output_dir / "model", scorer, words, scale)
@@ -138,13 +144,16 @@ def group_losses(
     total_weight = sum(g.weight for g in groups)
     for micro in micro_groups(groups, config.micro_batch_tokens):
         examples = [hide_tokens(e, config.token_dropout, pad_id) for g in micro for e in g.examples]
-        readings_S3 = bucketed_scores(scorer, examples, pad_id)
+        with parametrize.cached():
+            readings_S3 = bucketed_scores(scorer, examples, pad_id)
         pairs = group_pairs([g.ranks for g in micro], [g.weight for g in micro])
         loss_of = REWARD_LOSSES[config.loss]
         loss, found = loss_of(readings_S3[:, 0], *pairs, total_weight, config.center_coef)
         for reading, coef in ((1, config.pooled_coef), (2, config.bag_coef)):
             if coef > 0:
                 loss = loss + coef * loss_of(readings_S3[:, reading], *pairs, total_weight, config.center_coef)[0]
+        if config.self_distill_coef > 0:
+            loss = loss + config.self_distill_coef * self_distillation(readings_S3, *pairs, total_weight)
         for name, value in found.items():
             stats[name] += float(value)
         yield loss
@@ -195,10 +204,11 @@ def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[li
 def measure_scale(scorer: ScalarModel, words: Tokenizer, groups: Sequence[RankedGroup], max_tokens: int) -> RewardScale:
     """Offset and scale that give the human completions of the groups mean 0 and standard deviation 1.
 
-    Where no group says that its completions are people's, all of them count.
+    Where no group says that its completions are people's, all of them count; of very many, every n-th.
     """
     humans = [g for g in groups if g.origin.startswith("human")] or groups
     pairs = sorted({(g.prompt, c) for g in humans for c in g.completions})
+    pairs = pairs[:: -(-len(pairs) // SCALE_TEXTS)]
     score_S = raw_scores(scorer, words, pairs, max_tokens)
     return RewardScale(float(score_S.mean()), 1.0 / max(1e-3, float(score_S.std())))
 

@@ -1,0 +1,70 @@
+"""Tokens that are spelt alike learn together: fastText's idea for the embedding table of a small model.
+
+With little text most tokens are too rare to be learnt alone, and a byte-level vocabulary holds " Great", " great" and
+"great" as strangers. While training, a token's embedding is its own row plus a normed sum of rows for the runs of
+letters in its spelling, which other tokens share (Bojanowski et al. 2017, arXiv:1607.04606, section 3.2). Afterwards
+the sum is folded into the table: the saved checkpoint is an ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from accord.text.tokenizer import Tokenizer
+
+#: Lengths of the runs of letters, in characters; the start of a word counts as one.
+RUN_LENGTHS = range(3, 6)
+
+
+def letter_runs(token: str) -> set[str]:
+    """What a token shares with others: its letters without case or space, and the runs of 3 to 5 among them."""
+    spelling = token.lower().strip()
+    if not any(letter.isalpha() for letter in spelling):
+        return set()
+    marked = f"<{spelling}" if token[:1].isspace() else spelling
+    runs = {marked[start : start + size] for size in RUN_LENGTHS for start in range(len(marked) - size + 1)}
+    return runs | {f"={spelling}"}
+
+
+def sharing_matrix(words: Tokenizer) -> Tensor:
+    """Sparse ``(V, R)``: 1 / sqrt(number of its runs) where a token holds a run that at least two tokens hold."""
+    runs_of = [letter_runs(words.decode([token])) for token in range(words.vocab_size)]
+    counts = Counter(run for runs in runs_of for run in runs)
+    number = {run: i for i, run in enumerate(sorted(run for run, count in counts.items() if count > 1))}
+    shared = [[number[run] for run in sorted(runs) if run in number] for runs in runs_of]
+    places = [(token, run) for token, runs in enumerate(shared) for run in runs]
+    values = torch.tensor([len(shared[token]) ** -0.5 for token, _ in places])
+    index = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T
+    shape = (words.vocab_size, len(number))
+    return torch.sparse_coo_tensor(index, values, shape, check_invariants=True).coalesce()
+
+
+class _Shared(nn.Module):
+    """The table as a parametrization: own rows plus the shared rows of each token's runs, which start at zero."""
+
+    def __init__(self, sharing_VR: Tensor, width: int) -> None:
+        super().__init__()
+        self.register_buffer("sharing_VR", sharing_VR, persistent=False)
+        self.rows_RD = nn.Parameter(torch.zeros(sharing_VR.shape[1], width))
+
+    def forward(self, own_VD: Tensor) -> Tensor:
+        shared_VD: Tensor = torch.sparse.mm(self.get_buffer("sharing_VR"), self.rows_RD)
+        return own_VD + shared_VD
+
+
+def share_spellings(embedding: nn.Embedding, words: Tokenizer) -> None:
+    """Tie the table's rows by spelling from here on. Training only; call it before the optimiser is made.
+
+    Each read of the table builds the sum anew: put forward passes under ``parametrize.cached()``.
+    """
+    parametrize.register_parametrization(embedding, "weight", _Shared(sharing_matrix(words), embedding.embedding_dim))
+
+
+def fold_spellings(embedding: nn.Embedding) -> None:
+    """Make the table plain weights again, each row with its shared part added. Nothing to do where none is."""
+    if parametrize.is_parametrized(embedding, "weight"):
+        parametrize.remove_parametrizations(embedding, "weight", leave_parametrized=True)
