@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from accord.models.decoder import CausalLM, DecoderConfig
+    from accord.models.decoder import CausalLM
+    from accord.models.shape import DecoderConfig
     from accord.text.tokenizer import Tokenizer
 
 # Tiny matrices are quickest on one thread, and one thread adds in one order. No test asks a hub for anything.
@@ -47,7 +48,7 @@ def words() -> Tokenizer:
 @pytest.fixture(scope="session")
 def tiny_config(words: Tokenizer) -> DecoderConfig:
     """Two blocks, grouped-query attention, 64 positions, tied head."""
-    from accord.models.decoder import DecoderConfig
+    from accord.models.shape import DecoderConfig
 
     return DecoderConfig(
         vocab_size=words.vocab_size,

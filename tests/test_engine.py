@@ -19,7 +19,8 @@ from torch import Tensor
 
 from accord.config import SampleConfig
 from accord.errors import AccordError, UsageError
-from accord.models.decoder import CausalLM, DecoderConfig
+from accord.models.decoder import CausalLM
+from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sample, Sampling, draw
 from accord.rollout.sample import sample
 from accord.text.batches import Example, collate

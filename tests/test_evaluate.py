@@ -31,8 +31,9 @@ from accord.evals.evaluate import (
 from accord.evals.judge import fit_judge
 from accord.evals.results import Floor, PolicyRow, Snapshot, choose, plain, snapshot_floors
 from accord.formats.jsonl import write_jsonl
-from accord.models.decoder import CausalLM, DecoderConfig, ScalarModel, init_score_head, init_weights
+from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, save_policy, save_scalar
+from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Sampling
 from accord.stats import Interval
 from accord.text.batches import Example

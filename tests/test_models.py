@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from accord.algo.logprob import CHUNK_ENTRIES
 from accord.errors import AccordError, DataError, UsageError
 from accord.models import precision
-from accord.models.decoder import Cache, CausalLM, DecoderConfig, ScalarModel, drop, init_score_head, init_weights
+from accord.models.decoder import Cache, CausalLM, ScalarModel, drop, init_score_head, init_weights
 from accord.models.folder import RewardScale, load_policy, load_scalar, save_policy, save_scalar
+from accord.models.shape import DecoderConfig
 from accord.text.batches import Batch
 from accord.text.tokenizer import Tokenizer
 from accord.train.lm import completion_logp
@@ -231,12 +232,12 @@ def spoil_config(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model_type": "gpt2"}, "gpt2"),
+        ({"model_type": "bert"}, "bert"),
+        ({"model_type": "gpt2"}, "n_embd"),
         ({"model_type": None}, "model_type is None"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope scaling"),
-        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope scaling"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope scaling"),
+        ({"hidden_act": "relu"}, "relu"),
         ({"attention_bias": True}, "bias"),
         ({"mlp_bias": True}, "bias"),
         ({"hidden_size": None}, "hidden_size"),

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from accord.algo.kl import LengthLeash
 from accord.config import ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
 from accord.errors import AccordError, DataError
-from accord.models.decoder import CausalLM, DecoderConfig, ScalarModel, init_score_head
+from accord.models.decoder import CausalLM, ScalarModel, init_score_head
 from accord.models.folder import load_policy, load_scalar, save_policy, save_scalar
+from accord.models.shape import DecoderConfig
 from accord.records import RankedGroup
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel

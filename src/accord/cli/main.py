@@ -54,7 +54,7 @@ def top(
 app.command(epilog="Keys and their values here: accord run demo --dry-run. Meanings: accord run --help.")(runs.demo)
 app.command()(project.init)
 app.command(epilog=keys_help(*Recipe.model_fields))(runs.run)
-app.command(epilog=keys_help("pretrain", "model"))(stages.pretrain)
+app.command(epilog=keys_help("pretrain", "model", "tokenizer"))(stages.pretrain)
 app.command(epilog=keys_help("sft"))(stages.sft)
 app.command(epilog=keys_help("sample"))(stages.sample)
 app.command()(stages.score)

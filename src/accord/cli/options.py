@@ -22,6 +22,10 @@ FromRecipe = Annotated[
     str | None, typer.Option("--recipe", metavar="RECIPE", help="Take the settings from a recipe, by name or file.")
 ]
 Model = Annotated[Path, typer.Option(metavar="DIR", help="A Hugging Face folder: config, weights, tokenizer.")]
+ValidData = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Held-out rows in the same form; every twentieth of --data without it."),
+]
 OutputDir = Annotated[Path, typer.Option("-o", "--output-dir", metavar="DIR", help="Where the model is written.")]
 OutputFile = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The JSONL file to write.")]
 RunDir = Annotated[

@@ -17,6 +17,7 @@ from accord.cli.options import (
     Overrides,
     Resume,
     Seed,
+    ValidData,
     Verbose,
     stage_recipe,
 )
@@ -26,8 +27,11 @@ from accord.cli.talk import path_text, talking
 def pretrain(
     texts: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"text"} rows to learn from.')],
     valid_texts: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"text"} rows to be tested on.')],
-    tokenizer: Annotated[Path, typer.Option(metavar="DIR", help="Folder with tokenizer.json and its config.")],
     output_dir: OutputDir,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with tokenizer.json and its config; one is trained without it."),
+    ] = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,
     seed: Seed = 0,
@@ -39,11 +43,13 @@ def pretrain(
 
     \b
     Examples:
-      accord pretrain --texts texts.jsonl --valid-texts valid.jsonl --tokenizer tok -o base
+      accord pretrain --texts texts.jsonl --valid-texts valid.jsonl -o base
       accord pretrain --texts t.jsonl --valid-texts v.jsonl --tokenizer tok -o base model.width=128 pretrain.epochs=2
     """
     with talking(json, verbose) as talk:
-        config = stage_recipe(recipe, overrides, ("pretrain", "model"))
+        config = stage_recipe(recipe, overrides, ("pretrain", "model", "tokenizer"))
+        if tokenizer is None:
+            tokenizer = accord.tokenizer(config.tokenizer, texts=texts, output_dir=output_dir / "tokenizer").tokenizer
         made = accord.pretrain(
             config.pretrain,
             config.model,
@@ -62,6 +68,7 @@ def sft(
     model: Model,
     data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt", "completion"} rows.')],
     output_dir: OutputDir,
+    valid_data: ValidData = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,
     seed: Seed = 0,
@@ -80,7 +87,16 @@ def sft(
     """
     with talking(json, verbose) as talk:
         config = stage_recipe(recipe, overrides, ("sft",)).sft
-        made = accord.sft(config, model=model, data=data, output_dir=output_dir, seed=seed, resume=resume, log=talk.log)
+        made = accord.sft(
+            config,
+            model=model,
+            data=data,
+            valid_data=valid_data,
+            output_dir=output_dir,
+            seed=seed,
+            resume=resume,
+            log=talk.log,
+        )
         talk.result(
             made, next_step=f"accord reward --model {path_text(output_dir / 'model')} --data FILE.jsonl -o reward"
         )
@@ -97,6 +113,7 @@ def reward(
         ),
     ],
     output_dir: OutputDir,
+    valid_data: ValidData = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,
     seed: Seed = 0,
@@ -116,11 +133,17 @@ def reward(
     with talking(json, verbose) as talk:
         config = stage_recipe(recipe, overrides, ("reward",)).reward
         made = accord.reward(
-            config, model=model, data=data, output_dir=output_dir, seed=seed, resume=resume, log=talk.log
+            config,
+            model=model,
+            data=data,
+            valid_data=valid_data,
+            output_dir=output_dir,
+            seed=seed,
+            resume=resume,
+            log=talk.log,
         )
-        talk.result(
-            made, next_step=f"accord score --model {path_text(output_dir / 'model')} --data FILE.jsonl -o out.jsonl"
-        )
+        scorer = path_text(output_dir / "model")
+        talk.result(made, next_step=f"accord rl --model DIR --reward-model {scorer} --data FILE.jsonl -o ppo")
 
 
 def rl(

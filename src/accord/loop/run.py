@@ -24,7 +24,7 @@ from accord.evals.results import card_json, summarise
 from accord.evals.reward_card import fit_pair_baseline, held_out_pairs, longer_wins, reward_card
 from accord.files import read_json, write_folder, write_json, write_text
 from accord.formats.film_reviews import completion_for, prompt_for
-from accord.formats.jsonl import read_demonstrations, read_prompts, read_rankings, read_texts
+from accord.formats.jsonl import read_demonstrations, read_prompts, read_rankings
 from accord.loop.films import SIMULATED_ORIGIN, prepare, rank_samples, read_judged
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
@@ -32,8 +32,7 @@ from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
-from accord.text.tokenizer import train_tokenizer
-from accord.train.lm import pretrain, sft
+from accord.train.lm import pretrain, sft, tokenizer
 from accord.train.reward import reward
 from accord.train.rl import rl
 
@@ -174,15 +173,13 @@ class Stages:
         self._stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
 
     def tokenizer(self) -> None:
-        texts, vocab_size = self.path("data/texts.jsonl"), self.recipe.tokenizer.vocab_size
-
-        def work(folder: Path, log: Log) -> Any:
-            folder.mkdir(parents=True, exist_ok=True)
-            words = train_tokenizer(read_texts(texts), vocab_size)
-            words.save(folder)
-            return {"vocab_size": words.vocab_size}
-
-        self._stage("tokenizer", {"vocab_size": vocab_size}, {"texts": texts}, work)
+        config, texts = self.recipe.tokenizer, self.path("data/texts.jsonl")
+        self._stage(
+            "tokenizer",
+            {"config": config.model_dump()},
+            {"texts": texts},
+            lambda folder, log: tokenizer(config, texts=texts, output_dir=folder),
+        )
 
     def pretrain(self) -> None:
         config, shape = self.recipe.pretrain, self.recipe.model

@@ -1,4 +1,6 @@
-"""One decoder of the Llama family, with Hugging Face's parameter names, and the scalar head on the same trunk.
+"""One decoder for the families of `accord.models.families`, and the scalar head on the same trunk.
+
+Parameters carry Llama's Hugging Face names in every family.
 
 Shapes: B sequences, T tokens, D width, V vocabulary, H heads, C head width, S cache slots.
 Sequences are padded on the right. With causal attention a padded token never reaches a real one, so training
@@ -9,89 +11,17 @@ Rotary positions: Su et al. 2021 (arXiv:2104.09864); RMS norm: Zhang & Sennrich 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accord.errors import DataError
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Shape of a decoder. Field names are ours; `from_hf` and `to_hf` translate ``config.json``."""
-
-    vocab_size: int
-    width: int
-    ffn: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_width: int
-    max_positions: int
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    tied: bool = True
-
-    @classmethod
-    def from_hf(cls, raw: dict[str, Any], *, where: str = "config.json") -> DecoderConfig:
-        """Read a Hugging Face ``config.json`` of a plain Llama. Raises DataError for anything else."""
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-        unsupported = [
-            reason
-            for bad, reason in (
-                (raw.get("model_type") != "llama", f"model_type is {raw.get('model_type')!r}"),
-                (rope.get("rope_type", rope.get("type", "default")) != "default", "rope scaling is on"),
-                (raw.get("hidden_act", "silu") != "silu", f"hidden_act is {raw.get('hidden_act')!r}"),
-                (raw.get("attention_bias") or raw.get("mlp_bias"), "projections have a bias"),
-            )
-            if bad
-        ]
-        if unsupported:
-            raise DataError(
-                "this checkpoint's architecture is not supported: " + ", ".join(unsupported),
-                where=where,
-                why="the decoder implements the plain Llama layout (Llama, SmolLM2) so far",
-                mend="use a Llama-layout checkpoint, for example SmolLM2, or one that `accord pretrain` wrote",
-            )
-        heads = int(raw["num_attention_heads"])
-        return cls(
-            vocab_size=int(raw["vocab_size"]),
-            width=int(raw["hidden_size"]),
-            ffn=int(raw["intermediate_size"]),
-            num_layers=int(raw["num_hidden_layers"]),
-            num_heads=heads,
-            num_kv_heads=int(raw.get("num_key_value_heads") or heads),
-            head_width=int(raw.get("head_dim") or raw["hidden_size"] // heads),
-            max_positions=int(raw.get("max_position_embeddings", 2048)),
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
-            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            tied=bool(raw.get("tie_word_embeddings", False)),
-        )
-
-    def to_hf(self) -> dict[str, Any]:
-        """The same shape as ``config.json`` entries, without the architecture's name."""
-        return {
-            "model_type": "llama",
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.width,
-            "intermediate_size": self.ffn,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_width,
-            "max_position_embeddings": self.max_positions,
-            "rope_theta": self.rope_theta,
-            "rms_norm_eps": self.norm_eps,
-            "tie_word_embeddings": self.tied,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
-        }
+from accord.models.shape import DecoderConfig, rotary_frequencies
 
 
 class Cache:
@@ -134,32 +64,67 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
 
 
+class LayerNorm(nn.Module):
+    """Mean and deviation norm in fp32, whatever the compute type."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def norm_of(config: DecoderConfig) -> nn.Module:
+    return (LayerNorm if config.layer_norm else RMSNorm)(config.width, config.norm_eps)
+
+
+def linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The layer's product in the compute type; its master weights stay fp32."""
+    bias: Tensor | None = layer.bias
+    return F.linear(x.to(dtype), layer.weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
 class Fused(nn.Module):
     """Several linear maps of one input as one product, kept under their Hugging Face names.
 
-    `packed` holds the joined, cast weight for the length of one rollout; while training it is built each pass.
+    `packed` holds the joined, cast weight and bias for the length of one rollout; while training they are built each
+    pass.
     """
 
     parts: tuple[str, ...] = ()
-    packed: Tensor | None = None
+    packed: tuple[Tensor, Tensor | None] | None = None
 
     def fused(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(x.to(dtype), self.packed if self.packed is not None else self.pack(dtype))
+        return F.linear(x.to(dtype), *(self.packed or self.pack(dtype)))
 
-    def pack(self, dtype: torch.dtype) -> Tensor:
-        return torch.cat([self.get_parameter(f"{part}.weight").to(dtype) for part in self.parts])
+    def pack(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        names = dict(self.named_parameters())
+        weight = torch.cat([names[f"{part}.weight"].to(dtype) for part in self.parts])
+        if f"{self.parts[0]}.bias" not in names:
+            return weight, None
+        return weight, torch.cat([names[f"{part}.bias"].to(dtype) for part in self.parts])
 
 
-def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor) -> Tensor:
-    """Causal attention. On CPU short batches by plain products: the backward of the fused kernel is slower there."""
+def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> Tensor:
+    """Causal attention, over the last ``window`` positions where one is given.
+
+    On CPU short batches by plain products: the backward of the fused kernel is slower there.
+    """
     T = q_BHTC.shape[2]
+    grouped = q_BHTC.shape[1] != k_BHTC.shape[1]
     if T > 256 or q_BHTC.is_cuda:
-        grouped = q_BHTC.shape[1] != k_BHTC.shape[1]
-        return F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True, enable_gqa=grouped)
-    repeats = q_BHTC.shape[1] // k_BHTC.shape[1]
-    if repeats > 1:
+        if not window or window >= T:
+            return F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True, enable_gqa=grouped)
+        seen_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTC.device).tril().triu(1 - window)
+        return F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, seen_TT, enable_gqa=grouped)
+    if grouped:
+        repeats = q_BHTC.shape[1] // k_BHTC.shape[1]
         k_BHTC, v_BHTC = (x.repeat_interleave(repeats, dim=1) for x in (k_BHTC, v_BHTC))
     hidden_TT = torch.full((T, T), float("-inf"), dtype=q_BHTC.dtype).triu(1)
+    if window:
+        hidden_TT += torch.full((T, T), float("-inf"), dtype=q_BHTC.dtype).tril(-window)
     logits_BHTT = (q_BHTC * q_BHTC.shape[-1] ** -0.5) @ k_BHTC.transpose(-1, -2) + hidden_TT
     return torch.softmax(logits_BHTT, dim=-1) @ v_BHTC
 
@@ -167,62 +132,99 @@ def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor) -> Tensor:
 class Attention(Fused):
     parts = ("q_proj", "k_proj", "v_proj")
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         q_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
         self.head_width, self.num_heads, self.num_kv_heads = config.head_width, config.num_heads, config.num_kv_heads
-        self.q_proj = nn.Linear(config.width, q_width, bias=False)
-        self.k_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.o_proj = nn.Linear(q_width, config.width, bias=False)
+        self.window = config.window_of(layer)
+        self.q_proj = nn.Linear(config.width, q_width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(q_width, config.width, bias=config.out_bias)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (RMSNorm(config.head_width, config.norm_eps) for _ in range(2))
+        self.qk_norm = config.qk_norm
 
     def forward(self, x_BTD: Tensor, rope: Rope, layer: int, cache: Cache | None) -> Tensor:
         B, T, _ = x_BTD.shape
         qkv_BHTC = self.fused(x_BTD, rope.dtype).view(B, T, -1, self.head_width).transpose(1, 2)
         rotated_BHTC, v_BHTC = qkv_BHTC.tensor_split((self.num_heads + self.num_kv_heads,), dim=1)
+        if self.qk_norm:
+            q_BHTC, k_BHTC = rotated_BHTC.tensor_split((self.num_heads,), dim=1)
+            rotated_BHTC = torch.cat((self.q_norm(q_BHTC), self.k_norm(k_BHTC)), dim=1).to(rope.dtype)
         q_BHTC, k_BHTC = rope.rotate(rotated_BHTC).tensor_split((self.num_heads,), dim=1)
         if cache is not None:
-            cache.write(layer, k_BHTC, v_BHTC, prefill=rope.mask_B11S is None)
-        if rope.mask_B11S is None:
-            y_BHTC = attend(q_BHTC, k_BHTC, v_BHTC)
+            cache.write(layer, k_BHTC, v_BHTC, prefill=rope.position_B is None)
+        if rope.position_B is None:
+            y_BHTC = attend(q_BHTC, k_BHTC, v_BHTC, self.window)
         else:
             assert cache is not None
-            used = rope.mask_B11S.shape[-1]
+            mask_B11S = rope.mask(self.window)
+            used = mask_B11S.shape[-1]
             keys, values = cache.keys[layer][:, :, :used], cache.values[layer][:, :, :used]
             grouped = self.num_heads != self.num_kv_heads
-            y_BHTC = F.scaled_dot_product_attention(q_BHTC, keys, values, rope.mask_B11S, enable_gqa=grouped)
-        return F.linear(y_BHTC.transpose(1, 2).reshape(B, T, -1), self.o_proj.weight.to(rope.dtype))
+            y_BHTC = F.scaled_dot_product_attention(q_BHTC, keys, values, mask_B11S, enable_gqa=grouped)
+        return linear(self.o_proj, y_BHTC.transpose(1, 2).reshape(B, T, -1), rope.dtype)
 
 
 @dataclass(frozen=True)
 class Rope:
-    """What all layers of one pass share: rotation tables, compute type and, while decoding, which slots count."""
+    """What all layers of one pass share: rotation tables, compute type and, while decoding, each row's position."""
 
     cos: Tensor
     sin: Tensor
     dtype: torch.dtype
-    mask_B11S: Tensor | None = None
+    position_B: Tensor | None = None
+    masks: dict[int, Tensor] = field(default_factory=dict)
 
     def rotate(self, x_BHTC: Tensor) -> Tensor:
-        half = x_BHTC.shape[-1] // 2
+        """Turn the first channels of each head, as many as the tables have."""
+        width = self.cos.shape[-1]
+        if width == 0:
+            return x_BHTC
+        if width < x_BHTC.shape[-1]:
+            turned, rest = x_BHTC.tensor_split((width,), dim=-1)
+            return torch.cat((self.rotate(turned), rest), dim=-1)
+        half = width // 2
         turned = torch.cat((-x_BHTC[..., half:], x_BHTC[..., :half]), dim=-1)
         return x_BHTC * self.cos + turned * self.sin
 
+    def mask(self, window: int) -> Tensor:
+        """Which cache slots a decoding step sees, ``(B, 1, 1, S)``; built once a pass and window."""
+        assert self.position_B is not None
+        if window not in self.masks:
+            slot_S, last_B1 = torch.arange(int(self.position_B.max()) + 1), self.position_B[:, None]
+            seen_BS = slot_S <= last_B1
+            if window:
+                seen_BS &= slot_S > last_B1 - window
+            self.masks[window] = seen_BS[:, None, None]
+        return self.masks[window]
+
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+
 
 class FeedForward(Fused):
-    """Gated unit (Shazeer 2020, arXiv:2002.05202): down(silu(gate(x)) * up(x))."""
-
-    parts = ("gate_proj", "up_proj")
+    """Two layers, or the gated unit of Shazeer 2020 (arXiv:2002.05202): down(act(gate(x)) * up(x))."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.ffn, bias=False)
-        self.up_proj = nn.Linear(config.width, config.ffn, bias=False)
-        self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
+        self.parts = ("gate_proj", "up_proj") if config.gated else ("up_proj",)
+        self.activation = GATES[config.activation]
+        for part in self.parts:
+            self.add_module(part, nn.Linear(config.width, config.ffn, bias=config.out_bias))
+        self.down_proj = nn.Linear(config.ffn, config.width, bias=config.out_bias)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        gate, up = self.fused(x, dtype).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.down_proj.weight.to(dtype))
+        inner = self.fused(x, dtype)
+        if len(self.parts) == 1:
+            return linear(self.down_proj, self.activation(inner), dtype)
+        gate, up = inner.chunk(2, dim=-1)
+        return linear(self.down_proj, self.activation(gate) * up, dtype)
 
 
 def drop(x_BTD: Tensor, rate: float) -> Tensor:
@@ -237,16 +239,17 @@ def drop(x_BTD: Tensor, rate: float) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.mlp = FeedForward(config)
-        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.input_layernorm, self.post_attention_layernorm = norm_of(config), norm_of(config)
+        self.parallel = config.parallel
 
     def forward(self, x: Tensor, rope: Rope, layer: int, cache: Cache | None, dropout: float) -> Tensor:
-        x = x + drop(self.self_attn(self.input_layernorm(x), rope, layer, cache), dropout)
-        return x + drop(self.mlp(self.post_attention_layernorm(x), rope.dtype), dropout)
+        attended = x + drop(self.self_attn(self.input_layernorm(x), rope, layer, cache), dropout)
+        read = x if self.parallel else attended
+        return attended + drop(self.mlp(self.post_attention_layernorm(read), rope.dtype), dropout)
 
 
 class Trunk(nn.Module):
@@ -256,34 +259,33 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        if config.learned_positions:
+            self.embed_positions = nn.Embedding(config.max_positions, config.width)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = norm_of(config)
         self.dropout = 0.0
         self.compute_dtype = torch.float32
-        half = torch.arange(0, config.head_width, 2, dtype=torch.float32)
-        angle = torch.outer(
-            torch.arange(config.max_positions, dtype=torch.float32),
-            config.rope_theta ** (-half / config.head_width),
-        )
+        frequency, gain = rotary_frequencies(config)
+        angle = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequency)
         table = torch.cat((angle, angle), dim=-1)
-        self.register_buffer("cos_PC", table.cos(), persistent=False)
-        self.register_buffer("sin_PC", table.sin(), persistent=False)
+        self.register_buffer("cos_PC", table.cos() * gain, persistent=False)
+        self.register_buffer("sin_PC", table.sin() * gain, persistent=False)
 
     def _rope(self, T: int, cache: Cache | None) -> Rope:
         dtype = self.compute_dtype
         cos, sin = self.get_buffer("cos_PC").to(dtype), self.get_buffer("sin_PC").to(dtype)
         if cache is None or int(cache.length_B.max()) == 0:
             return Rope(cos[:T], sin[:T], dtype)
-        position_B = cache.length_B
-        mask_BS = torch.arange(int(position_B.max()) + 1)[None] <= position_B[:, None]
-        return Rope(cos[position_B][:, None, None], sin[position_B][:, None, None], dtype, mask_BS[:, None, None])
+        position_B = cache.length_B.clone()
+        return Rope(cos[position_B][:, None, None], sin[position_B][:, None, None], dtype, position_B)
 
     @contextmanager
     def packed(self) -> Iterator[None]:
         """Hold joined, cast weights while decoding: valid only while the weights stand still."""
         fused = [m for m in self.modules() if isinstance(m, Fused)]
         for module in fused:
-            module.packed = module.pack(self.compute_dtype).detach()
+            weight, bias = module.pack(self.compute_dtype)
+            module.packed = weight.detach(), None if bias is None else bias.detach()
         try:
             yield
         finally:
@@ -303,7 +305,11 @@ class Trunk(nn.Module):
             )
         rope = self._rope(ids_BT.shape[1], cache)
         dropout = self.dropout if self.training else 0.0
-        x = drop(self.embed_tokens(ids_BT), dropout)
+        x = self.embed_tokens(ids_BT)
+        if self.config.learned_positions:
+            T = ids_BT.shape[1]
+            x = x + self.embed_positions(torch.arange(T) if rope.position_B is None else rope.position_B[:, None])
+        x = drop(x, dropout)
         for index, layer in enumerate(self.layers):
             x = layer(x, rope, index, cache, dropout)
         out: Tensor = self.norm(x)
@@ -358,6 +364,8 @@ def init_weights(model: nn.Module, seed: int) -> None:
     layers = next(m.config.num_layers for m in model.modules() if isinstance(m, Trunk))
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
             continue
         residual = name.endswith(("o_proj.weight", "down_proj.weight"))
         std = 0.02 / math.sqrt(2 * layers) if residual else 0.02

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from accord.errors import DataError
 from accord.files import read_json, write_folder, write_json
-from accord.models.decoder import CausalLM, DecoderConfig, ScalarModel, init_score_head
+from accord.models.decoder import CausalLM, ScalarModel, init_score_head
+from accord.models.families import FAMILIES, family_of
+from accord.models.shape import DecoderConfig
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS, INDEX, REWARD = "model.safetensors", "model.safetensors.index.json", "reward.json"
@@ -64,7 +66,9 @@ def _config(folder: Path) -> DecoderConfig:
     path = folder / "config.json"
     raw = read_json(path)
     try:
-        return DecoderConfig.from_hf(raw, where=str(path))
+        return family_of(raw).read(raw)
+    except DataError as error:
+        raise DataError(error.what, where=str(path), why=error.why, mend=error.mend) from error
     except KeyError as error:
         raise DataError(f"{error} is missing", where=str(path), mend="give a Hugging Face config.json") from error
     except (AttributeError, TypeError, ValueError) as error:
@@ -73,8 +77,10 @@ def _config(folder: Path) -> DecoderConfig:
         ) from error
 
 
-def _fill(model: nn.Module, weights: dict[str, Tensor], folder: Path, *, may_lack: tuple[str, ...] = ()) -> None:
-    wanted = model.state_dict()
+def _fill(
+    model: CausalLM | ScalarModel, weights: dict[str, Tensor], folder: Path, *, may_lack: tuple[str, ...] = ()
+) -> None:
+    weights, wanted = FAMILIES[model.config.family].to_ours(weights, model.config), model.state_dict()
     missing = [name for name in wanted if name not in weights and name not in may_lack]
     wrong = [
         f"{name} has shape {tuple(weights[name].shape)}, not {tuple(wanted[name].shape)}"
@@ -141,14 +147,15 @@ def load_scalar(
 
 def save_policy(folder: Path, model: CausalLM, tokenizer: Tokenizer, card: str = "") -> None:
     """Write a policy whole or not at all."""
-    _save(folder, model, tokenizer, {"architectures": ["LlamaForCausalLM"]}, card)
+    _save(folder, model, tokenizer, {"architectures": [FAMILIES[model.config.family].language_model]}, card)
 
 
 def save_scalar(
     folder: Path, model: ScalarModel, tokenizer: Tokenizer, scale: RewardScale | None = None, card: str = ""
 ) -> None:
     """Write a reward model (or a critic, which has no scale) whole or not at all."""
-    extra = {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1, "id2label": {"0": "score"}}
+    architecture = FAMILIES[model.config.family].classifier
+    extra = {"architectures": [architecture], "num_labels": 1, "id2label": {"0": "score"}}
     _save(folder, model, tokenizer, extra, card, scale)
 
 
@@ -163,9 +170,12 @@ def _save(
     ids = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
 
     def fill(aside: Path) -> None:
-        weights = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
+        family = FAMILIES[model.config.family]
+        weights = family.to_theirs(
+            {name: t.detach().contiguous() for name, t in model.state_dict().items()}, model.config
+        )
         save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
-        write_json(aside / "config.json", {**extra, **model.config.to_hf(), **ids, "dtype": "float32"})
+        write_json(aside / "config.json", {**extra, **family.write(model.config), **ids, "dtype": "float32"})
         if isinstance(model, CausalLM):
             write_json(aside / "generation_config.json", {**ids, "do_sample": True, "temperature": 1.0})
         tokenizer.save(aside)

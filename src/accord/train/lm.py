@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from accord.algo.logprob import token_logp, token_nll
-from accord.config import ModelConfig, PretrainConfig, SftConfig
+from accord.config import ModelConfig, PretrainConfig, SftConfig, TokenizerConfig
 from accord.errors import DataError
 from accord.formats.jsonl import read_demonstrations, read_texts
-from accord.models.decoder import CausalLM, DecoderConfig, init_weights
+from accord.models.decoder import CausalLM, init_weights
 from accord.models.folder import load_policy, save_policy
 from accord.models.precision import compute_dtype
+from accord.models.shape import DecoderConfig
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.seeds import stream_seed
 from accord.text.batches import Batch, Example, collate, length_buckets, pack_blocks
-from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from accord.train.learner import Learner, Log
 from accord.train.loop import identity_of, quiet, train_steps
 
@@ -77,6 +78,22 @@ def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_to
     total = sum(float(completion_nll(model, collate(batch, pad_id))) for batch in batches)
     model.train(was_training)
     return total / max(1, sum(len(e.completion) for e in examples))
+
+
+@dataclass(frozen=True)
+class TokenizerResult:
+    """Where the tokenizer is, and how many entries it has."""
+
+    tokenizer: Path
+    vocab_size: int
+
+
+def tokenizer(config: TokenizerConfig, *, texts: Path, output_dir: Path) -> TokenizerResult:
+    """Train a byte-level BPE tokenizer on a JSONL file of texts; writes ``tokenizer.json`` and its config."""
+    words = train_tokenizer(read_texts(texts), config.vocab_size)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    words.save(output_dir)
+    return TokenizerResult(output_dir, words.vocab_size)
 
 
 def pretrain(
