@@ -44,6 +44,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3": ("Llama", LLAMA_LIKE | {"rope_parameters": LLAMA3}),
     "llama, yarn": ("Llama", LLAMA_LIKE | {"rope_parameters": YARN}),
     "mistral": ("Mistral", LLAMA_LIKE | {"sliding_window": 7}),
+    "mistral, long": ("Mistral", LLAMA_LIKE | {"sliding_window": 40, "max_position_embeddings": 320}),
     "mistral, no window": ("Mistral", LLAMA_LIKE | {"sliding_window": None, "head_dim": 12}),
     "qwen2": ("Qwen2", LLAMA_LIKE),
     "qwen2, windows": ("Qwen2", LLAMA_LIKE | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
@@ -98,6 +99,15 @@ def test_logits_equal_transformers(case: str, words: Tokenizer, tmp_path: Path) 
     ids = some_ids(3, 50, words)
     wanted = oracle(ids).logits
     assert wanted.std() > 0.5
+    torch.testing.assert_close(model.eval()(ids), wanted, rtol=0.0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_windows_of_long_texts_equal_transformers(words: Tokenizer, tmp_path: Path) -> None:
+    """Above 256 tokens attention takes the fused kernel, under a mask of its own."""
+    model, _ = load_policy(saved(oracle_of("mistral, long", words), words, tmp_path))
+    ids = some_ids(2, 300, words)
+    wanted = oracle_of("mistral, long", words)(ids).logits
     torch.testing.assert_close(model.eval()(ids), wanted, rtol=0.0, atol=1e-4)
 
 

@@ -142,7 +142,7 @@ def uncured_note(recipe: Recipe) -> str:
     names = ("kl_coef", "length_coef", "max_new_tokens", "missing_eos_penalty")
     pairs = [*((name, getattr(cured, name), getattr(bare, name)) for name in names), rates]
     said = [f"{name} {new:g} instead of {old:g}" for name, old, new in pairs if old != new]
-    return "the same optimisation with " + ", ".join(said or ["the same settings"])
+    return ", ".join(said) or "nothing"
 
 
 class Stages:
