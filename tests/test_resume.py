@@ -156,7 +156,6 @@ def pretraining(texts: Path, words: Tokenizer, tmp_path: Path) -> Job:
         dropout=0.2,
         checkpoint_every=2,
         share_spellings=True,
-        optim=OptimConfig(lr=1e-3, weight_decay=0.1, average=0.9),
     )
     shape = ModelConfig(width=32, layers=2, heads=4, kv_heads=2, ffn=48, max_positions=64)
     inputs = {"texts": texts, "valid_texts": texts, "tokenizer": folder}

@@ -261,25 +261,6 @@ def test_micro_losses_are_summed_and_taken_one_at_a_time() -> None:
     assert module.matrix.grad is None
 
 
-def test_running_means_by_hand_and_only_where_asked_for() -> None:
-    asked, other = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    for module in (asked, other):
-        nn.init.constant_(module.weight, 1.0)
-    learner = Learner({"a": asked, "b": other}, {"a": plain(average=0.5), "b": plain()}, 2)
-    seen = [1.0]
-    for _ in range(2):
-        learner.update([asked.weight.sum() + other.weight.sum()])
-        seen.append(asked.weight.item())
-    # decays (1 + 0) / (10 + 0) = 0.1, then (1 + 1) / (10 + 1) = 2/11, both below 0.5
-    first = 0.1 * seen[0] + 0.9 * seen[1]
-    second = 2 / 11 * first + 9 / 11 * seen[2]
-    assert seen[2] < seen[1] < seen[0]
-    last = other.weight.item()
-    learner.take_averages()
-    assert asked.weight.item() == pytest.approx(second, rel=1e-6)
-    assert other.weight.item() == last == pytest.approx(seen[2])
-
-
 def test_two_modules_have_their_own_rates() -> None:
     first, second = Weights(0.0), Weights(0.0)
     settings = {"a": plain(lr=0.1), "b": plain(lr=0.2, schedule="linear")}

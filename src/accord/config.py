@@ -82,12 +82,6 @@ class OptimConfig(Section):
     betas: tuple[float, float] = Field((0.9, 0.95), strict=False, description="Adam's decay of both averages.")
     eps: float = Field(1e-8, gt=0, description="Adam's floor of the denominator.")
     clip_norm: float = Field(1.0, gt=0, description="Largest global gradient norm; longer gradients are scaled down.")
-    average: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Decay of a running mean of the weights that is kept in the end; 0 = the last ones.",
-    )
 
     @model_validator(mode="after")
     def _betas_decay(self) -> Self:

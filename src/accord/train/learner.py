@@ -38,19 +38,13 @@ def schedule(config: OptimConfig, step: int, total: int) -> float:
 class Learner:
     """AdamW over one or more named modules, each with its own settings, gradient clipping and schedule.
 
-    Weight decay (Loshchilov & Hutter 2017) acts on matrices only. Where a module's settings ask for it, a running mean
-    of its weights is kept beside them (Polyak & Juditsky 1992), for `take_averages` in the end.
+    Weight decay (Loshchilov & Hutter 2017) acts on matrices only.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], settings: Mapping[str, OptimConfig], total_steps: int) -> None:
         self.modules, self.settings, self.total_steps = dict(modules), dict(settings), total_steps
         self.step = 0
         self._optimizers = {name: _adamw(module, self.settings[name]) for name, module in self.modules.items()}
-        self._averages = {
-            name: {key: p.detach().clone() for key, p in module.named_parameters()}
-            for name, module in self.modules.items()
-            if self.settings[name].average > 0
-        }
 
     def update(self, losses: Iterable[Tensor]) -> dict[str, float]:
         """One optimizer step over micro-batch losses whose sum is the loss; they are consumed one at a time.
@@ -76,25 +70,9 @@ class Learner:
                 group["lr"] = lr
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            self._average(name)
             stats |= {f"{name}_grad_norm": norms[name], f"{name}_lr": lr}
         self.step += 1
         return stats
-
-    @torch.no_grad()
-    def _average(self, name: str) -> None:
-        if name in self._averages:  # the first steps weigh less than they would in a long run
-            decay = min(self.settings[name].average, (1 + self.step) / (10 + self.step))
-            means = self._averages[name]
-            now = dict(self.modules[name].named_parameters())
-            torch._foreach_lerp_(list(means.values()), [now[key].detach() for key in means], 1 - decay)
-
-    @torch.no_grad()
-    def take_averages(self) -> None:
-        """Put the running means in the place of the weights, where there are any: training is over."""
-        for name, means in self._averages.items():
-            for key, parameter in self.modules[name].named_parameters():
-                parameter.copy_(means[key])
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -105,13 +83,12 @@ class Learner:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, moments and running means by name, for a checkpoint."""
+        """Weights and moments by name, for a checkpoint."""
         found: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             found |= {f"{name}.weights.{key}": value for key, value in module.state_dict().items()}
             state = self._optimizers[name].state_dict()["state"]
             found |= {f"{name}.adam.{i}.{key}": t for i, slots in state.items() for key, t in slots.items()}
-            found |= {f"{name}.average.{key}": t for key, t in self._averages.get(name, {}).items()}
         return found
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -120,8 +97,6 @@ class Learner:
         for name, module in self.modules.items():
             prefix = f"{name}.weights."
             module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
-            for key, mean in self._averages.get(name, {}).items():
-                mean.copy_(tensors[f"{name}.average.{key}"])
             state: dict[int, dict[str, Tensor]] = {}
             for key, tensor in tensors.items():
                 if key.startswith(f"{name}.adam."):

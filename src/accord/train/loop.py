@@ -66,7 +66,6 @@ def train_steps(
         log((step + 1) / total, f"step {step + 1}/{total}, {headline} {row[headline]:.4f}")
         if (step + 1) % checkpoint_every == 0 and step + 1 < total:
             checkpoints.save(learner, state())
-    learner.take_averages()
 
 
 def append_event(path: Path, step: int, event: Mapping[str, str]) -> None:
