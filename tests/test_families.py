@@ -200,12 +200,30 @@ def test_old_names_of_pythia_and_gpt2_are_read(words: Tokenizer, tmp_path: Path)
             torch.testing.assert_close(model.eval()(ids), wanted, rtol=0.0, atol=1e-4)
 
 
+def test_weights_that_would_be_left_out_are_refused(words: Tokenizer, tmp_path: Path) -> None:
+    """Scales of quantised weights, or biases that config.json does not announce."""
+    from safetensors.torch import save_file
+
+    folder = saved(oracle_of("llama", words), words, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    for extra in ("self_attn.q_proj.bias", "mlp.up_proj.weight_scale_inv"):
+        save_file(weights | {f"model.layers.0.{extra}": torch.ones(32)}, folder / "model.safetensors")
+        with pytest.raises(DataError, match=extra):
+            load_policy(folder)
+    save_file(weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, folder / "model.safetensors")
+    load_policy(folder)  # a buffer of old checkpoints, which says nothing
+
+
 @pytest.mark.parametrize(
     ("case", "changes", "says"),
     [
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
         ("llama", {"rope_parameters": YARN | {"mscale": 0.7}}, "mscale"),
         ("llama", {"attention_bias": True}, "bias"),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+        ("llama", {"rope_parameters": YARN | {"truncate": False}}, "truncation"),
+        ("gpt_neox", {"num_attention_heads": 3}, "config.json"),
+        ("gpt_neox", {"hidden_size": 64}, "config.json describes"),
         ("qwen3", {"attention_bias": True}, "bias"),
         ("qwen2", {"hidden_act": "relu"}, "relu"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "layer"),

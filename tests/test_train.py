@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from accord.algo.kl import LengthLeash
-from accord.config import ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
+from accord.config import (
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RewardConfig,
+    RlConfig,
+    SftConfig,
+    TokenizerConfig,
+)
 from accord.errors import AccordError, DataError
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
 from accord.models.folder import load_policy, load_scalar, save_policy, save_scalar
@@ -27,10 +36,10 @@ from accord.records import RankedGroup
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example, collate
-from accord.text.tokenizer import Tokenizer, train_tokenizer
+from accord.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from accord.train.alarms import alarms
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
-from accord.train.lm import LmResult, completion_logp, mean_nll, pretrain, sft, sft_losses
+from accord.train.lm import LmResult, completion_logp, mean_nll, pretrain, sft, sft_losses, tokenizer
 from accord.train.loop import identity_of, train_steps
 from accord.train.reward import (
     bucketed_scores,
@@ -115,21 +124,43 @@ GROUPS = [
 ]
 
 
-@pytest.mark.parametrize(("pooled_coef", "bag_coef"), [(0.0, 0.0), (0.5, 0.0), (0.3, 0.7)])
+@pytest.mark.parametrize(
+    "coefs",
+    [
+        {},
+        {"pooled_coef": 0.5},
+        {"pooled_coef": 0.3, "bag_coef": 0.7},
+        {"pooled_coef": 0.3, "bag_coef": 0.7, "self_distill_coef": 2.0},
+    ],
+)
 def test_reward_loss_is_the_same_however_it_is_split(
-    tiny_config: DecoderConfig, words: Tokenizer, pooled_coef: float, bag_coef: float
+    tiny_config: DecoderConfig, words: Tokenizer, coefs: dict[str, float]
 ) -> None:
     model = random_scalar(tiny_config)
     groups = [encode_group(words, g, 60) for g in GROUPS]
     found = []
     for micro in (10_000, 1):
-        config = RewardConfig(micro_batch_tokens=micro, pooled_coef=pooled_coef, bag_coef=bag_coef)
+        config = RewardConfig(micro_batch_tokens=micro, **coefs)
         stats = {"accuracy": 0.0, "margin": 0.0}
         found.append((*gradients(model, group_losses(config, model, groups, words.pad_id, stats)), stats))
     (whole, whole_grad, whole_stats), (split, split_grad, split_stats) = found
     assert split == pytest.approx(whole, abs=1e-6)
     assert split_stats == pytest.approx(whole_stats, abs=1e-6)
     torch.testing.assert_close(split_grad, whole_grad, rtol=0.0, atol=2e-6)
+
+
+def test_each_added_reading_and_the_distillation_change_the_loss(tiny_config: DecoderConfig, words: Tokenizer) -> None:
+    model, groups = random_scalar(tiny_config), [encode_group(words, g, 60) for g in GROUPS]
+
+    def loss(**coefs: float) -> float:
+        stats = {"accuracy": 0.0, "margin": 0.0}
+        return sum(float(x.detach()) for x in group_losses(RewardConfig(**coefs), model, groups, words.pad_id, stats))
+
+    found = [loss(), loss(pooled_coef=1.0), loss(pooled_coef=1.0, bag_coef=1.0)]
+    found.append(loss(pooled_coef=1.0, bag_coef=1.0, self_distill_coef=2.0))
+    assert all(more > less + 0.01 for less, more in pairwise(found))
+    with pytest.raises(ValueError, match="pooled_coef"):
+        RewardConfig(self_distill_coef=1.0)
 
 
 def test_reward_loss_by_hand(tiny_config: DecoderConfig, words: Tokenizer) -> None:
@@ -518,6 +549,33 @@ def test_pretraining_learns_its_texts(text_files: dict[str, Path], tmp_path: Pat
     model, _ = load_policy(result.model)
     assert model.config.num_kv_heads == 2
     assert (model.config.vocab_size, model.config.max_positions) == (320, 64)
+
+
+def test_sharing_spellings_is_wired_in_and_folded_away(text_files: dict[str, Path], tmp_path: Path) -> None:
+    shape = ModelConfig(width=16, layers=1, heads=2, kv_heads=2, ffn=16, max_positions=64)
+    for shared in (True, False):
+        config = PretrainConfig(precision="fp32", epochs=1, block_tokens=16, batch_blocks=2, share_spellings=shared)
+        pretrain(config, shape, **text_files, output_dir=tmp_path / str(shared))
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("True", "False"))
+    assert one.keys() == other.keys()
+    assert not torch.equal(one["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+
+
+def test_a_tokenizer_is_trained_and_read_back(text_files: dict[str, Path], tmp_path: Path) -> None:
+    made = tokenizer(TokenizerConfig(vocab_size=280), texts=text_files["texts"], output_dir=tmp_path / "tok")
+    words = load_tokenizer(made.tokenizer)
+    assert made.vocab_size == words.vocab_size <= 280
+    assert words.decode(words.encode("Bread wants time.")) == "Bread wants time."
+
+
+def test_held_out_rankings_of_one_own_file(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("train.jsonl", utility_rankings(8, 3, 0))
+    tied = write_rows("tied.jsonl", [{"prompt": "A", "completions": [" b", " c"], "ranks": [1, 1]}])
+    config = RewardConfig(precision="fp32", epochs=1)
+    with pytest.raises(DataError, match=r"tied\.jsonl.*held-out"):
+        reward(config, model=policy_folder, data=data, valid_data=tied, output_dir=tmp_path / "r")
+    made = reward(config, model=policy_folder, data=data, valid_data=data, output_dir=tmp_path / "r")
+    assert made.num_groups == 8  # nothing of the training file is held out then
 
 
 def test_pretraining_is_the_same_twice_and_differs_by_seed(text_files: dict[str, Path], tmp_path: Path) -> None:

@@ -195,6 +195,12 @@ class RewardConfig(Training):
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
     optim: OptimConfig = Field(OptimConfig(lr=3e-4, weight_decay=0.1), description="Optimiser.")
 
+    @model_validator(mode="after")
+    def _all_readings_are_taught(self) -> Self:
+        if self.self_distill_coef > 0 and not (self.pooled_coef > 0 and self.bag_coef > 0):
+            raise ValueError("self_distill_coef needs pooled_coef and bag_coef above 0: it teaches from their readings")
+        return self
+
 
 class RlConfig(Training):
     """Optimise the policy against the reward model without drifting from the reference."""

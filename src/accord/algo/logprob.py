@@ -43,7 +43,7 @@ class _TokenLogp(torch.autograd.Function):
     def backward(ctx: Any, grad_logp_N: Tensor, _: Any) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_ND, weight_VD, target_N = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32)
+        grad_weight = torch.zeros(weight_VD.shape, device=hidden_ND.device)
         N, V = hidden_ND.shape[0], weight_VD.shape[0]
         step = _chunks(N, V).step
         for start in _chunks(N, V):
@@ -63,20 +63,19 @@ class _TokenNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
         N, V = hidden_ND.shape[0], weight_VD.shape[0]
-        wanted = any(ctx.needs_input_grad)
-        grad_hidden, grad_weight = torch.empty_like(hidden_ND), torch.zeros(weight_VD.shape, dtype=torch.float32)
-        total = torch.zeros((), dtype=torch.float32)
+        device = hidden_ND.device
+        grad_hidden, grad_weight = torch.empty_like(hidden_ND), torch.zeros(weight_VD.shape, device=device)
+        total = torch.zeros((), device=device)
         step = _chunks(N, V).step
         for start in _chunks(N, V):
             rows = slice(start, start + step)
             log_probs = torch.log_softmax(_logits(hidden_ND[rows], weight_VD, 1.0), dim=-1)
             total -= log_probs.gather(1, target_N[rows, None]).sum()
-            if wanted:
-                grad = log_probs.exp_()
-                grad[torch.arange(grad.shape[0]), target_N[rows]] -= 1.0
-                grad = grad.to(hidden_ND.dtype)
-                grad_hidden[rows] = grad @ weight_VD
-                grad_weight += grad.T @ hidden_ND[rows]
+            grad = log_probs.exp_()
+            grad[torch.arange(grad.shape[0]), target_N[rows]] -= 1.0
+            grad = grad.to(hidden_ND.dtype)
+            grad_hidden[rows] = grad @ weight_VD
+            grad_weight += grad.T @ hidden_ND[rows]
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
         return total
 
@@ -111,5 +110,7 @@ def token_nll(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
     As ``-token_logp(...)[0].sum()`` at temperature 1, with three products of logits size instead of four: where all
     tokens weigh the same, the gradient is known before the backward pass (Hsu et al. 2024, arXiv:2410.10989, 3.2).
     """
+    if not torch.is_grad_enabled():
+        return -token_logp(hidden_ND, weight_VD, target_N)[0].sum()
     total: Tensor = _TokenNll.apply(hidden_ND, weight_VD, target_N)  # type: ignore[no-untyped-call]
     return total

@@ -47,7 +47,8 @@ def pretrain(
       accord pretrain --texts t.jsonl --valid-texts v.jsonl --tokenizer tok -o base model.width=128 pretrain.epochs=2
     """
     with talking(json, verbose) as talk:
-        config = stage_recipe(recipe, overrides, ("pretrain", "model", "tokenizer"))
+        sections = ("pretrain", "model") if tokenizer else ("pretrain", "model", "tokenizer")
+        config = stage_recipe(recipe, overrides, sections)
         if tokenizer is None:
             tokenizer = accord.tokenizer(config.tokenizer, texts=texts, output_dir=output_dir / "tokenizer").tokenizer
         made = accord.pretrain(

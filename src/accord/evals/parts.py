@@ -315,12 +315,14 @@ def _what_happened(sft: Row, ppo: Row, bad: Row, bounds: Mapping[str, Any]) -> l
         f"{number(judge, 2)} against SFT; with the cure the proxy reaches {number(ppo['proxy']['value'], 2)} and the "
         f"judge {number(ppo['judge']['value'], 2)}."
     ]
+    rose = proxy > sft["proxy"]["value"] and judge > sft["judge"]["value"]
+    rewards = "Rewards go up" if rose else "Rewards do not both go up"
     low, high = bounds.get("length_ratio", (None, None))
     lengths = f"from {number(sft['tokens']['value'], 1)} to {number(bad['tokens']['value'], 1)} tokens"
     if low is not None and bad["length_ratio"] < low:
-        told.append(f"Rewards go up and the texts shrink to slogans: {lengths} on average.")
+        told.append(f"{rewards} and the texts shrink: {lengths} on average.")
     elif high is not None and bad["length_ratio"] > high:
-        told.append(f"Rewards go up and the texts swell: {lengths} on average.")
+        told.append(f"{rewards} and the texts swell: {lengths} on average.")
     else:
         told.append(f"In this run the mean length stayed within its bounds even so: {lengths}.")
     strange = "more surprising" if bad["nll_excess"] > 0 else "less surprising"

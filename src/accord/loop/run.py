@@ -41,13 +41,13 @@ from accord.train.rl import rl
 BASELINE = "tfidf_bradley_terry"
 #: Share of a run's time each stage takes, for the time left (measured on 2 cores).
 SHARES = {
-    "data": 0.03,
+    "data": 0.05,
     "tokenizer": 0.01,
-    "pretrain": 0.27,
-    "sft": 0.08,
-    "rankings": 0.03,
-    "reward": 0.22,
-    "rl": 0.19,
+    "pretrain": 0.21,
+    "sft": 0.11,
+    "rankings": 0.02,
+    "reward": 0.30,
+    "rl": 0.13,
     "rl_uncured": 0.07,
     "eval": 0.10,
 }
@@ -137,12 +137,17 @@ def uncured(recipe: Recipe) -> RlConfig:
 
 def uncured_note(recipe: Recipe) -> str:
     """What that optimisation does otherwise, in words."""
-    cured, bare = recipe.rl, recipe.uncured
-    rates = ("actor.lr", cured.actor.lr, bare.actor.lr)
-    names = ("kl_coef", "length_coef", "max_new_tokens", "missing_eos_penalty")
-    pairs = [*((name, getattr(cured, name), getattr(bare, name)) for name in names), rates]
-    said = [f"{name} {new:g} instead of {old:g}" for name, old, new in pairs if old != new]
+    cured, bare = _flat(recipe.rl.model_dump()), _flat(recipe.uncured.model_dump())
+    said = [f"{name} {new} instead of {cured[name]}" for name, new in bare.items() if new != cured[name]]
     return ", ".join(said) or "nothing"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 class Stages:

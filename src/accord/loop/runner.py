@@ -50,6 +50,7 @@ class Runner:
                 self._finish(name, share, found["seconds"], "already done")
                 result: dict[str, Any] = found["result"]
                 return result
+        stamp.unlink(missing_ok=True)  # from here on the folder holds neither the old result nor the new one
         self.log(self._done, f"{name}: starting")
         earlier = self._earlier_seconds(folder, identity)
         started = time.monotonic()

@@ -49,6 +49,7 @@ class Family:
 def family_of(raw: Raw) -> Family:
     """The row of a ``config.json``. Raises DataError for an architecture that has none."""
     kind = raw.get("model_type")
+    _refuse(("quantization_config" in raw, "quantised weights"))
     if kind not in FAMILIES:
         raise DataError(
             f"this checkpoint's architecture is not supported: model_type is {kind!r}",
@@ -79,7 +80,10 @@ def _rope(raw: Raw) -> dict[str, Any]:
     if kind != "default":
         names = RopeScaling.__dataclass_fields__.keys() - {"kind"}
         scaling = RopeScaling(str(kind), **{name: float(found[name]) for name in names if found.get(name) is not None})
-        _refuse((bool(found.get("mscale") or found.get("mscale_all_dim")), "rope scaling with mscale"))
+        _refuse(
+            (bool(found.get("mscale") or found.get("mscale_all_dim")), "rope scaling with mscale"),
+            (found.get("truncate") is False, "rope scaling without truncation"),
+        )
     theta = found.get("rope_theta", raw.get("rope_theta", raw.get("rotary_emb_base", 10_000.0)))
     return {"rope_theta": float(str(theta)), "rope_scaling": scaling}
 
@@ -190,6 +194,10 @@ def _read_qwen2(raw: Raw) -> DecoderConfig:
 def _read_qwen3(raw: Raw) -> DecoderConfig:
     _refuse((bool(raw.get("attention_bias")), "attention with a bias"))
     return _read_llama_like(raw, qk_norm=True, **_qwen_windows(raw))
+
+
+def _without_buffers(weights: Weights, config: DecoderConfig) -> Weights:
+    return {name: tensor for name, tensor in weights.items() if not name.endswith(".rotary_emb.inv_freq")}
 
 
 def _unchanged(weights: Weights, config: DecoderConfig) -> Weights:
@@ -409,10 +417,10 @@ def _named(prefix: str) -> tuple[str, str]:
 _GPT2 = ("GPT2LMHeadModel", "GPT2ForSequenceClassification")
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(*_named("Llama"), _read_llama, _write_llama, _unchanged, _unchanged),
-    "mistral": Family(*_named("Mistral"), _read_mistral, _write_mistral, _unchanged, _unchanged),
-    "qwen2": Family(*_named("Qwen2"), _read_qwen2, _write_qwen, _unchanged, _unchanged),
-    "qwen3": Family(*_named("Qwen3"), _read_qwen3, _write_qwen, _unchanged, _unchanged),
+    "llama": Family(*_named("Llama"), _read_llama, _write_llama, _without_buffers, _unchanged),
+    "mistral": Family(*_named("Mistral"), _read_mistral, _write_mistral, _without_buffers, _unchanged),
+    "qwen2": Family(*_named("Qwen2"), _read_qwen2, _write_qwen, _without_buffers, _unchanged),
+    "qwen3": Family(*_named("Qwen3"), _read_qwen3, _write_qwen, _without_buffers, _unchanged),
     "gpt2": Family(*_GPT2, _read_gpt2, _write_gpt2, _gpt2_to_ours, _gpt2_to_theirs),
     "gpt_neox": Family(*_named("GPTNeoX"), _read_neox, _write_neox, _neox_to_ours, _neox_to_theirs),
 }

@@ -71,7 +71,7 @@ def _config(folder: Path) -> DecoderConfig:
         raise DataError(error.what, where=str(path), why=error.why, mend=error.mend) from error
     except KeyError as error:
         raise DataError(f"{error} is missing", where=str(path), mend="give a Hugging Face config.json") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(
             f"an entry is malformed ({error})", where=str(path), mend="give a Hugging Face config.json"
         ) from error
@@ -80,7 +80,23 @@ def _config(folder: Path) -> DecoderConfig:
 def _fill(
     model: CausalLM | ScalarModel, weights: dict[str, Tensor], folder: Path, *, may_lack: tuple[str, ...] = ()
 ) -> None:
-    weights, wanted = FAMILIES[model.config.family].to_ours(weights, model.config), model.state_dict()
+    try:
+        weights = FAMILIES[model.config.family].to_ours(weights, model.config)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"the weights cannot be arranged ({error})",
+            where=str(folder / WEIGHTS),
+            why="the weights are not those that config.json describes",
+        ) from error
+    wanted = model.state_dict()
+    unread = [name for name in weights if name.startswith("model.layers.") and name not in wanted]
+    if unread or any(not tensor.is_floating_point() for tensor in weights.values()):
+        raise DataError(
+            f"weights that the decoder does not know, such as {(unread or list(weights))[0]}",
+            where=str(folder / WEIGHTS),
+            why="leaving them out would give wrong numbers: is the checkpoint quantised?",
+            mend="give a checkpoint in fp32, bf16 or fp16",
+        )
     missing = [name for name in wanted if name not in weights and name not in may_lack]
     wrong = [
         f"{name} has shape {tuple(weights[name].shape)}, not {tuple(wanted[name].shape)}"

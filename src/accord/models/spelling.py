@@ -30,8 +30,11 @@ def letter_runs(token: str) -> set[str]:
     return runs | {f"={spelling}"}
 
 
-def sharing_matrix(words: Tokenizer) -> Tensor:
-    """Sparse ``(V, R)``: 1 / sqrt(number of its runs) where a token holds a run that at least two tokens hold."""
+def sharing_matrix(words: Tokenizer, num_rows: int) -> Tensor:
+    """Sparse ``(V, R)``: 1 / sqrt(number of its runs) where a token holds a run that at least two tokens hold.
+
+    ``num_rows`` is V of the table, which may be longer than the tokenizer.
+    """
     runs_of = [letter_runs(words.decode([token])) for token in range(words.vocab_size)]
     counts = Counter(run for runs in runs_of for run in runs)
     number = {run: i for i, run in enumerate(sorted(run for run, count in counts.items() if count > 1))}
@@ -39,7 +42,7 @@ def sharing_matrix(words: Tokenizer) -> Tensor:
     places = [(token, run) for token, runs in enumerate(shared) for run in runs]
     values = torch.tensor([len(shared[token]) ** -0.5 for token, _ in places])
     index = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T
-    shape = (words.vocab_size, len(number))
+    shape = (num_rows, len(number))
     return torch.sparse_coo_tensor(index, values, shape, check_invariants=True).coalesce()
 
 
@@ -61,7 +64,8 @@ def share_spellings(embedding: nn.Embedding, words: Tokenizer) -> None:
 
     Each read of the table builds the sum anew: put forward passes under ``parametrize.cached()``.
     """
-    parametrize.register_parametrization(embedding, "weight", _Shared(sharing_matrix(words), embedding.embedding_dim))
+    sharing_VR = sharing_matrix(words, embedding.num_embeddings)
+    parametrize.register_parametrization(embedding, "weight", _Shared(sharing_VR, embedding.embedding_dim))
 
 
 def fold_spellings(embedding: nn.Embedding) -> None:

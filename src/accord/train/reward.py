@@ -83,6 +83,8 @@ def reward(
         valid = [g for g in read_rankings(valid_data) if len(set(g.ranks)) > 1]
     elif len(groups) >= 20:
         train = [g for i, g in enumerate(groups) if i % 20]
+    if not valid:
+        raise DataError("every held-out ranking is one single tie", where=str(valid_data or data), mend="give others")
     limit = min(config.max_tokens, scorer.config.max_positions)
     encoded = [encode_group(words, g, limit) for g in train]
     scorer.model.dropout = config.dropout

@@ -1,0 +1,73 @@
+"""A run's stages: skipped when settings and input contents are the same, redone otherwise, never half believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accord.config import load_recipe
+from accord.loop.run import uncured, uncured_note
+from accord.loop.runner import Log, Runner
+
+
+class Work:
+    """A stage's work that counts its calls and may die half-way."""
+
+    def __init__(self) -> None:
+        self.calls, self.dies = 0, False
+
+    def __call__(self, folder: Path, log: Log) -> Any:
+        self.calls += 1
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result").write_text(f"half {self.calls}")
+        if self.dies:
+            raise KeyboardInterrupt
+        (folder / "result").write_text(f"whole {self.calls}")
+        return {"call": self.calls}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "input.jsonl"
+    path.write_text("one")
+    return path
+
+
+def stage(run: Path, work: Work, source: Path, resume: bool = True, **settings: Any) -> Any:
+    runner = Runner(run, {"s": 1.0}, resume, lambda fraction, text: None)
+    return runner.stage("s", settings=settings, inputs={"source": source}, work=work)
+
+
+def test_a_finished_stage_is_skipped_until_settings_or_contents_change(tmp_path: Path, source: Path) -> None:
+    work = Work()
+    assert stage(tmp_path / "run", work, source, lr=1) == {"call": 1}
+    assert stage(tmp_path / "run", work, source, lr=1) == {"call": 1}
+    assert stage(tmp_path / "run", work, source, lr=2) == {"call": 2}
+    source.write_text("two")
+    assert stage(tmp_path / "run", work, source, lr=2) == {"call": 3}
+    source.touch()  # the same contents at another time
+    assert stage(tmp_path / "run", work, source, lr=2) == {"call": 3}
+    assert stage(tmp_path / "run", work, source, resume=False, lr=2) == {"call": 4}
+
+
+def test_what_other_settings_half_overwrote_is_not_taken_for_the_old_result(tmp_path: Path, source: Path) -> None:
+    work = Work()
+    stage(tmp_path / "run", work, source, lr=1)
+    work.dies = True
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path / "run", work, source, lr=2)
+    work.dies = False
+    assert stage(tmp_path / "run", work, source, lr=1) == {"call": 3}
+    assert (tmp_path / "run" / "s" / "result").read_text() == "whole 3"
+
+
+def test_the_uncured_run_changes_what_the_recipe_says_and_the_note_names_it() -> None:
+    recipe = load_recipe("demo", ["uncured.kl_coef=0.01", "uncured.iterations=3", f"rl.length_coef={0.25}"])
+    bare = uncured(recipe)
+    assert (bare.kl_coef, bare.length_coef, bare.iterations) == (0.01, 0.0, 3)
+    assert bare.critic == recipe.rl.critic and bare.clip == recipe.rl.clip
+    note = uncured_note(recipe)
+    assert "kl_coef 0.01 instead of 0.05" in note and "length_coef 0.0 instead of 0.25" in note
+    assert "iterations 3 instead of" in note and "actor.lr" in note and "clip" not in note
