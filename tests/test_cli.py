@@ -270,7 +270,8 @@ def test_the_installed_module_runs_from_anywhere(elsewhere: Path, argv: list[str
 def test_ctrl_c_exits_130(elsewhere: Path) -> None:
     """The real signal in a real process: `score` stands still until it is interrupted."""
     code = (
-        "import accord, sys, time\n"
+        "import accord, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "accord.score = lambda **_: (print('ready', flush=True), time.sleep(60))\n"
         "from accord.cli.main import main\n"
         "sys.argv[1:] = ['score', '--model', 'm', '--data', 'd', '-o', 'o']\n"
