@@ -24,7 +24,7 @@ from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sample, Sampling, draw
 from accord.rollout.sample import sample
 from accord.text.batches import Example, collate
-from accord.train.lm import completion_logp
+from accord.train.lm import logp_and_entropy
 
 END = 0
 PROMPTS = [[5, 9, 3], [7], [11, 4, 8, 13, 2], [7, 7]]
@@ -126,7 +126,7 @@ def test_behaviour_logp_is_the_learners_own(temperature: float, tied: bool, smal
     samples = engine(model).generate(PROMPTS, Sampling(20, 4, temperature), seed=3)
     assert len({len(s.completion) for s in samples}) > 3
     batch = collate([Example(s.prompt, s.completion) for s in samples], pad_id=1)
-    learner = completion_logp(model, batch, temperature)
+    learner = logp_and_entropy(model, batch, temperature, entropy=False)[0]
     sampler = torch.tensor([lp for s in samples for lp in s.behaviour_logp])
     assert float((learner - sampler).abs().max()) < 1e-4
     assert float(learner.std()) > 0.5
@@ -137,7 +137,9 @@ def test_behaviour_logp_in_bf16_is_near(policy: CausalLM) -> None:
     policy.model.compute_dtype = torch.bfloat16
     samples = engine(policy).generate(PROMPTS, Sampling(20, 8), seed=3)
     batch = collate([Example(s.prompt, s.completion) for s in samples], pad_id=1)
-    gap = completion_logp(policy, batch) - torch.tensor([lp for s in samples for lp in s.behaviour_logp])
+    gap = logp_and_entropy(policy, batch, entropy=False)[0] - torch.tensor(
+        [lp for s in samples for lp in s.behaviour_logp]
+    )
     assert float(gap.abs().mean()) < 0.05
 
 

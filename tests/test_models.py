@@ -24,7 +24,7 @@ from accord.models.folder import RewardScale, load_policy, load_scalar, save_pol
 from accord.models.shape import DecoderConfig
 from accord.text.batches import Batch
 from accord.text.tokenizer import Tokenizer
-from accord.train.lm import completion_logp
+from accord.train.lm import logp_and_entropy
 
 SHAPES = [
     {"num_key_value_heads": 4, "tie_word_embeddings": False},
@@ -402,7 +402,7 @@ def test_bf16_is_close_to_fp32(T: int, kv_heads: int, tiny_config: DecoderConfig
     for dtype in (torch.float32, torch.bfloat16):
         model.model.compute_dtype = dtype
         model.zero_grad()
-        logp = completion_logp(model, batch)
+        logp = logp_and_entropy(model, batch, entropy=False)[0]
         logp.mean().backward()
         found[dtype] = logp.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     (exact, exact_grad), (rough, rough_grad) = found[torch.float32], found[torch.bfloat16]
@@ -480,7 +480,8 @@ def test_no_tensor_holds_all_logits(tiny_config: DecoderConfig) -> None:
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[:, 0] = False
     with Largest() as largest:
-        loss = -completion_logp(model, Batch(ids, mask, torch.full((B,), T))).mean()
+        batch = Batch(ids, mask, torch.full((B,), T))
+        loss = -logp_and_entropy(model, batch, entropy=False)[0].mean()
         loss.backward()
     # all logits would be 4 * 63 * 40 000 = 10 million; one chunk is 2 million, the embedding 1.3
     assert V * 32 <= largest.entries <= CHUNK_ENTRIES

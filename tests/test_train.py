@@ -39,7 +39,7 @@ from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from accord.train.alarms import alarms
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
-from accord.train.lm import LmResult, completion_logp, mean_nll, pretrain, sft, sft_losses, tokenizer
+from accord.train.lm import LmResult, logp_and_entropy, mean_nll, pretrain, sft, sft_losses, tokenizer
 from accord.train.loop import identity_of, train_steps
 from accord.train.reward import (
     bucketed_scores,
@@ -86,7 +86,7 @@ def by_hand(policy: CausalLM, example: Example, temperature: float = 1.0) -> lis
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_loss_counts_the_completion_and_its_end_and_nothing_else(policy: CausalLM, temperature: float) -> None:
-    got = completion_logp(policy, collate(EXAMPLES, pad_id=1), temperature).detach()
+    got = logp_and_entropy(policy, collate(EXAMPLES, pad_id=1), temperature, entropy=False)[0].detach()
     wanted = [lp for e in EXAMPLES for lp in by_hand(policy, e, temperature)]
     assert len(wanted) == 3 + 1 + 6 + 3
     torch.testing.assert_close(got.double(), torch.tensor(wanted, dtype=torch.float64), rtol=0.0, atol=1e-4)

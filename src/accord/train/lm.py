@@ -37,16 +37,13 @@ class LmResult:
     num_steps: int
 
 
-def completion_logp(model: CausalLM, batch: Batch, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities of the counted tokens of a batch, ``(N,)`` in row order; differentiable."""
-    logp_N, _ = logp_and_entropy(model, batch, temperature, entropy=False)
-    return logp_N
-
-
 def logp_and_entropy(
     model: CausalLM, batch: Batch, temperature: float = 1.0, *, entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """As `completion_logp`, with the entropy of each of those positions (detached)."""
+    """Log-probabilities of the counted tokens of a batch, ``(N,)`` in row order; differentiable.
+
+    With them the entropy of each of those positions, detached; zeros unless asked for.
+    """
     return token_logp(*_predictions(model, batch), temperature, entropy=entropy)
 
 
