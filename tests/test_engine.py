@@ -19,9 +19,10 @@ from torch import Tensor
 
 from accord.config import SampleConfig
 from accord.errors import AccordError, UsageError
-from accord.models.decoder import CausalLM
+from accord.models.decoder import CausalLM, Step
 from accord.models.shape import DecoderConfig
-from accord.rollout.engine import Engine, Sample, Sampling, draw
+from accord.rollout.draw import draw, truncate
+from accord.rollout.engine import Engine, Sample, Sampling, Token
 from accord.rollout.sample import sample
 from accord.text.batches import Example, collate
 from accord.train.lm import logp_and_entropy
@@ -143,6 +144,19 @@ def test_behaviour_logp_in_bf16_is_near(policy: CausalLM) -> None:
     assert float(gap.abs().mean()) < 0.05
 
 
+def watched_passes(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens run through the layers in each pass; of a prefill with a minus sign."""
+    seen: list[int] = []
+    layers = model.model._layers
+
+    def watched(ids_N: Tensor, run: Any) -> Tensor:
+        seen.append(len(ids_N) if isinstance(run, Step) else -len(ids_N))
+        return layers(ids_N, run)
+
+    monkeypatch.setattr(model.model, "_layers", watched)
+    return seen
+
+
 # -- samples -----------------------------------------------------------------------------------------------------------
 
 
@@ -198,33 +212,146 @@ def test_end_on_the_very_last_token_is_a_stop(policy: CausalLM) -> None:
 
 
 def test_samples_of_a_prompt_share_its_prefill(policy: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
-    forward = policy.model.forward
-
-    def watched(ids: Tensor, cache: Any = None) -> Tensor:
-        seen.append(tuple(ids.shape))
-        return forward(ids, cache)
-
-    monkeypatch.setattr(policy.model, "forward", watched)
+    seen = watched_passes(policy, monkeypatch)
     engine(policy).generate(PROMPTS, Sampling(3, 8), seed=0)
-    # one prefill of 4 prompts, 5 tokens wide; then at most 2 passes of one token a living row
-    assert seen[0] == (4, 5)
-    assert len(seen) <= 3
-    assert all(width == 1 and rows <= 32 for rows, width in seen[1:])
+    # one prefill of the prompts' 1 + 2 + 3 + 5 tokens; then at most 2 passes of one token a living row
+    assert seen[0] == -11
+    assert 2 <= len(seen) <= 3
+    assert all(0 < rows <= 32 for rows in seen[1:])
 
 
 def test_finished_rows_leave_the_batch(policy: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    forward = policy.model.forward
-
-    def watched(ids: Tensor, cache: Any = None) -> Tensor:
-        rows.append(len(ids))
-        return forward(ids, cache)
-
-    monkeypatch.setattr(policy.model, "forward", watched)
+    rows = watched_passes(policy, monkeypatch)
     samples = engine(policy).generate(PROMPTS, Sampling(15, 8), seed=2)
     # before token t + 1 the rows that go on are those longer than t
     assert rows[1:] == [n for t in range(1, 15) if (n := sum(len(s.completion) > t for s in samples))]
+
+
+def test_waiting_prompts_take_the_rows_of_finished_ones(policy: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 prompts of one token through 8 rows: no pass has more rows, and passes are nearly full until few are left."""
+    passes = watched_passes(policy, monkeypatch)
+    samples = engine(policy, max_rows=8).generate([[7]] * 40, Sampling(60), seed=2)
+    fed = sum(len(s.completion) - 1 for s in samples)  # the last token of a sample is never fed back
+    decoding = [n for n in passes if n > 0]
+    assert (sum(decoding), sum(passes)) == (fed, fed - 40)
+    assert max(decoding) == 8
+    # in waves of 8, each as long as its longest, it would be more passes
+    waves = sum(max(len(s.completion) for s in samples[w : w + 8]) - 1 for w in range(0, 40, 8))
+    assert fed / 8 <= len(decoding) < 0.8 * waves
+
+
+def test_samples_of_a_prompt_may_outnumber_the_rows(policy: CausalLM) -> None:
+    many = engine(policy, max_rows=3).generate(PROMPTS, Sampling(9, 7), seed=4)
+    assert by_name(many) == by_name(engine(policy).generate(PROMPTS, Sampling(9, 7), seed=4))
+
+
+def test_a_stream_is_the_same_samples_token_by_token(policy: CausalLM) -> None:
+    sampling = Sampling(15, 3)
+    drawn: dict[tuple[int, int], list[Token]] = {}
+    for token in engine(policy, max_rows=5).stream(PROMPTS, sampling, seed=2):
+        drawn.setdefault((token.prompt_index, token.sample_index), []).append(token)
+    whole = engine(policy).generate(PROMPTS, sampling, seed=2)
+    assert {name: tuple(t.token for t in tokens) for name, tokens in drawn.items()} == by_name(whole)
+    for s in whole:
+        tokens = drawn[s.prompt_index, s.sample_index]
+        assert tokens[-1].sample is not None and tokens[-1].sample.completion == s.completion
+        assert all(t.sample is None for t in tokens[:-1])
+        assert [t.logp for t in tokens] == pytest.approx(s.behaviour_logp, abs=1e-4)
+
+
+def test_a_stream_may_be_left_early(policy: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = watched_passes(policy, monkeypatch)
+    policy.train()
+    stream = engine(policy).stream(PROMPTS, Sampling(15, 3), seed=2)
+    next(stream)
+    stream.close()
+    assert len(passes) <= 2
+    assert policy.training
+    before = policy(torch.tensor([[1, 2]]))
+    with torch.no_grad():
+        policy.model.layers[0].mlp.up_proj.weight.mul_(3.0)  # packed weights were let go
+    assert not torch.equal(before, policy(torch.tensor([[1, 2]])))
+
+
+def test_cancelled_samples_leave_and_the_others_do_not_notice(policy: CausalLM) -> None:
+    whole = by_name(engine(policy).generate(PROMPTS, Sampling(15, 3), seed=2))
+    running = next(name for name, tokens in whole.items() if len(tokens) > 4)
+    ended: dict[tuple[int, int], Sample] = {}
+    with engine(policy, max_rows=6).session() as session:
+        for index, prompt in enumerate(PROMPTS):
+            session.submit(index, prompt, Sampling(15, 3), seed=2)
+        for step in range(100):
+            if step == 3:
+                session.cancel(*running)
+                session.cancel(3, 1)  # still waiting, or on its way
+                session.cancel(9, 9)  # nobody
+            ended |= {(t.prompt_index, t.sample_index): t.sample for t in session.step() if t.sample is not None}
+            if not session.busy:
+                break
+    assert set(ended) == set(whole)
+    assert ended[running].finish == "cancelled"
+    assert ended[running].completion == whole[running][:3]
+    assert ended[3, 1].finish == "cancelled"
+    rest = {name: s.completion for name, s in ended.items() if s.finish != "cancelled"}
+    assert rest == {name: tokens for name, tokens in whole.items() if name not in (running, (3, 1))}
+
+
+def test_requests_of_different_settings_share_a_session(policy: CausalLM) -> None:
+    """A greedy request beside a hot one, submitted while the first runs: each as if alone."""
+    requests = [(0, PROMPTS[0], Sampling(12, 1, top_k=1)), (1, PROMPTS[1], Sampling(15, 2, temperature=1.7))]
+    ended: dict[tuple[int, int], Sample] = {}
+    with engine(policy).session() as session:
+        for index, prompt, sampling in requests:
+            session.submit(index, prompt, sampling, seed=1)
+            for _ in range(2):
+                ended |= {(t.prompt_index, t.sample_index): t.sample for t in session.step() if t.sample is not None}
+        while session.busy:
+            ended |= {(t.prompt_index, t.sample_index): t.sample for t in session.step() if t.sample is not None}
+    alone = engine(policy).generate([PROMPTS[0], PROMPTS[1]], Sampling(15, 2, temperature=1.7), seed=1)
+    assert ended[1, 0].completion == by_name(alone)[1, 0]
+    ids = list(PROMPTS[0])
+    with torch.no_grad():
+        for _ in range(12):
+            ids.append(int(policy(torch.tensor([ids]))[0, -1].argmax()))
+            if ids[-1] == END:
+                break
+    assert list(ended[0, 0].completion) == ids[len(PROMPTS[0]) :]
+    assert ended[0, 0].behaviour_logp == (0.0,) * len(ended[0, 0].completion)
+
+
+def test_stop_tokens_end_a_completion_as_the_end_token_does(policy: CausalLM) -> None:
+    samples = engine(policy).generate(PROMPTS, Sampling(30, 10, stop_ids=(4, 9)), seed=2)
+    ends = Counter(s.completion[-1] for s in samples if s.finish == "stop")
+    assert set(ends) == {END, 4, 9}
+    assert all(not {END, 4, 9} & set(s.completion[:-1]) for s in samples)
+
+
+def test_truncation_by_hand() -> None:
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    kept = {
+        (0, 1.0): [0, 1, 2, 3],
+        (2, 1.0): [1, 3],
+        (9, 1.0): [0, 1, 2, 3],
+        (0, 0.39): [1],
+        (0, 0.41): [1, 3],  # .4 does not reach .41, .4 + .3 does
+        (0, 0.75): [1, 2, 3],
+        (3, 0.5): [1, 3],  # of .4 .3 .2, normed .44 .33 .22
+        (1, 0.01): [1],
+    }
+    for (top_k, top_p), wanted in kept.items():
+        found = truncate(logits, top_k, top_p)
+        assert found.isfinite()[0].nonzero().squeeze(1).tolist() == wanted, (top_k, top_p)
+        assert torch.equal(found[found.isfinite()], logits[found.isfinite()])
+
+
+def test_a_truncated_law_reports_its_own_probabilities(policy: CausalLM) -> None:
+    samples = engine(policy).generate([[3]], Sampling(1, 500, top_k=3), seed=0)
+    with torch.no_grad():
+        top = torch.softmax(policy(torch.tensor([[3]]))[0, -1], 0).topk(3)
+    law = dict(zip(top.indices.tolist(), (top.values / top.values.sum()).log().tolist(), strict=True))
+    assert {s.completion[0] for s in samples} == set(law)
+    for s in samples:
+        assert s.behaviour_logp[0] == pytest.approx(law[s.completion[0]], abs=1e-5)
 
 
 def test_the_model_is_left_as_it_was(policy: CausalLM) -> None:
@@ -277,6 +404,9 @@ def test_samples_of_a_files_prompts(policy_folder: Path, write_rows: WriteRows, 
         ({"temperature": -1.0}, "temperature -1.0"),
         ({"max_new_tokens": 0}, "at least 1"),
         ({"samples_per_prompt": 0}, "at least 1"),
+        ({"top_k": -1}, "top_k -1"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"top_p": 1.5}, "top_p 1.5"),
     ],
 )
 def test_impossible_settings(settings: dict[str, Any], says: str) -> None:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from accord.errors import DataError
-from accord.models.decoder import Cache
 from accord.models.folder import load_policy, load_scalar, save_policy, save_scalar
 from accord.text.tokenizer import Tokenizer
 
@@ -119,8 +118,8 @@ def test_scores_equal_transformers_padded_or_not(case: str, words: Tokenizer, tm
     ids = some_ids(3, 30, words)
     padded = torch.cat([ids, torch.full((3, 7), words.pad_id)], 1)
     wanted = oracle(padded, attention_mask=(padded != words.pad_id).long()).logits.squeeze(1)
-    torch.testing.assert_close(model.eval()(ids)[:, -1], wanted, rtol=0.0, atol=1e-4)
-    torch.testing.assert_close(model(padded)[:, 29], wanted, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(model.eval()(ids).view(3, -1)[:, -1], wanted, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(model(padded).view(3, -1)[:, 29], wanted, rtol=0.0, atol=1e-4)
 
 
 @each_family
@@ -155,7 +154,9 @@ def test_a_reward_model_opens_with_transformers(case: str, words: Tokenizer, tmp
     opened, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     ids = some_ids(2, 20, words)
-    torch.testing.assert_close(model.eval()(ids)[:, -1], opened.eval()(ids).logits.squeeze(1), rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(
+        model.eval()(ids).view(2, -1)[:, -1], opened.eval()(ids).logits.squeeze(1), rtol=0.0, atol=1e-4
+    )
 
 
 @each_family
@@ -165,15 +166,13 @@ def test_decoding_with_a_cache_equals_the_full_pass(case: str, words: Tokenizer,
     model.eval()
     lengths, rows = torch.tensor([7, 3, 12]), torch.arange(3)
     ids = some_ids(3, 22, words)
-    full = model.model(ids)
-    cache = Cache(model.config, 3, 22, torch.float32)
-    model.model(ids[:, :12], cache)
-    cache.length_B = lengths.clone()
+    full = model.model(ids).view(3, 22, -1)
+    cache = model.model.decoding(3, 22)
     with model.model.packed():
+        model.model.prefill(cache, ids[:, :12], lengths)
         for step in range(10):
-            hidden = model.model(ids[rows, lengths + step][:, None], cache)[:, 0]
+            hidden = model.model.step(cache, ids[rows, lengths + step])
             torch.testing.assert_close(hidden, full[rows, lengths + step], rtol=0.0, atol=1e-4)
-            cache.length_B += 1
 
 
 def test_old_names_of_pythia_and_gpt2_are_read(words: Tokenizer, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from accord.algo.logprob import CHUNK_ENTRIES
 from accord.errors import AccordError, DataError, UsageError
 from accord.models import precision
-from accord.models.decoder import Cache, CausalLM, ScalarModel, drop, init_score_head, init_weights
+from accord.models.decoder import CausalLM, ScalarModel, Whole, init_score_head, init_weights
 from accord.models.folder import RewardScale, load_policy, load_scalar, save_policy, save_scalar
 from accord.models.shape import DecoderConfig
 from accord.text.batches import Batch
@@ -117,11 +117,11 @@ def test_scores_equal_sequence_classification_padded_or_not(
     assert opened.config.num_labels == 1
     ids = some_ids(3, 30, words.vocab_size)
     wanted = opened(ids).logits.squeeze(1)
-    torch.testing.assert_close(model(ids)[:, -1], wanted, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(model(ids).view(3, 30)[:, -1], wanted, rtol=0.0, atol=1e-4)
     padded = torch.cat([ids, torch.full((3, 7), words.pad_id)], 1)
     hf_padded = opened(padded, attention_mask=(padded != words.pad_id).long()).logits.squeeze(1)
     torch.testing.assert_close(hf_padded, wanted, rtol=0.0, atol=1e-4)
-    torch.testing.assert_close(model(padded)[:, 29], wanted, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(model(padded).view(3, 37)[:, 29], wanted, rtol=0.0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def test_reads_a_reward_model_that_transformers_saved(words: Tokenizer, tmp_path
     words.save(tmp_path)
     model, _, scale = load_scalar(tmp_path)
     ids = some_ids(2, 20, words.vocab_size)
-    torch.testing.assert_close(model.eval()(ids)[:, -1], oracle(ids).logits.squeeze(1), rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(model.eval()(ids).view(2, -1)[:, -1], oracle(ids).logits.squeeze(1), rtol=0.0, atol=1e-4)
     assert scale == RewardScale(0.0, 1.0)
 
 
@@ -352,31 +352,89 @@ def test_padding_on_the_right_changes_nothing_before_it(policy: CausalLM) -> Non
 def test_decoding_with_a_cache_equals_the_full_pass(policy: CausalLM) -> None:
     lengths, steps = torch.tensor([7, 3, 12]), 6
     ids = some_ids(3, 18, policy.config.vocab_size)
-    full = policy.model(ids)
-    cache = Cache(policy.config, 3, 18, torch.float32)
-    prefill = policy.model(ids[:, :12], cache)
-    cache.length_B = lengths.clone()
+    full = policy.model(ids).view(3, 18, -1)
+    cache = policy.model.decoding(3, 18)
     rows = torch.arange(3)
-    torch.testing.assert_close(prefill[rows, lengths - 1], full[rows, lengths - 1], rtol=0.0, atol=1e-4)
     with policy.model.packed():
+        prefill = policy.model.prefill(cache, ids[:, :12], lengths)
+        torch.testing.assert_close(prefill, full[rows, lengths - 1], rtol=0.0, atol=1e-4)
         for step in range(steps):
-            hidden = policy.model(ids[rows, lengths + step][:, None], cache)[:, 0]
+            hidden = policy.model.step(cache, ids[rows, lengths + step])
             torch.testing.assert_close(hidden, full[rows, lengths + step], rtol=0.0, atol=1e-4)
-            cache.length_B += 1
 
 
 @torch.no_grad()
-def test_cache_keeps_repeats_and_reorders_rows(policy: CausalLM) -> None:
-    lengths = torch.tensor([4, 6])
-    ids = some_ids(2, 8, policy.config.vocab_size)
-    full = policy.model(ids)
-    cache = Cache(policy.config, 2, 8, torch.float32)
-    policy.model(ids[:, :6], cache)
-    cache.length_B = lengths.clone()
-    index = torch.tensor([1, 0, 1])
-    cache.keep(index)
-    hidden = policy.model(ids[index, lengths[index]][:, None], cache)[:, 0]
-    torch.testing.assert_close(hidden, full[index, lengths[index]], rtol=0.0, atol=1e-4)
+def test_rows_enter_repeat_and_leave_while_others_are_decoded(policy: CausalLM) -> None:
+    """Texts 1, 0, 1 enter, one step; row 0 leaves and row 2 takes its place; text 2 enters; two steps of all."""
+    lengths = torch.tensor([4, 6, 9])
+    ids = some_ids(3, 16, policy.config.vocab_size)
+    full = policy.model(ids).view(3, 16, -1)
+    cache = policy.model.decoding(2, 3)  # too small: it has to grow
+    cache.reserve(3, 9)
+    entered = policy.model.prefill(cache, ids[:2, :6], lengths[:2], torch.tensor([1, 0, 1]))
+    torch.testing.assert_close(entered, full[[1, 0, 1], [5, 3, 5]], rtol=0.0, atol=1e-4)
+    text, place = torch.tensor([1, 0, 1]), lengths[[1, 0, 1]]
+    hidden = policy.model.step(cache, ids[text, place])
+    torch.testing.assert_close(hidden, full[text, place], rtol=0.0, atol=1e-4)
+    cache.keep([2, 1])
+    cache.reserve(3, 12)
+    policy.model.prefill(cache, ids[2:, :9], lengths[2:])
+    text, place = torch.tensor([1, 0, 2]), torch.tensor([7, 5, 9])
+    for _ in range(2):
+        hidden = policy.model.step(cache, ids[text, place])
+        torch.testing.assert_close(hidden, full[text, place], rtol=0.0, atol=1e-4)
+        place = place + 1
+    assert cache.num_rows == 3
+    cache.keep([])
+    assert (cache.num_rows, cache.longest) == (0, 0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_padding_is_not_computed(dropout: float, policy: CausalLM) -> None:
+    """Rows of 3, 9 and 5 tokens in one rectangle: hidden states and gradients of each row alone, 17 rows in all."""
+    lengths, model = [3, 9, 5], policy.model
+    model.dropout = dropout
+    model.train()
+    ids = some_ids(3, 9, policy.config.vocab_size)
+
+    def gradients() -> dict[str, Tensor]:
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return found
+
+    torch.manual_seed(0)
+    together = model(ids, torch.tensor(lengths))
+    assert together.shape == (17, policy.config.width)
+    together.pow(2).sum().backward()
+    padded_away = gradients()
+    torch.manual_seed(0)
+    whole = model(ids).view(3, 9, -1)
+    alone = torch.cat([row[:length] for row, length in zip(whole, lengths, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=0.0, atol=1e-5)
+    alone.pow(2).sum().backward()
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(padded_away[name], gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_checkpointing_changes_memory_and_nothing_else(policy: CausalLM) -> None:
+    ids, kept = some_ids(4, 20, policy.config.vocab_size), []
+    for checkpointing in (False, True):
+        policy.model.checkpointing = checkpointing
+        saved = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal saved
+            saved += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            hidden = policy.model(ids)
+        hidden.pow(2).sum().backward()
+        kept.append((saved, [p.grad.clone() for p in policy.model.parameters() if p.grad is not None]))
+        policy.zero_grad()
+    (many, plain), (few, again) = kept
+    assert few < many / 3
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 
 def test_packed_weights_are_let_go(policy: CausalLM) -> None:
@@ -414,13 +472,15 @@ def test_bf16_is_close_to_fp32(T: int, kv_heads: int, tiny_config: DecoderConfig
 
 def test_dropout_keeps_the_mean_and_one_mask_a_sequence() -> None:
     torch.manual_seed(0)
-    x = torch.ones(400, 3, 50)
-    got = drop(x, 0.25)
-    assert torch.equal(got[:, 0], got[:, 1])
+    x, nothing = torch.ones(1200, 50), torch.empty(0)
+    run = Whole(nothing, nothing, nothing, torch.float32, B=400, T=3, real_N=None, cache=None)
+    got = run.drop(x, 0.25)
+    rows = got.view(400, 3, 50)
+    assert torch.equal(rows[:, 0], rows[:, 1])
     # 20000 draws of 0 or 4/3: standard error 4/3 * sqrt(.1875 / 20000) = .004
     assert float(got.mean()) == pytest.approx(1.0, abs=0.02)
     assert got.unique().tolist() == pytest.approx([0.0, 4 / 3])
-    assert drop(x, 0.0) is x
+    assert run.drop(x, 0.0) is x
 
 
 def test_dropout_is_off_in_eval_mode(policy: CausalLM) -> None:

@@ -31,7 +31,7 @@ def test_a_score_is_the_heads_number_at_the_end_token_offset_and_scaled(scorer: 
     got = scorer.score(PAIRS)
     for (prompt, completion), one in zip(PAIRS, got.tolist(), strict=True):
         ids = [*words.encode(prompt), *words.encode(completion), words.end_id]
-        raw = float(scorer.model(torch.tensor([ids]))[0, -1])
+        raw = float(scorer.model(torch.tensor([ids]))[-1])
         # the folder says offset .1, scale 2
         assert one == pytest.approx(2.0 * (raw - 0.1), abs=1e-5)
     assert len(set(got.tolist())) == len(PAIRS)

@@ -125,8 +125,10 @@ def test_collate_by_hand() -> None:
     assert batch.length_B.tolist() == [4, 5, 2]
     assert batch.num_counted == 7
     where, target = batch.predicting()
-    # rows of 4 predicting positions: 6 -> 7 at 1, 7 -> 1 at 2; row 1 all of 4..7; row 2: 4 -> 1 at 8
-    assert where.tolist() == [1, 2, 4, 5, 6, 7, 8]
+    # inputs 5 6 7 | 8 9 10 11 | 4 stand at 0-2, 3-6 and 7: 5 alone predicts nothing that counts
+    assert where.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert [row[:n].tolist() for row, n in zip(*batch.inputs(), strict=True)] == [[5, 6, 7], [8, 9, 10, 11], [4]]
+    assert batch.last_B.tolist() == [3, 8, 10]
     assert target.tolist() == [7, 1, 9, 10, 11, 1, 1]
 
 
@@ -141,6 +143,12 @@ def test_collate_keeps_every_token_and_counts_completions_only(rows: list[tuple[
         assert tuple(batch.ids_BT[row][batch.mask_BT[row]].tolist()) == completion
     _, target = batch.predicting()
     assert target.tolist() == [token for _, completion in rows for token in completion]
+
+
+def test_completion_means_by_hand() -> None:
+    batch = collate([Example((5, 6), (7, 1)), Example((4,), (1,))], pad_id=0)
+    # real tokens 5 6 7 1 | 4 1 with the numbers 1..6: (3 + 4) / 2, and 6
+    assert batch.completion_means(torch.arange(1.0, 7.0)).tolist() == [3.5, 6.0]
 
 
 def test_pack_blocks_by_hand() -> None:

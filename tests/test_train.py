@@ -169,7 +169,7 @@ def test_reward_loss_by_hand(tiny_config: DecoderConfig, words: Tokenizer) -> No
 
     def score(group: int, completion: int) -> float:
         text = words.encode(GROUPS[group].prompt) + words.encode(GROUPS[group].completions[completion])
-        return float(model(torch.tensor([[*text, words.end_id]]))[0, -1].detach())
+        return float(model(torch.tensor([[*text, words.end_id]]))[-1].detach())
 
     def mean_loss(group: int, pairs: list[tuple[int, int]]) -> float:
         gaps = [score(group, w) - score(group, lo) for w, lo in pairs]
@@ -195,7 +195,7 @@ def test_three_readings_of_the_head_each_text_alone(
     assert got.shape == (len(examples), 3)
     for row, example in zip(got, examples, strict=True):
         ids = torch.tensor([[*example.prompt, *example.completion]])
-        values, count = model(ids)[0], len(example.completion)
+        values, count = model(ids), len(example.completion)
         # a token's bare embedding, normed: x / sqrt(mean(x^2) + eps) * weight
         x = model.model.embed_tokens.weight[ids[0, -count:]]
         normed = x / (x.pow(2).mean(1, keepdim=True) + 1e-5).sqrt() * model.model.norm.weight
@@ -928,7 +928,7 @@ def test_rollout_scores_carry_penalty_and_price(letters_folder: Path) -> None:
         learner = by_hand(actors.policy, rollout.examples[row])
         assert rollout.old_logp_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(learner, abs=1e-4)
         state = torch.tensor([[*sample.prompt, *sample.completion]])
-        values = actors.critic(state)[0, len(sample.prompt) - 1 : -1].detach()
+        values = actors.critic(state)[len(sample.prompt) - 1 : -1].detach()
         assert rollout.value_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(values.tolist(), abs=1e-4)
     assert (rollout.old_logp_BC[~rollout.mask_BC] == 0).all()
 

@@ -172,15 +172,11 @@ def draw_samples(
 @torch.no_grad()
 def completion_logps(model: CausalLM, examples: Sequence[Example], pad_id: int, temperature: float) -> FloatArray:
     """(B,) log-probability of each completion given its prompt, in nats, the end token among its tokens."""
-    dtype, head_VD = model.model.compute_dtype, model.head_weight_VD
     sum_B = torch.zeros(len(examples), dtype=torch.float64)
     for bucket in length_buckets([len(e) for e in examples], BATCH_TOKENS, 0):
         batch = collate([examples[i] for i in bucket], pad_id)
-        flat_N, target_N = batch.predicting()
-        hidden_BTD = model.model(batch.ids_BT[:, :-1])
-        hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[flat_N].to(dtype)
-        logp_N, _ = token_logp(hidden_ND, head_VD.to(dtype), target_N, temperature)
-        row_N = torch.tensor(bucket)[flat_N // hidden_BTD.shape[1]]
+        logp_N, _ = token_logp(*model.predictions(batch), temperature)
+        row_N = torch.tensor(bucket).repeat_interleave(batch.mask_BT.sum(1))
         sum_B.index_add_(0, row_N, logp_N.double())
     return np.asarray(sum_B.numpy(), dtype=np.float64)
 

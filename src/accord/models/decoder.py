@@ -2,16 +2,17 @@
 
 Parameters carry Llama's Hugging Face names in every family.
 
-Shapes: B sequences, T tokens, D width, V vocabulary, H heads, C head width, S cache slots.
-Sequences are padded on the right. With causal attention a padded token never reaches a real one, so training
-needs no attention mask; decoding hides unused cache slots by each row's own length.
+Shapes: B sequences, T tokens, N real tokens of all sequences (row after row), D width, V vocabulary, H heads, C head
+width, S cache slots. Sequences are padded on the right, and only real tokens run through the layers. With causal
+attention a padded token never reaches a real one, so training needs no attention mask; decoding hides unused cache
+slots by each row's own length.
 Rotary positions: Su et al. 2021 (arXiv:2104.09864); RMS norm: Zhang & Sennrich 2019 (arXiv:1910.07467).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,37 +20,79 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from accord.errors import DataError
+from accord.models.precision import Product, prepacked
 from accord.models.shape import DecoderConfig, rotary_frequencies
+from accord.text.batches import Batch
 
 
 class Cache:
-    """Preallocated keys and values of B rows, one pair of ``(B, H_kv, S, C)`` tensors a layer.
+    """Keys and values of up to ``rows`` sequences, preallocated: one pair of ``(R, S, H_kv, C)`` tensors a layer.
 
-    ``length_B`` counts the filled slots of each row; rows differ because prompts do.
+    The rows in use are always the first ones, ``length_B`` long each: who leaves is replaced by the last row, so that
+    a pass reads plain slices and never gathers.
     """
 
-    def __init__(self, config: DecoderConfig, rows: int, slots: int, dtype: torch.dtype) -> None:
-        shape = (rows, config.num_kv_heads, slots, config.head_width)
-        self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_layers)]
-        self.length_B = torch.zeros(rows, dtype=torch.long)
+    def __init__(self, config: DecoderConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (rows, slots, config.num_kv_heads, config.head_width)
+        # zeros, because a slot that is masked still enters the weighted sum, and 0 * NaN is NaN
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.length_B = torch.zeros(0, dtype=torch.long, device=device)
+        self.longest = 0
+        self._entering: tuple[Tensor | None, slice] = (None, slice(0))
 
-    def write(self, layer: int, k_BHTC: Tensor, v_BHTC: Tensor, *, prefill: bool) -> None:
-        """Store new keys and values: a whole prompt from slot 0, or one token at each row's length."""
-        T = k_BHTC.shape[2]
-        for store, new_BHTC in ((self.keys, k_BHTC), (self.values, v_BHTC)):
-            if prefill:
-                store[layer][:, :, :T] = new_BHTC
-            else:
-                store[layer][torch.arange(len(self.length_B)), :, self.length_B] = new_BHTC[:, :, 0]
+    @property
+    def num_rows(self) -> int:
+        return len(self.length_B)
 
-    def keep(self, index_N: Tensor) -> None:
-        """Keep (and repeat, where the index repeats) the rows named; their order is the index's."""
-        self.keys = [k[index_N] for k in self.keys]
-        self.values = [v[index_N] for v in self.values]
-        self.length_B = self.length_B[index_N]
+    def reserve(self, rows: int, slots: int) -> None:
+        """Make room for so many sequences of this length, in leaps; what is stored stays."""
+        had_rows, had_slots, *head = self.keys[0].shape
+        if rows <= had_rows and slots <= had_slots:
+            return
+        rows = had_rows if rows <= had_rows else max(rows, had_rows * 3 // 2)
+        slots = had_slots if slots <= had_slots else max(slots, had_slots * 3 // 2)
+        for stores in (self.keys, self.values):
+            for layer, store in enumerate(stores):
+                stores[layer] = store.new_zeros((rows, slots, *head))
+                stores[layer][: self.num_rows, : self.longest] = store[: self.num_rows, : self.longest]
+
+    def enter(self, length_P: Tensor, index_N: Tensor | None) -> None:
+        """Announce the prompts of the next pass, each once for every time the index names it (None: once each)."""
+        new_N = length_P if index_N is None else length_P[index_N]
+        self._entering = index_N, slice(self.num_rows, self.num_rows + len(new_N))
+        self.length_B = torch.cat((self.length_B, new_N))
+        self.longest = int(self.length_B.max())
+
+    def fill(self, layer: int, k_PTHC: Tensor, v_PTHC: Tensor) -> None:
+        """Store the keys and values of the prompts announced."""
+        index_N, rows = self._entering
+        for stores, new_PTHC in ((self.keys, k_PTHC), (self.values, v_PTHC)):
+            stores[layer][rows, : new_PTHC.shape[1]] = new_PTHC if index_N is None else new_PTHC[index_N]
+
+    def append(self, layer: int, k_BHC: Tensor, v_BHC: Tensor) -> None:
+        """Store one token's keys and values behind each row."""
+        row_B = torch.arange(self.num_rows, device=self.length_B.device)
+        self.keys[layer][row_B, self.length_B] = k_BHC
+        self.values[layer][row_B, self.length_B] = v_BHC
+
+    def grow(self) -> None:
+        """Count the token that every row just got."""
+        self.length_B += 1
+        self.longest += 1
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Keep the rows named, in this order; rows already in their place are not copied."""
+        moves = [(to, source) for to, source in enumerate(order) if to != source]
+        if moves:
+            to_N, source_N = torch.tensor(moves, device=self.length_B.device).T
+            for store in (*self.keys, *self.values):
+                store[to_N, : self.longest] = store[source_N, : self.longest]
+        self.length_B = self.length_B[torch.tensor(order, dtype=torch.long, device=self.length_B.device)]
+        self.longest = int(self.length_B.max()) if order else 0
 
 
 class RMSNorm(nn.Module):
@@ -80,31 +123,38 @@ def norm_of(config: DecoderConfig) -> nn.Module:
     return (LayerNorm if config.layer_norm else RMSNorm)(config.width, config.norm_eps)
 
 
-def linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The layer's product in the compute type; its master weights stay fp32."""
-    bias: Tensor | None = layer.bias
-    return F.linear(x.to(dtype), layer.weight.to(dtype), None if bias is None else bias.to(dtype))
+class Projections(nn.Module):
+    """Linear maps under their Hugging Face names; maps of one input are one product.
 
-
-class Fused(nn.Module):
-    """Several linear maps of one input as one product, kept under their Hugging Face names.
-
-    `packed` holds the joined, cast weight and bias for the length of one rollout; while training they are built each
-    pass.
+    While training, the joined weights are cast and built each pass, from masters that stay fp32. `pack` holds them,
+    laid out for small products, for the length of one rollout.
     """
 
-    parts: tuple[str, ...] = ()
-    packed: tuple[Tensor, Tensor | None] | None = None
+    products: tuple[tuple[str, ...], ...] = ()
 
-    def fused(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(x.to(dtype), *(self.packed or self.pack(dtype)))
+    def __init__(self) -> None:
+        super().__init__()
+        self._packed: dict[tuple[str, ...], Product] = {}
 
-    def pack(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        names = dict(self.named_parameters())
-        weight = torch.cat([names[f"{part}.weight"].to(dtype) for part in self.parts])
-        if f"{self.parts[0]}.bias" not in names:
-            return weight, None
-        return weight, torch.cat([names[f"{part}.bias"].to(dtype) for part in self.parts])
+    def product(self, parts: tuple[str, ...], x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The maps named, side by side, of one input."""
+        packed = self._packed.get(parts)
+        return packed(x.to(dtype)) if packed else F.linear(x.to(dtype), *self._joined(parts, dtype))
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Lay out all products for decoding: valid only while the weights stand still."""
+        self._packed = {parts: prepacked(*self._joined(parts, dtype)) for parts in self.products}
+
+    def unpack(self) -> None:
+        self._packed = {}
+
+    def _joined(self, parts: tuple[str, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        layers: list[nn.Linear] = [getattr(self, part) for part in parts]
+        weights = [layer.weight.to(dtype) for layer in layers]
+        biases = [layer.bias.to(dtype) for layer in layers if layer.bias is not None]
+        if len(parts) == 1:
+            return weights[0], biases[0] if biases else None
+        return torch.cat(weights), torch.cat(biases) if biases else None
 
 
 def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> Tensor:
@@ -129,14 +179,110 @@ def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> T
     return torch.softmax(logits_BHTT, dim=-1) @ v_BHTC
 
 
-class Attention(Fused):
-    parts = ("q_proj", "k_proj", "v_proj")
+@dataclass(frozen=True)
+class Pass:
+    """What all layers of one pass over N tokens share: where each stands, its rotation, and the compute type."""
+
+    position_N: Tensor
+    cos_N1C: Tensor
+    sin_N1C: Tensor
+    dtype: torch.dtype
+
+    def rotate(self, x_NHC: Tensor) -> Tensor:
+        """Turn the first channels of each head, as many as the tables have."""
+        width = self.cos_N1C.shape[-1]
+        if width == 0:
+            return x_NHC
+        if width < x_NHC.shape[-1]:
+            turned, rest = x_NHC.tensor_split((width,), dim=-1)
+            return torch.cat((self.rotate(turned), rest), dim=-1)
+        half = width // 2
+        turned = torch.cat((-x_NHC[..., half:], x_NHC[..., :half]), dim=-1)
+        return x_NHC * self.cos_N1C + turned * self.sin_N1C
+
+    def attend(self, layer: int, q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int) -> Tensor:
+        raise NotImplementedError
+
+    def drop(self, x_ND: Tensor, rate: float) -> Tensor:
+        return x_ND
+
+
+@dataclass(frozen=True)
+class Whole(Pass):
+    """A pass over whole sequences: only real tokens run through the layers, attention alone sees them padded.
+
+    ``real_N`` are the places of the N tokens in the flat ``(B, T)`` rectangle, None where all are real.
+    """
+
+    B: int
+    T: int
+    real_N: Tensor | None
+    cache: Cache | None
+
+    def _padded(self, x_NHC: Tensor) -> Tensor:
+        if self.real_N is None:
+            return x_NHC.view(self.B, self.T, *x_NHC.shape[1:])
+        shape = x_NHC.shape[1:]
+        rectangle = x_NHC.new_zeros(self.B * self.T, *shape).index_copy(0, self.real_N, x_NHC)
+        return rectangle.view(self.B, self.T, *shape)
+
+    def attend(self, layer: int, q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int) -> Tensor:
+        q_BTHC, k_BTHC, v_BTHC = (self._padded(x) for x in (q_NHC, k_NHC, v_NHC))
+        if self.cache is not None:
+            self.cache.fill(layer, k_BTHC, v_BTHC)
+        y_BHTC = attend(q_BTHC.transpose(1, 2), k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2), window)
+        y_NHC = y_BHTC.transpose(1, 2).flatten(0, 1)
+        return y_NHC if self.real_N is None else y_NHC[self.real_N]
+
+    def drop(self, x_ND: Tensor, rate: float) -> Tensor:
+        """Dropout with one mask a sequence, the same at every position (Gal & Ghahramani 2016, arXiv:1512.05287).
+
+        Regularises as well as a mask a token here, and drawing T times fewer random numbers saves a seventh of a step.
+        """
+        if rate == 0:
+            return x_ND
+        keep_BD = torch.rand(self.B, x_ND.shape[1], device=x_ND.device) >= rate
+        scale_BTD = (keep_BD.to(x_ND.dtype) / (1 - rate))[:, None].expand(self.B, self.T, -1)
+        scale_ND = scale_BTD.flatten(0, 1)
+        return x_ND * (scale_ND if self.real_N is None else scale_ND[self.real_N])
+
+
+@dataclass(frozen=True)
+class Step(Pass):
+    """A decoding pass: one token behind each row of the cache."""
+
+    cache: Cache
+    masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def attend(self, layer: int, q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int) -> Tensor:
+        cache, used = self.cache, self.cache.longest + 1
+        cache.append(layer, k_NHC, v_NHC)
+        keys, values = (store[layer][: cache.num_rows, :used].transpose(1, 2) for store in (cache.keys, cache.values))
+        grouped = q_NHC.shape[1] != k_NHC.shape[1]
+        mask = self._mask(window, used)
+        y_NH1C = F.scaled_dot_product_attention(q_NHC[:, :, None], keys, values, mask, enable_gqa=grouped)
+        return y_NH1C[:, :, 0]
+
+    def _mask(self, window: int, used: int) -> Tensor:
+        """0 at the cache slots that each row sees, -inf elsewhere, ``(N, 1, 1, S)``; built once a pass and window."""
+        if window not in self.masks:
+            slot_S, last_N1 = torch.arange(used, device=self.position_N.device), self.position_N[:, None]
+            hidden_NS = slot_S > last_N1
+            if window:
+                hidden_NS |= slot_S <= last_N1 - window
+            mask_NS = torch.zeros(hidden_NS.shape, dtype=self.dtype, device=hidden_NS.device)
+            self.masks[window] = mask_NS.masked_fill_(hidden_NS, float("-inf"))[:, None, None]
+        return self.masks[window]
+
+
+class Attention(Projections):
+    QKV, OUT = ("q_proj", "k_proj", "v_proj"), ("o_proj",)
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         q_width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
         self.head_width, self.num_heads, self.num_kv_heads = config.head_width, config.num_heads, config.num_kv_heads
-        self.window = config.window_of(layer)
+        self.layer, self.window = layer, config.window_of(layer)
         self.q_proj = nn.Linear(config.width, q_width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.width, kv_width, bias=config.qkv_bias)
@@ -144,61 +290,17 @@ class Attention(Fused):
         if config.qk_norm:
             self.q_norm, self.k_norm = (RMSNorm(config.head_width, config.norm_eps) for _ in range(2))
         self.qk_norm = config.qk_norm
+        self.products = (self.QKV, self.OUT)
 
-    def forward(self, x_BTD: Tensor, rope: Rope, layer: int, cache: Cache | None) -> Tensor:
-        B, T, _ = x_BTD.shape
-        qkv_BHTC = self.fused(x_BTD, rope.dtype).view(B, T, -1, self.head_width).transpose(1, 2)
-        rotated_BHTC, v_BHTC = qkv_BHTC.tensor_split((self.num_heads + self.num_kv_heads,), dim=1)
+    def forward(self, x_ND: Tensor, run: Pass) -> Tensor:
+        qkv_NHC = self.product(self.QKV, x_ND, run.dtype).view(len(x_ND), -1, self.head_width)
+        rotated_NHC, v_NHC = qkv_NHC.tensor_split((self.num_heads + self.num_kv_heads,), dim=1)
         if self.qk_norm:
-            q_BHTC, k_BHTC = rotated_BHTC.tensor_split((self.num_heads,), dim=1)
-            rotated_BHTC = torch.cat((self.q_norm(q_BHTC), self.k_norm(k_BHTC)), dim=1).to(rope.dtype)
-        q_BHTC, k_BHTC = rope.rotate(rotated_BHTC).tensor_split((self.num_heads,), dim=1)
-        if cache is not None:
-            cache.write(layer, k_BHTC, v_BHTC, prefill=rope.position_B is None)
-        if rope.position_B is None:
-            y_BHTC = attend(q_BHTC, k_BHTC, v_BHTC, self.window)
-        else:
-            assert cache is not None
-            mask_B11S = rope.mask(self.window)
-            used = mask_B11S.shape[-1]
-            keys, values = cache.keys[layer][:, :, :used], cache.values[layer][:, :, :used]
-            grouped = self.num_heads != self.num_kv_heads
-            y_BHTC = F.scaled_dot_product_attention(q_BHTC, keys, values, mask_B11S, enable_gqa=grouped)
-        return linear(self.o_proj, y_BHTC.transpose(1, 2).reshape(B, T, -1), rope.dtype)
-
-
-@dataclass(frozen=True)
-class Rope:
-    """What all layers of one pass share: rotation tables, compute type and, while decoding, each row's position."""
-
-    cos: Tensor
-    sin: Tensor
-    dtype: torch.dtype
-    position_B: Tensor | None = None
-    masks: dict[int, Tensor] = field(default_factory=dict)
-
-    def rotate(self, x_BHTC: Tensor) -> Tensor:
-        """Turn the first channels of each head, as many as the tables have."""
-        width = self.cos.shape[-1]
-        if width == 0:
-            return x_BHTC
-        if width < x_BHTC.shape[-1]:
-            turned, rest = x_BHTC.tensor_split((width,), dim=-1)
-            return torch.cat((self.rotate(turned), rest), dim=-1)
-        half = width // 2
-        turned = torch.cat((-x_BHTC[..., half:], x_BHTC[..., :half]), dim=-1)
-        return x_BHTC * self.cos + turned * self.sin
-
-    def mask(self, window: int) -> Tensor:
-        """Which cache slots a decoding step sees, ``(B, 1, 1, S)``; built once a pass and window."""
-        assert self.position_B is not None
-        if window not in self.masks:
-            slot_S, last_B1 = torch.arange(int(self.position_B.max()) + 1), self.position_B[:, None]
-            seen_BS = slot_S <= last_B1
-            if window:
-                seen_BS &= slot_S > last_B1 - window
-            self.masks[window] = seen_BS[:, None, None]
-        return self.masks[window]
+            q_NHC, k_NHC = rotated_NHC.tensor_split((self.num_heads,), dim=1)
+            rotated_NHC = torch.cat((self.q_norm(q_NHC), self.k_norm(k_NHC)), dim=1).to(run.dtype)
+        q_NHC, k_NHC = run.rotate(rotated_NHC).tensor_split((self.num_heads,), dim=1)
+        y_NHC = run.attend(self.layer, q_NHC, k_NHC, v_NHC, self.window)
+        return self.product(self.OUT, y_NHC.flatten(1), run.dtype)
 
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -208,34 +310,28 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class FeedForward(Fused):
+class FeedForward(Projections):
     """Two layers, or the gated unit of Shazeer 2020 (arXiv:2002.05202): down(act(gate(x)) * up(x))."""
+
+    OUT = ("down_proj",)
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.parts = ("gate_proj", "up_proj") if config.gated else ("up_proj",)
+        self.inner = ("gate_proj", "up_proj") if config.gated else ("up_proj",)
         self.activation = GATES[config.activation]
-        for part in self.parts:
+        for part in self.inner:
             self.add_module(part, nn.Linear(config.width, config.ffn, bias=config.out_bias))
         self.down_proj = nn.Linear(config.ffn, config.width, bias=config.out_bias)
+        self.products = (self.inner, self.OUT)
 
-    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        inner = self.fused(x, dtype)
-        if len(self.parts) == 1:
-            return linear(self.down_proj, self.activation(inner), dtype)
-        gate, up = inner.chunk(2, dim=-1)
-        return linear(self.down_proj, self.activation(gate) * up, dtype)
-
-
-def drop(x_BTD: Tensor, rate: float) -> Tensor:
-    """Dropout with one mask a sequence, the same at every position (Gal & Ghahramani 2016, arXiv:1512.05287).
-
-    Regularises as well as a mask a token here, and drawing T times fewer random numbers saves a seventh of a step.
-    """
-    if rate == 0:
-        return x_BTD
-    keep_B1D = torch.rand(x_BTD.shape[0], 1, x_BTD.shape[2]) >= rate
-    return x_BTD * (keep_B1D.to(x_BTD.dtype) / (1 - rate))
+    def forward(self, x_ND: Tensor, dtype: torch.dtype) -> Tensor:
+        inner_NF = self.product(self.inner, x_ND, dtype)
+        if len(self.inner) == 2:
+            gate_NF, up_NF = inner_NF.chunk(2, dim=-1)
+            inner_NF = self.activation(gate_NF) * up_NF
+        else:
+            inner_NF = self.activation(inner_NF)
+        return self.product(self.OUT, inner_NF, dtype)
 
 
 class Block(nn.Module):
@@ -246,14 +342,18 @@ class Block(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = norm_of(config), norm_of(config)
         self.parallel = config.parallel
 
-    def forward(self, x: Tensor, rope: Rope, layer: int, cache: Cache | None, dropout: float) -> Tensor:
-        attended = x + drop(self.self_attn(self.input_layernorm(x), rope, layer, cache), dropout)
+    def forward(self, x: Tensor, run: Pass, dropout: float) -> Tensor:
+        attended = x + run.drop(self.self_attn(self.input_layernorm(x), run), dropout)
         read = x if self.parallel else attended
-        return attended + drop(self.mlp(self.post_attention_layernorm(read), rope.dtype), dropout)
+        return attended + run.drop(self.mlp(self.post_attention_layernorm(read), run.dtype), dropout)
 
 
 class Trunk(nn.Module):
-    """Token ids to hidden states: the part that policy, reward model and critic share in shape."""
+    """Token ids to hidden states: the part that policy, reward model and critic share in shape.
+
+    ``checkpointing`` trades a second forward pass for the memory of the activations: only each block's input is kept
+    (Chen 2016, arXiv:1604.06174).
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -264,6 +364,7 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = norm_of(config)
         self.dropout = 0.0
+        self.checkpointing = False
         self.compute_dtype = torch.float32
         frequency, gain = rotary_frequencies(config)
         angle = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequency)
@@ -271,47 +372,77 @@ class Trunk(nn.Module):
         self.register_buffer("cos_PC", table.cos() * gain, persistent=False)
         self.register_buffer("sin_PC", table.sin() * gain, persistent=False)
 
-    def _rope(self, T: int, cache: Cache | None) -> Rope:
-        dtype = self.compute_dtype
-        cos, sin = self.get_buffer("cos_PC").to(dtype), self.get_buffer("sin_PC").to(dtype)
-        if cache is None or int(cache.length_B.max()) == 0:
-            return Rope(cos[:T], sin[:T], dtype)
-        position_B = cache.length_B.clone()
-        return Rope(cos[position_B][:, None, None], sin[position_B][:, None, None], dtype, position_B)
+    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """Hidden states in fp32, after the last norm, of the real tokens: ``(N, D)``, row after row.
+
+        ``length_B`` says how many tokens of each row are real (None: all). Padding costs nothing but attention.
+        """
+        return self._whole(ids_BT, length_B, None)
+
+    def decoding(self, rows: int, slots: int) -> Cache:
+        """Room for ``rows`` sequences of ``slots`` tokens to be continued."""
+        return Cache(self.config, rows, slots, self.compute_dtype, self.embed_tokens.weight.device)
+
+    def prefill(self, cache: Cache, ids_PT: Tensor, length_P: Tensor, index_N: Tensor | None = None) -> Tensor:
+        """Read prompts into new rows of the cache, each as often as the index names it (None: once).
+
+        Returns the hidden state behind each new row's prompt, ``(N, D)``.
+        """
+        cache.enter(length_P, index_N)
+        hidden_ND = self._whole(ids_PT, length_P, cache)
+        last_PD = hidden_ND[length_P.cumsum(0) - 1]
+        return last_PD if index_N is None else last_PD[index_N]
+
+    def step(self, cache: Cache, token_B: Tensor) -> Tensor:
+        """Append one token to every row of the cache; the hidden states behind them, ``(B, D)``."""
+        hidden_BD = self._layers(token_B, Step(*self._rotation(cache.length_B), self.compute_dtype, cache))
+        cache.grow()
+        return hidden_BD
 
     @contextmanager
     def packed(self) -> Iterator[None]:
         """Hold joined, cast weights while decoding: valid only while the weights stand still."""
-        fused = [m for m in self.modules() if isinstance(m, Fused)]
-        for module in fused:
-            weight, bias = module.pack(self.compute_dtype)
-            module.packed = weight.detach(), None if bias is None else bias.detach()
+        projections = [m for m in self.modules() if isinstance(m, Projections)]
+        with torch.no_grad():
+            for module in projections:
+                module.pack(self.compute_dtype)
         try:
             yield
         finally:
-            for module in fused:
-                module.packed = None
+            for module in projections:
+                module.unpack()
 
-    def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        """Hidden states ``(B, T, D)`` in fp32, after the last norm.
-
-        With a cache, either the first call (prefill; set ``cache.length_B`` afterwards to the prompts' lengths)
-        or one token a row, written at ``cache.length_B``.
-        """
-        if ids_BT.shape[1] > self.config.max_positions:
+    def _whole(self, ids_BT: Tensor, length_B: Tensor | None, cache: Cache | None) -> Tensor:
+        (B, T), positions = ids_BT.shape, self.config.max_positions
+        if positions < T:
             raise DataError(
-                f"a sequence has {ids_BT.shape[1]} tokens but the model has {self.config.max_positions} positions",
+                f"a sequence has {T} tokens but the model has {positions} positions",
                 mend="shorten the text or use a model with a longer context",
             )
-        rope = self._rope(ids_BT.shape[1], cache)
+        position_N = torch.arange(T, device=ids_BT.device).repeat(B)
+        ids_N, real_N = ids_BT.flatten(), None
+        if length_B is not None and int(length_B.min()) < T:
+            real_N = (position_N < length_B.repeat_interleave(T)).nonzero().squeeze(1)
+            ids_N, position_N = ids_N[real_N], position_N[real_N]
+        run = Whole(*self._rotation(position_N), self.compute_dtype, B, T, real_N, cache)
+        return self._layers(ids_N, run)
+
+    def _rotation(self, position_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cos_PC, sin_PC = self.get_buffer("cos_PC"), self.get_buffer("sin_PC")
+        dtype = self.compute_dtype
+        return position_N, cos_PC[position_N, None].to(dtype), sin_PC[position_N, None].to(dtype)
+
+    def _layers(self, ids_N: Tensor, run: Pass) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        x = self.embed_tokens(ids_BT)
+        x = self.embed_tokens(ids_N)
         if self.config.learned_positions:
-            T = ids_BT.shape[1]
-            x = x + self.embed_positions(torch.arange(T) if rope.position_B is None else rope.position_B[:, None])
-        x = drop(x, dropout)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, rope, index, cache, dropout)
+            x = x + self.embed_positions(run.position_N)
+        x = run.drop(x, dropout)
+        for layer in self.layers:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, run, dropout, use_reentrant=False)
+            else:
+                x = layer(x, run, dropout)
         out: Tensor = self.norm(x)
         return out
 
@@ -331,8 +462,26 @@ class CausalLM(nn.Module):
         return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Logits ``(B, T, V)``: for small inputs and tests. Training goes through `algo.logprob.token_logp`."""
-        return F.linear(self.model(ids_BT), self.head_weight_VD)
+        """Logits ``(B, T, V)``: for small inputs and tests. Training goes through `predictions`."""
+        return F.linear(self.model(ids_BT), self.head_weight_VD).view(*ids_BT.shape, -1)
+
+    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states that predict a counted token, ``(N, D)``, the vocabulary head ``(V, D)``, and those tokens.
+
+        Both in the compute type: what `algo.logprob` turns into log-probabilities.
+        """
+        dtype = self.model.compute_dtype
+        flat_N, target_N = batch.predicting()
+        hidden_ND = self.model(*batch.inputs())[flat_N]
+        return hidden_ND.to(dtype), self.head_weight_VD.to(dtype), target_N
+
+    @contextmanager
+    def packed(self) -> Iterator[Product]:
+        """Hold weights laid out for decoding; yields the map from hidden states to logits in the compute type."""
+        dtype = self.model.compute_dtype
+        with self.model.packed():
+            head = prepacked(self.head_weight_VD.detach().to(dtype), None)
+            yield lambda hidden_BD: head(hidden_BD.to(dtype))
 
 
 class ScalarModel(nn.Module):
@@ -347,15 +496,14 @@ class ScalarModel(nn.Module):
         self.model = Trunk(config)
         self.score = nn.Linear(config.width, 1, bias=False)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """One number a position, ``(B, T)``."""
-        hidden_BTD = self.model(ids_BT)
-        return F.linear(hidden_BTD.float(), self.score.weight).squeeze(-1)
+    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """One number a real token, ``(N,)``, row after row (as `Trunk.forward`)."""
+        return F.linear(self.model(ids_BT, length_B).float(), self.score.weight).squeeze(-1)
 
-    def bag_of_words(self, ids_BT: Tensor) -> Tensor:
-        """The head on the normed token embeddings alone, ``(B, T)``: what each token says by itself."""
-        bare_BTD = self.model.norm(self.model.embed_tokens(ids_BT))
-        return F.linear(bare_BTD.float(), self.score.weight).squeeze(-1)
+    def bag_of_words(self, ids_N: Tensor) -> Tensor:
+        """The head on the normed token embeddings alone, ``(N,)``: what each token says by itself."""
+        bare_ND = self.model.norm(self.model.embed_tokens(ids_N))
+        return F.linear(bare_ND.float(), self.score.weight).squeeze(-1)
 
 
 def init_weights(model: nn.Module, seed: int) -> None:

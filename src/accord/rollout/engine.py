@@ -1,46 +1,73 @@
 """The engine: prompts in, samples with the exact log-probabilities they were drawn with out.
 
-Shapes: B rows alive, V vocabulary.
+Continuous batching (Yu et al. 2022, Orca): a finished sequence leaves at once and a waiting one takes its row.
+
+Shapes: B rows alive, V vocabulary, P prompts that enter together, N rows they become.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from accord.errors import UsageError
-from accord.models.decoder import Cache, CausalLM
+from accord.models.decoder import CausalLM
+from accord.models.precision import Product, tune_allocator
+from accord.rollout.draw import draw, truncate
 from accord.seeds import stream_seed
 
-BLOCK = 64  # entries a block in the two-level draw
+PREFILL_TOKENS = 8192  # most prompt tokens in one pass: bounds the memory of its activations
+REFILL_SHARE = 8  # waiting prompts enter when this fraction of the rows is free: fewer, larger prefills
+
+Finish = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. ``samples_per_prompt`` is K; ``temperature`` divides the logits."""
+    """How completions are drawn. ``samples_per_prompt`` is K; ``temperature`` divides the logits.
+
+    ``stop_ids`` end a completion as the end token does. ``top_k`` and ``top_p`` cut the law's tail: for serving only.
+    """
 
     max_new_tokens: int
     samples_per_prompt: int = 1
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
-            raise UsageError(f"temperature {self.temperature} is not above 0", mend="use 1.0 for the model's own law")
+            raise UsageError(
+                f"temperature {self.temperature} is not above 0",
+                mend="use 1.0 for the model's own law, or top_k 1 for its likeliest token",
+            )
         if self.max_new_tokens < 1 or self.samples_per_prompt < 1:
             raise UsageError("max_new_tokens and samples_per_prompt must be at least 1")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UsageError(
+                f"top_k {self.top_k} and top_p {self.top_p} name no set of tokens",
+                mend="top_k counts tokens (0 = all), top_p lies in (0, 1]",
+            )
+
+    @property
+    def truncated(self) -> bool:
+        """Whether some tokens can never be drawn."""
+        return self.top_k > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True)
 class Sample:
     """One completion with its provenance.
 
-    ``completion`` ends with the end token where ``finish`` is "stop"; ``behaviour_logp`` holds one
-    log-probability a completion token, under the law it was drawn from (temperature included).
+    ``completion`` ends with the end token (or a stop token) where ``finish`` is "stop"; ``behaviour_logp`` holds one
+    log-probability a completion token, under the law it was drawn from (temperature and truncation included).
     """
 
     prompt_index: int
@@ -48,121 +75,242 @@ class Sample:
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
     behaviour_logp: tuple[float, ...]
-    finish: Literal["stop", "length"]
+    finish: Finish
 
 
-def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row by inverse CDF in two levels (sum blocks, pick a block, then inside it), and its log-prob.
+@dataclass(frozen=True)
+class Token:
+    """One step of one sample, as it is drawn. ``sample`` is the whole of it once it is finished.
 
-    Exact for the softmax of the logits up to fp32 rounding; needs one uniform a row.
+    ``token`` is None where nothing was drawn because the sample was cancelled.
     """
-    B, V = logits_BV.shape
-    norm_B = torch.logsumexp(logits_BV, dim=-1)
-    probs = F.pad((logits_BV - norm_B[:, None]).exp_(), (0, -V % BLOCK)).view(B, -1, BLOCK)
-    rows = torch.arange(B)
-    block_B, rest_B = _pick(probs.sum(-1), uniform_B)
-    inside_B, _ = _pick(probs[rows, block_B], rest_B)
-    token_B = (block_B * BLOCK + inside_B).clamp_(max=V - 1)
-    return token_B, logits_BV[rows, token_B] - norm_B
+
+    prompt_index: int
+    sample_index: int
+    token: int | None
+    logp: float
+    sample: Sample | None = None
 
 
-def _pick(weight_BN: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Index whose share of the row's weight holds the uniform, and the uniform rescaled inside that share."""
-    edge_BN = weight_BN.cumsum(-1)
-    point_B = uniform_B * edge_BN[:, -1]
-    index_B = (edge_BN <= point_B[:, None]).sum(-1).clamp_(max=weight_BN.shape[1] - 1)
-    width_B = weight_BN.gather(1, index_B[:, None]).squeeze(1)
-    start_B = edge_BN.gather(1, index_B[:, None]).squeeze(1) - width_B
-    return index_B, ((point_B - start_B) / width_B.clamp_min(1e-30)).clamp_(0.0, 1.0 - 1e-7)
+@dataclass(eq=False)
+class _Row:
+    """A sample on its way. ``uniforms`` are its own random stream, one number a token."""
+
+    prompt_index: int
+    sample_index: int
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    uniforms: list[float]
+    tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+    def finished(self, finish: Finish) -> Sample:
+        return Sample(self.prompt_index, self.sample_index, self.prompt, tuple(self.tokens), tuple(self.logps), finish)
+
+
+class Session:
+    """Requests in, tokens out, one step at a time: submit at any time, cancel at any time.
+
+    The policy's weights must stand still while it is open. Rows that are alive fill the first rows of one cache.
+    """
+
+    def __init__(self, model: CausalLM, head: Product, end_id: int, max_rows: int) -> None:
+        self._model, self._head, self._end_id, self._max_rows = model, head, end_id, max_rows
+        self._device = model.head_weight_VD.device
+        self._waiting: deque[list[_Row]] = deque()
+        self._rows: list[_Row] = []
+        self._cancelled: set[tuple[int, int]] = set()
+        self._hidden_BD = torch.empty(0, model.config.width, device=self._device)
+        self._cache = model.model.decoding(0, 0)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._rows)
+
+    def submit(self, prompt_index: int, prompt: Sequence[int], sampling: Sampling, *, seed: int) -> None:
+        """Queue K samples of a prompt, named by ``prompt_index``; each draws from a stream of its own."""
+        _check_room(self._model.config.max_positions, len(prompt), sampling.max_new_tokens)
+        ids, limit = tuple(prompt), sampling.max_new_tokens
+        rows = [
+            _Row(prompt_index, k, ids, sampling, _uniforms(limit, stream_seed(seed, prompt_index, k)))
+            for k in range(sampling.samples_per_prompt)
+        ]
+        for start in range(0, len(rows), self._max_rows):
+            self._waiting.append(rows[start : start + self._max_rows])
+
+    def cancel(self, prompt_index: int, sample_index: int) -> None:
+        """Let a sample leave before its next token; one that is finished or unknown is left alone."""
+        self._cancelled.add((prompt_index, sample_index))
+
+    @torch.inference_mode()
+    def step(self) -> list[Token]:
+        """Draw one token for every sample alive, and let waiting prompts in where rows are free."""
+        drawn = self._drop_cancelled()
+        self._admit()
+        if not self._rows:
+            return drawn
+        token_B, logp_B = self._draw()
+        alive: list[int] = []
+        tokens = token_B.tolist()
+        for index, (row, token, logp) in enumerate(zip(self._rows, tokens, logp_B.tolist(), strict=True)):
+            row.tokens.append(token)
+            row.logps.append(logp)
+            finish = self._finish(row, token)
+            sample = row.finished(finish) if finish else None
+            drawn.append(Token(row.prompt_index, row.sample_index, token, logp, sample))
+            if sample is None:
+                alive.append(index)
+        order = self._keep(alive)
+        if order:
+            fed_B = token_B if len(order) == len(tokens) else token_B[order]
+            self._hidden_BD = self._model.model.step(self._cache, fed_B)
+        return drawn
+
+    def _finish(self, row: _Row, token: int) -> Finish | None:
+        if token == self._end_id or token in row.sampling.stop_ids:
+            return "stop"
+        return "length" if len(row.tokens) == row.sampling.max_new_tokens else None
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        logits_BV = self._head(self._hidden_BD).float()
+        heat = [row.sampling.temperature for row in self._rows]
+        if any(t != 1.0 for t in heat):
+            logits_BV = logits_BV / torch.tensor(heat, device=self._device)[:, None]
+        for index, row in enumerate(self._rows):
+            if row.sampling.truncated:
+                cut = logits_BV[index, None]
+                logits_BV[index] = truncate(cut, row.sampling.top_k, row.sampling.top_p)[0]
+        uniform_B = torch.tensor([row.uniforms[len(row.tokens)] for row in self._rows], device=self._device)
+        return draw(logits_BV, uniform_B)
+
+    def _keep(self, alive: list[int]) -> list[int]:
+        """Let the other rows leave, the last ones taking their places; the new order."""
+        if len(alive) == len(self._rows):
+            return alive
+        order = _compacted(alive)
+        self._cache.keep(order)
+        self._rows = [self._rows[i] for i in order]
+        return order
+
+    def _drop_cancelled(self) -> list[Token]:
+        if not self._cancelled:
+            return []
+        named, self._cancelled = self._cancelled, set()
+
+        def goes(row: _Row) -> bool:
+            return (row.prompt_index, row.sample_index) in named
+
+        gone = [row for row in (*self._rows, *(r for group in self._waiting for r in group)) if goes(row)]
+        self._hidden_BD = self._hidden_BD[self._keep([i for i, row in enumerate(self._rows) if not goes(row)])]
+        kept = ([row for row in group if not goes(row)] for group in self._waiting)
+        self._waiting = deque(group for group in kept if group)
+        return [Token(row.prompt_index, row.sample_index, None, 0.0, row.finished("cancelled")) for row in gone]
+
+    def _admit(self) -> None:
+        """Let waiting prompts in: at once where all fit, else when enough rows are free to make a prefill worth it."""
+        free = self._max_rows - len(self._rows)
+        if not self._waiting or len(self._waiting[0]) > free:
+            return
+        if sum(map(len, self._waiting)) > free and self._rows and free < self._max_rows // REFILL_SHARE:
+            return
+        while self._waiting and len(self._waiting[0]) <= free:
+            entering: list[list[_Row]] = []
+            tokens = 0
+            while self._waiting and len(self._waiting[0]) <= free:
+                tokens += len(self._waiting[0][0].prompt)
+                if entering and tokens > PREFILL_TOKENS:
+                    break
+                entering.append(self._waiting.popleft())
+                free -= len(entering[-1])
+            self._prefill(entering)
+
+    def _prefill(self, groups: list[list[_Row]]) -> None:
+        """Run each prompt once; its last hidden state and its place in the cache serve all its samples."""
+        rows = [row for group in groups for row in group]
+        self._make_room(rows)
+        prompts = [group[0].prompt for group in groups]
+        length_P = torch.tensor([len(p) for p in prompts])
+        ids_PT = torch.zeros(len(prompts), int(length_P.max()), dtype=torch.long)
+        for index, prompt in enumerate(prompts):
+            ids_PT[index, : len(prompt)] = torch.tensor(prompt)
+        index_N = None
+        if len(rows) > len(groups):
+            copies_P = torch.tensor([len(group) for group in groups], device=self._device)
+            index_N = torch.arange(len(groups), device=self._device).repeat_interleave(copies_P)
+        new_ND = self._model.model.prefill(self._cache, ids_PT.to(self._device), length_P.to(self._device), index_N)
+        self._hidden_BD = torch.cat((self._hidden_BD[: len(self._rows)], new_ND))
+        self._rows += rows
+
+    def _make_room(self, entering: Sequence[_Row]) -> None:
+        """Size the cache for who is in and who comes; what is stored stays."""
+        everyone = (*self._rows, *entering)
+        waiting = sum(map(len, self._waiting))
+        slots = max(len(row.prompt) + row.sampling.max_new_tokens for row in everyone)
+        self._cache.reserve(min(self._max_rows, len(everyone) + waiting), slots)
 
 
 class Engine:
     """Samples from a policy whose weights are the learner's own tensors: nothing is copied or synchronised.
 
-    Finished rows leave the batch; the samples of one prompt share its prefill.
+    At most ``max_rows`` samples are alive at once. The samples of one prompt share its prefill.
     """
 
     def __init__(self, model: CausalLM, end_id: int, *, max_rows: int = 128) -> None:
         self.model, self.end_id, self.max_rows = model, end_id, max_rows
 
-    @torch.no_grad()
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session over the present weights: dropout is off and the weights must not change until it closes."""
+        tune_allocator()
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self.model.packed() as head:
+                yield Session(self.model, head, self.end_id, self.max_rows)
+        finally:
+            self.model.train(was_training)
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int) -> list[Sample]:
         """K samples a prompt, in the order of the prompts.
 
         Each sample has its own random stream, named by seed, prompt index and sample index, so that the same
         call gives the same samples whatever ``max_rows`` is (up to padding's rounding).
         """
-        if not prompts or min(map(len, prompts)) == 0:
-            raise UsageError("the engine was given no prompts, or an empty one", mend="give at least one token each")
-        self._check_room(max(map(len, prompts)), sampling.max_new_tokens)
-        K = sampling.samples_per_prompt
-        per_wave = max(1, self.max_rows // K)
-        # Like lengths together: less padding in the prefill.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        was_training = self.model.training
-        self.model.eval()
-        samples: list[Sample] = []
-        with self.model.model.packed():
-            head_VD = self.model.head_weight_VD.to(self.model.model.compute_dtype)
-            for start in range(0, len(order), per_wave):
-                wave = order[start : start + per_wave]
-                samples += self._wave({i: tuple(prompts[i]) for i in wave}, sampling, seed, head_VD)
-        self.model.train(was_training)
+        samples = [token.sample for token in self.stream(prompts, sampling, seed=seed) if token.sample is not None]
         return sorted(samples, key=lambda s: (s.prompt_index, s.sample_index))
 
-    def _check_room(self, prompt_tokens: int, new_tokens: int) -> None:
-        positions = self.model.config.max_positions
-        if prompt_tokens + new_tokens - 1 > positions:  # the last token is never fed back
-            raise UsageError(
-                f"{prompt_tokens} prompt tokens and {new_tokens} new ones exceed its {positions} positions",
-                mend="shorten the prompts, lower max_new_tokens or use a model with a longer context",
-            )
+    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int) -> Iterator[Token]:
+        """The same samples token by token, as they are drawn; closing the iterator ends the work."""
+        if not prompts or min(map(len, prompts)) == 0:
+            raise UsageError("the engine was given no prompts, or an empty one", mend="give at least one token each")
+        _check_room(self.model.config.max_positions, max(map(len, prompts)), sampling.max_new_tokens)
+        return self._stream(prompts, sampling, seed)
 
-    def _wave(
-        self, prompts: dict[int, tuple[int, ...]], sampling: Sampling, seed: int, head_VD: Tensor
-    ) -> list[Sample]:
-        K, limit = sampling.samples_per_prompt, sampling.max_new_tokens
-        names = [(i, k) for i in prompts for k in range(K)]
-        uniform_BL = torch.stack([_uniforms(limit, stream_seed(seed, i, k)) for i, k in names])
-        hidden_BD, cache = self._prefill(list(prompts.values()), K, limit)
-        tokens: list[list[int]] = [[] for _ in names]
-        logps: list[list[float]] = [[] for _ in names]
-        alive = torch.arange(len(names))
-        for step in range(limit):
-            logits_BV = F.linear(hidden_BD.to(head_VD.dtype), head_VD).float() / sampling.temperature
-            token_B, logp_B = draw(logits_BV, uniform_BL[alive, step])
-            for row, token, logp in zip(alive.tolist(), token_B.tolist(), logp_B.tolist(), strict=True):
-                tokens[row].append(token)
-                logps[row].append(logp)
-            going = (token_B != self.end_id).nonzero().squeeze(1)
-            if step + 1 == limit or len(going) == 0:
-                break
-            if len(going) < len(alive):
-                alive, token_B = alive[going], token_B[going]
-                cache.keep(going)
-            hidden_BD = self.model.model(token_B[:, None], cache)[:, 0]
-            cache.length_B += 1
-        return [
-            Sample(i, k, prompts[i], tuple(t), tuple(lp), "stop" if t[-1] == self.end_id else "length")
-            for (i, k), t, lp in zip(names, tokens, logps, strict=True)
-        ]
-
-    def _prefill(self, prompts: list[tuple[int, ...]], K: int, limit: int) -> tuple[Tensor, Cache]:
-        """Run each prompt once; return its last hidden state and its cache rows, both repeated K times."""
-        length_P = torch.tensor([len(p) for p in prompts])
-        T = int(length_P.max())
-        ids_PT = torch.zeros(len(prompts), T, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids_PT[row, : len(prompt)] = torch.tensor(prompt)
-        cache = Cache(self.model.config, len(prompts), T + limit, self.model.model.compute_dtype)
-        hidden_PTD = self.model.model(ids_PT, cache)
-        cache.length_B = length_P
-        repeat = torch.arange(len(prompts)).repeat_interleave(K)
-        last_PD = hidden_PTD[torch.arange(len(prompts)), length_P - 1]
-        if K > 1:
-            cache.keep(repeat)
-        return last_PD[repeat], cache
+    def _stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> Iterator[Token]:
+        with self.session() as session:
+            # Like lengths together: less padding in the attention of a prefill.
+            for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+                session.submit(index, prompts[index], sampling, seed=seed)
+            while session.busy:
+                yield from session.step()
 
 
-def _uniforms(count: int, seed: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+def _check_room(positions: int, prompt_tokens: int, new_tokens: int) -> None:
+    if prompt_tokens + new_tokens - 1 > positions:  # the last token is never fed back
+        raise UsageError(
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones exceed its {positions} positions",
+            mend="shorten the prompts, lower max_new_tokens or use a model with a longer context",
+        )
+
+
+def _compacted(alive: Sequence[int]) -> list[int]:
+    """The rows that stay, those beyond their number moved into the gaps before it: as few moves as can be."""
+    number = len(alive)
+    stay = {index for index in alive if index < number}
+    movers = iter([index for index in alive if index >= number])
+    return [place if place in stay else next(movers) for place in range(number)]
+
+
+def _uniforms(count: int, seed: int) -> list[float]:
+    numbers: list[float] = torch.rand(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return numbers

@@ -35,10 +35,31 @@ class Batch:
     def num_counted(self) -> int:
         return int(self.mask_BT.sum())
 
+    @property
+    def real_BT(self) -> Tensor:
+        """True on real tokens."""
+        return torch.arange(self.ids_BT.shape[1], device=self.ids_BT.device) < self.length_B[:, None]
+
+    @property
+    def last_B(self) -> Tensor:
+        """Where each row's last token stands among the N real ones."""
+        return self.length_B.cumsum(0) - 1
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Each row without its last token, which predicts nothing, and how long that is."""
+        return self.ids_BT[:, :-1], self.length_B - 1
+
     def predicting(self) -> tuple[Tensor, Tensor]:
-        """Flat indices into ``(B, T-1)`` positions that predict a counted token, and those tokens' ids."""
-        counts = self.mask_BT[:, 1:]
-        return counts.reshape(-1).nonzero().squeeze(1), self.ids_BT[:, 1:][counts]
+        """Which of the real tokens of `inputs` predict a counted token, and those tokens' ids; both in row order."""
+        counts_N = self.mask_BT[:, 1:][self.real_BT[:, 1:]]
+        return counts_N.nonzero().squeeze(1), self.ids_BT[self.mask_BT]
+
+    def completion_means(self, x_N: Tensor) -> Tensor:
+        """Mean over each row's counted tokens of a number a real token, ``(B,)``."""
+        counted_N = self.mask_BT[self.real_BT]
+        row_N = torch.arange(len(self.length_B), device=x_N.device).repeat_interleave(self.length_B)[counted_N]
+        sum_B = x_N.new_zeros(len(self.length_B)).index_add(0, row_N, x_N[counted_N])
+        return sum_B / self.mask_BT.sum(1)
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:

@@ -44,21 +44,12 @@ def logp_and_entropy(
 
     With them the entropy of each of those positions, detached; zeros unless asked for.
     """
-    return token_logp(*_predictions(model, batch), temperature, entropy=entropy)
+    return token_logp(*model.predictions(batch), temperature, entropy=entropy)
 
 
 def completion_nll(model: CausalLM, batch: Batch) -> Tensor:
     """Negative log-likelihood summed over the counted tokens of a batch, in nats; differentiable."""
-    return token_nll(*_predictions(model, batch))
-
-
-def _predictions(model: CausalLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states at the positions that predict a counted token, the vocabulary head, and those tokens."""
-    flat_N, target_N = batch.predicting()
-    hidden_BTD = model.model(batch.ids_BT[:, :-1])
-    dtype = model.model.compute_dtype
-    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[flat_N].to(dtype)
-    return hidden_ND, model.head_weight_VD.to(dtype), target_N
+    return token_nll(*model.predictions(batch))
 
 
 def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) -> Example:

@@ -184,10 +184,9 @@ def bucketed_scores(scorer: ScalarModel, examples: Sequence[Example], pad_id: in
     readings = []
     for bucket in buckets:
         batch = collate([examples[i] for i in bucket], pad_id)
-        value_BT, bag_BT = scorer(batch.ids_BT), scorer.bag_of_words(batch.ids_BT)
-        last_B = value_BT[torch.arange(len(bucket)), batch.length_B - 1]
-        means = [torch.where(batch.mask_BT, x, 0.0).sum(1) / batch.mask_BT.sum(1) for x in (value_BT, bag_BT)]
-        readings.append(torch.stack([last_B, *means], dim=1))
+        value_N, bag_N = scorer(batch.ids_BT, batch.length_B), scorer.bag_of_words(batch.ids_BT[batch.real_BT])
+        means = [batch.completion_means(x_N) for x_N in (value_N, bag_N)]
+        readings.append(torch.stack([value_N[batch.last_B], *means], dim=1))
     position = torch.argsort(torch.tensor([i for bucket in buckets for i in bucket]))
     return torch.cat(readings)[position]
 

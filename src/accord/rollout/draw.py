@@ -1,0 +1,57 @@
+"""From logits to tokens: exact draws by inverse CDF, and the truncations that serving offers.
+
+Shapes: B rows alive, V vocabulary, N blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 64  # entries a block in the two-level draw
+
+
+def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row by inverse CDF in two levels (sum blocks, pick a block, then inside it), and its log-prob.
+
+    Exact for the softmax of the logits up to fp32 rounding; needs one uniform a row.
+    """
+    B, V = logits_BV.shape
+    weight_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_()  # the largest is 1, their sum at most V
+    if V % BLOCK:
+        weight_BV = F.pad(weight_BV, (0, -V % BLOCK))
+    weight_BNM = weight_BV.view(B, -1, BLOCK)
+    sum_BN = weight_BNM.sum(-1)
+    rows_B = torch.arange(B, device=logits_BV.device)
+    block_B, rest_B = _pick(sum_BN, uniform_B)
+    inside_B, _ = _pick(weight_BNM[rows_B, block_B], rest_B)
+    token_B = (block_B * BLOCK + inside_B).clamp_(max=V - 1)
+    return token_B, (weight_BV[rows_B, token_B] / sum_BN.sum(-1)).log()
+
+
+def _pick(weight_BN: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Index whose share of the row's weight holds the uniform, and the uniform rescaled inside that share."""
+    edge_BN = weight_BN.cumsum(-1)
+    point_B = uniform_B * edge_BN[:, -1]
+    index_B = (edge_BN <= point_B[:, None]).sum(-1).clamp_(max=weight_BN.shape[1] - 1)
+    width_B = weight_BN.gather(1, index_B[:, None]).squeeze(1)
+    start_B = edge_BN.gather(1, index_B[:, None]).squeeze(1) - width_B
+    return index_B, ((point_B - start_B) / width_B.clamp_min(1e-30)).clamp_(0.0, 1.0 - 1e-7)
+
+
+def truncate(logits_BV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """The logits with all but the k likeliest tokens at -inf, and of those all outside the nucleus.
+
+    The nucleus is the smallest set of likeliest tokens whose probability reaches ``top_p`` (Holtzman 2019,
+    arXiv:1904.09751); it holds at least one. ``top_k`` 0 and ``top_p`` 1 leave all.
+    """
+    V = logits_BV.shape[1]
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
+    dropped_BV = torch.zeros_like(sorted_BV, dtype=torch.bool)
+    if 0 < top_k < V:
+        dropped_BV[:, top_k:] = True
+    if top_p < 1:
+        probs_BV = sorted_BV.masked_fill(dropped_BV, float("-inf")).softmax(-1)
+        dropped_BV |= probs_BV.cumsum(-1) - probs_BV >= top_p
+    return logits_BV.masked_fill(torch.zeros_like(dropped_BV).scatter(1, order_BV, dropped_BV), float("-inf"))
