@@ -164,7 +164,7 @@ def chat_of(words: Tokenizer) -> ChatTemplate:
 TRICKS = {
     "whitespace": "a\n  {% if true %}\n b {# c #}\n  {%- endif -%}\n\n{{ messages[0].content }}  \n\n",
     "tojson": "{{ messages | tojson }}{{ messages[0] | tojson(indent=2) }}{{ [1] | tojson(separators=(',', ':')) }}",
-    "loop controls": "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ 1 }}{% break %}{% endfor %}",
+    "loop controls": "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}1{% break %}{% endfor %}",
     "named tokens": "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}{{ unk_token is defined }}",
     "nothing else given": "{{ tools is none }}{{ documents is none }}{{ messages | length }}{{ nonsense }}",
     "namespace": "{% set n = namespace(k=0) %}{% for m in messages %}{% set n.k = n.k + 2 %}{% endfor %}{{ n.k }}",
