@@ -301,6 +301,15 @@ def test_a_template_without_one_place_for_a_turn_is_refused(tmp_path: Path, sour
     assert "{% generation %}" in caught.value.mend
 
 
+def test_all_tokens_of_a_blocks_last_character_count(tmp_path: Path) -> None:
+    """Where we differ from `transformers`, which counts only the first of the four bytes."""
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}"
+    folder = write_folder(tmp_path, template=source)
+    ship = [{"role": "assistant", "content": "ab\U0001f6a2"}]
+    assert our_mask(load_tokenizer(folder), ship)[1] == [False, True, *[True] * 4, False]  # nothing predicts the first
+    assert their_mask(AutoTokenizer.from_pretrained(folder), ship)[1] == [True, True, True, False, False, False, False]
+
+
 def test_only_turns_from_a_message_on_count(styled: tuple[Tokenizer, Tokenizer, Any]) -> None:
     for words in styled[:2]:
         example = encode_chat(words, CHAT, counted_from=4)

@@ -154,7 +154,7 @@ class ChatTemplate:
             raise DataError(
                 str(error) or type(error).__name__,
                 where=f"{self.where}:{line}" if line else self.where,
-                why="the chat template refuses it" if _refused(error) else "the chat template is broken",
+                why="the chat template refuses it" if isinstance(error, _Refusal) else "the chat template is broken",
                 mend="compare the messages with what the template expects (roles, order, fields)",
             ) from error
 
@@ -169,10 +169,6 @@ class ChatTemplate:
 
 class _Refusal(TemplateError):
     """What a template's own ``raise_exception`` raises."""
-
-
-def _refused(error: Exception) -> bool:
-    return isinstance(error, _Refusal)
 
 
 def _line(error: Exception) -> int:
