@@ -178,12 +178,10 @@ class _Row:
             said = self.messages("messages")
             while len(said) > 1 and said[-1]["role"] == "assistant":
                 said = said[:-1]
-            with at_row(self.where):
-                return self.template(chat).prompt(said)
+            return self.rendered(said, chat)
         if not isinstance(self.field("prompt"), list):
             return self.text("prompt")
-        with at_row(self.where):
-            return self.template(chat).prompt(self.messages("prompt"))
+        return self.rendered(self.messages("prompt"), chat)
 
     def completion(self, shown: str, value: Any, chat: Chat | None) -> str:
         """A completion as text; to a prompt of messages it is what the assistant writes to say it."""
@@ -192,8 +190,14 @@ class _Row:
         said = self.turns(shown, value)
         if len(said) != 1 or said[0]["role"] != "assistant":
             self.fail(f"{shown} is not one message of the assistant's", 'write a text or [{"role": "assistant", ...}]')
+        asked, template = self.messages("prompt"), self.template(chat)
         with at_row(self.where):
-            return self.template(chat).reply(self.messages("prompt"), said[0]["content"])
+            return template.reply(asked, said[0]["content"])
+
+    def rendered(self, asked: Messages, chat: Chat | None) -> str:
+        template = self.template(chat)
+        with at_row(self.where):
+            return template.prompt(asked)
 
     def template(self, chat: Chat | None) -> Chat:
         if chat is None:
