@@ -83,7 +83,7 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": "2"}', '"weight" is a string'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "topic": 2}', '"topic" is a number'),
         (read_demonstrations, '{"prompt": "p", "completion": null}', '"completion" is null, not a string'),
-        (read_demonstrations, '{"prompt": ["p"], "completion": "c"}', '"prompt" is a list'),
+        (read_demonstrations, '{"prompt": ["p"], "completion": "c"}', r'"prompt"\[0\] is a string, not a message'),
         (read_demonstrations, '{"completion": "c"}', '"prompt" is missing'),
         (read_texts, r'{"text": "\ud800"}', "surrogate"),
         (read_texts, '["text"]', "a list, not an object"),

@@ -67,7 +67,7 @@ def pretrain(
 
 def sft(
     model: Model,
-    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt", "completion"} rows.')],
+    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt", "completion"} or {"messages"} rows.')],
     output_dir: OutputDir,
     valid_data: ValidData = None,
     overrides: Overrides = None,
@@ -79,7 +79,7 @@ def sft(
 ) -> None:
     """Fine-tune a model on demonstrations.
 
-    The loss counts the completion and its end token only.
+    The loss counts the completion and its end token only; of conversations, the assistant's turns.
 
     \b
     Examples:

@@ -6,6 +6,10 @@
   or pairs: ``{"prompt": "...", "chosen": "...", "rejected": "..."}``
 * texts: ``{"text": "..."}``
 
+For chat models a prompt may be a list of messages, ``[{"role": "user", "content": "..."}]``, and a completion then a
+text or a list with one message of the assistant's. Such a row is rendered to text as it is read, by the model's
+template. Demonstrations may also be whole conversations, ``{"messages": [...]}``: every turn of the assistant's counts.
+
 ``topic`` (unit of splitting), ``weight`` (> 0) and ``origin`` may be added; other fields are ignored. The text is
 UTF-8, with or without BOM and CRLF, plain or gzip (told by content, not by name). Empty lines are skipped. Every fault
 is a ``DataError`` that names file, line and field.
@@ -13,13 +17,14 @@ is a ``DataError`` that names file, line and field.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from accord.errors import DataError
 from accord.files import write_bytes
@@ -30,6 +35,26 @@ T = TypeVar("T")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
+Messages = list[dict[str, Any]]
+
+
+class Chat(Protocol):
+    """What makes texts of messages: a model's chat template (`accord.text.template.ChatTemplate`)."""
+
+    def prompt(self, messages: Messages) -> str: ...
+
+    def reply(self, messages: Messages, content: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation to learn from, and where it stands; the assistant's turns from ``counted_from`` on count."""
+
+    messages: Messages
+    where: str
+    counted_from: int = 0
+
+
 @dataclass(frozen=True)
 class PromptRow:
     """A prompt to complete; ``topic`` is the unit of splitting, "" where the file names none."""
@@ -38,24 +63,35 @@ class PromptRow:
     topic: str = ""
 
 
-def read_demonstrations(path: Path | str) -> list[tuple[str, str]]:
+def read_demonstrations(path: Path | str, chat: Chat | None = None) -> list[tuple[str, str]]:
     """(prompt, completion) of every line. Spaces are kept: a completion after ``...:`` usually starts with one.
 
     Raises:
         DataError: The file or a line of it is not what it should be.
     """
-    return _read(
-        path, lambda row: (row.text("prompt"), row.text("completion")), '{"prompt": "...", "completion": "..."}'
-    )
+
+    def pair(row: _Row) -> tuple[str, str]:
+        return row.prompt(chat), row.completion('"completion"', row.field("completion"), chat)
+
+    return _read(path, pair, _DEMONSTRATION)
 
 
-def read_prompts(path: Path | str) -> list[PromptRow]:
+def read_lessons(path: Path | str) -> list[tuple[str, str] | Conversation]:
+    """What a policy is to imitate: (prompt, completion) where both are texts, else the whole conversation.
+
+    Raises:
+        DataError: The file or a line of it is not what it should be.
+    """
+    return _read(path, _lesson, _DEMONSTRATION)
+
+
+def read_prompts(path: Path | str, chat: Chat | None = None) -> list[PromptRow]:
     """The prompts of a file; lines of demonstrations or rankings will do.
 
     Raises:
         DataError: The file or a line of it is not what it should be.
     """
-    return _read(path, lambda row: PromptRow(row.text("prompt"), row.label("topic")), '{"prompt": "..."}')
+    return _read(path, lambda row: PromptRow(row.prompt(chat), row.label("topic")), '{"prompt": "..."}')
 
 
 def read_texts(path: Path | str) -> list[str]:
@@ -67,13 +103,13 @@ def read_texts(path: Path | str) -> list[str]:
     return _read(path, lambda row: row.text("text"), '{"text": "..."}')
 
 
-def read_rankings(path: Path | str) -> list[RankedGroup]:
+def read_rankings(path: Path | str, chat: Chat | None = None) -> list[RankedGroup]:
     """The ranked groups of a file; a pair is a group of two. ``origin`` is the file's name where a line names none.
 
     Raises:
         DataError: The file or a line of it is not what it should be.
     """
-    return _read(path, _ranked_group, '{"prompt": "...", "chosen": "...", "rejected": "..."}')
+    return _read(path, lambda row: _ranked_group(row, chat), '{"prompt": "...", "chosen": "...", "rejected": "..."}')
 
 
 def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -97,7 +133,19 @@ def _line(row: Mapping[str, Any], where: str) -> bytes:
         raise DataError(f"the row cannot be written as JSON: {error}", where=where) from error
 
 
+@contextlib.contextmanager
+def at_row(where: str) -> Iterator[None]:
+    """A chat template's complaint inside names this row."""
+    try:
+        yield
+    except DataError as error:
+        why = f"{error.why} ({error.where})" if error.why else error.where
+        raise DataError(error.what, where=where, why=why, mend=error.mend) from error
+
+
 # -- lines -------------------------------------------------------------------------------------------------------------
+
+_DEMONSTRATION = '{"prompt": "...", "completion": "..."}'
 
 
 @dataclass(frozen=True)
@@ -109,13 +157,71 @@ class _Row:
     number: int
     form: str
 
-    def fail(self, what: str, mend: str = "") -> NoReturn:
-        raise DataError(what, where=f"{self.path}:{self.number}", mend=mend or f"write lines like {self.form}")
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.number}"
 
-    def text(self, name: str) -> str:
+    def fail(self, what: str, mend: str = "") -> NoReturn:
+        raise DataError(what, where=self.where, mend=mend or f"write lines like {self.form}")
+
+    def field(self, name: str) -> Any:
         if name not in self.fields:
             self.fail(f'"{name}" is missing')
-        return self.string(f'"{name}"', self.fields[name])
+        return self.fields[name]
+
+    def text(self, name: str) -> str:
+        return self.string(f'"{name}"', self.field(name))
+
+    def prompt(self, chat: Chat | None) -> str:
+        """The prompt as text; that of a whole conversation ends before the assistant's last words."""
+        if "prompt" not in self.fields and "messages" in self.fields:
+            said = self.messages("messages")
+            while len(said) > 1 and said[-1]["role"] == "assistant":
+                said = said[:-1]
+            return self.rendered(said, chat)
+        if not isinstance(self.field("prompt"), list):
+            return self.text("prompt")
+        return self.rendered(self.messages("prompt"), chat)
+
+    def completion(self, shown: str, value: Any, chat: Chat | None) -> str:
+        """A completion as text; to a prompt of messages it is what the assistant writes to say it."""
+        if not isinstance(self.field("prompt"), list):
+            return self.string(shown, value)
+        said = self.turns(shown, value)
+        if len(said) != 1 or said[0]["role"] != "assistant":
+            self.fail(f"{shown} is not one message of the assistant's", 'write a text or [{"role": "assistant", ...}]')
+        asked, template = self.messages("prompt"), self.template(chat)
+        with at_row(self.where):
+            return template.reply(asked, said[0]["content"])
+
+    def rendered(self, asked: Messages, chat: Chat | None) -> str:
+        template = self.template(chat)
+        with at_row(self.where):
+            return template.prompt(asked)
+
+    def template(self, chat: Chat | None) -> Chat:
+        if chat is None:
+            self.fail(
+                "the prompt is a list of messages, but there is no chat template to render it",
+                "give a model folder that has a chat_template, or write the prompt as text",
+            )
+        return chat
+
+    def messages(self, name: str) -> Messages:
+        return self.turns(f'"{name}"', self.items(name))
+
+    def turns(self, shown: str, value: Any) -> Messages:
+        """Messages with role and content; a text is what the assistant said."""
+        found = value if isinstance(value, list) else [{"role": "assistant", "content": value}]
+        if not found:
+            self.fail(f"{shown} holds no messages")
+        for i, message in enumerate(found):
+            if not isinstance(message, dict):
+                self.fail(f"{shown}[{i}] is {_kind(message)}, not a message", _MESSAGE)
+            role = self.string(f'"role" of {shown}[{i}]', message.get("role"))
+            if role == "assistant" or message.get("content") != "":  # an empty system prompt is a choice
+                self.string(f'"content" of {shown}[{i}]' if value is found else shown, message.get("content"))
+        return found
 
     def label(self, name: str, default: str = "") -> str:
         value = self.fields.get(name)
@@ -146,6 +252,9 @@ class _Row:
         return value
 
 
+_MESSAGE = 'write messages like {"role": "user", "content": "..."}'
+
+
 def _kind(value: Any) -> str:
     names = {
         bool: "true or false",
@@ -158,18 +267,31 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def _ranked_group(row: _Row) -> RankedGroup:
+def _lesson(row: _Row) -> tuple[str, str] | Conversation:
+    if "messages" in row.fields:
+        found = Conversation(row.messages("messages"), row.where)
+    elif isinstance(row.field("prompt"), list):
+        prompt = row.messages("prompt")
+        found = Conversation(prompt + row.turns('"completion"', row.field("completion")), row.where, len(prompt))
+    else:
+        return row.text("prompt"), row.text("completion")
+    if not any(message["role"] == "assistant" for message in found.messages[found.counted_from :]):
+        row.fail("no message of the assistant's to learn from", 'its role must be "assistant"')
+    return found
+
+
+def _ranked_group(row: _Row, chat: Chat | None) -> RankedGroup:
     if "completions" in row.fields or "ranks" in row.fields:
-        completions, ranks = _group(row)
+        completions, ranks = _group(row, chat)
     elif "chosen" in row.fields or "rejected" in row.fields:
-        completions, ranks = _pair(row)
+        completions, ranks = _pair(row, chat)
     else:
         row.fail(
             'neither "completions" and "ranks" nor "chosen" and "rejected" are there',
             f'write lines like {row.form} or {{"prompt": "...", "completions": ["...", "..."], "ranks": [1, 2]}}',
         )
     return RankedGroup(
-        prompt=row.text("prompt"),
+        prompt=row.prompt(chat),
         completions=completions,
         ranks=ranks,
         origin=row.label("origin", row.path.name),
@@ -178,15 +300,16 @@ def _ranked_group(row: _Row) -> RankedGroup:
     )
 
 
-def _pair(row: _Row) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    chosen, rejected = row.text("chosen"), row.text("rejected")
+def _pair(row: _Row, chat: Chat | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    chosen, rejected = (row.completion(f'"{name}"', row.field(name), chat) for name in ("chosen", "rejected"))
     if chosen == rejected:
         row.fail('"chosen" and "rejected" are the same text', "remove the line: it says nothing")
     return (chosen, rejected), (1.0, 2.0)
 
 
-def _group(row: _Row) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    completions = tuple(row.string(f'"completions"[{i}]', text) for i, text in enumerate(row.items("completions")))
+def _group(row: _Row, chat: Chat | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    texts = enumerate(row.items("completions"))
+    completions = tuple(row.completion(f'"completions"[{i}]', text, chat) for i, text in texts)
     ranks = tuple(row.number_at(f'"ranks"[{i}]', rank) for i, rank in enumerate(row.items("ranks")))
     if len(completions) < 2:
         row.fail(f'"completions" has {len(completions)} texts', "a ranking needs at least 2")

@@ -20,7 +20,7 @@ from accord.files import read_json, write_folder, write_json
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
 from accord.models.families import FAMILIES, family_of
 from accord.models.shape import DecoderConfig
-from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.text.tokenizer import GENERATION, Tokenizer, load_tokenizer
 
 WEIGHTS, INDEX, REWARD = "model.safetensors", "model.safetensors.index.json", "reward.json"
 
@@ -193,7 +193,9 @@ def _save(
         save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
         write_json(aside / "config.json", {**extra, **family.write(model.config), **ids, "dtype": "float32"})
         if isinstance(model, CausalLM):
-            write_json(aside / "generation_config.json", {**ids, "do_sample": True, "temperature": 1.0})
+            stops = [*tokenizer.stop_ids]
+            ends = {"eos_token_id": stops if len(stops) > 1 else tokenizer.end_id}
+            write_json(aside / GENERATION, {**ids, **ends, "do_sample": True, "temperature": 1.0})
         tokenizer.save(aside)
         if scale is not None:
             write_json(aside / REWARD, {"offset": scale.offset, "scale": scale.scale})

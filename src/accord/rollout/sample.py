@@ -38,7 +38,7 @@ def sample(
     ("stop" where it ended by itself, "length" where it was cut).
     """
     policy, words = load_policy(model, compute_dtype())
-    prompts = [row.text for row in read_prompts(data)]
+    prompts = [row.text for row in read_prompts(data, words.chat)]
     log(0.0, f"{len(prompts)} prompts")
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
     samples = Engine(policy, words.end_id).generate([words.encode(p) for p in prompts], sampling, seed=seed)

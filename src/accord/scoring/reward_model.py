@@ -51,7 +51,7 @@ def score(*, reward_model: Path, rows: Path, output: Path) -> ScoreResult:
     deviation of theirs.
     """
     scorer = RewardModel.load(reward_model)
-    pairs = read_demonstrations(rows)
+    pairs = read_demonstrations(rows, scorer.words.chat)
     scores = scorer.score(pairs).tolist()
     scored = [{"prompt": p, "completion": c, "score": round(s, 6)} for (p, c), s in zip(pairs, scores, strict=True)]
     write_jsonl(output, scored)

@@ -11,10 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its completion as ids; the completion ends with the end token where it is finished."""
+    """A prompt and its completion as ids; the completion ends with the end token where it is finished.
+
+    ``mask`` says which tokens of the completion count, where not all do: a conversation's later prompts.
+    """
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
+    mask: tuple[bool, ...] | None = None
+
+    @property
+    def num_counted(self) -> int:
+        return len(self.completion) if self.mask is None else sum(self.mask)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -24,7 +32,7 @@ class Example:
 class Batch:
     """B examples padded on the right to T tokens.
 
-    ``mask_BT`` is True on completion tokens. ``length_B`` counts real tokens.
+    ``mask_BT`` is True on completion tokens that count. ``length_B`` counts real tokens.
     """
 
     ids_BT: Tensor
@@ -69,7 +77,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     mask_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
     for row, example in enumerate(examples):
         ids_BT[row, : len(example)] = torch.tensor(example.prompt + example.completion)
-        mask_BT[row, len(example.prompt) : len(example)] = True
+        mask_BT[row, len(example.prompt) : len(example)] = True if example.mask is None else torch.tensor(example.mask)
     return Batch(ids_BT, mask_BT, torch.tensor(lengths))
 
 

@@ -1,33 +1,58 @@
-"""Byte-level BPE in Hugging Face's file layout, by the `tokenizers` library."""
+"""Tokenizers in Hugging Face's file layout, by the `tokenizers` library: read, written again, or trained here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from accord.errors import DataError
-from accord.files import read_json, write_json
+from accord.files import read_json, write_bytes
+from accord.text.template import ChatTemplate, Span
 
 END, PAD = "<|end|>", "<|pad|>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
+TEMPLATE = "chat_template.jinja"
+#: What else belongs to a tokenizer in a folder: kept as it is.
+OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", TEMPLATE, "chat_templates/*.jinja")
+GENERATION = "generation_config.json"
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
-    """Text to ids and back. ``end_id`` closes a text; ``pad_id`` fills a batch and is never the same as ``end_id``
-    in tokenizers trained here (with one id for both, the end would be masked and never learnt)."""
+    """Text to ids and back.
 
-    def __init__(self, inner: tokenizers.Tokenizer, end_id: int, pad_id: int) -> None:
-        self._inner, self.end_id, self.pad_id = inner, end_id, pad_id
+    ``end_id`` closes a completion: the token with which the chat template ends an assistant's turn, else the
+    tokenizer's own end token. ``stop_ids`` are all that end a completion when sampling, ``end_id`` first. ``pad_id``
+    fills a batch and is never the same as ``end_id`` in tokenizers trained here (with one id for both, the end would be
+    masked and never learnt). ``chat`` is the chat template, None where the folder has none.
+    """
+
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        stop_ids: tuple[int, ...],
+        pad_id: int,
+        files: Mapping[str, bytes],
+        chat: ChatTemplate | None = None,
+    ) -> None:
+        self._inner, self._files = inner, files
+        self.end_id, self.stop_ids, self.pad_id, self.chat = stop_ids[0], stop_ids, pad_id, chat
         self.vocab_size: int = inner.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text, without any special token added."""
+        """Ids of the text, without any special token added. Those written in the text are single ids."""
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
+        """Ids of the text, and the characters that each of them stands for."""
+        found = self._inner.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         return [e.ids for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
@@ -38,18 +63,12 @@ class Tokenizer:
         return text
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json`` as `transformers` reads them."""
-        self._inner.save(str(folder / FILES[0]))
-        token = self._inner.id_to_token
-        write_json(
-            folder / FILES[1],
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": token(self.end_id),
-                "pad_token": token(self.pad_id),
-                "clean_up_tokenization_spaces": False,
-            },
-        )
+        """Write the tokenizer's files as `transformers` reads them: those it was read from, byte for byte.
+
+        The stop ids stand in the model's ``generation_config.json``, which is not the tokenizer's to write.
+        """
+        for name, data in self._files.items():
+            write_bytes(folder / name, data)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -66,11 +85,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     inner.train_from_iterator(texts, trainer)
     end_id, pad_id = inner.token_to_id(END), inner.token_to_id(PAD)
     assert end_id is not None and pad_id is not None
-    return Tokenizer(inner, end_id, pad_id)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END,
+        "pad_token": PAD,
+        "clean_up_tokenization_spaces": False,
+    }
+    contents = (inner.to_str(pretty=True), json.dumps(settings, indent=2) + "\n")
+    return Tokenizer(inner, (end_id,), pad_id, dict(zip(FILES, map(str.encode, contents), strict=True)))
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read a tokenizer from a Hugging Face folder. Raises DataError where a file or the end token is missing."""
+    """Read a tokenizer from a Hugging Face folder, with its chat template and the further end tokens of
+    ``generation_config.json``. Raises DataError where a file or the end token is missing."""
     path = folder / FILES[0]
     if not path.is_file():
         raise DataError(
@@ -84,7 +114,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise DataError(f"the tokenizer cannot be read ({error})", where=str(path)) from error
     inner.no_padding()
     inner.no_truncation()
-    settings = read_json(folder / FILES[1]) if (folder / FILES[1]).exists() else {}
+    settings = _settings(folder)
+    _make_special(inner, settings)
     end = _token_id(inner, settings.get("eos_token"))
     if end is None:
         raise DataError(
@@ -93,14 +124,84 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             why="completions must be able to end",
             mend='add "eos_token": "<the token>" to tokenizer_config.json',
         )
+    chat = _chat_template(folder, inner, settings)
+    turn_end = inner.token_to_id(chat.turn_end) if chat and chat.turn_end else None
+    stops = [*([] if turn_end is None else [turn_end]), end, *_end_ids(folder)]
     pad = _token_id(inner, settings.get("pad_token"))
-    return Tokenizer(inner, end, end if pad is None else pad)
+    files = {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for pattern in (*FILES, *OTHER_FILES)
+        for file in sorted(folder.glob(pattern))
+    }
+    return Tokenizer(inner, tuple(dict.fromkeys(stops)), stops[0] if pad is None else pad, files, chat)
 
 
-def _token_id(inner: tokenizers.Tokenizer, token: str | dict[str, str] | None) -> int | None:
-    text = token.get("content") if isinstance(token, dict) else token
+def _settings(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`, and what older folders say in `special_tokens_map.json`."""
+    paths = [folder / FILES[1], folder / OTHER_FILES[0]]
+    found = [read_json(path) if path.exists() else {} for path in paths]
+    for path, content in zip(paths, found, strict=True):
+        if not isinstance(content, dict):
+            raise DataError("not a JSON object", where=str(path), mend="copy the folder again, whole")
+    new, old = found
+    return {**new} if "added_tokens_decoder" in new else {**new, **old}
+
+
+def _make_special(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Entries of the vocabulary that only the settings call special tokens: one id wherever a text has them."""
+    known = {token.content for token in inner.get_added_tokens_decoder().values()}
+    for text in _special_texts(settings):
+        if text not in known and inner.token_to_id(text) is not None:
+            inner.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+
+
+def _special_texts(settings: Mapping[str, Any]) -> Iterator[str]:
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
+    for token in [*map(settings.get, NAMED), *(extra.values() if isinstance(extra, dict) else extra)]:
+        if text := _text(token):
+            yield text
+
+
+def _text(token: object) -> str:
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else ""
+
+
+def _token_id(inner: tokenizers.Tokenizer, token: object) -> int | None:
+    text = _text(token)
     found: int | None = inner.token_to_id(text) if text else None
     return found
+
+
+def _end_ids(folder: Path) -> list[int]:
+    """The end tokens of `generation_config.json`: one, several or none."""
+    path = folder / GENERATION
+    raw = read_json(path) if path.exists() else {}
+    found = raw.get("eos_token_id") if isinstance(raw, dict) else raw
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise DataError(f"eos_token_id is {found!r}", where=str(path), mend="write a token's id, or a list of them")
+    return ids
+
+
+def _chat_template(folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> ChatTemplate | None:
+    """The folder's default template: a file of its own, or in `tokenizer_config.json` (alone, or among named ones)."""
+    path, source = folder / FILES[1], settings.get("chat_template")
+    if isinstance(source, list):
+        source = {row.get("name"): row.get("template") for row in source if isinstance(row, dict)}.get("default")
+    if (folder / TEMPLATE).is_file():
+        path = folder / TEMPLATE
+        try:
+            source = path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise DataError(f"the template is not UTF-8 ({error})", where=str(path), mend="save as UTF-8") from error
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise DataError("the chat template is not a text", where=str(path), mend="copy the folder again, whole")
+    special = [token.content for token in inner.get_added_tokens_decoder().values() if token.special]
+    named = {name: text for name in NAMED if (text := _text(settings.get(name)))}
+    return ChatTemplate(source, named, tuple(special), str(path))
 
 
 def tokenizer_hash(folder: Path) -> str:

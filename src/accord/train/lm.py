@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from accord.algo.logprob import token_logp, token_nll
 from accord.config import ModelConfig, PretrainConfig, SftConfig, TokenizerConfig
 from accord.errors import DataError
-from accord.formats.jsonl import read_demonstrations, read_texts
+from accord.formats.jsonl import Conversation, at_row, read_lessons, read_texts
 from accord.models.decoder import CausalLM, init_weights
 from accord.models.folder import load_policy, save_policy
 from accord.models.precision import compute_dtype
@@ -21,6 +21,7 @@ from accord.models.shape import DecoderConfig
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.seeds import stream_seed
 from accord.text.batches import Batch, Example, collate, length_buckets, pack_blocks
+from accord.text.chat import encode_chat
 from accord.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from accord.train.learner import Learner, Log
 from accord.train.loop import identity_of, quiet, train_steps
@@ -57,15 +58,22 @@ def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) ->
     return Example(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(completion), tokenizer.end_id))
 
 
+def _example(words: Tokenizer, lesson: tuple[str, str] | Conversation) -> Example:
+    if not isinstance(lesson, Conversation):
+        return demonstration_example(words, *lesson)
+    with at_row(lesson.where):
+        return encode_chat(words, lesson.messages, lesson.counted_from)
+
+
 @torch.no_grad()
 def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int = 8192) -> float:
-    """Mean negative log-likelihood of the completions' tokens, in nats a token over all of them."""
+    """Mean negative log-likelihood of the tokens that count, in nats a token over all of them."""
     was_training = model.training
     model.eval()
     batches = [[examples[i] for i in b] for b in length_buckets([len(e) for e in examples], batch_tokens, 0)]
     total = sum(float(completion_nll(model, collate(batch, pad_id))) for batch in batches)
     model.train(was_training)
-    return total / max(1, sum(len(e.completion) for e in examples))
+    return total / max(1, sum(e.num_counted for e in examples))
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,8 @@ def sft(
     resume: bool = True,
     log: Log = quiet,
 ) -> LmResult:
-    """Fine-tune a policy on demonstrations ``{"prompt", "completion"}``: loss on completion and end token only.
+    """Fine-tune a policy on demonstrations ``{"prompt", "completion"}``: loss on completion and end token only. Of
+    conversations ``{"messages"}`` the assistant's turns count.
 
     Without ``valid_data`` every twentieth row is held out. Writes ``output_dir/model`` and ``metrics.jsonl``.
     """
@@ -230,13 +239,13 @@ def sft(
     policy.eval()
     save_policy(output_dir / "model", policy, words)
     train_nll = mean_nll(policy, train[: len(valid)], words.pad_id)
-    num_tokens = sum(len(e.completion) for e in train) * config.epochs
+    num_tokens = sum(e.num_counted for e in train) * config.epochs
     return LmResult(output_dir / "model", train_nll, mean_nll(policy, valid, words.pad_id), num_tokens, len(batches))
 
 
 def _demonstrations(words: Tokenizer, path: Path, max_tokens: int, log: Log) -> list[Example]:
     """The demonstrations of a file that are no longer than the limit; the log says how many were left out."""
-    rows = [demonstration_example(words, prompt, completion) for prompt, completion in read_demonstrations(path)]
+    rows = [_example(words, lesson) for lesson in read_lessons(path)]
     kept = [row for row in rows if len(row) <= max_tokens]
     if not kept:
         raise DataError(
@@ -251,6 +260,6 @@ def _demonstrations(words: Tokenizer, path: Path, max_tokens: int, log: Log) -> 
 
 def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int) -> Iterator[Tensor]:
     """Micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
-    num_counted = sum(len(e.completion) for e in rows)
+    num_counted = sum(e.num_counted for e in rows)
     for micro in length_buckets([len(e) for e in rows], micro_batch_tokens, 0):
         yield completion_nll(policy, collate([rows[i] for i in micro], pad_id)) / num_counted

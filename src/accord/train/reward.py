@@ -75,12 +75,12 @@ def reward(
     have mean 0 and standard deviation 1 there. Without ``valid_data`` every twentieth group is held out.
     """
     scorer, words, _ = load_scalar(model, compute_dtype(config.precision), head_seed=stream_seed(seed, "head"))
-    groups = [g for g in read_rankings(data) if len(set(g.ranks)) > 1]
+    groups = [g for g in read_rankings(data, words.chat) if len(set(g.ranks)) > 1]
     if not groups:
         raise DataError("every ranking is one single tie", where=str(data), mend="give rankings with some order")
     train, valid = groups, groups[::20]
     if valid_data is not None:
-        valid = [g for g in read_rankings(valid_data) if len(set(g.ranks)) > 1]
+        valid = [g for g in read_rankings(valid_data, words.chat) if len(set(g.ranks)) > 1]
     elif len(groups) >= 20:
         train = [g for i, g in enumerate(groups) if i % 20]
     if not valid:

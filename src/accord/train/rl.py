@@ -118,7 +118,7 @@ def rl(
     judge to choose from, ``metrics.jsonl`` (one row an iteration), ``events.jsonl`` (alarms) and ``samples/``.
     """
     actors = load_actors(config, model, reward_model)
-    prompts = [row.text for row in read_prompts(data)]
+    prompts = [row.text for row in read_prompts(data, actors.words.chat)]
     updates = config.ppo_epochs * config.minibatches
     learner = Learner(
         {"actor": actors.policy, "critic": actors.critic},

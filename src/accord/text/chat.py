@@ -1,0 +1,35 @@
+"""Conversations as ids, with a mask that is True on what the assistant wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from accord.errors import DataError
+from accord.text.batches import Example
+from accord.text.template import Message
+from accord.text.tokenizer import Tokenizer
+
+
+def encode_chat(words: Tokenizer, messages: Sequence[Message], counted_from: int = 0) -> Example:
+    """A conversation as one example: the assistant's turns and their end tokens count, all other tokens do not.
+
+    The ids are those of the rendered text; the mask is that of `transformers`' ``return_assistant_tokens_mask`` for
+    templates with ``{% generation %}`` blocks, and of `ChatTemplate.assistant_spans` for others. (A character that
+    takes several tokens counts with all of them; `transformers` drops all but the first at a block's very end.)
+    A last turn that the template leaves open is closed by ``words.end_id``. Turns before message ``counted_from``
+    do not count.
+
+    Raises:
+        DataError: The model has no chat template, the template refuses the messages, or nothing counts.
+    """
+    if words.chat is None:
+        raise DataError("the model has no chat template", mend="give a chat model's folder, or write texts")
+    text, spans = words.chat.assistant_spans(messages, counted_from)
+    ids, places = words.encode_spans(text)
+    mask = [any(start < b and a < end for start, end in spans) for a, b in places]
+    if mask and mask[-1] and ids[-1] not in words.stop_ids and not words.chat.has_generation_blocks:
+        ids, mask = [*ids, words.end_id], [*mask, True]
+    if not any(mask[1:]):
+        raise DataError("no token of an assistant's turn counts", where=words.chat.where)
+    first = max(1, mask.index(True))  # nothing predicts the first token
+    return Example(tuple(ids[:first]), tuple(ids[first:]), tuple(mask[first:]))
