@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from accord.errors import DataError, ResourceError
+from accord.formats import artefacts
 from accord.formats import film_reviews as fr
-from accord.formats.film_reviews import Pin
+from accord.formats.artefacts import Pin
 from accord.records import Annotator, Completion, Prompt, Rating
 
 FILM_ROWS = [  # id, text, ratings; the ids are not in file order on purpose
@@ -396,7 +397,7 @@ def test_write_that_fails_midway_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         Path(target).write_bytes(b"half")
         raise OSError(28, "No space left on device", str(target))
 
-    monkeypatch.setattr(fr.shutil, "copyfile", full)
+    monkeypatch.setattr(artefacts.shutil, "copyfile", full)
     with pytest.raises(ResourceError, match="No space left"):
         fr.fetch(tmp_path / "cache", tmp_path / "stick", **_pins(made))
     assert list((tmp_path / "cache").iterdir()) == []
@@ -408,7 +409,7 @@ def test_interrupted_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def refuse(source: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied", str(target))
 
-    monkeypatch.setattr(fr.os, "replace", refuse)
+    monkeypatch.setattr(artefacts.os, "replace", refuse)
     with pytest.raises(ResourceError, match="Permission denied"):
         fr.fetch(tmp_path / "cache", tmp_path / "stick", **_pins(made))
     assert list((tmp_path / "cache").iterdir()) == []

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from accord.cli.options import Json, Verbose
+from accord.cli.options import FromDir, Json, Verbose
 from accord.cli.talk import path_text, talking
 from accord.config import Layer, read_layer, recipe_schema
 from accord.errors import DataError, UsageError
 from accord.files import write_json, write_text
+from accord.models.named import NAMED, add_model, folder_name
 
 FILE, STORE, SCHEMA = "accord.yaml", "accord.db", "recipe.schema.json"
 FOLDERS = ("models", "runs", "exports")
@@ -29,6 +30,8 @@ store: {STORE}
 defaults: {{}}
 """
 
+_OFFERED = ", ".join(f"{name} ({known.title}, {known.size} to fetch)" for name, known in NAMED.items())
+_OFFERED += ", or the path of a .gguf file"
 ProjectDir = Annotated[
     Path | None, typer.Option("--project", metavar="DIR", help="The project; by default the one around you.")
 ]
@@ -86,6 +89,10 @@ def run_dir(given: Path | None, project: Project | None, name: str) -> Path:
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The project's folder.")] = Path("."),
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Also put a model into models/: {_OFFERED}.")
+    ] = None,
+    from_dir: FromDir = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -98,13 +105,23 @@ def init(
     Examples:
       accord init
       accord init reviews && cd reviews && accord run demo
+      accord init chat --model smollm2
     """
     with talking(json, verbose) as talk:
+        if from_dir is not None and model not in NAMED:
+            raise UsageError("--from-dir has no effect without --model NAME", mend=f"NAME is one of {', '.join(NAMED)}")
+        target = folder / "models" / folder_name(model) if model is not None else None
         made = create_project(folder)
+        next_step = "accord run demo --dry-run, accord doctor"
+        if model is not None and target is not None:
+            if not target.exists():
+                add_model(model, target, cache=folder / "downloads", from_dir=from_dir, log=talk.log)
+                made.append(f"models/{target.name}")
+            next_step = f"accord sft --model {path_text(target)} --data demonstrations.jsonl -o sft"
         talk.result(
-            {"project": folder.resolve(), "created": made},
+            {"project": folder.resolve(), "created": made, "model": target and target.resolve()},
             text=f"{path_text(folder)}: " + (", ".join(made) if made else "a project already, nothing to do"),
-            next_step="accord run demo --dry-run, accord doctor",
+            next_step=next_step,
         )
 
 
