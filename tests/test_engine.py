@@ -43,7 +43,7 @@ def policy(small: DecoderConfig) -> CausalLM:
 
 
 def engine(model: CausalLM, **settings: Any) -> Engine:
-    return Engine(model, END, **settings)
+    return Engine(model, [END], **settings)
 
 
 def uniforms(count: int, seed: int = 0) -> Tensor:

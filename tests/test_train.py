@@ -617,7 +617,7 @@ def test_sft_memorises_and_learns_to_end(policy_folder: Path, write_rows: WriteR
     assert result.train_nll < 0.05
     model, words = load_policy(result.model)
     prompts = [words.encode(row["prompt"]) for row in demonstrations()]
-    samples = Engine(model.eval(), words.end_id).generate(prompts, Sampling(30, temperature=0.05), seed=0)
+    samples = Engine(model.eval(), words.stop_ids).generate(prompts, Sampling(30, temperature=0.05), seed=0)
     assert [words.decode(s.completion) for s in samples] == [row["completion"] for row in demonstrations()]
     assert {s.finish for s in samples} == {"stop"}
 
@@ -840,7 +840,7 @@ def optimise(config: RlConfig, actors: Actors) -> list[dict[str, float]]:
     updates = config.iterations * config.ppo_epochs * config.minibatches
     modules = {"actor": actors.policy, "critic": actors.critic}
     learner = Learner(modules, {"actor": config.actor, "critic": config.critic}, updates)
-    engine, leash = Engine(actors.policy, actors.words.end_id), LengthLeash(6.0, config.length_coef)
+    engine, leash = Engine(actors.policy, actors.words.stop_ids), LengthLeash(6.0, config.length_coef)
     found = []
     for step in range(config.iterations):
         chosen = pick_prompts(PROMPTS, config.prompts_per_iteration, step, 0)
@@ -914,7 +914,7 @@ def test_rollout_scores_carry_penalty_and_price(letters_folder: Path) -> None:
     leash = LengthLeash(target=4.0, rate=0.0, integral=0.5)
     prompts = PROMPTS[:2]
     ids = [actors.words.encode(p) for p in prompts]
-    samples = Engine(actors.policy, actors.words.end_id).generate(ids, Sampling(4, 16), seed=1)
+    samples = Engine(actors.policy, actors.words.stop_ids).generate(ids, Sampling(4, 16), seed=1)
     rollout = evaluate_rollout(config, actors, prompts, samples, leash)
     assert {s.finish for s in samples} == {"stop", "length"}
     for row, sample in enumerate(samples):

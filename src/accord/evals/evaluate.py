@@ -151,7 +151,7 @@ def draw_samples(
             why="KL and likelihood compare log-probabilities of the same tokens",
             mend=f"evaluate against the checkpoint the policy started from, not {reference.folder}",
         )
-    engine = Engine(policy.model, policy.words.end_id, max_rows=ENGINE_ROWS)
+    engine = Engine(policy.model, policy.words.stop_ids, max_rows=ENGINE_ROWS)
     drawn = engine.generate([policy.words.encode(p) for p in prompts], sampling, seed=seed)
     examples = [Example(s.prompt, s.completion) for s in drawn]
     logp_B = completion_logps(policy.model, examples, policy.words.pad_id, sampling.temperature)

@@ -230,7 +230,7 @@ class Stages:
         policy, words = load_policy(model, compute_dtype(self.recipe.rl.precision))
         rows = read_prompts(prompts)
         chosen = [rows[i % len(rows)] for i in range(config.ranked_prompts)]
-        samples = Engine(policy, words.end_id).generate(
+        samples = Engine(policy, words.stop_ids).generate(
             [words.encode(row.text) for row in chosen],
             Sampling(sampling.max_new_tokens, sampling.samples_per_prompt, sampling.temperature),
             seed=stream_seed(self.recipe.seed, "ranked samples"),

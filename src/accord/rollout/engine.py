@@ -8,7 +8,7 @@ Shapes: B rows alive, V vocabulary, P prompts that enter together, N rows they b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,7 +32,7 @@ Finish = Literal["stop", "length", "cancelled"]
 class Sampling:
     """How completions are drawn. ``samples_per_prompt`` is K; ``temperature`` divides the logits.
 
-    ``stop_ids`` end a completion as the end token does. ``top_k`` and ``top_p`` cut the law's tail: for serving only.
+    ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the law's tail: for serving only.
     """
 
     max_new_tokens: int
@@ -66,7 +66,7 @@ class Sampling:
 class Sample:
     """One completion with its provenance.
 
-    ``completion`` ends with the end token (or a stop token) where ``finish`` is "stop"; ``behaviour_logp`` holds one
+    ``completion`` ends with a stop token where ``finish`` is "stop"; ``behaviour_logp`` holds one
     log-probability a completion token, under the law it was drawn from (temperature and truncation included).
     """
 
@@ -114,8 +114,8 @@ class Session:
     The policy's weights must stand still while it is open. Rows that are alive fill the first rows of one cache.
     """
 
-    def __init__(self, model: CausalLM, head: Product, end_id: int, max_rows: int) -> None:
-        self._model, self._head, self._end_id, self._max_rows = model, head, end_id, max_rows
+    def __init__(self, model: CausalLM, head: Product, stop_ids: frozenset[int], max_rows: int) -> None:
+        self._model, self._head, self._stop_ids, self._max_rows = model, head, stop_ids, max_rows
         self._device = model.head_weight_VD.device
         self._waiting: deque[list[_Row]] = deque()
         self._rows: list[_Row] = []
@@ -167,7 +167,7 @@ class Session:
         return drawn
 
     def _finish(self, row: _Row, token: int) -> Finish | None:
-        if token == self._end_id or token in row.sampling.stop_ids:
+        if token in self._stop_ids or token in row.sampling.stop_ids:
             return "stop"
         return "length" if len(row.tokens) == row.sampling.max_new_tokens else None
 
@@ -252,11 +252,12 @@ class Session:
 class Engine:
     """Samples from a policy whose weights are the learner's own tensors: nothing is copied or synchronised.
 
+    ``stop_ids`` are the tokens that end a completion, as `Tokenizer.stop_ids`; with none all run to their limit.
     At most ``max_rows`` samples are alive at once. The samples of one prompt share its prefill.
     """
 
-    def __init__(self, model: CausalLM, end_id: int, *, max_rows: int = 128) -> None:
-        self.model, self.end_id, self.max_rows = model, end_id, max_rows
+    def __init__(self, model: CausalLM, stop_ids: Collection[int], *, max_rows: int = 128) -> None:
+        self.model, self.stop_ids, self.max_rows = model, frozenset(stop_ids), max_rows
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -266,7 +267,7 @@ class Engine:
         self.model.eval()
         try:
             with self.model.packed() as head:
-                yield Session(self.model, head, self.end_id, self.max_rows)
+                yield Session(self.model, head, self.stop_ids, self.max_rows)
         finally:
             self.model.train(was_training)
 

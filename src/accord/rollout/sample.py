@@ -41,7 +41,7 @@ def sample(
     prompts = [row.text for row in read_prompts(data, words.chat)]
     log(0.0, f"{len(prompts)} prompts")
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
-    samples = Engine(policy, words.end_id).generate([words.encode(p) for p in prompts], sampling, seed=seed)
+    samples = Engine(policy, words.stop_ids).generate([words.encode(p) for p in prompts], sampling, seed=seed)
     rows = [
         {
             "prompt": prompts[s.prompt_index],

@@ -125,7 +125,7 @@ def rl(
         {"actor": config.actor, "critic": config.critic},
         config.iterations * updates,
     )
-    engine = Engine(actors.policy, actors.words.end_id)
+    engine = Engine(actors.policy, actors.words.stop_ids)
     kl = AdaptiveKL(config.kl_coef, config.kl_target)
     leash = LengthLeash(_reference_length(config, actors, engine, prompts, seed), config.length_coef)
     snapshots: dict[int, Path] = {}
@@ -187,7 +187,7 @@ def _snapshot(output_dir: Path, step: int) -> Path:
 def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts: Sequence[str], seed: int) -> float:
     """Mean completion length of the policy before any update, in tokens: what the length leash holds on to."""
     chosen = pick_prompts(prompts, LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"))
-    reference = Engine(actors.reference, engine.end_id)
+    reference = Engine(actors.reference, engine.stop_ids)
     sampling = Sampling(config.max_new_tokens, 1, config.temperature)
     ids = [actors.words.encode(p) for p in chosen]
     samples = reference.generate(ids, sampling, seed=stream_seed(seed, "length"))
