@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accord.errors import DataError
+from accord.models.lora import add_low_rank, merged_weight
 from accord.models.shape import DecoderConfig, rotary_frequencies
 
 
@@ -80,31 +81,41 @@ def norm_of(config: DecoderConfig) -> nn.Module:
     return (LayerNorm if config.layer_norm else RMSNorm)(config.width, config.norm_eps)
 
 
-def linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The layer's product in the compute type; its master weights stay fp32."""
-    bias: Tensor | None = layer.bias
-    return F.linear(x.to(dtype), layer.weight.to(dtype), None if bias is None else bias.to(dtype))
-
-
 class Fused(nn.Module):
-    """Several linear maps of one input as one product, kept under their Hugging Face names.
+    """Linear maps under their Hugging Face names; those that read one input run as one product.
 
-    `packed` holds the joined, cast weight and bias for the length of one rollout; while training they are built each
-    pass.
+    Products run in the compute type while the masters stay fp32: their joined, cast weights are built each pass, or
+    held in ``packed`` while the masters stand still. ``merged`` says that adapters are in what is held.
     """
 
-    parts: tuple[str, ...] = ()
-    packed: tuple[Tensor, Tensor | None] | None = None
+    products: tuple[tuple[str, ...], ...] = ()
 
-    def fused(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(x.to(dtype), *(self.packed or self.pack(dtype)))
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed: dict[tuple[str, ...], tuple[Tensor, Tensor | None]] = {}
+        self.merged = False
 
-    def pack(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        names = dict(self.named_parameters())
-        weight = torch.cat([names[f"{part}.weight"].to(dtype) for part in self.parts])
-        if f"{self.parts[0]}.bias" not in names:
-            return weight, None
-        return weight, torch.cat([names[f"{part}.bias"].to(dtype) for part in self.parts])
+    def product(self, x: Tensor, dtype: torch.dtype, parts: tuple[str, ...]) -> Tensor:
+        """The product of the parts, side by side, with what their adapters add."""
+        x = x.to(dtype)
+        y = F.linear(x, *(self.packed.get(parts) or self._join(parts, dtype, merge=False)))
+        return y if self.merged else add_low_rank(y, [getattr(self, part) for part in parts], x)
+
+    def pack(self, dtype: torch.dtype, *, merge: bool) -> None:
+        with torch.no_grad():
+            self.packed = {parts: self._join(parts, dtype, merge=merge) for parts in self.products}
+        self.merged = merge
+
+    def unpack(self) -> None:
+        self.packed, self.merged = {}, False
+
+    def _join(self, parts: tuple[str, ...], dtype: torch.dtype, *, merge: bool) -> tuple[Tensor, Tensor | None]:
+        layers = [getattr(self, part) for part in parts]
+        weights = [(merged_weight(layer) if merge else layer.weight).to(dtype) for layer in layers]
+        biases = [layer.bias.to(dtype) for layer in layers if layer.bias is not None]
+        if len(parts) == 1:
+            return weights[0], biases[0] if biases else None
+        return torch.cat(weights), torch.cat(biases) if biases else None
 
 
 def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> Tensor:
@@ -130,7 +141,7 @@ def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> T
 
 
 class Attention(Fused):
-    parts = ("q_proj", "k_proj", "v_proj")
+    products = (("q_proj", "k_proj", "v_proj"), ("o_proj",))
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
@@ -147,7 +158,7 @@ class Attention(Fused):
 
     def forward(self, x_BTD: Tensor, rope: Rope, layer: int, cache: Cache | None) -> Tensor:
         B, T, _ = x_BTD.shape
-        qkv_BHTC = self.fused(x_BTD, rope.dtype).view(B, T, -1, self.head_width).transpose(1, 2)
+        qkv_BHTC = self.product(x_BTD, rope.dtype, self.products[0]).view(B, T, -1, self.head_width).transpose(1, 2)
         rotated_BHTC, v_BHTC = qkv_BHTC.tensor_split((self.num_heads + self.num_kv_heads,), dim=1)
         if self.qk_norm:
             q_BHTC, k_BHTC = rotated_BHTC.tensor_split((self.num_heads,), dim=1)
@@ -164,7 +175,7 @@ class Attention(Fused):
             keys, values = cache.keys[layer][:, :, :used], cache.values[layer][:, :, :used]
             grouped = self.num_heads != self.num_kv_heads
             y_BHTC = F.scaled_dot_product_attention(q_BHTC, keys, values, mask_B11S, enable_gqa=grouped)
-        return linear(self.o_proj, y_BHTC.transpose(1, 2).reshape(B, T, -1), rope.dtype)
+        return self.product(y_BHTC.transpose(1, 2).reshape(B, T, -1), rope.dtype, ("o_proj",))
 
 
 @dataclass(frozen=True)
@@ -213,18 +224,20 @@ class FeedForward(Fused):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.parts = ("gate_proj", "up_proj") if config.gated else ("up_proj",)
+        opening = ("gate_proj", "up_proj") if config.gated else ("up_proj",)
+        self.products = (opening, ("down_proj",))
         self.activation = GATES[config.activation]
-        for part in self.parts:
+        for part in opening:
             self.add_module(part, nn.Linear(config.width, config.ffn, bias=config.out_bias))
         self.down_proj = nn.Linear(config.ffn, config.width, bias=config.out_bias)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        inner = self.fused(x, dtype)
-        if len(self.parts) == 1:
-            return linear(self.down_proj, self.activation(inner), dtype)
+        opening, closing = self.products
+        inner = self.product(x, dtype, opening)
+        if len(opening) == 1:
+            return self.product(self.activation(inner), dtype, closing)
         gate, up = inner.chunk(2, dim=-1)
-        return linear(self.down_proj, self.activation(gate) * up, dtype)
+        return self.product(self.activation(gate) * up, dtype, closing)
 
 
 def drop(x_BTD: Tensor, rate: float) -> Tensor:
@@ -265,6 +278,7 @@ class Trunk(nn.Module):
         self.norm = norm_of(config)
         self.dropout = 0.0
         self.compute_dtype = torch.float32
+        self.base_stands = False
         frequency, gain = rotary_frequencies(config)
         angle = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequency)
         table = torch.cat((angle, angle), dim=-1)
@@ -281,16 +295,33 @@ class Trunk(nn.Module):
 
     @contextmanager
     def packed(self) -> Iterator[None]:
-        """Hold joined, cast weights while decoding: valid only while the weights stand still."""
+        """Hold joined, cast weights, adapters merged, while decoding: valid only while the weights stand still."""
         fused = [m for m in self.modules() if isinstance(m, Fused)]
         for module in fused:
-            weight, bias = module.pack(self.compute_dtype)
-            module.packed = weight.detach(), None if bias is None else bias.detach()
+            module.pack(self.compute_dtype, merge=True)
         try:
             yield
         finally:
             for module in fused:
-                module.packed = None
+                module.unpack()
+            if self.base_stands:
+                self.hold_base()
+
+    def freeze_embeddings(self) -> None:
+        """Leave the tables of tokens and positions as they are from now on."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("embed_"):
+                parameter.requires_grad_(False)
+
+    def hold_base(self) -> None:
+        """Join and cast the weights once, as they stand still from now on under an adapter.
+
+        A training pass keeps these very tensors for its backward anyway, so its peak of memory does not rise.
+        """
+        self.base_stands = True
+        for module in self.modules():
+            if isinstance(module, Fused):
+                module.pack(self.compute_dtype, merge=False)
 
     def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         """Hidden states ``(B, T, D)`` in fp32, after the last norm.

@@ -17,6 +17,7 @@ from accord.errors import DataError
 from accord.formats.jsonl import read_rankings
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar, save_scalar
+from accord.models.lora import add_lora
 from accord.models.precision import compute_dtype
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.records import RankedGroup
@@ -74,7 +75,12 @@ def reward(
     score of the ranked completions is measured and stored in ``reward.json``, with their spread, so that scores
     have mean 0 and standard deviation 1 there. Without ``valid_data`` every twentieth group is held out.
     """
-    scorer, words, _ = load_scalar(model, compute_dtype(config.precision), head_seed=stream_seed(seed, "head"))
+    scorer, words, _ = load_scalar(
+        model,
+        compute_dtype(config.precision),
+        head_seed=stream_seed(seed, "head"),
+        trunk_layers=config.trunk_layers,
+    )
     groups = [g for g in read_rankings(data) if len(set(g.ranks)) > 1]
     if not groups:
         raise DataError("every ranking is one single tie", where=str(data), mend="give rankings with some order")
@@ -90,6 +96,9 @@ def reward(
     scorer.model.dropout = config.dropout
     if config.share_spellings:
         share_spellings(scorer.model.embed_tokens, words)
+    if config.freeze_embeddings:
+        scorer.model.freeze_embeddings()
+    add_lora(scorer, config.lora, stream_seed(seed, "lora"))
     per_epoch = -(-len(train) // config.groups_per_step)
     learner = Learner({"reward": scorer}, {"reward": config.optim}, per_epoch * config.epochs)
 
