@@ -120,12 +120,13 @@ class LoraConfig(Section):
 class RlLoraConfig(LoraConfig):
     """The policy's adapter: switched off, it is the reference, which then needs no second model in memory."""
 
+    dropout: float = Field(0.0, ge=0, le=0, description="Always 0 here: the ratios must compare the law sampled from.")
     critic_rank: int = Field(0, ge=0, description="Rank of the critic's adapter; 0 = all its weights train.")
 
     @property
     def critic(self) -> LoraConfig:
         """The critic's adapter: as the policy's but for the rank."""
-        return LoraConfig(rank=self.critic_rank, alpha=self.alpha, dropout=self.dropout, targets=self.targets)
+        return LoraConfig(rank=self.critic_rank, alpha=self.alpha, targets=self.targets)
 
 
 class DataConfig(Section):
