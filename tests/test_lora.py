@@ -20,7 +20,7 @@ from accord.algo.logprob import token_logp, token_nll
 from accord.config import LoraConfig, OptimConfig, RewardConfig, RlConfig, RlLoraConfig, SftConfig
 from accord.errors import AccordError, DataError, UsageError
 from accord.models import lora
-from accord.models.decoder import CausalLM, ScalarModel
+from accord.models.decoder import CausalLM, Fused, ScalarModel
 from accord.models.folder import load_policy, load_scalar, save_policy
 from accord.models.lora import adapter_off, add_lora, load_adapter, plain_weights, save_adapter
 from accord.models.shape import DecoderConfig
@@ -224,6 +224,7 @@ def test_while_decoding_no_low_rank_product_is_made(
     assert not calls
     model.model(some_ids(1, 5, words))
     assert len(calls) == 2 * 7
+    assert all(module.packed for module in model.modules() if isinstance(module, Fused))  # the base, cast once
 
 
 def test_bf16_is_close_to_fp32_and_masters_stay_fp32(tiny_config: DecoderConfig, words: Tokenizer) -> None:
@@ -304,7 +305,12 @@ def test_what_cannot_be_saved_or_read_is_refused(tiny_config: DecoderConfig, tmp
         load_adapter(random_policy(replace(tiny_config, num_layers=1), 0), tmp_path / "a")
     path = tmp_path / "a" / "adapter_config.json"
     raw = json.loads(path.read_text())
-    for changes, says in (({"use_dora": True}, "use_dora"), ({"bias": "all"}, "bias"), ({"peft_type": "IA3"}, "LoRA")):
+    for changes, says in (
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"peft_type": "IA3"}, "LoRA"),
+    ):
         path.write_text(json.dumps(raw | changes))
         with pytest.raises(DataError, match=says):
             load_adapter(random_policy(tiny_config, 0), tmp_path / "a")

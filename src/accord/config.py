@@ -123,11 +123,6 @@ class RlLoraConfig(LoraConfig):
     dropout: float = Field(0.0, ge=0, le=0, description="Always 0 here: the ratios must compare the law sampled from.")
     critic_rank: int = Field(0, ge=0, description="Rank of the critic's adapter; 0 = all its weights train.")
 
-    @property
-    def critic(self) -> LoraConfig:
-        """The critic's adapter: as the policy's but for the rank."""
-        return LoraConfig(rank=self.critic_rank, alpha=self.alpha, targets=self.targets)
-
 
 class DataConfig(Section):
     """Which rankings the loop learns from: real ratings turned into rankings, and simulated annotators."""
@@ -504,11 +499,12 @@ def _check_keys(kind: type[Section], layer: Layer, values: Any, path: tuple[str,
 
 
 def _suggestion(kind: type[Section], path: tuple[str, ...], key: str, known: list[str]) -> str:
-    """Did you mean: a key of this section spelt nearly so, else the same key elsewhere, else all keys."""
+    """Did you mean: the same key elsewhere, else a key of this section spelt nearly so, else one elsewhere."""
+    leaves = {name.rsplit(".", 1)[-1] for name in known}
     near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
-    if near:
+    if near and key not in leaves:
         return f"did you mean {'.'.join((*path, near[0]))!r}?"
-    leaf = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1, cutoff=0.8)
+    leaf = difflib.get_close_matches(key, leaves, n=1, cutoff=0.8)
     places = [name for name in known if leaf and name.rsplit(".", 1)[-1] == leaf[0]]
     places.sort(key=lambda name: not name.startswith(".".join(path)))
     if places:

@@ -83,7 +83,7 @@ def merged_weight(layer: Any) -> Tensor:
 def add_lora(model: CausalLM | ScalarModel, config: LoraConfig, seed: int) -> None:
     """Freeze the model and put an adapter on its trunk; a score head stays trainable. Rank 0: nothing happens.
 
-    The new model computes what the old one did, as B starts at 0. Call it once the compute type is set.
+    The new model computes what the old one did, as B starts at 0. Call it once compute type and device are set.
     """
     if config.rank == 0:
         return
@@ -194,7 +194,7 @@ def _their_matrices(model: CausalLM, layers: Mapping[str, Any], scaling: float) 
             ups = [layers[name].lora_B[NAME].weight * (layers[name].scaling[NAME] / scaling) for name in found]
             blocks: Tensor = torch.block_diag(*ups)  # type: ignore[no-untyped-call]
             columns = dict(zip(found, torch.split(blocks, [len(up) for up in ups]), strict=True))
-            none = torch.zeros(len(ups[0]), sum(map(len, downs)))
+            none = blocks.new_zeros(len(ups[0]), blocks.shape[1])
             wide = {f"{name}.weight": columns.get(name, none) for name in group}
             ((their, up),) = family.to_theirs(wide, model.config).items()
             matrices[their.removesuffix(".weight")] = torch.cat(downs), up
@@ -224,8 +224,9 @@ def _readable_config(folder: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
         raise DataError("not the adapter of a LoRA", where=str(folder / CONFIG), mend="give a folder that PEFT wrote")
     beyond = [key for key in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices") if raw.get(key)]
-    if raw.get("bias", "none") != "none":
-        beyond.append("bias")
+    beyond += ["bias"] if raw.get("bias", "none") != "none" else []
+    if raw.get("init_lora_weights", True) not in (True, False, "gaussian", "eva", "orthogonal"):  # changed the base too
+        beyond.append("init_lora_weights")
     if beyond:
         raise DataError(
             f"the adapter uses {', '.join(beyond)}",

@@ -110,7 +110,8 @@ def load_actors(config: RlConfig, model: Path, reward_model: Path, seed: int = 0
     critic, _, scale = load_scalar(reward_model if same_tokens else model, dtype, head_seed=0)
     with torch.no_grad():
         critic.score.weight.mul_(scale.scale if same_tokens else 0.0)
-    add_lora(critic, config.lora.critic, stream_seed(seed, "critic lora"))
+    critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
+    add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
     return Actors(policy, critic, reference, scorer, words)
 
 
@@ -147,7 +148,7 @@ def rl(
 
     def step_fn(step: int) -> dict[str, float]:
         if step == 0:  # a fresh start: what an earlier run with other settings left must not be judged
-            for old in ("snapshots", "samples"):
+            for old in ("snapshots", "samples", "adapter"):
                 shutil.rmtree(output_dir / old, ignore_errors=True)
         chosen = pick_prompts(prompts, config.prompts_per_iteration, step, seed)
         samples = engine.generate(
