@@ -96,6 +96,7 @@ def test_an_adapter_on_some_layers_only(case: str, words: Tokenizer, tmp_path: P
     ids = some_ids(2, 20, words)
     wanted = with_peft(base, tmp_path / "adapter")(ids).logits
     torch.testing.assert_close(model(ids), wanted, rtol=0.0, atol=1e-4)
+    assert len(json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def save_adapter(folder: Path, model: CausalLM, base: str = "") -> None:
         ranks[name] = len(down)
         their_up = up.T if family.transposed else up  # peft keeps B as (out, r) in any case
         tensors |= {f"{PREFIX}{name}.lora_A.weight": down, f"{PREFIX}{name}.lora_B.weight": their_up}
+    ranks = _without_blocks(ranks, model.config.num_layers)
     odd = {name: r for name, r in ranks.items() if r != rank}
     content = _peft().LoraConfig(
         task_type="CAUSAL_LM",
@@ -174,6 +175,13 @@ def save_adapter(folder: Path, model: CausalLM, base: str = "") -> None:
         write_json(aside / CONFIG, {k: sorted(v) if isinstance(v, set) else v for k, v in raw.items()})
 
     write_folder(folder, fill)
+
+
+def _without_blocks(ranks: dict[str, int], num_layers: int) -> dict[str, int]:
+    """``self_attn.q_proj`` instead of one name a block, where all blocks are alike: as peft's users write it."""
+    short = {re.sub(r"^.*?\.\d+\.", "", name): rank for name, rank in ranks.items()}
+    alike = all(short[re.sub(r"^.*?\.\d+\.", "", name)] == rank for name, rank in ranks.items())
+    return short if alike and len(short) * num_layers == len(ranks) else ranks
 
 
 def _their_matrices(model: CausalLM, layers: Mapping[str, Any], scaling: float) -> dict[str, tuple[Tensor, Tensor]]:
