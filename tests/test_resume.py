@@ -31,7 +31,7 @@ from accord.train.reward import reward
 from accord.train.rl import rl
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pytest", "accord.train.lm", "accord.train.reward", "accord.train.rl"])
+PROCESSES.set_forkserver_preload(["pytest", "peft", "accord.train.lm", "accord.train.reward", "accord.train.rl"])
 DEADLINE_S = 300.0
 
 STAGES: dict[str, Callable[..., Any]] = {"pretrain": pretrain, "sft": sft, "reward": reward, "rl": rl}

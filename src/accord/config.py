@@ -100,6 +100,30 @@ class Training(Section):
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints; a killed run resumes from one.")
 
 
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class LoraConfig(Section):
+    """A low-rank adapter on a frozen model. It wants a learning rate about ten times that of full training."""
+
+    rank: int = Field(0, ge=0, description="Rank of the adapter; 0 = off, all weights train.")
+    alpha: float = Field(16.0, gt=0, description="The adapter counts alpha / rank times.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped while training.")
+    targets: tuple[Target, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        strict=False,
+        min_length=1,
+        description="Which linear layers, by Llama's names in every family; those a family lacks are passed over.",
+    )
+
+
+class RlLoraConfig(LoraConfig):
+    """The policy's adapter: switched off, it is the reference, which then needs no second model in memory."""
+
+    dropout: float = Field(0.0, ge=0, le=0, description="Always 0 here: the ratios must compare the law sampled from.")
+    critic_rank: int = Field(0, ge=0, description="Rank of the critic's adapter; 0 = all its weights train.")
+
+
 class DataConfig(Section):
     """Which rankings the loop learns from: real ratings turned into rankings, and simulated annotators."""
 
@@ -165,6 +189,7 @@ class SftConfig(Training):
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
     max_tokens: int = Field(160, ge=2, description="Demonstrations longer than this are left out, and counted.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
+    lora: LoraConfig = Field(LoraConfig(), description="Train an adapter instead of all weights.")
     optim: OptimConfig = Field(OptimConfig(lr=5e-4, weight_decay=0.1), description="Optimiser.")
 
 
@@ -192,6 +217,9 @@ class RewardConfig(Training):
         0.0, ge=0, description="Weight of agreeing with the mean of the score and these two readings."
     )
     share_spellings: bool = Field(False, description=SHARE_SPELLINGS)
+    trunk_layers: int = Field(0, ge=0, description="Build on this many first layers of the given model; 0 = all.")
+    freeze_embeddings: bool = Field(False, description="Leave the embeddings as they are in the given model.")
+    lora: LoraConfig = Field(LoraConfig(), description="Train an adapter and the head instead of all weights.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
     optim: OptimConfig = Field(OptimConfig(lr=3e-4, weight_decay=0.1), description="Optimiser.")
 
@@ -199,6 +227,12 @@ class RewardConfig(Training):
     def _all_readings_are_taught(self) -> Self:
         if self.self_distill_coef > 0 and not (self.pooled_coef > 0 and self.bag_coef > 0):
             raise ValueError("self_distill_coef needs pooled_coef and bag_coef above 0: it teaches from their readings")
+        return self
+
+    @model_validator(mode="after")
+    def _spellings_need_embeddings_that_train(self) -> Self:
+        if self.share_spellings and (self.freeze_embeddings or self.lora.rank):
+            raise ValueError("share_spellings trains the embeddings, which freeze_embeddings and lora hold still")
         return self
 
 
@@ -227,6 +261,7 @@ class RlConfig(Training):
         0.0, ge=0, description="How fast the price of a token moves to hold the length; 0 = off."
     )
     eval_every: int = Field(10, ge=1, description="Rounds between evaluations on validation prompts.")
+    lora: RlLoraConfig = Field(RlLoraConfig(), description="Train an adapter of the policy instead of all weights.")
     actor: OptimConfig = Field(
         OptimConfig(lr=1e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the policy."
     )
@@ -464,11 +499,12 @@ def _check_keys(kind: type[Section], layer: Layer, values: Any, path: tuple[str,
 
 
 def _suggestion(kind: type[Section], path: tuple[str, ...], key: str, known: list[str]) -> str:
-    """Did you mean: a key of this section spelt nearly so, else the same key elsewhere, else all keys."""
+    """Did you mean: the same key elsewhere, else a key of this section spelt nearly so, else one elsewhere."""
+    leaves = {name.rsplit(".", 1)[-1] for name in known}
     near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
-    if near:
+    if near and key not in leaves:
         return f"did you mean {'.'.join((*path, near[0]))!r}?"
-    leaf = difflib.get_close_matches(key, {name.rsplit(".", 1)[-1] for name in known}, n=1, cutoff=0.8)
+    leaf = difflib.get_close_matches(key, leaves, n=1, cutoff=0.8)
     places = [name for name in known if leaf and name.rsplit(".", 1)[-1] == leaf[0]]
     places.sort(key=lambda name: not name.startswith(".".join(path)))
     if places:

@@ -1,5 +1,7 @@
 """Log-probabilities of chosen tokens without ever holding logits of all positions.
 
+A vocabulary head that is frozen costs no gradient of its own.
+
 Shapes: N positions, D width, V vocabulary.
 """
 
@@ -40,10 +42,10 @@ class _TokenLogp(torch.autograd.Function):
         return logp_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, grad_logp_N: Tensor, _: Any) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_logp_N: Tensor, _: Any) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden_ND, weight_VD, target_N = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros(weight_VD.shape, device=hidden_ND.device)
+        grad_weight = torch.zeros(weight_VD.shape, device=hidden_ND.device) if ctx.needs_input_grad[1] else None
         N, V = hidden_ND.shape[0], weight_VD.shape[0]
         step = _chunks(N, V).step
         for start in _chunks(N, V):
@@ -53,8 +55,9 @@ class _TokenLogp(torch.autograd.Function):
             grad[torch.arange(grad.shape[0]), target_N[rows]] += scale
             grad = grad.to(hidden_ND.dtype)
             grad_hidden[rows] = grad @ weight_VD
-            grad_weight += grad.T @ hidden_ND[rows]
-        return grad_hidden, grad_weight.to(weight_VD.dtype), None, None, None
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden_ND[rows]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype), None, None, None
 
 
 class _TokenNll(torch.autograd.Function):
@@ -64,7 +67,8 @@ class _TokenNll(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
         N, V = hidden_ND.shape[0], weight_VD.shape[0]
         device = hidden_ND.device
-        grad_hidden, grad_weight = torch.empty_like(hidden_ND), torch.zeros(weight_VD.shape, device=device)
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros(weight_VD.shape, device=device) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), device=device)
         step = _chunks(N, V).step
         for start in _chunks(N, V):
@@ -75,14 +79,15 @@ class _TokenNll(torch.autograd.Function):
             grad[torch.arange(grad.shape[0]), target_N[rows]] -= 1.0
             grad = grad.to(hidden_ND.dtype)
             grad_hidden[rows] = grad @ weight_VD
-            grad_weight += grad.T @ hidden_ND[rows]
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden_ND[rows]
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, grad_weight * grad, None
+        return grad_hidden * grad, None if grad_weight is None else grad_weight * grad, None
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:

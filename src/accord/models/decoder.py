@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from accord.errors import DataError
+from accord.models.lora import add_low_rank, merged_weight
 from accord.models.precision import Product, prepacked
 from accord.models.shape import DecoderConfig, rotary_frequencies
 from accord.text.batches import Batch
@@ -126,8 +127,9 @@ def norm_of(config: DecoderConfig) -> nn.Module:
 class Projections(nn.Module):
     """Linear maps under their Hugging Face names; maps of one input are one product.
 
-    While training, the joined weights are cast and built each pass, from masters that stay fp32. `pack` holds them,
-    laid out for small products, for the length of one rollout.
+    Products run in the compute type while the masters stay fp32: their joined, cast weights are built each pass, or
+    held where they stand still under an adapter. `pack` lays them out for small products, the adapter merged, for the
+    length of one rollout.
     """
 
     products: tuple[tuple[str, ...], ...] = ()
@@ -135,22 +137,32 @@ class Projections(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._packed: dict[tuple[str, ...], Product] = {}
+        self._held: dict[tuple[str, ...], tuple[Tensor, Tensor | None]] = {}
 
     def product(self, parts: tuple[str, ...], x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The maps named, side by side, of one input."""
-        packed = self._packed.get(parts)
-        return packed(x.to(dtype)) if packed else F.linear(x.to(dtype), *self._joined(parts, dtype))
+        """The maps named, side by side, of one input, with what their adapters add."""
+        x, packed = x.to(dtype), self._packed.get(parts)
+        if packed is not None:
+            return packed(x)
+        y = F.linear(x, *(self._held.get(parts) or self._joined(parts, dtype)))
+        return add_low_rank(y, [getattr(self, part) for part in parts], x)
 
     def pack(self, dtype: torch.dtype) -> None:
         """Lay out all products for decoding: valid only while the weights stand still."""
-        self._packed = {parts: prepacked(*self._joined(parts, dtype)) for parts in self.products}
+        self._packed = {parts: prepacked(*self._joined(parts, dtype, merge=True)) for parts in self.products}
 
     def unpack(self) -> None:
         self._packed = {}
 
-    def _joined(self, parts: tuple[str, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def hold(self, dtype: torch.dtype) -> None:
+        """Join and cast the weights once, as they stand still from now on under an adapter."""
+        self._held = {parts: self._joined(parts, dtype) for parts in self.products}
+
+    def _joined(
+        self, parts: tuple[str, ...], dtype: torch.dtype, *, merge: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         layers: list[nn.Linear] = [getattr(self, part) for part in parts]
-        weights = [layer.weight.to(dtype) for layer in layers]
+        weights = [(merged_weight(layer) if merge else layer.weight).to(dtype) for layer in layers]
         biases = [layer.bias.to(dtype) for layer in layers if layer.bias is not None]
         if len(parts) == 1:
             return weights[0], biases[0] if biases else None
@@ -401,16 +413,33 @@ class Trunk(nn.Module):
 
     @contextmanager
     def packed(self) -> Iterator[None]:
-        """Hold joined, cast weights while decoding: valid only while the weights stand still."""
-        projections = [m for m in self.modules() if isinstance(m, Projections)]
+        """Hold joined, cast weights, adapters merged, while decoding: valid only while the weights stand still."""
         with torch.no_grad():
-            for module in projections:
+            for module in self._projections():
                 module.pack(self.compute_dtype)
         try:
             yield
         finally:
-            for module in projections:
+            for module in self._projections():
                 module.unpack()
+
+    def hold_base(self) -> None:
+        """Join and cast the weights once, as they stand still from now on under an adapter.
+
+        A training pass keeps these very tensors for its backward anyway, so its peak of memory does not rise.
+        """
+        with torch.no_grad():
+            for module in self._projections():
+                module.hold(self.compute_dtype)
+
+    def freeze_embeddings(self) -> None:
+        """Leave the tables of tokens and positions as they are from now on."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("embed_"):
+                parameter.requires_grad_(False)
+
+    def _projections(self) -> list[Projections]:
+        return [module for module in self.modules() if isinstance(module, Projections)]
 
     def _whole(self, ids_BT: Tensor, length_B: Tensor | None, cache: Cache | None) -> Tensor:
         (B, T), positions = ids_BT.shape, self.config.max_positions

@@ -35,7 +35,8 @@ class Family:
     """How one ``model_type`` is read and written.
 
     ``language_model`` and ``classifier`` are its `transformers` classes. ``to_ours`` and ``to_theirs`` translate the
-    weights of either; a classifier's head is ``score.weight`` everywhere.
+    weights of either; a classifier's head is ``score.weight`` everywhere. ``joined`` are the projections that lie in
+    one matrix there, and ``transposed`` says that matrices are kept as (in, out).
     """
 
     language_model: str
@@ -44,6 +45,8 @@ class Family:
     write: Callable[[DecoderConfig], dict[str, Any]]
     to_ours: Callable[[Weights, DecoderConfig], Weights]
     to_theirs: Callable[[Weights, DecoderConfig], Weights]
+    joined: tuple[str, ...] = ()
+    transposed: bool = False
 
 
 def family_of(raw: Raw) -> Family:
@@ -421,6 +424,6 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(*_named("Mistral"), _read_mistral, _write_mistral, _without_buffers, _unchanged),
     "qwen2": Family(*_named("Qwen2"), _read_qwen2, _write_qwen, _without_buffers, _unchanged),
     "qwen3": Family(*_named("Qwen3"), _read_qwen3, _write_qwen, _without_buffers, _unchanged),
-    "gpt2": Family(*_GPT2, _read_gpt2, _write_gpt2, _gpt2_to_ours, _gpt2_to_theirs),
-    "gpt_neox": Family(*_named("GPTNeoX"), _read_neox, _write_neox, _neox_to_ours, _neox_to_theirs),
+    "gpt2": Family(*_GPT2, _read_gpt2, _write_gpt2, _gpt2_to_ours, _gpt2_to_theirs, _QKV, True),
+    "gpt_neox": Family(*_named("GPTNeoX"), _read_neox, _write_neox, _neox_to_ours, _neox_to_theirs, _QKV),
 }

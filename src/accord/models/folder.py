@@ -6,7 +6,7 @@ raw score); the offset and scale of its scores stand beside it in `reward.json`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from accord.errors import DataError
+from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
 from accord.models.families import FAMILIES, family_of
+from accord.models.lora import plain_weights
 from accord.models.shape import DecoderConfig
 from accord.text.tokenizer import GENERATION, Tokenizer, load_tokenizer
 
@@ -78,8 +79,14 @@ def _config(folder: Path) -> DecoderConfig:
 
 
 def _fill(
-    model: CausalLM | ScalarModel, weights: dict[str, Tensor], folder: Path, *, may_lack: tuple[str, ...] = ()
+    model: CausalLM | ScalarModel,
+    weights: dict[str, Tensor],
+    folder: Path,
+    *,
+    may_lack: tuple[str, ...] = (),
+    left_out: tuple[str, ...] = (),
 ) -> None:
+    """Load weights under their own names. ``left_out`` are beginnings of our names that are not wanted."""
     try:
         weights = FAMILIES[model.config.family].to_ours(weights, model.config)
     except (KeyError, RuntimeError, ValueError) as error:
@@ -88,6 +95,7 @@ def _fill(
             where=str(folder / WEIGHTS),
             why="the weights are not those that config.json describes",
         ) from error
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
     wanted = model.state_dict()
     unread = [name for name in weights if name.startswith("model.layers.") and name not in wanted]
     if unread or any(not tensor.is_floating_point() for tensor in weights.values()):
@@ -142,11 +150,25 @@ def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Causa
 
 
 def load_scalar(
-    folder: Path, dtype: torch.dtype = torch.float32, *, head_seed: int | None = None
+    folder: Path, dtype: torch.dtype = torch.float32, *, head_seed: int | None = None, trunk_layers: int = 0
 ) -> tuple[ScalarModel, Tokenizer, RewardScale]:
-    """Read a reward model; with ``head_seed`` also a policy's trunk, under a fresh head."""
-    model = ScalarModel(_config(folder))
-    weights = _read_weights(folder)
+    """Read a reward model; with ``head_seed`` also a policy's trunk, under a fresh head.
+
+    With ``trunk_layers`` only that many of the first layers are read; a head that sat on others is not.
+    """
+    config, weights = _config(folder), _read_weights(folder)
+    above: tuple[str, ...] = ()
+    if trunk_layers and trunk_layers != config.num_layers:
+        if trunk_layers > config.num_layers:
+            raise UsageError(
+                f"{trunk_layers} layers are asked of a model that has {config.num_layers}",
+                where=str(folder),
+                mend="lower reward.trunk_layers; 0 takes all",
+            )
+        above = tuple(f"model.layers.{layer}." for layer in range(trunk_layers, config.num_layers))
+        weights.pop("score.weight", None)
+        config = replace(config, num_layers=trunk_layers, windowed=config.windowed[:trunk_layers])
+    model = ScalarModel(config)
     fresh = head_seed is not None and "score.weight" not in weights
     if fresh and head_seed is not None:
         init_score_head(model, head_seed)
@@ -156,7 +178,7 @@ def load_scalar(
             where=str(folder),
             mend="train one with `accord reward --model FOLDER --data FILE.jsonl -o OUT`",
         )
-    _fill(model, weights, folder, may_lack=("score.weight",) if fresh else ())
+    _fill(model, weights, folder, may_lack=("score.weight",) if fresh else (), left_out=above)
     model.model.compute_dtype = dtype
     return model, _words(folder, model.config), _scale(folder / REWARD)
 
@@ -187,9 +209,7 @@ def _save(
 
     def fill(aside: Path) -> None:
         family = FAMILIES[model.config.family]
-        weights = family.to_theirs(
-            {name: t.detach().contiguous() for name, t in model.state_dict().items()}, model.config
-        )
+        weights = family.to_theirs({name: t.contiguous() for name, t in plain_weights(model).items()}, model.config)
         save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
         write_json(aside / "config.json", {**extra, **family.write(model.config), **ids, "dtype": "float32"})
         if isinstance(model, CausalLM):

@@ -32,7 +32,7 @@ Finish = Literal["stop", "length", "cancelled"]
 class Sampling:
     """How completions are drawn. ``samples_per_prompt`` is K; ``temperature`` divides the logits.
 
-    ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the law's tail: for serving only.
+    ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the law's tail: for serving.
     """
 
     max_new_tokens: int

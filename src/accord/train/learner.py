@@ -83,10 +83,11 @@ class Learner:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and moments by name, for a checkpoint."""
+        """Weights that train and moments by name, for a checkpoint; what is frozen stands in the stage's input."""
         found: dict[str, Tensor] = {}
         for name, module in self.modules.items():
-            found |= {f"{name}.weights.{key}": value for key, value in module.state_dict().items()}
+            frozen = _frozen(module)
+            found |= {f"{name}.weights.{k}": value for k, value in module.state_dict().items() if k not in frozen}
             state = self._optimizers[name].state_dict()["state"]
             found |= {f"{name}.adam.{i}.{key}": t for i, slots in state.items() for key, t in slots.items()}
         return found
@@ -95,8 +96,9 @@ class Learner:
         """The inverse of `tensors`."""
         self.step = step
         for name, module in self.modules.items():
-            prefix = f"{name}.weights."
-            module.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+            prefix, state_dict = f"{name}.weights.", module.state_dict()
+            weights = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            module.load_state_dict({key: state_dict[key] for key in _frozen(module)} | weights)
             state: dict[int, dict[str, Tensor]] = {}
             for key, tensor in tensors.items():
                 if key.startswith(f"{name}.adam."):
@@ -104,6 +106,10 @@ class Learner:
                     state.setdefault(int(index), {})[slot] = tensor
             optimizer = self._optimizers[name]
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
 def _adamw(module: nn.Module, settings: OptimConfig) -> torch.optim.AdamW:

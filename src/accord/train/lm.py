@@ -16,6 +16,7 @@ from accord.errors import DataError
 from accord.formats.jsonl import Conversation, at_row, read_lessons, read_texts
 from accord.models.decoder import CausalLM, init_weights
 from accord.models.folder import load_policy, save_policy
+from accord.models.lora import add_lora, save_adapter
 from accord.models.precision import compute_dtype
 from accord.models.shape import DecoderConfig
 from accord.models.spelling import fold_spellings, share_spellings
@@ -201,10 +202,12 @@ def sft(
     """Fine-tune a policy on demonstrations ``{"prompt", "completion"}``: loss on completion and end token only. Of
     conversations ``{"messages"}`` the assistant's turns count.
 
-    Without ``valid_data`` every twentieth row is held out. Writes ``output_dir/model`` and ``metrics.jsonl``.
+    Without ``valid_data`` every twentieth row is held out. Writes ``output_dir/model`` and ``metrics.jsonl``; with an
+    adapter the model is merged, and ``output_dir/adapter`` holds the adapter alone.
     """
     policy, words = load_policy(model, compute_dtype(config.precision))
     policy.model.dropout = config.dropout
+    add_lora(policy, config.lora, stream_seed(seed, "lora"))
     limit = min(config.max_tokens, policy.config.max_positions)
     rows = _demonstrations(words, data, limit, log)
     train, valid = rows, rows[::20]
@@ -238,6 +241,8 @@ def sft(
     )
     policy.eval()
     save_policy(output_dir / "model", policy, words)
+    if config.lora.rank:
+        save_adapter(output_dir / "adapter", policy, str(model))
     train_nll = mean_nll(policy, train[: len(valid)], words.pad_id)
     num_tokens = sum(e.num_counted for e in train) * config.epochs
     return LmResult(output_dir / "model", train_nll, mean_nll(policy, valid, words.pad_id), num_tokens, len(batches))

@@ -17,6 +17,7 @@ from accord.errors import DataError
 from accord.formats.jsonl import read_rankings
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar, save_scalar
+from accord.models.lora import add_lora
 from accord.models.precision import compute_dtype
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.records import RankedGroup
@@ -74,7 +75,7 @@ def reward(
     score of the ranked completions is measured and stored in ``reward.json``, with their spread, so that scores
     have mean 0 and standard deviation 1 there. Without ``valid_data`` every twentieth group is held out.
     """
-    scorer, words, _ = load_scalar(model, compute_dtype(config.precision), head_seed=stream_seed(seed, "head"))
+    scorer, words = _start(config, model, seed)
     groups = [g for g in read_rankings(data, words.chat) if len(set(g.ranks)) > 1]
     if not groups:
         raise DataError("every ranking is one single tie", where=str(data), mend="give rankings with some order")
@@ -87,9 +88,6 @@ def reward(
         raise DataError("every held-out ranking is one single tie", where=str(valid_data or data), mend="give others")
     limit = min(config.max_tokens, scorer.config.max_positions)
     encoded = [encode_group(words, g, limit) for g in train]
-    scorer.model.dropout = config.dropout
-    if config.share_spellings:
-        share_spellings(scorer.model.embed_tokens, words)
     per_epoch = -(-len(train) // config.groups_per_step)
     learner = Learner({"reward": scorer}, {"reward": config.optim}, per_epoch * config.epochs)
 
@@ -127,6 +125,23 @@ def reward(
         offset=scale.offset,
         scale=scale.scale,
     )
+
+
+def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, Tokenizer]:
+    """The reward model before its first step, with what trains of it."""
+    scorer, words, _ = load_scalar(
+        model,
+        compute_dtype(config.precision),
+        head_seed=stream_seed(seed, "head"),
+        trunk_layers=config.trunk_layers,
+    )
+    scorer.model.dropout = config.dropout
+    if config.share_spellings:
+        share_spellings(scorer.model.embed_tokens, words)
+    if config.freeze_embeddings:
+        scorer.model.freeze_embeddings()
+    add_lora(scorer, config.lora, stream_seed(seed, "lora"))
+    return scorer, words
 
 
 def encode_group(words: Tokenizer, group: RankedGroup, max_tokens: int) -> EncodedGroup:

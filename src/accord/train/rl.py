@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from accord.files import write_text
 from accord.formats.jsonl import read_prompts
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.models.folder import load_policy, load_scalar, save_policy
+from accord.models.lora import adapter_off, add_lora, save_adapter
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.scoring.reward_model import RewardModel
@@ -79,7 +81,10 @@ class Rollout:
 
 @dataclass
 class Actors:
-    """The four models of PPO. The critic starts from the reward model, or from the policy under a zero head."""
+    """The four models of PPO. The critic starts from the reward model, or from the policy under a zero head.
+
+    ``reference`` is a frozen copy of the policy as it started, or the policy itself where an adapter trains.
+    """
 
     policy: CausalLM
     critic: ScalarModel
@@ -87,18 +92,27 @@ class Actors:
     scorer: Scorer
     words: Tokenizer
 
+    @contextmanager
+    def as_reference(self) -> Iterator[CausalLM]:
+        """The policy before any update, for the length of a block."""
+        with adapter_off(self.reference):
+            yield self.reference
 
-def load_actors(config: RlConfig, model: Path, reward_model: Path) -> Actors:
+
+def load_actors(config: RlConfig, model: Path, reward_model: Path, seed: int = 0) -> Actors:
     """Read policy, reference (the same checkpoint, frozen), reward model, and make the critic."""
     dtype = compute_dtype(config.precision)
     policy, words = load_policy(model, dtype)
-    reference, _ = load_policy(model, dtype)
+    add_lora(policy, config.lora, stream_seed(seed, "lora"))
+    reference = policy if config.lora.rank else load_policy(model, dtype)[0].eval().requires_grad_(False)
     scorer = RewardModel.load(reward_model, config.precision)
     same_tokens = tokenizer_hash(model) == tokenizer_hash(reward_model)
     critic, _, scale = load_scalar(reward_model if same_tokens else model, dtype, head_seed=0)
     with torch.no_grad():
         critic.score.weight.mul_(scale.scale if same_tokens else 0.0)
-    return Actors(policy, critic, reference.eval().requires_grad_(False), scorer, words)
+    critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
+    add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
+    return Actors(policy, critic, reference, scorer, words)
 
 
 def rl(
@@ -116,8 +130,9 @@ def rl(
 
     Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` iterations for a
     judge to choose from, ``metrics.jsonl`` (one row an iteration), ``events.jsonl`` (alarms) and ``samples/``.
+    With an adapter all of these are merged, and ``output_dir/adapter`` holds the last adapter alone.
     """
-    actors = load_actors(config, model, reward_model)
+    actors = load_actors(config, model, reward_model, seed)
     prompts = [row.text for row in read_prompts(data, actors.words.chat)]
     updates = config.ppo_epochs * config.minibatches
     learner = Learner(
@@ -133,7 +148,7 @@ def rl(
 
     def step_fn(step: int) -> dict[str, float]:
         if step == 0:  # a fresh start: what an earlier run with other settings left must not be judged
-            for old in ("snapshots", "samples"):
+            for old in ("snapshots", "samples", "adapter"):
                 shutil.rmtree(output_dir / old, ignore_errors=True)
         chosen = pick_prompts(prompts, config.prompts_per_iteration, step, seed)
         samples = engine.generate(
@@ -170,6 +185,8 @@ def rl(
         headline="score",
     )
     save_policy(output_dir / "model", actors.policy, actors.words)
+    if config.lora.rank:
+        save_adapter(output_dir / "adapter", actors.policy, str(model))
     for step in range(config.iterations):
         if _snapshot(output_dir, step).exists():
             snapshots[step + 1] = _snapshot(output_dir, step)
@@ -187,10 +204,10 @@ def _snapshot(output_dir: Path, step: int) -> Path:
 def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts: Sequence[str], seed: int) -> float:
     """Mean completion length of the policy before any update, in tokens: what the length leash holds on to."""
     chosen = pick_prompts(prompts, LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"))
-    reference = Engine(actors.reference, engine.stop_ids)
     sampling = Sampling(config.max_new_tokens, 1, config.temperature)
     ids = [actors.words.encode(p) for p in chosen]
-    samples = reference.generate(ids, sampling, seed=stream_seed(seed, "length"))
+    with actors.as_reference() as reference:
+        samples = Engine(reference, engine.stop_ids).generate(ids, sampling, seed=stream_seed(seed, "length"))
     return sum(len(s.completion) for s in samples) / len(samples)
 
 
@@ -227,7 +244,8 @@ def evaluate_rollout(
     for rows, batch in micro_batches(config, actors, examples):
         inside = mask_BC[rows]
         old, entropy = logp_and_entropy(actors.policy, batch, config.temperature)
-        ref, _ = logp_and_entropy(actors.reference, batch, config.temperature, entropy=False)
+        with actors.as_reference() as reference:
+            ref, _ = logp_and_entropy(reference, batch, config.temperature, entropy=False)
         values = (("old", old), ("ref", ref), ("entropy", entropy), ("value", token_values(actors.critic, batch)))
         for name, value_N in values:
             part = found[name][rows]
