@@ -59,7 +59,8 @@ class RlResult:
 class Rollout:
     """One iteration's samples and everything that is fixed while the policy is updated on them.
 
-    ``score_B`` is what the optimiser sees (penalties in); ``raw_score_B`` what the scorer said.
+    ``score_B`` is what the optimiser sees (penalties in); ``raw_score_B`` what the scorer said. Where one micro-batch
+    holds all samples, ``first`` keeps its log-probabilities and values with their graph, for the first update to take.
     """
 
     examples: tuple[Example, ...]
@@ -73,6 +74,7 @@ class Rollout:
     value_BC: Tensor
     entropy_BC: Tensor
     finished_B: Tensor
+    first: list[tuple[Tensor, Tensor]]
 
     @property
     def tokens_B(self) -> Tensor:
@@ -230,7 +232,10 @@ def _permutation(length: int, seed: int) -> list[int]:
 def evaluate_rollout(
     config: RlConfig, actors: Actors, prompts: Sequence[str], samples: Sequence[Sample], leash: LengthLeash
 ) -> Rollout:
-    """Score the samples and run policy, reference and critic over them once, with the learner's own numerics."""
+    """Score the samples and run policy, reference and critic over them once, with the learner's own numerics.
+
+    Where the first update will see all samples in one micro-batch, this pass is its forward pass too.
+    """
     actors.policy.eval()
     actors.critic.eval()
     examples = tuple(Example(s.prompt, s.completion) for s in samples)
@@ -241,15 +246,21 @@ def evaluate_rollout(
     raw_score_B = actors.scorer.score(texts)
     score_B = raw_score_B - config.missing_eos_penalty * (~finished_B).float() + leash.bonus(lengths.float())
     found = {name: torch.zeros(mask_BC.shape) for name in ("old", "ref", "value", "entropy")}
-    for rows, batch in micro_batches(config, actors, examples):
+    batches = list(micro_batches(config, actors, examples))
+    shared = len(batches) == config.minibatches == 1
+    first: list[tuple[Tensor, Tensor]] = []
+    for rows, batch in batches:
         inside = mask_BC[rows]
-        old, entropy = logp_and_entropy(actors.policy, batch, config.temperature)
+        with torch.set_grad_enabled(shared):
+            old, entropy = logp_and_entropy(actors.policy, batch, config.temperature)
+            value = token_values(actors.critic, batch)
+        if shared:
+            first.append((old, value))
         with actors.as_reference() as reference:
             ref, _ = logp_and_entropy(reference, batch, config.temperature, entropy=False)
-        values = (("old", old), ("ref", ref), ("entropy", entropy), ("value", token_values(actors.critic, batch)))
-        for name, value_N in values:
+        for name, x_N in (("old", old), ("ref", ref), ("entropy", entropy), ("value", value)):
             part = found[name][rows]
-            part[inside] = value_N
+            part[inside] = x_N.detach()
             found[name][rows] = part
     behaviour_BC = torch.zeros(mask_BC.shape)
     behaviour_BC[mask_BC] = torch.tensor([lp for s in samples for lp in s.behaviour_logp])
@@ -265,6 +276,7 @@ def evaluate_rollout(
         value_BC=found["value"],
         entropy_BC=found["entropy"],
         finished_B=finished_B,
+        first=first,
     )
 
 
@@ -291,7 +303,10 @@ def token_values(critic: ScalarModel, batch: Batch) -> Tensor:
 def update_policy(
     config: RlConfig, actors: Actors, learner: Learner, rollout: Rollout, kl_coef: float, seed: int
 ) -> dict[str, float]:
-    """All epochs and minibatches on one rollout. Advantages and returns stay as they were before the first."""
+    """All epochs and minibatches on one rollout. Advantages and returns stay as they were before the first.
+
+    The rollout's own forward pass serves the first of them once; it holds for weights that nothing has moved since.
+    """
     algorithm = POLICY_ALGORITHMS[config.algorithm]
     reward_BC = token_rewards(rollout.score_B, rollout.old_logp_BC, rollout.ref_logp_BC, rollout.mask_BC, kl_coef)
     advantage_BC, return_BC = algorithm.advantages(
@@ -331,12 +346,16 @@ def _minibatch_losses(
     surrogate = POLICY_ALGORITHMS[config.algorithm].surrogate
     for picked, batch in micro_batches(config, actors, rollout.examples, rows):
         inside = rollout.mask_BC[picked]
-        logp_N, _ = logp_and_entropy(actors.policy, batch, config.temperature, entropy=False)
+        if rollout.first:
+            logp_N, value_N = rollout.first.pop()
+        else:
+            logp_N, _ = logp_and_entropy(actors.policy, batch, config.temperature, entropy=False)
+            value_N = token_values(actors.critic, batch)
         loss, stats = surrogate(
             logp_N, rollout.old_logp_BC[picked][inside], advantage_BC[picked][inside], config.clip, denominator
         )
         value_loss = clipped_value_loss(
-            token_values(actors.critic, batch),
+            value_N,
             rollout.value_BC[picked][inside],
             return_BC[picked][inside],
             config.value_clip,
