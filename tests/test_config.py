@@ -153,6 +153,13 @@ def test_override_error_names_the_override_not_the_file(tmp_path: Path) -> None:
     assert told.startswith("override rl.kl_coef=abc: rl.kl_coef:") and "mine.yaml" not in told
 
 
+@pytest.mark.parametrize("key", ["rl.top_k", "rl.top_p"])
+def test_training_refuses_truncated_laws_and_says_why(key: str) -> None:
+    told = refused(None, f"{key}=1")
+    assert f"{key} is refused" in told and "KL comes out negative" in told
+    assert load_recipe(None, ["sample.top_p=0.9"]).sample.top_p == 0.9
+
+
 @pytest.mark.parametrize("override", ["rl.kl_coef", "=3", "rl..kl_coef=1", ".=1"])
 def test_overrides_need_key_and_value(override: str) -> None:
     assert "is not key=value" in refused(None, override)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -57,6 +57,7 @@ class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, no silent conversion of types, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+    refused: ClassVar[Mapping[str, str]] = {}  # keys that users of other tools look for, and why they are not here
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +99,9 @@ class Training(Section):
 
     precision: Precision = Field("auto", description="Matrix products: auto = bf16 where the processor has it.")
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints; a killed run resumes from one.")
+    activation_checkpointing: bool = Field(
+        False, description="Keep each block's input only and compute the rest again: less memory, a third more time."
+    )
 
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -199,6 +203,8 @@ class SampleConfig(Section):
     samples_per_prompt: int = Field(4, ge=1, description="Completions per prompt (K).")
     max_new_tokens: int = Field(80, ge=1, description="Most tokens per completion, the end token included.")
     temperature: float = Field(1.0, gt=0, description="Divides the logits; 1.0 samples the policy's own law.")
+    top_k: int = Field(0, ge=0, description="Draw from the k likeliest tokens only; 0 = from all.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that make up this probability.")
 
 
 class RewardConfig(Training):
@@ -236,9 +242,16 @@ class RewardConfig(Training):
         return self
 
 
+TRUNCATED = (
+    "the samples would follow another law than the one that is trained, and their KL comes out negative; "
+    "use temperature to sharpen it"
+)
+
+
 class RlConfig(Training):
     """Optimise the policy against the reward model without drifting from the reference."""
 
+    refused = dict.fromkeys(("top_k", "top_p"), TRUNCATED)
     checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints; a killed run resumes from one.")
     algorithm: Algorithm = Field("ppo", description="Row of the table of algorithms.")
     iterations: int = Field(60, ge=1, description="Rounds of rollout and update.")
@@ -488,6 +501,8 @@ def _check_keys(kind: type[Section], layer: Layer, values: Any, path: tuple[str,
     nested = _nested(kind)
     for key, value in values.items():
         here = (*path, str(key))
+        if key in kind.refused:
+            raise UsageError(f"{'.'.join(here)} is refused", where=layer.where(here), why=kind.refused[key])
         if key not in kind.model_fields:
             raise UsageError(
                 f"unknown key {'.'.join(here)!r}",

@@ -232,7 +232,7 @@ class Stages:
         chosen = [rows[i % len(rows)] for i in range(config.ranked_prompts)]
         samples = Engine(policy, words.stop_ids).generate(
             [words.encode(row.text) for row in chosen],
-            Sampling(sampling.max_new_tokens, sampling.samples_per_prompt, sampling.temperature),
+            Sampling(**sampling.model_dump()),
             seed=stream_seed(self.recipe.seed, "ranked samples"),
         )
         texts: list[list[str]] = [[] for _ in chosen]

@@ -40,7 +40,7 @@ def sample(
     policy, words = load_policy(model, compute_dtype())
     prompts = [row.text for row in read_prompts(data, words.chat)]
     log(0.0, f"{len(prompts)} prompts")
-    sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
+    sampling = Sampling(**config.model_dump())
     samples = Engine(policy, words.stop_ids).generate([words.encode(p) for p in prompts], sampling, seed=seed)
     rows = [
         {

@@ -114,6 +114,7 @@ def pretrain(
     init_weights(model, stream_seed(seed, "init"))
     model.model.compute_dtype = compute_dtype(config.precision)
     model.model.dropout = config.dropout
+    model.model.checkpointing = config.activation_checkpointing
     blocks_NT = pack_blocks(words.encode_batch(read_texts(texts)), words.end_id, config.block_tokens)
     per_epoch = len(blocks_NT) // config.batch_blocks
     if per_epoch == 0:
@@ -207,6 +208,7 @@ def sft(
     """
     policy, words = load_policy(model, compute_dtype(config.precision))
     policy.model.dropout = config.dropout
+    policy.model.checkpointing = config.activation_checkpointing
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
     limit = min(config.max_tokens, policy.config.max_positions)
     rows = _demonstrations(words, data, limit, log)

@@ -136,6 +136,7 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
         trunk_layers=config.trunk_layers,
     )
     scorer.model.dropout = config.dropout
+    scorer.model.checkpointing = config.activation_checkpointing
     if config.share_spellings:
         share_spellings(scorer.model.embed_tokens, words)
     if config.freeze_embeddings:

@@ -114,6 +114,8 @@ def load_actors(config: RlConfig, model: Path, reward_model: Path, seed: int = 0
         critic.score.weight.mul_(scale.scale if same_tokens else 0.0)
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
+    for trained in (policy, critic):
+        trained.model.checkpointing = config.activation_checkpointing
     return Actors(policy, critic, reference, scorer, words)
 
 
