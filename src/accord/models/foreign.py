@@ -264,7 +264,7 @@ def read(model: CausalLM | ScalarModel, folder: Path, left_out: Sequence[str] = 
     hub, opener = _opener(family, scalar)
     labels = {"num_labels": 1} if scalar else {}
     try:
-        with _quietly(hub), torch.random.fork_rng():
+        with _quietly(hub), torch.random.fork_rng(devices=[]):
             whole, told = opener.from_pretrained(
                 folder, **SAFE, **labels, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
@@ -276,14 +276,17 @@ def read(model: CausalLM | ScalarModel, folder: Path, left_out: Sequence[str] = 
         ) from error
     missing = sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]}))
     has_head = scalar and "score.weight" not in missing
-    if unfilled := [name for name in missing if name != "score.weight"]:
+    wrong = [f"{name} is missing, or has another shape" for name in missing if name != "score.weight"]
+    left_over = (name for name in told["unexpected_keys"] if name.startswith(whole.base_model_prefix + "."))
+    wrong += [f"{name} is not known" for name in left_over]
+    if wrong:
         raise DataError(
-            f"{unfilled[0]} is missing, or has another shape",
+            "; ".join(wrong[:3]),
             where=str(folder),
             why=f"the weights are not those that a config.json of model_type {family!r} describes",
         )
     head = whole.score if scalar and hasattr(whole, "score") else whole.get_output_embeddings()
-    if whole.base_model is whole or not isinstance(head, nn.Linear) or head.bias is not None:
+    if whole.base_model is whole or not isinstance(head, nn.Linear) or len([*head.parameters()]) > 1:
         raise DataError(
             f"{family!r} does not end in one linear head without a bias over a base model",
             where=str(folder),

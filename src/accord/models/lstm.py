@@ -119,7 +119,8 @@ class LstmTrunk(nn.Module):
     def _read(self, ids_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs of the real tokens, ``(N, D)``, and both states behind each row's last, ``(L, B, D)``."""
         rate = self.dropout if self.training else 0.0
-        self.lstm.dropout = rate if self.config.num_layers > 1 else 0.0  # between layers
+        self.lstm.dropout = rate  # between layers
+        self.lstm.train(torch.is_grad_enabled())  # cuDNN has a backward pass in this mode only
         x_BTD = F.dropout(self.embed_tokens(ids_BT), rate, self.training)
         if length_B is None:
             y_BTD, (hidden_LBD, cell_LBD) = self.lstm(x_BTD)
