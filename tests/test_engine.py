@@ -19,7 +19,8 @@ from torch import Tensor
 
 from accord.config import SampleConfig
 from accord.errors import AccordError, UsageError
-from accord.models.decoder import CausalLM, Step
+from accord.models.decoder import CausalLM
+from accord.models.passes import Step
 from accord.models.shape import DecoderConfig
 from accord.rollout.draw import draw, truncate
 from accord.rollout.engine import Engine, Sample, Sampling, Token
@@ -149,9 +150,9 @@ def watched_passes(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int
     seen: list[int] = []
     layers = model.model._layers
 
-    def watched(ids_N: Tensor, run: Any) -> Tensor:
+    def watched(ids_N: Tensor, run: Any, *read: Any) -> Tensor:
         seen.append(len(ids_N) if isinstance(run, Step) else -len(ids_N))
-        return layers(ids_N, run)
+        return layers(ids_N, run, *read)
 
     monkeypatch.setattr(model.model, "_layers", watched)
     return seen

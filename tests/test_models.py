@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from accord.algo.logprob import CHUNK_ENTRIES
 from accord.errors import AccordError, DataError, UsageError
 from accord.models import precision
-from accord.models.decoder import CausalLM, ScalarModel, Whole, init_score_head, init_weights
+from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, load_policy, load_scalar, save_policy, save_scalar
+from accord.models.passes import Whole
 from accord.models.shape import DecoderConfig
 from accord.text.batches import Batch
 from accord.text.tokenizer import Tokenizer
@@ -387,6 +388,37 @@ def test_rows_enter_repeat_and_leave_while_others_are_decoded(policy: CausalLM) 
     assert cache.num_rows == 3
     cache.keep([])
     assert (cache.num_rows, cache.longest) == (0, 0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("lengths", [[9, 9, 9], [3, 9, 5]])
+def test_the_last_block_computes_what_is_read(lengths: list[int], dropout: float, policy: CausalLM) -> None:
+    """Hidden states and gradients are those of the same tokens in a pass that computes all."""
+    model, ids = policy.model, some_ids(3, 9, policy.config.vocab_size)
+    model.dropout = dropout
+    model.train()
+    read = torch.tensor([0, 2, 4, 16])
+    found = []
+    for chosen in (None, read):
+        torch.manual_seed(0)
+        hidden = model(ids, torch.tensor(lengths), chosen)
+        hidden = hidden[read] if chosen is None else hidden
+        assert hidden.shape == (4, policy.config.width)
+        hidden.pow(3).sum().backward()
+        found.append((hidden.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+        model.zero_grad()
+    (whole, gradients), (part, same) = found
+    torch.testing.assert_close(part, whole, rtol=0.0, atol=1e-5)
+    for ours, wanted in zip(same, gradients, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_block_computes_nothing_else(policy: CausalLM) -> None:
+    seen = []
+    handle = policy.model.layers[-1].mlp.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    policy.model(some_ids(3, 9, policy.config.vocab_size), None, torch.tensor([8, 17, 26]))
+    handle.remove()
+    assert seen == [3]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -96,7 +96,7 @@ def test_loss_counts_the_completion_and_its_end_and_nothing_else(policy: CausalL
 
 
 def test_mean_nll_does_not_depend_on_batches(policy: CausalLM) -> None:
-    assert mean_nll(policy, EXAMPLES, 1, batch_tokens=1) == pytest.approx(mean_nll(policy, EXAMPLES, 1), abs=1e-6)
+    assert mean_nll(policy, EXAMPLES, 1, batch_tokens=1) == pytest.approx(mean_nll(policy, EXAMPLES, 1), abs=3e-6)
 
 
 def test_sft_loss_is_the_token_mean_however_it_is_split(policy: CausalLM) -> None:

@@ -2,19 +2,16 @@
 
 Parameters carry Llama's Hugging Face names in every family.
 
-Shapes: B sequences, T tokens, N real tokens of all sequences (row after row), D width, V vocabulary, H heads, C head
-width, S cache slots. Sequences are padded on the right, and only real tokens run through the layers. With causal
-attention a padded token never reaches a real one, so training needs no attention mask; decoding hides unused cache
-slots by each row's own length.
+Shapes: B sequences, T tokens, N real tokens of all sequences (row after row), M of them that are read, D width, V
+vocabulary, H heads, C head width, F width of the feed-forward. How tokens run through it: `accord.models.passes`.
 Rotary positions: Su et al. 2021 (arXiv:2104.09864); RMS norm: Zhang & Sennrich 2019 (arXiv:1910.07467).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,78 +23,13 @@ from torch.utils.checkpoint import checkpoint
 from accord.errors import DataError
 from accord.models.door import Backbone, Shape
 from accord.models.foreign import ForeignConfig, ForeignTrunk
+from accord.models.fused import rms_norm
 from accord.models.lora import add_low_rank, merged_weight
 from accord.models.lstm import LstmConfig, LstmTrunk
+from accord.models.passes import Cache, Pass, Step, Whole
 from accord.models.precision import Product, prepacked
 from accord.models.shape import DecoderConfig, rotary_frequencies
 from accord.text.batches import Batch
-
-
-class Cache:
-    """Keys and values of up to ``rows`` sequences, preallocated: one pair of ``(R, S, H_kv, C)`` tensors a layer.
-
-    The rows in use are always the first ones, ``length_B`` long each: who leaves is replaced by the last row, so that
-    a pass reads plain slices and never gathers.
-    """
-
-    def __init__(self, config: DecoderConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (rows, slots, config.num_kv_heads, config.head_width)
-        # zeros, because a slot that is masked still enters the weighted sum, and 0 * NaN is NaN
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.length_B = torch.zeros(0, dtype=torch.long, device=device)
-        self.longest = 0
-        self._entering: tuple[Tensor | None, slice] = (None, slice(0))
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.length_B)
-
-    def reserve(self, rows: int, slots: int) -> None:
-        """Make room for so many sequences of this length, in leaps; what is stored stays."""
-        had_rows, had_slots, *head = self.keys[0].shape
-        if rows <= had_rows and slots <= had_slots:
-            return
-        rows = had_rows if rows <= had_rows else max(rows, had_rows * 3 // 2)
-        slots = had_slots if slots <= had_slots else max(slots, had_slots * 3 // 2)
-        for stores in (self.keys, self.values):
-            for layer, store in enumerate(stores):
-                stores[layer] = store.new_zeros((rows, slots, *head))
-                stores[layer][: self.num_rows, : self.longest] = store[: self.num_rows, : self.longest]
-
-    def enter(self, length_P: Tensor, index_N: Tensor | None) -> None:
-        """Announce the prompts of the next pass, each once for every time the index names it (None: once each)."""
-        new_N = length_P if index_N is None else length_P[index_N]
-        self._entering = index_N, slice(self.num_rows, self.num_rows + len(new_N))
-        self.length_B = torch.cat((self.length_B, new_N))
-        self.longest = int(self.length_B.max())
-
-    def fill(self, layer: int, k_PTHC: Tensor, v_PTHC: Tensor) -> None:
-        """Store the keys and values of the prompts announced."""
-        index_N, rows = self._entering
-        for stores, new_PTHC in ((self.keys, k_PTHC), (self.values, v_PTHC)):
-            stores[layer][rows, : new_PTHC.shape[1]] = new_PTHC if index_N is None else new_PTHC[index_N]
-
-    def append(self, layer: int, k_BHC: Tensor, v_BHC: Tensor) -> None:
-        """Store one token's keys and values behind each row."""
-        row_B = torch.arange(self.num_rows, device=self.length_B.device)
-        self.keys[layer][row_B, self.length_B] = k_BHC
-        self.values[layer][row_B, self.length_B] = v_BHC
-
-    def grow(self) -> None:
-        """Count the token that every row just got."""
-        self.length_B += 1
-        self.longest += 1
-
-    def keep(self, order: Sequence[int]) -> None:
-        """Keep the rows named, in this order; rows already in their place are not copied."""
-        moves = [(to, source) for to, source in enumerate(order) if to != source]
-        if moves:
-            to_N, source_N = torch.tensor(moves, device=self.length_B.device).T
-            for store in (*self.keys, *self.values):
-                store[to_N, : self.longest] = store[source_N, : self.longest]
-        self.length_B = self.length_B[torch.tensor(order, dtype=torch.long, device=self.length_B.device)]
-        self.longest = int(self.length_B.max()) if order else 0
 
 
 class RMSNorm(nn.Module):
@@ -109,7 +41,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+        return rms_norm(x.float(), self.weight, self.eps)
 
 
 class LayerNorm(nn.Module):
@@ -173,126 +105,8 @@ class Projections(nn.Module):
         return torch.cat(weights), torch.cat(biases) if biases else None
 
 
-def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> Tensor:
-    """Causal attention, over the last ``window`` positions where one is given.
-
-    On CPU short batches by plain products: the backward of the fused kernel is slower there.
-    """
-    T = q_BHTC.shape[2]
-    grouped = q_BHTC.shape[1] != k_BHTC.shape[1]
-    if T > 256 or q_BHTC.is_cuda:
-        if not window or window >= T:
-            return F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True, enable_gqa=grouped)
-        seen_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTC.device).tril().triu(1 - window)
-        return F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, seen_TT, enable_gqa=grouped)
-    if grouped:
-        repeats = q_BHTC.shape[1] // k_BHTC.shape[1]
-        k_BHTC, v_BHTC = (x.repeat_interleave(repeats, dim=1) for x in (k_BHTC, v_BHTC))
-    hidden_TT = torch.full((T, T), float("-inf"), dtype=q_BHTC.dtype).triu(1)
-    if window:
-        hidden_TT += torch.full((T, T), float("-inf"), dtype=q_BHTC.dtype).tril(-window)
-    logits_BHTT = (q_BHTC * q_BHTC.shape[-1] ** -0.5) @ k_BHTC.transpose(-1, -2) + hidden_TT
-    return torch.softmax(logits_BHTT, dim=-1) @ v_BHTC
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What all layers of one pass over N tokens share: where each stands, its rotation, and the compute type."""
-
-    position_N: Tensor
-    cos_N1C: Tensor
-    sin_N1C: Tensor
-    dtype: torch.dtype
-
-    def rotate(self, x_NHC: Tensor) -> Tensor:
-        """Turn the first channels of each head, as many as the tables have."""
-        width = self.cos_N1C.shape[-1]
-        if width == 0:
-            return x_NHC
-        if width < x_NHC.shape[-1]:
-            turned, rest = x_NHC.tensor_split((width,), dim=-1)
-            return torch.cat((self.rotate(turned), rest), dim=-1)
-        half = width // 2
-        turned = torch.cat((-x_NHC[..., half:], x_NHC[..., :half]), dim=-1)
-        return x_NHC * self.cos_N1C + turned * self.sin_N1C
-
-    def attend(self, layer: int, q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int) -> Tensor:
-        raise NotImplementedError
-
-    def drop(self, x_ND: Tensor, rate: float) -> Tensor:
-        return x_ND
-
-
-@dataclass(frozen=True)
-class Whole(Pass):
-    """A pass over whole sequences: only real tokens run through the layers, attention alone sees them padded.
-
-    ``real_N`` are the places of the N tokens in the flat ``(B, T)`` rectangle, None where all are real.
-    """
-
-    B: int
-    T: int
-    real_N: Tensor | None
-    cache: Cache | None
-
-    def _padded(self, x_NHC: Tensor) -> Tensor:
-        if self.real_N is None:
-            return x_NHC.view(self.B, self.T, *x_NHC.shape[1:])
-        shape = x_NHC.shape[1:]
-        rectangle = x_NHC.new_zeros(self.B * self.T, *shape).index_copy(0, self.real_N, x_NHC)
-        return rectangle.view(self.B, self.T, *shape)
-
-    def attend(self, layer: int, q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int) -> Tensor:
-        q_BTHC, k_BTHC, v_BTHC = (self._padded(x) for x in (q_NHC, k_NHC, v_NHC))
-        if self.cache is not None:
-            self.cache.fill(layer, k_BTHC, v_BTHC)
-        y_BHTC = attend(q_BTHC.transpose(1, 2), k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2), window)
-        y_NHC = y_BHTC.transpose(1, 2).flatten(0, 1)
-        return y_NHC if self.real_N is None else y_NHC[self.real_N]
-
-    def drop(self, x_ND: Tensor, rate: float) -> Tensor:
-        """Dropout with one mask a sequence, the same at every position (Gal & Ghahramani 2016, arXiv:1512.05287).
-
-        Regularises as well as a mask a token here, and drawing T times fewer random numbers saves a seventh of a step.
-        """
-        if rate == 0:
-            return x_ND
-        keep_BD = torch.rand(self.B, x_ND.shape[1], device=x_ND.device) >= rate
-        scale_BTD = (keep_BD.to(x_ND.dtype) / (1 - rate))[:, None].expand(self.B, self.T, -1)
-        scale_ND = scale_BTD.flatten(0, 1)
-        return x_ND * (scale_ND if self.real_N is None else scale_ND[self.real_N])
-
-
-@dataclass(frozen=True)
-class Step(Pass):
-    """A decoding pass: one token behind each row of the cache."""
-
-    cache: Cache
-    masks: dict[int, Tensor] = field(default_factory=dict)
-
-    def attend(self, layer: int, q_NHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int) -> Tensor:
-        cache, used = self.cache, self.cache.longest + 1
-        cache.append(layer, k_NHC, v_NHC)
-        keys, values = (store[layer][: cache.num_rows, :used].transpose(1, 2) for store in (cache.keys, cache.values))
-        grouped = q_NHC.shape[1] != k_NHC.shape[1]
-        mask = self._mask(window, used)
-        y_NH1C = F.scaled_dot_product_attention(q_NHC[:, :, None], keys, values, mask, enable_gqa=grouped)
-        return y_NH1C[:, :, 0]
-
-    def _mask(self, window: int, used: int) -> Tensor:
-        """0 at the cache slots that each row sees, -inf elsewhere, ``(N, 1, 1, S)``; built once a pass and window."""
-        if window not in self.masks:
-            slot_S, last_N1 = torch.arange(used, device=self.position_N.device), self.position_N[:, None]
-            hidden_NS = slot_S > last_N1
-            if window:
-                hidden_NS |= slot_S <= last_N1 - window
-            mask_NS = torch.zeros(hidden_NS.shape, dtype=self.dtype, device=hidden_NS.device)
-            self.masks[window] = mask_NS.masked_fill_(hidden_NS, float("-inf"))[:, None, None]
-        return self.masks[window]
-
-
 class Attention(Projections):
-    QKV, OUT = ("q_proj", "k_proj", "v_proj"), ("o_proj",)
+    QKV, Q, KV, OUT = ("q_proj", "k_proj", "v_proj"), ("q_proj",), ("k_proj", "v_proj"), ("o_proj",)
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
@@ -308,15 +122,25 @@ class Attention(Projections):
         self.qk_norm = config.qk_norm
         self.products = (self.QKV, self.OUT)
 
-    def forward(self, x_ND: Tensor, run: Pass) -> Tensor:
-        qkv_NHC = self.product(self.QKV, x_ND, run.dtype).view(len(x_ND), -1, self.head_width)
-        rotated_NHC, v_NHC = qkv_NHC.tensor_split((self.num_heads + self.num_kv_heads,), dim=1)
-        if self.qk_norm:
-            q_NHC, k_NHC = rotated_NHC.tensor_split((self.num_heads,), dim=1)
-            rotated_NHC = torch.cat((self.q_norm(q_NHC), self.k_norm(k_NHC)), dim=1).to(run.dtype)
-        q_NHC, k_NHC = run.rotate(rotated_NHC).tensor_split((self.num_heads,), dim=1)
-        y_NHC = run.attend(self.layer, q_NHC, k_NHC, v_NHC, self.window)
-        return self.product(self.OUT, y_NHC.flatten(1), run.dtype)
+    def forward(self, x_ND: Tensor, run: Pass, read_M: Tensor | None = None) -> Tensor:
+        """What the tokens read (None: all) take from the others, ``(M, D)``."""
+        if read_M is None:
+            qk_NHC, v_NHC = self._heads(self.QKV, x_ND, run).tensor_split((self.num_heads + self.num_kv_heads,), dim=1)
+            if self.qk_norm:
+                q_NHC, k_NHC = qk_NHC.tensor_split((self.num_heads,), dim=1)
+                qk_NHC = torch.cat((self.q_norm(q_NHC), self.k_norm(k_NHC)), dim=1).to(run.dtype)
+            q_MHC, k_NHC = run.rotate(qk_NHC).tensor_split((self.num_heads,), dim=1)
+        else:
+            k_NHC, v_NHC = self._heads(self.KV, x_ND, run).tensor_split((self.num_kv_heads,), dim=1)
+            q_MHC = self._heads(self.Q, x_ND[read_M], run)
+            if self.qk_norm:
+                q_MHC, k_NHC = self.q_norm(q_MHC).to(run.dtype), self.k_norm(k_NHC).to(run.dtype)
+            q_MHC, k_NHC = run.rotate(q_MHC, read_M), run.rotate(k_NHC)
+        y_MHC = run.attend(self.layer, q_MHC, k_NHC, v_NHC, self.window, read_M)
+        return self.product(self.OUT, y_MHC.flatten(1), run.dtype)
+
+    def _heads(self, parts: tuple[str, ...], x_ND: Tensor, run: Pass) -> Tensor:
+        return self.product(parts, x_ND, run.dtype).view(len(x_ND), -1, self.head_width)
 
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -358,10 +182,12 @@ class Block(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = norm_of(config), norm_of(config)
         self.parallel = config.parallel
 
-    def forward(self, x: Tensor, run: Pass, dropout: float) -> Tensor:
-        attended = x + run.drop(self.self_attn(self.input_layernorm(x), run), dropout)
-        read = x if self.parallel else attended
-        return attended + run.drop(self.mlp(self.post_attention_layernorm(read), run.dtype), dropout)
+    def forward(self, x_ND: Tensor, run: Pass, dropout: float, read_M: Tensor | None = None) -> Tensor:
+        """The stream behind the block, of all tokens or only of those that are read."""
+        x_MD = x_ND if read_M is None else x_ND[read_M]
+        attended_MD = x_MD + run.drop(self.self_attn(self.input_layernorm(x_ND), run, read_M), dropout, read_M)
+        seen_MD = self.post_attention_layernorm(x_MD if self.parallel else attended_MD)
+        return attended_MD + run.drop(self.mlp(seen_MD, run.dtype), dropout, read_M)
 
 
 class Trunk(nn.Module):
@@ -384,16 +210,17 @@ class Trunk(nn.Module):
         self.compute_dtype = torch.float32
         frequency, gain = rotary_frequencies(config)
         angle = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequency)
-        table = torch.cat((angle, angle), dim=-1)
-        self.register_buffer("cos_PC", table.cos() * gain, persistent=False)
-        self.register_buffer("sin_PC", table.sin() * gain, persistent=False)
+        cos, sin = angle.cos() * gain, angle.sin() * gain
+        self.register_buffer("cos_PC", torch.cat((cos, cos), dim=-1), persistent=False)
+        self.register_buffer("sin_PC", torch.cat((-sin, sin), dim=-1), persistent=False)
 
-    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
+    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
         """Hidden states in fp32, after the last norm, of the real tokens: ``(N, D)``, row after row.
 
-        ``length_B`` says how many tokens of each row are real (None: all). Padding costs nothing but attention.
+        ``length_B`` says how many tokens of each row are real (None: all). ``read_M`` names those of the N that are
+        wanted, ``(M, D)``: the last block computes no more. Padding costs nothing but attention.
         """
-        return self._whole(ids_BT, length_B, None)
+        return self._whole(ids_BT, length_B, read_M)
 
     def bare(self, ids_N: Tensor) -> Tensor:
         """The normed embeddings: what the last norm would get if no block added anything."""
@@ -410,8 +237,7 @@ class Trunk(nn.Module):
         Returns the hidden state behind each new row's prompt, ``(N, D)``.
         """
         cache.enter(length_P, index_N)
-        hidden_ND = self._whole(ids_PT, length_P, cache)
-        last_PD = hidden_ND[length_P.cumsum(0) - 1]
+        last_PD = self._whole(ids_PT, length_P, length_P.cumsum(0) - 1, cache)
         return last_PD if index_N is None else last_PD[index_N]
 
     def step(self, cache: Cache, token_B: Tensor) -> Tensor:
@@ -462,7 +288,9 @@ class Trunk(nn.Module):
     def _projections(self) -> list[Projections]:
         return [module for module in self.modules() if isinstance(module, Projections)]
 
-    def _whole(self, ids_BT: Tensor, length_B: Tensor | None, cache: Cache | None) -> Tensor:
+    def _whole(
+        self, ids_BT: Tensor, length_B: Tensor | None, read_M: Tensor | None, cache: Cache | None = None
+    ) -> Tensor:
         (B, T), positions = ids_BT.shape, self.config.max_positions
         if positions < T:
             raise DataError(
@@ -475,24 +303,25 @@ class Trunk(nn.Module):
             real_N = (position_N < length_B.repeat_interleave(T)).nonzero().squeeze(1)
             ids_N, position_N = ids_N[real_N], position_N[real_N]
         run = Whole(*self._rotation(position_N), self.compute_dtype, B, T, real_N, cache)
-        return self._layers(ids_N, run)
+        return self._layers(ids_N, run, read_M)
 
     def _rotation(self, position_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cos_PC, sin_PC = self.get_buffer("cos_PC"), self.get_buffer("sin_PC")
         dtype = self.compute_dtype
         return position_N, cos_PC[position_N, None].to(dtype), sin_PC[position_N, None].to(dtype)
 
-    def _layers(self, ids_N: Tensor, run: Pass) -> Tensor:
+    def _layers(self, ids_N: Tensor, run: Pass, read_M: Tensor | None = None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         x = self.embed_tokens(ids_N)
         if self.config.learned_positions:
             x = x + self.embed_positions(run.position_N)
         x = run.drop(x, dropout)
-        for layer in self.layers:
+        *before, last = self.layers
+        for layer, read in (*((layer, None) for layer in before), (last, read_M)):
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, run, dropout, use_reentrant=False)
+                x = checkpoint(layer, x, run, dropout, read, use_reentrant=False)
             else:
-                x = layer(x, run, dropout)
+                x = layer(x, run, dropout, read)
         out: Tensor = self.norm(x)
         return out
 
@@ -532,7 +361,7 @@ class CausalLM(nn.Module):
         """
         dtype = self.model.compute_dtype
         flat_N, target_N = batch.predicting()
-        hidden_ND = self.model(*batch.inputs())[flat_N]
+        hidden_ND = self.model(*batch.inputs(), flat_N)
         return hidden_ND.to(dtype), self.head_weight_VD.to(dtype), target_N
 
     @contextmanager
@@ -558,9 +387,9 @@ class ScalarModel(nn.Module):
         self.model = BACKBONES[type(config)](config)
         self.score = nn.Linear(config.width, 1, bias=False)
 
-    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """One number a real token, ``(N,)``, row after row (as the backbone's)."""
-        return F.linear(self.model(ids_BT, length_B).float(), self.score.weight).squeeze(-1)
+    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
+        """One number a real token, ``(N,)``, row after row, or for those read, ``(M,)``: as the backbone's."""
+        return F.linear(self.model(ids_BT, length_B, read_M).float(), self.score.weight).squeeze(-1)
 
     def bag_of_words(self, ids_N: Tensor) -> Tensor:
         """The head on each token without its neighbours, ``(N,)``: what it says by itself."""

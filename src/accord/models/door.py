@@ -3,7 +3,8 @@
 The decoder (`decoder.Trunk`), the LSTM (`lstm.LstmTrunk`) and the adapter over `transformers` (`foreign.ForeignTrunk`)
 are the backbones there are; `decoder.BACKBONES` says which shape each is built from.
 
-Shapes: B rows, T tokens, N real tokens of all rows (row after row) or rows that enter, P prompts, D width.
+Shapes: B rows, T tokens, N real tokens of all rows (row after row) or rows that enter, M of the N that are read, P
+prompts, D width.
 """
 
 from __future__ import annotations
@@ -56,8 +57,11 @@ class Backbone(Protocol):
     @property
     def embed_tokens(self) -> nn.Embedding: ...
 
-    def __call__(self, ids_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """Hidden states of the real tokens in fp32, ``(N, D)``. Rows are padded on the right; None: all is real."""
+    def __call__(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
+        """Hidden states of the real tokens in fp32, ``(N, D)``, or of those among them that are read, ``(M, D)``.
+
+        Rows are padded on the right; without ``length_B`` all is real.
+        """
 
     def bare(self, ids_N: Tensor) -> Tensor:
         """What each token is without its neighbours, ``(N, D)``: a head on it reads a bag of words."""

@@ -4,7 +4,8 @@ Needs the extra ``accord[transformers]``, which is imported when such a folder i
 architecture's own base model, and the head stays ours: the two heads, the engine and the learner know no difference.
 Folders are read and written by `transformers` itself, from local safetensors only and without anybody's code.
 
-Shapes: B rows, T tokens, N real tokens of all rows (row after row) or rows that enter, P prompts, D width.
+Shapes: B rows, T tokens, N real tokens of all rows (row after row) or rows that enter, M of the N that are read, P
+prompts, V different tokens, D width.
 """
 
 from __future__ import annotations
@@ -182,8 +183,11 @@ class ForeignTrunk(nn.Module):
         table: nn.Embedding = self.inner.get_input_embeddings()
         return table
 
-    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """Hidden states of the real tokens in fp32, after the last norm: ``(N, D)``. Padding runs with them."""
+    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
+        """Hidden states of the real tokens in fp32, after the last norm: ``(N, D)``, or of those read, ``(M, D)``.
+
+        Padding runs with them.
+        """
         (B, T), positions = ids_BT.shape, self.config.max_positions
         if positions < T:
             raise DataError(
@@ -196,9 +200,10 @@ class ForeignTrunk(nn.Module):
             hidden_BTD = self._run(inputs_embeds=embedded_BTD * keep_B1D / (1 - self.dropout), use_cache=False)
         else:
             hidden_BTD = self._run(input_ids=ids_BT, use_cache=False)
-        if length_B is None:
-            return hidden_BTD.flatten(0, 1)
-        return hidden_BTD[torch.arange(T, device=ids_BT.device) < length_B[:, None]]
+        hidden_ND = hidden_BTD.flatten(0, 1)
+        if length_B is not None:
+            hidden_ND = hidden_BTD[torch.arange(T, device=ids_BT.device) < length_B[:, None]]
+        return hidden_ND if read_M is None else hidden_ND[read_M]
 
     def bare(self, ids_N: Tensor) -> Tensor:
         """Each token as a text of its own; every one that occurs runs once."""

@@ -3,7 +3,8 @@
 Its folder has a format of its own (``model_type`` "accord_lstm"), in the layout of every other.
 Long short-term memory: Hochreiter & Schmidhuber 1997.
 
-Shapes: B rows, T tokens, N real tokens of all rows (row after row) or rows that enter, P prompts, L layers, D width.
+Shapes: B rows, T tokens, N real tokens of all rows (row after row) or rows that enter, M of the N that are read, P
+prompts, L layers, D width.
 """
 
 from __future__ import annotations
@@ -69,20 +70,21 @@ class LstmTrunk(nn.Module):
         self.dropout = 0.0
         self.compute_dtype = torch.float32
 
-    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """Outputs of the real tokens, ``(N, D)``, row after row; padding does not run."""
-        return self._read(ids_BT, length_B)[0]
+    def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
+        """Outputs of the real tokens, ``(N, D)``, row after row, or of those read, ``(M, D)``; padding does not run."""
+        y_ND = self._run(ids_BT, length_B)[0]
+        return y_ND if read_M is None else y_ND[read_M]
 
     def bare(self, ids_N: Tensor) -> Tensor:
         """Each token as a text of its own."""
-        return self._read(ids_N[:, None], None)[0]
+        return self._run(ids_N[:, None], None)[0]
 
     def decoding(self, rows: int, slots: int) -> LstmState:
         weight = self.embed_tokens.weight
         return LstmState(weight.new_zeros(self.config.num_layers, 0, self.config.width))
 
     def prefill(self, state: LstmState, ids_PT: Tensor, length_P: Tensor, index_N: Tensor | None = None) -> Tensor:
-        _, hidden_LPD, cell_LPD = self._read(ids_PT, length_P)
+        _, hidden_LPD, cell_LPD = self._run(ids_PT, length_P)
         if index_N is not None:
             hidden_LPD, cell_LPD = hidden_LPD[:, index_N], cell_LPD[:, index_N]
         state.enter(hidden_LPD, cell_LPD)
@@ -116,7 +118,7 @@ class LstmTrunk(nn.Module):
                     if "bias_ih" in name:  # gates in the order input, forget, cell, output
                         parameter[D : 2 * D] = 1.0
 
-    def _read(self, ids_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, ids_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs of the real tokens, ``(N, D)``, and both states behind each row's last, ``(L, B, D)``."""
         rate = self.dropout if self.training else 0.0
         self.lstm.dropout = rate  # between layers

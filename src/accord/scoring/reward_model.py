@@ -71,7 +71,7 @@ def raw_scores(
     score_S = torch.empty(len(examples))
     for bucket in length_buckets([len(e) for e in examples], batch_tokens, 0):
         batch = collate([examples[i] for i in bucket], words.pad_id)
-        score_S[bucket] = model(batch.ids_BT, batch.length_B)[batch.last_B]
+        score_S[bucket] = model(batch.ids_BT, batch.length_B, batch.last_B)
     return score_S
 
 

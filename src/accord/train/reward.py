@@ -159,18 +159,19 @@ def group_losses(
 ) -> Iterator[Tensor]:
     """Losses of micro-batches of whole groups, which add up to the step's loss; ``stats`` is added to on the way."""
     total_weight = sum(g.weight for g in groups)
+    all_readings = config.pooled_coef > 0 or config.bag_coef > 0
     for micro in micro_groups(groups, config.micro_batch_tokens):
         examples = [hide_tokens(e, config.token_dropout, pad_id) for g in micro for e in g.examples]
         with parametrize.cached():
-            readings_S3 = bucketed_scores(scorer, examples, pad_id)
+            readings_SR = bucketed_scores(scorer, examples, pad_id, all_readings=all_readings)
         pairs = group_pairs([g.ranks for g in micro], [g.weight for g in micro])
         loss_of = REWARD_LOSSES[config.loss]
-        loss, found = loss_of(readings_S3[:, 0], *pairs, total_weight, config.center_coef)
+        loss, found = loss_of(readings_SR[:, 0], *pairs, total_weight, config.center_coef)
         for reading, coef in ((1, config.pooled_coef), (2, config.bag_coef)):
             if coef > 0:
-                loss = loss + coef * loss_of(readings_S3[:, reading], *pairs, total_weight, config.center_coef)[0]
+                loss = loss + coef * loss_of(readings_SR[:, reading], *pairs, total_weight, config.center_coef)[0]
         if config.self_distill_coef > 0:
-            loss = loss + config.self_distill_coef * self_distillation(readings_S3, *pairs, total_weight)
+            loss = loss + config.self_distill_coef * self_distillation(readings_SR, *pairs, total_weight)
         for name, value in found.items():
             stats[name] += float(value)
         yield loss
@@ -186,8 +187,10 @@ def hide_tokens(example: Example, rate: float, pad_id: int) -> Example:
     return Example(example.prompt, (*kept, end))
 
 
-def bucketed_scores(scorer: ScalarModel, examples: Sequence[Example], pad_id: int) -> Tensor:
-    """Three readings of the head a text, ``(S, 3)``, differentiable; the first is the score.
+def bucketed_scores(
+    scorer: ScalarModel, examples: Sequence[Example], pad_id: int, *, all_readings: bool = True
+) -> Tensor:
+    """Three readings of the head a text, ``(S, 3)``, differentiable; the first is the score. Or that one, ``(S, 1)``.
 
     0. at the last real token; 1. its mean over the completion's positions; 2. the mean of the head on the bare token
     embeddings, a bag of words. The last two are taught beside the score where few rankings must teach much: they reach
@@ -199,6 +202,9 @@ def bucketed_scores(scorer: ScalarModel, examples: Sequence[Example], pad_id: in
     readings = []
     for bucket in buckets:
         batch = collate([examples[i] for i in bucket], pad_id)
+        if not all_readings:
+            readings.append(scorer(batch.ids_BT, batch.length_B, batch.last_B)[:, None])
+            continue
         value_N, bag_N = scorer(batch.ids_BT, batch.length_B), scorer.bag_of_words(batch.ids_BT[batch.real_BT])
         means = [batch.completion_means(x_N) for x_N in (value_N, bag_N)]
         readings.append(torch.stack([value_N[batch.last_B], *means], dim=1))

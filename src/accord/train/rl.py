@@ -281,7 +281,7 @@ def micro_batches(
 def token_values(critic: ScalarModel, batch: Batch) -> Tensor:
     """Values of the states that choose each counted token, ``(N,)``."""
     flat_N, _ = batch.predicting()
-    values: Tensor = critic(*batch.inputs())[flat_N]
+    values: Tensor = critic(*batch.inputs(), flat_N)
     return values
 
 
