@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,18 @@ from conftest import TEXTS, WriteRows, random_policy
 from safetensors.torch import load_file
 from torch import Tensor
 
-from accord.config import LoraConfig, ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
+from accord.config import (
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RewardConfig,
+    RlConfig,
+    SftConfig,
+    load_recipe,
+)
 from accord.errors import DataError, UsageError
+from accord.loop.run import run
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, load_policy, load_scalar, save_policy, save_scalar
 from accord.models.lora import add_lora
@@ -133,6 +144,20 @@ def test_dropout_acts_in_training_alone(policy: CausalLM) -> None:
     assert not torch.allclose(policy.model(ids), still)
     policy.eval()
     assert torch.equal(policy.model(ids), still)
+
+
+def test_dropout_acts_between_layers_too(policy: CausalLM) -> None:
+    """With embeddings of 0 the dropout of inputs says nothing, and that of outputs only doubles what it keeps."""
+    with torch.no_grad():
+        policy.model.embed_tokens.weight.zero_()
+    ids = torch.arange(20).view(2, 10)
+    still = policy.model(ids)
+    policy.train()
+    policy.model.dropout = 0.5
+    found = policy.model(ids)
+    kept = found != 0
+    assert 0.3 < float(kept.float().mean()) < 0.7
+    assert not torch.allclose(found[kept], 2 * still[kept], atol=1e-3)
 
 
 def test_the_start_follows_the_seed_with_open_forget_gates(shape: LstmConfig) -> None:
@@ -277,6 +302,21 @@ def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str,
     rows = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["behaviour_gap_max"] for row in rows) < 1e-3
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_whole_run_in_smoke_size(tmp_path: Path) -> None:
+    """Every stage of the demo, its judge, its report and the policy that the judge chose."""
+    artefacts = os.environ.get("ACCORD_TEST_ARTEFACTS")
+    if not artefacts:
+        pytest.skip("ACCORD_TEST_ARTEFACTS names no folder with the two artefacts")
+    recipe = load_recipe("smoke", ["model.kind=lstm"])
+    run(recipe, output_dir=tmp_path, from_dir=Path(artefacts))
+    for folder in ("pretrain/model", "sft/model", "rl/model", "rl/snapshots/step_000001", "model"):
+        assert isinstance(load_policy(tmp_path / folder)[0].config, LstmConfig)
+    assert isinstance(load_scalar(tmp_path / "reward" / "model")[0].config, LstmConfig)
+    assert json.loads((tmp_path / "eval" / "results.json").read_text())["selection"]["step"] in (1, 2)
+    assert "an LSTM, 1 layers" in (tmp_path / "README.md").read_text()
 
 
 class Stop(Exception):
