@@ -104,7 +104,7 @@ def test_unknown_key_names_line_and_suggests(tmp_path: Path) -> None:
         ("kl_coef=1", "did you mean 'rl.kl_coef' or 'uncured.kl_coef'?"),
         ("rl.lr=1", "did you mean 'rl.actor.lr' or 'rl.critic.lr'"),
         ("rll.kl_coef=1", "did you mean 'rl'?"),
-        ("model.zzz=1", "keys here: width, layers"),
+        ("model.zzz=1", "keys here: kind, width, layers"),
     ],
 )
 def test_suggestions(override: str, suggestion: str) -> None:

@@ -407,6 +407,16 @@ def test_half_a_row_of_a_killed_run_is_left_out(run: Path) -> None:
 # ---- model card and seeds ------------------------------------------------------------------------------------------
 
 
+def test_the_model_card_of_an_lstm_names_it(run: Path) -> None:
+    resolved = json.loads((run / "resolved.json").read_text())
+    for kind, says in (("llama", True), ("lstm", False)):
+        (run / "resolved.json").write_text(json.dumps(resolved | {"model": {"kind": kind, "layers": 2, "width": 8}}))
+        text = write_model_card(run).read_text(encoding="utf-8")
+        assert text.startswith("---\nlicense")
+        assert ("library_name: transformers\n" in text) == ("`AutoModelForCausalLM`" in text) == says
+        assert ("- Base: an LSTM, 2 layers of width 8, trained" in text) != says
+
+
 def test_model_card(run: Path) -> None:
     text = write_model_card(run).read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)

@@ -26,6 +26,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
 RewardLoss = Literal["bradley_terry"]
 Algorithm = Literal["ppo"]
+ModelKind = Literal["llama", "lstm"]
 
 
 S = TypeVar("S", bound="Section")
@@ -150,13 +151,14 @@ class TokenizerConfig(Section):
 
 
 class ModelConfig(Section):
-    """Shape of the decoder trained from scratch (Llama layout). Policy, reward model and critic share it.
+    """Shape of the model trained from scratch. Policy, reward model and critic share it.
 
-    The size of the vocabulary is the tokenizer's.
+    The size of the vocabulary is the tokenizer's. To an LSTM, heads, kv_heads and ffn mean nothing.
     """
 
+    kind: ModelKind = Field("llama", description="llama = a decoder in Llama's layout; lstm = a recurrent network.")
     width: int = Field(256, ge=8, description="Width of the hidden state.")
-    layers: int = Field(6, ge=1, description="Blocks of attention and feed-forward.")
+    layers: int = Field(6, ge=1, description="Blocks of attention and feed-forward, or layers of the LSTM.")
     heads: int = Field(8, ge=1, description="Attention heads; width must be a multiple of it.")
     kv_heads: int = Field(8, ge=1, description="Heads of keys and values; heads must be a multiple of it.")
     ffn: int = Field(688, ge=8, description="Inner width of the feed-forward.")
@@ -164,8 +166,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        exact_div(self.width, 2 * self.heads, "width", "2 * heads")
-        exact_div(self.heads, self.kv_heads, "heads", "kv_heads")
+        if self.kind == "llama":
+            exact_div(self.width, 2 * self.heads, "width", "2 * heads")
+            exact_div(self.heads, self.kv_heads, "heads", "kv_heads")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""One decoder for the families of `accord.models.families`, and the scalar head on the same trunk.
+"""One decoder for the families of `accord.models.families`; and the two heads, which sit on any backbone.
 
 Parameters carry Llama's Hugging Face names in every family.
 
@@ -10,9 +10,10 @@ Rotary positions: Su et al. 2021 (arXiv:2104.09864); RMS norm: Zhang & Sennrich 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from accord.errors import DataError
+from accord.models.door import Backbone, Shape
+from accord.models.foreign import ForeignConfig, ForeignTrunk
 from accord.models.fused import rms_norm
 from accord.models.lora import add_low_rank, merged_weight
+from accord.models.lstm import LstmConfig, LstmTrunk
 from accord.models.passes import Cache, Pass, Step, Whole
 from accord.models.precision import Product, prepacked
 from accord.models.shape import DecoderConfig, rotary_frequencies
@@ -187,7 +191,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Token ids to hidden states: the part that policy, reward model and critic share in shape.
+    """Token ids to hidden states: the backbone that is read most, behind the door of `accord.models.door`.
 
     ``checkpointing`` trades a second forward pass for the memory of the activations: only each block's input is kept
     (Chen 2016, arXiv:1604.06174).
@@ -217,6 +221,11 @@ class Trunk(nn.Module):
         wanted, ``(M, D)``: the last block computes no more. Padding costs nothing but attention.
         """
         return self._whole(ids_BT, length_B, read_M)
+
+    def bare(self, ids_N: Tensor) -> Tensor:
+        """The normed embeddings: what the last norm would get if no block added anything."""
+        out: Tensor = self.norm(self.embed_tokens(ids_N))
+        return out
 
     def decoding(self, rows: int, slots: int) -> Cache:
         """Room for ``rows`` sequences of ``slots`` tokens to be continued."""
@@ -264,6 +273,18 @@ class Trunk(nn.Module):
             if name.startswith("embed_"):
                 parameter.requires_grad_(False)
 
+    def init_weights(self, generator: torch.Generator) -> None:
+        """GPT-2-style: N(0, 0.02), residual projections scaled down by sqrt(2 * layers); ones for norms."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                if name.endswith(".bias"):
+                    nn.init.zeros_(parameter)
+                continue
+            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            std = 0.02 / math.sqrt(2 * self.config.num_layers) if residual else 0.02
+            with torch.no_grad():
+                parameter.normal_(0.0, std, generator=generator)
+
     def _projections(self) -> list[Projections]:
         return [module for module in self.modules() if isinstance(module, Projections)]
 
@@ -305,13 +326,23 @@ class Trunk(nn.Module):
         return out
 
 
-class CausalLM(nn.Module):
-    """A policy: trunk and vocabulary head. ``head_weight`` is the embedding itself when tied."""
+#: The backbone of each kind of shape.
+BACKBONES: Mapping[type, Callable[[Any], Backbone]] = {
+    DecoderConfig: Trunk,
+    LstmConfig: LstmTrunk,
+    ForeignConfig: ForeignTrunk,
+}
 
-    def __init__(self, config: DecoderConfig) -> None:
+
+class CausalLM(nn.Module):
+    """A policy: backbone and vocabulary head. ``head_weight`` is the embedding itself when tied."""
+
+    model: Backbone
+
+    def __init__(self, config: Shape) -> None:
         super().__init__()
         self.config = config
-        self.model = Trunk(config)
+        self.model = BACKBONES[type(config)](config)
         if not config.tied:
             self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
 
@@ -343,40 +374,36 @@ class CausalLM(nn.Module):
 
 
 class ScalarModel(nn.Module):
-    """Trunk and one linear D -> 1 over every position: the reward model and the critic.
+    """Backbone and one linear D -> 1 over every position: the reward model and the critic.
 
     Read at the last real token it is the score of the text; read at every position it is the value.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    model: Backbone
+
+    def __init__(self, config: Shape) -> None:
         super().__init__()
         self.config = config
-        self.model = Trunk(config)
+        self.model = BACKBONES[type(config)](config)
         self.score = nn.Linear(config.width, 1, bias=False)
 
     def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
-        """One number a real token, ``(N,)``, row after row, or for those read, ``(M,)``: as `Trunk.forward`."""
+        """One number a real token, ``(N,)``, row after row, or for those read, ``(M,)``: as the backbone's."""
         return F.linear(self.model(ids_BT, length_B, read_M).float(), self.score.weight).squeeze(-1)
 
     def bag_of_words(self, ids_N: Tensor) -> Tensor:
-        """The head on the normed token embeddings alone, ``(N,)``: what each token says by itself."""
-        bare_ND = self.model.norm(self.model.embed_tokens(ids_N))
-        return F.linear(bare_ND.float(), self.score.weight).squeeze(-1)
+        """The head on each token without its neighbours, ``(N,)``: what it says by itself."""
+        return F.linear(self.model.bare(ids_N).float(), self.score.weight).squeeze(-1)
 
 
-def init_weights(model: nn.Module, seed: int) -> None:
-    """GPT-2-style start: N(0, 0.02), residual projections scaled down by sqrt(2 * layers); ones for norms."""
+def init_weights(model: CausalLM | ScalarModel, seed: int) -> None:
+    """The start of training from scratch: what the backbone asks for, and N(0, 0.02) for the head."""
     generator = torch.Generator().manual_seed(seed)
-    layers = next(m.config.num_layers for m in model.modules() if isinstance(m, Trunk))
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            if name.endswith(".bias"):
-                nn.init.zeros_(parameter)
-            continue
-        residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-        std = 0.02 / math.sqrt(2 * layers) if residual else 0.02
-        with torch.no_grad():
-            parameter.normal_(0.0, std, generator=generator)
+    model.model.init_weights(generator)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("model."):
+                parameter.normal_(0.0, 0.02, generator=generator)
 
 
 def init_score_head(model: ScalarModel, seed: int) -> None:

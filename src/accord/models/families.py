@@ -1,4 +1,4 @@
-"""The families of Hugging Face checkpoints the decoder reads and writes, as rows of a table.
+"""The families of checkpoints that are read and written without `transformers`, as rows of a table.
 
 A row says how ``config.json`` describes the shape, and how the family names and packs its weights. Inside, every family
 has Llama's names; a row turns them into its own and back without changing a bit.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from accord.errors import DataError
+from accord.models.lstm import LSTM, LstmConfig
 from accord.models.shape import Activation, DecoderConfig, RopeScaling
 
 Weights = dict[str, Tensor]
@@ -41,25 +42,21 @@ class Family:
 
     language_model: str
     classifier: str
-    read: Callable[[Raw], DecoderConfig]
-    write: Callable[[DecoderConfig], dict[str, Any]]
-    to_ours: Callable[[Weights, DecoderConfig], Weights]
-    to_theirs: Callable[[Weights, DecoderConfig], Weights]
+    read: Callable[[Raw], DecoderConfig | LstmConfig]
+    write: Callable[[Any], dict[str, Any]]
+    to_ours: Callable[[Weights, Any], Weights]
+    to_theirs: Callable[[Weights, Any], Weights]
     joined: tuple[str, ...] = ()
     transposed: bool = False
 
 
-def family_of(raw: Raw) -> Family:
-    """The row of a ``config.json``. Raises DataError for an architecture that has none."""
+def family_of(raw: Raw) -> Family | None:
+    """The row of a ``config.json``, None where the table has none. Raises DataError for what nobody can read."""
     kind = raw.get("model_type")
     _refuse(("quantization_config" in raw, "quantised weights"))
-    if kind not in FAMILIES:
-        raise DataError(
-            f"this checkpoint's architecture is not supported: model_type is {kind!r}",
-            why="the decoder knows " + ", ".join(sorted(FAMILIES)),
-            mend="use a checkpoint of one of these, for example SmolLM2 or Qwen3, or one that `accord pretrain` wrote",
-        )
-    return FAMILIES[str(kind)]
+    if not isinstance(kind, str):
+        raise DataError(f"model_type is {kind!r}, not the name of an architecture", mend="give a Hugging Face folder")
+    return FAMILIES.get(kind)
 
 
 def _refuse(*checks: tuple[bool, str]) -> None:
@@ -413,6 +410,24 @@ def _neox_to_theirs(weights: Weights, config: DecoderConfig) -> Weights:
     return theirs
 
 
+# ---- the LSTM -------------------------------------------------------------------------------------------------------
+
+
+def _read_lstm(raw: Raw) -> LstmConfig:
+    return LstmConfig(
+        vocab_size=int(raw["vocab_size"]),
+        width=int(raw["width"]),
+        num_layers=int(raw["num_layers"]),
+        max_positions=int(raw["max_positions"]),
+        tied=bool(raw["tied"]),
+    )
+
+
+def _write_lstm(config: LstmConfig) -> dict[str, Any]:
+    values = asdict(config)
+    return {"model_type": values.pop("family"), **values}
+
+
 def _named(prefix: str) -> tuple[str, str]:
     return f"{prefix}ForCausalLM", f"{prefix}ForSequenceClassification"
 
@@ -426,4 +441,5 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(*_named("Qwen3"), _read_qwen3, _write_qwen, _without_buffers, _unchanged),
     "gpt2": Family(*_GPT2, _read_gpt2, _write_gpt2, _gpt2_to_ours, _gpt2_to_theirs, _QKV, True),
     "gpt_neox": Family(*_named("GPTNeoX"), _read_neox, _write_neox, _neox_to_ours, _neox_to_theirs, _QKV),
+    LSTM: Family(*_named("AccordLstm"), _read_lstm, _write_lstm, _unchanged, _unchanged),
 }

@@ -1,11 +1,12 @@
 """Checkpoints in Hugging Face's folder layout: `config.json`, `model.safetensors`, tokenizer, nothing pickled.
 
 A policy opens with `AutoModelForCausalLM`, a reward model with `AutoModelForSequenceClassification` (one label,
-raw score); the offset and scale of its scores stand beside it in `reward.json`.
+raw score); an LSTM opens here alone. The offset and scale of the scores stand beside a reward model in `reward.json`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from torch import Tensor
 
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
+from accord.models import foreign
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
+from accord.models.door import Shape
 from accord.models.families import FAMILIES, family_of
+from accord.models.foreign import ForeignConfig
 from accord.models.lora import plain_weights
+from accord.models.lstm import LstmConfig
 from accord.models.shape import DecoderConfig
 from accord.text.tokenizer import GENERATION, Tokenizer, load_tokenizer
 
@@ -61,13 +66,14 @@ def _shards(index: Path) -> list[str]:
         raise DataError("no weight_map in the index", where=str(index), mend="copy the folder again, whole") from error
 
 
-def _config(folder: Path) -> DecoderConfig:
+def _config(folder: Path) -> Shape:
     if not folder.is_dir():
         raise DataError("no such model folder", where=str(folder), mend="give the path of a Hugging Face folder")
     path = folder / "config.json"
     raw = read_json(path)
     try:
-        return family_of(raw).read(raw)
+        family = family_of(raw)
+        return family.read(raw) if family else foreign.read_config(raw, folder)
     except DataError as error:
         raise DataError(error.what, where=str(path), why=error.why, mend=error.mend) from error
     except KeyError as error:
@@ -78,17 +84,13 @@ def _config(folder: Path) -> DecoderConfig:
         ) from error
 
 
-def _fill(
-    model: CausalLM | ScalarModel,
-    weights: dict[str, Tensor],
-    folder: Path,
-    *,
-    may_lack: tuple[str, ...] = (),
-    left_out: tuple[str, ...] = (),
-) -> None:
-    """Load weights under their own names. ``left_out`` are beginnings of our names that are not wanted."""
+def _read(model: CausalLM | ScalarModel, folder: Path, left_out: tuple[str, ...] = ()) -> bool:
+    """Fill a model from a folder; a score head may be missing. Returns whether the folder holds one.
+
+    ``left_out`` are beginnings of our names that are not wanted.
+    """
     try:
-        weights = FAMILIES[model.config.family].to_ours(weights, model.config)
+        weights = FAMILIES[model.config.family].to_ours(_read_weights(folder), model.config)
     except (KeyError, RuntimeError, ValueError) as error:
         raise DataError(
             f"the weights cannot be arranged ({error})",
@@ -97,7 +99,7 @@ def _fill(
         ) from error
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
     wanted = model.state_dict()
-    unread = [name for name in weights if name.startswith("model.layers.") and name not in wanted]
+    unread = [name for name in weights if name.startswith(("model.layers.", "model.lstm.")) and name not in wanted]
     if unread or any(not tensor.is_floating_point() for tensor in weights.values()):
         raise DataError(
             f"weights that the decoder does not know, such as {(unread or list(weights))[0]}",
@@ -105,7 +107,7 @@ def _fill(
             why="leaving them out would give wrong numbers: is the checkpoint quantised?",
             mend="give a checkpoint in fp32, bf16 or fp16",
         )
-    missing = [name for name in wanted if name not in weights and name not in may_lack]
+    missing = [name for name in wanted if name not in weights and name != "score.weight"]
     wrong = [
         f"{name} has shape {tuple(weights[name].shape)}, not {tuple(wanted[name].shape)}"
         for name in wanted
@@ -118,9 +120,37 @@ def _fill(
             why="the weights are not those that config.json describes",
         )
     model.load_state_dict({name: weights[name].float() for name in wanted if name in weights}, strict=False)
+    return "score.weight" in weights
 
 
-def _words(folder: Path, config: DecoderConfig) -> Tokenizer:
+def _write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) -> None:
+    """Write `config.json` and the weights under the family's own names."""
+    family = FAMILIES[model.config.family]
+    described: dict[str, Any] = {"architectures": [family.language_model]}
+    if isinstance(model, ScalarModel):
+        described = {"architectures": [family.classifier], "num_labels": 1, "id2label": {"0": "score"}}
+    weights = family.to_theirs({name: t.contiguous() for name, t in plain_weights(model).items()}, model.config)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / "config.json", {**described, **family.write(model.config), **ids, "dtype": "float32"})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How weights and config of a folder are read and written; what lies beside them is the same everywhere."""
+
+    read: Callable[..., bool]
+    write: Callable[[CausalLM | ScalarModel, Mapping[str, int], Path], None]
+
+
+_OWN = Layout(_read, _write)
+LAYOUTS: Mapping[type, Layout] = {
+    DecoderConfig: _OWN,
+    LstmConfig: _OWN,
+    ForeignConfig: Layout(foreign.read, foreign.write),
+}
+
+
+def _words(folder: Path, config: Shape) -> Tokenizer:
     words = load_tokenizer(folder)
     if words.vocab_size > config.vocab_size:
         raise DataError(
@@ -144,7 +174,7 @@ def _scale(path: Path) -> RewardScale:
 def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[CausalLM, Tokenizer]:
     """Read a policy and its tokenizer. ``dtype`` is what its matrix products run in; the weights stay fp32."""
     model = CausalLM(_config(folder))
-    _fill(model, _read_weights(folder), folder)
+    LAYOUTS[type(model.config)].read(model, folder)
     model.model.compute_dtype = dtype
     return model, _words(folder, model.config)
 
@@ -156,62 +186,60 @@ def load_scalar(
 
     With ``trunk_layers`` only that many of the first layers are read; a head that sat on others is not.
     """
-    config, weights = _config(folder), _read_weights(folder)
+    config = _config(folder)
     above: tuple[str, ...] = ()
     if trunk_layers and trunk_layers != config.num_layers:
-        if trunk_layers > config.num_layers:
-            raise UsageError(
-                f"{trunk_layers} layers are asked of a model that has {config.num_layers}",
-                where=str(folder),
-                mend="lower reward.trunk_layers; 0 takes all",
-            )
-        above = tuple(f"model.layers.{layer}." for layer in range(trunk_layers, config.num_layers))
-        weights.pop("score.weight", None)
-        config = replace(config, num_layers=trunk_layers, windowed=config.windowed[:trunk_layers])
+        config, above = _first_layers(config, trunk_layers, folder)
     model = ScalarModel(config)
-    fresh = head_seed is not None and "score.weight" not in weights
-    if fresh and head_seed is not None:
+    if not LAYOUTS[type(config)].read(model, folder, above):
+        if head_seed is None:
+            raise DataError(
+                "the folder holds a language model, not a reward model (no score.weight)",
+                where=str(folder),
+                mend="train one with `accord reward --model FOLDER --data FILE.jsonl -o OUT`",
+            )
         init_score_head(model, head_seed)
-    elif "score.weight" not in weights:
-        raise DataError(
-            "the folder holds a language model, not a reward model (no score.weight)",
-            where=str(folder),
-            mend="train one with `accord reward --model FOLDER --data FILE.jsonl -o OUT`",
-        )
-    _fill(model, weights, folder, may_lack=("score.weight",) if fresh else (), left_out=above)
     model.model.compute_dtype = dtype
     return model, _words(folder, model.config), _scale(folder / REWARD)
 
 
+def _first_layers(config: Shape, count: int, folder: Path) -> tuple[DecoderConfig, tuple[str, ...]]:
+    """The shape with that many layers, and the beginnings of the names of what then lies above."""
+    if not isinstance(config, DecoderConfig):
+        raise UsageError(
+            f"a model of type {config.family!r} cannot be cut to its first layers",
+            where=str(folder),
+            mend="leave reward.trunk_layers at 0, which takes all",
+        )
+    if count > config.num_layers:
+        raise UsageError(
+            f"{count} layers are asked of a model that has {config.num_layers}",
+            where=str(folder),
+            mend="lower reward.trunk_layers; 0 takes all",
+        )
+    above = tuple(f"model.layers.{layer}." for layer in range(count, config.num_layers))
+    return replace(config, num_layers=count, windowed=config.windowed[:count]), ("score.weight", *above)
+
+
 def save_policy(folder: Path, model: CausalLM, tokenizer: Tokenizer, card: str = "") -> None:
     """Write a policy whole or not at all."""
-    _save(folder, model, tokenizer, {"architectures": [FAMILIES[model.config.family].language_model]}, card)
+    _save(folder, model, tokenizer, card)
 
 
 def save_scalar(
     folder: Path, model: ScalarModel, tokenizer: Tokenizer, scale: RewardScale | None = None, card: str = ""
 ) -> None:
     """Write a reward model (or a critic, which has no scale) whole or not at all."""
-    architecture = FAMILIES[model.config.family].classifier
-    extra = {"architectures": [architecture], "num_labels": 1, "id2label": {"0": "score"}}
-    _save(folder, model, tokenizer, extra, card, scale)
+    _save(folder, model, tokenizer, card, scale)
 
 
 def _save(
-    folder: Path,
-    model: CausalLM | ScalarModel,
-    tokenizer: Tokenizer,
-    extra: dict[str, Any],
-    card: str,
-    scale: RewardScale | None = None,
+    folder: Path, model: CausalLM | ScalarModel, tokenizer: Tokenizer, card: str, scale: RewardScale | None = None
 ) -> None:
     ids = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
 
     def fill(aside: Path) -> None:
-        family = FAMILIES[model.config.family]
-        weights = family.to_theirs({name: t.contiguous() for name, t in plain_weights(model).items()}, model.config)
-        save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
-        write_json(aside / "config.json", {**extra, **family.write(model.config), **ids, "dtype": "float32"})
+        LAYOUTS[type(model.config)].write(model, ids, aside)
         if isinstance(model, CausalLM):
             stops = [*tokenizer.stop_ids]
             ends = {"eos_token_id": stops if len(stops) > 1 else tokenizer.end_id}

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from accord.config import LoraConfig
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
+from accord.models.door import Adaptable
 from accord.models.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -87,11 +88,21 @@ def add_lora(model: CausalLM | ScalarModel, config: LoraConfig, seed: int) -> No
     """
     if config.rank == 0:
         return
-    present = {name.rsplit(".", 1)[-1] for name, _ in model.model.layers.named_modules()}
+    present = {name.rsplit(".", 1)[-1] for name, _ in _adaptable(model).layers.named_modules()}
     settings = {"r": config.rank, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         _inject(model, [target for target in config.targets if target in present], settings)
+
+
+def _adaptable(model: CausalLM | ScalarModel) -> Adaptable:
+    trunk = model.model
+    if not isinstance(trunk, Adaptable):
+        raise UsageError(
+            f"LoRA is for the families the decoder reads, and this model is {model.config.family!r}",
+            mend="train it in full with lora.rank=0",
+        )
+    return trunk
 
 
 def _inject(model: CausalLM | ScalarModel, targets: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -102,7 +113,7 @@ def _inject(model: CausalLM | ScalarModel, targets: Sequence[str], settings: Map
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or name == "score.weight")
     model.train(model.training)  # the adapter's dropout with it
-    model.model.hold_base()
+    _adaptable(model).hold_base()
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from accord.algo.logprob import token_logp, token_nll
-from accord.config import ModelConfig, PretrainConfig, SftConfig, TokenizerConfig
+from accord.config import ModelConfig, ModelKind, PretrainConfig, SftConfig, TokenizerConfig
 from accord.errors import DataError
 from accord.formats.jsonl import Conversation, at_row, read_lessons, read_texts
 from accord.models.decoder import CausalLM, init_weights
+from accord.models.door import Shape
 from accord.models.folder import load_policy, save_policy
 from accord.models.lora import add_lora, save_adapter
+from accord.models.lstm import LstmConfig
 from accord.models.precision import compute_dtype
 from accord.models.shape import DecoderConfig
 from accord.models.spelling import fold_spellings, share_spellings
@@ -105,12 +107,12 @@ def pretrain(
     resume: bool = True,
     log: Log = quiet,
 ) -> LmResult:
-    """Train a decoder from scratch on a JSONL file of texts; next-token loss over every token.
+    """Train a model from scratch on a JSONL file of texts; next-token loss over every token.
 
     Writes ``output_dir/model`` (Hugging Face layout) and ``output_dir/metrics.jsonl``.
     """
     words = load_tokenizer(tokenizer)
-    model = CausalLM(decoder_config(shape, words.vocab_size))
+    model = CausalLM(SHAPES[shape.kind](shape, words.vocab_size))
     init_weights(model, stream_seed(seed, "init"))
     model.model.compute_dtype = compute_dtype(config.precision)
     model.model.dropout = config.dropout
@@ -187,6 +189,15 @@ def decoder_config(shape: ModelConfig, vocab_size: int) -> DecoderConfig:
         head_width=shape.width // shape.heads,
         max_positions=shape.max_positions,
     )
+
+
+def lstm_config(shape: ModelConfig, vocab_size: int) -> LstmConfig:
+    """The LSTM that a recipe's model section describes."""
+    return LstmConfig(vocab_size, shape.width, shape.layers, shape.max_positions)
+
+
+#: What each ``model.kind`` of a recipe means.
+SHAPES: Mapping[ModelKind, Callable[[ModelConfig, int], Shape]] = {"llama": decoder_config, "lstm": lstm_config}
 
 
 def sft(
