@@ -28,6 +28,7 @@ from accord.formats.jsonl import read_demonstrations, read_prompts, read_ranking
 from accord.loop.films import SIMULATED_ORIGIN, prepare, rank_samples, read_judged
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
+from accord.models.named import NAMED, add_model, folder_name
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
@@ -112,8 +113,11 @@ def run(
     write_run_files(recipe, output_dir)
     stages = Stages(recipe, runner, facts, cache or output_dir / "downloads", from_dir)
     stages.data()
-    stages.tokenizer()
-    stages.pretrain()
+    if recipe.base.model:
+        stages.base()
+    else:
+        stages.tokenizer()
+        stages.pretrain()
     stages.sft()
     stages.rankings()
     stages.reward()
@@ -177,6 +181,25 @@ class Stages:
 
         self._stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
 
+    @property
+    def start(self) -> Path:
+        """The model that everything starts from; a given Hugging Face folder is used where it stands."""
+        given = self.recipe.base.model
+        if given and given not in NAMED and Path(given).is_dir():
+            return Path(given)
+        return self.path("base/model" if given else "pretrain/model")
+
+    def base(self) -> None:
+        wanted = self.recipe.base.model
+        if self.start != Path(wanted):
+            folder_name(wanted)  # refuses what is neither a name nor a file, before any work
+            inputs = {} if wanted in NAMED else {"file": Path(wanted)}
+            self._stage("base", {"model": wanted}, inputs, lambda f, log: self._fetch(wanted, f / "model", log))
+
+    def _fetch(self, wanted: str, folder: Path, log: Log) -> Any:
+        add_model(wanted, folder, cache=self.cache, from_dir=self.from_dir, log=log)
+        return {"model": folder}
+
     def tokenizer(self) -> None:
         config, texts = self.recipe.tokenizer, self.path("data/texts.jsonl")
         self._stage(
@@ -207,7 +230,7 @@ class Stages:
     def sft(self) -> None:
         config = self.recipe.sft
         inputs = {
-            "model": self.path("pretrain/model"),
+            "model": self.start,
             "data": self.path("data/demonstrations.jsonl"),
             "valid_data": self.path("data/demonstrations_valid.jsonl"),
         }
@@ -258,7 +281,7 @@ class Stages:
     def reward(self) -> None:
         config = self.recipe.reward
         inputs = {
-            "model": self.path("pretrain/model"),
+            "model": self.start,
             "data": self.path("rankings/rankings.jsonl"),
             "valid_data": self.path("data/rankings_valid.jsonl"),
         }
@@ -305,7 +328,7 @@ class Stages:
         config, inputs = (
             self.recipe.eval,
             {
-                "base": self.path("pretrain/model"),
+                "base": self.start,
                 "sft": self.path("sft/model"),
                 "reward_model": self.path("reward/model"),
                 "valid_prompts": self.path("data/prompts_valid.jsonl"),
