@@ -108,6 +108,7 @@ def run(
         from_dir: Folder that already holds the artefacts, for machines without a network.
     """
     recipe.check_lengths()
+    check_base(recipe)
     runner = Runner(output_dir, SHARES, resume, log)
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)
@@ -131,6 +132,17 @@ def run(
     write_model_card(output_dir)
     write_report(output_dir)
     return summary
+
+
+def is_folder(model: str) -> bool:
+    """Whether ``base.model`` is a folder to be used as it stands; a name that Accord knows comes first."""
+    return bool(model) and model not in NAMED and Path(model).is_dir()
+
+
+def check_base(recipe: Recipe) -> None:
+    """Refuse a ``base.model`` that is no folder, no known name and no GGUF file, before any work."""
+    if recipe.base.model and not is_folder(recipe.base.model):
+        folder_name(recipe.base.model)
 
 
 def uncured(recipe: Recipe) -> RlConfig:
@@ -185,20 +197,20 @@ class Stages:
     def start(self) -> Path:
         """The model that everything starts from; a given Hugging Face folder is used where it stands."""
         given = self.recipe.base.model
-        if given and given not in NAMED and Path(given).is_dir():
+        if is_folder(given):
             return Path(given)
         return self.path("base/model" if given else "pretrain/model")
 
     def base(self) -> None:
         wanted = self.recipe.base.model
-        if self.start != Path(wanted):
-            folder_name(wanted)  # refuses what is neither a name nor a file, before any work
-            inputs = {} if wanted in NAMED else {"file": Path(wanted)}
-            self._stage("base", {"model": wanted}, inputs, lambda f, log: self._fetch(wanted, f / "model", log))
+        if is_folder(wanted):
+            return
 
-    def _fetch(self, wanted: str, folder: Path, log: Log) -> Any:
-        add_model(wanted, folder, cache=self.cache, from_dir=self.from_dir, log=log)
-        return {"model": folder}
+        def work(folder: Path, log: Log) -> Any:
+            add_model(wanted, folder / "model", cache=self.cache, from_dir=self.from_dir, log=log)
+            return {"model": folder / "model"}
+
+        self._stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
 
     def tokenizer(self) -> None:
         config, texts = self.recipe.tokenizer, self.path("data/texts.jsonl")
