@@ -660,6 +660,17 @@ def test_every_twentieth_row_is_held_out_of_a_long_file(
     assert result.num_tokens == sum(counted)
 
 
+def test_sft_may_pass_over_a_part_of_the_demonstrations(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path, words: Tokenizer
+) -> None:
+    """Every row is a batch of its own here: 8 rows, 2.5 passes, 20 steps."""
+    data = write_rows("demos.jsonl", demonstrations(8))
+    half, two, more = (run_sft(policy_folder, data, tmp_path / f"{n}", epochs=n, batch_tokens=1) for n in (0.5, 2, 2.5))
+    assert (half.num_steps, two.num_steps, more.num_steps) == (4, 16, 20)
+    once = sum(len(words.encode(row["completion"])) + 1 for row in demonstrations(8))
+    assert 0 < half.num_tokens < once and two.num_tokens == 2 * once < more.num_tokens < 3 * once
+
+
 def test_a_diverging_run_stops_with_its_last_checkpoint_intact(
     policy_folder: Path, write_rows: WriteRows, tmp_path: Path
 ) -> None:

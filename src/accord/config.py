@@ -144,6 +144,12 @@ class DataConfig(Section):
     simulated_weight: float = Field(1.0, gt=0, description="Weight of a simulated ranking against a human one.")
 
 
+class BaseConfig(Section):
+    """A model to start from. The recipe then trains no tokenizer and pretrains nothing."""
+
+    model: str = Field("", description="A name (smollm2), a Hugging Face folder or a GGUF file; empty = pretrain one.")
+
+
 class TokenizerConfig(Section):
     """Byte-level BPE, trained on the recipe's own texts."""
 
@@ -191,7 +197,7 @@ class PretrainConfig(Training):
 class SftConfig(Training):
     """Supervised fine-tuning: loss on the completion and its end token only."""
 
-    epochs: int = Field(3, ge=1, description="Passes over the demonstrations.")
+    epochs: float = Field(3.0, gt=0, description="Passes over the demonstrations; may be a fraction.")
     batch_tokens: int = Field(4096, ge=1, description="Tokens per optimiser step, prompts included.")
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
     max_tokens: int = Field(160, ge=2, description="Demonstrations longer than this are left out, and counted.")
@@ -329,6 +335,7 @@ class Recipe(Section):
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
     seed: int = Field(0, ge=0, description="Decides every random choice of the run.")
     data: DataConfig = Field(DataConfig(), description="Rankings.")
+    base: BaseConfig = Field(BaseConfig(), description="A given model in place of a pretrained one.")
     tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="Tokenizer.")
     model: ModelConfig = Field(ModelConfig(), description="Shape of the decoder.")
     pretrain: PretrainConfig = Field(PretrainConfig(), description="Pretraining.")
@@ -340,7 +347,12 @@ class Recipe(Section):
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
 
     def check_lengths(self) -> None:
-        """Refuse texts longer than the recipe's own model has positions. Raises UsageError."""
+        """Refuse texts longer than the recipe's own model has positions; a given model is asked once it is there.
+
+        Raises UsageError.
+        """
+        if self.base.model:
+            return
         lengths = {
             "pretrain.block_tokens": self.pretrain.block_tokens,
             "sft.max_tokens": self.sft.max_tokens,

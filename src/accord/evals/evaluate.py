@@ -433,7 +433,7 @@ def evaluate(
 def _contestants(config: EvalConfig, policies: Mapping[str, Path], step: int, uncured_note: str) -> list[Contestant]:
     """Policies by name with what the report says of each."""
     notes = {
-        "base": "pretrained only",
+        "base": "before fine-tuning",
         "best_of_n": f"the reward model picks one of {config.best_of} SFT samples",
         "ppo": f"step {step}, chosen by the judge on validation films",
         "ppo_uncured": uncured_note,

@@ -57,6 +57,7 @@ def write_model_card(run_dir: Path) -> Path:
         "floors": parts.part(parts.tiles, run),
         "reward_model": parts.part(parts.reward_model, run),
         "data": parts.part(parts.data, run),
+        "base": run.get("resolved.json").get("base", {}).get("model", ""),
         "shape": run.get("resolved.json").get("model", {}),
     }
     return _write(run_dir / "README.md", "model_card.md.j2", context)

