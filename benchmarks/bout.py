@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
@@ -10,13 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import venvs
-from benchmarks.measure import Line, Reading, agreement_line, failed, lines_of
+from benchmarks.measure import Line, Reading, agreement_line, contenders, failed, lines_of
 from benchmarks.process import Failed, Ran, run
 from benchmarks.rows import Agreement, Row, Side
 
 HERE = Path(__file__).resolve().parent
 # `transformers` loads these when the first model is made: they are imports all the same.
 LATE = ("transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2")
+
+LATER_ROUNDS = 0.7  # of the first round's time: slow sides drop out
 
 
 class Runner:
@@ -25,7 +28,7 @@ class Runner:
     def __init__(self, peers: Path, pip_args: list[str]) -> None:
         self.peers, self.pip_args = peers, pip_args
         self._baselines: dict[str, float] = {}
-        self._unavailable: dict[str, str] = {}
+        self._made: dict[str, venvs.Peer | venvs.NoPeer] = {}
 
     def words(self, side: Side, runs: int) -> list[str]:
         """The command of a side as it can be typed."""
@@ -35,22 +38,22 @@ class Runner:
             return [*env, "python", "-m", "benchmarks.ours", *args]
         return [*env, "python", str(self.peers / args[0]), *args[1:]]
 
-    def missing(self, peer: str) -> str | None:
-        """Why a peer cannot be run; None where it can."""
-        if peer == "accord":
-            return None
-        if peer not in self._unavailable:
+    def peer(self, name: str) -> venvs.Peer:
+        """A peer's environment, made on first use; one that could not be made is not tried again. Raises NoPeer."""
+        if name not in self._made:
             try:
-                venvs.peer(peer, self.pip_args)
-                self._unavailable[peer] = ""
+                self._made[name] = venvs.peer(name, self.pip_args)
             except (venvs.NoPeer, OSError) as error:
-                self._unavailable[peer] = f"peer could not be installed: {error}"
-        return self._unavailable[peer] or None
+                self._made[name] = venvs.NoPeer(f"peer could not be installed: {error}")
+        found = self._made[name]
+        if isinstance(found, venvs.NoPeer):
+            raise found
+        return found
 
     @cache  # noqa: B019 - one runner a process
     def models(self) -> Path:
         """The folder of the models; they are made by the peers' scripts, in the peers' environment."""
-        return venvs.models(self.peers, venvs.peer("trl", self.pip_args).python)
+        return venvs.models(self.peers, self.peer("trl").python)
 
     def start(self, side: Side, runs: int) -> Reading:
         """One start of a side. Raises Failed."""
@@ -74,7 +77,7 @@ class Runner:
         if peer == "accord":
             python, path = Path(sys.executable), [venvs.ROOT, venvs.ROOT / "src"]
         else:
-            known = venvs.peer(peer, self.pip_args)
+            known = self.peer(peer)
             python, path = known.python, list(known.path)
         log = venvs.HOME / "logs" / f"{name.replace(' ', '_')}.log"
         return run([str(python), *words], env=env, path=path, cwd=venvs.HOME, log=log, limit_s=limit_s)
@@ -106,20 +109,23 @@ def _sides(bout: Sequence[Row]) -> list[Side]:
 
 
 def _estimate_s(bout: Sequence[Row]) -> int:
-    return sum(side.about_s for side in _sides(bout)) * bout[0].rounds
+    """A first round of every side, and later ones of those that are left."""
+    once = sum(side.about_s for side in _sides(bout))
+    return round(once * (1 + (bout[0].rounds - 1) * LATER_ROUNDS))
 
 
 def _bout(runner: Runner, bout: Sequence[Row]) -> Iterator[Line]:
-    lost = runner.missing(bout[0].theirs[0].peer)
-    if lost:
-        yield from (failed(row, lost, venvs.VERSIONS) | {"no_peer": True} for row in bout)
+    try:
+        runner.peer(bout[0].theirs[0].peer)
+    except venvs.NoPeer as error:
+        yield from (failed(row, str(error), venvs.VERSIONS) | {"no_peer": True} for row in bout)
         return
     readings: dict[str, list[Reading]] = {side.name: [] for side in _sides(bout)}
     broken: dict[str, str] = {}
+    left = set(readings)
     for _ in range(bout[0].rounds):
-        for side in _sides(bout):
-            if side.name in broken:
-                continue
+        for side in (side for side in _sides(bout) if side.name in left):
+            start = time.monotonic()
             try:
                 reading = runner.start(side, bout[0].runs)
             except (Failed, venvs.NoPeer, OSError, KeyError, ValueError) as error:
@@ -127,7 +133,9 @@ def _bout(runner: Runner, bout: Sequence[Row]) -> Iterator[Line]:
                 print(f"   {side.name}: failed: {error}", flush=True)
                 continue
             readings[side.name].append(reading)
-            print(f"   {side.name}: {reading.median:,.4g}/s, {reading.memory_mb:,.0f} MB", flush=True)
+            said = f"{reading.median:,.4g}/s, {reading.memory_mb:,.0f} MB ({time.monotonic() - start:.0f} s)"
+            print(f"   {side.name}: {said}", flush=True)
+        left = contenders(bout, readings) - set(broken)
     for row in bout:
         why = {s.name: broken[s.name] for s in (*row.ours, *row.theirs) if s.name in broken}
         yield from (line | ({"failures": why} if why else {}) for line in lines_of(row, readings, venvs.VERSIONS))
@@ -139,9 +147,7 @@ def agree(runner: Runner, rows: Sequence[Agreement]) -> Iterator[Line]:
         peer = "trl-ppo" if row.kind == "ppo" else "trl"
         named = (peer, venvs.VERSIONS[peer])
         try:
-            lost = runner.missing(peer)
-            if lost:
-                raise venvs.NoPeer(lost)
+            runner.peer(peer)
             with TemporaryDirectory() as folder:
                 ours = runner.sums(row, "benchmarks.agreement", "accord", folder)
                 script = "peer_update.py" if row.kind == "ppo" else "peer_losses.py"

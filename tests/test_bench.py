@@ -52,6 +52,13 @@ def test_a_row_compares_the_fastest_of_each_side() -> None:
     assert wanted <= set(found)
 
 
+def test_slow_sides_leave_after_a_round_unless_a_row_needs_them() -> None:
+    readings = {"a": [reading(100)], "b": [reading(79)], "p": [reading(1)]}
+    assert measure.contenders([row()], readings) == {"a", "p"}  # b has less than 0.8 of a
+    assert measure.contenders([row(), row(ours=(SLOW,))], readings) == {"a", "b", "p"}
+    assert measure.contenders([row()], {"a": [], "b": [reading(79)], "p": []}) == {"b"}
+
+
 def test_memory_is_that_of_the_sides_compared() -> None:
     readings = {"a": [reading(60, 50)], "b": [reading(20, 10)], "p": [reading(30, 200)]}
     speed, memory = measure.lines_of(row(memory=(0.5, None)), readings, VERSIONS)
