@@ -113,7 +113,7 @@ def agreement_line(
         "work": row.work,
         "model": "tiny",
         "precision": row.precision,
-        "peer": peer[0],
+        "peer": peer[0].removesuffix("-ppo"),
         "peer_version": peer[1],
         "ours": [_short(x) for series in ours for x in series],
         "theirs": [_short(x) for series in theirs for x in series],
@@ -133,7 +133,7 @@ def heading(row: Row, versions: Mapping[str, str]) -> Line:
         "work": row.work,
         "model": row.model,
         "precision": row.precision,
-        "peer": peer,
+        "peer": peer.removesuffix("-ppo"),
         "peer_version": versions.get(peer, ""),
     }
 

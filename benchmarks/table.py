@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.measure import Line, reaches
 
-HEAD = ("row", "model", "precision", "ours", "peer", "ratio", "floor", "goal", "", "of bound")
+HEAD = ("row", "model", "precision", "ours", "peer", "ratio", "floor", "goal", "stands", "of bound")
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
