@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from benchmarks import machine, venvs
@@ -35,14 +37,13 @@ def chosen(wanted: str) -> tuple[list[Row], list[Agreement]]:
     return [row for row in ROWS if row.name in picked], [row for row in AGREEMENTS if row.name in picked]
 
 
-def save(lines: Sequence[Line], block: machine.Block) -> list[Line]:
+def save(lines: Sequence[Line], block: machine.Block) -> None:
     """Put the lines into `results.json`, and the table of all lines into the docs."""
     old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     every = merged(old, [with_share(line, block["gflops"]["square 2048"]) for line in lines], NAMES)
     RESULTS.write_text(json.dumps(every, indent=1) + "\n")
     (HERE / "machine.json").write_text(json.dumps(block, indent=1) + "\n")
     PAGE.write_text(between_markers(PAGE.read_text(), f"{machine.sentence(block)}\n\n{markdown(every)}"))
-    return every
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,16 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not (given.peers / "common.py").is_file():
         raise SystemExit(f"the peers' scripts are not in {given.peers}: give their folder, make bench PEERS=...")
+    for name in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(name, signal.default_int_handler)
     lines: list[Line] = []
+    block = {} if given.quick else machine.block()
     try:
-        for line in (line for part in (agree(runner, agreements), measure(runner, rows)) for line in part):
+        for line in chain(agree(runner, agreements), measure(runner, rows)):
             lines.append(line)
             print(plain([line]).splitlines()[1], flush=True)
+            if block:
+                save(lines, block)
     except KeyboardInterrupt:
-        print("stopped; what was measured so far is kept", flush=True)
+        print("stopped; the rows that were done are kept", flush=True)
+        return 130
     print("\n" + plain(merged([], lines, NAMES)))
-    if not given.quick and lines:
-        save(lines, machine.block())
     return int(any(falls_short(line) for line in lines))
 
 

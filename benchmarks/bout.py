@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import venvs
-from benchmarks.measure import Line, Reading, agreement_line, contenders, failed, lines_of
+from benchmarks.measure import Line, Reading, agreement_line, contenders, failed, lines_of, reading_of
 from benchmarks.process import Failed, Ran, run
 from benchmarks.rows import Agreement, Row, Side
 
@@ -63,8 +63,7 @@ class Runner:
         if not ran.result:
             raise Failed("no RESULT line")
         above = ran.peak_mb - self._baseline(side.peer, words[1:])
-        found = ran.result
-        return Reading(found["median"], found["min"], found["max"], found["n"], above)
+        return reading_of(ran.result, side.items, above)
 
     def sums(self, row: Agreement, script: str, peer: str, folder: str) -> tuple[list[float], list[float]]:
         """Losses and gradient norms of one half of an agreement row. Raises Failed."""

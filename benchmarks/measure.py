@@ -25,6 +25,14 @@ class Reading:
     memory_mb: float
 
 
+def reading_of(result: Mapping[str, Any], items: int | None, memory_mb: float) -> Reading:
+    """A ``RESULT`` line as a reading. With ``items`` the median is taken from the seconds, which are less rounded."""
+    median, low, high = result["median"], result["min"], result["max"]
+    if items is not None:
+        median = items / result["sec_median"]
+    return Reading(median, min(low, median), max(high, median), result["n"], memory_mb)
+
+
 def pooled(readings: Sequence[Reading]) -> Reading:
     """Several starts as one: the median of their medians, the whole range, the largest memory."""
     return Reading(

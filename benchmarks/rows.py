@@ -20,6 +20,7 @@ class Side:
     """One command: a script, its arguments, and the environment it is tuned by.
 
     ``{runs}`` among the arguments becomes the number of timed runs plus ``uncounted``, the script's own warm-up.
+    ``items`` is the work of a run, for scripts whose rates are rounded to a tenth where less than one is done a second.
     ``about_s`` is a rough time of one start with its runs on two cores, for the estimate only.
     """
 
@@ -28,6 +29,7 @@ class Side:
     args: tuple[str, ...]
     uncounted: int = 0
     about_s: int = 15
+    items: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, runs: int) -> tuple[str, ...]:
@@ -89,7 +91,7 @@ def _vllm(model: str, precision: str, *, eager: bool) -> Side:
 def _offline(kind: str, precision: str, *, malloc: bool = False) -> Side:
     name = f"trl {kind} tiny {precision}{' allocator' if malloc else ''}"
     args = ("trl_offline.py", kind, "{models}/tiny", "{runs}", str(int(precision == "bf16")))
-    return Side(name, "trl", args, uncounted=2, about_s=20, env=MALLOC if malloc else {})
+    return Side(name, "trl", args, uncounted=2, about_s=20, items=32, env=MALLOC if malloc else {})
 
 
 def _ppo(model: str, tuning: str = "", *, eos: bool = False) -> Side:
@@ -97,7 +99,7 @@ def _ppo(model: str, tuning: str = "", *, eos: bool = False) -> Side:
     env = {"": {}, "allocator": MALLOC, "bf16 allocator": AUTOCAST | MALLOC}
     args = ("trl_ppo.py", f"{{models}}/{model}", "1", "{runs}", "0", "eos" if eos else "none")
     name = " ".join(filter(None, ("trl ppo", model, tuning)))
-    return Side(name, "trl-ppo", args, uncounted=1, about_s=400 if model == "small" else 40, env=env[tuning])
+    return Side(name, "trl-ppo", args, uncounted=1, about_s=400 if model == "small" else 40, items=32, env=env[tuning])
 
 
 def _sampling() -> list[Row]:

@@ -52,6 +52,15 @@ def test_a_row_compares_the_fastest_of_each_side() -> None:
     assert wanted <= set(found)
 
 
+def test_a_median_is_taken_from_the_seconds_where_rates_are_rounded() -> None:
+    """32 episodes in 113 s are 0.28 a second; the peer's script says 0.3."""
+    said = {"median": 0.3, "min": 0.3, "max": 0.3, "n": 2, "sec_median": 113.0}
+    assert measure.reading_of(said, 32, 7) == Reading(
+        pytest.approx(0.28319, abs=1e-5), pytest.approx(32 / 113), 0.3, 2, 7
+    )
+    assert measure.reading_of(said, None, 7) == Reading(0.3, 0.3, 0.3, 2, 7)
+
+
 def test_slow_sides_leave_after_a_round_unless_a_row_needs_them() -> None:
     readings = {"a": [reading(100)], "b": [reading(79)], "p": [reading(1)]}
     assert measure.contenders([row()], readings) == {"a", "p"}  # b has less than 0.8 of a
