@@ -1,8 +1,10 @@
-# make install | demo | test | check | wheel
+# make install | demo | test | check | bench | wheel
 #   PYTHON=python3.12        which Python the environment is made from (3.11 or newer)
 #   PIP_ARGS="--index-url …" passed on to pip, for example to take torch's CPU build
 #   ARGS="--seeds 0,1,2"     passed on to `accord demo`
 #   TESTS="tests/test_x.py"  passed on to pytest
+#   ROWS=name,...            rows of `make bench` by name or its start; all by default
+#   PEERS=folder             the peers' scripts for `make bench`
 #   DIST=folder              where `make wheel` puts the wheel
 
 PYTHON ?= python3
@@ -10,11 +12,13 @@ VENV ?= .venv
 PIP_ARGS ?=
 ARGS ?=
 TESTS ?=
+ROWS ?=
+PEERS ?= ../shared/peers
 DIST ?= dist
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check wheel clean
+.PHONY: install demo test check bench wheel clean
 
 install: $(STAMP)
 
@@ -34,6 +38,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m benchmarks --rows '$(ROWS)' --peers '$(PEERS)' --pip-args '$(PIP_ARGS)' $(ARGS)
 
 wheel: install
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) .

@@ -1,0 +1,143 @@
+"""Our side of the agreement rows: the sums of 20 steps, or of one PPO update, and the inputs for the peer.
+
+    python -m benchmarks.agreement sft|reward|ppo MODEL f32|bf16 FOLDER
+
+Writes what the peer needs into FOLDER and prints ``RESULT {"losses": [...], "norms": [...]}``. The peer's half is in
+`peer_losses.py` and `peer_update.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from accord.algo.kl import LengthLeash
+from accord.config import OptimConfig, RewardConfig, RlConfig
+from accord.models.folder import load_policy, load_scalar, save_scalar
+from accord.rollout.engine import Engine, Sample, Sampling
+from accord.text.batches import Example
+from accord.text.tokenizer import Tokenizer
+from accord.train.learner import Learner
+from accord.train.lm import sft_losses
+from accord.train.reward import group_losses
+from accord.train.rl import evaluate_rollout, update_policy
+from benchmarks.ours import CONFIG, DTYPES, NEVER, NEW, PROMPT, ROWS, make_actors, pair, slices, text_ids
+
+STEPS = 20
+LENGTH = PROMPT + NEW
+# Both sides: AdamW, constant rate, no warm-up, no weight decay. The peer's PPO does not clip gradients.
+ADAM = {"schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0}
+STEP = OptimConfig(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, clip_norm=1.0, **ADAM)
+UPDATE = OptimConfig(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, clip_norm=1e9, **ADAM)
+
+
+def sft(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
+    """Losses of 20 steps on 32 rows each."""
+    policy, words = load_policy(model, DTYPES[precision])
+    rows = slices(text_ids(model, words), LENGTH)
+    steps = [[next(rows) for _ in range(ROWS)] for _ in range(STEPS)]
+    (folder / "steps.json").write_text(json.dumps(steps))
+    learner = Learner({"policy": policy}, {"policy": STEP}, STEPS)
+    policy.train()
+    losses = []
+    for batch in steps:
+        examples = [Example(tuple(ids[:1]), tuple(ids[1:])) for ids in batch]
+        losses.append(learner.update(sft_losses(policy, examples, words.pad_id, ROWS * LENGTH))["loss"])
+    return {"losses": losses, "norms": []}
+
+
+def reward(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
+    """Losses of 20 steps on 32 pairs each, from a head that the peer reads too."""
+    first, words, _ = load_scalar(model, head_seed=0)
+    save_scalar(folder / "model", first, words)
+    scorer, _, _ = load_scalar(folder / "model", DTYPES[precision])
+    rows = slices(text_ids(model, words), LENGTH)
+    steps = [[(next(rows), next(rows)) for _ in range(ROWS)] for _ in range(STEPS)]
+    (folder / "steps.json").write_text(json.dumps(steps))
+    config = RewardConfig(center_coef=0.0, dropout=0.0, groups_per_step=ROWS)
+    learner = Learner({"reward": scorer}, {"reward": STEP}, STEPS)
+    scorer.train()
+    losses = []
+    for batch in steps:
+        stats = {"accuracy": 0.0, "margin": 0.0}
+        pairs = [pair(*both) for both in batch]
+        losses.append(learner.update(group_losses(config, scorer, pairs, words.pad_id, stats))["loss"])
+    return {"losses": losses, "norms": []}
+
+
+class Recorder(Learner):
+    """A learner that remembers what each update said."""
+
+    def update(self, losses: Iterable[Tensor]) -> dict[str, float]:
+        stats = super().update(losses)
+        self.said = [*getattr(self, "said", []), stats]
+        return stats
+
+
+@dataclass
+class FixedScores:
+    """A scorer that gives what it was told, so that both sides score alike."""
+
+    score_B: Tensor
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        return self.score_B
+
+
+def ppo(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
+    """Losses and gradient norms of the four epochs on one rollout. The reference is another model: KL counts."""
+    config = RlConfig(
+        precision=CONFIG[precision],
+        prompts_per_iteration=ROWS,
+        max_new_tokens=NEW,
+        missing_eos_penalty=0.0,
+        actor=UPDATE,
+        critic=UPDATE,
+    )
+    actors = make_actors(model, model.with_name("tiny-eos"), folder / "model", precision)
+    words = actors.words
+    texts = (words.decode(ids) for ids in slices(text_ids(model, words), PROMPT))
+    candidates = (text for text in texts if len(words.encode(text)) == PROMPT)
+    prompts = [next(candidates) for _ in range(ROWS)]
+    samples = _samples_without_padding(Engine(actors.policy, NEVER, max_rows=ROWS), prompts, actors.words)
+    actors.scorer = FixedScores(torch.randn(ROWS, generator=torch.Generator().manual_seed(0)))
+    ids_BT = torch.tensor([s.prompt + s.completion for s in samples])
+    save_file({"ids_BT": ids_BT, "score_B": actors.scorer.score_B}, folder / "rollout.safetensors")
+    modules = {"actor": actors.policy, "critic": actors.critic}
+    learner = Recorder(modules, {"actor": UPDATE, "critic": UPDATE}, config.ppo_epochs)
+    rollout = evaluate_rollout(config, actors, prompts, samples, LengthLeash(float(NEW), 0.0))
+    update_policy(config, actors, learner, rollout, config.kl_coef, seed=0)
+    return {
+        "losses": [s["loss"] for s in learner.said],
+        "norms": [s[f"{name}_grad_norm"] for s in learner.said for name in modules],
+    }
+
+
+def _samples_without_padding(engine: Engine, prompts: list[str], words: Tokenizer) -> list[Sample]:
+    """The peer takes the padding id for the end of a completion wherever it stands: draw until there is none."""
+    ids = [words.encode(prompt) for prompt in prompts]
+    for seed in count():
+        samples = engine.generate(ids, Sampling(NEW), seed=seed)
+        if not any(words.pad_id in s.prompt + s.completion for s in samples):
+            return samples
+    raise AssertionError
+
+
+def main(work: str, model: str, precision: str, folder: str) -> None:
+    """Run our half and print its sums."""
+    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
+    result = {"sft": sft, "reward": reward, "ppo": ppo}[work](Path(model), precision, Path(folder))
+    print("RESULT " + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

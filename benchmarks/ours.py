@@ -1,0 +1,193 @@
+"""Our side of every workload, through Accord's own public functions: what the stages call, nothing made for speed.
+
+    python -m benchmarks.ours sample|sample-mixed|sft|reward|ppo MODEL f32|bf16 RUNS [option]
+
+Prints one ``RESULT {json}`` line as the peer scripts do. ``sample-mixed`` takes the engine's ``max_rows`` as its
+option, ``ppo`` takes ``none`` or ``eos``: whether a completion may end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from accord.algo.kl import LengthLeash
+from accord.config import OptimConfig, RewardConfig, RlConfig
+from accord.models.folder import load_policy, load_scalar, save_scalar
+from accord.models.precision import tune_allocator
+from accord.rollout.engine import Engine, Sampling
+from accord.scoring.reward_model import RewardModel
+from accord.text.batches import Example
+from accord.text.tokenizer import Tokenizer
+from accord.train.alarms import alarms
+from accord.train.learner import Learner, Metrics
+from accord.train.lm import sft_losses
+from accord.train.reward import EncodedGroup, group_losses
+from accord.train.rl import Actors, evaluate_rollout, rollout_stats, update_policy
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+CONFIG = {"f32": "fp32", "bf16": "bf16"}
+PROMPT, NEW, ROWS = 32, 64, 32  # tokens, tokens, sequences an iteration
+NEVER = -1  # an end token that is never drawn
+STILL = OptimConfig(lr=1e-9, schedule="constant", warmup_ratio=0.0)  # the weights stand, as in the peers' scripts
+
+#: One timed run: how many items it did.
+Run = Callable[[], float]
+
+
+def text_ids(model: Path, words: Tokenizer) -> list[int]:
+    """Ids of the text that stands beside the models: what the peers' scripts train on."""
+    return words.encode((model.parent / "text.txt").read_text()[:400_000])
+
+
+def slices(ids: list[int], length: int) -> Iterator[list[int]]:
+    """Consecutive rows of the text, from its start again when it ends."""
+    starts = range(0, len(ids) - length, length)
+    for turn in count():
+        start = starts[turn % len(starts)]
+        yield ids[start : start + length]
+
+
+def sample(model: Path, precision: str, max_rows: int = ROWS, prompts: int = ROWS, end_id: int = NEVER) -> Run:
+    """Random prompts of 32 tokens, up to 64 new ones; counts the tokens of the completions, end token included."""
+    policy, _ = load_policy(model, DTYPES[precision])
+    generator = torch.Generator().manual_seed(0)
+    limit = min(policy.config.vocab_size, 8192)
+    ids = torch.randint(3, limit, (prompts, PROMPT), generator=generator).tolist()
+    engine, seeds = Engine(policy, end_id, max_rows=max_rows), count()
+
+    def run() -> float:
+        samples = engine.generate(ids, Sampling(NEW), seed=next(seeds))
+        return float(sum(len(s.completion) for s in samples))
+
+    return run
+
+
+def sample_mixed(model: Path, precision: str, max_rows: str) -> Run:
+    """128 prompts at once to a model whose completions end after a geometric number of tokens, 24 in the mean."""
+    _, words = load_policy(model)
+    return sample(model, precision, int(max_rows), 128, words.end_id)
+
+
+def sft(model: Path, precision: str) -> Run:
+    """One optimizer step on 32 rows of 96 tokens, all but the first predicted."""
+    policy, words = load_policy(model, DTYPES[precision])
+    learner = Learner({"policy": policy}, {"policy": STILL}, 10**6)
+    rows = slices(text_ids(model, words), PROMPT + NEW)
+    policy.train()
+
+    def run() -> float:
+        batch = [Example(tuple(ids[:1]), tuple(ids[1:])) for ids in (next(rows) for _ in range(ROWS))]
+        learner.update(sft_losses(policy, batch, words.pad_id, ROWS * (PROMPT + NEW)))
+        return ROWS
+
+    return run
+
+
+def reward(model: Path, precision: str) -> Run:
+    """One optimizer step on 32 pairs of 96-token rows."""
+    scorer, words, _ = load_scalar(model, DTYPES[precision], head_seed=0)
+    learner = Learner({"reward": scorer}, {"reward": STILL}, 10**6)
+    config = RewardConfig(center_coef=0.0, dropout=0.0, groups_per_step=ROWS)
+    rows = slices(text_ids(model, words), PROMPT + NEW)
+    scorer.train()
+
+    def run() -> float:
+        groups = [pair(next(rows), next(rows)) for _ in range(ROWS)]
+        stats = {"accuracy": 0.0, "margin": 0.0}
+        learner.update(group_losses(config, scorer, groups, words.pad_id, stats))
+        return ROWS
+
+    return run
+
+
+def pair(chosen: list[int], rejected: list[int]) -> EncodedGroup:
+    """A group of two, the first ranked above the second."""
+    examples = tuple(Example(tuple(ids[:PROMPT]), tuple(ids[PROMPT:])) for ids in (chosen, rejected))
+    return EncodedGroup(examples, (1.0, 2.0), 1.0)
+
+
+def ppo(model: Path, precision: str, stop: str) -> Run:
+    """One iteration: 32 rollouts, reference, values and scores, 4 epochs of one minibatch, statistics and metrics."""
+    config = RlConfig(
+        precision=CONFIG[precision],
+        prompts_per_iteration=ROWS,
+        max_new_tokens=NEW,
+        missing_eos_penalty=0.0,
+        actor=STILL,
+        critic=STILL,
+    )
+    with TemporaryDirectory() as folder:
+        actors = make_actors(model, model, Path(folder) / "reward", precision)
+    words = actors.words
+    learner = Learner(
+        {"actor": actors.policy, "critic": actors.critic}, {"actor": config.actor, "critic": config.critic}, 10**6
+    )
+    engine = Engine(actors.policy, words.end_id if stop == "eos" else NEVER, max_rows=ROWS)
+    metrics, leash, steps = Metrics(Path(os.devnull)), LengthLeash(float(NEW), 0.0), count()
+    texts = (words.decode(ids) for ids in slices(text_ids(model, words), PROMPT))
+    prompts = (text for text in texts if len(words.encode(text)) == PROMPT)
+
+    def run() -> float:
+        step, chosen = next(steps), [next(prompts) for _ in range(ROWS)]
+        samples = engine.generate([words.encode(p) for p in chosen], Sampling(NEW), seed=step)
+        rollout = evaluate_rollout(config, actors, chosen, samples, leash)
+        stats = rollout_stats(rollout, config.kl_coef, leash.price)
+        stats |= update_policy(config, actors, learner, rollout, config.kl_coef, step)
+        list(alarms(stats))
+        metrics.write(step, stats)
+        return ROWS
+
+    return run
+
+
+def make_actors(model: Path, reference: Path, reward_folder: Path, precision: str) -> Actors:
+    """Policy, reference, a critic and a reward model of the policy's size, the last two from one folder."""
+    policy, words = load_policy(model, DTYPES[precision])
+    scalar, _, _ = load_scalar(model, DTYPES[precision], head_seed=0)
+    save_scalar(reward_folder, scalar, words)
+    critic, _, _ = load_scalar(reward_folder, DTYPES[precision])
+    frozen = load_policy(reference, DTYPES[precision])[0].eval().requires_grad_(False)
+    return Actors(policy, critic, frozen, RewardModel.load(reward_folder, CONFIG[precision]), words)
+
+
+WORKLOADS: dict[str, Callable[..., Run]] = {
+    "sample": sample,
+    "sample-mixed": sample_mixed,
+    "sft": sft,
+    "reward": reward,
+    "ppo": ppo,
+}
+
+
+def rates(run: Run, runs: int) -> list[float]:
+    """Items a second of each timed run, after one that is not timed."""
+    run()
+    found = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        items = run()
+        found.append(items / (time.perf_counter() - start))
+    return found
+
+
+def main(work: str, model: str, precision: str, runs: str, *options: str) -> None:
+    """Run one workload and print its result."""
+    torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
+    tune_allocator()
+    found = rates(WORKLOADS[work](Path(model), precision, *options), int(runs))
+    result = {"median": statistics.median(found), "min": min(found), "max": max(found), "n": len(found)}
+    print("RESULT " + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
