@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +37,7 @@ from accord.train.rl import Actors, evaluate_rollout, rollout_stats, update_poli
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 CONFIG = {"f32": "fp32", "bf16": "bf16"}
 PROMPT, NEW, ROWS = 32, 64, 32  # tokens, tokens, sequences an iteration
-NEVER = -1  # an end token that is never drawn
+NEVER: tuple[int, ...] = ()  # no stop token: every completion has its full length
 STILL = OptimConfig(lr=1e-9, schedule="constant", warmup_ratio=0.0)  # the weights stand, as in the peers' scripts
 
 #: One timed run: how many items it did.
@@ -57,13 +57,15 @@ def slices(ids: list[int], length: int) -> Iterator[list[int]]:
         yield ids[start : start + length]
 
 
-def sample(model: Path, precision: str, max_rows: int = ROWS, prompts: int = ROWS, end_id: int = NEVER) -> Run:
+def sample(
+    model: Path, precision: str, max_rows: int = ROWS, prompts: int = ROWS, stop_ids: Collection[int] = NEVER
+) -> Run:
     """Random prompts of 32 tokens, up to 64 new ones; counts the tokens of the completions, end token included."""
     policy, _ = load_policy(model, DTYPES[precision])
     generator = torch.Generator().manual_seed(0)
     limit = min(policy.config.vocab_size, 8192)
     ids = torch.randint(3, limit, (prompts, PROMPT), generator=generator).tolist()
-    engine, seeds = Engine(policy, end_id, max_rows=max_rows), count()
+    engine, seeds = Engine(policy, stop_ids, max_rows=max_rows), count()
 
     def run() -> float:
         samples = engine.generate(ids, Sampling(NEW), seed=next(seeds))
@@ -75,7 +77,7 @@ def sample(model: Path, precision: str, max_rows: int = ROWS, prompts: int = ROW
 def sample_mixed(model: Path, precision: str, max_rows: str) -> Run:
     """128 prompts at once to a model whose completions end after a geometric number of tokens, 24 in the mean."""
     _, words = load_policy(model)
-    return sample(model, precision, int(max_rows), 128, words.end_id)
+    return sample(model, precision, int(max_rows), 128, words.stop_ids)
 
 
 def sft(model: Path, precision: str) -> Run:
@@ -132,7 +134,7 @@ def ppo(model: Path, precision: str, stop: str) -> Run:
     learner = Learner(
         {"actor": actors.policy, "critic": actors.critic}, {"actor": config.actor, "critic": config.critic}, 10**6
     )
-    engine = Engine(actors.policy, words.end_id if stop == "eos" else NEVER, max_rows=ROWS)
+    engine = Engine(actors.policy, words.stop_ids if stop == "eos" else NEVER, max_rows=ROWS)
     metrics, leash, steps = Metrics(Path(os.devnull)), LengthLeash(float(NEW), 0.0), count()
     texts = (words.decode(ids) for ids in slices(text_ids(model, words), PROMPT))
     prompts = (text for text in texts if len(words.encode(text)) == PROMPT)
