@@ -16,6 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from accord.errors import UsageError
+
 
 class Shape(Protocol):
     """What is known of a backbone without its weights. ``family`` is the ``model_type`` of its `config.json`."""
@@ -96,3 +98,20 @@ class Adaptable(Protocol):
 
     def hold_base(self) -> None:
         """Lay the frozen weights out once."""
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    """A backbone that can trade a second forward pass for the memory of its activations."""
+
+    checkpointing: bool
+
+
+def recompute_activations(trunk: Backbone) -> None:
+    """Keep only each block's input for the backward pass. Raises UsageError where the backbone cannot."""
+    if not isinstance(trunk, Recomputing):
+        raise UsageError(
+            "activation_checkpointing is for models that the decoder reads",
+            mend="leave it out, and lower micro_batch_tokens where memory is short",
+        )
+    trunk.checkpointing = True

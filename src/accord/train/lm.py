@@ -16,7 +16,7 @@ from accord.config import ModelConfig, ModelKind, PretrainConfig, SftConfig, Tok
 from accord.errors import DataError
 from accord.formats.jsonl import Conversation, at_row, read_lessons, read_texts
 from accord.models.decoder import CausalLM, init_weights
-from accord.models.door import Shape
+from accord.models.door import Shape, recompute_activations
 from accord.models.folder import load_policy, save_policy
 from accord.models.lora import add_lora, save_adapter
 from accord.models.lstm import LstmConfig
@@ -119,7 +119,8 @@ def pretrain(
     init_weights(model, stream_seed(seed, "init"))
     model.model.compute_dtype = compute_dtype(config.precision)
     model.model.dropout = config.dropout
-    model.model.checkpointing = config.activation_checkpointing
+    if config.activation_checkpointing:
+        recompute_activations(model.model)
     blocks_NT = pack_blocks(words.encode_batch(read_texts(texts)), words.end_id, config.block_tokens)
     per_epoch = len(blocks_NT) // config.batch_blocks
     if per_epoch == 0:
@@ -222,7 +223,8 @@ def sft(
     """
     policy, words = load_policy(model, compute_dtype(config.precision))
     policy.model.dropout = config.dropout
-    policy.model.checkpointing = config.activation_checkpointing
+    if config.activation_checkpointing:
+        recompute_activations(policy.model)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
     limit = min(config.max_tokens, policy.config.max_positions)
     rows = _demonstrations(words, data, limit, log)

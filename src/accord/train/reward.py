@@ -16,6 +16,7 @@ from accord.config import RewardConfig
 from accord.errors import DataError
 from accord.formats.jsonl import read_rankings
 from accord.models.decoder import ScalarModel
+from accord.models.door import recompute_activations
 from accord.models.folder import RewardScale, load_scalar, save_scalar
 from accord.models.lora import add_lora
 from accord.models.precision import compute_dtype
@@ -136,7 +137,8 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
         trunk_layers=config.trunk_layers,
     )
     scorer.model.dropout = config.dropout
-    scorer.model.checkpointing = config.activation_checkpointing
+    if config.activation_checkpointing:
+        recompute_activations(scorer.model)
     if config.share_spellings:
         share_spellings(scorer.model.embed_tokens, words)
     if config.freeze_embeddings:

@@ -23,6 +23,7 @@ from accord.config import RlConfig
 from accord.files import write_text
 from accord.formats.jsonl import read_prompts
 from accord.models.decoder import CausalLM, ScalarModel
+from accord.models.door import recompute_activations
 from accord.models.folder import load_policy, load_scalar, save_policy
 from accord.models.lora import adapter_off, add_lora, save_adapter
 from accord.models.precision import compute_dtype
@@ -115,7 +116,8 @@ def load_actors(config: RlConfig, model: Path, reward_model: Path, seed: int = 0
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
     for trained in (policy, critic):
-        trained.model.checkpointing = config.activation_checkpointing
+        if config.activation_checkpointing:
+            recompute_activations(trained.model)
     return Actors(policy, critic, reference, scorer, words)
 
 
