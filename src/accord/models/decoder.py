@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from accord.algo.product import Product, prepacked
 from accord.errors import DataError
 from accord.models.door import Backbone, Shape
 from accord.models.foreign import ForeignConfig, ForeignTrunk
-from accord.models.fused import rms_norm
+from accord.models.fused import linear, rms_norm
 from accord.models.lora import add_low_rank, merged_weight
 from accord.models.lstm import LstmConfig, LstmTrunk
 from accord.models.passes import Cache, Pass, Step, Whole
-from accord.models.precision import Product, prepacked
 from accord.models.shape import DecoderConfig, rotary_frequencies
 from accord.text.batches import Batch
 
@@ -80,7 +80,7 @@ class Projections(nn.Module):
         x, packed = x.to(dtype), self._packed.get(parts)
         if packed is not None:
             return packed(x)
-        y = F.linear(x, *(self._held.get(parts) or self._joined(parts, dtype)))
+        y = linear(x, *(self._held.get(parts) or self._joined(parts, dtype)))
         return add_low_rank(y, [getattr(self, part) for part in parts], x)
 
     def pack(self, dtype: torch.dtype) -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from accord.errors import UsageError
-
-Product = Callable[[Tensor], Tensor]
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 
@@ -48,23 +43,3 @@ def tune_allocator() -> None:
         if hasattr(libc, "mallopt"):
             libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
             libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-PACKED_ROWS = 32  # a hint only: the layout serves any number of rows
-
-
-def prepacked(weight: Tensor, bias: Tensor | None) -> Product:
-    """``x -> x @ weight.T + bias`` for many small x, with the weight laid out once where oneDNN can.
-
-    Its plain product lays the weight out anew in each call, which at 32 rows costs as much as the product itself.
-    """
-    operators = torch.ops.mkldnn
-    if weight.is_cuda or not hasattr(operators, "_linear_pointwise"):
-        return lambda x: F.linear(x, weight, bias)
-    laid = operators._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
-
-    def product(x: Tensor) -> Tensor:
-        out: Tensor = operators._linear_pointwise(x, laid, bias, "none", [], "")
-        return out
-
-    return product

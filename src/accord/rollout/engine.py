@@ -16,9 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from accord.algo.product import Product
 from accord.errors import UsageError
 from accord.models.decoder import CausalLM
-from accord.models.precision import Product, tune_allocator
+from accord.models.precision import tune_allocator
 from accord.rollout.draw import draw, truncate
 from accord.seeds import stream_seed
 
