@@ -15,7 +15,8 @@ from torch import Tensor
 
 from accord.algo.product import product
 
-CHUNK_ENTRIES = 4_194_304  # 16 MB of fp32: the products are long enough, and a chunk stays in a large cache
+CHUNK_ENTRIES = 4_194_304  # logits at once: 16 MB of fp32, long enough for the products
+PIECE_ENTRIES = 1_048_576  # logits that are exponentiated at once: 4 MB stay in a cache
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
@@ -26,19 +27,32 @@ def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _logits(hidden_ND: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
-    logits_NV = product(hidden_ND, weight_VD).float()
-    return logits_NV if temperature == 1.0 else logits_NV.div_(temperature)
+def _softmax_gap(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, temperature: float, entropy_N: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Softmax minus one-hot targets, ``(N, V)`` in the hidden states' type, and the targets' log-probabilities in fp32.
 
-
-def _logp(logits_NV: Tensor, probs_NV: Tensor | None, target_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities, in place of the logits unless a tensor is given, and the log-probabilities of the targets.
-
+    It runs in fp32, over a few rows at a time that stay in the cache, and takes the place of the logits.
     The log of the sum comes from the likeliest token, whose probability is at least 1/V: nothing underflows.
     """
-    at_N, top_N = logits_NV.gather(1, target_N[:, None]).squeeze(1), logits_NV.amax(-1)
-    probs_NV = torch.softmax(logits_NV, -1, out=logits_NV if probs_NV is None else probs_NV)
-    return probs_NV, at_N - top_N + probs_NV.amax(-1).log_()
+    out_NV = product(hidden_ND, weight_VD)
+    logp_N = torch.empty(len(target_N), device=out_NV.device)
+    step = max(1, PIECE_ENTRIES // out_NV.shape[1])
+    for start in range(0, len(target_N), step):
+        rows = slice(start, start + step)
+        logits, target = out_NV[rows].float(), target_N[rows, None]
+        if temperature != 1.0:
+            logits.div_(temperature)
+        at, top = logits.gather(1, target).squeeze(1), logits.amax(-1)
+        probs = torch.softmax(logits, -1, out=None if entropy_N is not None else logits)
+        log_sum = top - probs.amax(-1).log_()
+        logp_N[rows] = at - log_sum
+        if entropy_N is not None:  # -sum p log p = log z - sum p x
+            entropy_N[rows] = log_sum - torch.linalg.vecdot(probs, logits)
+        probs.scatter_add_(1, target, probs.new_full(target.shape, -1.0))
+        if probs.data_ptr() != out_NV[rows].data_ptr():
+            out_NV[rows] = probs
+    return out_NV, logp_N
 
 
 class _Gradients:
@@ -49,20 +63,18 @@ class _Gradients:
         self.of_hidden = torch.empty_like(hidden_ND)
         self.of_weight = torch.zeros(weight_VD.shape, device=hidden_ND.device) if of_weight else None
 
-    def add(self, rows: slice, probs_NV: Tensor, target_N: Tensor, scale_N1: Tensor | None = None) -> None:
-        """Take in a chunk; overwrites the probabilities. The scale is applied to the narrow side of each product."""
-        probs_NV[torch.arange(len(target_N), device=target_N.device), target_N] -= 1.0
-        away_NV, hidden_ND = probs_NV.to(self.hidden_ND.dtype), self.hidden_ND[rows]
-        grad_ND = product(away_NV, self.weight_VD.T)
+    def add(self, rows: slice, gap_NV: Tensor, scale_N1: Tensor | None = None) -> None:
+        """Take in a chunk. The scale is applied to the narrow side of each product."""
+        grad_ND, hidden_ND = product(gap_NV, self.weight_VD.T), self.hidden_ND[rows]
         if scale_N1 is not None:
             grad_ND, hidden_ND = grad_ND * scale_N1, (hidden_ND * scale_N1).to(hidden_ND.dtype)
         self.of_hidden[rows] = grad_ND
         if self.of_weight is None:
             return
-        if away_NV.dtype == self.of_weight.dtype:
-            self.of_weight.addmm_(away_NV.T, hidden_ND)
+        if gap_NV.dtype == self.of_weight.dtype:
+            self.of_weight.addmm_(gap_NV.T, hidden_ND)
         else:
-            self.of_weight += away_NV.T @ hidden_ND
+            self.of_weight += gap_NV.T @ hidden_ND
 
     def weight_as(self, dtype: torch.dtype) -> Tensor | None:
         return None if self.of_weight is None else self.of_weight.to(dtype)
@@ -77,23 +89,20 @@ class _TokenLogp(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logp_N, entropy_N = (hidden_ND.new_zeros(hidden_ND.shape[0], dtype=torch.float32) for _ in range(2))
         for rows in _chunks(hidden_ND, weight_VD):
-            logits, target = _logits(hidden_ND[rows], weight_VD, temperature), target_N[rows]
-            probs, logp_N[rows] = _logp(logits, torch.empty_like(logits) if want_entropy else None, target)
-            if want_entropy:  # -sum p (x - log z), and log z = x - log p at the target
-                at_target = logits.gather(1, target[:, None]).squeeze(1)
-                entropy_N[rows] = at_target - logp_N[rows] - torch.linalg.vecdot(probs, logits)
+            wanted = entropy_N[rows] if want_entropy else None
+            _, logp_N[rows] = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], temperature, wanted)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy_N)
         return logp_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, grad_logp_N: Tensor, _: Any) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad_logp_N: Tensor, _unused: Any) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden_ND, weight_VD, target_N = ctx.saved_tensors
         sums = _Gradients(hidden_ND, weight_VD, of_weight=ctx.needs_input_grad[1])
         for rows in _chunks(hidden_ND, weight_VD):
-            probs, _unused = _logp(_logits(hidden_ND[rows], weight_VD, ctx.temperature), None, target_N[rows])
-            sums.add(rows, probs, target_N[rows], -grad_logp_N[rows, None] / ctx.temperature)
+            gap, _ = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], ctx.temperature)
+            sums.add(rows, gap, -grad_logp_N[rows, None] / ctx.temperature)
         return sums.of_hidden, sums.weight_as(weight_VD.dtype), None, None, None
 
 
@@ -105,9 +114,9 @@ class _TokenNll(torch.autograd.Function):
         sums = _Gradients(hidden_ND, weight_VD, of_weight=ctx.needs_input_grad[1])
         total = torch.zeros((), device=hidden_ND.device)
         for rows in _chunks(hidden_ND, weight_VD):
-            probs, logp_N = _logp(_logits(hidden_ND[rows], weight_VD, 1.0), None, target_N[rows])
+            gap, logp_N = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], 1.0)
             total -= logp_N.sum()
-            sums.add(rows, probs, target_N[rows])
+            sums.add(rows, gap)
         ctx.save_for_backward(sums.of_hidden, sums.weight_as(weight_VD.dtype))
         return total
 

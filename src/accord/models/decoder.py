@@ -24,7 +24,7 @@ from accord.algo.product import Product, prepacked
 from accord.errors import DataError
 from accord.models.door import Backbone, Shape
 from accord.models.foreign import ForeignConfig, ForeignTrunk
-from accord.models.fused import linear, rms_norm
+from accord.models.fused import gated_silu, linear, rms_norm
 from accord.models.lora import add_low_rank, merged_weight
 from accord.models.lstm import LstmConfig, LstmTrunk
 from accord.models.passes import Cache, Pass, Step, Whole
@@ -143,11 +143,24 @@ class Attention(Projections):
         return self.product(parts, x_ND, run.dtype).view(len(x_ND), -1, self.head_width)
 
 
-GATES: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
+
+
+def _nonlinearity(config: DecoderConfig) -> Callable[[Tensor], Tensor]:
+    """What stands between the two layers of a feed-forward; a gated one gets gate and up side by side."""
+    activation = ACTIVATIONS[config.activation]
+
+    def gated(inner_NF: Tensor) -> Tensor:
+        gate_NF, up_NF = inner_NF.chunk(2, dim=-1)
+        return activation(gate_NF) * up_NF
+
+    if not config.gated:
+        return activation
+    return gated_silu if config.activation == "silu" else gated
 
 
 class FeedForward(Projections):
@@ -158,20 +171,14 @@ class FeedForward(Projections):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.inner = ("gate_proj", "up_proj") if config.gated else ("up_proj",)
-        self.activation = GATES[config.activation]
+        self.nonlinearity = _nonlinearity(config)
         for part in self.inner:
             self.add_module(part, nn.Linear(config.width, config.ffn, bias=config.out_bias))
         self.down_proj = nn.Linear(config.ffn, config.width, bias=config.out_bias)
         self.products = (self.inner, self.OUT)
 
     def forward(self, x_ND: Tensor, dtype: torch.dtype) -> Tensor:
-        inner_NF = self.product(self.inner, x_ND, dtype)
-        if len(self.inner) == 2:
-            gate_NF, up_NF = inner_NF.chunk(2, dim=-1)
-            inner_NF = self.activation(gate_NF) * up_NF
-        else:
-            inner_NF = self.activation(inner_NF)
-        return self.product(self.OUT, inner_NF, dtype)
+        return self.product(self.OUT, self.nonlinearity(self.product(self.inner, x_ND, dtype)), dtype)
 
 
 class Block(nn.Module):
@@ -242,7 +249,8 @@ class Trunk(nn.Module):
 
     def step(self, cache: Cache, token_B: Tensor) -> Tensor:
         """Append one token to every row of the cache; the hidden states behind them, ``(B, D)``."""
-        hidden_BD = self._layers(token_B, Step(*self._rotation(cache.length_B), self.compute_dtype, cache))
+        rotation = self._rotation(cache.length_B)
+        hidden_BD = self._layers(token_B, Step(*rotation, self.compute_dtype, cache, cache.next_slots()))
         cache.grow()
         return hidden_BD
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from accord.algo.product import product
@@ -94,4 +95,58 @@ def rotate(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return _turned(x_NHC, cos_N1C, sin_N1C)
     out: Tensor = _Rotate.apply(x_NHC, cos_N1C, sin_N1C)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _GatedSilu(torch.autograd.Function):
+    """Keeps its input alone: computing the activation again costs less than the memory it would take."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grads = torch.empty_like(gate_up)
+        grad_gate, grad_up = grads.chunk(2, dim=-1)
+        torch.mul(F.silu(gate), grad, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grads
+
+
+def gated_silu(gate_up: Tensor) -> Tensor:
+    """``silu(gate) * up`` of the two halves of the last dimension (SwiGLU: Shazeer 2020, arXiv:2002.05202)."""
+    if not torch.is_grad_enabled():
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+    out: Tensor = _GatedSilu.apply(gate_up)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RoundedSoftmax(torch.autograd.Function):
+    """Keeps the rounded probabilities alone, which the product behind it keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        exact = logits.float()
+        probs = torch.softmax(exact, -1, out=exact).to(logits.dtype)
+        ctx.save_for_backward(probs)
+        return probs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (probs,) = ctx.saved_tensors
+        exact = torch._softmax_backward_data(grad.float(), probs.float(), -1, torch.float32)
+        return exact.to(probs.dtype)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension, computed in fp32 whatever the type, which is also the quicker way on CPU."""
+    if logits.dtype == torch.float32:
+        return torch.softmax(logits, -1)
+    out: Tensor = _RoundedSoftmax.apply(logits)  # type: ignore[no-untyped-call]
     return out

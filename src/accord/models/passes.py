@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accord.models.fused import rotate
+from accord.models.fused import rotate, softmax
 from accord.models.shape import DecoderConfig
 
 
 class Cache:
-    """Keys ``(R, H_kv, C, S)`` and values ``(R, H_kv, S, C)`` of up to R sequences, preallocated, a pair a layer.
+    """Keys and values, ``(R, H_kv, S, C)`` each, of up to R sequences, preallocated, a pair a layer.
 
     The rows in use are always the first ones, ``length_B`` long each: who leaves is replaced by the last row, so that
     a pass reads plain slices and never gathers. On CPU they are kept in fp32, in which one-query attention is quicker.
@@ -38,7 +38,8 @@ class Cache:
     def _pair(self, rows: int, slots: int) -> tuple[Tensor, Tensor]:
         """Zeros, because a slot that is hidden still enters the weighted sum, and 0 * NaN is NaN."""
         H, C = self._heads
-        return torch.zeros(rows, H, C, slots, **self._options), torch.zeros(rows, H, slots, C, **self._options)  # type: ignore[call-overload]
+        keys, values = (torch.zeros(rows, H, slots, C, **self._options) for _ in range(2))  # type: ignore[call-overload]
+        return keys, values
 
     @property
     def num_rows(self) -> int:
@@ -46,7 +47,7 @@ class Cache:
 
     def reserve(self, rows: int, slots: int) -> None:
         """Make room for so many sequences of this length, in leaps; what is stored stays."""
-        had_rows, _, had_slots, _ = self.values[0].shape
+        had_rows, _, had_slots, _ = self.keys[0].shape
         if rows <= had_rows and slots <= had_slots:
             return
         rows = had_rows if rows <= had_rows else max(rows, had_rows * 3 // 2)
@@ -54,7 +55,7 @@ class Cache:
         B, used = self.num_rows, self.longest
         for layer, (old_k, old_v) in enumerate(zip(self.keys, self.values, strict=True)):
             k, v = self._pair(rows, slots)
-            k[:B, ..., :used], v[:B, :, :used] = old_k[:B, ..., :used], old_v[:B, :, :used]
+            k[:B, :, :used], v[:B, :, :used] = old_k[:B, :, :used], old_v[:B, :, :used]
             self.keys[layer], self.values[layer] = k, v
 
     def enter(self, length_P: Tensor, index_N: Tensor | None) -> None:
@@ -70,15 +71,20 @@ class Cache:
         if index_N is not None:
             k_PTHC, v_PTHC = k_PTHC[index_N], v_PTHC[index_N]
         T = k_PTHC.shape[1]
-        self.keys[layer][rows, ..., :T] = k_PTHC.permute(0, 2, 3, 1)
+        self.keys[layer][rows, :, :T] = k_PTHC.transpose(1, 2)
         self.values[layer][rows, :, :T] = v_PTHC.transpose(1, 2)
 
-    def append(self, layer: int, k_BHC: Tensor, v_BHC: Tensor) -> None:
-        """Store one token's keys and values behind each row."""
-        row_B = torch.arange(self.num_rows, device=self.length_B.device)
-        keys, values = self.keys[layer], self.values[layer]
-        keys[row_B, :, :, self.length_B] = k_BHC.to(keys.dtype)
-        values[row_B, :, self.length_B] = v_BHC.to(values.dtype)
+    def next_slots(self) -> Tensor:
+        """Where each row's next token goes in the flat ``(R * H_kv * S, C)`` keys and values, ``(B * H_kv,)``."""
+        _, H, S, _ = self.keys[0].shape
+        head_BH = torch.arange(self.num_rows * H, device=self.length_B.device).view(-1, H)
+        return (head_BH * S + self.length_B[:, None]).flatten()
+
+    def append(self, layer: int, slot_N: Tensor, k_BHC: Tensor, v_BHC: Tensor) -> None:
+        """Store one token's keys and values behind each row, at the slots that `next_slots` named."""
+        for stored, new in ((self.keys[layer], k_BHC), (self.values[layer], v_BHC)):
+            C = stored.shape[-1]
+            stored.view(-1, C).index_copy_(0, slot_N, new.reshape(-1, C).to(stored.dtype))
 
     def grow(self) -> None:
         """Count the token that every row just got."""
@@ -91,9 +97,8 @@ class Cache:
         moves = [(to, source) for to, source in enumerate(order) if to != source]
         if moves:
             to_N, source_N = torch.tensor(moves, device=device).T
-            for keys, values in zip(self.keys, self.values, strict=True):
-                keys[to_N, ..., :used] = keys[source_N, ..., :used]
-                values[to_N, :, :used] = values[source_N, :, :used]
+            for stored in (*self.keys, *self.values):
+                stored[to_N, :, :used] = stored[source_N, :, :used]
         self.length_B = self.length_B[torch.tensor(order, dtype=torch.long, device=device)]
         self.longest = int(self.length_B.max()) if order else 0
 
@@ -186,17 +191,18 @@ class Step(Pass):
     """A decoding pass: one token behind each row of the cache."""
 
     cache: Cache
+    slot_N: Tensor
     masks: dict[int, Tensor] = field(default_factory=dict)
 
     def attend(
         self, layer: int, q_MHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int, read_M: Tensor | None = None
     ) -> Tensor:
         cache, used = self.cache, self.cache.longest + 1
-        cache.append(layer, k_NHC, v_NHC)
+        cache.append(layer, self.slot_N, k_NHC, v_NHC)
         (N, H, C), H_kv = q_MHC.shape, k_NHC.shape[1]
-        keys_NHCS, values_NHSC = cache.keys[layer][:N, ..., :used], cache.values[layer][:N, :, :used]
-        q_NHGC = q_MHC.view(N, H_kv, H // H_kv, C).to(keys_NHCS.dtype) * C**-0.5
-        logits_NHGS = q_NHGC @ keys_NHCS + self._mask(window, used, keys_NHCS.dtype)
+        keys_NHSC, values_NHSC = (stored[layer][:N, :, :used] for stored in (cache.keys, cache.values))
+        q_NHGC = q_MHC.view(N, H_kv, H // H_kv, C).to(keys_NHSC.dtype) * C**-0.5
+        logits_NHGS = q_NHGC @ keys_NHSC.transpose(2, 3) + self._mask(window, used, keys_NHSC.dtype)
         return (torch.softmax(logits_NHGS, dim=-1) @ values_NHSC).view(N, H, C)
 
     def _mask(self, window: int, used: int, dtype: torch.dtype) -> Tensor:
@@ -214,8 +220,7 @@ class Step(Pass):
 def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> Tensor:
     """Causal attention, over the last ``window`` positions where one is given.
 
-    On CPU short batches by plain products: the backward of the fused kernel is slower there. The softmax runs in fp32,
-    which is also the quicker one there.
+    On CPU short batches by plain products: the backward of the fused kernel is slower there.
     """
     B, H, T, C = q_BHTC.shape
     grouped = k_BHTC.shape[1] != H
@@ -231,4 +236,4 @@ def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> T
         hidden_TT += torch.full((T, T), float("-inf"), dtype=q_BHTC.dtype).tril(-window)
     q_NTC, k_NTC, v_NTC = (x.reshape(B * H, T, C) for x in (q_BHTC * C**-0.5, k_BHTC, v_BHTC))
     logits_NTT = torch.baddbmm(hidden_TT.expand(B * H, T, T), q_NTC, k_NTC.transpose(1, 2))
-    return (torch.softmax(logits_NTT.float(), dim=-1).to(v_NTC.dtype) @ v_NTC).view(B, H, T, C)
+    return (softmax(logits_NTT) @ v_NTC).view(B, H, T, C)

@@ -18,7 +18,7 @@ def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     Exact for the softmax of the logits up to fp32 rounding; needs one uniform a row.
     """
     B, V = logits_BV.shape
-    weight_BV = (logits_BV - logits_BV.amax(-1, keepdim=True)).exp_()  # the largest is 1, their sum at most V
+    weight_BV = torch.softmax(logits_BV, -1)
     if V % BLOCK:
         weight_BV = F.pad(weight_BV, (0, -V % BLOCK))
     weight_BNM = weight_BV.view(B, -1, BLOCK)

@@ -345,19 +345,26 @@ def _minibatch_losses(
     rows: Sequence[int],
     seen: dict[str, float],
 ) -> Iterator[Tensor]:
-    """Micro-batch losses of policy and critic, which add up to the minibatch's token mean."""
+    """Losses of policy and critic, micro-batch by micro-batch, which add up to the minibatch's token mean.
+
+    They come one after the other, so that only one network's activations are held at a time.
+    """
     denominator = float(rollout.mask_BC[list(rows)].sum())
     surrogate = POLICY_ALGORITHMS[config.algorithm].surrogate
     for picked, batch in micro_batches(config, actors, rollout.examples, rows):
         inside = rollout.mask_BC[picked]
-        if rollout.first:
-            logp_N, value_N = rollout.first.pop()
-        else:
+        logp_N, value_N = rollout.first.pop() if rollout.first else (None, None)
+        if logp_N is None:
             logp_N, _ = logp_and_entropy(actors.policy, batch, config.temperature, entropy=False)
-            value_N = token_values(actors.critic, batch)
         loss, stats = surrogate(
             logp_N, rollout.old_logp_BC[picked][inside], advantage_BC[picked][inside], config.clip, denominator
         )
+        _merge(seen, stats | {"policy_loss": loss.detach()})
+        del logp_N
+        yield loss
+        del loss
+        if value_N is None:
+            value_N = token_values(actors.critic, batch)
         value_loss = clipped_value_loss(
             value_N,
             rollout.value_BC[picked][inside],
@@ -365,8 +372,8 @@ def _minibatch_losses(
             config.value_clip,
             denominator,
         )
-        _merge(seen, stats | {"policy_loss": loss.detach(), "value_loss": value_loss.detach()})
-        yield loss + config.value_coef * value_loss
+        _merge(seen, {"value_loss": value_loss.detach()})
+        yield config.value_coef * value_loss
 
 
 def _merge(seen: dict[str, float], stats: dict[str, Tensor]) -> None:
