@@ -24,8 +24,8 @@ from accord.algo.product import Product, prepacked
 from accord.errors import DataError
 from accord.models.door import Backbone, Shape
 from accord.models.foreign import ForeignConfig, ForeignTrunk
-from accord.models.fused import gated_silu, linear, rms_norm
-from accord.models.lora import add_low_rank, merged_weight
+from accord.models.fused import gated_linear, linear, rms_norm
+from accord.models.lora import add_low_rank, is_adapted, merged_weight
 from accord.models.lstm import LstmConfig, LstmTrunk
 from accord.models.passes import Cache, Pass, Step, Whole
 from accord.models.shape import DecoderConfig, rotary_frequencies
@@ -80,8 +80,12 @@ class Projections(nn.Module):
         x, packed = x.to(dtype), self._packed.get(parts)
         if packed is not None:
             return packed(x)
-        y = linear(x, *(self._held.get(parts) or self._joined(parts, dtype)))
+        y = linear(x, *self.weights(parts, dtype))
         return add_low_rank(y, [getattr(self, part) for part in parts], x)
+
+    def weights(self, parts: tuple[str, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Joined, cast weights and biases of the maps named, without their adapters."""
+        return self._held.get(parts) or self._joined(parts, dtype)
 
     def pack(self, dtype: torch.dtype) -> None:
         """Lay out all products for decoding: valid only while the weights stand still."""
@@ -158,9 +162,7 @@ def _nonlinearity(config: DecoderConfig) -> Callable[[Tensor], Tensor]:
         gate_NF, up_NF = inner_NF.chunk(2, dim=-1)
         return activation(gate_NF) * up_NF
 
-    if not config.gated:
-        return activation
-    return gated_silu if config.activation == "silu" else gated
+    return gated if config.gated else activation
 
 
 class FeedForward(Projections):
@@ -172,13 +174,17 @@ class FeedForward(Projections):
         super().__init__()
         self.inner = ("gate_proj", "up_proj") if config.gated else ("up_proj",)
         self.nonlinearity = _nonlinearity(config)
+        self.swiglu = config.gated and config.activation == "silu"
         for part in self.inner:
             self.add_module(part, nn.Linear(config.width, config.ffn, bias=config.out_bias))
         self.down_proj = nn.Linear(config.ffn, config.width, bias=config.out_bias)
         self.products = (self.inner, self.OUT)
 
     def forward(self, x_ND: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.product(self.OUT, self.nonlinearity(self.product(self.inner, x_ND, dtype)), dtype)
+        inner_NF = self.product(self.inner, x_ND, dtype)
+        if self.swiglu and torch.is_grad_enabled() and not is_adapted(self.down_proj):
+            return gated_linear(inner_NF, *self.weights(self.OUT, dtype))
+        return self.product(self.OUT, self.nonlinearity(inner_NF), dtype)
 
 
 class Block(nn.Module):

@@ -98,32 +98,32 @@ def rotate(x_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
     return out
 
 
-class _GatedSilu(torch.autograd.Function):
-    """Keeps its input alone: computing the activation again costs less than the memory it would take."""
+class _GatedLinear(torch.autograd.Function):
+    """Keeps gate and up alone: what stands between costs less to compute again than the memory it would take."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
+    def forward(ctx: Any, gate_up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate_up, weight)
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return product(F.silu(gate).mul_(up), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        gate_up, weight = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
+        _, wants_weight, wants_bias = ctx.needs_input_grad
+        inner, active = product(grad, weight.T), F.silu(gate)
+        grad_weight = grad.T @ (active * up) if wants_weight else None
         grads = torch.empty_like(gate_up)
         grad_gate, grad_up = grads.chunk(2, dim=-1)
-        torch.mul(F.silu(gate), grad, out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return grads
+        torch.mul(active, inner, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(inner.mul_(up), gate, grad_input=grad_gate)
+        return grads, grad_weight, grad.sum(0) if wants_bias else None
 
 
-def gated_silu(gate_up: Tensor) -> Tensor:
-    """``silu(gate) * up`` of the two halves of the last dimension (SwiGLU: Shazeer 2020, arXiv:2002.05202)."""
-    if not torch.is_grad_enabled():
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
-    out: Tensor = _GatedSilu.apply(gate_up)  # type: ignore[no-untyped-call]
+def gated_linear(gate_up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``(silu(gate) * up) @ weight.T + bias``; gate and up lie side by side (Shazeer 2020, arXiv:2002.05202)."""
+    out: Tensor = _GatedLinear.apply(gate_up, weight, bias)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -255,13 +255,13 @@ def evaluate_rollout(
     first: list[tuple[Tensor, Tensor]] = []
     for rows, batch in batches:
         inside = mask_BC[rows]
+        with actors.as_reference() as reference:
+            ref, _ = logp_and_entropy(reference, batch, config.temperature, entropy=False)
         with torch.set_grad_enabled(shared):
             old, entropy = logp_and_entropy(actors.policy, batch, config.temperature)
             value = token_values(actors.critic, batch)
         if shared:
             first.append((old, value))
-        with actors.as_reference() as reference:
-            ref, _ = logp_and_entropy(reference, batch, config.temperature, entropy=False)
         for name, x_N in (("old", old), ("ref", ref), ("entropy", entropy), ("value", value)):
             part = found[name][rows]
             part[inside] = x_N.detach()
