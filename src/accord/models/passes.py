@@ -1,7 +1,7 @@
 """How tokens run through the layers: whole sequences, or one token behind each row of a cache.
 
 Shapes: B sequences, T tokens, N real tokens of all sequences (row after row), M of them that are read, P prompts,
-R rows of a cache, S its slots, H heads, C head width, G query heads a key head, D width.
+R rows of a cache, S its slots, H heads, C head width, G query heads a key head, J pairs of row and key head, D width.
 Sequences are padded on the right, and only real tokens run through the layers. With causal attention a padded token
 never reaches a real one, so training needs no attention mask; decoding hides unused slots by each row's own length.
 """
@@ -200,20 +200,21 @@ class Step(Pass):
         cache, used = self.cache, self.cache.longest + 1
         cache.append(layer, self.slot_N, k_NHC, v_NHC)
         (N, H, C), H_kv = q_MHC.shape, k_NHC.shape[1]
-        keys_NHSC, values_NHSC = (stored[layer][:N, :, :used] for stored in (cache.keys, cache.values))
-        q_NHGC = q_MHC.view(N, H_kv, H // H_kv, C).to(keys_NHSC.dtype) * C**-0.5
-        logits_NHGS = q_NHGC @ keys_NHSC.transpose(2, 3) + self._mask(window, used, keys_NHSC.dtype)
-        return (torch.softmax(logits_NHGS, dim=-1) @ values_NHSC).view(N, H, C)
+        keys_JSC, values_JSC = (stored[layer][:N].flatten(0, 1)[:, :used] for stored in (cache.keys, cache.values))
+        q_JGC = q_MHC.reshape(N * H_kv, H // H_kv, C).to(keys_JSC.dtype)
+        mask_J1S = self._mask(window, used, H_kv, keys_JSC.dtype)
+        logits_JGS = torch.baddbmm(mask_J1S, q_JGC, keys_JSC.transpose(1, 2), alpha=C**-0.5)
+        return torch.bmm(torch.softmax(logits_JGS, dim=-1), values_JSC).view(N, H, C)
 
-    def _mask(self, window: int, used: int, dtype: torch.dtype) -> Tensor:
-        """0 at the cache slots that each row sees, -inf elsewhere, ``(N, 1, 1, S)``; built once a pass and window."""
+    def _mask(self, window: int, used: int, heads: int, dtype: torch.dtype) -> Tensor:
+        """0 at the cache slots that each row sees, -inf elsewhere, ``(J, 1, S)``; built once a pass and window."""
         if window not in self.masks:
             slot_S, last_N1 = torch.arange(used, device=self.position_N.device), self.position_N[:, None]
             hidden_NS = slot_S > last_N1
             if window:
                 hidden_NS |= slot_S <= last_N1 - window
             mask_NS = torch.zeros(hidden_NS.shape, dtype=dtype, device=hidden_NS.device)
-            self.masks[window] = mask_NS.masked_fill_(hidden_NS, float("-inf"))[:, None, None]
+            self.masks[window] = mask_NS.masked_fill_(hidden_NS, float("-inf")).repeat_interleave(heads, 0)[:, None]
         return self.masks[window]
 
 

@@ -6,7 +6,6 @@ Shapes: B rows alive, V vocabulary, N blocks.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 64  # entries a block in the two-level draw
@@ -18,16 +17,16 @@ def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     Exact for the softmax of the logits up to fp32 rounding; needs one uniform a row.
     """
     B, V = logits_BV.shape
-    weight_BV = torch.softmax(logits_BV, -1)
-    if V % BLOCK:
-        weight_BV = F.pad(weight_BV, (0, -V % BLOCK))
-    weight_BNM = weight_BV.view(B, -1, BLOCK)
-    sum_BN = weight_BNM.sum(-1)
-    rows_B = torch.arange(B, device=logits_BV.device)
+    weight_BV, whole = torch.softmax(logits_BV, -1), V // BLOCK * BLOCK
+    sum_BN = weight_BV[:, :whole].view(B, -1, BLOCK).sum(-1)
+    if whole < V:
+        sum_BN = torch.cat((sum_BN, weight_BV[:, whole:].sum(-1, keepdim=True)), dim=1)
     block_B, rest_B = _pick(sum_BN, uniform_B)
-    inside_B, _ = _pick(weight_BNM[rows_B, block_B], rest_B)
+    column_BM = block_B[:, None] * BLOCK + torch.arange(BLOCK, device=logits_BV.device)
+    weight_BM = weight_BV.gather(1, column_BM.clamp(max=V - 1)).masked_fill_(column_BM >= V, 0.0)
+    inside_B, _ = _pick(weight_BM, rest_B)
     token_B = (block_B * BLOCK + inside_B).clamp_(max=V - 1)
-    return token_B, (weight_BV[rows_B, token_B] / sum_BN.sum(-1)).log()
+    return token_B, (weight_BV.gather(1, token_B[:, None]).squeeze(1) / sum_BN.sum(-1)).log()
 
 
 def _pick(weight_BN: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
