@@ -56,10 +56,7 @@ class Learner:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         self._require_finite("loss", total)
-        norms = {
-            name: float(nn.utils.clip_grad_norm_(module.parameters(), self.settings[name].clip_norm))
-            for name, module in self.modules.items()
-        }
+        norms = {name: _clip(module, self.settings[name].clip_norm) for name, module in self.modules.items()}
         for name, norm in norms.items():
             self._require_finite(f"gradient of {name}", norm)
         stats = {"loss": total}
@@ -106,6 +103,14 @@ class Learner:
                     state.setdefault(int(index), {})[slot] = tensor
             optimizer = self._optimizers[name]
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _clip(module: nn.Module, limit: float) -> float:
+    """Scale the gradients down to the limit where their joint norm exceeds it; the norm before."""
+    norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    if float(norm) > limit:  # a pass over all gradients less where it does not
+        nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
+    return float(norm)
 
 
 def _frozen(module: nn.Module) -> set[str]:
