@@ -40,7 +40,8 @@ def chosen(wanted: str) -> tuple[list[Row], list[Agreement]]:
 def save(lines: Sequence[Line], block: machine.Block) -> None:
     """Put the lines into `results.json`, and the table of all lines into the docs."""
     old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    every = merged(old, [with_share(line, block["gflops"]["square 2048"]) for line in lines], NAMES)
+    stamp = {"date": block["date"], "cpu": block["cpu"]}
+    every = merged(old, [with_share(line, block["gflops"]["square 2048"]) | stamp for line in lines], NAMES)
     RESULTS.write_text(json.dumps(every, indent=1) + "\n")
     (HERE / "machine.json").write_text(json.dumps(block, indent=1) + "\n")
     PAGE.write_text(between_markers(PAGE.read_text(), f"{machine.sentence(block)}\n\n{markdown(every)}"))

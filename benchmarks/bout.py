@@ -154,4 +154,4 @@ def agree(runner: Runner, rows: Sequence[Agreement]) -> Iterator[Line]:
             yield agreement_line(row, ours, theirs, named)
         except (Failed, venvs.NoPeer, OSError, KeyError, ValueError) as error:
             lone = agreement_line(row, ([], []), ([], []), named)
-            yield lone | {"ratio": None, "failed": str(error)}
+            yield lone | {"ratio": None, "failed": str(error), "no_peer": isinstance(error, venvs.NoPeer)}

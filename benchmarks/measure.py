@@ -83,6 +83,7 @@ def lines_of(row: Row, readings: Mapping[str, Sequence[Reading]], versions: Mapp
         "n_theirs": b.n,
         "ours_side": ours,
         "theirs_side": theirs,
+        "sides": {name: _short(reading.median) for name, reading in found.items()},
     }
     silent = [s.name for s in (*row.ours, *row.theirs) if s.name not in found]
     if silent:

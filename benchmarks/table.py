@@ -26,14 +26,24 @@ def cells(line: Line) -> tuple[str, ...]:
     peer = f"{line['peer']} {line['peer_version']}".strip()
     start = (line["name"], line["model"], line["precision"])
     bounds = tuple(_bound(line, key) for key in ("floor", "goal"))
-    end = (*bounds, verdict(line), f"{line['share_of_bound']:.1%}" if "share_of_bound" in line else "")
+    end = (*bounds, verdict(line), _share(line))
     if line["ratio"] is None:
         return (*start, "-", peer, "-", *end)
     if isinstance(line["ours"], list):
         return (*start, f"{len(line['ours'])} numbers", peer, f"{line['ratio']:.1e}", *end)
     unit = line["unit"]
     ours = f"{_span(line, 'ours')} {unit}"
-    return (*start, ours, f"{_span(line, 'theirs')} ({peer})", f"{line['ratio']:.2f}x", *end)
+    tuned = line.get("sides", {}).get(f"{line.get('theirs_side')} allocator")
+    theirs = _span(line, "theirs") + (f"; tuned {_number(tuned)}" if tuned else "")
+    return (*start, ours, f"{theirs} ({peer})", f"{line['ratio']:.2f}x", *end)
+
+
+def _share(line: Line) -> str:
+    """``55% (3.8x)``: how near our side is to the machine's bound, and the ratio if it were there."""
+    if "share_of_bound" not in line:
+        return ""
+    share = line["share_of_bound"]
+    return f"{share:.0%} ({line['ratio'] / share:.1f}x)"
 
 
 def _bound(line: Line, key: str) -> str:

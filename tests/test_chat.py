@@ -282,13 +282,15 @@ def test_a_template_that_rewrites_earlier_turns(tmp_path: Path) -> None:
     ]
 
 
-def test_turns_without_an_end_token_are_closed_by_the_tokenizers(tmp_path: Path) -> None:
-    source = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"
+@pytest.mark.parametrize("close", ["", "\\n"])
+def test_turns_without_an_end_token_are_closed_by_the_tokenizers(tmp_path: Path, close: str) -> None:
+    source = "{% for m in messages %}{{ m.role + ': ' + m.content + '" + close + "' }}{% endfor %}"
     source += "{% if add_generation_prompt %}assistant:{% endif %}"
     words = load_tokenizer(write_folder(tmp_path, template=source))
     example = encode_chat(words, CHAT[1:3])
     assert words.decode(example.completion) == " The lighthouse keeper."
     assert example.completion[-1] == words.end_id == words._inner.token_to_id("</s>")
+    assert example.mask is None or example.mask[-1]
 
 
 @pytest.mark.parametrize(
@@ -541,13 +543,22 @@ def test_faults_of_rows_name_their_line(
 
 
 def test_messages_need_a_template_and_its_complaints_name_the_line(base: Path, write_rows: WriteRows) -> None:
-    path = write_rows("rows.jsonl", [{"prompt": "p"}, {"prompt": CHAT[2:3]}])
+    path = write_rows("rows.jsonl", [{"prompt": "p"}, {"prompt": [CHAT[1], CHAT[1]]}])
     with pytest.raises(DataError, match="no chat template") as caught:
         read_prompts(path, load_tokenizer(base).chat)
     assert caught.value.where == f"{path}:2"
     with pytest.raises(DataError, match="roles must alternate") as caught:
         read_prompts(path, ChatTemplate(plain("inst"), {"bos_token": "<s>"}))
     assert caught.value.where == f"{path}:2" and "chat template:5" in caught.value.why
+
+
+@pytest.mark.parametrize("row", [{"prompt": CHAT[:3]}, {"messages": CHAT[2:3]}])
+def test_a_prompt_that_ends_with_the_assistant_is_refused(
+    base: Path, write_rows: WriteRows, row: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError, match="ends with what the assistant said") as caught:
+        read_prompts(write_rows("rows.jsonl", [row]), load_tokenizer(base).chat)
+    assert caught.value.where.endswith(":1")
 
 
 def test_a_chat_model_learns_its_turns_and_samples_end_there(

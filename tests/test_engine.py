@@ -18,7 +18,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from accord.config import SampleConfig
-from accord.errors import AccordError, UsageError
+from accord.errors import AccordError, DataError, UsageError
 from accord.models.decoder import CausalLM
 from accord.models.passes import Step
 from accord.models.shape import DecoderConfig
@@ -403,6 +403,7 @@ def test_samples_of_a_files_prompts(policy_folder: Path, write_rows: WriteRows, 
     [
         ({"temperature": 0.0}, "temperature 0.0"),
         ({"temperature": -1.0}, "temperature -1.0"),
+        ({"temperature": float("nan")}, "temperature nan"),
         ({"max_new_tokens": 0}, "at least 1"),
         ({"samples_per_prompt": 0}, "at least 1"),
         ({"top_k": -1}, "top_k -1"),
@@ -415,10 +416,50 @@ def test_impossible_settings(settings: dict[str, Any], says: str) -> None:
         Sampling(**{"max_new_tokens": 4, **settings})
 
 
-@pytest.mark.parametrize("prompts", [[], [[1], []]])
-def test_no_prompt(policy: CausalLM, prompts: list[list[int]]) -> None:
-    with pytest.raises(UsageError, match="no prompts, or an empty one"):
+@pytest.mark.parametrize(("prompts", "says"), [([], "no prompts"), ([[1], []], "empty prompt")])
+def test_no_prompt(policy: CausalLM, prompts: list[list[int]], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
         engine(policy).generate(prompts, Sampling(2), seed=0)
+
+
+def test_an_empty_prompt_is_refused_by_a_session_too(policy: CausalLM) -> None:
+    with engine(policy).session() as session, pytest.raises(UsageError, match="empty prompt"):
+        session.submit(0, [], Sampling(2), seed=0)
+
+
+def test_no_room_for_any_sample(policy: CausalLM) -> None:
+    with pytest.raises(UsageError, match="max_rows 0"):
+        engine(policy, max_rows=0)
+
+
+def test_one_session_at_a_time_on_a_model(policy: CausalLM) -> None:
+    """The first to close would take the laid-out weights from the other, and let its dropout act."""
+    with engine(policy).session(), pytest.raises(UsageError, match="another session"), engine(policy).session():
+        pass
+    assert len(engine(policy).generate(PROMPTS, Sampling(2), seed=0)) == len(PROMPTS)
+
+
+def test_weights_that_are_no_numbers(policy: CausalLM) -> None:
+    with torch.no_grad():
+        policy.model.embed_tokens.weight[5] = float("nan")
+    with pytest.raises(DataError, match="not numbers"):
+        engine(policy).generate(PROMPTS, Sampling(2), seed=0)
+
+
+def test_many_samples_of_one_prompt_leave_no_rows_idle(policy: CausalLM) -> None:
+    """Prompts of as many samples as there are rows: the next prompt's enter while the last of this one's still run.
+
+    With waves each prompt takes as long as its longest completion, nearly the limit; an eighth of the rows is idle at
+    most between refills, and the last of all run out.
+    """
+    steps, drawn, rows = 0, 0, 16
+    with Engine(policy, [END, 1, 2], max_rows=rows).session() as session:
+        for index in range(8):
+            session.submit(index, [5, 9, 3], Sampling(40, rows), seed=0)
+        while session.busy:
+            drawn += len(session.step())
+            steps += 1
+    assert drawn / (steps * rows) > 0.6
 
 
 def test_completions_that_cannot_fit_are_refused_before_the_work(policy: CausalLM) -> None:

@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from accord.algo.kl import LengthLeash
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import (
     ModelConfig,
     OptimConfig,
@@ -905,19 +906,42 @@ def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:
     assert stats["return"] == pytest.approx(stats["score"] - (1 - stats["eos_rate"]), abs=1e-5)
 
 
-def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path) -> None:
-    """With Adam's eps at 1 a step is smooth in the gradient, so weights may be compared."""
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path, minibatches: int) -> None:
+    """With Adam's eps at 1 a step is smooth in the gradient, so weights may be compared.
+
+    With one minibatch in one micro-batch the rollout's own forward pass is the first update's.
+    """
     optim = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
     found = []
     for micro in (10_000, 1):
         actors = actors_of(letters_folder, LastLetter())
-        config = rl_config(iterations=1, micro_batch_tokens=micro, actor=optim, critic=optim)
+        config = rl_config(iterations=1, micro_batch_tokens=micro, minibatches=minibatches, actor=optim, critic=optim)
         stats = optimise(config, actors)[0]
         found.append((stats, torch.cat([p.detach().flatten() for p in actors.policy.parameters()])))
     (whole, whole_weights), (split, split_weights) = found
     torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
     for name in ("policy_loss", "value_loss", "approx_kl", "clip_low", "clip_high", "ratio_max", "entropy", "kl"):
         assert split[name] == pytest.approx(whole[name], abs=1e-5), name
+
+
+def test_the_largest_ratio_is_that_of_all_minibatches(letters_folder: Path) -> None:
+    """Each example is a minibatch of its own, and the steps are far too large: the last ratio is not the largest."""
+    optim = OptimConfig(lr=0.05, schedule="constant", warmup_ratio=0.0)
+    config = rl_config(iterations=1, prompts_per_iteration=8, minibatches=8, actor=optim, critic=optim)
+    ratios: list[float] = []
+    row = POLICY_ALGORITHMS["ppo"]
+
+    def watched(logp_N: Tensor, old_logp_N: Tensor, *rest: Any) -> Any:
+        ratios.append(float((logp_N.detach() - old_logp_N).exp().max()))
+        return row.surrogate(logp_N, old_logp_N, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(POLICY_ALGORITHMS, "ppo", replace(row, surrogate=watched))
+        stats = optimise(config, actors_of(letters_folder, LastLetter()))[0]
+    assert len(ratios) == 16
+    assert stats["ratio_max"] == pytest.approx(max(ratios))
+    assert max(ratios) > ratios[-1]
 
 
 def test_rollout_scores_carry_penalty_and_price(letters_folder: Path) -> None:

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from accord.algo.product import product
 
-CHUNK_ENTRIES = 4_194_304  # logits at once: 16 MB of fp32, long enough for the products
+CHUNK_ENTRIES = 4_194_304  # logits at once, or 256 rows of a large vocabulary
 PIECE_ENTRIES = 1_048_576  # logits that are exponentiated at once: 4 MB stay in a cache
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
-    """Rows to work on at once; never so few that adding up the weight's gradient costs more than computing it."""
-    V, D = weight_VD.shape
-    step = max(CHUNK_ENTRIES // V, D)
+    """Rows to work on at once: 256 or more, else adding up the weight's gradient would cost more than computing it."""
+    step = max(CHUNK_ENTRIES // weight_VD.shape[0], 256)
     for start in range(0, hidden_ND.shape[0], step):
         yield slice(start, start + step)
 

@@ -178,10 +178,16 @@ class _Row:
             said = self.messages("messages")
             while len(said) > 1 and said[-1]["role"] == "assistant":
                 said = said[:-1]
-            return self.rendered(said, chat)
+            return self.asked("messages", said, chat)
         if not isinstance(self.field("prompt"), list):
             return self.text("prompt")
-        return self.rendered(self.messages("prompt"), chat)
+        return self.asked("prompt", self.messages("prompt"), chat)
+
+    def asked(self, name: str, said: Messages, chat: Chat | None) -> str:
+        """Messages that somebody is to answer, as text."""
+        if said[-1]["role"] == "assistant":
+            self.fail(f'"{name}" ends with what the assistant said', "end the prompt with what the assistant answers")
+        return self.rendered(said, chat)
 
     def completion(self, shown: str, value: Any, chat: Chat | None) -> str:
         """A completion as text; to a prompt of messages it is what the assistant writes to say it."""

@@ -198,6 +198,7 @@ def rank_samples(
     *,
     groups: Sequence[tuple[str, str, Sequence[str]]],
     policy: str,
+    sampling: str,
     words: Mapping[str, float],
     human_texts: Sequence[str],
     store: str,
@@ -206,12 +207,12 @@ def rank_samples(
 ) -> dict[str, Any]:
     """Let simulated annotators rank groups (prompt, film, texts) of a policy's samples; keep it all in the store.
 
-    Returns who they were and how far they agreed. ``words`` are human ratings of single words, ``human_texts`` show
-    the ordinary length of a review.
+    Returns who they were and how far they agreed. ``sampling`` says in words how the samples were drawn, ``words`` are
+    human ratings of single words, ``human_texts`` show the ordinary length of a review.
     """
     taste = build_taste(words, ordinary_length(human_texts))
     team = annotators(config.annotators, seed)
-    source = Source(origin="policy", name=policy, version=f"seed {seed}", sampling="temperature 1")
+    source = Source(origin="policy", name=policy, version=f"seed {seed}", sampling=sampling)
     shown: dict[str, Completion] = {}
     prompts: dict[str, Prompt] = {}
     dealt: list[list[Completion]] = []

@@ -43,6 +43,7 @@ BASELINE = "tfidf_bradley_terry"
 #: Share of a run's time each stage takes, for the time left (measured on 2 cores).
 SHARES = {
     "data": 0.05,
+    "base": 0.02,
     "tokenizer": 0.01,
     "pretrain": 0.21,
     "sft": 0.11,
@@ -109,7 +110,7 @@ def run(
     """
     recipe.check_lengths()
     check_base(recipe)
-    runner = Runner(output_dir, SHARES, resume, log)
+    runner = Runner(output_dir, shares(recipe), resume, log)
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)
     stages = Stages(recipe, runner, facts, cache or output_dir / "downloads", from_dir)
@@ -132,6 +133,15 @@ def run(
     write_model_card(output_dir)
     write_report(output_dir)
     return summary
+
+
+def shares(recipe: Recipe) -> dict[str, float]:
+    """Share of each stage that this recipe has in the time of the whole run."""
+    absent = {"tokenizer", "pretrain"} if recipe.base.model else {"base"}
+    if not recipe.uncured.iterations:
+        absent.add("rl_uncured")
+    found = {name: share for name, share in SHARES.items() if name not in absent}
+    return {name: share / sum(found.values()) for name, share in found.items()}
 
 
 def is_folder(model: str) -> bool:
@@ -280,6 +290,7 @@ class Stages:
             config,
             groups=[(row.text, row.topic, group) for row, group in zip(chosen, texts, strict=True)],
             policy=f"{self.recipe.name}/sft",
+            sampling=", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),
             words=read_json(self.path("data/words.json")),
             human_texts=human,
             store=self.store,

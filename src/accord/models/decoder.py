@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from accord.algo.product import Product, prepacked
-from accord.errors import DataError
+from accord.errors import DataError, UsageError
 from accord.models.door import Backbone, Shape
 from accord.models.foreign import ForeignConfig, ForeignTrunk
 from accord.models.fused import gated_linear, linear, rms_norm
@@ -359,6 +359,7 @@ class CausalLM(nn.Module):
         self.model = BACKBONES[type(config)](config)
         if not config.tied:
             self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self._decoding = False
 
     @property
     def head_weight_VD(self) -> Tensor:
@@ -380,11 +381,20 @@ class CausalLM(nn.Module):
 
     @contextmanager
     def packed(self) -> Iterator[Product]:
-        """Hold weights laid out for decoding; yields the map from hidden states to logits in the compute type."""
+        """Hold weights laid out for decoding; yields the map from hidden states to logits in the compute type.
+
+        Raises UsageError where they are held already: who closes first would take them from the other.
+        """
         dtype = self.model.compute_dtype
-        with self.model.packed():
-            head = prepacked(self.head_weight_VD.detach().to(dtype), None)
-            yield lambda hidden_BD: head(hidden_BD.to(dtype))
+        if self._decoding:
+            raise UsageError("another session is open on this model", mend="close it first: read its stream to the end")
+        self._decoding = True
+        try:
+            with self.model.packed():
+                head = prepacked(self.head_weight_VD.detach().to(dtype), None)
+                yield lambda hidden_BD: head(hidden_BD.to(dtype))
+        finally:
+            self._decoding = False
 
 
 class ScalarModel(nn.Module):

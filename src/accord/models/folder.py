@@ -237,6 +237,10 @@ def _save(
     folder: Path, model: CausalLM | ScalarModel, tokenizer: Tokenizer, card: str, scale: RewardScale | None = None
 ) -> None:
     ids = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
+    apart = tokenizer.padding_apart()
+    if isinstance(model, ScalarModel) and apart:
+        # `transformers` reads the score at the last token that is not padding: that must be the end token.
+        ids["pad_token_id"] = apart[0]
 
     def fill(aside: Path) -> None:
         LAYOUTS[type(model.config)].write(model, ids, aside)
@@ -245,6 +249,9 @@ def _save(
             ends = {"eos_token_id": stops if len(stops) > 1 else tokenizer.end_id}
             write_json(aside / GENERATION, {**ids, **ends, "do_sample": True, "temperature": 1.0})
         tokenizer.save(aside)
+        if ids["pad_token_id"] != tokenizer.pad_id and apart:
+            settings = aside / "tokenizer_config.json"
+            write_json(settings, {**read_json(settings), "pad_token": apart[1]})
         if scale is not None:
             write_json(aside / REWARD, {"offset": scale.offset, "scale": scale.scale})
         if card:

@@ -7,24 +7,26 @@ Shapes: B rows alive, V vocabulary, P prompts that enter together, N rows they b
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from accord.algo.product import Product
-from accord.errors import UsageError
+from accord.errors import DataError, UsageError
 from accord.models.decoder import CausalLM
 from accord.models.precision import tune_allocator
 from accord.rollout.draw import draw, truncate
 from accord.seeds import stream_seed
 
 PREFILL_TOKENS = 8192  # most prompt tokens in one pass: bounds the memory of its activations
-REFILL_SHARE = 8  # waiting prompts enter when this fraction of the rows is free: fewer, larger prefills
+REFILL_SHARE = 8  # waiting samples enter when one in so many rows is free: fewer, larger prefills
 
 Finish = Literal["stop", "length", "cancelled"]
 
@@ -44,9 +46,9 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise UsageError(
-                f"temperature {self.temperature} is not above 0",
+                f"temperature {self.temperature} is not a number above 0",
                 mend="use 1.0 for the model's own law, or top_k 1 for its likeliest token",
             )
         if self.max_new_tokens < 1 or self.samples_per_prompt < 1:
@@ -136,8 +138,9 @@ class Session:
             _Row(prompt_index, k, ids, sampling, _uniforms(limit, stream_seed(seed, prompt_index, k)))
             for k in range(sampling.samples_per_prompt)
         ]
-        for start in range(0, len(rows), self._max_rows):
-            self._waiting.append(rows[start : start + self._max_rows])
+        piece = max(1, self._max_rows // REFILL_SHARE)
+        for start in range(0, len(rows), piece):
+            self._waiting.append(rows[start : start + piece])
 
     def cancel(self, prompt_index: int, sample_index: int) -> None:
         """Let a sample leave before its next token; one that is finished or unknown is left alone."""
@@ -152,8 +155,10 @@ class Session:
             return drawn
         token_B, logp_B = self._draw()
         alive: list[int] = []
-        tokens = token_B.tolist()
-        for index, (row, token, logp) in enumerate(zip(self._rows, tokens, logp_B.tolist(), strict=True)):
+        tokens, logps = token_B.tolist(), logp_B.tolist()
+        if any(map(math.isnan, logps)):
+            raise DataError("the model's logits are not numbers", mend="give a checkpoint whose weights are finite")
+        for index, (row, token, logp) in enumerate(zip(self._rows, tokens, logps, strict=True)):
             row.tokens.append(token)
             row.logps.append(logp)
             finish = self._finish(row, token)
@@ -229,15 +234,16 @@ class Session:
         """Run each prompt once; its last hidden state and its place in the cache serve all its samples."""
         rows = [row for group in groups for row in group]
         self._make_room(rows)
-        prompts = [group[0].prompt for group in groups]
+        same = [list(runs) for _, runs in groupby(rows, key=lambda row: (row.prompt_index, row.prompt))]
+        prompts = [runs[0].prompt for runs in same]
         length_P = torch.tensor([len(p) for p in prompts])
         ids_PT = torch.zeros(len(prompts), int(length_P.max()), dtype=torch.long)
         for index, prompt in enumerate(prompts):
             ids_PT[index, : len(prompt)] = torch.tensor(prompt)
         index_N = None
-        if len(rows) > len(groups):
-            copies_P = torch.tensor([len(group) for group in groups], device=self._device)
-            index_N = torch.arange(len(groups), device=self._device).repeat_interleave(copies_P)
+        if len(rows) > len(prompts):
+            copies_P = torch.tensor([len(runs) for runs in same], device=self._device)
+            index_N = torch.arange(len(prompts), device=self._device).repeat_interleave(copies_P)
         new_ND = self._model.model.prefill(self._cache, ids_PT.to(self._device), length_P.to(self._device), index_N)
         self._hidden_BD = torch.cat((self._hidden_BD[: len(self._rows)], new_ND))
         self._rows += rows
@@ -254,10 +260,13 @@ class Engine:
     """Samples from a policy whose weights are the learner's own tensors: nothing is copied or synchronised.
 
     ``stop_ids`` are the tokens that end a completion, as `Tokenizer.stop_ids`; with none all run to their limit.
-    At most ``max_rows`` samples are alive at once. The samples of one prompt share its prefill.
+    At most ``max_rows`` samples are alive at once. The samples of one prompt that enter together share its prefill.
+    One session at a time may be open on a model.
     """
 
     def __init__(self, model: CausalLM, stop_ids: Collection[int], *, max_rows: int = 128) -> None:
+        if max_rows < 1:
+            raise UsageError(f"max_rows {max_rows} leaves no room for a sample", mend="use 1 or more")
         self.model, self.stop_ids, self.max_rows = model, frozenset(stop_ids), max_rows
 
     @contextmanager
@@ -283,9 +292,10 @@ class Engine:
 
     def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int) -> Iterator[Token]:
         """The same samples token by token, as they are drawn; closing the iterator ends the work."""
-        if not prompts or min(map(len, prompts)) == 0:
-            raise UsageError("the engine was given no prompts, or an empty one", mend="give at least one token each")
-        _check_room(self.model.config.max_positions, max(map(len, prompts)), sampling.max_new_tokens)
+        if not prompts:
+            raise UsageError("the engine was given no prompts", mend="give at least one")
+        for count in {min(map(len, prompts)), max(map(len, prompts))}:
+            _check_room(self.model.config.max_positions, count, sampling.max_new_tokens)
         return self._stream(prompts, sampling, seed)
 
     def _stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> Iterator[Token]:
@@ -298,6 +308,8 @@ class Engine:
 
 
 def _check_room(positions: int, prompt_tokens: int, new_tokens: int) -> None:
+    if prompt_tokens == 0:
+        raise UsageError("the engine was given an empty prompt", mend="give at least one token each")
     if prompt_tokens + new_tokens - 1 > positions:  # the last token is never fed back
         raise UsageError(
             f"{prompt_tokens} prompt tokens and {new_tokens} new ones exceed its {positions} positions",

@@ -16,8 +16,8 @@ def encode_chat(words: Tokenizer, messages: Sequence[Message], counted_from: int
     The ids are those of the rendered text; the mask is that of `transformers`' ``return_assistant_tokens_mask`` for
     templates with ``{% generation %}`` blocks, and of `ChatTemplate.assistant_spans` for others. (A character that
     takes several tokens counts with all of them; `transformers` drops all but the first at a block's very end.)
-    A last turn that the template leaves open is closed by ``words.end_id``. Turns before message ``counted_from``
-    do not count.
+    A last turn that the template leaves open, or ends with other than a stop token, is closed by ``words.end_id`` where
+    the assistant's words end. Turns before message ``counted_from`` do not count.
 
     Raises:
         DataError: The model has no chat template, the template refuses the messages, or nothing counts.
@@ -27,8 +27,10 @@ def encode_chat(words: Tokenizer, messages: Sequence[Message], counted_from: int
     text, spans = words.chat.assistant_spans(messages, counted_from)
     ids, places = words.encode_spans(text)
     mask = [any(start < b and a < end for start, end in spans) for a, b in places]
-    if mask and mask[-1] and ids[-1] not in words.stop_ids and not words.chat.has_generation_blocks:
-        ids, mask = [*ids, words.end_id], [*mask, True]
+    if True in mask and messages[-1]["role"] == "assistant" and not words.chat.has_generation_blocks:
+        behind = len(mask) - mask[::-1].index(True)
+        if not set(ids[behind - 1 :]) & set(words.stop_ids):
+            ids, mask = [*ids[:behind], words.end_id], [*mask[:behind], True]
     if not any(mask[1:]):
         raise DataError("no token of an assistant's turn counts", where=words.chat.where)
     first = max(1, mask.index(True))  # nothing predicts the first token

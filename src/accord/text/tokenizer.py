@@ -62,6 +62,15 @@ class Tokenizer:
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def padding_apart(self) -> tuple[int, str] | None:
+        """A special token other than the end token to pad with: the padding token itself where it is one.
+
+        None where the end token is the only special token.
+        """
+        special = {i: token.content for i, token in self._inner.get_added_tokens_decoder().items() if token.special}
+        apart = [i for i in (self.pad_id, *sorted(special)) if i != self.end_id and i in special]
+        return (apart[0], special[apart[0]]) if apart else None
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files as `transformers` reads them: those it was read from, byte for byte.
 
@@ -157,7 +166,8 @@ def _make_special(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> N
 
 def _special_texts(settings: Mapping[str, Any]) -> Iterator[str]:
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
-    for token in [*map(settings.get, NAMED), *(extra.values() if isinstance(extra, dict) else extra)]:
+    listed = extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list | tuple) else ()
+    for token in [*map(settings.get, NAMED), *listed]:
         if text := _text(token):
             yield text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +263,8 @@ def sft(
     save_policy(output_dir / "model", policy, words)
     if config.lora.rank:
         save_adapter(output_dir / "adapter", policy, str(model))
+    else:  # what an earlier run with other settings left
+        shutil.rmtree(output_dir / "adapter", ignore_errors=True)
     train_nll, valid_nll = (mean_nll(policy, spread(rows, NLL_ROWS), words.pad_id) for rows in (train, valid))
     num_tokens = sum(train[i].num_counted for batch in batches for i in batch)
     return LmResult(output_dir / "model", train_nll, valid_nll, num_tokens, len(batches))

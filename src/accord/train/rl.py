@@ -6,7 +6,7 @@ Shapes: B samples of an iteration, C completion tokens (a row's counted tokens c
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,8 +321,9 @@ def update_policy(
         "return": float(reward_BC.sum(1).mean()),
         "explained_variance": float(explained_variance(rollout.value_BC[mask], return_BC[mask])),
         "advantage_mean": float((return_BC - rollout.value_BC)[mask].mean()),
-        "advantage_std": float((return_BC - rollout.value_BC)[mask].std()),
+        "advantage_std": float((return_BC - rollout.value_BC)[mask].std(unbiased=False)),
     }
+    extremes: dict[str, float] = {}
     size = config.samples_per_iteration // config.minibatches
     for epoch in range(config.ppo_epochs):
         order = _permutation(len(rollout.examples), stream_seed(seed, epoch))
@@ -331,9 +332,10 @@ def update_policy(
             seen: dict[str, float] = {}
             losses = _minibatch_losses(config, actors, rollout, advantage_BC, return_BC, rows, seen)
             stats |= learner.update(losses) | seen
+            _merge(extremes, {name: seen[name] for name in COMBINE if name in seen})
             if epoch == 0 and start == 0:
                 stats |= {"first_ratio_max": seen["ratio_max"], "first_approx_kl": seen["approx_kl"]}
-    return stats
+    return stats | extremes
 
 
 def _minibatch_losses(
@@ -347,7 +349,8 @@ def _minibatch_losses(
 ) -> Iterator[Tensor]:
     """Losses of policy and critic, micro-batch by micro-batch, which add up to the minibatch's token mean.
 
-    They come one after the other, so that only one network's activations are held at a time.
+    They come one after the other, so that only one network's activations are held at a time, but for those that the
+    rollout's own forward pass left.
     """
     denominator = float(rollout.mask_BC[list(rows)].sum())
     surrogate = POLICY_ALGORITHMS[config.algorithm].surrogate
@@ -376,11 +379,14 @@ def _minibatch_losses(
         yield config.value_coef * value_loss
 
 
-def _merge(seen: dict[str, float], stats: dict[str, Tensor]) -> None:
-    combine: dict[str, Callable[[float, float], float]] = {"ratio_max": max, "ratio_min": min}
+#: Statistics that are not sums over micro-batches.
+COMBINE: dict[str, Callable[[float, float], float]] = {"ratio_max": max, "ratio_min": min}
+
+
+def _merge(seen: dict[str, float], stats: Mapping[str, Tensor | float]) -> None:
     for name, value in stats.items():
         new = float(value)
-        seen[name] = combine.get(name, float.__add__)(seen[name], new) if name in seen else new
+        seen[name] = COMBINE.get(name, float.__add__)(seen[name], new) if name in seen else new
 
 
 # -- what is logged ---------------------------------------------------------------------------------------------------
@@ -395,7 +401,7 @@ def rollout_stats(rollout: Rollout, kl_coef: float, length_price: float) -> dict
     texts = [" ".join(text.split()) for _, text in rollout.texts]
     return {
         "score": float(rollout.raw_score_B.mean()),
-        "score_std": float(rollout.raw_score_B.std()),
+        "score_std": float(rollout.raw_score_B.std(unbiased=False)),
         "kl": float(torch.where(mask, kl_k1(old, ref), 0.0).sum(1).mean()),
         "kl_k3": float(torch.where(mask, kl_k3(old, ref), 0.0).sum(1).mean()),
         "kl_coef": kl_coef,
