@@ -417,6 +417,16 @@ def test_the_model_card_of_an_lstm_names_it(run: Path) -> None:
         assert ("- Base: an LSTM, 2 layers of width 8, trained" in text) != says
 
 
+def test_the_model_card_of_a_given_model_claims_nothing_about_it(run: Path) -> None:
+    resolved = json.loads((run / "resolved.json").read_text())
+    (run / "resolved.json").write_text(json.dumps(resolved | {"base": {"model": "smollm2"}}))
+    (run / "model").mkdir(exist_ok=True)
+    (run / "model" / "config.json").write_text(json.dumps({"model_type": "accord_lstm"}))
+    text = write_model_card(run).read_text(encoding="utf-8")
+    assert text.startswith("---\nlicense: other\n") and "library_name" not in text
+    assert "- Base: smollm2, a given model. Its licence" in text and "Accord alone" in text
+
+
 def test_model_card(run: Path) -> None:
     text = write_model_card(run).read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)

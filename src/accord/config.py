@@ -337,7 +337,7 @@ class Recipe(Section):
     data: DataConfig = Field(DataConfig(), description="Rankings.")
     base: BaseConfig = Field(BaseConfig(), description="A given model in place of a pretrained one.")
     tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="Tokenizer.")
-    model: ModelConfig = Field(ModelConfig(), description="Shape of the decoder.")
+    model: ModelConfig = Field(ModelConfig(), description="Shape of the backbone.")
     pretrain: PretrainConfig = Field(PretrainConfig(), description="Pretraining.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")

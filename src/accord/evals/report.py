@@ -18,7 +18,7 @@ from accord.evals import parts
 from accord.evals.figures import Figure, dot_of, seeds_frontier, snapshot_line, win_figure
 from accord.evals.glossary import GLOSSARY, TERMS
 from accord.evals.run_folder import RunFolder, read_run
-from accord.files import write_text
+from accord.files import read_json, write_text
 
 SECTIONS = {
     "floors": parts.tiles,
@@ -59,8 +59,17 @@ def write_model_card(run_dir: Path) -> Path:
         "data": parts.part(parts.data, run),
         "base": run.get("resolved.json").get("base", {}).get("model", ""),
         "shape": run.get("resolved.json").get("model", {}),
+        "lstm": _is_lstm(run_dir, run),
     }
     return _write(run_dir / "README.md", "model_card.md.j2", context)
+
+
+def _is_lstm(run_dir: Path, run: RunFolder) -> bool:
+    """Whether the published policy opens with Accord alone; before there is one, what the recipe asks for."""
+    config = run_dir / "model" / "config.json"
+    if config.exists():
+        return bool(read_json(config).get("model_type") == "accord_lstm")
+    return bool(run.get("resolved.json").get("model", {}).get("kind") == "lstm")
 
 
 def write_seeds_report(out_dir: Path, seed_dirs: Sequence[Path]) -> Path:
