@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from accord.algo.kl import LengthLeash
-from accord.config import OptimConfig, RewardConfig, RlConfig
+from accord.config import OptimConfig, RewardConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.batches import Example
@@ -30,7 +30,19 @@ from accord.train.learner import Learner
 from accord.train.lm import sft_losses
 from accord.train.reward import group_losses
 from accord.train.rl import evaluate_rollout, update_policy
-from benchmarks.ours import CONFIG, DTYPES, NEVER, NEW, PROMPT, ROWS, make_actors, pair, slices, text_ids
+from benchmarks.ours import (
+    DTYPES,
+    NEVER,
+    NEW,
+    PROMPT,
+    ROWS,
+    make_actors,
+    pair,
+    ppo_config,
+    ppo_prompts,
+    slices,
+    text_ids,
+)
 
 STEPS = 20
 LENGTH = PROMPT + NEW
@@ -95,18 +107,10 @@ class FixedScores:
 
 def ppo(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
     """Losses and gradient norms of the four epochs on one rollout. The reference is another model: KL counts."""
-    config = RlConfig(
-        precision=CONFIG[precision],
-        prompts_per_iteration=ROWS,
-        max_new_tokens=NEW,
-        missing_eos_penalty=0.0,
-        actor=UPDATE,
-        critic=UPDATE,
-    )
+    config = ppo_config(precision, UPDATE)
     actors = make_actors(model, model.with_name("tiny-eos"), folder / "model", precision)
     words = actors.words
-    texts = (words.decode(ids) for ids in slices(text_ids(model, words), PROMPT))
-    candidates = (text for text in texts if len(words.encode(text)) == PROMPT)
+    candidates = ppo_prompts(model, words)
     prompts = [next(candidates) for _ in range(ROWS)]
     samples = _samples_without_padding(Engine(actors.policy, NEVER, max_rows=ROWS), prompts, actors.words)
     actors.scorer = FixedScores(torch.randn(ROWS, generator=torch.Generator().manual_seed(0)))

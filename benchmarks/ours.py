@@ -118,16 +118,27 @@ def pair(chosen: list[int], rejected: list[int]) -> EncodedGroup:
     return EncodedGroup(examples, (1.0, 2.0), 1.0)
 
 
-def ppo(model: Path, precision: str, stop: str) -> Run:
-    """One iteration: 32 rollouts, reference, values and scores, 4 epochs of one minibatch, statistics and metrics."""
-    config = RlConfig(
+def ppo_config(precision: str, optim: OptimConfig) -> RlConfig:
+    """An iteration of 32 episodes of 64 tokens, four epochs of one minibatch."""
+    return RlConfig(
         precision=CONFIG[precision],
         prompts_per_iteration=ROWS,
         max_new_tokens=NEW,
         missing_eos_penalty=0.0,
-        actor=STILL,
-        critic=STILL,
+        actor=optim,
+        critic=optim,
     )
+
+
+def ppo_prompts(model: Path, words: Tokenizer) -> Iterator[str]:
+    """Pieces of the text that are 32 tokens long as texts, too."""
+    texts = (words.decode(ids) for ids in slices(text_ids(model, words), PROMPT))
+    return (text for text in texts if len(words.encode(text)) == PROMPT)
+
+
+def ppo(model: Path, precision: str, stop: str) -> Run:
+    """One iteration: 32 rollouts, reference, values and scores, 4 epochs of one minibatch, statistics and metrics."""
+    config = ppo_config(precision, STILL)
     with TemporaryDirectory() as folder:
         actors = make_actors(model, model, Path(folder) / "reward", precision)
     words = actors.words
@@ -136,8 +147,7 @@ def ppo(model: Path, precision: str, stop: str) -> Run:
     )
     engine = Engine(actors.policy, words.stop_ids if stop == "eos" else NEVER, max_rows=ROWS)
     metrics, leash, steps = Metrics(Path(os.devnull)), LengthLeash(float(NEW), 0.0), count()
-    texts = (words.decode(ids) for ids in slices(text_ids(model, words), PROMPT))
-    prompts = (text for text in texts if len(words.encode(text)) == PROMPT)
+    prompts = ppo_prompts(model, words)
 
     def run() -> float:
         step, chosen = next(steps), [next(prompts) for _ in range(ROWS)]

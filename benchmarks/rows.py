@@ -148,7 +148,6 @@ def _ppo_iteration(model: str, lengths: str, f32: Goals, best: Goals, tuned: Goa
         hands = (by_hand, _ppo(model, "allocator", eos=eos))
         rows.append(Row(f"{name}-tuned", f"{work}, peer tuned by hand", model, "best", unit, ours, hands, *tuned))
     return rows
-    return rows
 
 
 def _step(kind: str, f32: Goals, best: Goals) -> list[Row]:

@@ -27,11 +27,18 @@ def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
 
 
 def _softmax_gap(
-    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, temperature: float, entropy_N: Tensor | None = None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    entropy_N: Tensor | None = None,
+    *,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Softmax minus one-hot targets, ``(N, V)`` in the hidden states' type, and the targets' log-probabilities in fp32.
 
     It runs in fp32, over a few rows at a time that stay in the cache, and takes the place of the logits.
+    Unless it is kept, only the log-probabilities mean anything.
     The log of the sum comes from the likeliest token, whose probability is at least 1/V: nothing underflows.
     """
     out_NV = product(hidden_ND, weight_VD)
@@ -48,6 +55,8 @@ def _softmax_gap(
         logp_N[rows] = at - log_sum
         if entropy_N is not None:  # -sum p log p = log z - sum p x
             entropy_N[rows] = log_sum - torch.linalg.vecdot(probs, logits)
+        if not keep:
+            continue
         probs.scatter_add_(1, target, probs.new_full(target.shape, -1.0))
         if probs.data_ptr() != out_NV[rows].data_ptr():
             out_NV[rows] = probs
@@ -89,7 +98,7 @@ class _TokenLogp(torch.autograd.Function):
         logp_N, entropy_N = (hidden_ND.new_zeros(hidden_ND.shape[0], dtype=torch.float32) for _ in range(2))
         for rows in _chunks(hidden_ND, weight_VD):
             wanted = entropy_N[rows] if want_entropy else None
-            _, logp_N[rows] = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], temperature, wanted)
+            _, logp_N[rows] = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], temperature, wanted, keep=False)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy_N)
