@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 
 # From left to right. Rooms of one group may use each other in the order given, within a line.
 LAYERS = [
-    ["errors", "files", "seeds"],
+    ["errors", "extend", "files", "seeds"],
     ["records"],
     ["config"],
     ["stats", "algo"],
@@ -28,7 +28,7 @@ LAYERS = [
 ]
 ORDER = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 # Pairs within a layer that are ordered, as DESIGN writes them with "<"; others of a layer are strangers.
-ORDERED = {("files", "errors"), ("seeds", "errors"), ("models", "dist"), ("scoring", "rollout")}
+ORDERED = {("extend", "errors"), ("files", "errors"), ("seeds", "errors"), ("models", "dist"), ("scoring", "rollout")}
 
 
 def room_of(path: Path) -> str:

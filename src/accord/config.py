@@ -13,23 +13,56 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from accord.errors import UsageError
+from accord.extend import is_outside
 
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
-RewardLoss = Literal["bradley_terry"]
-Algorithm = Literal["ppo"]
 ModelKind = Literal["llama", "lstm"]
 
 
 S = TypeVar("S", bound="Section")
+
+
+class Rows:
+    """Mark of a key that names a row of a table, or ``module:name`` of a user's own."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def check(self, name: str) -> str:
+        if name in self.names or is_outside(name):
+            return name
+        near = difflib.get_close_matches(name, self.names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"{name!r} is not known: {hint}rows are {', '.join(self.names)}; your own is module:name")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"enum": list(self.names)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
+
+
+#: Names of the rows whose functions stand in `accord.algo.table`.
+RewardLoss = Annotated[str, Rows("bradley_terry")]
+Algorithm = Annotated[str, Rows("ppo")]
 
 
 def exact_div(total: int, parts: int, total_name: str, parts_name: str) -> int:
@@ -68,7 +101,9 @@ class Section(BaseModel):
             return given
         defaults = {key: cls.model_fields[key].get_default(call_default_factory=True) for key in _nested(cls)}
         return {
-            key: merged(defaults[key].model_dump(), value) if key in defaults and isinstance(value, dict) else value
+            key: merged(defaults[key].model_dump(exclude_unset=True), value)
+            if key in defaults and isinstance(value, dict)
+            else value
             for key, value in given.items()
         }
 

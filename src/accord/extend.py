@@ -1,0 +1,52 @@
+"""Rows of a user's own, by name: ``module:name`` wherever an algorithm, a loss or a scorer is chosen."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accord.errors import UsageError
+
+T = TypeVar("T")
+
+_OUTSIDE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
+
+def is_outside(name: str) -> bool:
+    """Whether a name means something outside the package, ``module:name``."""
+    return _OUTSIDE.match(name) is not None
+
+
+def row(table: Mapping[str, T], name: str) -> T:
+    """The row of a table with that name, or what ``module:name`` names outside the package.
+
+    A module is looked for where Python looks, and in the working directory.
+    Raises UsageError where neither has it.
+    """
+    if name in table:
+        return table[name]
+    found: T = outside(name, mend="give module:name, or one of " + ", ".join(table))
+    return found
+
+
+def outside(name: str, mend: str = "write it as module:name") -> Any:
+    """The object that ``module:name`` names. Raises UsageError where there is none."""
+    if not is_outside(name):
+        raise UsageError(f"there is no {name!r}", mend=mend)
+    module, attribute = name.split(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{name!r}: there is no module {error.name!r}",
+            mend="start in the folder that holds it, or install its package",
+        ) from error
+    except AttributeError as error:
+        raise UsageError(f"{name!r}: {error}", mend="check the name") from error
