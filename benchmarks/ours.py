@@ -31,7 +31,8 @@ from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import alarms
 from accord.train.learner import Learner, Metrics
 from accord.train.lm import sft_losses
-from accord.train.reward import EncodedGroup, group_losses
+from accord.train.judged import EncodedGroup
+from accord.train.reward import group_losses
 from accord.train.rl import Actors, evaluate_rollout, rollout_stats, update_policy
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from accord.algo.advantages import gae
+from accord.algo.ensemble import mean, uncertainty_weighted, worst_case
 from accord.algo.policy_loss import clipped_surrogate
 from accord.algo.reductions import masked_whiten
-from accord.algo.reward_loss import ranking_loss
+from accord.algo.reward_loss import RewardLoss, best_of_k, binary, pairwise, per_token, plackett_luce, regression
 
 #: (reward_BT, value_BT, mask_BT, discount, lam) -> (advantage_BT, return_BT)
 Advantages = Callable[[Tensor, Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
@@ -41,7 +42,16 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
     "ppo": PolicyAlgorithm(advantages=whitened_gae, surrogate=clipped_surrogate),
 }
 
-#: (score_S, chosen_N, rejected_N, weight_N, total_weight, center_coef) -> (loss, stats)
-RewardLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float, float], tuple[Tensor, dict[str, Tensor]]]
+REWARD_LOSSES: dict[str, RewardLoss] = {
+    "bradley_terry": RewardLoss(pairwise, reads="pairs"),
+    "best_of_k": RewardLoss(best_of_k, reads="orders"),
+    "plackett_luce": RewardLoss(plackett_luce, reads="orders"),
+    "binary": RewardLoss(binary, reads="labels"),
+    "regression": RewardLoss(regression, reads="ratings"),
+    "per_token": RewardLoss(per_token, reads="pairs", all_positions=True),
+}
 
-REWARD_LOSSES: dict[str, RewardLoss] = {"bradley_terry": ranking_loss}
+#: (score_SM, variance_coef) -> score_S
+EnsembleRule = Callable[[Tensor, float], Tensor]
+
+ENSEMBLE_RULES: dict[str, EnsembleRule] = {"mean": mean, "min": worst_case, "uwo": uncertainty_weighted}

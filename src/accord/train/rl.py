@@ -111,8 +111,7 @@ def load_actors(config: RlConfig, model: Path, reward_model: Path, seed: int = 0
     scorer = RewardModel.load(reward_model, config.precision)
     same_tokens = tokenizer_hash(model) == tokenizer_hash(reward_model)
     critic, _, scale = load_scalar(reward_model if same_tokens else model, dtype, head_seed=0)
-    with torch.no_grad():
-        critic.score.weight.mul_(scale.scale if same_tokens else 0.0)
+    critic.merge_heads(scale.gains if same_tokens else [0.0])
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
     for trained in (policy, critic):
