@@ -302,10 +302,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
     with pytest.raises(KeyboardInterrupt):
         reward(config, model=policy_folder, data=data, output_dir=tmp_path / "cut", log=stop)
-    whole, cut = (
-        load_file(reward(config, model=policy_folder, data=data, output_dir=tmp_path / name).model / "model.safetensors")
-        for name in ("whole", "cut")
-    )
+    made = [reward(config, model=policy_folder, data=data, output_dir=tmp_path / name) for name in ("whole", "cut")]
+    whole, cut = (load_file(result.model / "model.safetensors") for result in made)
     assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
 
 
