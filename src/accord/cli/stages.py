@@ -152,6 +152,10 @@ def rl(
     reward_model: Annotated[Path, typer.Option(metavar="DIR", help="What `accord reward` wrote.")],
     data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt"} rows.')],
     output_dir: OutputDir,
+    ptx_data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='JSONL of {"text"} rows not to be forgotten; wants rl.ptx_coef.'),
+    ] = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,
     seed: Seed = 0,
@@ -161,11 +165,13 @@ def rl(
 ) -> None:
     """Optimise a policy against a reward model.
 
-    Drifting from the model it started as costs reward: rl.kl_coef a nat.
+    Drifting from the model it started as costs reward: rl.kl_coef a nat. rl.algorithm says how: ppo, rloo, grpo and
+    others, or module:name of your own.
 
     \b
     Examples:
       accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
+      accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o rloo rl.algorithm=rloo
       accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo rl.kl_coef=0.1
     """
     with talking(json, verbose) as talk:
@@ -176,6 +182,7 @@ def rl(
             reward_model=reward_model,
             data=data,
             output_dir=output_dir,
+            ptx_data=ptx_data,
             seed=seed,
             resume=resume,
             log=talk.log,

@@ -343,6 +343,8 @@ class Stages:
             "reward_model": self.path("reward/model"),
             "data": self.path("data/prompts_train.jsonl"),
         }
+        if config.ptx_coef > 0:
+            inputs["ptx_data"] = self.path("data/texts.jsonl")
         self._stage(
             name, {"config": config.model_dump()}, inputs, lambda f, log: self._train(rl, f, log, config, **inputs)
         )
