@@ -414,6 +414,17 @@ class EvalConfig(Section):
     distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
 
 
+class CompareConfig(Section):
+    """Several ways from one SFT policy and one reward model to a better policy, side by side."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), strict=False, min_length=1, description="One whole comparison per seed.")
+    methods: dict[str, dict[str, Any]] = Field(
+        {}, description="Name to {rl: ...}, {dpo: ...} (what differs from the recipe's own) or {best_of: n}."
+    )
+    labelled_prompts: int = Field(320, ge=1, description="Prompts whose SFT samples are labelled for the dpo methods.")
+    labelled_per_prompt: int = Field(4, ge=2, description="Samples of each of them; the reward model ranks them.")
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -430,6 +441,36 @@ class Recipe(Section):
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
     uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
+
+    @model_validator(mode="after")
+    def _methods_can_be_run(self) -> Self:
+        for name in self.compare.methods:
+            self.method(name)
+        return self
+
+    def method(self, name: str) -> RlConfig | DpoConfig | int:
+        """The settings of one of the compared methods: the recipe's own section with what the method changes; n of
+        best-of-n. Raises ValueError where they cannot be understood."""
+        given = self.compare.methods[name]
+        if len(given) != 1 or not given.keys() <= {"rl", "dpo", "best_of"}:
+            raise ValueError(
+                f"compare.methods.{name} has {', '.join(given) or 'nothing'}: give one of rl, dpo, best_of"
+            )
+        ((stage, change),) = given.items()
+        if stage == "best_of":
+            if not isinstance(change, int) or change < 2:
+                raise ValueError(f"compare.methods.{name}.best_of is {change!r}, not a number from 2 on")
+            return change
+        own: RlConfig | DpoConfig = getattr(self, stage)
+        if not isinstance(change, dict):
+            raise ValueError(f"compare.methods.{name}.{stage} is {_yaml_word(change)}: write `key: value` lines")
+        try:
+            return type(own)(**merged(own.model_dump(exclude_unset=True), change))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, (name, stage, *first["loc"])))
+            raise ValueError(f"compare.methods.{key}: {first['msg'].removeprefix('Value error, ')}") from error
 
     def check_lengths(self) -> None:
         """Refuse texts longer than the recipe's own model has positions; a given model is asked once it is there.

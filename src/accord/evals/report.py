@@ -43,7 +43,7 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     sections = {name: parts.part(build, run) for name, build in SECTIONS.items()}
     context = {"name": _run_name(run), "seed": _seed(run), "headline": parts.part(parts.headline, run), **sections}
-    return _write(run_dir / "report.html", "report.html.j2", context)
+    return write_page(run_dir / "report.html", "report.html.j2", context)
 
 
 def write_model_card(run_dir: Path) -> Path:
@@ -61,7 +61,7 @@ def write_model_card(run_dir: Path) -> Path:
         "shape": run.get("resolved.json").get("model", {}),
         "lstm": _is_lstm(run_dir, run),
     }
-    return _write(run_dir / "README.md", "model_card.md.j2", context)
+    return write_page(run_dir / "README.md", "model_card.md.j2", context)
 
 
 def _is_lstm(run_dir: Path, run: RunFolder) -> bool:
@@ -85,11 +85,11 @@ def write_seeds_report(out_dir: Path, seed_dirs: Sequence[Path]) -> Path:
         "all_held": bool(rows) and all(row.get("held") for row in rows),
         "figures": _seed_figures(done),
     }
-    _write(out_dir / "table.md", "table.md.j2", context)
-    return _write(out_dir / "report.html", "seeds.html.j2", context)
+    write_page(out_dir / "table.md", "table.md.j2", context)
+    return write_page(out_dir / "report.html", "seeds.html.j2", context)
 
 
-def _write(path: Path, template: str, context: Mapping[str, Any]) -> Path:
+def write_page(path: Path, template: str, context: Mapping[str, Any]) -> Path:
     """Fill a template; everything in it is escaped but the pictures, which are escaped where they are drawn."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"),

@@ -28,7 +28,7 @@ FLAT = 1e-6
 
 @dataclass(frozen=True)
 class Scored:
-    """Samples, their texts (prompt and completion) and what the scorer said of them. Those of a prompt are side by side.
+    """Samples, their texts (prompt and completion) and what the scorer said of them; those of a prompt side by side.
 
     ``num_scored`` counts the completions that were drawn and scored to get them.
     """
