@@ -420,15 +420,10 @@ def test_naive_k3_is_told_once_with_its_reason(letters_folder: Path, write_rows:
 def test_an_algorithm_from_outside_the_package(
     letters_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One function and one row in a file of one's own: completions are weighed by the rank of their score."""
-    (tmp_path / "mine.py").write_text(
-        "from accord.algo.policy_loss import policy_gradient, token_mean\n"
-        "from accord.algo.table import PolicyAlgorithm\n\n\n"
-        "def by_rank(rewarded, settings):\n"
-        "    rank_B = rewarded.return_B.argsort().argsort().float()\n"
-        "    return rewarded.spread(rank_B / (len(rank_B) - 1) - 0.5), None\n\n\n"
-        "ranked = PolicyAlgorithm(by_rank, policy_gradient, token_mean)\n"
-    )
+    """The example of docs/algorithms.md, as it stands there: one function and one row in a file of one's own."""
+    page = (Path(__file__).parents[1] / "docs/algorithms.md").read_text()
+    (example,) = [block for block in page.split("```python\n")[1:] if block.startswith("# mine.py")]
+    (tmp_path / "mine.py").write_text(example.split("```")[0])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
     config = rl_config(algorithm="mine:ranked", iterations=12, ppo_epochs=1)

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _DOORS = {
     "demo": "accord.loop",
     "run": "accord.loop",
+    "compare": "accord.loop",
     "tokenizer": "accord.train.lm",
     "pretrain": "accord.train.lm",
     "sft": "accord.train.lm",

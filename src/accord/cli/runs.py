@@ -71,7 +71,8 @@ def run(
 ) -> None:
     """Run a recipe, or continue it.
 
-    Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint.
+    Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint. A recipe with
+    compare.methods runs each of them on each of compare.seeds, and writes one report.
 
     \b
     Examples:
@@ -86,7 +87,10 @@ def run(
         if dry_run:
             talk.result(made, text=yaml.safe_dump(made.resolved(), sort_keys=False).rstrip())
             return
-        summary = accord.run(
+        if seed is not None and made.compare.methods:
+            made = load_recipe(recipe, [*wanted, f"compare.seeds=[{seed}]"], defaults=home.defaults if home else None)
+        work = accord.compare if made.compare.methods else accord.run
+        summary = work(
             made,
             output_dir=folder,
             store=home.store if home else None,
