@@ -33,7 +33,8 @@ from accord.train.alarms import alarms
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner, Metrics
 from accord.train.lm import sft_losses
-from accord.train.reward import EncodedGroup, group_losses
+from accord.train.judged import EncodedGroup
+from accord.train.reward import group_losses
 from accord.train.rl import rl_step
 from accord.train.rollouts import score_samples
 

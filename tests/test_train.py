@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from accord.algo.table import REWARD_LOSSES
 from accord.config import (
     ModelConfig,
     OptimConfig,
@@ -36,18 +37,11 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.judged import agreement, encode_group
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
 from accord.train.lm import LmResult, logp_and_entropy, mean_nll, pretrain, sft, sft_losses, tokenizer
 from accord.train.loop import identity_of, train_steps
-from accord.train.reward import (
-    bucketed_scores,
-    encode_group,
-    group_losses,
-    hide_tokens,
-    measure_scale,
-    ranking_accuracy,
-    reward,
-)
+from accord.train.reward import bucketed_scores, group_losses, hide_tokens, measure_scale, reward
 from accord.train.rl import rl
 
 EXAMPLES = [
@@ -775,7 +769,7 @@ def test_scale_is_of_the_human_completions_where_there_are_any(reward_folder: Pa
     assert measure_scale(model, words, [GROUPS[0], GROUPS[1]], 60) != alone
 
 
-def test_ranking_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
+def test_held_out_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
     model, words, _ = load_scalar(reward_folder)
     scorer = RewardModel(model, words, load_scalar(reward_folder)[2])
 
@@ -785,8 +779,9 @@ def test_ranking_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
 
     right = replace(GROUPS[0], ranks=tuple(order(GROUPS[0])))  # 3 pairs, all right
     wrong = replace(GROUPS[1], ranks=tuple(3 - r for r in order(GROUPS[1])))  # 1 pair, wrong
-    assert ranking_accuracy(model, words, [right], 60) == pytest.approx(1.0)
-    assert ranking_accuracy(model, words, [right, wrong], 60) == pytest.approx(0.5)
+    loss = REWARD_LOSSES["bradley_terry"]
+    assert agreement(model, words, loss, [right], 60).accuracy == pytest.approx(1.0)
+    assert agreement(model, words, loss, [right, wrong], 60).accuracy == pytest.approx(0.5)
 
 
 def test_save_policy_of_a_trained_model_keeps_its_law(letters_folder: Path, tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ class Rows:
 
 
 #: Names of the rows whose functions stand in `accord.algo.table`.
-RewardLoss = Annotated[str, Rows("bradley_terry")]
+RewardLoss = Annotated[str, Rows("bradley_terry", "best_of_k", "plackett_luce", "binary", "regression", "per_token")]
+EnsembleRule = Literal["mean", "min", "uwo"]  # not of a user's own: a reward model's folder names one
 Algorithm = Annotated[str, Rows("ppo", "reinforce", "reinforce_baseline", "rloo", "grpo", "dr_grpo", "dapo", "raft")]
 #: What an algorithm sets unless it is given: the usual values of its paper, at our sizes.
 ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -269,15 +270,40 @@ class SampleConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that make up this probability.")
 
 
-class RewardConfig(Training):
-    """The reward model: one score per completion, learned from rankings."""
+class PairsConfig(Section):
+    """How ordered pairs are read, by the losses that read pairs (bradley_terry, per_token)."""
 
-    loss: RewardLoss = Field("bradley_terry", description="How a ranking becomes a loss: all strict pairs of a group.")
-    epochs: int = Field(3, ge=1, description="Passes over the rankings; more than a few overfit.")
+    ties: Literal["drop", "half"] = Field("drop", description="A tie is no pair, or one with a probability of a half.")
+    margin: Literal["none", "small", "large", "given"] = Field(
+        "none", description="Least gap: Llama 2's tables by strength (to 1 or to 3), or the pair's own number."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of judgements taken for turned around.")
+
+
+class CombineConfig(Section):
+    """How the scores of several heads or models become one. Each is normalised on its own before."""
+
+    rule: EnsembleRule = Field("mean", description="mean, min (the worst case) or uwo: mean minus variance.")
+    variance_coef: float = Field(0.5, ge=0, description="Weight of the variance between members in uwo.")
+
+
+class RewardConfig(Training):
+    """The reward model: one score per completion, learned from judgements."""
+
+    loss: RewardLoss = Field("bradley_terry", description="Row of the table of reward losses: pairs, orders, labels...")
+    pairs: PairsConfig = Field(PairsConfig(), description="Ties, margins and noise of pairs.")
+    epochs: int = Field(1, ge=1, description="Passes over the judgements; more than a few overfit.")
     groups_per_step: int = Field(8, ge=1, description="Rankings per optimiser step; each weighs the same, whatever K.")
     max_tokens: int = Field(160, ge=2, description="Texts are cut to this many tokens, the end token kept.")
     micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
     center_coef: float = Field(0.01, ge=0, description="Pulls scores towards mean 0 (Eisenstein 2312.09244, eq. 2).")
+    l2_coef: float = Field(0.0, ge=0, description="Weight of the mean squared score, which keeps scores small.")
+    head_init: Literal["normal", "zero"] = Field("normal", description="A new head: N(0, 1 / sqrt(width + 1)), or 0.")
+    heads: int = Field(1, ge=1, description="Heads on the one trunk; more than one are an ensemble.")
+    combine: CombineConfig = Field(CombineConfig(), description="How several heads become one score.")
+    transform: Literal["logit", "probability"] = Field(
+        "logit", description="Score of a binary model: the head's log-odds, normalised, or the chance of good."
+    )
     token_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a completion's tokens hidden while training.")
     pooled_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over positions.")
     bag_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over bare embeddings.")
@@ -295,6 +321,18 @@ class RewardConfig(Training):
     def _all_readings_are_taught(self) -> Self:
         if self.self_distill_coef > 0 and not (self.pooled_coef > 0 and self.bag_coef > 0):
             raise ValueError("self_distill_coef needs pooled_coef and bag_coef above 0: it teaches from their readings")
+        return self
+
+    @model_validator(mode="after")
+    def _one_head_has_readings(self) -> Self:
+        if self.heads > 1 and (self.pooled_coef > 0 or self.bag_coef > 0):
+            raise ValueError("pooled_coef and bag_coef are readings of one head, and heads asks for more")
+        return self
+
+    @model_validator(mode="after")
+    def _only_labels_make_probabilities(self) -> Self:
+        if self.transform == "probability" and self.loss != "binary":
+            raise ValueError("transform: probability is for loss: binary; other scores are no log-odds of good")
         return self
 
     @model_validator(mode="after")

@@ -14,9 +14,10 @@ from torch import Tensor
 from accord.algo import advantages as credit
 from accord.algo import policy_loss as loss
 from accord.algo.advantages import Rewarded
+from accord.algo.ensemble import mean, uncertainty_weighted, worst_case
 from accord.algo.kl import k3_naive, ratio_weighted_k3
 from accord.algo.policy_loss import Tokens
-from accord.algo.reward_loss import ranking_loss
+from accord.algo.reward_loss import RewardLoss, best_of_k, binary, pairwise, per_token, plackett_luce, regression
 from accord.algo.settings import PolicySettings
 
 #: Where the KL to the reference lives: in the reward of each token, or in the loss as one of `KL_LOSSES`.
@@ -69,7 +70,16 @@ KL_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "loss_k3_naive": k3_naive,
 }
 
-#: (score_S, chosen_N, rejected_N, weight_N, total_weight, center_coef) -> (loss, stats)
-RewardLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float, float], tuple[Tensor, dict[str, Tensor]]]
+REWARD_LOSSES: dict[str, RewardLoss] = {
+    "bradley_terry": RewardLoss(pairwise, reads="pairs"),
+    "best_of_k": RewardLoss(best_of_k, reads="orders"),
+    "plackett_luce": RewardLoss(plackett_luce, reads="orders"),
+    "binary": RewardLoss(binary, reads="labels"),
+    "regression": RewardLoss(regression, reads="ratings"),
+    "per_token": RewardLoss(per_token, reads="pairs", all_positions=True),
+}
 
-REWARD_LOSSES: dict[str, RewardLoss] = {"bradley_terry": ranking_loss}
+#: (score_SM, variance_coef) -> score_S
+EnsembleRule = Callable[[Tensor, float], Tensor]
+
+ENSEMBLE_RULES: dict[str, EnsembleRule] = {"mean": mean, "min": worst_case, "uwo": uncertainty_weighted}

@@ -110,7 +110,8 @@ def reward(
         typer.Option(
             metavar="FILE",
             help='JSONL of {"prompt", "completions", "ranks"} rows (1 = best, equal = tie) '
-            'or {"prompt", "chosen", "rejected"}.',
+            'or {"prompt", "chosen", "rejected"}; {"prompt", "completion", "label"} for reward.loss=binary, '
+            '"rating" for regression.',
         ),
     ],
     output_dir: OutputDir,
@@ -122,14 +123,15 @@ def reward(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Learn a reward model from rankings.
+    """Learn a reward model from rankings, labels or ratings.
 
     All pairs of one ranking share a batch element, so a long ranking weighs no more than a short one.
 
     \b
     Examples:
       accord reward --model sft/model --data prefs.jsonl -o reward
-      accord reward --model sft/model --data prefs.jsonl -o reward reward.epochs=1 reward.optim.lr=1e-5
+      accord reward --model sft/model --data prefs.jsonl -o reward reward.heads=4 reward.optim.lr=1e-5
+      accord reward --model sft/model --data thumbs.jsonl -o reward reward.loss=binary
     """
     with talking(json, verbose) as talk:
         config = stage_recipe(recipe, overrides, ("reward",)).reward

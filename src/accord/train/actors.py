@@ -110,8 +110,7 @@ def _own_critic(config: RlConfig, model: Path, reward_model: Path, dtype: torch.
     """A critic that starts from the reward model, or with other tokens from the policy under a zero head."""
     same_tokens = tokenizer_hash(model) == tokenizer_hash(reward_model)
     critic, _, scale = load_scalar(reward_model if same_tokens else model, dtype, head_seed=0)
-    with torch.no_grad():
-        critic.score.weight.mul_(scale.scale if same_tokens else 0.0)
+    critic.merge_heads(scale.gains if same_tokens else [0.0])
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
     if config.activation_checkpointing:
