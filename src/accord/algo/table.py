@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from accord.algo import preference_loss as preference
 from accord.algo.advantages import gae
 from accord.algo.policy_loss import clipped_surrogate
+from accord.algo.preference_loss import PreferenceSettings
 from accord.algo.reductions import masked_whiten
 from accord.algo.reward_loss import ranking_loss
 
@@ -45,3 +47,39 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
 RewardLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float, float], tuple[Tensor, dict[str, Tensor]]]
 
 REWARD_LOSSES: dict[str, RewardLoss] = {"bradley_terry": ranking_loss}
+
+#: (better_N, worse_N, settings) -> loss_N, of the strengths of both sides of N comparisons
+PreferenceLoss = Callable[[Tensor, Tensor, PreferenceSettings], Tensor]
+
+
+@dataclass(frozen=True)
+class PreferenceAlgorithm:
+    """A way to improve a policy from comparisons of completions, without a reward model.
+
+    Attributes:
+        loss: Strengths of both sides -> a loss a comparison.
+        needs_reference: Whether a strength is measured against the reference.
+        length_normalized: Whether it is a mean over the completion's tokens, not a sum.
+        paired: Whether completions are compared with each other; else each with the zero point, and thumbs will do.
+    """
+
+    loss: PreferenceLoss
+    needs_reference: bool = True
+    length_normalized: bool = False
+    paired: bool = True
+
+    def strength(self, logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor) -> Tensor:
+        """What this row compares, one number a completion, as `preference_loss.strength` has it."""
+        reference_S = ref_logp_S if self.needs_reference else None
+        return preference.strength(logp_S, reference_S, length_S if self.length_normalized else None)
+
+
+PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
+    "dpo": PreferenceAlgorithm(preference.dpo),
+    "cdpo": PreferenceAlgorithm(preference.cdpo),
+    "ipo": PreferenceAlgorithm(preference.ipo, length_normalized=True),
+    "ipo_sum": PreferenceAlgorithm(preference.ipo),
+    "kto": PreferenceAlgorithm(preference.kto, paired=False),
+    "simpo": PreferenceAlgorithm(preference.simpo, needs_reference=False, length_normalized=True),
+    "orpo": PreferenceAlgorithm(preference.orpo, needs_reference=False, length_normalized=True),
+}

@@ -4,6 +4,7 @@
 * prompts: ``{"prompt": "..."}``
 * rankings: ``{"prompt": "...", "completions": ["...", "..."], "ranks": [1, 2]}``, 1 = best, equal = tie;
   or pairs: ``{"prompt": "...", "chosen": "...", "rejected": "..."}``
+* thumbs: ``{"prompt": "...", "completion": "...", "label": true}``, true = good
 * texts: ``{"text": "..."}``
 
 For chat models a prompt may be a list of messages, ``[{"role": "user", "content": "..."}]``, and a completion then a
@@ -63,6 +64,17 @@ class PromptRow:
     topic: str = ""
 
 
+@dataclass(frozen=True)
+class LabelRow:
+    """A thumb: whether a completion of a prompt is good. ``weight`` is how much it counts in the loss."""
+
+    prompt: str
+    completion: str
+    good: bool
+    topic: str = ""
+    weight: float = 1.0
+
+
 def read_demonstrations(path: Path | str, chat: Chat | None = None) -> list[tuple[str, str]]:
     """(prompt, completion) of every line. Spaces are kept: a completion after ``...:`` usually starts with one.
 
@@ -112,6 +124,28 @@ def read_rankings(path: Path | str, chat: Chat | None = None) -> list[RankedGrou
     return _read(path, lambda row: _ranked_group(row, chat), '{"prompt": "...", "chosen": "...", "rejected": "..."}')
 
 
+def read_labels(path: Path | str, chat: Chat | None = None) -> list[LabelRow]:
+    """The thumbs of a file.
+
+    Raises:
+        DataError: The file or a line of it is not what it should be.
+    """
+    return _read(path, lambda row: _label_row(row, chat), _LABEL)
+
+
+def read_judgements(path: Path | str, chat: Chat | None = None) -> list[RankedGroup | LabelRow]:
+    """The rankings, pairs and thumbs of a file, which may be mixed: a line with a "label" is a thumb.
+
+    Raises:
+        DataError: The file or a line of it is not what it should be.
+    """
+
+    def judgement(row: _Row) -> RankedGroup | LabelRow:
+        return _label_row(row, chat) if "label" in row.fields else _ranked_group(row, chat)
+
+    return _read(path, judgement, _LABEL)
+
+
 def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, gzipped where the name ends in ``.gz``. The file appears whole or not at all, and
     the same rows give the same bytes.
@@ -146,6 +180,7 @@ def at_row(where: str) -> Iterator[None]:
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 _DEMONSTRATION = '{"prompt": "...", "completion": "..."}'
+_LABEL = '{"prompt": "...", "completion": "...", "label": true}'
 
 
 @dataclass(frozen=True)
@@ -324,6 +359,21 @@ def _group(row: _Row, chat: Chat | None) -> tuple[tuple[str, ...], tuple[float, 
     if min(ranks) < 1:
         row.fail(f'"ranks" holds {min(ranks):g}', "ranks start at 1 = best; equal ranks are a tie")
     return completions, ranks
+
+
+def _label_row(row: _Row, chat: Chat | None) -> LabelRow:
+    good = row.field("label")
+    if not isinstance(good, bool):
+        row.fail(
+            f'"label" is {_kind(good)}, not true or false', "write true for a good completion, false for a bad one"
+        )
+    return LabelRow(
+        prompt=row.prompt(chat),
+        completion=row.completion('"completion"', row.field("completion"), chat),
+        good=good,
+        topic=row.label("topic"),
+        weight=_weight(row),
+    )
 
 
 def _weight(row: _Row) -> float:
