@@ -14,9 +14,26 @@ from hypothesis import strategies as st
 
 from accord.errors import DataError, ResourceError
 from accord.formats import jsonl
-from accord.formats.jsonl import PromptRow, read_demonstrations, read_prompts, read_rankings, read_texts, write_jsonl
+from accord.formats.jsonl import (
+    LabelRow,
+    PromptRow,
+    read_demonstrations,
+    read_judgements,
+    read_labels,
+    read_prompts,
+    read_rankings,
+    read_texts,
+    write_jsonl,
+)
 
-READERS: list[Callable[[Path], list[Any]]] = [read_demonstrations, read_rankings, read_prompts, read_texts]
+READERS: list[Callable[[Path], list[Any]]] = [
+    read_demonstrations,
+    read_rankings,
+    read_labels,
+    read_judgements,
+    read_prompts,
+    read_texts,
+]
 
 
 def _file(tmp_path: Path, content: str | bytes, name: str = "data.jsonl") -> Path:
@@ -47,6 +64,18 @@ def test_rankings_and_pairs_are_groups(tmp_path: Path) -> None:
     assert (group.prompt, group.completions, group.ranks) == ("Q", ("a", "b", "c"), (2.0, 1.0, 2.0))
     assert (group.topic, group.weight, group.origin) == ("t", 0.5, "o")
     assert (pair.completions, pair.ranks, pair.origin, pair.weight) == (("x", "y"), (1.0, 2.0), "prefs.jsonl", 1.0)
+
+
+def test_thumbs_alone_and_among_rankings(tmp_path: Path) -> None:
+    thumbs = (
+        '{"prompt": "Q", "completion": " a", "label": true, "weight": 2, "topic": "t"}\n'
+        '{"prompt": "Q", "completion": " b", "label": false}\n'
+    )
+    found = [LabelRow("Q", " a", True, "t", 2.0), LabelRow("Q", " b", False)]
+    assert read_labels(_file(tmp_path, thumbs)) == found
+    mixed = _file(tmp_path, '{"prompt": "R", "chosen": "x", "rejected": "y"}\n' + thumbs)
+    pair, *rest = read_judgements(mixed)
+    assert rest == found and pair == read_rankings(_file(tmp_path, mixed.read_bytes().split(b"\n")[0]))[0]
 
 
 def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
@@ -82,6 +111,10 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": 0}', '"weight" is 0'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": "2"}', '"weight" is a string'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "topic": 2}', '"topic" is a number'),
+        (read_labels, '{"prompt": "p", "completion": "c"}', '"label" is missing'),
+        (read_labels, '{"prompt": "p", "completion": "c", "label": 1}', '"label" is a number, not true or false'),
+        (read_judgements, '{"prompt": "p", "completion": "c", "label": null}', '"label" is null'),
+        (read_judgements, '{"prompt": "p", "label": true}', '"completion" is missing'),
         (read_demonstrations, '{"prompt": "p", "completion": null}', '"completion" is null, not a string'),
         (read_demonstrations, '{"prompt": ["p"], "completion": "c"}', r'"prompt"\[0\] is a string, not a message'),
         (read_demonstrations, '{"completion": "c"}', '"prompt" is missing'),
@@ -95,7 +128,7 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
 def test_a_fault_names_file_line_field_and_cure(
     tmp_path: Path, reader: Callable[[Path], list[Any]], line: str | bytes, says: str
 ) -> None:
-    fine = b'{"prompt": "p", "completion": "c", "chosen": "x", "rejected": "y", "text": "t"}\n\n'
+    fine = b'{"prompt": "p", "completion": "c", "chosen": "x", "rejected": "y", "text": "t", "label": true}\n\n'
     path = _file(tmp_path, fine + (line if isinstance(line, bytes) else line.encode()))
     with pytest.raises(DataError, match=says) as caught:
         reader(path)

@@ -49,7 +49,7 @@ def strength(logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor | None)
 
 def zero_point(mismatched_M: Tensor) -> Tensor:
     """KTO's reference point z0, a scalar without gradient: the mean strength of completions under prompts that they do
-    not answer, or 0 where that is negative (Ethayarajh 2024, arXiv:2402.01306, section 4.1). 0 where there are none.
+    not answer, or 0 where that is negative (Ethayarajh 2024, arXiv:2402.01306). 0 where there are none.
 
     It estimates the KL to the reference, which every completion profits from whatever it says.
     """
@@ -85,7 +85,7 @@ def ipo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tens
 
 def kto(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``1 - sigmoid(beta h)``, h a good completion's lead over the zero point or the zero point's over a bad one
-    (Ethayarajh 2024, arXiv:2402.01306, eq. 8). It saturates: what is hopelessly wrong is let go.
+    (Ethayarajh 2024, arXiv:2402.01306, eq. 7). It saturates: what is hopelessly wrong is let go.
     """
     return torch.sigmoid(-settings.dpo_beta * (better_N - worse_N))
 
