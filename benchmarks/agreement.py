@@ -1,6 +1,6 @@
 """Our side of the agreement rows: the sums of 20 steps, or of one PPO update, and the inputs for the peer.
 
-    python -m benchmarks.agreement sft|reward|ppo MODEL f32|bf16 FOLDER
+    python -m benchmarks.agreement sft|reward|dpo|ppo MODEL f32|bf16 FOLDER
 
 Writes what the peer needs into FOLDER and prints ``RESULT {"losses": [...], "norms": [...]}``. The peer's half is in
 `peer_losses.py` and `peer_update.py`.
@@ -25,11 +25,12 @@ from accord.config import OptimConfig, RewardConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.batches import Example
-from accord.text.tokenizer import Tokenizer
+from accord.text.tokenizer import Tokenizer, load_tokenizer
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.lm import sft_losses
 from accord.train.policy_update import update_policy
+from accord.train.preferences import Tally, preference_losses
 from accord.train.reward import group_losses
 from accord.train.rollouts import evaluate_rollout, score_samples
 from benchmarks.ours import (
@@ -38,6 +39,8 @@ from benchmarks.ours import (
     NEW,
     PROMPT,
     ROWS,
+    dpo_objective,
+    judged_pair,
     make_actors,
     pair,
     ppo_config,
@@ -51,6 +54,7 @@ LENGTH = PROMPT + NEW
 # Both sides: AdamW, constant rate, no warm-up, no weight decay. The peer's PPO does not clip gradients.
 ADAM = {"schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0}
 STEP = OptimConfig(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, clip_norm=1.0, **ADAM)
+DPO_STEP = OptimConfig(lr=1e-4, betas=(0.9, 0.95), eps=1e-8, clip_norm=1.0, **ADAM)
 UPDATE = OptimConfig(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, clip_norm=1e9, **ADAM)
 
 
@@ -86,6 +90,25 @@ def reward(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
         pairs = [pair(*both) for both in batch]
         losses.append(learner.update(group_losses(config, scorer, pairs, words.pad_id, stats))["loss"])
     return {"losses": losses, "norms": []}
+
+
+def dpo(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
+    """Losses of 20 steps on 32 pairs each."""
+    objective = dpo_objective(model, precision)
+    rows = slices(text_ids(model, load_tokenizer(model)), PROMPT + 2 * NEW)
+    steps = [[next(rows) for _ in range(ROWS)] for _ in range(STEPS)]
+    (folder / "steps.json").write_text(json.dumps([[_three(ids) for ids in step] for step in steps]))
+    learner = Learner({"policy": objective.policy}, {"policy": DPO_STEP}, STEPS)
+    losses = []
+    for step in steps:
+        groups = [judged_pair(ids) for ids in step]
+        losses.append(learner.update(preference_losses(objective, groups, Tally()))["loss"])
+    return {"losses": losses, "norms": []}
+
+
+def _three(ids: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """Prompt, chosen, rejected."""
+    return ids[:PROMPT], ids[PROMPT : PROMPT + NEW], ids[PROMPT + NEW :]
 
 
 class Recorder(Learner):
@@ -143,7 +166,7 @@ def _samples_without_padding(engine: Engine, prompts: list[str], words: Tokenize
 def main(work: str, model: str, precision: str, folder: str) -> None:
     """Run our half and print its sums."""
     torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
-    result = {"sft": sft, "reward": reward, "ppo": ppo}[work](Path(model), precision, Path(folder))
+    result = {"sft": sft, "reward": reward, "dpo": dpo, "ppo": ppo}[work](Path(model), precision, Path(folder))
     print("RESULT " + json.dumps(result), flush=True)
 
 

@@ -22,6 +22,7 @@ _DOORS = {
     "sample": "accord.rollout.sample",
     "reward": "accord.train.reward",
     "rl": "accord.train.rl",
+    "dpo": "accord.train.dpo",
     "score": "accord.scoring",
     "load_recipe": "accord.config",
 }

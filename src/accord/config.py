@@ -82,6 +82,9 @@ ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "raft": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.0},
 }
+PreferenceLoss = Annotated[str, Rows("dpo", "cdpo", "ipo", "ipo_sum", "kto", "simpo", "orpo")]
+#: What a preference loss sets unless it is given: the usual values of its paper.
+PREFERENCE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"simpo": {"dpo_beta": 2.0}}
 
 
 def exact_div(total: int, parts: int, total_name: str, parts_name: str) -> int:
@@ -181,6 +184,12 @@ class RlLoraConfig(LoraConfig):
 
     dropout: float = Field(0.0, ge=0, le=0, description="Always 0 here: the ratios must compare the law sampled from.")
     critic_rank: int = Field(0, ge=0, description="Rank of the critic's adapter; 0 = all its weights train.")
+
+
+class DpoLoraConfig(LoraConfig):
+    """The policy's adapter: switched off, it is the reference, which then needs no second model in memory."""
+
+    dropout: float = Field(0.0, ge=0, le=0, description="Always 0 here: policy and reference must differ by training.")
 
 
 class DataConfig(Section):
@@ -426,6 +435,41 @@ class RlConfig(Training):
         return self.prompts_per_iteration * self.samples_per_prompt
 
 
+class DpoConfig(Training):
+    """Direct preference: improve a policy from judgements of completions, without a reward model."""
+
+    loss: PreferenceLoss = Field("dpo", description="Row of the table of preference losses.")
+    epochs: int = Field(1, ge=1, description="Passes over the judgements, or over the prompts when online.")
+    groups_per_step: int = Field(32, ge=1, description="Prompts per optimiser step; each weighs the same, whatever K.")
+    max_tokens: int = Field(160, ge=2, description="Prompt and completion longer than this are left out, and counted.")
+    micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    dpo_beta: float = Field(0.1, gt=0, description="Scale of the gap; small = far from the reference. SimPO: 2.")
+    label_smoothing: float = Field(0.1, ge=0, lt=0.5, description="cdpo: share of the judgements taken to be wrong.")
+    simpo_margin: float = Field(0.5, ge=0, description="simpo: lead that the better completion must have.")
+    orpo_coef: float = Field(0.1, ge=0, description="orpo: weight of the odds ratio against the likelihood.")
+    desirable_weight: float = Field(1.0, gt=0, description="kto: weight of good completions.")
+    undesirable_weight: float = Field(1.0, gt=0, description="kto: weight of bad completions.")
+    online: bool = Field(False, description="Draw the completions from the policy itself; a reward model judges them.")
+    samples_per_prompt: int = Field(2, ge=2, description="Online: completions per prompt (K).")
+    max_new_tokens: int = Field(80, ge=1, description="Online: most tokens per completion, the end token included.")
+    temperature: float = Field(1.0, gt=0, description="Online: divides the logits while sampling.")
+    label_noise: float = Field(
+        0.0, ge=0, description="Online: 0 = the higher score wins; 1 = with probability sigmoid of the gap of scores."
+    )
+    missing_eos_penalty: float = Field(
+        1.0, ge=0, description="Online: taken from the score of a completion that did not end."
+    )
+    eval_every: int = Field(100, ge=1, description="Steps between snapshots, and between looks at held-out rows.")
+    lora: DpoLoraConfig = Field(DpoLoraConfig(), description="Train an adapter instead of all weights.")
+    optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_loss_has_it(cls, given: Any) -> Any:
+        defaults = PREFERENCE_DEFAULTS.get(str(given.get("loss")), {}) if isinstance(given, dict) else {}
+        return {**defaults, **given} if defaults else given
+
+
 class UncuredConfig(Section):
     """A second optimisation without what keeps the first in bounds, for the report to show what then happens."""
 
@@ -477,6 +521,7 @@ class Recipe(Section):
     sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
     reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
+    dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
     uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
     compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")

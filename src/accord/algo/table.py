@@ -13,10 +13,12 @@ from torch import Tensor
 
 from accord.algo import advantages as credit
 from accord.algo import policy_loss as loss
+from accord.algo import preference_loss as preference
 from accord.algo.advantages import Rewarded
 from accord.algo.ensemble import mean, uncertainty_weighted, worst_case
 from accord.algo.kl import k3_naive, ratio_weighted_k3
 from accord.algo.policy_loss import Tokens
+from accord.algo.preference_loss import PreferenceSettings
 from accord.algo.reward_loss import RewardLoss, best_of_k, binary, pairwise, per_token, plackett_luce, regression
 from accord.algo.settings import PolicySettings
 
@@ -83,3 +85,39 @@ REWARD_LOSSES: dict[str, RewardLoss] = {
 EnsembleRule = Callable[[Tensor, float], Tensor]
 
 ENSEMBLE_RULES: dict[str, EnsembleRule] = {"mean": mean, "min": worst_case, "uwo": uncertainty_weighted}
+
+#: (better_N, worse_N, settings) -> loss_N, of the strengths of both sides of N comparisons
+PreferenceLoss = Callable[[Tensor, Tensor, PreferenceSettings], Tensor]
+
+
+@dataclass(frozen=True)
+class PreferenceAlgorithm:
+    """A way to improve a policy from comparisons of completions, without a reward model.
+
+    Attributes:
+        loss: Strengths of both sides -> a loss a comparison.
+        needs_reference: Whether a strength is measured against the reference.
+        length_normalized: Whether it is a mean over the completion's tokens, not a sum.
+        paired: Whether completions are compared with each other; else each with the zero point, and thumbs will do.
+    """
+
+    loss: PreferenceLoss
+    needs_reference: bool = True
+    length_normalized: bool = False
+    paired: bool = True
+
+    def strength(self, logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor) -> Tensor:
+        """What this row compares, one number a completion, as `preference_loss.strength` has it."""
+        reference_S = ref_logp_S if self.needs_reference else None
+        return preference.strength(logp_S, reference_S, length_S if self.length_normalized else None)
+
+
+PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
+    "dpo": PreferenceAlgorithm(preference.dpo),
+    "cdpo": PreferenceAlgorithm(preference.cdpo),
+    "ipo": PreferenceAlgorithm(preference.ipo, length_normalized=True),
+    "ipo_sum": PreferenceAlgorithm(preference.ipo),
+    "kto": PreferenceAlgorithm(preference.kto, paired=False),
+    "simpo": PreferenceAlgorithm(preference.simpo, needs_reference=False, length_normalized=True),
+    "orpo": PreferenceAlgorithm(preference.orpo, needs_reference=False, length_normalized=True),
+}

@@ -195,6 +195,58 @@ def rl(
         )
 
 
+def dpo(
+    model: Model,
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL of rankings or pairs, as for `accord reward`; with dpo.loss=kto also of "
+            '{"prompt", "completion", "label"} rows (true = good); with dpo.online=true of {"prompt"} rows.',
+        ),
+    ],
+    output_dir: OutputDir,
+    reward_model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What `accord reward` wrote: the judge of dpo.online=true.")
+    ] = None,
+    valid_data: ValidData = None,
+    overrides: Overrides = None,
+    recipe: FromRecipe = None,
+    seed: Seed = 0,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Improve a model on judgements directly, without a reward model.
+
+    The loss is a row of a table: dpo, cdpo, ipo, ipo_sum, kto, simpo, orpo. Online, a reward model judges completions
+    that the model draws on the way.
+
+    \b
+    Examples:
+      accord dpo --model sft/model --data rankings.jsonl -o dpo
+      accord dpo --model sft/model --data thumbs.jsonl -o kto dpo.loss=kto
+      accord dpo --model sft/model --reward-model reward/model --data prompts.jsonl -o online dpo.online=true
+    """
+    with talking(json, verbose) as talk:
+        config = stage_recipe(recipe, overrides, ("dpo",)).dpo
+        made = accord.dpo(
+            config,
+            model=model,
+            reward_model=reward_model,
+            data=data,
+            valid_data=valid_data,
+            output_dir=output_dir,
+            seed=seed,
+            resume=resume,
+            log=talk.log,
+        )
+        talk.result(
+            made,
+            next_step=f"accord sample --model {path_text(output_dir / 'model')} --data FILE.jsonl -o samples.jsonl",
+        )
+
+
 def sample(
     model: Model,
     data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt"} rows.')],

@@ -117,6 +117,20 @@ def read_rankings(path: Path | str, chat: Chat | None = None) -> list[RankedGrou
     return _read(path, lambda row: _ranked_group(row, chat), '{"prompt": "...", "chosen": "...", "rejected": "..."}')
 
 
+def read_judgements(path: Path | str, chat: Chat | None = None) -> list[RankedGroup | JudgedGroup]:
+    """The rankings, pairs and labels of a file, which may be mixed.
+
+    Raises:
+        DataError: The file or a line of it is not what it should be.
+    """
+
+    def judgement(row: _Row) -> RankedGroup | JudgedGroup:
+        labelled = "label" in row.fields or ("unacceptable" in row.fields and "ranks" not in row.fields)
+        return _judged_group(row, "label", chat) if labelled else _ranked_group(row, chat)
+
+    return _read(path, judgement, '{"prompt": "...", "completion": "...", "label": true}')
+
+
 def read_judged(path: Path | str, what: Literal["label", "rating"], chat: Chat | None = None) -> list[JudgedGroup]:
     """The completions of a file that were judged one by one: labels as 1 (good) and 0 (bad), or ratings.
 
