@@ -51,7 +51,8 @@ from accord.train.reward import (
     ranking_accuracy,
     reward,
 )
-from accord.train.rl import Actors, evaluate_rollout, load_actors, pick_prompts, rl, rollout_stats, update_policy
+from accord.train.prompts import pick_prompts
+from accord.train.rl import Actors, evaluate_rollout, load_actors, rl, rollout_stats, update_policy
 
 EXAMPLES = [
     Example((5, 6, 7), (8, 9, 0)),

@@ -15,10 +15,12 @@ __version__ = "0.1.0"
 _DOORS = {
     "demo": "accord.loop",
     "run": "accord.loop",
+    "sweep": "accord.loop",
+    "sweep_stage": "accord.loop",
     "tokenizer": "accord.train.lm",
     "pretrain": "accord.train.lm",
     "sft": "accord.train.lm",
-    "sample": "accord.rollout.sample",
+    "sample": "accord.scoring",
     "reward": "accord.train.reward",
     "rl": "accord.train.rl",
     "score": "accord.scoring",

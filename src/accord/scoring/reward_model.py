@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from accord.errors import DataError
-from accord.formats.jsonl import read_demonstrations, write_jsonl
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar
 from accord.models.precision import compute_dtype
+from accord.scoring.scorer import checked
 from accord.text.batches import Example, collate, length_buckets
 from accord.text.tokenizer import Tokenizer
 
@@ -35,27 +34,6 @@ def encode_scored(words: Tokenizer, prompt: str, completion: str, max_tokens: in
     return Example(tuple(head), (*tail[:room], words.end_id))
 
 
-@dataclass(frozen=True)
-class ScoreResult:
-    """Where the scored rows are, how many, and their mean score."""
-
-    output: Path
-    num_rows: int
-    mean_score: float
-
-
-def score(*, reward_model: Path, rows: Path, output: Path) -> ScoreResult:
-    """Score the ``{"prompt", "completion"}`` rows of a JSONL file; they are written with ``"score"`` added.
-
-    A score of 0 is that of an average completion among those the reward model was taught by; 1 is one standard
-    deviation of theirs.
-    """
-    scorer = RewardModel.load(reward_model)
-    pairs = read_demonstrations(rows, scorer.words.chat)
-    scores = scorer.score(pairs).tolist()
-    scored = [{"prompt": p, "completion": c, "score": round(s, 6)} for (p, c), s in zip(pairs, scores, strict=True)]
-    write_jsonl(output, scored)
-    return ScoreResult(output, len(pairs), sum(scores) / len(scores))
 
 
 @torch.no_grad()
@@ -89,4 +67,5 @@ class RewardModel:
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1."""
         limit = self.model.config.max_positions
-        return (raw_scores(self.model, self.words, pairs, limit) - self.scale.offset) * self.scale.scale
+        score_S = (raw_scores(self.model, self.words, pairs, limit) - self.scale.offset) * self.scale.scale
+        return checked("the reward model", score_S, pairs)

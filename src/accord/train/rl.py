@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ from accord.models.folder import load_policy, load_scalar, save_policy
 from accord.models.lora import adapter_off, add_lora, save_adapter
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sample, Sampling
-from accord.scoring.reward_model import RewardModel
+from accord.scoring.scorer import Scorer
+from accord.scoring.weighted import load_scorer, score_in_parts, scorer_inputs
 from accord.seeds import stream_seed
 from accord.text.batches import Batch, Example, collate, length_buckets
 from accord.text.tokenizer import Tokenizer, tokenizer_hash
@@ -36,31 +37,31 @@ from accord.train.alarms import alarms
 from accord.train.learner import Learner, Log
 from accord.train.lm import logp_and_entropy
 from accord.train.loop import append_event, identity_of, quiet, train_steps
+from accord.train.prompts import choose_prompts, permutation, pick_prompts
 
 LENGTH_PROBE_SAMPLES = 256
 
 
-class Scorer(Protocol):
-    """What gives completions their score: texts in, one number each out."""
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class RlResult:
-    """Where the policies are: the last one, and the snapshots a judge may choose among (step -> folder)."""
+    """Where the policies are: the last one, and the snapshots a judge may choose among (step -> folder).
+
+    ``dropped_prompts`` counts what each filter of ``rl.prompts`` left out.
+    """
 
     model: Path
     snapshots: dict[int, Path]
     num_episodes: int
     final: dict[str, float]
+    dropped_prompts: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Rollout:
     """One iteration's samples and everything that is fixed while the policy is updated on them.
 
-    ``score_B`` is what the optimiser sees (penalties in); ``raw_score_B`` what the scorer said. Where one micro-batch
+    ``score_B`` is what the optimiser sees (penalties in); ``raw_score_B`` what the scorer said, ``part_B`` what each of
+    its parts said, not yet weighted (empty where it has none). Where one micro-batch
     holds all samples, ``first`` keeps its log-probabilities and values with their graph, for the first update to take.
     """
 
@@ -68,6 +69,7 @@ class Rollout:
     texts: tuple[tuple[str, str], ...]
     mask_BC: Tensor
     raw_score_B: Tensor
+    part_B: dict[str, Tensor]
     score_B: Tensor
     behaviour_logp_BC: Tensor
     old_logp_BC: Tensor
@@ -102,17 +104,17 @@ class Actors:
             yield self.reference
 
 
-def load_actors(config: RlConfig, model: Path, reward_model: Path, seed: int = 0) -> Actors:
-    """Read policy, reference (the same checkpoint, frozen), reward model, and make the critic."""
+def load_actors(config: RlConfig, model: Path, reward_model: Path | None, seed: int = 0) -> Actors:
+    """Read policy, reference (the same checkpoint, frozen) and scorers, and make the critic."""
+    scorer = load_scorer(config.rewards, reward_model, config.precision)
     dtype = compute_dtype(config.precision)
     policy, words = load_policy(model, dtype)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
     reference = policy if config.lora.rank else load_policy(model, dtype)[0].eval().requires_grad_(False)
-    scorer = RewardModel.load(reward_model, config.precision)
-    same_tokens = tokenizer_hash(model) == tokenizer_hash(reward_model)
-    critic, _, scale = load_scalar(reward_model if same_tokens else model, dtype, head_seed=0)
+    start = reward_model if reward_model and tokenizer_hash(model) == tokenizer_hash(reward_model) else None
+    critic, _, scale = load_scalar(start or model, dtype, head_seed=0)
     with torch.no_grad():
-        critic.score.weight.mul_(scale.scale if same_tokens else 0.0)
+        critic.score.weight.mul_(scale.scale if start else 0.0)
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
     for trained in (policy, critic):
@@ -125,21 +127,27 @@ def rl(
     config: RlConfig,
     *,
     model: Path,
-    reward_model: Path,
+    reward_model: Path | None = None,
     data: Path,
     output_dir: Path,
     seed: int = 0,
     resume: bool = True,
     log: Log = quiet,
 ) -> RlResult:
-    """Optimise a policy against a reward model on prompts ``{"prompt"}``, under a KL leash to where it started.
+    """Optimise a policy on prompts ``{"prompt"}``, under a KL leash to where it started.
+
+    What a completion is worth says a reward model, or ``config.rewards``, or the sum of both. Without a reward model of
+    the same tokens the critic starts from the policy, under a head of zeros.
 
     Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` iterations for a
     judge to choose from, ``metrics.jsonl`` (one row an iteration), ``events.jsonl`` (alarms) and ``samples/``.
     With an adapter all of these are merged, and ``output_dir/adapter`` holds the last adapter alone.
     """
     actors = load_actors(config, model, reward_model, seed)
-    prompts = [row.text for row in read_prompts(data, actors.words.chat)]
+    rows, dropped = choose_prompts(config.prompts, read_prompts(data, actors.words.chat), actors.words.encode)
+    prompts, weights = [row.text for row in rows], [row.weight for row in rows]
+    if dropped:
+        log(0.0, f"{len(prompts)} prompts; left out: " + ", ".join(f"{n} by {name}" for name, n in dropped.items()))
     updates = config.ppo_epochs * config.minibatches
     learner = Learner(
         {"actor": actors.policy, "critic": actors.critic},
@@ -148,7 +156,8 @@ def rl(
     )
     engine = Engine(actors.policy, actors.words.stop_ids)
     kl = AdaptiveKL(config.kl_coef, config.kl_target)
-    leash = LengthLeash(_reference_length(config, actors, engine, prompts, seed), config.length_coef)
+    probe = pick_prompts(prompts, LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"), weights)
+    leash = LengthLeash(_reference_length(config, actors, engine, probe, seed), config.length_coef)
     snapshots: dict[int, Path] = {}
     last: dict[str, float] = {}
 
@@ -156,7 +165,7 @@ def rl(
         if step == 0:  # a fresh start: what an earlier run with other settings left must not be judged
             for old in ("snapshots", "samples", "adapter"):
                 shutil.rmtree(output_dir / old, ignore_errors=True)
-        chosen = pick_prompts(prompts, config.prompts_per_iteration, step, seed)
+        chosen = pick_prompts(prompts, config.prompts_per_iteration, step, seed, weights)
         samples = engine.generate(
             [actors.words.encode(p) for p in chosen], _sampling(config), seed=stream_seed(seed, "rollout", step)
         )
@@ -174,7 +183,7 @@ def rl(
     def restore(state: dict[str, Any]) -> None:
         kl.coef, leash.integral, leash.error = state["kl_coef"], state["length_integral"], state["length_error"]
 
-    inputs = {"model": model, "reward_model": reward_model, "data": data}
+    inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
     train_steps(
         learner,
         step_fn,
@@ -196,7 +205,7 @@ def rl(
     for step in range(config.iterations):
         if _snapshot(output_dir, step).exists():
             snapshots[step + 1] = _snapshot(output_dir, step)
-    return RlResult(output_dir / "model", snapshots, config.iterations * config.samples_per_iteration, last)
+    return RlResult(output_dir / "model", snapshots, config.iterations * config.samples_per_iteration, last, dropped)
 
 
 def _sampling(config: RlConfig) -> Sampling:
@@ -209,24 +218,11 @@ def _snapshot(output_dir: Path, step: int) -> Path:
 
 def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts: Sequence[str], seed: int) -> float:
     """Mean completion length of the policy before any update, in tokens: what the length leash holds on to."""
-    chosen = pick_prompts(prompts, LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"))
     sampling = Sampling(config.max_new_tokens, 1, config.temperature)
-    ids = [actors.words.encode(p) for p in chosen]
+    ids = [actors.words.encode(p) for p in prompts]
     with actors.as_reference() as reference:
         samples = Engine(reference, engine.stop_ids).generate(ids, sampling, seed=stream_seed(seed, "length"))
     return sum(len(s.completion) for s in samples) / len(samples)
-
-
-def pick_prompts(prompts: Sequence[str], count: int, step: int, seed: int) -> list[str]:
-    """The prompts of an iteration: consecutive slices of a fresh permutation each pass over the prompts."""
-    places = [divmod(position, len(prompts)) for position in range(step * count, (step + 1) * count)]
-    orders = {epoch: _permutation(len(prompts), stream_seed(seed, "prompts", epoch)) for epoch, _ in places}
-    return [prompts[orders[epoch][index]] for epoch, index in places]
-
-
-def _permutation(length: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
 
 
 # -- what is measured once a rollout ----------------------------------------------------------------------------------
@@ -247,7 +243,7 @@ def evaluate_rollout(
     lengths = torch.tensor([len(s.completion) for s in samples])
     mask_BC = torch.arange(int(lengths.max()))[None] < lengths[:, None]
     finished_B = torch.tensor([s.finish == "stop" for s in samples])
-    raw_score_B = actors.scorer.score(texts)
+    raw_score_B, part_B = score_in_parts(actors.scorer, texts)
     score_B = raw_score_B - config.missing_eos_penalty * (~finished_B).float() + leash.bonus(lengths.float())
     found = {name: torch.zeros(mask_BC.shape) for name in ("old", "ref", "value", "entropy")}
     batches = list(micro_batches(config, actors, examples))
@@ -273,6 +269,7 @@ def evaluate_rollout(
         texts=texts,
         mask_BC=mask_BC,
         raw_score_B=raw_score_B,
+        part_B=part_B,
         score_B=score_B,
         behaviour_logp_BC=behaviour_BC,
         old_logp_BC=found["old"],
@@ -326,7 +323,7 @@ def update_policy(
     extremes: dict[str, float] = {}
     size = config.samples_per_iteration // config.minibatches
     for epoch in range(config.ppo_epochs):
-        order = _permutation(len(rollout.examples), stream_seed(seed, epoch))
+        order = permutation(len(rollout.examples), stream_seed(seed, epoch))
         for start in range(0, len(order), size):
             rows = sorted(order[start : start + size])
             seen: dict[str, float] = {}
@@ -402,6 +399,7 @@ def rollout_stats(rollout: Rollout, kl_coef: float, length_price: float) -> dict
     return {
         "score": float(rollout.raw_score_B.mean()),
         "score_std": float(rollout.raw_score_B.std(unbiased=False)),
+        **{f"part_{name}": float(score_B.mean()) for name, score_B in rollout.part_B.items()},
         "kl": float(torch.where(mask, kl_k1(old, ref), 0.0).sum(1).mean()),
         "kl_k3": float(torch.where(mask, kl_k3(old, ref), 0.0).sum(1).mean()),
         "kl_coef": kl_coef,
