@@ -67,9 +67,7 @@ def test_the_best_of_four_are_the_best_of_the_samples_that_would_be_drawn(
 ) -> None:
     data = write_rows("prompts.jsonl", [{"prompt": "He:"}, {"prompt": "The village:"}])
     given: dict[str, Any] = {"model": policy_folder, "data": data, "seed": 3}
-    plain = sample(
-        SampleConfig(samples_per_prompt=8, max_new_tokens=6), **given, output=tmp_path / "all.jsonl"
-    ).output
+    plain = sample(SampleConfig(samples_per_prompt=8, max_new_tokens=6), **given, output=tmp_path / "all.jsonl").output
     best = sample(
         SampleConfig(samples_per_prompt=2, max_new_tokens=6, best_of=4),
         **given,

@@ -139,7 +139,9 @@ def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given:
     own = "rl.rewards=[{regex: warm, weight: 100}]"
     run(load_recipe(None, [f"base.model={given}", *TOY, own]), output_dir=tmp_path / "run", from_dir=reviews)
     rows = [json.loads(line) for line in (tmp_path / "run/rl/metrics.jsonl").read_text().splitlines()]
-    assert all(row["score"] == pytest.approx(row["part_reward_model"] + 100 * row["part_regex"], abs=1e-3) for row in rows)
+    assert all(
+        row["score"] == pytest.approx(row["part_reward_model"] + 100 * row["part_regex"], abs=1e-3) for row in rows
+    )
     scorer = RewardModel.load(tmp_path / "run/reward/model")
     for line in (tmp_path / "run/eval/samples.jsonl").read_text().splitlines()[:8]:
         row = json.loads(line)

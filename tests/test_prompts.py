@@ -119,7 +119,9 @@ def test_a_weighted_draw_is_a_function_of_seed_and_step() -> None:
 
 
 def test_weights_stand_in_the_file(write_rows: WriteRows) -> None:
-    data = write_rows("prompts.jsonl", [{"prompt": "a"}, {"prompt": "b", "weight": 2.5}, {"prompt": "c", "weight": None}])
+    data = write_rows(
+        "prompts.jsonl", [{"prompt": "a"}, {"prompt": "b", "weight": 2.5}, {"prompt": "c", "weight": None}]
+    )
     assert [row.weight for row in read_prompts(data)] == [1.0, 2.5, 1.0]
     with pytest.raises(DataError, match=r'bad\.jsonl:1: "weight" is 0'):
         read_prompts(write_rows("bad.jsonl", [{"prompt": "a", "weight": 0}]))

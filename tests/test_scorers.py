@@ -1,4 +1,4 @@
-"""Scores that are not a reward model's, and several as one: each is checked on its way in, and each part stays visible."""
+"""Scores that are not a reward model's, and several as one: checked on the way in, and each part stays visible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ from accord.errors import DataError, ResourceError, UsageError
 from accord.models.decoder import ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, save_scalar
 from accord.models.shape import DecoderConfig
-from accord.scoring import FunctionScorer, HttpScorer, Part, RegexScorer, RewardModel, WeightedScorer, load_scorer, score
+from accord.scoring import (
+    FunctionScorer,
+    HttpScorer,
+    Part,
+    RegexScorer,
+    RewardModel,
+    WeightedScorer,
+    load_scorer,
+    score,
+)
 from accord.scoring.scorer import checked
 from accord.scoring.weighted import score_in_parts
 from accord.text.tokenizer import Tokenizer
@@ -318,7 +327,9 @@ def test_reward_models_of_several_axes_add_up_by_weight(reward_folder: Path, har
 
 def test_rewards_are_given_as_a_list_in_yaml_and_on_the_command_line(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("rl:\n  rewards:\n    - {regex: please, weight: 1}\n    - {function: 'mine:short', name: short}\n")
+    recipe.write_text(
+        "rl:\n  rewards:\n    - {regex: please, weight: 1}\n    - {function: 'mine:short', name: short}\n"
+    )
     found = load_recipe(recipe).rl.rewards
     assert [(one.label, one.kind, one.weight) for one in found] == [
         ("regex", "regex", 1.0),
@@ -407,11 +418,11 @@ def test_a_file_is_scored_by_all_parts(reward_folder: Path, write_rows: WriteRow
     assert result.parts["regex"] == 0.5
 
 
-def test_commands_take_scores_of_ones_own(
-    own: str, policy_folder: Path, write_rows: WriteRows, tmp_path: Path
-) -> None:
+def test_commands_take_scores_of_ones_own(own: str, policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     rows = write_rows("rows.jsonl", [{"prompt": p, "completion": c} for p, c in PAIRS[:2]])
-    done = Done("score", "--data", str(rows), "-o", "scored.jsonl", f'rl.rewards=[{{function: "{own}:count"}}]', "--json")
+    done = Done(
+        "score", "--data", str(rows), "-o", "scored.jsonl", f'rl.rewards=[{{function: "{own}:count"}}]', "--json"
+    )
     assert done.code == 0, done.err
     assert done.json["mean_score"] == 12.0 and done.json["parts"] == {"function": 12.0}
 

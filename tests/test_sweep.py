@@ -84,7 +84,18 @@ def demonstrations(write_rows: WriteRows) -> Path:
 
 def test_a_stage_is_swept_and_continued(policy_folder: Path, demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "lrs"
-    argv = ("sft", "--model", str(policy_folder), "--data", str(demonstrations), "-o", str(out), "--json", "--seed", "4")
+    argv = (
+        "sft",
+        "--model",
+        str(policy_folder),
+        "--data",
+        str(demonstrations),
+        "-o",
+        str(out),
+        "--json",
+        "--seed",
+        "4",
+    )
     argv += ("sft.epochs=1", "sft.batch_tokens=128", "--sweep", "sft.optim.lr=1e-4,1e-2", "--sweep", "sft.dropout=0,.2")
     done = Done(*argv)
     assert done.code == 0, done.err
@@ -183,7 +194,9 @@ def point(name: str) -> Point:
 def test_the_score_of_an_rl_stage_is_drawn_along_the_root_of_kl(tmp_path: Path) -> None:
     """KL 4 and 16 lie at 2 and 4 on the axis: twice as far from 0."""
     outcomes = [
-        of_stage(point("a"), {"num_episodes": 8, "final": {"score": 0.5, "kl": 4.0, "part_polite": 0.25, "bad": math.nan}}),
+        of_stage(
+            point("a"), {"num_episodes": 8, "final": {"score": 0.5, "kl": 4.0, "part_polite": 0.25, "bad": math.nan}}
+        ),
         of_stage(point("b"), {"num_episodes": 8, "final": {"score": 1.5, "kl": 16.0, "part_polite": 0.75, "bad": 1.0}}),
         Outcome("c", {"rl.kl_coef": "c"}, {}, failed="the loss is nan <b>"),
     ]

@@ -42,6 +42,7 @@ from accord.train.alarms import alarms
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
 from accord.train.lm import LmResult, logp_and_entropy, mean_nll, pretrain, sft, sft_losses, tokenizer
 from accord.train.loop import identity_of, train_steps
+from accord.train.prompts import pick_prompts
 from accord.train.reward import (
     bucketed_scores,
     encode_group,
@@ -51,7 +52,6 @@ from accord.train.reward import (
     ranking_accuracy,
     reward,
 )
-from accord.train.prompts import pick_prompts
 from accord.train.rl import Actors, evaluate_rollout, load_actors, rl, rollout_stats, update_policy
 
 EXAMPLES = [

@@ -1,4 +1,4 @@
-"""Grids of settings: ``rl.kl_coef=.01,.05,.2`` as one recipe a value, or one a combination of several keys. Torch-free."""
+"""Grids of settings: ``rl.kl_coef=.01,.05,.2`` as a recipe for each value, or for each combination. Torch-free."""
 
 from __future__ import annotations
 

@@ -28,9 +28,7 @@ ValidData = Annotated[
 ]
 Sweep = Annotated[
     list[str] | None,
-    typer.Option(
-        "--sweep", metavar="KEY=A,B,...", help="One run a value, and one report; several: every combination."
-    ),
+    typer.Option("--sweep", metavar="KEY=A,B,...", help="One run a value, and one report; several: every combination."),
 ]
 ScorerModel = Annotated[
     Path | None, typer.Option("--reward-model", metavar="DIR", help="What `accord reward` wrote, or rl.rewards alone.")

@@ -97,7 +97,12 @@ def run(
         if dry_run:
             talk.result(made, text=yaml.safe_dump(made.resolved(), sort_keys=False).rstrip())
             return
-        settings: dict[str, Any] = {"store": home.store if home else None, "from_dir": from_dir, "resume": resume, "log": talk.log}
+        settings: dict[str, Any] = {
+            "store": home.store if home else None,
+            "from_dir": from_dir,
+            "resume": resume,
+            "log": talk.log,
+        }
         if points:
             swept = accord.sweep(points, output_dir=folder, **settings)
             talk.result(swept, next_step=f"open {path_text(swept.report)}")

@@ -231,7 +231,9 @@ def score(
     output: OutputFile,
     model: Annotated[
         Path | None,
-        typer.Option("--model", "--reward-model", metavar="DIR", help="What `accord reward` wrote, or rl.rewards alone."),
+        typer.Option(
+            "--model", "--reward-model", metavar="DIR", help="What `accord reward` wrote, or rl.rewards alone."
+        ),
     ] = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,

@@ -19,7 +19,7 @@ from accord.scoring.weighted import scorer_inputs
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Where the report is, and the numbers of each combination by its folder's name; ``failed`` says why some have none.
+    """Where the report is, and each combination's numbers by its folder's name; ``failed`` says why some have none.
 
     A number is plain, or holds ``value``, ``low`` and ``high``.
     """

@@ -34,8 +34,6 @@ def encode_scored(words: Tokenizer, prompt: str, completion: str, max_tokens: in
     return Example(tuple(head), (*tail[:room], words.end_id))
 
 
-
-
 @torch.no_grad()
 def raw_scores(
     model: ScalarModel,

@@ -90,17 +90,13 @@ def sample(
     )
 
 
-def best_rows(
-    rows: Sequence[dict[str, Any]], scorer: Scorer, best_of: int, per_prompt: int
-) -> list[dict[str, Any]]:
+def best_rows(rows: Sequence[dict[str, Any]], scorer: Scorer, best_of: int, per_prompt: int) -> list[dict[str, Any]]:
     """Of each ``best_of`` rows in turn the one with the highest score; of equals the earlier.
 
     ``per_prompt`` of those that remain belong to one prompt each, and are ranked among themselves.
     """
     scores = [round(s, 6) for s in scorer.score([(row["prompt"], row["completion"]) for row in rows]).tolist()]
-    kept = [
-        max(range(start, start + best_of), key=lambda i: (scores[i], -i)) for start in range(0, len(rows), best_of)
-    ]
+    kept = [max(range(start, start + best_of), key=lambda i: (scores[i], -i)) for start in range(0, len(rows), best_of)]
     found = []
     for place, index in enumerate(kept):
         first = place - place % per_prompt

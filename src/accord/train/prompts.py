@@ -1,4 +1,4 @@
-"""Which prompts an optimisation sees, and in which order: functions of file, seed and step alone, so that runs resume."""
+"""Which prompts an optimisation sees, in which order: functions of file, seed and step alone, so that runs resume."""
 
 from __future__ import annotations
 
