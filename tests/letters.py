@@ -16,6 +16,7 @@ from accord.rollout.engine import Engine
 from accord.train.actors import Actors, ValueHead
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
+from accord.train.prompts import Prompts
 from accord.train.rl import find_algorithm, rl_step
 from accord.train.rollouts import draw
 
@@ -70,6 +71,6 @@ def optimise(config: RlConfig, actors: Actors) -> list[dict[str, float]]:
     engine, controllers = Engine(actors.policy, actors.words.stop_ids), Controllers.of(config, 6.0)
     found = []
     for step in range(config.iterations):
-        scored = draw(config, algorithm, actors, engine, PROMPTS, step, 0)
+        scored = draw(config, algorithm, actors, engine, Prompts(PROMPTS), step, 0)
         found.append(rl_step(config, algorithm, actors, learner, controllers, scored, step))
     return found

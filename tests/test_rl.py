@@ -28,9 +28,10 @@ from accord.text.tokenizer import Tokenizer, train_tokenizer
 from accord.train.actors import load_actors
 from accord.train.alarms import alarms
 from accord.train.controllers import Controllers
+from accord.train.prompts import pick_prompts
 from accord.train.reward import reward
 from accord.train.rl import rl
-from accord.train.rollouts import evaluate_rollout, pick_prompts, score_samples, shape_scores
+from accord.train.rollouts import evaluate_rollout, score_samples, shape_scores
 
 PPO = POLICY_ALGORITHMS["ppo"]
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -85,6 +86,24 @@ ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 PreferenceLoss = Annotated[str, Rows("dpo", "cdpo", "ipo", "ipo_sum", "kto", "simpo", "orpo")]
 #: What a preference loss sets unless it is given: the usual values of its paper.
 PREFERENCE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"simpo": {"dpo_beta": 2.0}}
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from error
+    return text
+
+
+def _own_function(name: str) -> str:
+    if name and not is_outside(name):
+        raise ValueError(f"{name!r} does not name a function of yours: write module:function")
+    return name
+
+
+Regex = Annotated[str, AfterValidator(_regex)]
+OwnFunction = Annotated[str, AfterValidator(_own_function)]
 
 
 def exact_div(total: int, parts: int, total_name: str, parts_name: str) -> int:
@@ -277,6 +296,7 @@ class SampleConfig(Section):
     temperature: float = Field(1.0, gt=0, description="Divides the logits; 1.0 samples the policy's own law.")
     top_k: int = Field(0, ge=0, description="Draw from the k likeliest tokens only; 0 = from all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that make up this probability.")
+    best_of: int = Field(1, ge=1, description="Each completion is the best of so many, by a scorer; 1 = as drawn.")
 
 
 class PairsConfig(Section):
@@ -357,6 +377,53 @@ TRUNCATED = (
 )
 
 
+class ScorerConfig(Section):
+    """One of several scores that are added up. It is one of four: model, function, regex or http."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("model", "function", "regex", "http")
+    NEEDS: ClassVar[Mapping[str, str]] = {"absent": "regex", "timeout_s": "http", "batch_size": "http"}
+
+    name: str = Field("", pattern=r"^([a-z][a-z0-9_]*)?$", description="In metrics: part_NAME; empty = what it is.")
+    weight: float = Field(1.0, description="Its score counts this much; below 0 it costs, 0 = only measured.")
+    model: str = Field("", description="Folder of a reward model.")
+    function: OwnFunction = Field("", description="module:function(prompts, completions), one number a completion.")
+    regex: Regex = Field("", description="1 where this is found in the completion, else 0.")
+    absent: bool = Field(False, description="With regex: 1 where it is not found.")
+    http: str = Field("", pattern=r"^(https?://.+)?$", description="URL that answers a POST of texts with scores.")
+    timeout_s: float = Field(30.0, gt=0, description="With http: seconds to wait for one answer.")
+    batch_size: int = Field(64, ge=1, description="With http: most completions in one request.")
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        given = [kind for kind in self.KINDS if getattr(self, kind)]
+        if len(given) != 1:
+            told = " and ".join(given) or "none"
+            raise ValueError(f"a reward is exactly one of {', '.join(self.KINDS)}; given: {told}")
+        fields = type(self).model_fields
+        for option, kind in self.NEEDS.items():
+            if getattr(self, option) != fields[option].default and kind != self.kind:
+                raise ValueError(f"{option} has no effect without {kind}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the four it is."""
+        return next(kind for kind in self.KINDS if getattr(self, kind))
+
+    @property
+    def label(self) -> str:
+        """What it is called in metrics."""
+        return self.name or self.kind
+
+
+class PromptsConfig(Section):
+    """Which prompts of the file are used; those left out are counted."""
+
+    max_tokens: int = Field(0, ge=0, description="Longer prompts are left out; 0 = none is.")
+    regex: Regex = Field("", description="Prompts in which this is not found are left out.")
+    function: OwnFunction = Field("", description="Prompts for which module:function(prompt) is false are left out.")
+
+
 class RlConfig(Training):
     """Optimise the policy against the reward model without drifting from the reference."""
 
@@ -365,6 +432,10 @@ class RlConfig(Training):
     algorithm: Algorithm = Field("ppo", description="Row of the table of algorithms.")
     iterations: int = Field(60, ge=1, description="Rounds of rollout and update.")
     prompts_per_iteration: int = Field(64, ge=1, description="Prompts per round.")
+    rewards: tuple[ScorerConfig, ...] = Field(
+        (), strict=False, description="Scores added to the reward model's, which counts once: see ScorerConfig's keys."
+    )
+    prompts: PromptsConfig = Field(PromptsConfig(), description="Which prompts of the file are used.")
     samples_per_prompt: int = Field(1, ge=1, description="Completions per prompt and round.")
     max_new_tokens: int = Field(80, ge=1, description="Most tokens per completion, the end token included.")
     temperature: float = Field(1.0, gt=0, description="Of the samples and of every log-probability alike.")
@@ -428,6 +499,14 @@ class RlConfig(Training):
         exact_div(
             self.samples_per_iteration, self.minibatches, "prompts_per_iteration * samples_per_prompt", "minibatches"
         )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_have_names(self) -> Self:
+        labels = [reward.label for reward in self.rewards]
+        twice = [label for label in labels if labels.count(label) > 1 or label == "reward_model"]
+        if twice:
+            raise ValueError(f"{twice[0]!r} would name two scores: give each of rewards a name of its own")
         return self
 
     @property

@@ -79,7 +79,7 @@ def write_seeds_report(out_dir: Path, seed_dirs: Sequence[Path]) -> Path:
     context = {
         "name": out_dir.name,
         "rows": rows,
-        "columns": [(name, TERMS.get(term)) for name, term, _, _ in SEED_COLUMNS],
+        "columns": [(name, TERMS.get(term)) for name, term, _, _ in RUN_COLUMNS],
         "totals": _totals(done),
         "wins": _wins(done),
         "all_held": bool(rows) and all(row.get("held") for row in rows),
@@ -126,7 +126,7 @@ def _card_numbers(run: RunFolder) -> dict[str, Any]:
 # ---- seeds ---------------------------------------------------------------------------------------------------------
 
 # Column, glossary term, key of a seed's numbers, decimals.
-SEED_COLUMNS = (
+RUN_COLUMNS = (
     ("Win rate", "win_rate", "win_rate", 3),
     ("KL", "kl", "kl", 2),
     ("Length ratio", "length_ratio", "length_ratio", 3),
@@ -145,10 +145,10 @@ def _seed_row(path: Path, out_dir: Path) -> Mapping[str, Any]:
         return {"seed": path.name, "link": "#", "absent": "it has no folder yet"}
     run = read_run(path)
     head = {"seed": _seed(run), "link": Path(os.path.relpath(path / "report.html", out_dir)).as_posix()}
-    return {**head, **parts.part(_seed_numbers, run)}
+    return {**head, **parts.part(run_numbers, run)}
 
 
-def _seed_numbers(run: RunFolder) -> dict[str, Any]:
+def run_numbers(run: RunFolder) -> dict[str, Any]:
     results, card, summary = run.need("eval/results.json"), run.need("reward/card.json"), run.need("summary.json")
     ppo, same = parts.find(results, "ppo"), card["model"]["same_verdict"]
     values = {
@@ -164,7 +164,7 @@ def _seed_numbers(run: RunFolder) -> dict[str, Any]:
     }
     return {
         "values": values,
-        "cells": [parts.interval(values[key], digits) for _, _, key, digits in SEED_COLUMNS],
+        "cells": [parts.interval(values[key], digits) for _, _, key, digits in RUN_COLUMNS],
         "held": all(floor["held"] for floor in summary["floors"].values()),
         "broken": [name.replace("_", " ") for name, floor in summary["floors"].items() if not floor["held"]],
         "lines": {measure: snapshot_line(f"seed {_seed(run)}", results, measure) for measure in SEED_LINES},
@@ -175,12 +175,12 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Mean, least and largest of each column over the finished seeds."""
     if not rows:
         return []
-    columns = [[_plain_value(row["values"][key]) for row in rows] for _, _, key, _ in SEED_COLUMNS]
+    columns = [[_plain_value(row["values"][key]) for row in rows] for _, _, key, _ in RUN_COLUMNS]
     shown = []
     for name, of in (("mean", lambda v: sum(v) / len(v)), ("least", min), ("largest", max)):
         texts = [
             parts.number(of(values), digits) if None not in values else parts.NONE
-            for values, (_, _, _, digits) in zip(columns, SEED_COLUMNS, strict=True)
+            for values, (_, _, _, digits) in zip(columns, RUN_COLUMNS, strict=True)
         ]
         shown.append((name, texts))
     return shown

@@ -17,6 +17,7 @@ import yaml
 
 import accord
 from accord.config import DpoConfig, Recipe, RlConfig
+from accord.errors import UsageError
 from accord.evals.evaluate import evaluate
 from accord.evals.judge import fit_judge, run_probes
 from accord.evals.report import write_model_card, write_report, write_seeds_report
@@ -32,6 +33,7 @@ from accord.models.named import NAMED, add_model, folder_name
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
+from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.dpo import dpo
 from accord.train.lm import pretrain, sft, tokenizer
@@ -99,6 +101,7 @@ def run(
     store: str | None = None,
     cache: Path | None = None,
     from_dir: Path | None = None,
+    lenders: Sequence[Path] = (),
     resume: bool = True,
     log: Log = lambda fraction, text: None,
 ) -> dict[str, Any]:
@@ -108,10 +111,12 @@ def run(
         store: Path or URL of the store of facts; ``accord.db`` in the run's folder by default.
         cache: Folder that keeps the downloaded artefacts; ``downloads`` in the run's folder by default.
         from_dir: Folder that already holds the artefacts, for machines without a network.
+        lenders: Folders of other runs whose finished stages are taken over where settings and inputs are the same.
     """
     recipe.check_lengths()
     check_base(recipe)
-    runner = Runner(output_dir, shares(recipe), resume, log)
+    check_sampling(recipe)
+    runner = Runner(output_dir, shares(recipe), resume, log, lenders)
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)
     stages = Stages(recipe, runner, facts, cache or output_dir / "downloads", from_dir)
@@ -146,6 +151,16 @@ def check_base(recipe: Recipe) -> None:
     """Refuse a ``base.model`` that is no folder, no known name and no GGUF file, before any work."""
     if recipe.base.model and not is_folder(recipe.base.model):
         folder_name(recipe.base.model)
+
+
+def check_sampling(recipe: Recipe) -> None:
+    """Refuse best-of-n for the samples that annotators rank: nothing can choose among them yet."""
+    if recipe.sample.best_of > 1:
+        raise UsageError(
+            f"sample.best_of {recipe.sample.best_of} has no effect in a run",
+            why="its samples are ranked before there is a reward model",
+            mend="use it with `accord sample`",
+        )
 
 
 def uncured(recipe: Recipe) -> RlConfig:
@@ -276,13 +291,13 @@ class Stages:
         self.stage("rankings", {"data": config.model_dump(), "sample": sampling.model_dump()}, inputs, work)
 
     def _rank_samples(self, folder: Path, model: Path, prompts: Path) -> Any:
-        config, sampling = self.recipe.data, self.recipe.sample
+        config, drawn = self.recipe.data, self.recipe.sample.model_dump(exclude={"best_of"})
         policy, words = load_policy(model, compute_dtype(self.recipe.rl.precision))
         rows = read_prompts(prompts)
         chosen = [rows[i % len(rows)] for i in range(config.ranked_prompts)]
         samples = Engine(policy, words.stop_ids).generate(
             [words.encode(row.text) for row in chosen],
-            Sampling(**sampling.model_dump()),
+            Sampling(**drawn),
             seed=stream_seed(self.recipe.seed, "ranked samples"),
         )
         texts: list[list[str]] = [[] for _ in chosen]
@@ -295,7 +310,7 @@ class Stages:
             config,
             groups=[(row.text, row.topic, group) for row, group in zip(chosen, texts, strict=True)],
             policy=f"{self.recipe.name}/sft",
-            sampling=", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),
+            sampling=", ".join(f"{key} {value}" for key, value in drawn.items()),
             words=read_json(self.path("data/words.json")),
             human_texts=human,
             store=self.store,
@@ -351,7 +366,10 @@ class Stages:
         if config.ptx_coef > 0:
             inputs["ptx_data"] = self.path("data/texts.jsonl")
         self.stage(
-            name, {"config": config.model_dump()}, inputs, lambda f, log: self._train(rl, f, log, config, **inputs)
+            name,
+            {"config": config.model_dump()},
+            {**inputs, **scorer_inputs(config.rewards)},
+            lambda f, log: self._train(rl, f, log, config, **inputs),
         )
 
     def dpo(self, name: str, config: DpoConfig, data: Path) -> None:
@@ -390,6 +408,7 @@ class Stages:
                 snapshots=snapshots_of(runs["rl"]),
                 uncured=snapshots_of(runs["rl_uncured"]) if "rl_uncured" in runs else None,
                 uncured_note=uncured_note(self.recipe),
+                rewards=self.recipe.rl.rewards,
                 judge=folder / "judge",
                 max_new_tokens=self.recipe.rl.max_new_tokens,
                 temperature=self.recipe.rl.temperature,
@@ -400,7 +419,9 @@ class Stages:
             )
             return {"judge": judge.hash}
 
-        self.stage("eval", {"config": config.model_dump()}, {**inputs, **runs, "judged": judged}, work)
+        rewards = self.recipe.rl.rewards
+        settings = {"config": config.model_dump(), "rewards": [reward.model_dump() for reward in rewards]}
+        self.stage("eval", settings, {**inputs, **runs, **scorer_inputs(rewards), "judged": judged}, work)
 
     def publish(self) -> None:
         """Put the policy that the judge chose where a user looks for it: ``model/`` in the run's folder."""

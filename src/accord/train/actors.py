@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +19,10 @@ from accord.models.door import recompute_activations
 from accord.models.folder import load_policy, load_scalar
 from accord.models.lora import adapter_off, add_lora
 from accord.models.precision import compute_dtype
-from accord.scoring.reward_model import RewardModel
+from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed
 from accord.text.batches import Batch
 from accord.text.tokenizer import Tokenizer, tokenizer_hash
-
-
-class Scorer(Protocol):
-    """What gives completions their score: texts in, one number each out."""
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor: ...
 
 
 class ValueHead(nn.Module):
@@ -90,15 +83,17 @@ def token_values(critic: ScalarModel, batch: Batch) -> Tensor:
     return values
 
 
-def load_actors(config: RlConfig, algorithm: PolicyAlgorithm, model: Path, reward_model: Path, seed: int = 0) -> Actors:
-    """Read policy, reference (the same checkpoint, frozen), reward model, and make the critic."""
+def load_actors(
+    config: RlConfig, algorithm: PolicyAlgorithm, model: Path, reward_model: Path | None, seed: int = 0
+) -> Actors:
+    """Read policy, reference (the same checkpoint, frozen) and scorers, and make the critic."""
+    scorer = load_scorer(config.rewards, reward_model, config.precision)
     dtype = compute_dtype(config.precision)
     policy, words = load_policy(model, dtype)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
     reference = policy if config.lora.rank else load_policy(model, dtype)[0].eval().requires_grad_(False)
     if config.activation_checkpointing:
         recompute_activations(policy.model)
-    scorer = RewardModel.load(reward_model, config.precision)
     critic: ScalarModel | ValueHead | None = None
     if algorithm.critic:
         shared = config.shared_critic
@@ -106,11 +101,11 @@ def load_actors(config: RlConfig, algorithm: PolicyAlgorithm, model: Path, rewar
     return Actors(policy, critic, reference, scorer, words)
 
 
-def _own_critic(config: RlConfig, model: Path, reward_model: Path, dtype: torch.dtype, seed: int) -> ScalarModel:
+def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, dtype: torch.dtype, seed: int) -> ScalarModel:
     """A critic that starts from the reward model, or with other tokens from the policy under a zero head."""
-    same_tokens = tokenizer_hash(model) == tokenizer_hash(reward_model)
-    critic, _, scale = load_scalar(reward_model if same_tokens else model, dtype, head_seed=0)
-    critic.merge_heads(scale.gains if same_tokens else [0.0])
+    start = reward_model if reward_model and tokenizer_hash(model) == tokenizer_hash(reward_model) else None
+    critic, _, scale = load_scalar(start or model, dtype, head_seed=0)
+    critic.merge_heads(scale.gains if start else [0.0])
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
     if config.activation_checkpointing:

@@ -21,7 +21,8 @@ from accord.train.actors import Actors, ValueHead, token_values
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.lm import block_loss
-from accord.train.rollouts import Rollout, micro_batches, permutation
+from accord.train.prompts import permutation
+from accord.train.rollouts import Rollout, micro_batches
 
 
 @dataclass(frozen=True)

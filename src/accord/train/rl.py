@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from accord.formats.jsonl import read_prompts, read_texts
 from accord.models.folder import save_policy
 from accord.models.lora import save_adapter
 from accord.rollout.engine import Engine, Sampling
+from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.text.batches import pack_blocks
 from accord.text.tokenizer import Tokenizer
@@ -25,26 +25,31 @@ from accord.train.controllers import Controllers
 from accord.train.learner import Learner, Log
 from accord.train.loop import append_event, identity_of, quiet, train_steps
 from accord.train.policy_update import PretrainingMix, kl_place, update_policy
-from accord.train.rollouts import Scored, draw, evaluate_rollout, pick_prompts, rollout_stats, shape_scores
+from accord.train.prompts import Prompts, choose_prompts
+from accord.train.rollouts import Scored, draw, evaluate_rollout, rollout_stats, shape_scores
 
 LENGTH_PROBE_SAMPLES = 256
 
 
 @dataclass(frozen=True)
 class RlResult:
-    """Where the policies are: the last one, and the snapshots a judge may choose among (step -> folder)."""
+    """Where the policies are: the last one, and the snapshots a judge may choose among (step -> folder).
+
+    ``dropped_prompts`` counts what each filter of ``rl.prompts`` left out.
+    """
 
     model: Path
     snapshots: dict[int, Path]
     num_episodes: int
     final: dict[str, float]
+    dropped_prompts: dict[str, int]
 
 
 def rl(
     config: RlConfig,
     *,
     model: Path,
-    reward_model: Path,
+    reward_model: Path | None = None,
     data: Path,
     output_dir: Path,
     ptx_data: Path | None = None,
@@ -52,8 +57,10 @@ def rl(
     resume: bool = True,
     log: Log = quiet,
 ) -> RlResult:
-    """Optimise a policy against a reward model on prompts ``{"prompt"}``, under a KL leash to where it started.
+    """Optimise a policy on prompts ``{"prompt"}``, under a KL leash to where it started.
 
+    What a completion is worth says a reward model, or ``config.rewards``, or the sum of both. Without a reward model of
+    the same tokens a critic starts from the policy, under a head of zeros.
     ``ptx_data`` are plain texts ``{"text"}`` that it is not to forget: with ``ptx_coef`` their loss is added.
 
     Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` iterations for a
@@ -62,7 +69,10 @@ def rl(
     """
     algorithm = find_algorithm(config)
     actors = load_actors(config, algorithm, model, reward_model, seed)
-    prompts = [found.text for found in read_prompts(data, actors.words.chat)]
+    rows, dropped = choose_prompts(config.prompts, read_prompts(data, actors.words.chat), actors.words.encode)
+    if dropped:
+        log(0.0, f"{len(rows)} prompts; left out: " + ", ".join(f"{n} by {name}" for name, n in dropped.items()))
+    prompts = Prompts([one.text for one in rows], [one.weight for one in rows])
     mix = read_mix(config, actors.words, ptx_data)
     updates = config.ppo_epochs * config.minibatches
     learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, config.iterations * updates)
@@ -86,7 +96,7 @@ def rl(
         last.update(stats)
         return stats
 
-    inputs = {"model": model, "reward_model": reward_model, "data": data}
+    inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
     train_steps(
         learner,
         step_fn,
@@ -109,7 +119,7 @@ def rl(
         save_adapter(output_dir / "adapter", actors.policy, str(model))
     found = {step + 1: _snapshot(output_dir, step) for step in range(config.iterations)}
     snapshots = {step: folder for step, folder in found.items() if folder.exists()}
-    return RlResult(output_dir / "model", snapshots, config.iterations * config.samples_per_iteration, last)
+    return RlResult(output_dir / "model", snapshots, config.iterations * config.samples_per_iteration, last, dropped)
 
 
 def find_algorithm(config: RlConfig) -> PolicyAlgorithm:
@@ -178,9 +188,9 @@ def _snapshot(output_dir: Path, step: int) -> Path:
     return output_dir / "snapshots" / f"step_{step + 1:06d}"
 
 
-def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts: Sequence[str], seed: int) -> float:
+def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts: Prompts, seed: int) -> float:
     """Mean completion length of the policy before any update, in tokens: what the length leash holds on to."""
-    chosen = pick_prompts(prompts, LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"))
+    chosen = prompts.pick(LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"))
     sampling = Sampling(config.max_new_tokens, 1, config.temperature)
     ids = [actors.words.encode(p) for p in chosen]
     with actors.as_reference() as reference:

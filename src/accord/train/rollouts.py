@@ -6,8 +6,8 @@ come first), N counted tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ from accord.algo.shaping import overlong
 from accord.algo.table import PolicyAlgorithm
 from accord.config import RlConfig
 from accord.rollout.engine import Engine, Sample, Sampling
+from accord.scoring.weighted import score_in_parts
 from accord.seeds import stream_seed
 from accord.text.batches import Batch, Example, collate, length_buckets
 from accord.train.actors import Actors
 from accord.train.controllers import Controllers
 from accord.train.lm import logp_and_entropy
+from accord.train.prompts import Prompts
 
 FLAT = 1e-6
 
@@ -30,18 +32,26 @@ FLAT = 1e-6
 class Scored:
     """Samples, their texts (prompt and completion) and what the scorer said of them; those of a prompt side by side.
 
-    ``num_scored`` counts the completions that were drawn and scored to get them.
+    ``num_scored`` counts the completions that were drawn and scored to get them. ``parts`` is what each part of the
+    scorer said, not yet weighted (empty where it has none).
     """
 
     samples: tuple[Sample, ...]
     texts: tuple[tuple[str, str], ...]
     score_B: Tensor
     num_scored: int
+    parts: Mapping[str, Tensor]
 
     def rows(self, chosen: Sequence[int]) -> Scored:
         """The samples named, in this order."""
-        picked = [list(found) for found in ([self.samples[i] for i in chosen], [self.texts[i] for i in chosen])]
-        return replace(self, samples=tuple(picked[0]), texts=tuple(picked[1]), score_B=self.score_B[list(chosen)])
+        index = list(chosen)
+        return Scored(
+            tuple(self.samples[i] for i in index),
+            tuple(self.texts[i] for i in index),
+            self.score_B[index],
+            self.num_scored,
+            {name: part_B[index] for name, part_B in self.parts.items()},
+        )
 
     def __add__(self, other: Scored) -> Scored:
         return Scored(
@@ -49,6 +59,7 @@ class Scored:
             self.texts + other.texts,
             torch.cat([self.score_B, other.score_B]),
             self.num_scored + other.num_scored,
+            {name: torch.cat([part_B, other.parts[name]]) for name, part_B in self.parts.items()},
         )
 
     def flat_P(self, group: int) -> Tensor:
@@ -85,24 +96,12 @@ class Rollout:
 # -- samples and scores ------------------------------------------------------------------------------------------------
 
 
-def pick_prompts(prompts: Sequence[str], count: int, step: int, seed: int) -> list[str]:
-    """The prompts of an iteration: consecutive slices of a fresh permutation each pass over the prompts."""
-    places = [divmod(position, len(prompts)) for position in range(step * count, (step + 1) * count)]
-    orders = {epoch: permutation(len(prompts), stream_seed(seed, "prompts", epoch)) for epoch, _ in places}
-    return [prompts[orders[epoch][index]] for epoch, index in places]
-
-
-def permutation(length: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
-
-
 def draw(
     config: RlConfig,
     algorithm: PolicyAlgorithm,
     actors: Actors,
     engine: Engine,
-    prompts: Sequence[str],
+    prompts: Prompts,
     step: int,
     seed: int,
 ) -> Scored:
@@ -112,13 +111,13 @@ def draw(
     missing then is filled up with flat groups, whose advantages are 0.
     """
     wanted, group = config.prompts_per_iteration, config.samples_per_prompt
-    scored = _draw_once(config, actors, engine, pick_prompts(prompts, wanted, step, seed), seed, step)
+    scored = _draw_once(config, actors, engine, prompts.pick(wanted, step, seed), seed, step)
     for attempt in range(config.redraws if algorithm.drop_flat else 0):
         flat = int(scored.flat_P(group).sum())
         missing = wanted - (len(scored.samples) // group - flat)
         if missing <= 0:
             break
-        others = pick_prompts(prompts, missing, step, stream_seed(seed, "redraw", attempt))
+        others = prompts.pick(missing, step, stream_seed(seed, "redraw", attempt))
         scored = scored + _draw_once(config, actors, engine, others, seed, step, attempt)
     if len(scored.samples) == wanted * group:
         return scored
@@ -137,7 +136,8 @@ def _draw_once(
 def score_samples(actors: Actors, prompts: Sequence[str], samples: Sequence[Sample]) -> Scored:
     """Decode samples and have them scored, by text."""
     texts = tuple((prompts[s.prompt_index], actors.words.decode(s.completion)) for s in samples)
-    return Scored(tuple(samples), texts, actors.scorer.score(texts), len(texts))
+    score_B, parts = score_in_parts(actors.scorer, texts)
+    return Scored(tuple(samples), texts, score_B, len(texts), parts)
 
 
 def shape_scores(config: RlConfig, scored: Scored, controllers: Controllers) -> Tensor:
@@ -222,6 +222,7 @@ def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
     stats = {
         "score": float(scored.score_B.mean()),
         "score_std": float(scored.score_B.std(unbiased=False)),
+        **{f"part_{name}": float(part_B.mean()) for name, part_B in scored.parts.items()},
         "kl": float(torch.where(mask, kl_k1(old, ref), 0.0).sum(1).mean()),
         "kl_k3": float(torch.where(mask, kl_k3(old, ref), 0.0).sum(1).mean()),
         "entropy": float(rollout.entropy_BC[mask].mean()),
