@@ -20,6 +20,7 @@ from accord.models.folder import load_policy, load_scalar
 from accord.models.lora import adapter_off, add_lora
 from accord.models.precision import compute_dtype
 from accord.scoring.scorer import Scorer
+from accord.scoring.weighted import load_scorer
 from accord.seeds import stream_seed
 from accord.text.batches import Batch
 from accord.text.tokenizer import Tokenizer, tokenizer_hash
