@@ -19,6 +19,7 @@ from accord.formats.jsonl import (
     PromptRow,
     read_demonstrations,
     read_judged,
+    read_judgements,
     read_prompts,
     read_rankings,
     read_texts,
@@ -88,6 +89,14 @@ def test_pairs_say_how_clear_they_were(tmp_path: Path) -> None:
     assert read_rankings(tmp_path / "again.jsonl") == read_rankings(path)
 
 
+def test_labels_among_rankings(tmp_path: Path) -> None:
+    label = b'{"prompt": "Q", "completion": "a", "label": true}'
+    pair = b'{"prompt": "R", "chosen": "x", "rejected": "y"}'
+    found = read_judgements(_file(tmp_path, pair + b"\n" + label))
+    (ranked,), (labelled,) = read_rankings(_file(tmp_path, pair)), read_judged(_file(tmp_path, label), "label")
+    assert found == [ranked, labelled]
+
+
 def test_labels_and_ratings_are_groups_with_values(tmp_path: Path) -> None:
     path = _file(
         tmp_path,
@@ -139,13 +148,17 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "probability": 0.2}', '"probability" is 0.2'),
         (read_labels, '{"prompt": "p", "completion": "x"}', '"label" is missing'),
         (read_labels, '{"prompt": "p", "completion": "x", "label": 1}', '"label" is a number, not true or false'),
-        (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": []}', "0 \"unacceptable\" for 1"),
+        (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": []}', '0 "unacceptable" for 1'),
         (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": ["no"]}', "not true or false"),
         (read_ratings, '{"prompt": "p", "completion": "x", "rating": true}', '"rating" is true or false, not a number'),
         (read_ratings, '{"prompt": "p", "completion": "x", "rating": "4"}', '"rating" is a string, not a number'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": 0}', '"weight" is 0'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": "2"}', '"weight" is a string'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "topic": 2}', '"topic" is a number'),
+        (read_labels, '{"prompt": "p", "completion": "c"}', '"label" is missing'),
+        (read_labels, '{"prompt": "p", "completion": "c", "label": 1}', '"label" is a number, not true or false'),
+        (read_judgements, '{"prompt": "p", "completion": "c", "label": null}', '"label" is null'),
+        (read_judgements, '{"prompt": "p", "label": true}', '"completion" is missing'),
         (read_demonstrations, '{"prompt": "p", "completion": null}', '"completion" is null, not a string'),
         (read_demonstrations, '{"prompt": ["p"], "completion": "c"}', r'"prompt"\[0\] is a string, not a message'),
         (read_demonstrations, '{"completion": "c"}', '"prompt" is missing'),

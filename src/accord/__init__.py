@@ -15,12 +15,16 @@ __version__ = "0.1.0"
 _DOORS = {
     "demo": "accord.loop",
     "run": "accord.loop",
+    "compare": "accord.loop",
+    "sweep": "accord.loop",
+    "sweep_stage": "accord.loop",
     "tokenizer": "accord.train.lm",
     "pretrain": "accord.train.lm",
     "sft": "accord.train.lm",
-    "sample": "accord.rollout.sample",
+    "sample": "accord.scoring",
     "reward": "accord.train.reward",
     "rl": "accord.train.rl",
+    "dpo": "accord.train.dpo",
     "score": "accord.scoring",
     "load_recipe": "accord.config",
 }

@@ -62,10 +62,14 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt to complete; ``topic`` is the unit of splitting, "" where the file names none."""
+    """A prompt to complete; ``topic`` is the unit of splitting, "" where the file names none.
+
+    ``weight`` says how often training draws it: twice as often as one of half the weight.
+    """
 
     text: str
     topic: str = ""
+    weight: float = 1.0
 
 
 def read_demonstrations(path: Path | str, chat: Chat | None = None) -> list[tuple[str, str]]:
@@ -96,7 +100,7 @@ def read_prompts(path: Path | str, chat: Chat | None = None) -> list[PromptRow]:
     Raises:
         DataError: The file or a line of it is not what it should be.
     """
-    return _read(path, lambda row: PromptRow(row.prompt(chat), row.label("topic")), '{"prompt": "..."}')
+    return _read(path, lambda row: PromptRow(row.prompt(chat), row.label("topic"), _weight(row)), _PROMPT)
 
 
 def read_texts(path: Path | str) -> list[str]:
@@ -115,6 +119,20 @@ def read_rankings(path: Path | str, chat: Chat | None = None) -> list[RankedGrou
         DataError: The file or a line of it is not what it should be.
     """
     return _read(path, lambda row: _ranked_group(row, chat), '{"prompt": "...", "chosen": "...", "rejected": "..."}')
+
+
+def read_judgements(path: Path | str, chat: Chat | None = None) -> list[RankedGroup | JudgedGroup]:
+    """The rankings, pairs and labels of a file, which may be mixed.
+
+    Raises:
+        DataError: The file or a line of it is not what it should be.
+    """
+
+    def judgement(row: _Row) -> RankedGroup | JudgedGroup:
+        labelled = "label" in row.fields or ("unacceptable" in row.fields and "ranks" not in row.fields)
+        return _judged_group(row, "label", chat) if labelled else _ranked_group(row, chat)
+
+    return _read(path, judgement, '{"prompt": "...", "completion": "...", "label": true}')
 
 
 def read_judged(path: Path | str, what: Literal["label", "rating"], chat: Chat | None = None) -> list[JudgedGroup]:
@@ -162,6 +180,7 @@ def at_row(where: str) -> Iterator[None]:
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 _DEMONSTRATION = '{"prompt": "...", "completion": "..."}'
+_PROMPT = '{"prompt": "..."}'
 
 
 @dataclass(frozen=True)

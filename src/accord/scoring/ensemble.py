@@ -28,9 +28,7 @@ class Ensemble:
         self.models, self.combine = tuple(models), combine
 
     @classmethod
-    def load(
-        cls, folders: Sequence[Path], combine: CombineConfig | None = None, precision: str = "auto"
-    ) -> Ensemble:
+    def load(cls, folders: Sequence[Path], combine: CombineConfig | None = None, precision: str = "auto") -> Ensemble:
         """Read reward models from their Hugging Face folders."""
         return cls([RewardModel.load(folder, precision) for folder in folders], combine or CombineConfig())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor
 from accord.algo.table import ENSEMBLE_RULES
 from accord.config import CombineConfig
 from accord.errors import DataError
-from accord.formats.jsonl import read_demonstrations, write_jsonl
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar
 from accord.models.precision import compute_dtype
+from accord.scoring.scorer import checked
 from accord.text.batches import Example, collate, length_buckets
 from accord.text.tokenizer import Tokenizer
 
@@ -35,29 +34,6 @@ def encode_scored(words: Tokenizer, prompt: str, completion: str, max_tokens: in
             mend="shorten the prompt, raise max_tokens or use a model with a longer context",
         )
     return Example(tuple(head), (*tail[:room], words.end_id))
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """Where the scored rows are, how many, and their mean score."""
-
-    output: Path
-    num_rows: int
-    mean_score: float
-
-
-def score(*, reward_model: Path, rows: Path, output: Path) -> ScoreResult:
-    """Score the ``{"prompt", "completion"}`` rows of a JSONL file; they are written with ``"score"`` added.
-
-    A score of 0 is that of an average completion among those the reward model was taught by; 1 is one standard
-    deviation of theirs.
-    """
-    scorer = RewardModel.load(reward_model)
-    pairs = read_demonstrations(rows, scorer.words.chat)
-    scores = scorer.score(pairs).tolist()
-    scored = [{"prompt": p, "completion": c, "score": round(s, 6)} for (p, c), s in zip(pairs, scores, strict=True)]
-    write_jsonl(output, scored)
-    return ScoreResult(output, len(pairs), sum(scores) / len(scores))
 
 
 @torch.no_grad()
@@ -103,7 +79,7 @@ class RewardModel:
 
         Those of an ensemble do so head by head; scores of `transform` "probability" lie between 0 and 1.
         """
-        return combined(self.member_scores(pairs), self.scale.combine)
+        return checked("the reward model", combined(self.member_scores(pairs), self.scale.combine), pairs)
 
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """What each head says, on its own scale, ``(S, heads)``."""
