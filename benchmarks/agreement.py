@@ -20,17 +20,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from accord.algo.kl import LengthLeash
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import OptimConfig, RewardConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.lm import sft_losses
+from accord.train.policy_update import update_policy
 from accord.train.preferences import Tally, preference_losses
 from accord.train.reward import group_losses
-from accord.train.rl import evaluate_rollout, update_policy
+from accord.train.rollouts import evaluate_rollout, score_samples
 from benchmarks.ours import (
     DTYPES,
     NEVER,
@@ -136,13 +138,15 @@ def ppo(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
     candidates = ppo_prompts(model, words)
     prompts = [next(candidates) for _ in range(ROWS)]
     samples = _samples_without_padding(Engine(actors.policy, NEVER, max_rows=ROWS), prompts, actors.words)
-    actors.scorer = FixedScores(torch.randn(ROWS, generator=torch.Generator().manual_seed(0)))
+    score_B = torch.randn(ROWS, generator=torch.Generator().manual_seed(0))
+    actors.scorer = FixedScores(score_B)
     ids_BT = torch.tensor([s.prompt + s.completion for s in samples])
-    save_file({"ids_BT": ids_BT, "score_B": actors.scorer.score_B}, folder / "rollout.safetensors")
-    modules = {"actor": actors.policy, "critic": actors.critic}
+    save_file({"ids_BT": ids_BT, "score_B": score_B}, folder / "rollout.safetensors")
+    modules = actors.trained()
     learner = Recorder(modules, {"actor": UPDATE, "critic": UPDATE}, config.ppo_epochs)
-    rollout = evaluate_rollout(config, actors, prompts, samples, LengthLeash(float(NEW), 0.0))
-    update_policy(config, actors, learner, rollout, config.kl_coef, seed=0)
+    rollout = evaluate_rollout(config, actors, score_samples(actors, prompts, samples), score_B)
+    controllers = Controllers.of(config, float(NEW))
+    update_policy(config, POLICY_ALGORITHMS["ppo"], actors, learner, controllers, rollout, seed=0)
     return {
         "losses": [s["loss"] for s in learner.said],
         "norms": [s[f"{name}_grad_norm"] for s in learner.said for name in modules],

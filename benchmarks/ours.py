@@ -21,8 +21,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from accord.algo.kl import LengthLeash
-from accord.algo.table import PREFERENCE_LOSSES
+from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES
 from accord.config import DpoConfig, OptimConfig, RewardConfig, RlConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.models.precision import tune_allocator
@@ -30,12 +29,16 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.actors import Actors
 from accord.train.alarms import alarms
+from accord.train.controllers import Controllers
+from accord.train.judged import EncodedGroup
 from accord.train.learner import Learner, Metrics
 from accord.train.lm import sft_losses
-from accord.train.preferences import JudgedGroup, Objective, Tally, bucketed_logp, preference_losses, ranked_group
-from accord.train.reward import EncodedGroup, group_losses
-from accord.train.rl import Actors, evaluate_rollout, rollout_stats, update_policy
+from accord.train.preferences import ComparedGroup, Objective, Tally, bucketed_logp, preference_losses, ranked_group
+from accord.train.reward import group_losses
+from accord.train.rl import rl_step
+from accord.train.rollouts import score_samples
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 CONFIG = {"f32": "fp32", "bf16": "bf16"}
@@ -149,7 +152,7 @@ def dpo_objective(model: Path, precision: str) -> Objective:
     return Objective(config, PREFERENCE_LOSSES["dpo"], policy.eval(), words.pad_id, reference)
 
 
-def judged_pair(ids: list[int]) -> JudgedGroup:
+def judged_pair(ids: list[int]) -> ComparedGroup:
     """A prompt, a completion and a worse one, end to end."""
     prompt, completions = tuple(ids[:PROMPT]), (ids[PROMPT : PROMPT + NEW], ids[PROMPT + NEW :])
     examples = [Example(prompt, tuple(completion)) for completion in completions]
@@ -180,19 +183,16 @@ def ppo(model: Path, precision: str, stop: str) -> Run:
     with TemporaryDirectory() as folder:
         actors = make_actors(model, model, Path(folder) / "reward", precision)
     words = actors.words
-    learner = Learner(
-        {"actor": actors.policy, "critic": actors.critic}, {"actor": config.actor, "critic": config.critic}, 10**6
-    )
+    learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, 10**6)
     engine = Engine(actors.policy, words.stop_ids if stop == "eos" else NEVER, max_rows=ROWS)
-    metrics, leash, steps = Metrics(Path(os.devnull)), LengthLeash(float(NEW), 0.0), count()
+    metrics, controllers, steps = Metrics(Path(os.devnull)), Controllers.of(config, float(NEW)), count()
     prompts = ppo_prompts(model, words)
 
     def run() -> float:
         step, chosen = next(steps), [next(prompts) for _ in range(ROWS)]
         samples = engine.generate([words.encode(p) for p in chosen], Sampling(NEW), seed=step)
-        rollout = evaluate_rollout(config, actors, chosen, samples, leash)
-        stats = rollout_stats(rollout, config.kl_coef, leash.price)
-        stats |= update_policy(config, actors, learner, rollout, config.kl_coef, step)
+        scored = score_samples(actors, chosen, samples)
+        stats = rl_step(config, POLICY_ALGORITHMS["ppo"], actors, learner, controllers, scored, step)
         list(alarms(stats))
         metrics.write(step, stats)
         return ROWS

@@ -23,7 +23,7 @@ from accord.formats.jsonl import Conversation, read_demonstrations, read_lessons
 from accord.models.decoder import CausalLM, init_weights
 from accord.models.folder import load_policy, save_policy
 from accord.models.shape import DecoderConfig
-from accord.rollout.sample import sample
+from accord.scoring import sample
 from accord.text.batches import Example, collate
 from accord.text.chat import encode_chat
 from accord.text.template import ChatTemplate

@@ -29,7 +29,7 @@ from accord.train.alarms import PREFERENCE_ALARMS, alarms
 from accord.train.dpo import DpoResult, dpo
 from accord.train.lm import demonstration_example
 from accord.train.preferences import (
-    JudgedGroup,
+    ComparedGroup,
     Objective,
     Tally,
     bucketed_logp,
@@ -50,7 +50,7 @@ GROUPS = [
 ]
 
 
-def judged(config: DpoConfig, words: Tokenizer) -> list[JudgedGroup]:
+def judged(config: DpoConfig, words: Tokenizer) -> list[ComparedGroup]:
     row = PREFERENCE_LOSSES[config.loss]
     return [
         ranked_group(config, row, [demonstration_example(words, g.prompt, c) for c in g.completions], g.ranks, g.weight)
@@ -143,7 +143,7 @@ def test_thumbs_by_hand(policy: CausalLM, other: CausalLM, words: Tokenizer) -> 
         1.5 * (1 - sigmoid(0.5 * (gain[2] - zero))),
     ]
     groups = [
-        labelled_group(config, e, good, weight)
+        labelled_group(config, [e], [good], weight)
         for e, (_, _, good), weight in zip(examples, rows, (2.0, 1.0, 1.0), strict=True)
     ]
     assert mismatched(groups, 64) == crossed
@@ -167,7 +167,7 @@ def test_a_ranking_gives_kto_both_sides_of_every_pair(words: Tokenizer) -> None:
 def test_mismatched_pairs_never_share_a_prompt_and_fit() -> None:
     config = DpoConfig(loss="kto")
     groups = [
-        labelled_group(config, Example(prompt, completion), True, 1.0)
+        labelled_group(config, [Example(prompt, completion)], [True], 1.0)
         for prompt, completion in (((5,), (6, 7, 0)), ((5,), (8, 0)), ((9, 9, 9), (4, 4, 4, 4, 0)))
     ]
     assert mismatched(groups, 64) == [Example((5,), (4, 4, 4, 4, 0)), Example((9, 9, 9), (6, 7, 0))]

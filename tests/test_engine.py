@@ -24,7 +24,7 @@ from accord.models.passes import Step
 from accord.models.shape import DecoderConfig
 from accord.rollout.draw import draw, truncate
 from accord.rollout.engine import Engine, Sample, Sampling, Token
-from accord.rollout.sample import sample
+from accord.scoring import sample
 from accord.text.batches import Example, collate
 from accord.train.lm import logp_and_entropy
 

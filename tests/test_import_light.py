@@ -13,7 +13,7 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 HEAVY = ("torch", "transformers", "sklearn", "matplotlib")
-LIGHT_ROOMS = ("errors", "files", "seeds", "records", "config", "stats", "store", "formats", "people", "cli")
+LIGHT_ROOMS = ("errors", "files", "seeds", "records", "config", "grid", "stats", "store", "formats", "people", "cli")
 
 
 def modules_of(room: str) -> list[str]:

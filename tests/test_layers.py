@@ -15,6 +15,7 @@ LAYERS = [
     ["errors", "extend", "files", "seeds"],
     ["records"],
     ["config"],
+    ["grid"],
     ["stats", "algo"],
     ["text", "store", "formats"],
     ["dist", "models"],

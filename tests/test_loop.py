@@ -16,10 +16,12 @@ from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _
 from accord.config import Recipe, load_recipe
 from accord.errors import DataError, UsageError
 from accord.formats import film_reviews
-from accord.loop import films
+from accord.grid import grid
+from accord.loop import films, sweep
 from accord.loop.run import run
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
+from accord.scoring import RewardModel
 from accord.text.tokenizer import train_tokenizer
 
 GOOD, BAD = ("warm", "bright", "lively", "tender"), ("dull", "noisy", "hollow", "clumsy")
@@ -103,6 +105,48 @@ def test_the_whole_loop_runs_from_a_given_folder(tmp_path: Path, reviews: Path, 
     said.clear()
     run(recipe, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
     assert "data: already done" in said and "sft: starting" in said
+
+
+def test_a_sweep_does_what_is_shared_once(tmp_path: Path, reviews: Path, given: Path) -> None:
+    """Two prices of KL: everything before rl is done at the first point, and the second takes it over."""
+    out, said = tmp_path / "sweep", []
+    points = grid(["rl.kl_coef=0,0.5"], lambda more: load_recipe(None, [f"base.model={given}", *TOY, *more]))
+    made = sweep(points, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
+    first, second = (point.name for point in points)
+    for name in ("data", "sft", "rankings", "reward"):
+        assert f"{first}: {name}: starting" in said
+        assert f"{second}: {name}: already done" in said and f"{second}: {name}: starting" not in said
+    assert f"{second}: rl: starting" in said and f"{second}: eval: starting" in said
+    for name in (first, second):
+        ppo = json.loads((out / name / "eval/results.json").read_text())["policies"][-1]
+        assert made.runs[name]["win_rate"] == ppo["win_rate"] and made.runs[name]["kl"] == ppo["kl"]
+        assert (out / name / "report.html").exists()
+    weights = [(out / name / "rl/model/model.safetensors").read_bytes() for name in (first, second)]
+    assert weights[0] != weights[1]
+    page = (out / "sweep.html").read_text()
+    assert f'href="{first}/report.html"' in page and "one line a run" in page
+
+    said.clear()
+    again = sweep(points, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
+    assert {name: {**numbers, "seconds": 0} for name, numbers in again.runs.items()} == {
+        name: {**numbers, "seconds": 0} for name, numbers in made.runs.items()
+    }
+    assert all(text.endswith("already done") for text in said)
+
+
+def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given: Path) -> None:
+    """The proxy of the evaluation is what was optimised: reward model and pattern together."""
+    own = "rl.rewards=[{regex: warm, weight: 100}]"
+    run(load_recipe(None, [f"base.model={given}", *TOY, own]), output_dir=tmp_path / "run", from_dir=reviews)
+    rows = [json.loads(line) for line in (tmp_path / "run/rl/metrics.jsonl").read_text().splitlines()]
+    assert all(
+        row["score"] == pytest.approx(row["part_reward_model"] + 100 * row["part_regex"], abs=1e-3) for row in rows
+    )
+    scorer = RewardModel.load(tmp_path / "run/reward/model")
+    for line in (tmp_path / "run/eval/samples.jsonl").read_text().splitlines()[:8]:
+        row = json.loads(line)
+        wanted = float(scorer.score([(row["prompt"], row["completion"])])) + 100 * ("warm" in row["completion"])
+        assert row["proxy"] == pytest.approx(wanted, abs=0.05)
 
 
 def test_what_names_no_model_is_told_before_any_work(tmp_path: Path) -> None:

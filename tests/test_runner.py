@@ -71,3 +71,19 @@ def test_the_uncured_run_changes_what_the_recipe_says_and_the_note_names_it() ->
     note = uncured_note(recipe)
     assert "kl_coef 0.01 instead of 0.05" in note and "length_coef 0.0 instead of 0.25" in note
     assert "iterations 3 instead of" in note and "actor.lr" in note and "clip" not in note
+
+
+def test_a_stage_of_another_run_is_taken_over_where_it_is_the_same(tmp_path: Path, source: Path) -> None:
+    work = Work()
+    stage(tmp_path / "first", work, source, lr=1)
+
+    def second(**settings: Any) -> Any:
+        runner = Runner(tmp_path / "second", {"s": 1.0}, True, lambda fraction, text: None, [tmp_path / "first"])
+        return runner.stage("s", settings=settings, inputs={"source": source}, work=work)
+
+    assert second(lr=1) == {"call": 1}
+    assert (tmp_path / "second" / "s" / "result").read_text() == "whole 1"
+    assert second(lr=2) == {"call": 2}
+    assert (tmp_path / "second" / "s" / "result").read_text() == "whole 2"
+    assert (tmp_path / "first" / "s" / "result").read_text() == "whole 1"  # nothing wrote through a shared file
+    assert stage(tmp_path / "first", work, source, lr=1) == {"call": 1}  # the lender has kept its own stamp

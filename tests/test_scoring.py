@@ -11,7 +11,8 @@ from conftest import TEXTS, WriteRows
 from accord.errors import DataError
 from accord.formats.jsonl import read_demonstrations
 from accord.models.folder import load_scalar
-from accord.scoring.reward_model import RewardModel, encode_scored, raw_scores, score
+from accord.scoring import score
+from accord.scoring.reward_model import RewardModel, encode_scored, raw_scores
 from accord.text.tokenizer import Tokenizer
 
 PAIRS = [

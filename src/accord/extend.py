@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accord.errors import UsageError
+from accord.errors import AccordError, DataError, UsageError
 
 T = TypeVar("T")
 
@@ -50,3 +51,14 @@ def outside(name: str, mend: str = "write it as module:name") -> Any:
         ) from error
     except AttributeError as error:
         raise UsageError(f"{name!r}: {error}", mend="check the name") from error
+
+
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """What goes wrong inside is the fault of a user's own ``module:name``: a DataError says so."""
+    try:
+        yield
+    except AccordError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} failed: {type(error).__name__}: {error}", mend="run with -v to see where") from error

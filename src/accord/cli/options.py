@@ -26,6 +26,13 @@ ValidData = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Held-out rows in the same form; every twentieth of --data without it."),
 ]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", metavar="KEY=A,B,...", help="One run a value, and one report; several: every combination."),
+]
+ScorerModel = Annotated[
+    Path | None, typer.Option("--reward-model", metavar="DIR", help="What `accord reward` wrote, or rl.rewards alone.")
+]
 OutputDir = Annotated[Path, typer.Option("-o", "--output-dir", metavar="DIR", help="Where the model is written.")]
 OutputFile = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The JSONL file to write.")]
 RunDir = Annotated[
@@ -37,14 +44,13 @@ FromDir = Annotated[
 
 
 def stage_recipe(recipe: str | None, overrides: Sequence[str] | None, sections: Sequence[str]) -> Recipe:
-    """The recipe a single stage reads its sections from. An override of another section is refused."""
+    """The recipe a single stage reads its sections (or single keys) from. An override of another key is refused."""
     for override in overrides or ():
-        section = override.split("=", 1)[0].split(".", 1)[0].strip()
-        if section in Recipe.model_fields and section not in sections:
-            raise UsageError(
-                f"{override!r} has no effect here",
-                mend="this command reads " + " and ".join(f"{s}.*" for s in sections),
-            )
+        key = override.split("=", 1)[0].strip()
+        known = key.split(".", 1)[0] in Recipe.model_fields
+        if known and not any(key == section or key.startswith(f"{section}.") for section in sections):
+            readable = [section if "." in section else f"{section}.*" for section in sections]
+            raise UsageError(f"{override!r} has no effect here", mend="this command reads " + " and ".join(readable))
     return load_recipe(recipe, overrides or ())
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 import accord
-from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Verbose
+from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
 from accord.cli.project import ProjectDir, find_project, run_dir
 from accord.cli.talk import path_text, talking
-from accord.config import load_recipe
+from accord.config import Recipe, load_recipe
 from accord.errors import UsageError
+from accord.grid import grid
 
 
 def demo(
@@ -61,6 +63,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check everything and print the resolved recipe.")
     ] = False,
+    sweep: Sweep = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Instead of the recipe's seed.")] = None,
     from_dir: FromDir = None,
     project: ProjectDir = None,
@@ -71,29 +74,44 @@ def run(
 ) -> None:
     """Run a recipe, or continue it.
 
-    Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint.
+    Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint. A recipe with
+    compare.methods runs each of them on each of compare.seeds, and writes one report.
 
     \b
     Examples:
       accord run demo --dry-run
       accord run my-recipe.yaml rl.kl_coef=0.02 rl.iterations=100
+      accord run demo -o runs/kls --sweep rl.kl_coef=.01,.05,.2
     """
     with talking(json, verbose) as talk:
         home = find_project(project)
-        wanted = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
-        made = load_recipe(recipe, wanted, defaults=home.defaults if home else None)
-        folder = run_dir(output_dir, home, made.name)
+
+        def load(more: Sequence[str]) -> Recipe:
+            seeded = [f"seed={seed}"] if seed is not None else []
+            return load_recipe(recipe, [*(overrides or ()), *seeded, *more], defaults=home.defaults if home else None)
+
+        made, points = load(()), grid(sweep, load) if sweep else []
+        folder = run_dir(output_dir, home, f"{made.name}-sweep" if sweep else made.name)
+        if dry_run and points:
+            talk.result({point.name: point.recipe for point in points}, text="\n".join(point.name for point in points))
+            return
         if dry_run:
             talk.result(made, text=yaml.safe_dump(made.resolved(), sort_keys=False).rstrip())
             return
-        summary = accord.run(
-            made,
-            output_dir=folder,
-            store=home.store if home else None,
-            from_dir=from_dir,
-            resume=resume,
-            log=talk.log,
-        )
+        settings: dict[str, Any] = {
+            "store": home.store if home else None,
+            "from_dir": from_dir,
+            "resume": resume,
+            "log": talk.log,
+        }
+        if points:
+            swept = accord.sweep(points, output_dir=folder, **settings)
+            talk.result(swept, next_step=f"open {path_text(swept.report)}")
+            return
+        if seed is not None and made.compare.methods:
+            made = load([f"compare.seeds=[{seed}]"])
+        work = accord.compare if made.compare.methods else accord.run
+        summary = work(made, output_dir=folder, **settings)
         talk.result(summary, next_step=f"open {path_text(folder / 'report.html')}")
 
 

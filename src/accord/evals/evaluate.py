@@ -17,10 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from accord.algo.logprob import token_logp
-from accord.config import EvalConfig
+from accord.config import EvalConfig, ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.evals.judge import load_judge
 from accord.evals.metrics import distinct_n, distinct_share, mean_repetition, self_bleu, word_count
@@ -41,7 +40,8 @@ from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy
 from accord.models.precision import compute_dtype, tune_allocator
 from accord.rollout.engine import Engine, Sampling
-from accord.scoring.reward_model import RewardModel
+from accord.scoring.scorer import Scorer
+from accord.scoring.weighted import load_scorer
 from accord.seeds import stream_seed
 from accord.stats import (
     Interval,
@@ -62,12 +62,6 @@ Log = Callable[[float, str], None]
 ENGINE_ROWS = 256
 BATCH_TOKENS = 8192
 LENGTH_CONTROLLED_RESAMPLES = 500  # each one is a logistic fit
-
-
-class Scorer(Protocol):
-    """The proxy: what training optimised."""
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor: ...
 
 
 class TextJudge(Protocol):
@@ -375,6 +369,7 @@ def evaluate(
     temperature: float = 1.0,
     uncured: Mapping[int, Path] | None = None,
     uncured_note: str = "",
+    rewards: Sequence[ScorerConfig] = (),
     output_dir: Path,
     seed: int = 0,
     precision: str = "auto",
@@ -390,10 +385,11 @@ def evaluate(
         valid_prompts, test_prompts: JSONL of ``{"prompt", "topic"}``; the topic (film) is the unit of resampling.
         uncured: snapshots of the same training without its cure; the last one is reported on test films.
         uncured_note: what was left out there, in words.
+        rewards: what training added to the reward model's score: the proxy is what was optimised.
     """
     tune_allocator()
     uncured = uncured or {}
-    reader, proxy = load_judge(judge), RewardModel.load(reward_model, precision)
+    reader, proxy = load_judge(judge), load_scorer(rewards, reward_model, precision)
     reference = Policy.load(sft, precision)
     sampling = Sampling(max_new_tokens, config.samples_per_prompt, temperature)
 

@@ -33,7 +33,8 @@ def policy_name(row: Mapping[str, Any]) -> str:
     return f"Best of {row['best_of']}" if row["name"] == "best_of_n" else NAMES.get(row["name"], str(row["name"]))
 
 
-def _legend(series: Iterable[Series]) -> tuple[tuple[Markup, str], ...]:
+def legend(series: Iterable[Series]) -> tuple[tuple[Markup, str], ...]:
+    """Swatch and name of each series."""
     return tuple((swatch(one), one.name) for one in series)
 
 
@@ -97,7 +98,7 @@ def frontier(
     largest = max(point.x for one in series for point in one.points) ** 2
     shown = [*series, chosen] if chosen else series
     picture = chart(shown, kl_axis(largest), Axis(y_label), title=title, allowed=allowed)
-    return Figure(title, picture, _legend(shown))
+    return Figure(title, picture, legend(shown))
 
 
 def _chosen(results: Mapping[str, Any], measure: str) -> Series | None:
@@ -178,7 +179,7 @@ def calibration(card: Mapping[str, Any]) -> Figure:
     series = [ideal, Series("reward model", "ppo", points)]
     title = "Is it as often right as it is sure?"
     picture = chart(series, Axis("confidence in the pair", (0.48, 1.02)), Axis("share right"), title=title)
-    return Figure(title, picture, _legend(series), f"calibration error {card['calibration']['error']:.3f}")
+    return Figure(title, picture, legend(series), f"calibration error {card['calibration']['error']:.3f}")
 
 
 def by_gap(card: Mapping[str, Any]) -> Figure:
@@ -253,7 +254,7 @@ def training_figure(curve: Curve, metrics: Mapping[str, Sequence[Mapping[str, An
         return None
     x = Axis("iteration" if curve.stage.startswith("rl") else "step")
     picture = chart(series, x, Axis("", _share_span(series) if curve.share else None), title=curve.title, size=SMALL)
-    return Figure(curve.title, picture, _legend(series) if len(curve.keys) > 1 else ())
+    return Figure(curve.title, picture, legend(series) if len(curve.keys) > 1 else ())
 
 
 def _share_span(series: Sequence[Series]) -> tuple[float, float]:
@@ -263,7 +264,7 @@ def _share_span(series: Sequence[Series]) -> tuple[float, float]:
 def training_legend(metrics: Mapping[str, Sequence[Any]]) -> tuple[tuple[Markup, str], ...]:
     """What the lines of PPO's curves are, where there are two kinds."""
     kinds = [Series("PPO", "ppo", (), marks=False), Series("PPO without the cure", "uncured", (), marks=False)]
-    return _legend(kinds) if metrics.get("rl_uncured") else ()
+    return legend(kinds) if metrics.get("rl_uncured") else ()
 
 
 def thinned(rows: Sequence[Mapping[str, Any]], key: str, name: str, style: str) -> Series | None:

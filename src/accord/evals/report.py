@@ -43,7 +43,7 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     sections = {name: parts.part(build, run) for name, build in SECTIONS.items()}
     context = {"name": _run_name(run), "seed": _seed(run), "headline": parts.part(parts.headline, run), **sections}
-    return _write(run_dir / "report.html", "report.html.j2", context)
+    return write_page(run_dir / "report.html", "report.html.j2", context)
 
 
 def write_model_card(run_dir: Path) -> Path:
@@ -61,7 +61,7 @@ def write_model_card(run_dir: Path) -> Path:
         "shape": run.get("resolved.json").get("model", {}),
         "lstm": _is_lstm(run_dir, run),
     }
-    return _write(run_dir / "README.md", "model_card.md.j2", context)
+    return write_page(run_dir / "README.md", "model_card.md.j2", context)
 
 
 def _is_lstm(run_dir: Path, run: RunFolder) -> bool:
@@ -79,17 +79,17 @@ def write_seeds_report(out_dir: Path, seed_dirs: Sequence[Path]) -> Path:
     context = {
         "name": out_dir.name,
         "rows": rows,
-        "columns": [(name, TERMS.get(term)) for name, term, _, _ in SEED_COLUMNS],
+        "columns": [(name, TERMS.get(term)) for name, term, _, _ in RUN_COLUMNS],
         "totals": _totals(done),
         "wins": _wins(done),
         "all_held": bool(rows) and all(row.get("held") for row in rows),
         "figures": _seed_figures(done),
     }
-    _write(out_dir / "table.md", "table.md.j2", context)
-    return _write(out_dir / "report.html", "seeds.html.j2", context)
+    write_page(out_dir / "table.md", "table.md.j2", context)
+    return write_page(out_dir / "report.html", "seeds.html.j2", context)
 
 
-def _write(path: Path, template: str, context: Mapping[str, Any]) -> Path:
+def write_page(path: Path, template: str, context: Mapping[str, Any]) -> Path:
     """Fill a template; everything in it is escaped but the pictures, which are escaped where they are drawn."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "pages"),
@@ -126,7 +126,7 @@ def _card_numbers(run: RunFolder) -> dict[str, Any]:
 # ---- seeds ---------------------------------------------------------------------------------------------------------
 
 # Column, glossary term, key of a seed's numbers, decimals.
-SEED_COLUMNS = (
+RUN_COLUMNS = (
     ("Win rate", "win_rate", "win_rate", 3),
     ("KL", "kl", "kl", 2),
     ("Length ratio", "length_ratio", "length_ratio", 3),
@@ -145,10 +145,10 @@ def _seed_row(path: Path, out_dir: Path) -> Mapping[str, Any]:
         return {"seed": path.name, "link": "#", "absent": "it has no folder yet"}
     run = read_run(path)
     head = {"seed": _seed(run), "link": Path(os.path.relpath(path / "report.html", out_dir)).as_posix()}
-    return {**head, **parts.part(_seed_numbers, run)}
+    return {**head, **parts.part(run_numbers, run)}
 
 
-def _seed_numbers(run: RunFolder) -> dict[str, Any]:
+def run_numbers(run: RunFolder) -> dict[str, Any]:
     results, card, summary = run.need("eval/results.json"), run.need("reward/card.json"), run.need("summary.json")
     ppo, same = parts.find(results, "ppo"), card["model"]["same_verdict"]
     values = {
@@ -164,7 +164,7 @@ def _seed_numbers(run: RunFolder) -> dict[str, Any]:
     }
     return {
         "values": values,
-        "cells": [parts.interval(values[key], digits) for _, _, key, digits in SEED_COLUMNS],
+        "cells": [parts.interval(values[key], digits) for _, _, key, digits in RUN_COLUMNS],
         "held": all(floor["held"] for floor in summary["floors"].values()),
         "broken": [name.replace("_", " ") for name, floor in summary["floors"].items() if not floor["held"]],
         "lines": {measure: snapshot_line(f"seed {_seed(run)}", results, measure) for measure in SEED_LINES},
@@ -175,12 +175,12 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Mean, least and largest of each column over the finished seeds."""
     if not rows:
         return []
-    columns = [[_plain_value(row["values"][key]) for row in rows] for _, _, key, _ in SEED_COLUMNS]
+    columns = [[_plain_value(row["values"][key]) for row in rows] for _, _, key, _ in RUN_COLUMNS]
     shown = []
     for name, of in (("mean", lambda v: sum(v) / len(v)), ("least", min), ("largest", max)):
         texts = [
             parts.number(of(values), digits) if None not in values else parts.NONE
-            for values, (_, _, _, digits) in zip(columns, SEED_COLUMNS, strict=True)
+            for values, (_, _, _, digits) in zip(columns, RUN_COLUMNS, strict=True)
         ]
         shown.append((name, texts))
     return shown

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 import accord
-from accord.config import Recipe, RlConfig
+from accord.config import DpoConfig, Recipe, RlConfig
+from accord.errors import UsageError
 from accord.evals.evaluate import evaluate
 from accord.evals.judge import fit_judge, run_probes
 from accord.evals.report import write_model_card, write_report, write_seeds_report
@@ -32,7 +33,9 @@ from accord.models.named import NAMED, add_model, folder_name
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
+from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
+from accord.train.dpo import dpo
 from accord.train.lm import pretrain, sft, tokenizer
 from accord.train.reward import reward
 from accord.train.rl import rl
@@ -98,6 +101,7 @@ def run(
     store: str | None = None,
     cache: Path | None = None,
     from_dir: Path | None = None,
+    lenders: Sequence[Path] = (),
     resume: bool = True,
     log: Log = lambda fraction, text: None,
 ) -> dict[str, Any]:
@@ -107,22 +111,16 @@ def run(
         store: Path or URL of the store of facts; ``accord.db`` in the run's folder by default.
         cache: Folder that keeps the downloaded artefacts; ``downloads`` in the run's folder by default.
         from_dir: Folder that already holds the artefacts, for machines without a network.
+        lenders: Folders of other runs whose finished stages are taken over where settings and inputs are the same.
     """
     recipe.check_lengths()
     check_base(recipe)
-    runner = Runner(output_dir, shares(recipe), resume, log)
+    check_sampling(recipe)
+    runner = Runner(output_dir, shares(recipe), resume, log, lenders)
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)
     stages = Stages(recipe, runner, facts, cache or output_dir / "downloads", from_dir)
-    stages.data()
-    if recipe.base.model:
-        stages.base()
-    else:
-        stages.tokenizer()
-        stages.pretrain()
-    stages.sft()
-    stages.rankings()
-    stages.reward()
+    stages.to_reward_model()
     stages.rl("rl", recipe.rl)
     if recipe.uncured.iterations:
         stages.rl("rl_uncured", uncured(recipe))
@@ -155,6 +153,16 @@ def check_base(recipe: Recipe) -> None:
         folder_name(recipe.base.model)
 
 
+def check_sampling(recipe: Recipe) -> None:
+    """Refuse best-of-n for the samples that annotators rank: nothing can choose among them yet."""
+    if recipe.sample.best_of > 1:
+        raise UsageError(
+            f"sample.best_of {recipe.sample.best_of} has no effect in a run",
+            why="its samples are ranked before there is a reward model",
+            mend="use it with `accord sample`",
+        )
+
+
 def uncured(recipe: Recipe) -> RlConfig:
     """The settings of the optimisation without its cure."""
     changes = {name: getattr(recipe.uncured, name) for name in type(recipe.uncured).model_fields}
@@ -183,7 +191,7 @@ class Stages:
         self.recipe, self.runner, self.store, self.cache, self.from_dir = recipe, runner, store, cache, from_dir
         self.folder = runner.folder
 
-    def _stage(
+    def stage(
         self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, Path], work: Callable[[Path, Log], Any]
     ) -> dict[str, Any]:
         everything = {"seed": self.recipe.seed, **settings}
@@ -191,6 +199,18 @@ class Stages:
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    def to_reward_model(self) -> None:
+        """What every policy optimisation needs: data, SFT policy, rankings, reward model."""
+        self.data()
+        if self.recipe.base.model:
+            self.base()
+        else:
+            self.tokenizer()
+            self.pretrain()
+        self.sft()
+        self.rankings()
+        self.reward()
 
     def data(self) -> None:
         config = self.recipe.data
@@ -201,7 +221,7 @@ class Stages:
                 config, folder, store=self.store, cache=self.cache, from_dir=self.from_dir, seed=self.recipe.seed
             )
 
-        self._stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
+        self.stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
 
     @property
     def start(self) -> Path:
@@ -220,11 +240,11 @@ class Stages:
             add_model(wanted, folder / "model", cache=self.cache, from_dir=self.from_dir, log=log)
             return {"model": folder / "model"}
 
-        self._stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
+        self.stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
 
     def tokenizer(self) -> None:
         config, texts = self.recipe.tokenizer, self.path("data/texts.jsonl")
-        self._stage(
+        self.stage(
             "tokenizer",
             {"config": config.model_dump()},
             {"texts": texts},
@@ -239,7 +259,7 @@ class Stages:
             "tokenizer": self.path("tokenizer"),
         }
         settings = {"config": config.model_dump(), "shape": shape.model_dump()}
-        self._stage(
+        self.stage(
             "pretrain",
             settings,
             inputs,
@@ -256,7 +276,7 @@ class Stages:
             "data": self.path("data/demonstrations.jsonl"),
             "valid_data": self.path("data/demonstrations_valid.jsonl"),
         }
-        self._stage(
+        self.stage(
             "sft", {"config": config.model_dump()}, inputs, lambda f, log: self._train(sft, f, log, config, **inputs)
         )
 
@@ -268,16 +288,16 @@ class Stages:
             log(0.0, "simulated annotators rank samples of the SFT policy")
             return self._rank_samples(folder, inputs["model"], inputs["prompts"])
 
-        self._stage("rankings", {"data": config.model_dump(), "sample": sampling.model_dump()}, inputs, work)
+        self.stage("rankings", {"data": config.model_dump(), "sample": sampling.model_dump()}, inputs, work)
 
     def _rank_samples(self, folder: Path, model: Path, prompts: Path) -> Any:
-        config, sampling = self.recipe.data, self.recipe.sample
+        config, drawn = self.recipe.data, self.recipe.sample.model_dump(exclude={"best_of"})
         policy, words = load_policy(model, compute_dtype(self.recipe.rl.precision))
         rows = read_prompts(prompts)
         chosen = [rows[i % len(rows)] for i in range(config.ranked_prompts)]
         samples = Engine(policy, words.stop_ids).generate(
             [words.encode(row.text) for row in chosen],
-            Sampling(**sampling.model_dump()),
+            Sampling(**drawn),
             seed=stream_seed(self.recipe.seed, "ranked samples"),
         )
         texts: list[list[str]] = [[] for _ in chosen]
@@ -290,7 +310,7 @@ class Stages:
             config,
             groups=[(row.text, row.topic, group) for row, group in zip(chosen, texts, strict=True)],
             policy=f"{self.recipe.name}/sft",
-            sampling=", ".join(f"{key} {value}" for key, value in sampling.model_dump().items()),
+            sampling=", ".join(f"{key} {value}" for key, value in drawn.items()),
             words=read_json(self.path("data/words.json")),
             human_texts=human,
             store=self.store,
@@ -315,7 +335,7 @@ class Stages:
             write_json(folder / "card.json", self._reward_card(folder / "model", inputs["data"]))
             return result
 
-        self._stage("reward", {"config": config.model_dump()}, inputs, work)
+        self.stage("reward", {"config": config.model_dump()}, inputs, work)
 
     def _reward_card(self, model: Path, rankings: Path) -> dict[str, Any]:
         """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
@@ -343,8 +363,19 @@ class Stages:
             "reward_model": self.path("reward/model"),
             "data": self.path("data/prompts_train.jsonl"),
         }
-        self._stage(
-            name, {"config": config.model_dump()}, inputs, lambda f, log: self._train(rl, f, log, config, **inputs)
+        if config.ptx_coef > 0:
+            inputs["ptx_data"] = self.path("data/texts.jsonl")
+        self.stage(
+            name,
+            {"config": config.model_dump()},
+            {**inputs, **scorer_inputs(config.rewards)},
+            lambda f, log: self._train(rl, f, log, config, **inputs),
+        )
+
+    def dpo(self, name: str, config: DpoConfig, data: Path) -> None:
+        inputs = {"model": self.path("sft/model"), "data": data}
+        self.stage(
+            name, {"config": config.model_dump()}, inputs, lambda f, log: self._train(dpo, f, log, config, **inputs)
         )
 
     def eval(self) -> None:
@@ -377,6 +408,7 @@ class Stages:
                 snapshots=snapshots_of(runs["rl"]),
                 uncured=snapshots_of(runs["rl_uncured"]) if "rl_uncured" in runs else None,
                 uncured_note=uncured_note(self.recipe),
+                rewards=self.recipe.rl.rewards,
                 judge=folder / "judge",
                 max_new_tokens=self.recipe.rl.max_new_tokens,
                 temperature=self.recipe.rl.temperature,
@@ -387,7 +419,9 @@ class Stages:
             )
             return {"judge": judge.hash}
 
-        self._stage("eval", {"config": config.model_dump()}, {**inputs, **runs, "judged": judged}, work)
+        rewards = self.recipe.rl.rewards
+        settings = {"config": config.model_dump(), "rewards": [reward.model_dump() for reward in rewards]}
+        self.stage("eval", settings, {**inputs, **runs, **scorer_inputs(rewards), "judged": judged}, work)
 
     def publish(self) -> None:
         """Put the policy that the judge chose where a user looks for it: ``model/`` in the run's folder."""

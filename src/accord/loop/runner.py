@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import accord
-from accord.files import read_json, sha256_tree, write_json
+from accord.files import read_json, sha256_tree, write_folder, write_json
 
 Log = Callable[[float, str], None]
 
 
 @dataclass
 class Runner:
-    """One run's folder. ``shares`` says how much of the whole run's time each stage takes, for the time left."""
+    """One run's folder. ``shares`` says how much of the whole run's time each stage takes, for the time left.
+
+    ``lenders`` are folders of other runs: a finished stage of theirs with the same settings and inputs is taken over.
+    """
 
     folder: Path
     shares: Mapping[str, float]
     resume: bool
     log: Log
+    lenders: Sequence[Path] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     _done: float = 0.0
 
@@ -44,13 +50,13 @@ class Runner:
         folder, share = self.folder / name, self.shares.get(name, 0.0)
         identity = _identity(settings, inputs)
         stamp = folder / "stage.json"
-        if self.resume and stamp.exists():
-            found = read_json(stamp)
-            if found["identity"] == identity:
-                self._finish(name, share, found["seconds"], "already done")
-                result: dict[str, Any] = found["result"]
-                return result
+        found = self._finished(name, identity) if self.resume else None
+        if found is not None:
+            self._finish(name, share, found["seconds"], "already done")
+            result: dict[str, Any] = found["result"]
+            return result
         stamp.unlink(missing_ok=True)  # from here on the folder holds neither the old result nor the new one
+        _leave_shared(folder)
         self.log(self._done, f"{name}: starting")
         earlier = self._earlier_seconds(folder, identity)
         started = time.monotonic()
@@ -67,6 +73,17 @@ class Runner:
         self._finish(name, share, seconds, f"done in {seconds:.0f} s")
         return result
 
+    def _finished(self, name: str, identity: str) -> dict[str, Any] | None:
+        """What a finished stage of this identity left, taken over from a lender where the run has none of its own."""
+        for home in (self.folder, *self.lenders):
+            stamp = home / name / "stage.json"
+            found: dict[str, Any] = read_json(stamp) if stamp.exists() else {}
+            if found.get("identity") == identity:
+                if home != self.folder:
+                    write_folder(self.folder / name, functools.partial(_take_over, home / name))
+                return found
+        return None
+
     def _finish(self, name: str, share: float, seconds: float, text: str) -> None:
         self._done += share
         self.seconds[name] = seconds
@@ -77,6 +94,24 @@ class Runner:
         path = folder / "running.json"
         found = read_json(path) if path.exists() else {}
         return float(found["seconds"]) if found.get("identity") == identity else 0.0
+
+
+def _take_over(source: Path, folder: Path) -> None:
+    """Give a folder the files of another, shared on disk where it can."""
+    shutil.copytree(source, folder, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copy2(source, target)
+
+
+def _leave_shared(folder: Path) -> None:
+    """Remove what a folder shares with that of another run, before new work might write into it."""
+    for path in [path for path in folder.rglob("*") if path.is_file() and path.stat().st_nlink > 1]:
+        path.unlink()
 
 
 def write_seconds(folder: Path, identity: str, seconds: float) -> None:

@@ -1,5 +1,26 @@
 """What gives a completion its score in training."""
 
-from accord.scoring.reward_model import RewardModel, ScoreResult, score
+from accord.scoring.ensemble import Ensemble
+from accord.scoring.http_scorer import HttpScorer
+from accord.scoring.reward_model import RewardModel
+from accord.scoring.rules import FunctionScorer, RegexScorer
+from accord.scoring.sample_file import SampleResult, sample
+from accord.scoring.score_file import ScoreResult, score
+from accord.scoring.scorer import Scorer
+from accord.scoring.weighted import Part, WeightedScorer, load_scorer
 
-__all__ = ["RewardModel", "ScoreResult", "score"]
+__all__ = [
+    "Ensemble",
+    "FunctionScorer",
+    "HttpScorer",
+    "Part",
+    "RegexScorer",
+    "RewardModel",
+    "SampleResult",
+    "ScoreResult",
+    "Scorer",
+    "WeightedScorer",
+    "load_scorer",
+    "sample",
+    "score",
+]

@@ -22,6 +22,7 @@ ALARMS = (
     Alarm("ratio", lambda s: s["ratio_max"] > 10, "learning rate too high, or too many epochs on one rollout"),
     Alarm("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text"),
     Alarm("no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"),
+    Alarm("flat groups", lambda s: s.get("flat_groups", 0) > 0.5, "most prompts teach nothing: all their scores equal"),
     Alarm("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier"),
 )
 
@@ -50,6 +51,12 @@ PREFERENCE_ALARMS = (
     ),
     Alarm("copies", lambda s: s.get("distinct", 1.0) < 0.5, "mode collapse: raise dpo_beta, or stop earlier"),
 )
+
+#: Told once, where a run asks for it.
+NAIVE = {
+    "alarm": "k3 in the loss",
+    "cause": "its gradient is that of KL(reference || policy), the other direction; rl.kl_in=loss has the right one",
+}
 
 
 def alarms(stats: Mapping[str, float], table: Sequence[Alarm] = ALARMS) -> list[dict[str, str]]:

@@ -24,13 +24,13 @@ from accord.config import DpoConfig
 from accord.errors import DataError, UsageError
 from accord.extend import row as row_of
 from accord.files import write_bytes
-from accord.formats.jsonl import LabelRow, read_judgements, read_prompts
+from accord.formats.jsonl import read_judgements, read_prompts
 from accord.models.decoder import CausalLM
 from accord.models.door import recompute_activations
 from accord.models.folder import load_policy, save_policy
 from accord.models.lora import adapter_off, add_lora, save_adapter
 from accord.models.precision import compute_dtype
-from accord.records import RankedGroup
+from accord.records import JudgedGroup, RankedGroup
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
@@ -41,7 +41,7 @@ from accord.train.learner import Learner, Log
 from accord.train.lm import demonstration_example
 from accord.train.loop import append_event, identity_of, quiet, train_steps
 from accord.train.preferences import (
-    JudgedGroup,
+    ComparedGroup,
     Objective,
     Reference,
     Tally,
@@ -107,10 +107,10 @@ class Source:
 
     num_groups: int
     num_completions: int
-    groups: Callable[[int], tuple[list[JudgedGroup], dict[str, float]]]
+    groups: Callable[[int], tuple[list[ComparedGroup], dict[str, float]]]
     reference: Reference
-    valid: Sequence[JudgedGroup]
-    looks: Mapping[str, Sequence[JudgedGroup]]
+    valid: Sequence[ComparedGroup]
+    looks: Mapping[str, Sequence[ComparedGroup]]
 
 
 def dpo(
@@ -208,7 +208,7 @@ def _snapshot(output_dir: Path, step: int) -> Path:
     return output_dir / "snapshots" / f"step_{step + 1:06d}"
 
 
-def _look(objective: Objective, looks: Mapping[str, Sequence[JudgedGroup]]) -> dict[str, float]:
+def _look(objective: Objective, looks: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:
     """Loss, accuracy and margin of the policy as it is now, of each set of judgements."""
     found = {name: held_out(objective, groups) for name, groups in looks.items()}
     return {
@@ -243,7 +243,7 @@ def _offline(task: Task, model: Path, data: Path, valid_data: Path | None, outpu
     )
 
 
-def _steps(task: Task, groups: Sequence[JudgedGroup]) -> list[list[JudgedGroup]]:
+def _steps(task: Task, groups: Sequence[ComparedGroup]) -> list[list[ComparedGroup]]:
     """The judgements of every step: a fresh permutation each epoch, its last step maybe a smaller one."""
     found, size = [], task.config.groups_per_step
     for epoch in range(task.config.epochs):
@@ -253,15 +253,15 @@ def _steps(task: Task, groups: Sequence[JudgedGroup]) -> list[list[JudgedGroup]]
     return found
 
 
-def _some(groups: Sequence[JudgedGroup]) -> Sequence[JudgedGroup]:
+def _some(groups: Sequence[ComparedGroup]) -> Sequence[ComparedGroup]:
     """All judgements, or of very many every n-th."""
     return groups[:: max(1, -(-len(groups) // LOOK_GROUPS))]
 
 
-def _read_groups(task: Task, path: Path, log: Log) -> list[JudgedGroup]:
+def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
     """The judgements of a file as comparisons; the log says how many say nothing or are too long."""
     judged = read_judgements(path, task.words.chat)
-    if task.row.paired and any(isinstance(j, LabelRow) for j in judged):
+    if task.row.paired and any(isinstance(j, JudgedGroup) for j in judged):
         raise DataError(
             f"thumbs (rows with a label), but dpo.loss {task.config.loss} compares completions of one prompt",
             where=str(path),
@@ -282,20 +282,19 @@ def _read_groups(task: Task, path: Path, log: Log) -> list[JudgedGroup]:
     return kept
 
 
-def _encoded(task: Task, judged: RankedGroup | LabelRow) -> JudgedGroup | None:
+def _encoded(task: Task, judged: RankedGroup | JudgedGroup) -> ComparedGroup | None:
     """A judgement as ids, without completions that are too long; None where too few are left."""
-    texts = (judged.completion,) if isinstance(judged, LabelRow) else judged.completions
-    examples = [demonstration_example(task.words, judged.prompt, text) for text in texts]
+    examples = [demonstration_example(task.words, judged.prompt, text) for text in judged.completions]
     short = [i for i, e in enumerate(examples) if len(e) <= task.max_tokens]
-    if isinstance(judged, LabelRow):
-        return labelled_group(task.config, examples[0], judged.good, judged.weight) if short else None
-    if len(short) < 2:
+    kept = [examples[i] for i in short]
+    if isinstance(judged, JudgedGroup):
+        return labelled_group(task.config, kept, [judged.values[i] for i in short], judged.weight) if kept else None
+    if len(kept) < 2:
         return None
-    ranks = [judged.ranks[i] for i in short]
-    return ranked_group(task.config, task.row, [examples[i] for i in short], ranks, judged.weight)
+    return ranked_group(task.config, task.row, kept, [judged.ranks[i] for i in short], judged.weight)
 
 
-def _examples(task: Task, sets: Sequence[Sequence[JudgedGroup]]) -> list[Example]:
+def _examples(task: Task, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
     """Every completion that the reference will be asked for, once, those under prompts of others among them."""
     found = [e for groups in sets for g in groups for e in g.examples]
     if not task.row.paired:
@@ -343,7 +342,7 @@ def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Pat
     prompts = [row.text for row in read_prompts(data, task.words.chat)]
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
 
-    def groups(step: int) -> tuple[list[JudgedGroup], dict[str, float]]:
+    def groups(step: int) -> tuple[list[ComparedGroup], dict[str, float]]:
         chosen = pick_prompts(prompts, config.groups_per_step, step, task.seed)
         ids = [task.words.encode(p) for p in chosen]
         samples = engine.generate(ids, sampling, seed=stream_seed(task.seed, "rollout", step))
@@ -376,7 +375,7 @@ def _live_reference(task: Task, model: Path) -> Reference:
 
 def _judged_samples(
     task: Task, scorer: Scorer, prompts: Sequence[str], samples: Sequence[Sample], seed: int
-) -> tuple[list[JudgedGroup], dict[str, float]]:
+) -> tuple[list[ComparedGroup], dict[str, float]]:
     """Samples ranked by their scores, prompt by prompt, and what there is to log; prompts that tie are left out."""
     config = task.config
     texts = [(prompts[s.prompt_index], task.words.decode(s.completion)) for s in samples]

@@ -38,7 +38,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class JudgedGroup:
+class ComparedGroup:
     """Completions of one prompt, and what was said of them.
 
     Comparison i says that completion ``better[i]`` is better than ``worse[i]``, either of which may be the zero point,
@@ -62,7 +62,7 @@ class JudgedGroup:
 
 def ranked_group(
     config: DpoConfig, row: PreferenceAlgorithm, examples: Sequence[Example], ranks: Sequence[float], weight: float
-) -> JudgedGroup:
+) -> ComparedGroup:
     """All strict pairs of a ranking, which share its weight equally; each one a good and a bad completion where the
     loss compares with the zero point.
     """
@@ -72,17 +72,22 @@ def ranked_group(
         good, bad = (len(shares) * [ZERO_POINT] for _ in range(2))
         better, worse = better + good, bad + worse
         shares = [coef * s / 2 for coef in (config.desirable_weight, config.undesirable_weight) for s in shares]
-    return JudgedGroup(tuple(examples), tuple(better), tuple(worse), tuple(shares), weight)
+    return ComparedGroup(tuple(examples), tuple(better), tuple(worse), tuple(shares), weight)
 
 
-def labelled_group(config: DpoConfig, example: Example, good: bool, weight: float) -> JudgedGroup:
-    """A thumb: one completion against the zero point."""
-    better, worse = (0, ZERO_POINT) if good else (ZERO_POINT, 0)
-    coef = config.desirable_weight if good else config.undesirable_weight
-    return JudgedGroup((example,), (better,), (worse,), (coef * weight,), weight)
+def labelled_group(
+    config: DpoConfig, examples: Sequence[Example], goods: Sequence[float], weight: float
+) -> ComparedGroup:
+    """Thumbs: each completion against the zero point, 1 = good; they share the group's weight."""
+    index = range(len(examples))
+    better = tuple(i if good else ZERO_POINT for i, good in zip(index, goods, strict=True))
+    worse = tuple(ZERO_POINT if good else i for i, good in zip(index, goods, strict=True))
+    coefs = (config.desirable_weight if good else config.undesirable_weight for good in goods)
+    shares = tuple(coef * weight / len(examples) for coef in coefs)
+    return ComparedGroup(tuple(examples), better, worse, shares, weight)
 
 
-def mismatched(groups: Sequence[JudgedGroup], max_tokens: int) -> list[Example]:
+def mismatched(groups: Sequence[ComparedGroup], max_tokens: int) -> list[Example]:
     """Each group's prompt with the completions of the group after it, the first one's after the last.
 
     None where that one has the same prompt. What is too long loses its end.
@@ -156,7 +161,7 @@ class Tally:
         return found
 
 
-def preference_losses(objective: Objective, groups: Sequence[JudgedGroup], tally: Tally) -> Iterator[Tensor]:
+def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tally: Tally) -> Iterator[Tensor]:
     """Losses of micro-batches of whole groups, which add up to the step's mean over groups; ``tally`` counts along.
 
     Each completion runs through the policy once, however many comparisons it stands in.
@@ -182,7 +187,7 @@ def preference_losses(objective: Objective, groups: Sequence[JudgedGroup], tally
         yield (weight_N * loss_N).sum() / total_weight
 
 
-def _joined(groups: Sequence[JudgedGroup]) -> tuple[list[Example], Tensor, Tensor, Tensor]:
+def _joined(groups: Sequence[ComparedGroup]) -> tuple[list[Example], Tensor, Tensor, Tensor]:
     """The completions of groups end to end; their comparisons as indices into them; the weights of these."""
     examples: list[Example] = []
     sides: tuple[list[int], list[int]] = ([], [])
@@ -198,7 +203,7 @@ def _lengths(examples: Sequence[Example]) -> Tensor:
     return torch.tensor([float(e.num_counted) for e in examples])
 
 
-def _zero_point(objective: Objective, groups: Sequence[JudgedGroup]) -> Tensor:
+def _zero_point(objective: Objective, groups: Sequence[ComparedGroup]) -> Tensor:
     """What thumbs are compared with: one number for the whole step, so that its micro-batches share it."""
     policy, reference = objective.policy, objective.reference
     examples = mismatched(groups, policy.config.max_positions)
@@ -208,14 +213,14 @@ def _zero_point(objective: Objective, groups: Sequence[JudgedGroup]) -> Tensor:
 
 
 @torch.no_grad()
-def held_out(objective: Objective, groups: Sequence[JudgedGroup]) -> dict[str, float]:
+def held_out(objective: Objective, groups: Sequence[ComparedGroup]) -> dict[str, float]:
     """Loss and metrics of judgements that are only looked at."""
     tally = Tally()
     loss = sum(float(x) for x in preference_losses(objective, groups, tally))
     return {"loss": loss, **tally.means()}
 
 
-def require_both_classes(groups: Sequence[JudgedGroup], where: str) -> None:
+def require_both_classes(groups: Sequence[ComparedGroup], where: str) -> None:
     """Raises DataError where every comparison has the same side at the zero point: no preference is in them."""
     places = {"good": (p for g in groups for p in g.better), "bad": (p for g in groups for p in g.worse)}
     for kind, found in places.items():

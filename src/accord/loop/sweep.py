@@ -1,0 +1,123 @@
+"""Sweeps: one run a combination of values, each in a folder of its own, what they share done once, and one report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accord.config import Recipe
+from accord.errors import DataError
+from accord.evals.sweep_report import Outcome, of_run, of_stage, write_sweep_report
+from accord.grid import Point
+from accord.loop.run import run
+from accord.loop.runner import Log, Runner
+from accord.scoring.weighted import scorer_inputs
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Where the report is, and each combination's numbers by its folder's name; ``failed`` says why some have none.
+
+    A number is plain, or holds ``value``, ``low`` and ``high``.
+    """
+
+    report: Path
+    runs: dict[str, Any]
+    failed: dict[str, str]
+
+
+def sweep(
+    points: Sequence[Point],
+    *,
+    output_dir: Path,
+    store: str | None = None,
+    from_dir: Path | None = None,
+    resume: bool = True,
+    log: Log = lambda fraction, text: None,
+) -> SweepResult:
+    """Run, or continue, a whole recipe at every point, in ``output_dir/<name of the point>``.
+
+    A finished stage of one point is taken over by the others wherever its settings and inputs are the same. All write
+    into one store, and the downloads stand in ``output_dir``. Writes ``output_dir/sweep.html`` and ``sweep.json``.
+
+    Raises:
+        DataError: every point failed; where only some did, the report says why.
+    """
+    folders = [output_dir / point.name for point in points]
+    if not resume:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def work(point: Point, log: Log) -> Outcome:
+        folder = output_dir / point.name
+        run(
+            point.recipe,
+            output_dir=folder,
+            store=store or str(output_dir / "accord.db"),
+            cache=output_dir / "downloads",
+            from_dir=from_dir,
+            lenders=[other for other in folders if other != folder],
+            log=log,
+        )
+        return of_run(point, folder)
+
+    return _each(points, work, output_dir, log)
+
+
+def sweep_stage(
+    points: Sequence[Point],
+    stage: Callable[[Recipe, Path, Log], Any],
+    *,
+    sections: Sequence[str],
+    inputs: Mapping[str, Path],
+    output_dir: Path,
+    resume: bool = True,
+    log: Log = lambda fraction, text: None,
+) -> SweepResult:
+    """Carry out a single stage at every point, in ``output_dir/<name of the point>``; finished points are skipped.
+
+    Args:
+        stage: ``stage(recipe, folder, log)`` does the work and returns the stage's result.
+        sections: the parts of the recipe that the stage reads.
+        inputs: the files and folders it reads, by name.
+
+    Writes ``output_dir/sweep.html`` and ``sweep.json``. Raises DataError where every point failed.
+    """
+
+    def work(point: Point, log: Log) -> Outcome:
+        recipe, read = point.recipe, dict(inputs)
+        if "rl" in sections:
+            read |= scorer_inputs(point.recipe.rl.rewards)
+        result = Runner(output_dir, {point.name: 1.0}, resume, log).stage(
+            point.name,
+            settings={"seed": recipe.seed, **{name: getattr(recipe, name).model_dump() for name in sections}},
+            inputs=read,
+            work=lambda folder, log: stage(recipe, folder, log),
+        )
+        return of_stage(point, result)
+
+    return _each(points, work, output_dir, log)
+
+
+def _each(points: Sequence[Point], work: Callable[[Point, Log], Outcome], output_dir: Path, log: Log) -> SweepResult:
+    """Work at one point after the other. The report is written after each, so that an interrupted sweep has one."""
+    outcomes: list[Outcome] = []
+    errors: list[DataError] = []
+    for place, point in enumerate(points):
+
+        def part(fraction: float, text: str, place: int = place, point: Point = point) -> None:
+            log((place + fraction) / len(points), text if point.name in text else f"{point.name}: {text}")
+
+        try:
+            outcomes.append(work(point, part))
+        except DataError as error:  # a loss that is no number ends this point, not the others
+            errors.append(error)
+            outcomes.append(Outcome(point.name, point.values, {}, failed=str(error)))
+        report = write_sweep_report(output_dir, outcomes, planned=len(points))
+    if len(errors) == len(points):
+        raise errors[0]
+    runs = {one.name: dict(one.numbers) for one in outcomes if not one.failed}
+    return SweepResult(report, runs, {one.name: one.failed for one in outcomes if one.failed})

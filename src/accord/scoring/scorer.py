@@ -1,0 +1,62 @@
+"""What a scorer is, and the check that every score passes on its way in. Shapes: S completions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from accord.errors import DataError
+
+
+class Scorer(Protocol):
+    """What gives completions their score: (prompt, completion) texts in, one number each out, ``(S,)`` fp32."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor: ...
+
+
+def checked(name: str, scores: Any, pairs: Sequence[tuple[str, str]]) -> Tensor:
+    """What a scorer gave as ``(S,)`` fp32.
+
+    Args:
+        name: the scorer, for errors.
+        scores: a tensor, an array, a list or any other iterable of numbers; true and false are 1 and 0.
+
+    Raises:
+        DataError: not one number for each completion, or one that fp32 does not hold; the text is named.
+    """
+    try:
+        given = scores.tolist() if isinstance(scores, Tensor) else list(scores)
+    except TypeError as error:
+        kind = type(scores).__name__
+        raise DataError(f"{name} gave a {kind}", why="a list of numbers is wanted, one a completion") from error
+    if len(given) != len(pairs):
+        raise DataError(
+            f"{name} gave {len(given)} scores for {len(pairs)} completions",
+            mend="give one number for each completion, in their order",
+        )
+    score_S = torch.tensor([_number(one) for one in given], dtype=torch.float32)
+    for row in (~score_S.isfinite()).nonzero().flatten().tolist():
+        prompt, completion = pairs[row]
+        raise DataError(
+            f"{name} gave {_short(given[row])} for {_short(completion)}",
+            where=f"prompt {_short(prompt)}",
+            why="a score is one finite number",
+        )
+    return score_S
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no number; a text that spells one is none."""
+    try:
+        return float(value) if hasattr(value, "__float__") else math.nan
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + "..."

@@ -1,0 +1,100 @@
+"""Several scores as one: a weighted sum whose parts stay visible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from accord.config import ScorerConfig
+from accord.errors import UsageError
+from accord.scoring.http_scorer import HttpScorer
+from accord.scoring.reward_model import RewardModel
+from accord.scoring.rules import FunctionScorer, RegexScorer
+from accord.scoring.scorer import Scorer
+from accord.text.template import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Part:
+    """One score of several: ``weight`` 0 is measured and not optimised."""
+
+    name: str
+    weight: float
+    scorer: Scorer
+
+
+class WeightedScorer:
+    """The sum over parts of weight * score. Each name stands once, and some weight is not 0, else UsageError."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.each = tuple(parts)
+        names = [part.name for part in parts]
+        if len(set(names)) < len(names):
+            raise UsageError(f"two scorers share a name: {', '.join(sorted(names))}", mend="give each its own")
+        if not any(part.weight for part in parts):
+            raise UsageError("no scorer has a weight above or below 0", why="nothing would be optimised")
+
+    def parts(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+        """Each part's own scores ``(S,)``, not yet weighted."""
+        return {part.name: part.scorer.score(pairs) for part in self.each}
+
+    def join(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of such scores, ``(S,)``."""
+        return torch.stack([part.weight * parts[part.name] for part in self.each]).sum(0)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        return self.join(self.parts(pairs))
+
+
+def score_in_parts(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The scores ``(S,)``, and those of each part where the scorer has any; nothing is scored twice."""
+    if not isinstance(scorer, WeightedScorer):
+        return scorer.score(pairs), {}
+    parts = scorer.parts(pairs)
+    return scorer.join(parts), parts
+
+
+def chat_of(scorer: Scorer) -> ChatTemplate | None:
+    """The chat template of the reward model among the parts, of the first of several; None without one."""
+    found = [part.scorer for part in scorer.each] if isinstance(scorer, WeightedScorer) else [scorer]
+    return next((one.words.chat for one in found if isinstance(one, RewardModel)), None)
+
+
+#: How a scorer is made of its configuration and the precision of its matrix products.
+KINDS: dict[str, Callable[[ScorerConfig, str], Scorer]] = {
+    "model": lambda config, precision: RewardModel.load(Path(config.model), precision),
+    "function": lambda config, _: FunctionScorer(config.function),
+    "regex": lambda config, _: RegexScorer(config.regex, absent=config.absent),
+    "http": lambda config, _: HttpScorer(config.http, timeout_s=config.timeout_s, batch_size=config.batch_size),
+}
+GIVEN = "reward_model"  # the name of the given reward model among the parts
+
+
+def load_scorer(
+    configs: Sequence[ScorerConfig] = (), reward_model: Path | None = None, precision: str = "auto"
+) -> Scorer:
+    """What ``rl.rewards`` and a given reward model describe together; the reward model counts once.
+
+    Raises:
+        UsageError: there is neither, two parts share a name, or all weights are 0.
+    """
+    if reward_model is None and not configs:
+        raise UsageError(
+            "nothing says what a completion is worth",
+            mend="give --reward-model DIR, or rl.rewards in a recipe or on the command line",
+        )
+    given = [] if reward_model is None else [Part(GIVEN, 1.0, RewardModel.load(reward_model, precision))]
+    if not configs:
+        return given[0].scorer
+    made = [Part(config.label, config.weight, KINDS[config.kind](config, precision)) for config in configs]
+    return WeightedScorer([*given, *made])
+
+
+def scorer_inputs(configs: Sequence[ScorerConfig], reward_model: Path | None = None) -> dict[str, Path]:
+    """The folders that these scorers read, by name: a stage's result depends on their contents."""
+    given = {} if reward_model is None else {GIVEN: reward_model}
+    return given | {f"rewards.{config.label}": Path(config.model) for config in configs if config.kind == "model"}

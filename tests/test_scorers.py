@@ -1,0 +1,441 @@
+"""Scores that are not a reward model's, and several as one: checked on the way in, and each part stays visible."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import WriteRows
+from safetensors.torch import load_file
+from test_cli import Done
+from torch import Tensor
+
+from accord.config import RlConfig, ScorerConfig, load_recipe
+from accord.errors import DataError, ResourceError, UsageError
+from accord.models.decoder import ScalarModel, init_score_head, init_weights
+from accord.models.folder import RewardScale, save_scalar
+from accord.models.shape import DecoderConfig
+from accord.scoring import (
+    FunctionScorer,
+    HttpScorer,
+    Part,
+    RegexScorer,
+    RewardModel,
+    WeightedScorer,
+    load_scorer,
+    score,
+)
+from accord.scoring.scorer import checked
+from accord.scoring.weighted import score_in_parts
+from accord.text.tokenizer import Tokenizer
+from accord.train.rl import load_actors, rl
+
+PAIRS = [("The village:", " fog"), ("He:", " wrote a long letter"), ("A", "")]
+
+OWN = """
+def count(prompts, completions):
+    return [len(completion) for completion in completions]
+
+def echoes(prompts, completions):
+    return [prompt in completion for prompt, completion in zip(prompts, completions)]
+
+def one_short(prompts, completions):
+    return [1.0] * (len(completions) - 1)
+
+def shy(prompts, completions):
+    return [1.0 if completion else None for completion in completions]
+
+def broken(prompts, completions):
+    return [1 / len(completion) for completion in completions]
+
+limit = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of a user's own in the working directory; its name."""
+    name = f"own_scores_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return name
+
+
+# -- what may come in --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[0.5, 2, True], (0.5, 2, True), np.array([0.5, 2.0, 1.0]), torch.tensor([0.5, 2.0, 1.0]), iter([0.5, 2, 1])],
+    ids=["list", "tuple", "array", "tensor", "iterator"],
+)
+def test_any_iterable_of_numbers_is_taken(given: Any) -> None:
+    assert checked("mine", given, PAIRS).tolist() == [0.5, 2.0, 1.0]
+    assert checked("mine", [], []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([0.5, 1.0], "mine gave 2 scores for 3 completions"),
+        (0.5, "mine gave a float"),
+        (None, "mine gave a NoneType"),
+        ([0.5, math.nan, 1.0], "mine gave nan for ' wrote a long letter'"),
+        ([0.5, 1.0, math.inf], "mine gave inf for ''"),
+        ([1e39, 1.0, 0.5], "mine gave 1e+39 for ' fog'"),  # more than fp32 holds
+        ([10**400, 1.0, 0.5], "mine gave 1000"),
+        ([0.5, "1.0", 1.0], "mine gave '1.0' for ' wrote"),
+        ([0.5, None, 1.0], "mine gave None for ' wrote"),
+        ([[0.5], [1.0], [0.5]], "mine gave [0.5] for ' fog'"),
+        (torch.zeros(3, 1), "mine gave [0.0] for ' fog'"),
+        ({" fog": 0.5, "b": 1.0, "c": 2.0}, "mine gave ' fog' for ' fog'"),
+    ],
+)
+def test_anything_else_is_refused_with_the_scorer_and_the_text(given: Any, told: str) -> None:
+    with pytest.raises(DataError, match="^" + ".*" + re.escape(told)):
+        checked("mine", given, PAIRS)
+
+
+def test_a_reward_model_that_gives_no_number_is_told(reward_folder: Path) -> None:
+    scorer = RewardModel.load(reward_folder, "fp32")
+    with torch.no_grad():
+        scorer.model.score.weight.fill_(math.nan)
+    with pytest.raises(DataError, match="the reward model gave nan for ' fog'"):
+        scorer.score(PAIRS)
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_function_of_ones_own_gets_prompts_and_completions(own: str) -> None:
+    assert FunctionScorer(f"{own}:count").score(PAIRS).tolist() == [4.0, 20.0, 0.0]
+    assert FunctionScorer(f"{own}:echoes").score([("a", "cat"), ("b", "cat")]).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "told"),
+    [
+        ("one_short", DataError, "gave 2 scores for 3 completions"),
+        ("shy", DataError, "gave None for ''"),
+        ("broken", DataError, "failed: ZeroDivisionError: division by zero"),
+        ("limit", UsageError, "is a int, not a function"),
+        ("nothing", UsageError, "no attribute 'nothing'"),
+    ],
+)
+def test_a_function_that_fails_is_named(own: str, function: str, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told) as caught:
+        FunctionScorer(f"{own}:{function}").score(PAIRS)
+    assert f"{own}:{function}" in str(caught.value)
+
+
+def test_a_module_that_is_not_there_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no module 'nowhere'"):
+        FunctionScorer("nowhere:score")
+
+
+def test_a_pattern_is_searched_in_the_completion_alone() -> None:
+    pairs = [("please", "no"), ("x", "yes, PLEASE"), ("x", "ends in 7"), ("x", "")]
+    assert RegexScorer("(?i)please").score(pairs).tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert RegexScorer(r"\d$").score(pairs).tolist() == [0.0, 0.0, 1.0, 0.0]
+    assert RegexScorer("(?i)please", absent=True).score(pairs).tolist() == [1.0, 0.0, 1.0, 1.0]
+
+
+# -- HTTP --------------------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """A real server on loopback that scores by length. ``faults`` are acted out first, one a request."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.faults: list[int | str | bytes] = []
+        self.asked: list[dict[str, list[str]]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/score"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.headers["Content-Type"] == "application/json"
+        self.server.asked.append(body)
+        fault = self.server.faults.pop(0) if self.server.faults else None
+        if isinstance(fault, int):
+            self.send_error(fault, "too long" if fault < 429 else "busy")
+        elif fault == "drop":
+            self.close_connection = True
+        elif fault == "hang":
+            time.sleep(0.6)
+        else:
+            scores = [len(completion) for completion in body["completions"]]
+            answer = fault if isinstance(fault, bytes) else json.dumps({"scores": scores}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def test_scores_over_http_come_in_batches_and_in_order(server: Server) -> None:
+    pairs = [(f"p{i}", "x" * i) for i in range(5)]
+    assert HttpScorer(server.url, batch_size=2).score(pairs).tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert [body["prompts"] for body in server.asked] == [["p0", "p1"], ["p2", "p3"], ["p4"]]
+    assert server.asked[1]["completions"] == ["xx", "xxx"]
+    assert HttpScorer(server.url).score([]).shape == (0,)
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    server.faults = [503, 429, "drop", "hang"]
+    scorer = HttpScorer(server.url, timeout_s=0.3, pause_s=0.01)
+    started = time.monotonic()
+    assert scorer.score(PAIRS).tolist() == [4.0, 20.0, 0.0]
+    assert len(server.asked) == 5
+    assert time.monotonic() - started > 0.01 + 0.02 + 0.04 + 0.08  # each pause is twice the one before
+
+
+def test_a_server_that_stays_busy_is_given_up(server: Server) -> None:
+    server.faults = [503] * 9
+    with pytest.raises(ResourceError, match="no scores after 5 tries") as caught:
+        HttpScorer(server.url, pause_s=0.0).score(PAIRS)
+    assert server.url in str(caught.value) and "503" in str(caught.value)
+    assert len(server.asked) == 5
+
+
+def test_no_server_at_all_is_a_lack_of_the_machine() -> None:
+    with Server() as closed:
+        url = closed.url
+    with pytest.raises(ResourceError, match="start the server"):
+        HttpScorer(url, pause_s=0.0).score(PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (400, "refused with 400"),
+        (b"<html>", "answered b'<html>'"),
+        (b'{"score": [1, 2, 3]}', "JSON like"),
+        (b"[1, 2, 3]", "JSON like"),
+        (b'{"scores": [1, 2]}', "gave 2 scores for 3 completions"),
+        (b'{"scores": [1, 2, NaN]}', "gave nan for ''"),
+        (b'{"scores": [1, "2", 3]}', "gave '2' for ' wrote"),
+    ],
+)
+def test_a_wrong_answer_is_not_asked_for_again(server: Server, fault: int | bytes, told: str) -> None:
+    server.faults = [fault]
+    with pytest.raises(DataError, match=re.escape(told)) as caught:
+        HttpScorer(server.url).score(PAIRS)
+    assert server.url in str(caught.value)
+    assert len(server.asked) == 1
+
+
+# -- several as one ----------------------------------------------------------------------------------------------------
+
+
+class Fixed:
+    def __init__(self, *scores: float) -> None:
+        self.scores, self.calls = torch.tensor(scores), 0
+
+    def score(self, pairs: Any) -> Tensor:
+        self.calls += 1
+        return self.scores
+
+
+def test_a_weighted_sum_by_hand_and_its_parts() -> None:
+    helpful, harmless, only_seen = Fixed(1.0, 2.0, -1.0), Fixed(0.5, 0.0, 4.0), Fixed(9.0, 9.0, 9.0)
+    scorer = WeightedScorer(
+        [Part("helpful", 2.0, helpful), Part("harmless", -0.5, harmless), Part("seen", 0.0, only_seen)]
+    )
+    # 2 * 1 - .5 * .5, 2 * 2 - 0, 2 * -1 - .5 * 4
+    assert scorer.score(PAIRS).tolist() == [1.75, 4.0, -4.0]
+    whole, parts = score_in_parts(scorer, PAIRS)
+    assert whole.tolist() == [1.75, 4.0, -4.0]
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "helpful": [1.0, 2.0, -1.0],
+        "harmless": [0.5, 0.0, 4.0],
+        "seen": [9.0, 9.0, 9.0],
+    }
+    assert helpful.calls == 2  # once for each of the two calls above
+    assert score_in_parts(helpful, PAIRS)[1] == {}
+
+
+def test_parts_need_names_and_some_weight() -> None:
+    with pytest.raises(UsageError, match="share a name: a, a"):
+        WeightedScorer([Part("a", 1.0, Fixed()), Part("a", 1.0, Fixed())])
+    with pytest.raises(UsageError, match="nothing would be optimised"):
+        WeightedScorer([Part("a", 0.0, Fixed())])
+    with pytest.raises(UsageError, match="--reward-model"):
+        load_scorer()
+
+
+@pytest.fixture
+def harmless_folder(tmp_path: Path, tiny_config: DecoderConfig, words: Tokenizer) -> Path:
+    """A second reward model, for another axis."""
+    model = ScalarModel(tiny_config)
+    init_weights(model, 5)
+    init_score_head(model, 5)
+    save_scalar(tmp_path / "harmless", model, words, RewardScale(offset=-0.2, scale=0.5))
+    return tmp_path / "harmless"
+
+
+def test_reward_models_of_several_axes_add_up_by_weight(reward_folder: Path, harmless_folder: Path) -> None:
+    helpful, harmless = (RewardModel.load(f, "fp32").score(PAIRS) for f in (reward_folder, harmless_folder))
+    axes = [
+        ScorerConfig(name="helpful", model=str(reward_folder), weight=0.75),
+        ScorerConfig(name="harmless", model=str(harmless_folder), weight=2.0),
+    ]
+    whole, parts = score_in_parts(load_scorer(axes, precision="fp32"), PAIRS)
+    torch.testing.assert_close(whole, 0.75 * helpful + 2.0 * harmless)
+    assert torch.equal(parts["helpful"], helpful) and torch.equal(parts["harmless"], harmless)
+    # a reward model that is given counts once
+    with_given = load_scorer(axes[1:], reward_folder, "fp32")
+    torch.testing.assert_close(with_given.score(PAIRS), helpful + 2.0 * harmless)
+    assert set(score_in_parts(with_given, PAIRS)[1]) == {"reward_model", "harmless"}
+    assert torch.equal(load_scorer(reward_model=reward_folder, precision="fp32").score(PAIRS), helpful)
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+def test_rewards_are_given_as_a_list_in_yaml_and_on_the_command_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "rl:\n  rewards:\n    - {regex: please, weight: 1}\n    - {function: 'mine:short', name: short}\n"
+    )
+    found = load_recipe(recipe).rl.rewards
+    assert [(one.label, one.kind, one.weight) for one in found] == [
+        ("regex", "regex", 1.0),
+        ("short", "function", 1.0),
+    ]
+    changed = load_recipe(recipe, ['rl.rewards=[{http: "http://localhost:1/score", weight: -2}]']).rl.rewards
+    assert [(one.label, one.http, one.weight) for one in changed] == [("http", "http://localhost:1/score", -2.0)]
+    assert load_recipe(recipe, ["rl.rewards=[]"]).rl.rewards == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("rl.rewards=[{weight: 1}]", "exactly one of model, function, regex, http; given: none"),
+        ("rl.rewards=[{regex: a, model: b}]", "given: model and regex"),
+        ("rl.rewards=[{regex: '('}]", "'(' is no regular expression"),
+        ("rl.rewards=[{function: count}]", "write module:function"),
+        ("rl.rewards=[{http: 'ftp://x'}]", "rl.rewards.0.http"),
+        ("rl.rewards=[{regex: a, wieght: 1}]", "rl.rewards.0.wieght"),
+        ("rl.rewards=[{regex: a}, {regex: b}]", "'regex' would name two scores"),
+        ("rl.rewards=[{regex: a, name: reward_model}]", "'reward_model' would name two scores"),
+        ("rl.rewards=[{model: a, absent: true}]", "absent has no effect without regex"),
+        ("rl.rewards=[{regex: a, timeout_s: 3}]", "timeout_s has no effect without http"),
+        ("rl.rewards=[{regex: a, name: Bad Name}]", "rl.rewards.0.name"),
+        ("rl.rewards={regex: a}", "rl.rewards"),
+        ("rl.prompts.regex='['", "is no regular expression"),
+        ("rl.prompts.function=keep", "write module:function"),
+    ],
+)
+def test_wrong_rewards_are_refused_before_any_work(override: str, told: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        load_recipe(None, [override])
+
+
+# -- through the stages ------------------------------------------------------------------------------------------------
+
+
+def toy(**changes: Any) -> RlConfig:
+    settings: dict[str, Any] = {
+        "precision": "fp32",
+        "iterations": 2,
+        "prompts_per_iteration": 4,
+        "max_new_tokens": 6,
+        "ppo_epochs": 1,
+        "eval_every": 2,
+    }
+    return RlConfig(**settings | changes)
+
+
+def test_rl_without_a_reward_model(own: str, policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    """Two scores of one's own: both are logged, and their weighted sum is the score."""
+    config = toy(
+        rewards=[
+            {"function": f"{own}:count", "weight": 0.5, "name": "length"},
+            {"regex": "e", "weight": -2.0, "name": "no_e"},
+        ]
+    )
+    data = write_rows("prompts.jsonl", [{"prompt": "He:"}, {"prompt": "The village:"}])
+    made = rl(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["score"] == pytest.approx(0.5 * row["part_length"] - 2.0 * row["part_no_e"], abs=1e-5)
+    assert rows[0]["part_length"] > 1 and 0 <= rows[0]["part_no_e"] <= 1
+    assert made.final["part_length"] == pytest.approx(rows[-1]["part_length"], abs=1e-5)
+
+
+def test_without_a_reward_model_the_critic_starts_from_the_policy(policy_folder: Path) -> None:
+    actors = load_actors(toy(rewards=[{"regex": "e"}]), policy_folder, None)
+    start = load_file(policy_folder / "model.safetensors")
+    assert torch.equal(actors.critic.model.embed_tokens.weight, start["model.embed_tokens.weight"])
+    assert bool((actors.critic.score.weight == 0).all())
+    with pytest.raises(UsageError, match="nothing says what a completion is worth"):
+        load_actors(toy(), policy_folder, None)
+
+
+def test_a_file_is_scored_by_all_parts(reward_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    pairs = PAIRS[:2]
+    rows = write_rows("rows.jsonl", [{"prompt": p, "completion": c} for p, c in pairs])
+    rewards = [ScorerConfig(regex="letter", weight=3.0)]
+    result = score(reward_model=reward_folder, rewards=rewards, rows=rows, output=tmp_path / "scored.jsonl")
+    written = [json.loads(line) for line in result.output.read_text().splitlines()]
+    model = RewardModel.load(reward_folder).score(pairs).tolist()
+    for row, wanted, found in zip(written, model, (0.0, 1.0), strict=True):
+        assert row["parts"] == {"reward_model": pytest.approx(wanted, abs=1e-5), "regex": found}
+        assert row["score"] == pytest.approx(wanted + 3.0 * found, abs=1e-5)
+    assert result.parts["regex"] == 0.5
+
+
+def test_commands_take_scores_of_ones_own(own: str, policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    rows = write_rows("rows.jsonl", [{"prompt": p, "completion": c} for p, c in PAIRS[:2]])
+    done = Done(
+        "score", "--data", str(rows), "-o", "scored.jsonl", f'rl.rewards=[{{function: "{own}:count"}}]', "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.json["mean_score"] == 12.0 and done.json["parts"] == {"function": 12.0}
+
+    refused = Done("score", "--data", str(rows), "-o", "scored.jsonl", "rl.kl_coef=1")
+    assert refused.code == 2 and "this command reads rl.rewards" in refused.err
+    nothing = Done("score", "--data", str(rows), "-o", "scored.jsonl")
+    assert nothing.code == 2 and "nothing says what a completion is worth" in nothing.err
+
+    small = ["rl.iterations=1", "rl.prompts_per_iteration=2", "rl.max_new_tokens=4", "rl.ppo_epochs=1"]
+    base = ("rl", "--model", str(policy_folder), "--data", str(rows), "-o", "ppo", *small)
+    assert Done(*base).code == 2
+    broken = Done(*base, f'rl.rewards=[{{function: "{own}:one_short"}}]')
+    assert broken.code == 3 and f"{own}:one_short gave 1 scores for 2 completions" in broken.err
+    done = Done(*base, 'rl.rewards=[{regex: "e"}]', "--json")
+    assert done.code == 0, done.err
+    assert done.json["final"]["part_regex"] == done.json["final"]["score"]
