@@ -82,7 +82,7 @@ PLAIN: dict[str, Formula] = {
     "ipo": lambda w, lo: (w - lo - 1) ** 2,
     "ipo_sum": lambda w, lo: (w - lo - 1) ** 2,
     "simpo": lambda w, lo: math.log1p(math.exp(0.3 - 0.5 * (w - lo))),
-    "orpo": lambda w, lo: -w + 0.7 * math.log1p((lo_odds(lo)) / lo_odds(w)),
+    "orpo": lambda w, lo: -w + 0.7 * math.log1p(odds(lo) / odds(w)),
 }
 CHANGES: dict[str, Any] = {
     "dpo_beta": 0.5,
@@ -94,7 +94,7 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def lo_odds(logp: float) -> float:
+def odds(logp: float) -> float:
     return math.exp(logp) / (1 - math.exp(logp))
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from accord.config import (
+    DpoConfig,
     LoraConfig,
     ModelConfig,
     OptimConfig,
@@ -34,6 +35,7 @@ from accord.models.lstm import LstmConfig
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer
+from accord.train.dpo import dpo
 from accord.train.lm import logp_and_entropy, pretrain, sft
 from accord.train.reward import reward
 from accord.train.rl import rl
@@ -252,7 +254,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory, words: Tokenizer) -> dict[
 
 
 def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str, Path], tmp_path: Path) -> None:
-    """Pretraining, SFT, reward model, PPO, each through its ordinary stage."""
+    """Pretraining, SFT, reward model, PPO, and DPO in their place, each through its ordinary stage."""
     started = pretrain(
         PretrainConfig(precision="fp32", epochs=3, block_tokens=16, batch_blocks=8, share_spellings=True, optim=FAST),
         SHAPE,
@@ -291,13 +293,19 @@ def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str,
         critic=OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
     )
     made = rl(config, model=tuned.model, reward_model=taught.model, data=letters["prompts"], output_dir=tmp_path / "rl")
+    direct = dpo(
+        DpoConfig(precision="fp32", epochs=6, groups_per_step=16, optim=OptimConfig(lr=3e-3)),
+        model=tuned.model,
+        data=letters["pairs"],
+        output_dir=tmp_path / "dpo",
+    )
     shares = []
-    for folder in (tuned.model, made.model):
+    for folder in (tuned.model, made.model, direct.model):
         model, words = load_policy(folder)
         prompts = [words.encode(t.split()[0]) for t in TEXTS]
         samples = Engine(model, words.stop_ids).generate(prompts, Sampling(12, 25), seed=9)
         shares.append(sum(words.decode(s.completion).endswith("a") for s in samples) / len(samples))
-    assert shares[0] < 0.45 and shares[1] > 0.8
+    assert shares[0] < 0.45 and shares[1] > 0.8 and shares[2] > 0.8
     assert sorted(made.snapshots) == [10, 20]
     rows = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["behaviour_gap_max"] for row in rows) < 1e-3
