@@ -1,6 +1,6 @@
 """Our side of the agreement rows: the sums of 20 steps, or of one PPO update, and the inputs for the peer.
 
-    python -m benchmarks.agreement sft|reward|ppo MODEL f32|bf16 FOLDER
+    python -m benchmarks.agreement sft|reward|dpo|ppo MODEL f32|bf16 FOLDER
 
 Writes what the peer needs into FOLDER and prints ``RESULT {"losses": [...], "norms": [...]}``. The peer's half is in
 `peer_losses.py` and `peer_update.py`.
@@ -20,22 +20,27 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from accord.algo.kl import LengthLeash
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import OptimConfig, RewardConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.batches import Example
-from accord.text.tokenizer import Tokenizer
+from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.lm import sft_losses
+from accord.train.policy_update import update_policy
+from accord.train.preferences import Tally, preference_losses
 from accord.train.reward import group_losses
-from accord.train.rl import evaluate_rollout, update_policy
+from accord.train.rollouts import evaluate_rollout, score_samples
 from benchmarks.ours import (
     DTYPES,
     NEVER,
     NEW,
     PROMPT,
     ROWS,
+    dpo_objective,
+    judged_pair,
     make_actors,
     pair,
     ppo_config,
@@ -49,6 +54,7 @@ LENGTH = PROMPT + NEW
 # Both sides: AdamW, constant rate, no warm-up, no weight decay. The peer's PPO does not clip gradients.
 ADAM = {"schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0}
 STEP = OptimConfig(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, clip_norm=1.0, **ADAM)
+DPO_STEP = OptimConfig(lr=1e-4, betas=(0.9, 0.95), eps=1e-8, clip_norm=1.0, **ADAM)
 UPDATE = OptimConfig(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, clip_norm=1e9, **ADAM)
 
 
@@ -86,6 +92,25 @@ def reward(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
     return {"losses": losses, "norms": []}
 
 
+def dpo(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
+    """Losses of 20 steps on 32 pairs each."""
+    objective = dpo_objective(model, precision)
+    rows = slices(text_ids(model, load_tokenizer(model)), PROMPT + 2 * NEW)
+    steps = [[next(rows) for _ in range(ROWS)] for _ in range(STEPS)]
+    (folder / "steps.json").write_text(json.dumps([[_three(ids) for ids in step] for step in steps]))
+    learner = Learner({"policy": objective.policy}, {"policy": DPO_STEP}, STEPS)
+    losses = []
+    for step in steps:
+        groups = [judged_pair(ids) for ids in step]
+        losses.append(learner.update(preference_losses(objective, groups, Tally()))["loss"])
+    return {"losses": losses, "norms": []}
+
+
+def _three(ids: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """Prompt, chosen, rejected."""
+    return ids[:PROMPT], ids[PROMPT : PROMPT + NEW], ids[PROMPT + NEW :]
+
+
 class Recorder(Learner):
     """A learner that remembers what each update said."""
 
@@ -113,13 +138,15 @@ def ppo(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
     candidates = ppo_prompts(model, words)
     prompts = [next(candidates) for _ in range(ROWS)]
     samples = _samples_without_padding(Engine(actors.policy, NEVER, max_rows=ROWS), prompts, actors.words)
-    actors.scorer = FixedScores(torch.randn(ROWS, generator=torch.Generator().manual_seed(0)))
+    score_B = torch.randn(ROWS, generator=torch.Generator().manual_seed(0))
+    actors.scorer = FixedScores(score_B)
     ids_BT = torch.tensor([s.prompt + s.completion for s in samples])
-    save_file({"ids_BT": ids_BT, "score_B": actors.scorer.score_B}, folder / "rollout.safetensors")
-    modules = {"actor": actors.policy, "critic": actors.critic}
+    save_file({"ids_BT": ids_BT, "score_B": score_B}, folder / "rollout.safetensors")
+    modules = actors.trained()
     learner = Recorder(modules, {"actor": UPDATE, "critic": UPDATE}, config.ppo_epochs)
-    rollout = evaluate_rollout(config, actors, prompts, samples, LengthLeash(float(NEW), 0.0))
-    update_policy(config, actors, learner, rollout, config.kl_coef, seed=0)
+    rollout = evaluate_rollout(config, actors, score_samples(actors, prompts, samples), score_B)
+    controllers = Controllers.of(config, float(NEW))
+    update_policy(config, POLICY_ALGORITHMS["ppo"], actors, learner, controllers, rollout, seed=0)
     return {
         "losses": [s["loss"] for s in learner.said],
         "norms": [s[f"{name}_grad_norm"] for s in learner.said for name in modules],
@@ -139,7 +166,7 @@ def _samples_without_padding(engine: Engine, prompts: list[str], words: Tokenize
 def main(work: str, model: str, precision: str, folder: str) -> None:
     """Run our half and print its sums."""
     torch.set_num_threads(int(os.environ.get("BENCH_THREADS", "2")))
-    result = {"sft": sft, "reward": reward, "ppo": ppo}[work](Path(model), precision, Path(folder))
+    result = {"sft": sft, "reward": reward, "dpo": dpo, "ppo": ppo}[work](Path(model), precision, Path(folder))
     print("RESULT " + json.dumps(result), flush=True)
 
 

@@ -49,6 +49,8 @@ def gflop(work: str, model: str) -> float:
         return 3 * w.forward(tokens - 1, tokens - 1, tokens - 1)
     if work.startswith("reward"):
         return 3 * 2 * score
+    if work.startswith("dpo"):
+        return (3 + 1) * 2 * policy  # the reference runs forward alone
     # the rollout's own pass of policy and critic is the first epoch's
     return rollout + policy + score + EPOCHS * 3 * (policy + critic)
 

@@ -1,6 +1,6 @@
 """Our side of every workload, through Accord's own public functions: what the stages call, nothing made for speed.
 
-    python -m benchmarks.ours sample|sample-mixed|sft|reward|ppo MODEL f32|bf16 RUNS [option]
+    python -m benchmarks.ours sample|sample-mixed|sft|reward|dpo|ppo MODEL f32|bf16 RUNS [option]
 
 Prints one ``RESULT {json}`` line as the peer scripts do. ``sample-mixed`` takes the engine's ``max_rows`` as its
 option, ``ppo`` takes ``none`` or ``eos``: whether a completion may end.
@@ -13,26 +13,32 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 
-from accord.algo.kl import LengthLeash
-from accord.config import OptimConfig, RewardConfig, RlConfig
+from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES
+from accord.config import DpoConfig, OptimConfig, RewardConfig, RlConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.models.precision import tune_allocator
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
-from accord.text.tokenizer import Tokenizer
+from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.actors import Actors
 from accord.train.alarms import alarms
+from accord.train.controllers import Controllers
+from accord.train.judged import EncodedGroup
 from accord.train.learner import Learner, Metrics
 from accord.train.lm import sft_losses
-from accord.train.reward import EncodedGroup, group_losses
-from accord.train.rl import Actors, evaluate_rollout, rollout_stats, update_policy
+from accord.train.preferences import ComparedGroup, Objective, Tally, bucketed_logp, preference_losses, ranked_group
+from accord.train.reward import group_losses
+from accord.train.rl import rl_step
+from accord.train.rollouts import score_samples
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 CONFIG = {"f32": "fp32", "bf16": "bf16"}
@@ -118,6 +124,41 @@ def pair(chosen: list[int], rejected: list[int]) -> EncodedGroup:
     return EncodedGroup(examples, (1.0, 2.0), 1.0)
 
 
+def dpo(model: Path, precision: str) -> Run:
+    """One optimizer step on 32 pairs of 32 + 64 tokens, and their log-probabilities under the reference.
+
+    A run of one epoch computes those once before it; here they are part of each step, as in the peer's.
+    """
+    objective = dpo_objective(model, precision)
+    learner = Learner({"policy": objective.policy}, {"policy": STILL}, 10**6)
+    rows = slices(text_ids(model, load_tokenizer(model)), PROMPT + 2 * NEW)
+
+    def run() -> float:
+        learner.update(preference_losses(objective, [judged_pair(next(rows)) for _ in range(ROWS)], Tally()))
+        return ROWS
+
+    return run
+
+
+def dpo_objective(model: Path, precision: str) -> Objective:
+    """DPO of a policy; the reference is a copy that is read whenever it is asked."""
+    config = DpoConfig(groups_per_step=ROWS)
+    (policy, words), (copy, _) = (load_policy(model, DTYPES[precision]) for _ in range(2))
+    copy.eval().requires_grad_(False)
+
+    def reference(examples: Sequence[Example]) -> Tensor:
+        return bucketed_logp(copy, examples, words.pad_id, config.micro_batch_tokens)
+
+    return Objective(config, PREFERENCE_LOSSES["dpo"], policy.eval(), words.pad_id, reference)
+
+
+def judged_pair(ids: list[int]) -> ComparedGroup:
+    """A prompt, a completion and a worse one, end to end."""
+    prompt, completions = tuple(ids[:PROMPT]), (ids[PROMPT : PROMPT + NEW], ids[PROMPT + NEW :])
+    examples = [Example(prompt, tuple(completion)) for completion in completions]
+    return ranked_group(DpoConfig(), PREFERENCE_LOSSES["dpo"], examples, (1.0, 2.0), 1.0)
+
+
 def ppo_config(precision: str, optim: OptimConfig) -> RlConfig:
     """An iteration of 32 episodes of 64 tokens, four epochs of one minibatch."""
     return RlConfig(
@@ -142,19 +183,16 @@ def ppo(model: Path, precision: str, stop: str) -> Run:
     with TemporaryDirectory() as folder:
         actors = make_actors(model, model, Path(folder) / "reward", precision)
     words = actors.words
-    learner = Learner(
-        {"actor": actors.policy, "critic": actors.critic}, {"actor": config.actor, "critic": config.critic}, 10**6
-    )
+    learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, 10**6)
     engine = Engine(actors.policy, words.stop_ids if stop == "eos" else NEVER, max_rows=ROWS)
-    metrics, leash, steps = Metrics(Path(os.devnull)), LengthLeash(float(NEW), 0.0), count()
+    metrics, controllers, steps = Metrics(Path(os.devnull)), Controllers.of(config, float(NEW)), count()
     prompts = ppo_prompts(model, words)
 
     def run() -> float:
         step, chosen = next(steps), [next(prompts) for _ in range(ROWS)]
         samples = engine.generate([words.encode(p) for p in chosen], Sampling(NEW), seed=step)
-        rollout = evaluate_rollout(config, actors, chosen, samples, leash)
-        stats = rollout_stats(rollout, config.kl_coef, leash.price)
-        stats |= update_policy(config, actors, learner, rollout, config.kl_coef, step)
+        scored = score_samples(actors, chosen, samples)
+        stats = rl_step(config, POLICY_ALGORITHMS["ppo"], actors, learner, controllers, scored, step)
         list(alarms(stats))
         metrics.write(step, stats)
         return ROWS
@@ -177,6 +215,7 @@ WORKLOADS: dict[str, Callable[..., Run]] = {
     "sample-mixed": sample_mixed,
     "sft": sft,
     "reward": reward,
+    "dpo": dpo,
     "ppo": ppo,
 }
 

@@ -1,6 +1,6 @@
-"""The peer's half of agree-sft and agree-reward: TRL's own trainers on the same batches, in the same order.
+"""The peer's half of agree-sft, agree-reward and agree-dpo: TRL's own trainers on the same batches, in the same order.
 
-    .bench/trl/bin/python benchmarks/peer_losses.py sft|reward MODEL f32|bf16 FOLDER
+    .bench/trl/bin/python benchmarks/peer_losses.py sft|reward|dpo MODEL f32|bf16 FOLDER
 
 FOLDER holds what `agreement.py` wrote. Prints ``RESULT {"losses": [...], "norms": []}``.
 """
@@ -20,9 +20,14 @@ import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-COLUMNS = {"sft": lambda row: {"input_ids": row}, "reward": lambda row: {"chosen_ids": row[0], "rejected_ids": row[1]}}
+COLUMNS = {
+    "sft": lambda row: {"input_ids": row},
+    "reward": lambda row: {"chosen_ids": row[0], "rejected_ids": row[1]},
+    "dpo": lambda row: dict(zip(("prompt_ids", "chosen_ids", "rejected_ids"), row, strict=True)),
+}
+RATES = {"sft": 1e-3, "reward": 1e-3, "dpo": 1e-4}  # as in `agreement.py`
 
 
 def watched(trainer: type) -> type:
@@ -30,6 +35,12 @@ def watched(trainer: type) -> type:
 
     class Watched(trainer):  # type: ignore[misc]
         losses: list[float]
+
+        def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+            """Rows of ids already; DPOTrainer would take them for text."""
+            return (
+                dataset if "prompt_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args, **kwargs)
+            )
 
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
@@ -52,7 +63,7 @@ def main(work: str, model: str, precision: str, folder: str) -> None:
         "per_device_train_batch_size": len(steps[0]),
         "max_steps": len(steps),
         "max_length": 96,
-        "learning_rate": 1e-3,
+        "learning_rate": RATES[work],
         "lr_scheduler_type": "constant",
         "warmup_steps": 0,
         "adam_beta1": 0.9,
@@ -67,9 +78,10 @@ def main(work: str, model: str, precision: str, folder: str) -> None:
         "save_strategy": "no",
         "disable_tqdm": True,
     }
-    if work == "sft":
+    if work in ("sft", "dpo"):
         network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        trainer, config = watched(SFTTrainer), SFTConfig(**settings)
+        kind, options = {"sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig)}[work]
+        trainer, config = watched(kind), options(**settings)
     else:
         path = Path(folder) / "model"
         network = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)

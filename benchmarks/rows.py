@@ -165,6 +165,7 @@ ROWS: tuple[Row, ...] = (
     *_against_vllm(),
     *_step("sft", (1.7, None), (3.5, 6.0)),
     *_step("reward", (0.95, None), (3.0, 4.0)),
+    *_step("dpo", (2.2, None), (5.0, 10.0)),
     *_ppo_iteration("tiny", "full", (1.4, 2.0), (3.0, 6.0), (2.0, None)),
     *_ppo_iteration("tiny-eos", "mixed", (2.0, 4.0), (5.0, 10.0), (3.0, None)),
     *_ppo_iteration("small", "full", (1.3, None), (4.0, 8.0), None),
@@ -182,7 +183,7 @@ class Agreement:
 
     @property
     def kind(self) -> str:
-        """What is compared: sft, reward or ppo."""
+        """What is compared: sft, reward, dpo or ppo."""
         return self.name.split("-")[1]
 
 
@@ -191,5 +192,7 @@ AGREEMENTS = (
     Agreement("agree-sft-bf16", "agreement of losses, 20 sft steps", "bf16", 2e-2),
     Agreement("agree-reward-f32", "agreement of losses, 20 reward steps", "f32", 1e-3),
     Agreement("agree-reward-bf16", "agreement of losses, 20 reward steps", "bf16", 2e-2),
+    Agreement("agree-dpo-f32", "agreement of losses, 20 dpo steps", "f32", 1e-3),
+    Agreement("agree-dpo-bf16", "agreement of losses, 20 dpo steps", "bf16", 2e-2),
     Agreement("agree-ppo-f32", "agreement of a PPO update on the same rollout", "f32", 1e-3),
 )

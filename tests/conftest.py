@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,3 +120,24 @@ def write_rows(tmp_path: Path) -> WriteRows:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def letters_folder(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Path:
+    """A policy that writes two to six of the letters a, b, c, d and then ends."""
+    from letters import PROMPTS
+
+    from accord.config import OptimConfig, SftConfig
+    from accord.train.lm import sft
+
+    folder = tmp_path_factory.mktemp("letters")
+    draw = random.Random(0)
+    rows = [
+        {"prompt": draw.choice(PROMPTS), "completion": " " + "".join(draw.choices("abcd", k=draw.randint(2, 6)))}
+        for _ in range(160)
+    ]
+    data = folder / "demos.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    optim = OptimConfig(lr=5e-3, schedule="constant", warmup_ratio=0.0)
+    config = SftConfig(precision="fp32", dropout=0.0, epochs=12, batch_tokens=400, max_tokens=60, optim=optim)
+    return sft(config, model=policy_folder, data=data, output_dir=folder).model

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from accord.algo import logprob
-from accord.algo.advantages import gae, token_rewards
+from accord.algo.advantages import Rewarded, gae, token_rewards, whitened_gae
 from accord.algo.kl import AdaptiveKL, LengthLeash, kl_k1, kl_k3
 from accord.algo.logprob import token_logp, token_nll
-from accord.algo.policy_loss import clipped_surrogate, clipped_value_loss, explained_variance
 from accord.algo.reductions import masked_mean, masked_whiten
 from accord.algo.reward_loss import bradley_terry, group_pairs, ranking_loss, self_distillation
-from accord.algo.table import POLICY_ALGORITHMS, whitened_gae
+from accord.algo.table import POLICY_ALGORITHMS
+from accord.config import RlConfig
 
 
 def t64(values: object) -> Tensor:
@@ -339,119 +339,11 @@ def test_flat_advantages_stay_flat() -> None:
 
 def test_ppo_row_whitens_advantages_but_not_returns() -> None:
     mask = torch.ones(1, 4, dtype=torch.bool)
-    advantage, returns = whitened_gae(t64([REWARD]), t64([VALUE]), mask, 1.0, 0.95)
+    advantage, returns = whitened_gae(Rewarded(t64([REWARD]), t64([VALUE]), mask), RlConfig())
+    assert returns is not None
     near(advantage[0], [1.300397, 0.436990, -0.316996, -1.420391])
     near(returns[0], [0.8849375, 0.92625, 0.975, 1.0])
     assert POLICY_ALGORITHMS["ppo"].advantages is whitened_gae
-
-
-# -- policy and value losses -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "wanted"),
-    [
-        (1.0, 1.0, -1.0),
-        (1.5, 1.0, -1.2),  # min(1.5, 1.2)
-        (0.5, 1.0, -0.5),  # min(.5, .8)
-        (1.5, -1.0, 1.5),  # min(-1.5, -1.2)
-        (0.5, -1.0, 0.8),  # min(-.5, -.8)
-        (5.0, -1.0, 5.0),
-    ],
-)
-def test_clipped_surrogate_by_hand(ratio: float, advantage: float, wanted: float) -> None:
-    loss, _ = clipped_surrogate(t64([ratio]).log(), t64([0.0]), t64([advantage]), 0.2, 1.0)
-    near(loss, wanted)
-
-
-def test_clipped_surrogate_counts_what_it_clips() -> None:
-    log_ratio = t64([-0.3, 0.0, 0.1, 0.3]).requires_grad_()
-    loss, stats = clipped_surrogate(log_ratio, torch.zeros(4), torch.ones(4), 0.2, 4.0)
-    # e^x - 1 - x: .040818, 0, .005171, .049859, mean .023962; e^-.3 = .740818 < .8 and e^.3 = 1.349859 > 1.2
-    near(stats["approx_kl"], 0.023962)
-    near(stats["clip_low"], 0.25)
-    near(stats["clip_high"], 0.25)
-    near(stats["ratio_max"], 1.349859)
-    near(stats["ratio_min"], 0.740818)
-    loss.backward()
-    # with A = +1 only the token above 1.2 loses its gradient; the others keep -rho / 4
-    near(log_ratio.grad, [-0.740818 / 4, -0.25, -1.105171 / 4, 0.0])
-
-
-def test_extreme_ratios_stay_finite() -> None:
-    loss, stats = clipped_surrogate(torch.tensor([0.0, -900.0]), torch.tensor([-900.0, 0.0]), -torch.ones(2), 0.2, 2.0)
-    assert loss.isfinite()
-    assert all(value.isfinite() for value in stats.values())
-
-
-def test_gradient_at_ratio_one_is_reinforce() -> None:
-    logits = t64([1.0, 2.0, 1.0, 1.0]).requires_grad_()
-    logp = torch.log_softmax(logits, 0)[1:2]
-    loss, _ = clipped_surrogate(logp, logp.detach(), t64([1.0]), 0.2, 1.0)
-    loss.backward()
-    # d log p(1) = onehot - softmax: e / (e^2 + 3 e) = .174878, 1 - .475367
-    near(-logits.grad, [-0.174878, 0.524633, -0.174878, -0.174878])
-
-
-def test_clipped_value_loss_by_hand() -> None:
-    one, old = t64([1.0]), t64([0.5])
-    # v clipped to .7: R = .6: max(.16, .01) / 2; R = 2: max(1, 1.69) / 2
-    near(clipped_value_loss(one, old, t64([0.6]), 0.2, 1.0), 0.08)
-    near(clipped_value_loss(one, old, t64([2.0]), 0.2, 1.0), 0.845)
-    # inside the clip it is half the squared error
-    near(clipped_value_loss(t64([0.6]), old, t64([1.0]), 0.2, 1.0), 0.08)
-
-
-def test_clipped_value_loss_stops_pulling_beyond_the_clip() -> None:
-    value = t64([1.0, 0.6]).requires_grad_()
-    clipped_value_loss(value, t64([0.5, 0.5]), t64([2.0, 2.0]), 0.2, 1.0).backward()
-    near(value.grad, [0.0, -1.4])
-
-
-def test_token_mean_over_micro_batches_of_unequal_size() -> None:
-    # losses [1, 1, 1, 1] and [4]: token mean 8 / 5 = 1.6; the mean of the two means would be 2.5
-    first, _ = clipped_surrogate(torch.zeros(4), torch.zeros(4), -torch.ones(4), 0.2, 5.0)
-    second, _ = clipped_surrogate(torch.zeros(1), torch.zeros(1), torch.tensor([-4.0]), 0.2, 5.0)
-    near(first + second, 1.6)
-    # squared errors halved: (4 * .5 + 2) / 5 = .8
-    zero = torch.zeros(5)
-    parts = [
-        clipped_value_loss(zero[s], zero[s], torch.tensor([1.0, 1, 1, 1, 2])[s], 9.0, 5.0) for s in (slice(4), [4])
-    ]
-    near(sum(parts), 0.8)
-
-
-@given(
-    st.lists(st.tuples(st.floats(-1, 1), st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=20),
-    st.randoms(use_true_random=False),
-    st.data(),
-)
-@settings(max_examples=60, deadline=None)
-def test_losses_do_not_depend_on_order_or_split(
-    tokens: list[tuple[float, float, float]], random: object, data: st.DataObject
-) -> None:
-    shuffled = list(tokens)
-    random.shuffle(shuffled)
-    cut = data.draw(st.integers(0, len(tokens)))
-    total = float(len(tokens))
-
-    def losses(rows: list[tuple[float, float, float]]) -> tuple[Tensor, Tensor]:
-        a, b, c = t64(rows).reshape(-1, 3).unbind(1)
-        return clipped_surrogate(a, torch.zeros_like(a), b, 0.2, total)[0], clipped_value_loss(a, b, c, 0.3, total)
-
-    whole = losses(tokens)
-    parts = [losses(part) for part in (shuffled[:cut], shuffled[cut:]) if part]
-    for i in range(2):
-        near(sum(p[i] for p in parts), whole[i], 1e-9)
-
-
-def test_explained_variance() -> None:
-    returns = t64([1.0, 2.0, 3.0, 4.0])
-    near(explained_variance(returns + 5.0, returns), 1.0)  # a constant error does not count
-    near(explained_variance(torch.zeros(4, dtype=torch.float64), returns), 0.0)
-    # R - V = [0, 0, 0, 4]: variance 16 / 4 - 1 = 3; Var(R) = 1.25
-    near(explained_variance(t64([1.0, 2.0, 3.0, 0.0]), returns), 1 - 3 / 1.25)
-    assert explained_variance(torch.ones(3), torch.ones(3)).isfinite()
 
 
 # -- log-probabilities without all logits ------------------------------------------------------------------------------
@@ -491,8 +383,26 @@ def test_token_logp_equals_log_softmax_and_so_do_its_gradients(
     near(grads[0], wanted_grads[0], 1e-5)
     near(grads[1], wanted_grads[1], 1e-5)
     law = torch.distributions.Categorical(logits=(hidden @ weight.T / temperature).detach())
-    near(entropy, law.entropy(), 1e-5)
-    assert not entropy.requires_grad
+    near(entropy.detach(), law.entropy(), 1e-5)
+
+
+@pytest.mark.parametrize("chunk_entries", [1, 40, 2_097_152])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropy_and_logp_together_have_the_gradients_that_autograd_finds(
+    chunk_entries: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprob, "CHUNK_ENTRIES", chunk_entries)
+    hidden, weight, target = logp_inputs(N=17, V=11)
+    pull = torch.randn(2, 17, generator=torch.Generator().manual_seed(5))
+    law = torch.distributions.Categorical(logits=hidden @ weight.T / temperature)
+    wanted = torch.autograd.grad((law.log_prob(target) * pull[0] + law.entropy() * pull[1]).sum(), (hidden, weight))
+    logp, entropy = token_logp(hidden, weight, target, temperature, entropy=True)
+    both = torch.autograd.grad((logp * pull[0] + entropy * pull[1]).sum(), (hidden, weight), retain_graph=True)
+    near(both[0], wanted[0], 1e-5)
+    near(both[1], wanted[1], 1e-5)
+    alone = torch.autograd.grad((entropy * pull[1]).sum(), hidden)
+    law = torch.distributions.Categorical(logits=hidden @ weight.T / temperature)
+    near(alone[0], torch.autograd.grad((law.entropy() * pull[1]).sum(), hidden)[0], 1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300])
@@ -538,69 +448,3 @@ def test_token_logp_in_bf16_keeps_fp32_results() -> None:
     near(got.detach(), direct(hidden, weight, target, 1.0).detach(), 0.1)
     probabilities = torch.stack([token_logp(hidden, weight, torch.full((8,), v))[0] for v in range(50)]).exp()
     near(probabilities.sum(0).detach(), torch.ones(8), 1e-5)
-
-
-# -- whole algorithms with known optima --------------------------------------------------------------------------------
-
-BANDIT_REF, BANDIT_SCORE = t64([0.4, 0.3, 0.2, 0.1]).float(), torch.tensor([0.0, 1.0, 2.0, 3.0])
-# pi* = ref * e^score / Z: .4, .815485, 1.477811, 2.008554 over their sum Z = 4.701850 = e^1.547956
-BANDIT_OPTIMUM = torch.tensor([0.085075, 0.173443, 0.314300, 0.427182])
-
-
-def bandit_rollout(logits: Tensor, generator: torch.Generator, num: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Actions, their log-probabilities and the shaped reward of one-token completions, each ``(B, 1)``."""
-    logp_V = torch.log_softmax(logits.detach(), 0)
-    action = torch.multinomial(logp_V.exp(), num, replacement=True, generator=generator)
-    mask = torch.ones(num, 1, dtype=torch.bool)
-    old = logp_V[action][:, None]
-    return action, old, token_rewards(BANDIT_SCORE[action], old, BANDIT_REF.log()[action][:, None], mask, 1.0)
-
-
-def test_ppo_with_kl_in_the_reward_reaches_the_optimum_of_a_bandit() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = BANDIT_REF.log().clone().requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=3e-2)
-    mask = torch.ones(1024, 1, dtype=torch.bool)
-    for iteration in range(160):
-        optimizer.param_groups[0]["lr"] = 3e-2 if iteration < 100 else 5e-3
-        action, old, reward = bandit_rollout(logits, generator, 1024)
-        baseline = reward.mean().expand(1024, 1)
-        advantage, _ = gae(reward, baseline, mask, 1.0, 0.95)
-        for _ in range(4):
-            logp = torch.log_softmax(logits, 0)[action]
-            loss, _ = clipped_surrogate(logp, old[:, 0], advantage[:, 0], 0.2, 1024.0)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    pi = torch.softmax(logits.detach(), 0)
-    assert float((pi * (pi / BANDIT_OPTIMUM).log()).sum()) < 1e-3
-    # E score 2.083599, KL .535643, J* = beta log Z = 1.547956
-    assert float((pi * BANDIT_SCORE).sum()) == pytest.approx(2.0836, abs=0.03)
-    _, _, reward = bandit_rollout(logits, generator, 4096)
-    assert float(reward.mean()) == pytest.approx(1.547956, abs=0.02)
-    assert float(reward.std()) < 0.1  # 1.0 at the reference
-
-
-def test_shaped_reward_is_flat_at_the_optimum_of_the_bandit() -> None:
-    _, _, reward = bandit_rollout(BANDIT_OPTIMUM.log(), torch.Generator().manual_seed(1), 256)
-    near(reward, torch.full((256, 1), 1.547956), 5e-5)  # pi* is given to 6 digits
-
-
-def test_two_token_tree_has_no_advantage_at_its_optimum() -> None:
-    """ref uniform, scores (00, 01, 10, 11) = 0, 1, 1, 3, kl_coef 1: every token's advantage is 0 under V*."""
-    # V*(0) = log((1 + e) / 2), V*(1) = log((e + e^3) / 2), V*(root) = log((1 + 2 e + e^3) / 4)
-    v0, v1, root = 0.620115, 2.433781, 1.891684
-    first = t64([1 - 0.859804, 1 - 0.859804, 0.859804, 0.859804])
-    joint = t64([0.037704, 0.102491, 0.102491, 0.757313])
-    junk = torch.full((4, 1), 7.0, dtype=torch.float64)  # a padded third position
-    logp = torch.cat([torch.stack([first.log(), (joint / first).log()], 1), junk], 1)
-    ref = torch.cat([torch.full((4, 2), math.log(0.5), dtype=torch.float64), -junk], 1)
-    value = torch.cat([t64([[root, v0], [root, v0], [root, v1], [root, v1]]), junk], 1)
-    mask = torch.tensor([True, True, False]).expand(4, 3)
-    reward = token_rewards(t64([0.0, 1.0, 1.0, 3.0]), logp, ref, mask, 1.0)
-    for lam in (0.0, 0.95, 1.0):
-        advantage, returns = gae(reward, value, mask, 1.0, lam)
-        near(advantage, torch.zeros(4, 3), 2e-5)
-        near(returns, torch.where(mask, value, 0.0), 2e-5)
-    # E score - KL = 2.476922 - .585238 = V*(root)
-    near((joint * reward.sum(1)).sum(), root, 1e-5)

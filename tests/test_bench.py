@@ -257,7 +257,14 @@ def miniature(policy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.mark.parametrize(
     ("work", "options", "items"),
-    [("sample", (), 32 * 6), ("sft", (), 3), ("reward", (), 3), ("ppo", ("none",), 3), ("ppo", ("eos",), 3)],
+    [
+        ("sample", (), 32 * 6),
+        ("sft", (), 3),
+        ("reward", (), 3),
+        ("dpo", (), 3),
+        ("ppo", ("none",), 3),
+        ("ppo", ("eos",), 3),
+    ],
 )
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_a_workload_runs_and_counts_its_items(
@@ -296,6 +303,21 @@ def test_the_first_losses_of_the_agreement_are_those_of_transformers(miniature: 
         scores = [float(scorer(ids[None]).logits) for both in pairs for ids in both]
     expected = sum(math.log1p(math.exp(b - a)) for a, b in zip(scores[::2], scores[1::2], strict=True)) / 3
     assert found[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_losses_of_dpo_begin_at_log_2_and_name_what_they_saw(miniature: Path, tmp_path: Path) -> None:
+    from benchmarks import agreement
+
+    found = agreement.dpo(miniature, "f32", tmp_path)["losses"]
+    assert found[0] == pytest.approx(math.log(2), abs=1e-5) and len(found) == 2
+    steps = json.loads((tmp_path / "steps.json").read_text())
+    assert [[[len(ids) for ids in row] for row in step] for step in steps] == [[[4, 6, 6]] * 3] * 2
+
+
+def test_a_dpo_step_is_four_passes_of_each_text() -> None:
+    """Forward and backward of the policy are three, the reference is one; 96 tokens, of which 64 are read."""
+    text = 2 * (5 * 790_528 * 96 + 131_072 * 96 + (659_456 + 256 * 8192) * 64)
+    assert bound.gflop("dpo step", "tiny") == pytest.approx(4 * 2 * text / 1e9)
 
 
 def test_the_rollout_of_the_agreement_is_what_was_scored(miniature: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from accord.cli.status import find_runs, last_row, run_status
 from accord.config import Recipe, RlConfig
 from accord.errors import DataError, ResourceError, UsageError
 
-COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "status", "doctor")
+COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
 
 
 class Done:
@@ -52,7 +52,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """Public functions replaced by recorders with the same signature: no training happens here."""
     made: list[tuple[str, dict[str, Any]]] = []
-    for name in ("demo", "run", "pretrain", "sft", "sample", "reward", "rl", "score"):
+    for name in ("demo", "run", "pretrain", "sft", "sample", "reward", "rl", "dpo", "score"):
         signature = inspect.signature(getattr(accord, name))
 
         def record(
@@ -83,7 +83,7 @@ def test_every_help_has_examples_and_the_common_options(command: str) -> None:
     assert "--json" in done.out and "--verbose" in done.out
 
 
-@pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rl"])
+@pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rl", "dpo"])
 def test_training_help_teaches_the_keys(command: str) -> None:
     out = Done(command, "--help").out
     assert all(option in out for option in ("--output-dir", "--seed", "--resume / --no-resume", "--recipe"))
@@ -119,6 +119,8 @@ def test_rl_hands_over_config_and_paths(calls: list[tuple[str, dict[str, Any]]])
     [
         ("sft --model m --data d -o out sft.epochs=2", "sft"),
         ("reward --model m --data d -o out reward.epochs=2", "reward"),
+        ("dpo --model m --data d -o out dpo.loss=kto", "dpo"),
+        ("dpo --model m --reward-model r --data d -o out dpo.online=true", "dpo"),
         ("sample --model m --data d -o out.jsonl sample.temperature=0.7", "sample"),
         ("score --model m --data d -o out.jsonl", "score"),
         ("score --reward-model m --data d -o out.jsonl", "score"),

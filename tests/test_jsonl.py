@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,26 @@ from hypothesis import strategies as st
 
 from accord.errors import DataError, ResourceError
 from accord.formats import jsonl
-from accord.formats.jsonl import PromptRow, read_demonstrations, read_prompts, read_rankings, read_texts, write_jsonl
+from accord.formats.jsonl import (
+    PromptRow,
+    read_demonstrations,
+    read_judged,
+    read_judgements,
+    read_prompts,
+    read_rankings,
+    read_texts,
+    write_jsonl,
+)
 
-READERS: list[Callable[[Path], list[Any]]] = [read_demonstrations, read_rankings, read_prompts, read_texts]
+read_labels, read_ratings = partial(read_judged, what="label"), partial(read_judged, what="rating")
+READERS: list[Callable[[Path], list[Any]]] = [
+    read_demonstrations,
+    read_rankings,
+    read_prompts,
+    read_texts,
+    read_labels,
+    read_ratings,
+]
 
 
 def _file(tmp_path: Path, content: str | bytes, name: str = "data.jsonl") -> Path:
@@ -49,6 +67,51 @@ def test_rankings_and_pairs_are_groups(tmp_path: Path) -> None:
     assert (pair.completions, pair.ranks, pair.origin, pair.weight) == (("x", "y"), (1.0, 2.0), "prefs.jsonl", 1.0)
 
 
+def test_a_completion_without_a_rank_was_not_judged(tmp_path: Path) -> None:
+    path = _file(tmp_path, '{"prompt": "Q", "completions": ["a", "b", "c"], "ranks": [2, null, 1]}')
+    (group,) = read_rankings(path)
+    assert (group.completions, group.ranks) == (("a", "c"), (2.0, 1.0))
+
+
+def test_pairs_say_how_clear_they_were(tmp_path: Path) -> None:
+    path = _file(
+        tmp_path,
+        '{"prompt": "p", "chosen": "x", "rejected": "y", "strength": "much", "margin": 2, "probability": 0.75}\n'
+        '{"prompt": "p", "completions": ["x", "y"], "ranks": [2, 1], "strength": "barely"}\n'
+        '{"prompt": "p", "completions": ["x", "y"], "ranks": [1, 1], "strength": 2}\n'
+        '{"prompt": "p", "completions": ["x", "y", "z"], "ranks": [1, 2, 3], "margin": "wide"}\n'
+        '{"prompt": "p", "chosen": "x", "rejected": "y", "strength": null, "margin": null}\n',
+    )
+    found = [(group.strength, group.margin, group.probability) for group in read_rankings(path)]
+    nothing = (None, None, None)  # of ties and longer rankings they are not read
+    assert found == [("significantly", 2.0, 0.75), ("negligibly", None, None), nothing, nothing, nothing]
+    write_jsonl(tmp_path / "again.jsonl", [group.to_json() for group in read_rankings(path)])
+    assert read_rankings(tmp_path / "again.jsonl") == read_rankings(path)
+
+
+def test_labels_among_rankings(tmp_path: Path) -> None:
+    label = b'{"prompt": "Q", "completion": "a", "label": true}'
+    pair = b'{"prompt": "R", "chosen": "x", "rejected": "y"}'
+    found = read_judgements(_file(tmp_path, pair + b"\n" + label))
+    (ranked,), (labelled,) = read_rankings(_file(tmp_path, pair)), read_judged(_file(tmp_path, label), "label")
+    assert found == [ranked, labelled]
+
+
+def test_labels_and_ratings_are_groups_with_values(tmp_path: Path) -> None:
+    path = _file(
+        tmp_path,
+        '{"prompt": "Q", "completion": "a", "label": true, "rating": 4, "topic": "t", "weight": 0.5}\n'
+        '{"prompt": "Q", "completion": "b", "label": false, "rating": -1.5, "origin": "o"}\n',
+    )
+    good, bad = read_judged(path, "label")
+    assert (good.prompt, good.completions, good.values, good.topic, good.weight) == ("Q", ("a",), (1.0,), "t", 0.5)
+    assert (bad.values, bad.origin, bad.weight) == ((0.0,), "o", 1.0)
+    assert [group.values for group in read_judged(path, "rating")] == [(4.0,), (-1.5,)]
+    flagged = _file(tmp_path, '{"prompt": "Q", "completions": ["a", "b"], "unacceptable": [true, false]}')
+    (group,) = read_judged(flagged, "label")
+    assert (group.completions, group.values) == (("a", "b"), (0.0, 1.0))
+
+
 def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
     line = json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False).encode()
     assert read_texts(_file(tmp_path, b"\xef\xbb\xbf" + line)) == ["a\u2028b\x85c"]
@@ -79,9 +142,23 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         ),
         (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, true]}', r'"ranks"\[1\] is true or'),
         (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [0, 1]}', '"ranks" holds 0'),
+        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, null]}', "ranks 1 of 2 completions"),
+        (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "strength": "very"}', "is 'very'"),
+        (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "margin": "1"}', '"margin" is a string'),
+        (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "probability": 0.2}', '"probability" is 0.2'),
+        (read_labels, '{"prompt": "p", "completion": "x"}', '"label" is missing'),
+        (read_labels, '{"prompt": "p", "completion": "x", "label": 1}', '"label" is a number, not true or false'),
+        (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": []}', '0 "unacceptable" for 1'),
+        (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": ["no"]}', "not true or false"),
+        (read_ratings, '{"prompt": "p", "completion": "x", "rating": true}', '"rating" is true or false, not a number'),
+        (read_ratings, '{"prompt": "p", "completion": "x", "rating": "4"}', '"rating" is a string, not a number'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": 0}', '"weight" is 0'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": "2"}', '"weight" is a string'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "topic": 2}', '"topic" is a number'),
+        (read_labels, '{"prompt": "p", "completion": "c"}', '"label" is missing'),
+        (read_labels, '{"prompt": "p", "completion": "c", "label": 1}', '"label" is a number, not true or false'),
+        (read_judgements, '{"prompt": "p", "completion": "c", "label": null}', '"label" is null'),
+        (read_judgements, '{"prompt": "p", "label": true}', '"completion" is missing'),
         (read_demonstrations, '{"prompt": "p", "completion": null}', '"completion" is null, not a string'),
         (read_demonstrations, '{"prompt": ["p"], "completion": "c"}', r'"prompt"\[0\] is a string, not a message'),
         (read_demonstrations, '{"completion": "c"}', '"prompt" is missing'),
@@ -95,7 +172,10 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
 def test_a_fault_names_file_line_field_and_cure(
     tmp_path: Path, reader: Callable[[Path], list[Any]], line: str | bytes, says: str
 ) -> None:
-    fine = b'{"prompt": "p", "completion": "c", "chosen": "x", "rejected": "y", "text": "t"}\n\n'
+    fine = (
+        b'{"prompt": "p", "completion": "c", "chosen": "x", "rejected": "y", "text": "t", "label": true, "rating": 3}'
+        b"\n\n"
+    )
     path = _file(tmp_path, fine + (line if isinstance(line, bytes) else line.encode()))
     with pytest.raises(DataError, match=says) as caught:
         reader(path)
@@ -131,7 +211,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=6,
 )
-FIELDS = ("prompt", "completion", "completions", "ranks", "chosen", "rejected", "text", "weight")
+FIELDS = ("prompt", "completion", "completions", "ranks", "chosen", "rejected", "text", "weight", "label", "rating")
 ROWS = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, JSON))
 LINES = ROWS.map(lambda row: json.dumps(row).encode())
 

@@ -17,6 +17,7 @@ from test_resume import Job, assert_the_same, run_until
 from torch import Tensor, nn
 
 from accord.algo.logprob import token_logp, token_nll
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import LoraConfig, OptimConfig, RewardConfig, RlConfig, RlLoraConfig, SftConfig
 from accord.errors import AccordError, DataError, UsageError
 from accord.models import lora
@@ -27,14 +28,16 @@ from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer
+from accord.train.actors import load_actors
 from accord.train.learner import Learner
 from accord.train.lm import completion_nll, logp_and_entropy, sft
 from accord.train.reward import reward
-from accord.train.rl import load_actors, rl
+from accord.train.rl import rl
 
 # peft asks transformers for an attribute that it has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
+PPO = POLICY_ALGORITHMS["ppo"]
 CONFIG = LoraConfig(rank=4, alpha=12.0)
 #: The second layer has another rank, the third another alpha.
 PATTERNS = {"rank_pattern": {r"1\..*": 2}, "alpha_pattern": {r"2\..*": 9}}
@@ -381,9 +384,9 @@ def test_the_reference_is_the_policy_itself_and_nothing_frozen_moves(inputs: dic
         return sum(type(found) is CausalLM for found in gc.get_objects())
 
     count = trunks()
-    actors = load_actors(rl_config(), inputs["model"], inputs["reward_model"])
+    actors = load_actors(rl_config(), PPO, inputs["model"], inputs["reward_model"])
     assert trunks() == count + 1
-    full = load_actors(rl_config(lora=RlLoraConfig()), inputs["model"], inputs["reward_model"])
+    full = load_actors(rl_config(lora=RlLoraConfig()), PPO, inputs["model"], inputs["reward_model"])
     assert trunks() == count + 3
     assert actors.reference is actors.policy and full.reference is not full.policy
     train_somewhere(actors.policy)

@@ -14,6 +14,7 @@ from accord.records import (
     Annotator,
     Completion,
     Demonstration,
+    JudgedGroup,
     Label,
     Prompt,
     RankedGroup,
@@ -146,6 +147,8 @@ def test_now_is_utc_to_the_microsecond() -> None:
         (lambda: Demonstration(annotator_id="a", prompt_id="p", text=" \n"), "a demonstration is empty"),
         (lambda: RankedGroup(prompt="p", completions=("x",), ranks=(1,)), "needs 2 completions, got 1"),
         (lambda: RankedGroup(prompt="p", completions=("x", "y"), ranks=(1,)), "1 ranks for 2 completions"),
+        (lambda: JudgedGroup(prompt="p", completions=(), values=()), "has no completion"),
+        (lambda: JudgedGroup(prompt="p", completions=("x",), values=(1.0, 0.0)), "2 values for 1 completions"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any, message: str) -> None:

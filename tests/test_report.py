@@ -33,11 +33,11 @@ from accord.evals.results import (
     snapshot_floors,
     summarise,
 )
-from accord.evals.reward_card import Accuracies, Calibration, CalibrationBin, RewardCard
+from accord.evals.reward_card import Accuracies, RewardCard
 from accord.evals.svg import Axis, Point, Series, chart, nice_ticks
 from accord.files import read_json, write_json
 from accord.formats.jsonl import write_jsonl
-from accord.stats import Interval
+from accord.stats import Calibration, CalibrationBin, Interval
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" <img src=x onerror=alert(1)>"
 VOID = {"meta", "link", "br", "img", "input", "hr"}

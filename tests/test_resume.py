@@ -22,19 +22,20 @@ import torch
 from conftest import TEXTS, WriteRows
 from safetensors.torch import load_file
 
-from accord.config import ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
+from accord.config import DpoConfig, ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
 from accord.text.tokenizer import Tokenizer
 from accord.train import learner
+from accord.train.dpo import dpo
 from accord.train.learner import Learner, Metrics
 from accord.train.lm import pretrain, sft
 from accord.train.reward import reward
 from accord.train.rl import rl
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pytest", "peft", "accord.train.lm", "accord.train.reward", "accord.train.rl"])
+PROCESSES.set_forkserver_preload(["pytest", "peft", "accord.train.dpo", "accord.train.lm", "accord.train.reward"])
 DEADLINE_S = 300.0
 
-STAGES: dict[str, Callable[..., Any]] = {"pretrain": pretrain, "sft": sft, "reward": reward, "rl": rl}
+STAGES: dict[str, Callable[..., Any]] = {"pretrain": pretrain, "sft": sft, "reward": reward, "rl": rl, "dpo": dpo}
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,48 @@ def test_sft_and_reward_killed_once_end_the_same(policy_folder: Path, write_rows
         run_until(job, killed, "end")
         assert total >= 6
         assert_the_same(whole, killed, total)
+
+
+def dpo_job(model: Path, data: Path, **changes: Any) -> Job:
+    small: dict[str, Any] = {"precision": "fp32", "groups_per_step": 3, "epochs": 3, "eval_every": 2}
+    config = DpoConfig(checkpoint_every=2, max_new_tokens=8, optim=OptimConfig(lr=3e-3), **small | changes)
+    inputs = {"model": model, "data": data}
+    return Job("dpo", (config,), inputs, total=9)
+
+
+def test_dpo_killed_again_and_again_ends_the_same(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    """The reference's log-probabilities are those of the first start: at the last, the policy is another one."""
+    pairs = [{"prompt": t.split()[0], "chosen": f" {t.split()[-1]}", "rejected": f" {t.split()[1]}"} for t in TEXTS]
+    job = dpo_job(policy_folder, write_rows("pairs.jsonl", pairs))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_until(job, whole, "end")
+    run_until(job, killed, "update", 0)  # the reference is stored, nothing else
+    stored = (killed / "reference.safetensors").read_bytes()
+    run_until(job, killed, "save", 0)
+    run_until(job, killed, "row", 3)
+    run_until(job, killed, "torn row", 1)
+    (killed / "reference.safetensors").write_bytes(stored[:-3])  # half a file is not read
+    run_until(job, killed, "update", 2)
+    kill_from_outside(job, killed, 0.02)
+    run_until(job, killed, "end")
+    assert_the_same(whole, killed, 9)
+    assert (killed / "reference.safetensors").read_bytes() == stored
+    assert sorted(p.name for p in (killed / "snapshots").iterdir())[-2:] == ["step_000008", "step_000009"]
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_online_dpo_killed_ends_the_same(
+    loss: str, policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    prompts = write_rows("prompts.jsonl", [{"prompt": t.split()[0]} for t in TEXTS])
+    job = dpo_job(policy_folder, prompts, loss=loss, online=True, label_noise=1.0)
+    job.inputs["reward_model"] = reward_folder
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_until(job, whole, "end")
+    run_until(job, killed, "row", 3)
+    run_until(job, killed, "update", 4)
+    run_until(job, killed, "end")
+    assert_the_same(whole, killed, 9)
 
 
 def test_a_finished_stage_started_again_gives_the_same_model(pretraining: Job, tmp_path: Path) -> None:

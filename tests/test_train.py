@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from accord.algo.kl import LengthLeash
-from accord.algo.table import POLICY_ALGORITHMS
+from accord.algo.table import REWARD_LOSSES
 from accord.config import (
     ModelConfig,
     OptimConfig,
@@ -29,30 +28,21 @@ from accord.config import (
     SftConfig,
     TokenizerConfig,
 )
-from accord.errors import AccordError, DataError
+from accord.errors import DataError
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
-from accord.models.folder import load_policy, load_scalar, save_policy, save_scalar
+from accord.models.folder import load_policy, load_scalar, save_policy
 from accord.models.shape import DecoderConfig
 from accord.records import RankedGroup
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example, collate
-from accord.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from accord.train.alarms import alarms
+from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.judged import agreement, encode_group
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
 from accord.train.lm import LmResult, logp_and_entropy, mean_nll, pretrain, sft, sft_losses, tokenizer
 from accord.train.loop import identity_of, train_steps
-from accord.train.prompts import pick_prompts
-from accord.train.reward import (
-    bucketed_scores,
-    encode_group,
-    group_losses,
-    hide_tokens,
-    measure_scale,
-    ranking_accuracy,
-    reward,
-)
-from accord.train.rl import Actors, evaluate_rollout, load_actors, rl, rollout_stats, update_policy
+from accord.train.reward import bucketed_scores, group_losses, hide_tokens, measure_scale, reward
+from accord.train.rl import rl
 
 EXAMPLES = [
     Example((5, 6, 7), (8, 9, 0)),
@@ -779,7 +769,7 @@ def test_scale_is_of_the_human_completions_where_there_are_any(reward_folder: Pa
     assert measure_scale(model, words, [GROUPS[0], GROUPS[1]], 60) != alone
 
 
-def test_ranking_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
+def test_held_out_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
     model, words, _ = load_scalar(reward_folder)
     scorer = RewardModel(model, words, load_scalar(reward_folder)[2])
 
@@ -789,276 +779,9 @@ def test_ranking_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
 
     right = replace(GROUPS[0], ranks=tuple(order(GROUPS[0])))  # 3 pairs, all right
     wrong = replace(GROUPS[1], ranks=tuple(3 - r for r in order(GROUPS[1])))  # 1 pair, wrong
-    assert ranking_accuracy(model, words, [right], 60) == pytest.approx(1.0)
-    assert ranking_accuracy(model, words, [right, wrong], 60) == pytest.approx(0.5)
-
-
-# -- stages: rl --------------------------------------------------------------------------------------------------------
-
-PROMPTS = ["Say:", "The village:", "He wrote:"]
-
-
-class LastLetter:
-    """A scorer by function: 1 for a text that ends with "a", else 0; ``sign`` turns the taste around."""
-
-    def __init__(self, sign: float = 1.0) -> None:
-        self.sign = sign
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        return self.sign * torch.tensor([float(text.endswith("a")) for _, text in pairs])
-
-
-@pytest.fixture(scope="session")
-def letters_folder(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path) -> Path:
-    """A policy that writes two to six of the letters a, b, c, d and then ends."""
-    folder = tmp_path_factory.mktemp("letters")
-    draw = random.Random(0)
-    rows = [
-        {"prompt": draw.choice(PROMPTS), "completion": " " + "".join(draw.choices("abcd", k=draw.randint(2, 6)))}
-        for _ in range(160)
-    ]
-    data = folder / "demos.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_sft(policy_folder, data, folder, epochs=12, batch_tokens=400, max_tokens=60, optim=OptimConfig(lr=5e-3))
-    return folder / "model"
-
-
-def rl_config(**changes: Any) -> RlConfig:
-    settings: dict[str, Any] = {
-        "precision": "fp32",
-        "iterations": 15,
-        "prompts_per_iteration": 48,
-        "max_new_tokens": 12,
-        "ppo_epochs": 2,
-        "minibatches": 2,
-        "kl_coef": 0.02,
-        "eval_every": 5,
-        "actor": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
-        "critic": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
-    }
-    return RlConfig(**settings | changes)
-
-
-def actors_of(folder: Path, scorer: Any) -> Actors:
-    policy, words = load_policy(folder)
-    reference, _ = load_policy(folder)
-    critic = load_scalar(folder, head_seed=0)[0]
-    with torch.no_grad():
-        critic.score.weight.zero_()
-    return Actors(policy, critic, reference.eval().requires_grad_(False), scorer, words)
-
-
-def optimise(config: RlConfig, actors: Actors) -> list[dict[str, float]]:
-    """The loop of the stage, with a scorer that is a function."""
-    updates = config.iterations * config.ppo_epochs * config.minibatches
-    modules = {"actor": actors.policy, "critic": actors.critic}
-    learner = Learner(modules, {"actor": config.actor, "critic": config.critic}, updates)
-    engine, leash = Engine(actors.policy, actors.words.stop_ids), LengthLeash(6.0, config.length_coef)
-    found = []
-    for step in range(config.iterations):
-        chosen = pick_prompts(PROMPTS, config.prompts_per_iteration, step, 0)
-        sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
-        samples = engine.generate([actors.words.encode(p) for p in chosen], sampling, seed=step)
-        rollout = evaluate_rollout(config, actors, chosen, samples, leash)
-        stats = rollout_stats(rollout, config.kl_coef, leash.price)
-        found.append(stats | update_policy(config, actors, learner, rollout, config.kl_coef, step))
-        leash.update(stats["length"])
-    return found
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, sign: float) -> None:
-    stats = optimise(rl_config(), actors_of(letters_folder, LastLetter(sign)))
-    first, last = stats[0]["score"] * sign, sum(s["score"] * sign for s in stats[-3:]) / 3
-    assert 0.05 < first < 0.6
-    assert last > 0.8 if sign > 0 else last < 0.05
-    assert stats[-1]["kl"] > 0.1
-    assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
-
-
-def test_a_high_price_of_kl_keeps_the_policy_at_home(letters_folder: Path) -> None:
-    free = optimise(rl_config(iterations=8, kl_coef=0.0), actors_of(letters_folder, LastLetter()))
-    held = optimise(rl_config(iterations=8, kl_coef=1.0), actors_of(letters_folder, LastLetter()))
-    assert held[-1]["kl"] < 0.5 * free[-1]["kl"]
-
-
-def test_length_leash_holds_the_length_against_a_taste_for_short_texts(letters_folder: Path) -> None:
-    class Brief:
-        def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-            return torch.tensor([-0.3 * len(text) for _, text in pairs])
-
-    config = rl_config(iterations=12, kl_coef=0.0)
-    loose = optimise(config, actors_of(letters_folder, Brief()))
-    held = optimise(config.model_copy(update={"length_coef": 2.0}), actors_of(letters_folder, Brief()))
-    assert loose[-1]["length"] < 0.75 * loose[0]["length"]
-    assert held[-1]["length"] > loose[-1]["length"] + 0.7
-    assert held[-1]["length_price"] > 0
-
-
-def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:
-    stats = optimise(rl_config(iterations=1, temperature=0.8), actors_of(letters_folder, LastLetter()))[0]
-    assert stats["kl"] == 0.0
-    assert stats["kl_k3"] == 0.0
-    assert stats["behaviour_gap_max"] < 1e-4
-    assert stats["first_ratio_max"] == pytest.approx(1.0, abs=1e-5)
-    assert stats["first_approx_kl"] == pytest.approx(0.0, abs=1e-7)
-    assert stats["behaviour_ess"] == pytest.approx(1.0, abs=1e-6)
-    # no KL yet, so the return is the score (every completion of this policy that does not end costs 1 more)
-    assert stats["return"] == pytest.approx(stats["score"] - (1 - stats["eos_rate"]), abs=1e-5)
-
-
-@pytest.mark.parametrize("minibatches", [1, 2])
-def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path, minibatches: int) -> None:
-    """With Adam's eps at 1 a step is smooth in the gradient, so weights may be compared.
-
-    With one minibatch in one micro-batch the rollout's own forward pass is the first update's.
-    """
-    optim = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
-    found = []
-    for micro in (10_000, 1):
-        actors = actors_of(letters_folder, LastLetter())
-        config = rl_config(iterations=1, micro_batch_tokens=micro, minibatches=minibatches, actor=optim, critic=optim)
-        stats = optimise(config, actors)[0]
-        found.append((stats, torch.cat([p.detach().flatten() for p in actors.policy.parameters()])))
-    (whole, whole_weights), (split, split_weights) = found
-    torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
-    for name in ("policy_loss", "value_loss", "approx_kl", "clip_low", "clip_high", "ratio_max", "entropy", "kl"):
-        assert split[name] == pytest.approx(whole[name], abs=1e-5), name
-
-
-def test_the_largest_ratio_is_that_of_all_minibatches(letters_folder: Path) -> None:
-    """Each example is a minibatch of its own, and the steps are far too large: the last ratio is not the largest."""
-    optim = OptimConfig(lr=0.05, schedule="constant", warmup_ratio=0.0)
-    config = rl_config(iterations=1, prompts_per_iteration=8, minibatches=8, actor=optim, critic=optim)
-    ratios: list[float] = []
-    row = POLICY_ALGORITHMS["ppo"]
-
-    def watched(logp_N: Tensor, old_logp_N: Tensor, *rest: Any) -> Any:
-        ratios.append(float((logp_N.detach() - old_logp_N).exp().max()))
-        return row.surrogate(logp_N, old_logp_N, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(POLICY_ALGORITHMS, "ppo", replace(row, surrogate=watched))
-        stats = optimise(config, actors_of(letters_folder, LastLetter()))[0]
-    assert len(ratios) == 16
-    assert stats["ratio_max"] == pytest.approx(max(ratios))
-    assert max(ratios) > ratios[-1]
-
-
-def test_rollout_scores_carry_penalty_and_price(letters_folder: Path) -> None:
-    actors, config = actors_of(letters_folder, LastLetter()), rl_config(missing_eos_penalty=0.75)
-    leash = LengthLeash(target=4.0, rate=0.0, integral=0.5)
-    prompts = PROMPTS[:2]
-    ids = [actors.words.encode(p) for p in prompts]
-    samples = Engine(actors.policy, actors.words.stop_ids).generate(ids, Sampling(4, 16), seed=1)
-    rollout = evaluate_rollout(config, actors, prompts, samples, leash)
-    assert {s.finish for s in samples} == {"stop", "length"}
-    for row, sample in enumerate(samples):
-        text = actors.words.decode(sample.completion)
-        assert rollout.texts[row] == (prompts[sample.prompt_index], text)
-        raw = float(text.endswith("a"))
-        wanted = raw - (0.75 if sample.finish == "length" else 0.0) + 0.5 * (len(sample.completion) / 4 - 1)
-        assert float(rollout.raw_score_B[row]) == raw
-        assert float(rollout.score_B[row]) == pytest.approx(wanted)
-        assert rollout.mask_BC[row].sum() == len(sample.completion)
-        learner = by_hand(actors.policy, rollout.examples[row])
-        assert rollout.old_logp_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(learner, abs=1e-4)
-        state = torch.tensor([[*sample.prompt, *sample.completion]])
-        values = actors.critic(state)[len(sample.prompt) - 1 : -1].detach()
-        assert rollout.value_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(values.tolist(), abs=1e-4)
-    assert (rollout.old_logp_BC[~rollout.mask_BC] == 0).all()
-
-
-def test_every_prompt_is_picked_once_a_pass() -> None:
-    prompts = [str(i) for i in range(10)]
-    picked = [p for step in range(5) for p in pick_prompts(prompts, 6, step, 0)]
-    for epoch in range(3):
-        assert sorted(picked[10 * epoch : 10 * epoch + 10]) == prompts
-    assert picked[:10] != picked[10:20]
-    assert pick_prompts(prompts, 6, 0, 0) != pick_prompts(prompts, 6, 0, 1)
-
-
-def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
-    rankings = write_rows("rankings.jsonl", utility_rankings(12, 3, 0))
-    judge = reward(
-        RewardConfig(precision="fp32", epochs=1), model=letters_folder, data=rankings, output_dir=tmp_path / "reward"
-    )
-    prompts = write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
-    config = rl_config(iterations=5, prompts_per_iteration=8, samples_per_prompt=2, eval_every=2, kl_target=0.5)
-    out = tmp_path / "rl"
-    result = rl(config, model=letters_folder, reward_model=judge.model, data=prompts, output_dir=out)
-    rows = rows_of(out / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(5))
-    first = rows[0]
-    assert (first["kl"], first["kl_k3"]) == (0.0, 0.0)
-    assert first["first_ratio_max"] == pytest.approx(1.0, abs=1e-5)
-    assert first["behaviour_gap_max"] < 1e-4
-    assert first["kl_coef"] == 0.02
-    assert rows[1]["kl_coef"] < 0.02  # KL 0 was below the target
-    assert sorted(result.snapshots) == [2, 4, 5]
-    assert result.num_episodes == 80
-    last = load_file(result.model / "model.safetensors")
-    assert all(torch.equal(t, last[name]) for name, t in load_file(result.snapshots[5] / "model.safetensors").items())
-    start = load_file(letters_folder / "model.safetensors")
-    assert not torch.equal(start["model.norm.weight"], last["model.norm.weight"])
-    assert len((out / "samples" / "step_000001.txt").read_text().splitlines()) == 8
-    for event in rows_of(out / "events.jsonl") if (out / "events.jsonl").exists() else []:
-        assert event.keys() == {"step", "alarm", "cause"}
-
-
-def test_critic_starts_from_the_reward_model(policy_folder: Path, reward_folder: Path) -> None:
-    actors = load_actors(rl_config(), policy_folder, reward_folder)
-    raw = load_file(reward_folder / "model.safetensors")["score.weight"]
-    assert torch.equal(actors.critic.score.weight, 2.0 * raw)  # in calibrated units: reward.json says scale 2
-    assert not any(p.requires_grad for p in actors.reference.parameters())
-    assert not actors.reference.training
-    assert actors.policy.head_weight_VD is not actors.reference.head_weight_VD
-
-
-def test_critic_of_a_reward_model_with_other_tokens_starts_from_the_policy(
-    policy_folder: Path, tiny_config: DecoderConfig, tmp_path: Path
-) -> None:
-    other = train_tokenizer(TEXTS[:3], 290)
-    foreign = ScalarModel(replace(tiny_config, vocab_size=290, num_layers=1))
-    save_scalar(tmp_path / "m", foreign, other)
-    actors = load_actors(rl_config(), policy_folder, tmp_path / "m")
-    assert actors.critic.config == actors.policy.config
-    assert torch.equal(actors.critic.model.embed_tokens.weight, actors.policy.model.embed_tokens.weight)
-    assert bool((actors.critic.score.weight == 0).all())
-
-
-def test_prompts_that_leave_no_room_are_refused(
-    policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path
-) -> None:
-    data = write_rows("prompts.jsonl", [{"prompt": "fog " * 40}])
-    with pytest.raises(AccordError, match="64 positions"):
-        rl(rl_config(), model=policy_folder, reward_model=reward_folder, data=data, output_dir=tmp_path / "out")
-
-
-def test_alarms_name_symptom_and_cause() -> None:
-    fine = {
-        "kl": 1.0,
-        "first_ratio_max": 1.0,
-        "behaviour_gap": 1e-5,
-        "ratio_max": 1.4,
-        "entropy": 2.0,
-        "eos_rate": 1.0,
-        "distinct": 1.0,
-    }
-    assert alarms(fine) == []
-    spoilt = {
-        "kl": -2.0,
-        "first_ratio_max": 1.2,
-        "behaviour_gap": 0.2,
-        "ratio_max": 20.0,
-        "entropy": 0.01,
-        "eos_rate": 0.5,
-        "distinct": 0.2,
-    }
-    for name, value in spoilt.items():
-        (event,) = alarms(fine | {name: value})
-        assert event["alarm"]
-        assert event["cause"]
+    loss = REWARD_LOSSES["bradley_terry"]
+    assert agreement(model, words, loss, [right], 60).accuracy == pytest.approx(1.0)
+    assert agreement(model, words, loss, [right, wrong], 60).accuracy == pytest.approx(0.5)
 
 
 def test_save_policy_of_a_trained_model_keeps_its_law(letters_folder: Path, tmp_path: Path) -> None:

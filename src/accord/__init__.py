@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _DOORS = {
     "demo": "accord.loop",
     "run": "accord.loop",
+    "compare": "accord.loop",
     "sweep": "accord.loop",
     "sweep_stage": "accord.loop",
     "tokenizer": "accord.train.lm",
@@ -23,6 +24,7 @@ _DOORS = {
     "sample": "accord.scoring",
     "reward": "accord.train.reward",
     "rl": "accord.train.rl",
+    "dpo": "accord.train.dpo",
     "score": "accord.scoring",
     "load_recipe": "accord.config",
 }

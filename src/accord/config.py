@@ -62,8 +62,30 @@ class Rows:
 
 
 #: Names of the rows whose functions stand in `accord.algo.table`.
-RewardLoss = Annotated[str, Rows("bradley_terry")]
-Algorithm = Annotated[str, Rows("ppo")]
+RewardLoss = Annotated[str, Rows("bradley_terry", "best_of_k", "plackett_luce", "binary", "regression", "per_token")]
+EnsembleRule = Literal["mean", "min", "uwo"]  # not of a user's own: a reward model's folder names one
+Algorithm = Annotated[str, Rows("ppo", "reinforce", "reinforce_baseline", "rloo", "grpo", "dr_grpo", "dapo", "raft")]
+#: What an algorithm sets unless it is given: the usual values of its paper, at our sizes.
+ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "reinforce": {"ppo_epochs": 1},
+    "reinforce_baseline": {"ppo_epochs": 1},
+    "rloo": {"ppo_epochs": 1, "prompts_per_iteration": 16, "samples_per_prompt": 4},
+    "grpo": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.04},
+    "dr_grpo": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.0},
+    "dapo": {
+        "ppo_epochs": 1,
+        "prompts_per_iteration": 8,
+        "samples_per_prompt": 8,
+        "kl_coef": 0.0,
+        "clip_high": 0.28,
+        "missing_eos_penalty": 0.0,
+        "overlong_tokens": 16,
+    },
+    "raft": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.0},
+}
+PreferenceLoss = Annotated[str, Rows("dpo", "cdpo", "ipo", "ipo_sum", "kto", "simpo", "orpo")]
+#: What a preference loss sets unless it is given: the usual values of its paper.
+PREFERENCE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"simpo": {"dpo_beta": 2.0}}
 
 
 def _regex(text: str) -> str:
@@ -183,6 +205,12 @@ class RlLoraConfig(LoraConfig):
     critic_rank: int = Field(0, ge=0, description="Rank of the critic's adapter; 0 = all its weights train.")
 
 
+class DpoLoraConfig(LoraConfig):
+    """The policy's adapter: switched off, it is the reference, which then needs no second model in memory."""
+
+    dropout: float = Field(0.0, ge=0, le=0, description="Always 0 here: policy and reference must differ by training.")
+
+
 class DataConfig(Section):
     """Which rankings the loop learns from: real ratings turned into rankings, and simulated annotators."""
 
@@ -271,15 +299,40 @@ class SampleConfig(Section):
     best_of: int = Field(1, ge=1, description="Each completion is the best of so many, by a scorer; 1 = as drawn.")
 
 
-class RewardConfig(Training):
-    """The reward model: one score per completion, learned from rankings."""
+class PairsConfig(Section):
+    """How ordered pairs are read, by the losses that read pairs (bradley_terry, per_token)."""
 
-    loss: RewardLoss = Field("bradley_terry", description="How a ranking becomes a loss: all strict pairs of a group.")
-    epochs: int = Field(3, ge=1, description="Passes over the rankings; more than a few overfit.")
+    ties: Literal["drop", "half"] = Field("drop", description="A tie is no pair, or one with a probability of a half.")
+    margin: Literal["none", "small", "large", "given"] = Field(
+        "none", description="Least gap: Llama 2's tables by strength (to 1 or to 3), or the pair's own number."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of judgements taken for turned around.")
+
+
+class CombineConfig(Section):
+    """How the scores of several heads or models become one. Each is normalised on its own before."""
+
+    rule: EnsembleRule = Field("mean", description="mean, min (the worst case) or uwo: mean minus variance.")
+    variance_coef: float = Field(0.5, ge=0, description="Weight of the variance between members in uwo.")
+
+
+class RewardConfig(Training):
+    """The reward model: one score per completion, learned from judgements."""
+
+    loss: RewardLoss = Field("bradley_terry", description="Row of the table of reward losses: pairs, orders, labels...")
+    pairs: PairsConfig = Field(PairsConfig(), description="Ties, margins and noise of pairs.")
+    epochs: int = Field(1, ge=1, description="Passes over the judgements; more than a few overfit.")
     groups_per_step: int = Field(8, ge=1, description="Rankings per optimiser step; each weighs the same, whatever K.")
     max_tokens: int = Field(160, ge=2, description="Texts are cut to this many tokens, the end token kept.")
     micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
     center_coef: float = Field(0.01, ge=0, description="Pulls scores towards mean 0 (Eisenstein 2312.09244, eq. 2).")
+    l2_coef: float = Field(0.0, ge=0, description="Weight of the mean squared score, which keeps scores small.")
+    head_init: Literal["normal", "zero"] = Field("normal", description="A new head: N(0, 1 / sqrt(width + 1)), or 0.")
+    heads: int = Field(1, ge=1, description="Heads on the one trunk; more than one are an ensemble.")
+    combine: CombineConfig = Field(CombineConfig(), description="How several heads become one score.")
+    transform: Literal["logit", "probability"] = Field(
+        "logit", description="Score of a binary model: the head's log-odds, normalised, or the chance of good."
+    )
     token_dropout: float = Field(0.0, ge=0, lt=1, description="Share of a completion's tokens hidden while training.")
     pooled_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over positions.")
     bag_coef: float = Field(0.0, ge=0, description="Weight of the same loss on the head's mean over bare embeddings.")
@@ -297,6 +350,18 @@ class RewardConfig(Training):
     def _all_readings_are_taught(self) -> Self:
         if self.self_distill_coef > 0 and not (self.pooled_coef > 0 and self.bag_coef > 0):
             raise ValueError("self_distill_coef needs pooled_coef and bag_coef above 0: it teaches from their readings")
+        return self
+
+    @model_validator(mode="after")
+    def _one_head_has_readings(self) -> Self:
+        if self.heads > 1 and (self.pooled_coef > 0 or self.bag_coef > 0):
+            raise ValueError("pooled_coef and bag_coef are readings of one head, and heads asks for more")
+        return self
+
+    @model_validator(mode="after")
+    def _only_labels_make_probabilities(self) -> Self:
+        if self.transform == "probability" and self.loss != "binary":
+            raise ValueError("transform: probability is for loss: binary; other scores are no log-odds of good")
         return self
 
     @model_validator(mode="after")
@@ -379,14 +444,34 @@ class RlConfig(Training):
     ppo_epochs: int = Field(4, ge=1, description="Passes over one round's samples.")
     minibatches: int = Field(1, ge=1, description="Optimiser steps per pass; must divide the samples of a round.")
     micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
-    clip: float = Field(0.2, gt=0, lt=1, description="The probability ratio is clipped to 1 - clip .. 1 + clip.")
+    clip: float | None = Field(
+        0.2, gt=0, lt=1, description="The probability ratio is clipped to 1 - clip .. 1 + clip; null = free."
+    )
+    clip_high: float | None = Field(None, gt=0, description="Instead of clip above 1 (DAPO: 0.28); null = clip.")
+    dual_clip: float | None = Field(None, gt=1, description="Bounds the loss of bad tokens at this many advantages.")
+    trust_coef: float = Field(0.0, ge=0, description="Price of KL(old || new) a token, besides or instead of the clip.")
+    trust_target: float | None = Field(None, gt=0, description="KL(old || new) a token to steer to; null: fixed price.")
+    entropy_coef: float = Field(0.0, ge=0, description="Bonus a nat of entropy at each token; it can run away.")
+    shared_critic: bool = Field(False, description="Values from a head on the policy's own trunk, not from a critic.")
     value_clip: float = Field(0.2, gt=0, description="A value may move this far from the rollout's; beyond, clipped.")
     value_coef: float = Field(0.1, gt=0, description="Weight of the value loss.")
     kl_coef: float = Field(0.05, ge=0, description="Price of one nat of KL to the reference, per token (start value).")
     kl_target: float | None = Field(None, gt=0, description="Nats per completion to steer to; null: kl_coef stays.")
+    kl_in: Literal["auto", "reward", "loss", "loss_k3_naive"] = Field(
+        "auto", description="Where that price is paid: auto = where the algorithm has it."
+    )
     discount: float = Field(1.0, gt=0, le=1, description="Of later rewards; 1 because completions are finite.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE: 0 trusts the critic, 1 trusts the samples.")
     missing_eos_penalty: float = Field(1.0, ge=0, description="Taken from the score of a completion that did not end.")
+    length_penalty: float = Field(0.0, description="Taken from the score a token of the completion.")
+    overlong_tokens: int = Field(0, ge=0, description="Over this many last tokens of the room the score falls by 1.")
+    scale_scores: bool = Field(False, description="Divide scores by the running deviation of all so far.")
+    clip_scores: float | None = Field(None, gt=0, description="Scores are held within +- this, before penalties.")
+    whiten_rewards: bool = Field(False, description="PPO: set the spread of rewards to 1; it shortens completions.")
+    redraws: int = Field(3, ge=0, description="dapo: how often prompts whose scores are all equal are replaced.")
+    ptx_coef: float = Field(0.0, ge=0, description="Weight of the loss on plain texts not to be forgotten (PPO-ptx).")
+    ptx_blocks: int = Field(16, ge=1, description="Blocks of those texts an update.")
+    ptx_block_tokens: int = Field(64, ge=8, description="Tokens of one such block.")
     length_coef: float = Field(
         0.0, ge=0, description="How fast the price of a token moves to hold the length; 0 = off."
     )
@@ -398,6 +483,18 @@ class RlConfig(Training):
     critic: OptimConfig = Field(
         OptimConfig(lr=3e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the critic."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_algorithm_has_it(cls, given: Any) -> Any:
+        defaults = ALGORITHM_DEFAULTS.get(str(given.get("algorithm")), {}) if isinstance(given, dict) else {}
+        return {**defaults, **given} if defaults else given
+
+    @model_validator(mode="after")
+    def _something_holds_the_ratio(self) -> Self:
+        if self.clip is None and self.trust_coef == 0:
+            raise ValueError("without clip the ratio is free: set trust_coef above 0, or leave clip as it is")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -417,6 +514,41 @@ class RlConfig(Training):
     @property
     def samples_per_iteration(self) -> int:
         return self.prompts_per_iteration * self.samples_per_prompt
+
+
+class DpoConfig(Training):
+    """Direct preference: improve a policy from judgements of completions, without a reward model."""
+
+    loss: PreferenceLoss = Field("dpo", description="Row of the table of preference losses.")
+    epochs: int = Field(1, ge=1, description="Passes over the judgements, or over the prompts when online.")
+    groups_per_step: int = Field(32, ge=1, description="Prompts per optimiser step; each weighs the same, whatever K.")
+    max_tokens: int = Field(160, ge=2, description="Prompt and completion longer than this are left out, and counted.")
+    micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    dpo_beta: float = Field(0.1, gt=0, description="Scale of the gap; small = far from the reference. SimPO: 2.")
+    label_smoothing: float = Field(0.1, ge=0, lt=0.5, description="cdpo: share of the judgements taken to be wrong.")
+    simpo_margin: float = Field(0.5, ge=0, description="simpo: lead that the better completion must have.")
+    orpo_coef: float = Field(0.1, ge=0, description="orpo: weight of the odds ratio against the likelihood.")
+    desirable_weight: float = Field(1.0, gt=0, description="kto: weight of good completions.")
+    undesirable_weight: float = Field(1.0, gt=0, description="kto: weight of bad completions.")
+    online: bool = Field(False, description="Draw the completions from the policy itself; a reward model judges them.")
+    samples_per_prompt: int = Field(2, ge=2, description="Online: completions per prompt (K).")
+    max_new_tokens: int = Field(80, ge=1, description="Online: most tokens per completion, the end token included.")
+    temperature: float = Field(1.0, gt=0, description="Online: divides the logits while sampling.")
+    label_noise: float = Field(
+        0.0, ge=0, description="Online: 0 = the higher score wins; 1 = with probability sigmoid of the gap of scores."
+    )
+    missing_eos_penalty: float = Field(
+        1.0, ge=0, description="Online: taken from the score of a completion that did not end."
+    )
+    eval_every: int = Field(100, ge=1, description="Steps between snapshots, and between looks at held-out rows.")
+    lora: DpoLoraConfig = Field(DpoLoraConfig(), description="Train an adapter instead of all weights.")
+    optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_loss_has_it(cls, given: Any) -> Any:
+        defaults = PREFERENCE_DEFAULTS.get(str(given.get("loss")), {}) if isinstance(given, dict) else {}
+        return {**defaults, **given} if defaults else given
 
 
 class UncuredConfig(Section):
@@ -445,6 +577,17 @@ class EvalConfig(Section):
     distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
 
 
+class CompareConfig(Section):
+    """Several ways from one SFT policy and one reward model to a better policy, side by side."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), strict=False, min_length=1, description="One whole comparison per seed.")
+    methods: dict[str, dict[str, Any]] = Field(
+        {}, description="Name to {rl: ...}, {dpo: ...} (what differs from the recipe's own) or {best_of: n}."
+    )
+    labelled_prompts: int = Field(320, ge=1, description="Prompts whose SFT samples are labelled for the dpo methods.")
+    labelled_per_prompt: int = Field(4, ge=2, description="Samples of each of them; the reward model ranks them.")
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -459,8 +602,39 @@ class Recipe(Section):
     sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
     reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
+    dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
     uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
+
+    @model_validator(mode="after")
+    def _methods_can_be_run(self) -> Self:
+        for name in self.compare.methods:
+            self.method(name)
+        return self
+
+    def method(self, name: str) -> RlConfig | DpoConfig | int:
+        """The settings of one of the compared methods: the recipe's own section with what the method changes; n of
+        best-of-n. Raises ValueError where they cannot be understood."""
+        given = self.compare.methods[name]
+        if len(given) != 1 or not given.keys() <= {"rl", "dpo", "best_of"}:
+            raise ValueError(
+                f"compare.methods.{name} has {', '.join(given) or 'nothing'}: give one of rl, dpo, best_of"
+            )
+        ((stage, change),) = given.items()
+        if stage == "best_of":
+            if not isinstance(change, int) or change < 2:
+                raise ValueError(f"compare.methods.{name}.best_of is {change!r}, not a number from 2 on")
+            return change
+        own: RlConfig | DpoConfig = getattr(self, stage)
+        if not isinstance(change, dict):
+            raise ValueError(f"compare.methods.{name}.{stage} is {_yaml_word(change)}: write `key: value` lines")
+        try:
+            return type(own)(**merged(own.model_dump(exclude_unset=True), change))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, (name, stage, *first["loc"])))
+            raise ValueError(f"compare.methods.{key}: {first['msg'].removeprefix('Value error, ')}") from error
 
     def check_lengths(self) -> None:
         """Refuse texts longer than the recipe's own model has positions; a given model is asked once it is there.

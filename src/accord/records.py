@@ -20,6 +20,7 @@ from accord.errors import DataError
 
 AnnotatorKind = Literal["human", "simulated", "model"]
 SourceKind = Literal["human", "policy", "user"]
+Strength = Literal["significantly", "better", "slightly", "negligibly"]
 
 _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
@@ -246,7 +247,8 @@ class RankedGroup:
     """A view for reward training: K completions of one prompt with ranks (1 = best, equal = tie).
 
     ``origin`` says whose judgement it is ("human ratings", "simulated annotators", a file), ``weight`` how much
-    the group counts in the loss, ``topic`` the unit of splitting.
+    the group counts in the loss, ``topic`` the unit of splitting. Of a pair may be known how clear the choice was
+    (``strength``), how much more the better one should score (``margin``), and how sure it is that it is better.
     """
 
     prompt: str
@@ -255,6 +257,9 @@ class RankedGroup:
     origin: str = "file"
     topic: str = ""
     weight: float = 1.0
+    strength: Strength | None = None
+    margin: float | None = None
+    probability: float | None = None
 
     def __post_init__(self) -> None:
         _require(len(self.completions) >= 2, f"a ranked group needs 2 completions, got {len(self.completions)}")
@@ -265,4 +270,27 @@ class RankedGroup:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedGroup:
+    """A view for reward training: completions of one prompt, each judged by itself.
+
+    ``values`` are labels (1 good, 0 bad) or ratings; the other fields are those of a `RankedGroup`.
+    """
+
+    prompt: str
+    completions: tuple[str, ...]
+    values: tuple[float, ...]
+    origin: str = "file"
+    topic: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(bool(self.completions), "a judged group has no completion")
+        _require(
+            len(self.values) == len(self.completions),
+            f"{len(self.values)} values for {len(self.completions)} completions",
+            "give one value per completion",
+        )

@@ -1,13 +1,21 @@
 """From one score a completion to an advantage a token.
 
-Shapes: B sequences, T completion positions. State t is the one that chooses token t; ``mask_BT`` True = a token of the
-completion stands there. Every row's counted positions come first.
+Shapes: P prompts, G completions of one prompt (they stand side by side), B = P * G sequences, T completion positions.
+State t is the one that chooses token t; ``mask_BT`` True = a token of the completion stands there. Every row's counted
+positions come first.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from accord.algo.reductions import masked_whiten
+from accord.algo.settings import PolicySettings
+
+GROUP_EPS = 1e-4
 
 
 def token_rewards(score_B: Tensor, logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, kl_coef: float) -> Tensor:
@@ -20,6 +28,37 @@ def token_rewards(score_B: Tensor, logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT
     rows = torch.arange(len(score_B))
     reward_BT[rows, last_B] += score_B
     return reward_BT
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """A rollout with its rewards: what an advantage is made of.
+
+    Attributes:
+        reward_BT: Per token, with the price of KL where that lives in the reward.
+        value_BT: The critic's, zeros where there is none.
+        group: G, completions of one prompt.
+        running_return: Mean return of the iterations before; 0 before the first.
+    """
+
+    reward_BT: Tensor
+    value_BT: Tensor
+    mask_BT: Tensor
+    group: int = 1
+    running_return: float = 0.0
+
+    @property
+    def return_B(self) -> Tensor:
+        """Sum of each completion's rewards."""
+        return self.reward_BT.sum(1)
+
+    @property
+    def return_PG(self) -> Tensor:
+        return self.return_B.view(-1, self.group)
+
+    def spread(self, advantage_B: Tensor) -> Tensor:
+        """One advantage a completion, on each of its tokens, ``(B, T)``."""
+        return torch.where(self.mask_BT, advantage_B.reshape(-1, 1), 0.0)
 
 
 def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, lam: float) -> tuple[Tensor, Tensor]:
@@ -39,3 +78,61 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, l
         next_value_B = value_BT[:, t]
         advantage_BT[:, t] = running_B
     return advantage_BT, torch.where(mask_BT, advantage_BT + value_BT, 0.0)
+
+
+# -- rows' ways to an advantage ----------------------------------------------------------------------------------------
+# Each takes a rewarded rollout and the settings, and returns advantages and, where a critic learns, its returns.
+
+
+def whitened_gae(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, Tensor]:
+    """GAE, its advantages whitened over all counted tokens of the batch; the returns are taken before that.
+
+    With ``whiten_rewards`` the rewards' spread is set to 1 first, their mean kept (Stiennon 2020): it shortens texts.
+    """
+    reward_BT, mask_BT = rewarded.reward_BT, rewarded.mask_BT
+    if settings.whiten_rewards:
+        reward_BT = masked_whiten(reward_BT, mask_BT, shift_mean=False)
+    advantage_BT, return_BT = gae(reward_BT, rewarded.value_BT, mask_BT, settings.discount, settings.gae_lambda)
+    return masked_whiten(advantage_BT, mask_BT), return_BT
+
+
+def whole_return(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
+    """``A = R``: REINFORCE (Williams 1992) with the completion as the action and no baseline."""
+    return rewarded.spread(rewarded.return_B), None
+
+
+def above_running_mean(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
+    """``A = R - b``, b the mean return of all iterations before (Ahmadian 2024, arXiv:2402.14740)."""
+    return rewarded.spread(rewarded.return_B - rewarded.running_return), None
+
+
+def leave_one_out(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
+    """``A_i = R_i - mean of the others of its prompt`` (Kool 2019; RLOO: Ahmadian 2024, arXiv:2402.14740)."""
+    return_PG, group = rewarded.return_PG, rewarded.group
+    return rewarded.spread((return_PG - return_PG.mean(1, keepdim=True)) * (group / (group - 1))), None
+
+
+def group_normalised(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
+    """``A_i = (R_i - mean) / (std + 1e-4)`` within the prompt, std unbiased (GRPO: Shao 2024, arXiv:2402.03300).
+
+    A group whose returns are all equal gets advantages of 0.
+    """
+    return_PG = rewarded.return_PG
+    centred_PG = return_PG - return_PG.mean(1, keepdim=True)
+    return rewarded.spread(centred_PG / (return_PG.std(1, keepdim=True) + GROUP_EPS)), None
+
+
+def group_centred(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
+    """``A_i = R_i - mean`` within the prompt: GRPO without the division (Dr. GRPO: Liu 2025, arXiv:2503.20783)."""
+    return_PG = rewarded.return_PG
+    return rewarded.spread(return_PG - return_PG.mean(1, keepdim=True)), None
+
+
+def best_of_group(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
+    """G for the best completion of each prompt, 0 for the others: what is left is SFT on the best of G.
+
+    RAFT (Dong 2023, arXiv:2304.06767). Of several that are equally good the first counts.
+    """
+    return_PG = rewarded.return_PG
+    best_P = return_PG.argmax(1, keepdim=True)
+    return rewarded.spread(torch.zeros_like(return_PG).scatter_(1, best_P, float(rewarded.group))), None

@@ -25,6 +25,39 @@ def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     return torch.expm1(logr) - logr
 
 
+def ratio_weighted_k3(logp: Tensor, ref_logp: Tensor, log_ratio: Tensor) -> Tensor:
+    """``rho * k3``, rho = pi / old with its gradient: as a loss it has the gradient of KL(pi || ref) of each state.
+
+    What k3 alone has not, see `k3_naive` (DeepSeek-V3.2, 2025). What a token does to the states after it is not in it;
+    in the reward it is.
+    """
+    return log_ratio.exp() * kl_k3(logp, ref_logp)
+
+
+def k3_naive(logp: Tensor, ref_logp: Tensor, log_ratio: Tensor) -> Tensor:
+    """k3 as GRPO's paper has it in the loss (arXiv:2402.03300, eq. 4): its gradient is that of KL(ref || pi)."""
+    return kl_k3(logp, ref_logp)
+
+
+@dataclass
+class TrustRegion:
+    """The PPO paper's rule for the price of KL(old || new) (arXiv:1707.06347, section 4).
+
+    After an update that moved further than 1.5 targets it doubles, below 1 / 1.5 it halves. Without a target it stays.
+    """
+
+    coef: float
+    target: float | None = None
+
+    def update(self, kl: float) -> None:
+        """Take in the mean KL a token between the policies before and after."""
+        if self.target is not None:
+            if kl > 1.5 * self.target:
+                self.coef *= 2.0
+            elif kl < self.target / 1.5:
+                self.coef /= 2.0
+
+
 @dataclass
 class AdaptiveKL:
     """Proportional controller of the KL coefficient (Ziegler 2019, arXiv:1909.08593, section 2.2).

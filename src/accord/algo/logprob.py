@@ -63,6 +63,33 @@ def _softmax_gap(
     return out_NV, logp_N
 
 
+def _logits_gradient(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    grad_logp_N: Tensor,
+    grad_entropy_N: Tensor,
+) -> Tensor:
+    """Gradient by the logits, ``(N, V)``, of ``sum(grad_logp * logp + grad_entropy * entropy)``.
+
+    With p the softmax and H its entropy: ``grad_logp * (one-hot - p) - grad_entropy * p * (log p + H)``, over the
+    temperature.
+    """
+    out_NV = product(hidden_ND, weight_VD)
+    step = max(1, PIECE_ENTRIES // out_NV.shape[1])
+    for start in range(0, len(target_N), step):
+        rows = slice(start, start + step)
+        logp = torch.log_softmax(out_NV[rows].float() / temperature, -1)
+        probs = logp.exp()
+        entropy = -torch.linalg.vecdot(probs, logp)
+        by_entropy, by_logp = grad_entropy_N[rows, None], grad_logp_N[rows, None]
+        gradient = probs * (-by_entropy * (logp + entropy[:, None]) - by_logp)
+        gradient.scatter_add_(1, target_N[rows, None], by_logp)
+        out_NV[rows] = gradient / temperature
+    return out_NV
+
+
 class _Gradients:
     """Gradients of ``sum(scale_N * -logp_N)`` for hidden states and head, summed up chunk by chunk."""
 
@@ -101,16 +128,23 @@ class _TokenLogp(torch.autograd.Function):
             _, logp_N[rows] = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], temperature, wanted, keep=False)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy_N)
+        ctx.set_materialize_grads(False)
         return logp_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, grad_logp_N: Tensor, _unused: Any) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(
+        ctx: Any, grad_logp_N: Tensor | None, grad_entropy_N: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden_ND, weight_VD, target_N = ctx.saved_tensors
+        grad_logp_N = target_N.new_zeros(len(target_N), dtype=torch.float32) if grad_logp_N is None else grad_logp_N
         sums = _Gradients(hidden_ND, weight_VD, of_weight=ctx.needs_input_grad[1])
         for rows in _chunks(hidden_ND, weight_VD):
-            gap, _ = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], ctx.temperature)
-            sums.add(rows, gap, -grad_logp_N[rows, None] / ctx.temperature)
+            inputs = hidden_ND[rows], weight_VD, target_N[rows], ctx.temperature
+            if grad_entropy_N is None:
+                gap, _ = _softmax_gap(*inputs)
+                sums.add(rows, gap, -grad_logp_N[rows, None] / ctx.temperature)
+            else:
+                sums.add(rows, _logits_gradient(*inputs, grad_logp_N[rows], grad_entropy_N[rows]))
         return sums.of_hidden, sums.weight_as(weight_VD.dtype), None, None, None
 
 
@@ -142,7 +176,7 @@ def token_logp(
     Computed in chunks with its own backward pass: no ``N x V`` tensor exists for more than one chunk.
 
     Returns:
-        ``logp_N`` in nats, differentiable; ``entropy_N`` in nats, detached, zeros unless asked for. Both fp32.
+        ``logp_N`` and ``entropy_N`` in nats, fp32 and differentiable; the latter zeros unless asked for.
     """
     logp_N, entropy_N = _TokenLogp.apply(hidden_ND, weight_VD, target_N, temperature, entropy)  # type: ignore[no-untyped-call]
     return logp_N, entropy_N

@@ -1,39 +1,116 @@
-"""What PPO minimises. Every loss is a sum over the counted tokens divided by a denominator the caller gives, so that
-micro-batches that share the denominator add up to the loss of the whole batch.
+"""What policy optimisation minimises: a loss a token, and how much each token of a minibatch weighs.
 
-Shapes: N counted tokens of a micro-batch, in any order.
+Weights come from the whole minibatch, so that its micro-batches add up to its loss, however it is split.
+
+Shapes: N counted tokens of a micro-batch, row after row; B sequences of a minibatch.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from accord.algo.settings import PolicySettings
 
 LOG_RATIO_BOUND = 20.0
 
 
-def clipped_surrogate(
-    logp_N: Tensor, old_logp_N: Tensor, advantage_N: Tensor, clip: float, denominator: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """``max(-rho A, -clip(rho, 1 - clip, 1 + clip) A)`` (Schulman 2017, arXiv:1707.06347, eq. 7), rho = pi / old.
+@dataclass(frozen=True)
+class Tokens:
+    """The counted tokens of a micro-batch. ``row_N`` says which of its sequences each belongs to."""
 
-    Returns:
-        The loss and, detached and summed with the same denominator: ``approx_kl`` (k3 of old against new),
-        ``clip_low`` and ``clip_high`` (share of tokens beyond each bound), and ``ratio_max``, ``ratio_min``.
+    logp_N: Tensor
+    old_logp_N: Tensor
+    advantage_N: Tensor
+    row_N: Tensor
+
+    @property
+    def log_ratio_N(self) -> Tensor:
+        """``log pi - log old``, held within +-20, where its exponential is still a number."""
+        return (self.logp_N - self.old_logp_N).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
+# -- surrogates: a loss a token ----------------------------------------------------------------------------------------
+
+
+def policy_gradient(tokens: Tokens, settings: PolicySettings) -> Tensor:
+    """``-A log pi`` a token (Williams 1992): right for samples of the policy itself."""
+    return -tokens.advantage_N * tokens.logp_N
+
+
+def clipped(tokens: Tokens, settings: PolicySettings) -> Tensor:
+    """``max(-rho A, -clip(rho, 1 - clip, 1 + clip_high) A)`` (Schulman 2017, arXiv:1707.06347, eq. 7), rho = pi / old.
+
+    Without ``clip_high`` the upper bound is ``1 + clip``; without ``clip`` the ratio is free (then it wants a trust
+    region). ``dual_clip`` c bounds the loss of bad tokens by ``-c A`` (Ye 2019, arXiv:1912.09729).
     """
-    log_ratio_N = (logp_N - old_logp_N).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    ratio_N, advantage_N = tokens.log_ratio_N.exp(), tokens.advantage_N
+    loss_N = -ratio_N * advantage_N
+    if settings.clip is not None:
+        low, high = bounds(settings.clip, settings.clip_high)
+        loss_N = torch.maximum(loss_N, -ratio_N.clamp(low, high) * advantage_N)
+    if settings.dual_clip is not None:
+        loss_N = torch.where(advantage_N < 0, torch.minimum(loss_N, -settings.dual_clip * advantage_N), loss_N)
+    return loss_N
+
+
+def bounds(clip: float, clip_high: float | None) -> tuple[float, float]:
+    """Between which the ratio of new to old probability moves the policy."""
+    return 1.0 - clip, 1.0 + (clip if clip_high is None else clip_high)
+
+
+def trust_region(tokens: Tokens) -> Tensor:
+    """``rho - 1 - log rho`` a token: from samples of old, an estimate of KL(old || new) that is never negative.
+
+    The penalty of the PPO paper (Schulman 2017, eq. 8). It is not the KL to the reference.
+    """
+    log_ratio_N = tokens.log_ratio_N
+    return torch.expm1(log_ratio_N) - log_ratio_N
+
+
+@torch.no_grad()
+def update_stats(tokens: Tokens, settings: PolicySettings) -> dict[str, Tensor]:
+    """How far the policy has moved from the samples' own: sums over tokens (`approx_kl`, shares beyond each bound of
+    the clip), and the extremes of the ratio."""
+    log_ratio_N = tokens.log_ratio_N
     ratio_N = log_ratio_N.exp()
-    bounded_N = ratio_N.clamp(1.0 - clip, 1.0 + clip)
-    loss = torch.maximum(-ratio_N * advantage_N, -bounded_N * advantage_N).sum() / denominator
-    with torch.no_grad():
-        stats = {
-            "approx_kl": (torch.expm1(log_ratio_N) - log_ratio_N).sum() / denominator,
-            "clip_low": (ratio_N < 1.0 - clip).sum() / denominator,
-            "clip_high": (ratio_N > 1.0 + clip).sum() / denominator,
-            "ratio_max": ratio_N.max(),
-            "ratio_min": ratio_N.min(),
-        }
-    return loss, stats
+    stats = {
+        "approx_kl": (torch.expm1(log_ratio_N) - log_ratio_N).sum(),
+        "ratio_max": ratio_N.max(),
+        "ratio_min": ratio_N.min(),
+    }
+    if settings.clip is not None:
+        low, high = bounds(settings.clip, settings.clip_high)
+        stats |= {"clip_low": (ratio_N < low).sum(), "clip_high": (ratio_N > high).sum()}
+    return stats
+
+
+# -- aggregates: the weight of each token of a sequence, from the lengths of the whole minibatch -----------------------
+
+
+def token_mean(length_B: Tensor, settings: PolicySettings) -> Tensor:
+    """Every token weighs the same: ``1 / sum of lengths`` (PPO; DAPO, arXiv:2503.14476, eq. 8)."""
+    return torch.ones_like(length_B) / length_B.sum()
+
+
+def sequence_mean(length_B: Tensor, settings: PolicySettings) -> Tensor:
+    """Every sequence weighs the same: ``1 / (B * its length)`` (GRPO, arXiv:2402.03300, eq. 3)."""
+    return 1.0 / (len(length_B) * length_B)
+
+
+def sequence_sum(length_B: Tensor, settings: PolicySettings) -> Tensor:
+    """``1 / B``: the completion is one action, its log-probability the sum of its tokens' (REINFORCE, RLOO)."""
+    return torch.full_like(length_B, 1.0 / len(length_B))
+
+
+def fixed_length(length_B: Tensor, settings: PolicySettings) -> Tensor:
+    """``1 / (B * max_new_tokens)``: as the sum, on the scale of a mean (Dr. GRPO, arXiv:2503.20783)."""
+    return torch.full_like(length_B, 1.0 / (len(length_B) * settings.max_new_tokens))
+
+
+# -- the critic --------------------------------------------------------------------------------------------------------
 
 
 def clipped_value_loss(

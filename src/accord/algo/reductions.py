@@ -20,3 +20,10 @@ def masked_whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: floa
     variance = masked_mean((x - mean) ** 2, mask)
     whitened = (x - mean) * torch.rsqrt(variance + eps)
     return torch.where(mask, whitened if shift_mean else whitened + mean, 0.0)
+
+
+def correlation(x_N: Tensor, y_N: Tensor) -> Tensor:
+    """Pearson's, in float64; 0 where either does not vary."""
+    x_N, y_N = x_N.double() - x_N.double().mean(), y_N.double() - y_N.double().mean()
+    spread = x_N.norm() * y_N.norm()
+    return (x_N @ y_N) / spread if spread > 0 else spread

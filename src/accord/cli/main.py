@@ -24,6 +24,7 @@ With your own model and files, no project needed:
   accord sft     --model DIR --data demonstrations.jsonl -o sft
   accord reward  --model sft/model --data rankings.jsonl -o reward
   accord rl      --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
+  accord dpo     --model sft/model --data rankings.jsonl -o dpo
 
 Exit codes: 2 usage, 3 data, 4 resources, 130 interrupted.
 """
@@ -60,6 +61,7 @@ app.command(epilog=keys_help("sample"))(stages.sample)
 app.command()(stages.score)
 app.command(epilog=keys_help("reward"))(stages.reward)
 app.command(epilog=keys_help("rl"))(stages.rl)
+app.command(epilog=keys_help("dpo"))(stages.dpo)
 app.command()(status.status)
 app.command()(doctor.doctor)
 

@@ -74,7 +74,8 @@ def run(
 ) -> None:
     """Run a recipe, or continue it.
 
-    Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint.
+    Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint. A recipe with
+    compare.methods runs each of them on each of compare.seeds, and writes one report.
 
     \b
     Examples:
@@ -107,7 +108,10 @@ def run(
             swept = accord.sweep(points, output_dir=folder, **settings)
             talk.result(swept, next_step=f"open {path_text(swept.report)}")
             return
-        summary = accord.run(made, output_dir=folder, **settings)
+        if seed is not None and made.compare.methods:
+            made = load([f"compare.seeds=[{seed}]"])
+        work = accord.compare if made.compare.methods else accord.run
+        summary = work(made, output_dir=folder, **settings)
         talk.result(summary, next_step=f"open {path_text(folder / 'report.html')}")
 
 

@@ -113,7 +113,8 @@ def reward(
         typer.Option(
             metavar="FILE",
             help='JSONL of {"prompt", "completions", "ranks"} rows (1 = best, equal = tie) '
-            'or {"prompt", "chosen", "rejected"}.',
+            'or {"prompt", "chosen", "rejected"}; {"prompt", "completion", "label"} for reward.loss=binary, '
+            '"rating" for regression.',
         ),
     ],
     output_dir: OutputDir,
@@ -126,14 +127,15 @@ def reward(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Learn a reward model from rankings.
+    """Learn a reward model from rankings, labels or ratings.
 
     All pairs of one ranking share a batch element, so a long ranking weighs no more than a short one.
 
     \b
     Examples:
       accord reward --model sft/model --data prefs.jsonl -o reward
-      accord reward --model sft/model --data prefs.jsonl -o reward reward.epochs=1 reward.optim.lr=1e-5
+      accord reward --model sft/model --data prefs.jsonl -o reward reward.heads=4 reward.optim.lr=1e-5
+      accord reward --model sft/model --data thumbs.jsonl -o reward reward.loss=binary
     """
     with talking(json, verbose) as talk:
         scorer = path_text(output_dir / "model")
@@ -156,6 +158,10 @@ def rl(
     data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt"} rows; "weight" may be added.')],
     output_dir: OutputDir,
     reward_model: ScorerModel = None,
+    ptx_data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='JSONL of {"text"} rows not to be forgotten; wants rl.ptx_coef.'),
+    ] = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,
     sweep: Sweep = None,
@@ -166,11 +172,13 @@ def rl(
 ) -> None:
     """Optimise a policy against a reward model, rewards of your own, or both.
 
-    Drifting from the model it started as costs reward: rl.kl_coef a nat.
+    Drifting from the model it started as costs reward: rl.kl_coef a nat. rl.algorithm says how: ppo, rloo, grpo and
+    others, or module:name of your own.
 
     \b
     Examples:
       accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
+      accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o rloo rl.algorithm=rloo
       accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o kls --sweep rl.kl_coef=.01,.05,.2
       accord rl --model sft/model --data prompts.jsonl -o ppo 'rl.rewards=[{function: "mine:score"}]'
     """
@@ -178,7 +186,56 @@ def rl(
         stage_or_sweep(
             talk,
             "rl",
-            inputs={"model": model, "reward_model": reward_model, "data": data},
+            inputs={"model": model, "reward_model": reward_model, "data": data, "ptx_data": ptx_data},
+            output_dir=output_dir,
+            recipe=recipe,
+            overrides=overrides,
+            sweep=sweep,
+            seed=seed,
+            resume=resume,
+            next_step=f"accord sample --model {path_text(output_dir / 'model')} --data FILE.jsonl -o samples.jsonl",
+        )
+
+
+def dpo(
+    model: Model,
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL of rankings or pairs, as for `accord reward`; with dpo.loss=kto also of "
+            '{"prompt", "completion", "label"} rows (true = good); with dpo.online=true of {"prompt"} rows.',
+        ),
+    ],
+    output_dir: OutputDir,
+    reward_model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What `accord reward` wrote: the judge of dpo.online=true.")
+    ] = None,
+    valid_data: ValidData = None,
+    overrides: Overrides = None,
+    recipe: FromRecipe = None,
+    sweep: Sweep = None,
+    seed: Seed = 0,
+    resume: Resume = True,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Improve a model on judgements directly, without a reward model.
+
+    The loss is a row of a table: dpo, cdpo, ipo, ipo_sum, kto, simpo, orpo. Online, a reward model judges completions
+    that the model draws on the way.
+
+    \b
+    Examples:
+      accord dpo --model sft/model --data rankings.jsonl -o dpo
+      accord dpo --model sft/model --data thumbs.jsonl -o kto dpo.loss=kto
+      accord dpo --model sft/model --reward-model reward/model --data prompts.jsonl -o online dpo.online=true
+    """
+    with talking(json, verbose) as talk:
+        stage_or_sweep(
+            talk,
+            "dpo",
+            inputs={"model": model, "reward_model": reward_model, "data": data, "valid_data": valid_data},
             output_dir=output_dir,
             recipe=recipe,
             overrides=overrides,

@@ -28,7 +28,7 @@ from accord.evals.tfidf import (
     words,
 )
 from accord.records import RankedGroup
-from accord.stats import Interval, bootstrap_by_cluster, paired_difference
+from accord.stats import Calibration, Interval, bootstrap_by_cluster, margin_calibration, paired_difference
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -243,39 +243,9 @@ def _fit_differences(difference: csr_array, weight_N: FloatArray, strength: floa
 # ---- calibration and length ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Pairs whose predicted confidence lies in one bin: mean confidence, share ordered right, number."""
-
-    confidence: float
-    accuracy: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """``error`` (ECE) = mean over pairs of the distance between confidence and accuracy of the pair's bin."""
-
-    error: float
-    bins: tuple[CalibrationBin, ...]
-
-
 def calibration(scores: npt.ArrayLike, pairs: Pairs, num_bins: int = 10) -> Calibration:
-    """Does sigmoid(|margin|) say how often the model is right? Bins of equal width on confidence 0.5..1.
-
-    Expected calibration error (Guo et al. 2017) of the preferred side. A margin of zero counts as half right.
-    """
-    margin_N = pairs.margins(scores)
-    confidence_N = 0.5 * (1 + np.tanh(np.abs(margin_N) / 2))
-    right_N = (np.sign(margin_N) + 1) / 2
-    bin_N = np.minimum(((confidence_N - 0.5) * 2 * num_bins).astype(np.int64), num_bins - 1)
-    bins = tuple(
-        CalibrationBin(float(confidence_N[inside].mean()), float(right_N[inside].mean()), int(inside.sum()))
-        for inside in (bin_N == b for b in range(num_bins))
-        if inside.any()
-    )
-    error = sum(one.n * abs(one.confidence - one.accuracy) for one in bins) / max(1, len(pairs))
-    return Calibration(error, bins)
+    """Does sigmoid(|margin|) of a pair say how often the model is right?"""
+    return margin_calibration(pairs.margins(scores), num_bins)
 
 
 def accuracy_by_gap(scores: npt.ArrayLike, pairs: Pairs, *, seed: int = 0) -> dict[str, Interval]:

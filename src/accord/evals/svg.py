@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 WIDE = 960
 MARKS = {"ppo": "circle", "uncured": "triangle", "best_of_n": "square", "sft": "diamond"}
+MARKS |= {f"m{i}": ("circle", "triangle", "square", "diamond")[i % 4] for i in range(10)}
 
 
 @dataclass(frozen=True)

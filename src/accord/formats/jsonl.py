@@ -2,8 +2,13 @@
 
 * demonstrations: ``{"prompt": "...", "completion": "..."}``
 * prompts: ``{"prompt": "..."}``
-* rankings: ``{"prompt": "...", "completions": ["...", "..."], "ranks": [1, 2]}``, 1 = best, equal = tie;
-  or pairs: ``{"prompt": "...", "chosen": "...", "rejected": "..."}``
+* rankings: ``{"prompt": "...", "completions": ["...", "..."], "ranks": [1, 2]}``, 1 = best, equal = tie, null = not
+  judged, as if the completion were not there; or pairs: ``{"prompt": "...", "chosen": "...", "rejected": "..."}``.
+  Either of two completions may say how clear the choice was: ``"strength"`` (significantly or much, better, slightly,
+  negligibly or barely), ``"margin"`` (a number) or ``"probability"`` (0.5 to 1, that the better one is better)
+* labels: ``{"prompt": "...", "completion": "...", "label": true}``, true = good; or
+  ``{"prompt": "...", "completions": ["...", "..."], "unacceptable": [false, true]}``
+* ratings: ``{"prompt": "...", "completion": "...", "rating": 4}``
 * texts: ``{"text": "..."}``
 
 For chat models a prompt may be a list of messages, ``[{"role": "user", "content": "..."}]``, and a completion then a
@@ -24,11 +29,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 from accord.errors import DataError
 from accord.files import write_bytes
-from accord.records import RankedGroup
+from accord.records import JudgedGroup, RankedGroup, Strength
 
 T = TypeVar("T")
 
@@ -114,6 +119,31 @@ def read_rankings(path: Path | str, chat: Chat | None = None) -> list[RankedGrou
         DataError: The file or a line of it is not what it should be.
     """
     return _read(path, lambda row: _ranked_group(row, chat), '{"prompt": "...", "chosen": "...", "rejected": "..."}')
+
+
+def read_judgements(path: Path | str, chat: Chat | None = None) -> list[RankedGroup | JudgedGroup]:
+    """The rankings, pairs and labels of a file, which may be mixed.
+
+    Raises:
+        DataError: The file or a line of it is not what it should be.
+    """
+
+    def judgement(row: _Row) -> RankedGroup | JudgedGroup:
+        labelled = "label" in row.fields or ("unacceptable" in row.fields and "ranks" not in row.fields)
+        return _judged_group(row, "label", chat) if labelled else _ranked_group(row, chat)
+
+    return _read(path, judgement, '{"prompt": "...", "completion": "...", "label": true}')
+
+
+def read_judged(path: Path | str, what: Literal["label", "rating"], chat: Chat | None = None) -> list[JudgedGroup]:
+    """The completions of a file that were judged one by one: labels as 1 (good) and 0 (bad), or ratings.
+
+    Raises:
+        DataError: The file or a line of it is not what it should be.
+    """
+    value = "true" if what == "label" else "4"
+    form = f'{{"prompt": "...", "completion": "...", "{what}": {value}}}'
+    return _read(path, lambda row: _judged_group(row, what, chat), form)
 
 
 def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -249,10 +279,19 @@ class _Row:
 
     def number_at(self, shown: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.fail(f"{shown} is {_kind(value)}, not a number", "write numbers without quotes, 1 = best")
+            self.fail(f"{shown} is {_kind(value)}, not a number", "write numbers without quotes; of ranks 1 is best")
         if not abs(value) <= 1e15:
-            self.fail(f"{shown} is too large or not a number", "write a finite number, 1 = best")
+            self.fail(f"{shown} is too large or not a number", "write a finite number; of ranks 1 is best")
         return float(value)
+
+    def optional_number(self, name: str) -> float | None:
+        value = self.fields.get(name)
+        return None if value is None else self.number_at(f'"{name}"', value)
+
+    def truth(self, shown: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            self.fail(f"{shown} is {_kind(value)}, not true or false", "write true or false, without quotes")
+        return value
 
     def items(self, name: str) -> list[Any]:
         if name not in self.fields:
@@ -301,6 +340,7 @@ def _ranked_group(row: _Row, chat: Chat | None) -> RankedGroup:
             'neither "completions" and "ranks" nor "chosen" and "rejected" are there',
             f'write lines like {row.form} or {{"prompt": "...", "completions": ["...", "..."], "ranks": [1, 2]}}',
         )
+    clear = len(ranks) == 2 and ranks[0] != ranks[1]
     return RankedGroup(
         prompt=row.prompt(chat),
         completions=completions,
@@ -308,6 +348,9 @@ def _ranked_group(row: _Row, chat: Chat | None) -> RankedGroup:
         origin=row.label("origin", row.path.name),
         topic=row.label("topic"),
         weight=_weight(row),
+        strength=_strength(row) if clear else None,
+        margin=row.optional_number("margin") if clear else None,
+        probability=_probability(row) if clear else None,
     )
 
 
@@ -321,19 +364,68 @@ def _pair(row: _Row, chat: Chat | None) -> tuple[tuple[str, ...], tuple[float, .
 def _group(row: _Row, chat: Chat | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
     texts = enumerate(row.items("completions"))
     completions = tuple(row.completion(f'"completions"[{i}]', text, chat) for i, text in texts)
-    ranks = tuple(row.number_at(f'"ranks"[{i}]', rank) for i, rank in enumerate(row.items("ranks")))
+    given = row.items("ranks")
+    ranks = tuple(row.number_at(f'"ranks"[{i}]', rank) for i, rank in enumerate(given) if rank is not None)
     if len(completions) < 2:
         row.fail(f'"completions" has {len(completions)} texts', "a ranking needs at least 2")
-    if len(ranks) != len(completions):
-        row.fail(f"{len(ranks)} ranks for {len(completions)} completions", "give one rank per completion, 1 = best")
+    if len(given) != len(completions):
+        row.fail(f"{len(given)} ranks for {len(completions)} completions", "give one rank per completion, 1 = best")
+    if len(ranks) < 2:
+        row.fail(f'"ranks" ranks {len(ranks)} of {len(given)} completions', "a ranking needs at least 2")
     if min(ranks) < 1:
         row.fail(f'"ranks" holds {min(ranks):g}', "ranks start at 1 = best; equal ranks are a tie")
-    return completions, ranks
+    return tuple(text for text, rank in zip(completions, given, strict=True) if rank is not None), ranks
+
+
+def _judged_group(row: _Row, what: str, chat: Chat | None) -> JudgedGroup:
+    if what == "label" and "unacceptable" in row.fields:
+        texts, flags = row.items("completions"), row.items("unacceptable")
+        completions = tuple(row.completion(f'"completions"[{i}]', text, chat) for i, text in enumerate(texts))
+        values = tuple(1.0 - row.truth(f'"unacceptable"[{i}]', flag) for i, flag in enumerate(flags))
+        if not completions or len(values) != len(completions):
+            row.fail(f'{len(values)} "unacceptable" for {len(completions)} completions', "give one per completion")
+    else:
+        completions = (row.completion('"completion"', row.field("completion"), chat),)
+        value = row.field(what)
+        values = (float(row.truth('"label"', value)) if what == "label" else row.number_at(f'"{what}"', value),)
+    return JudgedGroup(
+        prompt=row.prompt(chat),
+        completions=completions,
+        values=values,
+        origin=row.label("origin", row.path.name),
+        topic=row.label("topic"),
+        weight=_weight(row),
+    )
+
+
+_STRENGTHS: Mapping[str, Strength] = {
+    "significantly": "significantly",
+    "much": "significantly",
+    "better": "better",
+    "slightly": "slightly",
+    "negligibly": "negligibly",
+    "barely": "negligibly",
+}
+
+
+def _strength(row: _Row) -> Strength | None:
+    said = row.label("strength")
+    if said and said not in _STRENGTHS:
+        row.fail(f'"strength" is {said!r}', "write one of " + ", ".join(_STRENGTHS))
+    return _STRENGTHS.get(said)
+
+
+def _probability(row: _Row) -> float | None:
+    value = row.optional_number("probability")
+    if value is not None and not 0.5 <= value <= 1:
+        row.fail(f'"probability" is {value:g}', "write 0.5 to 1: how sure it is that the better completion is better")
+    return value
 
 
 def _weight(row: _Row) -> float:
-    value = row.fields.get("weight")
-    weight = 1.0 if value is None else row.number_at('"weight"', value)
+    weight = row.optional_number("weight")
+    if weight is None:
+        return 1.0
     if weight <= 0:
         row.fail(f'"weight" is {weight:g}', "write a number above 0, or remove the line")
     return weight

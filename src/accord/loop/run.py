@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import accord
-from accord.config import Recipe, RlConfig
+from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import UsageError
 from accord.evals.evaluate import evaluate
 from accord.evals.judge import fit_judge, run_probes
@@ -35,6 +35,7 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
+from accord.train.dpo import dpo
 from accord.train.lm import pretrain, sft, tokenizer
 from accord.train.reward import reward
 from accord.train.rl import rl
@@ -119,15 +120,7 @@ def run(
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)
     stages = Stages(recipe, runner, facts, cache or output_dir / "downloads", from_dir)
-    stages.data()
-    if recipe.base.model:
-        stages.base()
-    else:
-        stages.tokenizer()
-        stages.pretrain()
-    stages.sft()
-    stages.rankings()
-    stages.reward()
+    stages.to_reward_model()
     stages.rl("rl", recipe.rl)
     if recipe.uncured.iterations:
         stages.rl("rl_uncured", uncured(recipe))
@@ -198,7 +191,7 @@ class Stages:
         self.recipe, self.runner, self.store, self.cache, self.from_dir = recipe, runner, store, cache, from_dir
         self.folder = runner.folder
 
-    def _stage(
+    def stage(
         self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, Path], work: Callable[[Path, Log], Any]
     ) -> dict[str, Any]:
         everything = {"seed": self.recipe.seed, **settings}
@@ -206,6 +199,18 @@ class Stages:
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    def to_reward_model(self) -> None:
+        """What every policy optimisation needs: data, SFT policy, rankings, reward model."""
+        self.data()
+        if self.recipe.base.model:
+            self.base()
+        else:
+            self.tokenizer()
+            self.pretrain()
+        self.sft()
+        self.rankings()
+        self.reward()
 
     def data(self) -> None:
         config = self.recipe.data
@@ -216,7 +221,7 @@ class Stages:
                 config, folder, store=self.store, cache=self.cache, from_dir=self.from_dir, seed=self.recipe.seed
             )
 
-        self._stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
+        self.stage("data", {"data": config.model_dump(), "store": self.store}, {}, work)
 
     @property
     def start(self) -> Path:
@@ -235,11 +240,11 @@ class Stages:
             add_model(wanted, folder / "model", cache=self.cache, from_dir=self.from_dir, log=log)
             return {"model": folder / "model"}
 
-        self._stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
+        self.stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
 
     def tokenizer(self) -> None:
         config, texts = self.recipe.tokenizer, self.path("data/texts.jsonl")
-        self._stage(
+        self.stage(
             "tokenizer",
             {"config": config.model_dump()},
             {"texts": texts},
@@ -254,7 +259,7 @@ class Stages:
             "tokenizer": self.path("tokenizer"),
         }
         settings = {"config": config.model_dump(), "shape": shape.model_dump()}
-        self._stage(
+        self.stage(
             "pretrain",
             settings,
             inputs,
@@ -271,7 +276,7 @@ class Stages:
             "data": self.path("data/demonstrations.jsonl"),
             "valid_data": self.path("data/demonstrations_valid.jsonl"),
         }
-        self._stage(
+        self.stage(
             "sft", {"config": config.model_dump()}, inputs, lambda f, log: self._train(sft, f, log, config, **inputs)
         )
 
@@ -283,7 +288,7 @@ class Stages:
             log(0.0, "simulated annotators rank samples of the SFT policy")
             return self._rank_samples(folder, inputs["model"], inputs["prompts"])
 
-        self._stage("rankings", {"data": config.model_dump(), "sample": sampling.model_dump()}, inputs, work)
+        self.stage("rankings", {"data": config.model_dump(), "sample": sampling.model_dump()}, inputs, work)
 
     def _rank_samples(self, folder: Path, model: Path, prompts: Path) -> Any:
         config, drawn = self.recipe.data, self.recipe.sample.model_dump(exclude={"best_of"})
@@ -330,7 +335,7 @@ class Stages:
             write_json(folder / "card.json", self._reward_card(folder / "model", inputs["data"]))
             return result
 
-        self._stage("reward", {"config": config.model_dump()}, inputs, work)
+        self.stage("reward", {"config": config.model_dump()}, inputs, work)
 
     def _reward_card(self, model: Path, rankings: Path) -> dict[str, Any]:
         """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
@@ -358,11 +363,19 @@ class Stages:
             "reward_model": self.path("reward/model"),
             "data": self.path("data/prompts_train.jsonl"),
         }
-        self._stage(
+        if config.ptx_coef > 0:
+            inputs["ptx_data"] = self.path("data/texts.jsonl")
+        self.stage(
             name,
             {"config": config.model_dump()},
             {**inputs, **scorer_inputs(config.rewards)},
             lambda f, log: self._train(rl, f, log, config, **inputs),
+        )
+
+    def dpo(self, name: str, config: DpoConfig, data: Path) -> None:
+        inputs = {"model": self.path("sft/model"), "data": data}
+        self.stage(
+            name, {"config": config.model_dump()}, inputs, lambda f, log: self._train(dpo, f, log, config, **inputs)
         )
 
     def eval(self) -> None:
@@ -408,7 +421,7 @@ class Stages:
 
         rewards = self.recipe.rl.rewards
         settings = {"config": config.model_dump(), "rewards": [reward.model_dump() for reward in rewards]}
-        self._stage("eval", settings, {**inputs, **runs, **scorer_inputs(rewards), "judged": judged}, work)
+        self.stage("eval", settings, {**inputs, **runs, **scorer_inputs(rewards), "judged": judged}, work)
 
     def publish(self) -> None:
         """Put the policy that the judge chose where a user looks for it: ``model/`` in the run's folder."""

@@ -10,7 +10,7 @@ Rotary positions: Su et al. 2021 (arXiv:2104.09864); RMS norm: Zhang & Sennrich 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -400,24 +400,35 @@ class CausalLM(nn.Module):
 class ScalarModel(nn.Module):
     """Backbone and one linear D -> 1 over every position: the reward model and the critic.
 
-    Read at the last real token it is the score of the text; read at every position it is the value.
+    Read at the last real token it is the score of the text; read at every position it is the value. A reward model may
+    have several heads, an ensemble on one trunk.
     """
 
     model: Backbone
 
-    def __init__(self, config: Shape) -> None:
+    def __init__(self, config: Shape, heads: int = 1) -> None:
         super().__init__()
         self.config = config
         self.model = BACKBONES[type(config)](config)
-        self.score = nn.Linear(config.width, 1, bias=False)
+        self.score = nn.Linear(config.width, heads, bias=False)
 
     def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
-        """One number a real token, ``(N,)``, row after row, or for those read, ``(M,)``: as the backbone's."""
+        """One number a real token, ``(N,)``, row after row, or for those read, ``(M,)``: as the backbone's.
+
+        Of several heads one each, ``(N, heads)``.
+        """
         return F.linear(self.model(ids_BT, length_B, read_M).float(), self.score.weight).squeeze(-1)
 
     def bag_of_words(self, ids_N: Tensor) -> Tensor:
         """The head on each token without its neighbours, ``(N,)``: what it says by itself."""
         return F.linear(self.model.bare(ids_N).float(), self.score.weight).squeeze(-1)
+
+    @torch.no_grad()
+    def merge_heads(self, gains: Sequence[float]) -> None:
+        """Put one head in the place of all: their mean, each times its gain."""
+        gain_H1 = torch.tensor(gains, device=self.score.weight.device)[:, None]
+        self.score.weight = nn.Parameter((gain_H1 * self.score.weight).mean(0, keepdim=True))
+        self.score.out_features = 1
 
 
 def init_weights(model: CausalLM | ScalarModel, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints in Hugging Face's folder layout: `config.json`, `model.safetensors`, tokenizer, nothing pickled.
 
-A policy opens with `AutoModelForCausalLM`, a reward model with `AutoModelForSequenceClassification` (one label,
-raw score); an LSTM opens here alone. The offset and scale of the scores stand beside a reward model in `reward.json`.
+A policy opens with `AutoModelForCausalLM`, a reward model with `AutoModelForSequenceClassification` (one label a head,
+raw score); an LSTM opens here alone. How raw scores become the score stands beside a reward model in `reward.json`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from accord.config import CombineConfig
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
 from accord.models import foreign
@@ -33,10 +35,43 @@ WEIGHTS, INDEX, REWARD = "model.safetensors", "model.safetensors.index.json", "r
 
 @dataclass(frozen=True)
 class RewardScale:
-    """``(raw - offset) * scale``: human completions score 0 on average."""
+    """How raw scores become the score.
 
-    offset: float = 0.0
-    scale: float = 1.0
+    ``(raw - offset) * scale``, so that human completions score 0 on average; of several heads each has its own, and
+    ``combine`` says how they become one. With ``transform`` "probability" it is sigmoid(raw) instead.
+    """
+
+    offset: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
+    transform: Literal["logit", "probability"] = "logit"
+    combine: CombineConfig = CombineConfig()
+
+    @property
+    def num_heads(self) -> int:
+        return len(self.scale) if isinstance(self.scale, tuple) else 1
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """What turns each head's numbers into those of the score, up to a constant; 0 where no factor does."""
+        if self.transform == "probability":
+            return (0.0,) * self.num_heads
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,)
+
+    def apply(self, raw: Tensor) -> Tensor:
+        """Raw scores ``(S,)`` or ``(S, heads)``, each on its own scale."""
+        if self.transform == "probability":
+            return torch.sigmoid(raw)
+        if isinstance(self.offset, tuple) or isinstance(self.scale, tuple):
+            return (raw - torch.tensor(self.offset)) * torch.tensor(self.scale)
+        return (raw - self.offset) * self.scale
+
+    def to_json(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"offset": self.offset, "scale": self.scale}
+        if self.transform != "logit":
+            said["transform"] = self.transform
+        if self.num_heads > 1:
+            said["combine"] = self.combine.model_dump()
+        return said
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -128,7 +163,9 @@ def _write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) 
     family = FAMILIES[model.config.family]
     described: dict[str, Any] = {"architectures": [family.language_model]}
     if isinstance(model, ScalarModel):
-        described = {"architectures": [family.classifier], "num_labels": 1, "id2label": {"0": "score"}}
+        heads = model.score.out_features
+        names = {str(head): "score" if heads == 1 else f"score_{head}" for head in range(heads)}
+        described = {"architectures": [family.classifier], "num_labels": heads, "id2label": names}
     weights = family.to_theirs({name: t.contiguous() for name, t in plain_weights(model).items()}, model.config)
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / "config.json", {**described, **family.write(model.config), **ids, "dtype": "float32"})
@@ -166,9 +203,23 @@ def _scale(path: Path) -> RewardScale:
         return RewardScale()
     raw = read_json(path)
     try:
-        return RewardScale(float(raw["offset"]), float(raw["scale"]))
+        offset, scale = (_numbers(raw[name]) for name in ("offset", "scale"))
+        if (isinstance(offset, tuple) and len(offset)) != (isinstance(scale, tuple) and len(scale)):
+            raise ValueError("as many offsets as scales")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError("offset and scale are not both numbers", where=str(path), mend="train it again") from error
+    transform = raw.get("transform", "logit")
+    if transform not in ("logit", "probability"):
+        raise DataError(f"transform is {transform!r}", where=str(path), mend="write logit or probability")
+    try:
+        return RewardScale(offset, scale, transform, CombineConfig.model_validate(raw.get("combine", {})))
+    except ValidationError as error:
+        raise DataError(f"combine is not understood ({error.errors()[0]['msg']})", where=str(path)) from error
+
+
+def _numbers(value: Any) -> float | tuple[float, ...]:
+    """One number, or one a head."""
+    return tuple(map(float, value)) if isinstance(value, list) and value else float(value)
 
 
 def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[CausalLM, Tokenizer]:
@@ -180,17 +231,23 @@ def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Causa
 
 
 def load_scalar(
-    folder: Path, dtype: torch.dtype = torch.float32, *, head_seed: int | None = None, trunk_layers: int = 0
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    head_seed: int | None = None,
+    zero_head: bool = False,
+    heads: int = 1,
+    trunk_layers: int = 0,
 ) -> tuple[ScalarModel, Tokenizer, RewardScale]:
-    """Read a reward model; with ``head_seed`` also a policy's trunk, under a fresh head.
+    """Read a reward model; with ``head_seed`` also a policy's trunk, under so many fresh heads, random or zero.
 
     With ``trunk_layers`` only that many of the first layers are read; a head that sat on others is not.
     """
-    config = _config(folder)
+    config, scale = _config(folder), _scale(folder / REWARD)
     above: tuple[str, ...] = ()
     if trunk_layers and trunk_layers != config.num_layers:
         config, above = _first_layers(config, trunk_layers, folder)
-    model = ScalarModel(config)
+    model = ScalarModel(config, heads if above else max(heads, scale.num_heads))
     if not LAYOUTS[type(config)].read(model, folder, above):
         if head_seed is None:
             raise DataError(
@@ -199,8 +256,10 @@ def load_scalar(
                 mend="train one with `accord reward --model FOLDER --data FILE.jsonl -o OUT`",
             )
         init_score_head(model, head_seed)
+        if zero_head:
+            torch.nn.init.zeros_(model.score.weight)
     model.model.compute_dtype = dtype
-    return model, _words(folder, model.config), _scale(folder / REWARD)
+    return model, _words(folder, model.config), scale
 
 
 def _first_layers(config: Shape, count: int, folder: Path) -> tuple[DecoderConfig, tuple[str, ...]]:
@@ -253,7 +312,7 @@ def _save(
             settings = aside / "tokenizer_config.json"
             write_json(settings, {**read_json(settings), "pad_token": apart[1]})
         if scale is not None:
-            write_json(aside / REWARD, {"offset": scale.offset, "scale": scale.scale})
+            write_json(aside / REWARD, scale.to_json())
         if card:
             (aside / "README.md").write_text(card, encoding="utf-8")
 

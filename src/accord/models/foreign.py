@@ -267,7 +267,7 @@ def read(model: CausalLM | ScalarModel, folder: Path, left_out: Sequence[str] = 
     heads: Any = model  # either of the two
     family, scalar = model.config.family, hasattr(model, "score")
     hub, opener = _opener(family, scalar)
-    labels = {"num_labels": 1} if scalar else {}
+    labels = {"num_labels": heads.score.out_features} if scalar else {}
     try:
         with _quietly(hub), torch.random.fork_rng(devices=[]):
             whole, told = opener.from_pretrained(
@@ -348,7 +348,11 @@ def write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) -
     scalar = hasattr(model, "score")
     hub, opener = _opener(model.config.family, scalar)
     config = copy.deepcopy(heads.config.theirs)
-    for name, value in {**ids, **({"num_labels": 1} if scalar else {}), "dtype": "float32"}.items():
+    for name, value in {
+        **ids,
+        **({"num_labels": heads.score.out_features} if scalar else {}),
+        "dtype": "float32",
+    }.items():
         setattr(config, name, value)
     with _quietly(hub), torch.device("meta"):  # a shell without weights around ours
         whole = opener.from_config(config)

@@ -1,5 +1,6 @@
 """What gives a completion its score in training."""
 
+from accord.scoring.ensemble import Ensemble
 from accord.scoring.http_scorer import HttpScorer
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.rules import FunctionScorer, RegexScorer
@@ -9,6 +10,7 @@ from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import Part, WeightedScorer, load_scorer
 
 __all__ = [
+    "Ensemble",
     "FunctionScorer",
     "HttpScorer",
     "Part",

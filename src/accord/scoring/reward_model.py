@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from accord.algo.table import ENSEMBLE_RULES
+from accord.config import CombineConfig
 from accord.errors import DataError
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar
@@ -42,17 +44,27 @@ def raw_scores(
     max_tokens: int,
     batch_tokens: int = 8192,
 ) -> Tensor:
-    """The head's number at the last real token of each (prompt, completion), ``(S,)`` fp32, before offset and scale."""
+    """The head's number at the last real token of each (prompt, completion), ``(S,)`` fp32, before offset and scale.
+
+    Of several heads one each, ``(S, heads)``.
+    """
     examples = [encode_scored(words, prompt, completion, max_tokens) for prompt, completion in pairs]
-    score_S = torch.empty(len(examples))
+    score_SM = torch.empty(len(examples), model.score.out_features)
     for bucket in length_buckets([len(e) for e in examples], batch_tokens, 0):
         batch = collate([examples[i] for i in bucket], words.pad_id)
-        score_S[bucket] = model(batch.ids_BT, batch.length_B, batch.last_B)
-    return score_S
+        score_SM[bucket] = model(batch.ids_BT, batch.length_B, batch.last_B).reshape(len(bucket), -1)
+    return score_SM.squeeze(1)
+
+
+def combined(score_SM: Tensor, combine: CombineConfig) -> Tensor:
+    """One score out of those of M members, ``(S,)``."""
+    if score_SM.shape[1] == 1:
+        return score_SM[:, 0]
+    return ENSEMBLE_RULES[combine.rule](score_SM, combine.variance_coef)
 
 
 class RewardModel:
-    """A frozen reward model: texts in, calibrated scores out."""
+    """A frozen reward model: texts in, calibrated scores out. Several heads are an ensemble: see `RewardScale`."""
 
     def __init__(self, model: ScalarModel, words: Tokenizer, scale: RewardScale) -> None:
         self.model, self.words, self.scale = model.eval().requires_grad_(False), words, scale
@@ -63,7 +75,13 @@ class RewardModel:
         return cls(*load_scalar(folder, compute_dtype(precision)))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """Scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1."""
-        limit = self.model.config.max_positions
-        score_S = (raw_scores(self.model, self.words, pairs, limit) - self.scale.offset) * self.scale.scale
-        return checked("the reward model", score_S, pairs)
+        """Scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1.
+
+        Those of an ensemble do so head by head; scores of `transform` "probability" lie between 0 and 1.
+        """
+        return checked("the reward model", combined(self.member_scores(pairs), self.scale.combine), pairs)
+
+    def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        """What each head says, on its own scale, ``(S, heads)``."""
+        raw = raw_scores(self.model, self.words, pairs, self.model.config.max_positions)
+        return self.scale.apply(raw).reshape(len(pairs), -1)

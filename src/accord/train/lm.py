@@ -50,7 +50,7 @@ def logp_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the counted tokens of a batch, ``(N,)`` in row order; differentiable.
 
-    With them the entropy of each of those positions, detached; zeros unless asked for.
+    With them the entropy of each of those positions; zeros unless asked for.
     """
     return token_logp(*model.predictions(batch), temperature, entropy=entropy)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -42,6 +43,18 @@ def choose_prompts(
         told = ", ".join(f"rl.prompts.{name} dropped {count}" for name, count in dropped.items())
         raise DataError(f"none of {len(rows)} prompts is left: {told}", mend="loosen the filter, or look at the file")
     return kept, dropped
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of an optimisation, and how often each is drawn against the others."""
+
+    texts: Sequence[str]
+    weights: Sequence[float] | None = None
+
+    def pick(self, count: int, step: int, seed: int) -> list[str]:
+        """Those of a step; a function of the seed and the step alone."""
+        return pick_prompts(self.texts, count, step, seed, self.weights)
 
 
 def pick_prompts(

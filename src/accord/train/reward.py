@@ -1,31 +1,36 @@
-"""The reward stage: rankings in, a model that gives one score per completion out."""
+"""The reward stage: judgements in, a model that gives one score per completion out.
+
+Shapes: S completions of a micro-batch, R readings or heads a text, H heads, T tokens, N real tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import pad_sequence
 
-from accord.algo.reward_loss import group_pairs, ranking_loss, self_distillation
+from accord.algo.reductions import correlation
+from accord.algo.reward_loss import Positions, RewardLoss, group_pairs, score_penalty, self_distillation
 from accord.algo.table import REWARD_LOSSES
 from accord.config import RewardConfig
-from accord.errors import DataError
-from accord.formats.jsonl import read_rankings
+from accord.errors import UsageError
+from accord.extend import row
 from accord.models.decoder import ScalarModel
 from accord.models.door import recompute_activations
 from accord.models.folder import RewardScale, load_scalar, save_scalar
 from accord.models.lora import add_lora
 from accord.models.precision import compute_dtype
 from accord.models.spelling import fold_spellings, share_spellings
-from accord.records import RankedGroup
-from accord.scoring.reward_model import encode_scored, raw_scores
+from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, length_buckets
 from accord.text.tokenizer import Tokenizer
+from accord.train.judged import EncodedGroup, Group, agreement, encode_groups, judge, read_groups
 from accord.train.learner import Learner, Log
 from accord.train.loop import identity_of, quiet, train_steps
 
@@ -34,29 +39,22 @@ SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 
 
 @dataclass(frozen=True)
-class EncodedGroup:
-    """A ranked group as ids: encoded once, used every epoch."""
-
-    examples: tuple[Example, ...]
-    ranks: tuple[float, ...]
-    weight: float
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(map(len, self.examples))
-
-
-@dataclass(frozen=True)
 class RewardResult:
-    """Where the reward model is, and its share of held-out pairs in the right order (ties of scores count half)."""
+    """Where the reward model is, and how it fits held-out judgements (see `accord.train.judged.Agreement`).
+
+    ``num_skipped`` rankings of one single tie were left out. ``offset`` and ``scale`` are those of `reward.json`.
+    """
 
     model: Path
-    valid_accuracy: float
+    valid_accuracy: float | None
     num_groups: int
     num_pairs: int
     num_steps: int
-    offset: float
-    scale: float
+    offset: float | tuple[float, ...]
+    scale: float | tuple[float, ...]
+    num_skipped: int
+    calibration_error: float | None
+    length_correlation: float
 
 
 def reward(
@@ -70,25 +68,19 @@ def reward(
     resume: bool = True,
     log: Log = quiet,
 ) -> RewardResult:
-    """Train a reward model from ranked groups, its trunk from ``model`` (a policy, or a reward model to go on with).
+    """Train a reward model from judgements, its trunk from ``model`` (a policy, or a reward model to go on with).
 
     All pairs of a group sit in one batch element: K forward passes serve C(K, 2) comparisons. Afterwards the mean
-    score of the ranked completions is measured and stored in ``reward.json``, with their spread, so that scores
+    score of the judged completions is measured and stored in ``reward.json``, with their spread, so that scores
     have mean 0 and standard deviation 1 there. Without ``valid_data`` every twentieth group is held out.
     """
+    loss = reward_loss(config)
     scorer, words = _start(config, model, seed)
-    groups = [g for g in read_rankings(data, words.chat) if len(set(g.ranks)) > 1]
-    if not groups:
-        raise DataError("every ranking is one single tie", where=str(data), mend="give rankings with some order")
-    train, valid = groups, groups[::20]
-    if valid_data is not None:
-        valid = [g for g in read_rankings(valid_data, words.chat) if len(set(g.ranks)) > 1]
-    elif len(groups) >= 20:
-        train = [g for i, g in enumerate(groups) if i % 20]
-    if not valid:
-        raise DataError("every held-out ranking is one single tie", where=str(valid_data or data), mend="give others")
+    train, valid, num_skipped = read_groups(config, loss, data, valid_data, words.chat)
+    if num_skipped:
+        log(0.0, f"{num_skipped} rankings of one single tie say nothing and are left out")
     limit = min(config.max_tokens, scorer.config.max_positions)
-    encoded = [encode_group(words, g, limit) for g in train]
+    encoded = encode_groups(config, loss, words, train, limit, seed)
     per_epoch = -(-len(train) // config.groups_per_step)
     learner = Learner({"reward": scorer}, {"reward": config.optim}, per_epoch * config.epochs)
 
@@ -97,7 +89,7 @@ def reward(
         generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
         order = torch.randperm(len(train), generator=generator).tolist()
         chosen = order[position * config.groups_per_step : (position + 1) * config.groups_per_step]
-        stats: dict[str, float] = {"accuracy": 0.0, "margin": 0.0}
+        stats: dict[str, float] = {}
         losses = group_losses(config, scorer, [encoded[i] for i in chosen], words.pad_id, stats)
         return learner.update(losses) | stats
 
@@ -115,17 +107,32 @@ def reward(
     )
     fold_spellings(scorer.model.embed_tokens)
     scorer.eval()
-    scale = measure_scale(scorer, words, train, limit)
+    scale = scale_of(config, scorer, words, train, limit)
     save_scalar(output_dir / "model", scorer, words, scale)
+    agreed = agreement(scorer, words, loss, valid, limit)
     return RewardResult(
         model=output_dir / "model",
-        valid_accuracy=ranking_accuracy(scorer, words, valid, limit),
+        valid_accuracy=agreed.accuracy,
         num_groups=len(train),
-        num_pairs=sum(len(group_pairs([g.ranks])[0]) for g in train),
+        num_pairs=sum(len(group_pairs([g.ranks])[0]) for g in encoded),
         num_steps=learner.step,
         offset=scale.offset,
         scale=scale.scale,
+        num_skipped=num_skipped,
+        calibration_error=agreed.calibration_error,
+        length_correlation=agreed.length_correlation,
     )
+
+
+def reward_loss(config: RewardConfig) -> RewardLoss:
+    """The row that the configuration names. Raises UsageError where a user's own is no row."""
+    found = row(REWARD_LOSSES, config.loss)
+    if not isinstance(found, RewardLoss):
+        raise UsageError(
+            f"{config.loss!r} is no row of reward losses",
+            mend="make it an accord.algo.reward_loss.RewardLoss(function, reads=...)",
+        )
+    return found
 
 
 def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, Tokenizer]:
@@ -134,8 +141,16 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
         model,
         compute_dtype(config.precision),
         head_seed=stream_seed(seed, "head"),
+        zero_head=config.head_init == "zero",
+        heads=config.heads,
         trunk_layers=config.trunk_layers,
     )
+    if scorer.score.out_features != config.heads:
+        raise UsageError(
+            f"reward.heads is {config.heads}, but the reward model to go on with has {scorer.score.out_features}",
+            where=str(model),
+            mend=f"set reward.heads={scorer.score.out_features}, or start from a policy",
+        )
     scorer.model.dropout = config.dropout
     if config.activation_checkpointing:
         recompute_activations(scorer.model)
@@ -147,12 +162,6 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
     return scorer, words
 
 
-def encode_group(words: Tokenizer, group: RankedGroup, max_tokens: int) -> EncodedGroup:
-    """The texts of a group as ids, each closed by the end token."""
-    examples = tuple(encode_scored(words, group.prompt, c, max_tokens) for c in group.completions)
-    return EncodedGroup(examples, group.ranks, group.weight)
-
-
 def group_losses(
     config: RewardConfig,
     scorer: ScalarModel,
@@ -161,23 +170,47 @@ def group_losses(
     stats: dict[str, float],
 ) -> Iterator[Tensor]:
     """Losses of micro-batches of whole groups, which add up to the step's loss; ``stats`` is added to on the way."""
-    total_weight = sum(g.weight for g in groups)
-    all_readings = config.pooled_coef > 0 or config.bag_coef > 0
+    loss_of, total_weight = reward_loss(config), sum(g.weight for g in groups)
+    seen: list[Tensor] = []
     for micro in micro_groups(groups, config.micro_batch_tokens):
         examples = [hide_tokens(e, config.token_dropout, pad_id) for g in micro for e in g.examples]
         with parametrize.cached():
-            readings_SR = bucketed_scores(scorer, examples, pad_id, all_readings=all_readings)
-        pairs = group_pairs([g.ranks for g in micro], [g.weight for g in micro])
-        loss_of = REWARD_LOSSES[config.loss]
-        loss, found = loss_of(readings_SR[:, 0], *pairs, total_weight, config.center_coef)
+            readings_SR, positions_H = _read(config, loss_of, scorer, examples, pad_id)
+        loss = readings_SR.new_zeros(())
+        for head in range(config.heads):
+            judged = judge(config, micro, readings_SR[:, head], head=head, positions=positions_H[head])
+            part, found = loss_of.loss(judged, total_weight, config.center_coef)
+            if config.l2_coef > 0:
+                part = part + config.l2_coef * score_penalty(judged, total_weight)
+            loss = loss + part / config.heads
+            for name, value in found.items():
+                stats[name] = stats.get(name, 0.0) + float(value) / config.heads
         for reading, coef in ((1, config.pooled_coef), (2, config.bag_coef)):
             if coef > 0:
-                loss = loss + coef * loss_of(readings_SR[:, reading], *pairs, total_weight, config.center_coef)[0]
+                again = replace(judged, score_S=readings_SR[:, reading])
+                loss = loss + coef * loss_of.loss(again, total_weight, config.center_coef)[0]
         if config.self_distill_coef > 0:
+            pairs = judged.pairs.chosen_N, judged.pairs.rejected_N, judged.pairs.weight_N
             loss = loss + config.self_distill_coef * self_distillation(readings_SR, *pairs, total_weight)
-        for name, value in found.items():
-            stats[name] += float(value)
+        seen.append(readings_SR.detach()[:, : config.heads])
         yield loss
+    score_SH = torch.cat(seen)
+    lengths = torch.tensor([len(e.completion) for g in groups for e in g.examples])
+    stats["length_correlation"] = float(correlation(score_SH.mean(1), lengths))
+    if config.heads > 1:
+        stats["head_spread"] = float(score_SH.std(1).mean())
+
+
+def _read(
+    config: RewardConfig, loss: RewardLoss, scorer: ScalarModel, examples: Sequence[Example], pad_id: int
+) -> tuple[Tensor, Sequence[Positions | None]]:
+    """Readings of each text, ``(S, R)``, the heads' scores first; and all positions for each head, where they count."""
+    if not loss.all_positions:
+        all_readings = config.pooled_coef > 0 or config.bag_coef > 0
+        return bucketed_scores(scorer, examples, pad_id, all_readings=all_readings), [None] * config.heads
+    texts, value_STH = collate(examples, pad_id), bucketed_values(scorer, examples, pad_id)
+    score_SH = value_STH[torch.arange(len(examples)), texts.length_B - 1]
+    return score_SH, [Positions(texts.ids_BT, value_ST, texts.length_B) for value_ST in value_STH.unbind(2)]
 
 
 def hide_tokens(example: Example, rate: float, pad_id: int) -> Example:
@@ -193,7 +226,7 @@ def hide_tokens(example: Example, rate: float, pad_id: int) -> Example:
 def bucketed_scores(
     scorer: ScalarModel, examples: Sequence[Example], pad_id: int, *, all_readings: bool = True
 ) -> Tensor:
-    """Three readings of the head a text, ``(S, 3)``, differentiable; the first is the score. Or that one, ``(S, 1)``.
+    """Three readings of the head a text, ``(S, 3)``, differentiable; the first is the score. Or the scores, ``(S, H)``.
 
     0. at the last real token; 1. its mean over the completion's positions; 2. the mean of the head on the bare token
     embeddings, a bag of words. The last two are taught beside the score where few rankings must teach much: they reach
@@ -206,13 +239,23 @@ def bucketed_scores(
     for bucket in buckets:
         batch = collate([examples[i] for i in bucket], pad_id)
         if not all_readings:
-            readings.append(scorer(batch.ids_BT, batch.length_B, batch.last_B)[:, None])
+            readings.append(scorer(batch.ids_BT, batch.length_B, batch.last_B).reshape(len(bucket), -1))
             continue
         value_N, bag_N = scorer(batch.ids_BT, batch.length_B), scorer.bag_of_words(batch.ids_BT[batch.real_BT])
         means = [batch.completion_means(x_N) for x_N in (value_N, bag_N)]
         readings.append(torch.stack([value_N[batch.last_B], *means], dim=1))
     position = torch.argsort(torch.tensor([i for bucket in buckets for i in bucket]))
     return torch.cat(readings)[position]
+
+
+def bucketed_values(scorer: ScalarModel, examples: Sequence[Example], pad_id: int) -> Tensor:
+    """The heads at every token of each text, ``(S, T, H)``, 0 on padding, differentiable; in buckets of like length."""
+    rows: dict[int, Tensor] = {}
+    for bucket in length_buckets([len(e) for e in examples], BUCKET_TOKENS, 0):
+        batch = collate([examples[i] for i in bucket], pad_id)
+        value_NH = scorer(batch.ids_BT, batch.length_B).reshape(int(batch.length_B.sum()), -1)
+        rows.update(zip(bucket, value_NH.split(batch.length_B.tolist()), strict=True))
+    return pad_sequence([rows[i] for i in range(len(examples))], batch_first=True)
 
 
 def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[list[EncodedGroup]]:
@@ -226,20 +269,25 @@ def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[li
     yield pending
 
 
-def measure_scale(scorer: ScalarModel, words: Tokenizer, groups: Sequence[RankedGroup], max_tokens: int) -> RewardScale:
-    """Offset and scale that give the human completions of the groups mean 0 and standard deviation 1.
+def scale_of(
+    config: RewardConfig, scorer: ScalarModel, words: Tokenizer, groups: Sequence[Group], max_tokens: int
+) -> RewardScale:
+    """How the trained heads' numbers become the score: as measured, or as chances, which need no scale."""
+    if config.transform == "probability":
+        plain = RewardScale() if config.heads == 1 else RewardScale((0.0,) * config.heads, (1.0,) * config.heads)
+        return replace(plain, transform="probability", combine=config.combine)
+    return replace(measure_scale(scorer, words, groups, max_tokens), combine=config.combine)
+
+
+def measure_scale(scorer: ScalarModel, words: Tokenizer, groups: Sequence[Group], max_tokens: int) -> RewardScale:
+    """Offset and scale that give the human completions of the groups mean 0 and standard deviation 1, head by head.
 
     Where no group says that its completions are people's, all of them count; of very many, every n-th.
     """
     humans = [g for g in groups if g.origin.startswith("human")] or groups
     pairs = sorted({(g.prompt, c) for g in humans for c in g.completions})
     pairs = pairs[:: -(-len(pairs) // SCALE_TEXTS)]
-    score_S = raw_scores(scorer, words, pairs, max_tokens)
-    return RewardScale(float(score_S.mean()), 1.0 / max(1e-3, float(score_S.std())))
-
-
-def ranking_accuracy(scorer: ScalarModel, words: Tokenizer, groups: Sequence[RankedGroup], max_tokens: int) -> float:
-    """Share of strict pairs in the right order, each group weighing the same; ties of scores count half."""
-    score_S = raw_scores(scorer, words, [(g.prompt, c) for g in groups for c in g.completions], max_tokens)
-    _, stats = ranking_loss(score_S, *group_pairs([g.ranks for g in groups]), float(len(groups)), 0.0)
-    return float(stats["accuracy"])
+    heads = raw_scores(scorer, words, pairs, max_tokens).reshape(len(pairs), -1).unbind(1)
+    offsets = tuple(float(score_S.mean()) for score_S in heads)
+    scales = tuple(1.0 / max(1e-3, float(score_S.std()) if len(pairs) > 1 else 0.0) for score_S in heads)
+    return RewardScale(offsets[0], scales[0]) if len(heads) == 1 else RewardScale(offsets, scales)

@@ -1,0 +1,23 @@
+"""One score out of several members' (Coste 2023, arXiv:2310.02743). Shapes: S completions, M members."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def mean(score_SM: Tensor, variance_coef: float) -> Tensor:
+    """What the members say on average."""
+    return score_SM.mean(1)
+
+
+def worst_case(score_SM: Tensor, variance_coef: float) -> Tensor:
+    """What the least pleased member says (WCO): a text must please all of them."""
+    return score_SM.amin(1)
+
+
+def uncertainty_weighted(score_SM: Tensor, variance_coef: float) -> Tensor:
+    """``mean - variance_coef * variance`` (UWO): members disagree on texts that lie outside what they were taught.
+
+    The variance is the biased one, over M: the members are all there are, and one alone has variance 0.
+    """
+    return score_SM.mean(1) - variance_coef * score_SM.var(1, correction=0)

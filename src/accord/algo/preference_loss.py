@@ -1,0 +1,124 @@
+"""What direct preference optimisation minimises: losses of comparisons between completions, without a reward model.
+
+A loss compares *strengths*, one number a completion: its log-probability, against the reference where the row has one,
+a token where the row says so (`strength`). The better side of a comparison should have the higher one. Thumbs compare a
+completion with the zero point, which stands in for the completion it has not been compared with (`zero_point`).
+
+Shapes: S completions of a micro-batch, N comparisons, M completions under prompts of others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ZERO_POINT = -1  # in place of a completion's index: the zero point
+LARGEST_LOGP = -1e-6  # of a token on average: above it the odds leave fp32
+
+
+class PreferenceSettings(Protocol):
+    """What the losses may ask; `accord.config.DpoConfig` has it all."""
+
+    @property
+    def dpo_beta(self) -> float: ...
+    @property
+    def label_smoothing(self) -> float: ...
+    @property
+    def simpo_margin(self) -> float: ...
+    @property
+    def orpo_coef(self) -> float: ...
+
+
+# -- strengths ---------------------------------------------------------------------------------------------------------
+
+
+def strength(logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor | None) -> Tensor:
+    """``log pi(y|x)``, less ``log ref(y|x)`` where a reference is given, a token where lengths are given; in nats.
+
+    Args:
+        logp_S: Sums over the tokens of each completion, the end token among them. ``ref_logp_S`` likewise.
+        length_S: Numbers of those tokens.
+    """
+    gain_S = logp_S if ref_logp_S is None else logp_S - ref_logp_S
+    return gain_S if length_S is None else gain_S / length_S
+
+
+def zero_point(mismatched_M: Tensor) -> Tensor:
+    """KTO's reference point z0, a scalar without gradient: the mean strength of completions under prompts that they do
+    not answer, or 0 where that is negative (Ethayarajh 2024, arXiv:2402.01306). 0 where there are none.
+
+    It estimates the KL to the reference, which every completion profits from whatever it says.
+    """
+    if not len(mismatched_M):
+        return mismatched_M.new_zeros(())
+    return mismatched_M.detach().mean().clamp_min(0.0)
+
+
+# -- losses: strengths of both sides -> a loss a comparison ------------------------------------------------------------
+
+
+def dpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+    """``-log sigmoid(beta h)``, h the gap of strengths (Rafailov 2023, arXiv:2305.18290, eq. 7).
+
+    Bradley-Terry on the implicit rewards ``beta log(pi / ref)``. On preferences that are never reversed h has no bound.
+    """
+    return F.softplus(-settings.dpo_beta * (better_N - worse_N))
+
+
+def cdpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+    """``-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)``, e the share of judgements that are wrong.
+
+    Conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"): beta h settles at log((1 - e) / e).
+    """
+    gap_N = settings.dpo_beta * (better_N - worse_N)
+    return F.softplus(-gap_N) + settings.label_smoothing * gap_N
+
+
+def ipo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+    """``(h - 1 / (2 beta))^2`` (Azar 2023, arXiv:2310.12036, eq. 17): h has an optimum even where nobody disagrees."""
+    return (better_N - worse_N - 1.0 / (2.0 * settings.dpo_beta)) ** 2
+
+
+def kto(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+    """``1 - sigmoid(beta h)``, h a good completion's lead over the zero point or the zero point's over a bad one
+    (Ethayarajh 2024, arXiv:2402.01306, eq. 7). It saturates: what is hopelessly wrong is let go.
+    """
+    return torch.sigmoid(-settings.dpo_beta * (better_N - worse_N))
+
+
+def simpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+    """``-log sigmoid(beta h - margin)`` on mean log-probabilities (Meng 2024, arXiv:2405.14734, eq. 6)."""
+    return F.softplus(settings.simpo_margin - settings.dpo_beta * (better_N - worse_N))
+
+
+def orpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+    """``NLL of the better - orpo_coef log sigmoid(gap of log odds)`` on mean log-probabilities (Hong 2024,
+    arXiv:2403.07691, eq. 6): fine-tuning and preference in one loss.
+    """
+    return settings.orpo_coef * F.softplus(log_odds(worse_N) - log_odds(better_N)) - better_N
+
+
+def log_odds(logp_N: Tensor) -> Tensor:
+    """``log(p / (1 - p))`` from log p, finite also where p rounds to 1."""
+    x_N = logp_N.clamp_max(LARGEST_LOGP)
+    rest_N = torch.where(x_N > -math.log(2.0), torch.log(-torch.expm1(x_N)), torch.log1p(-torch.exp(x_N)))
+    return x_N - rest_N
+
+
+# -- labels of a scorer ------------------------------------------------------------------------------------------------
+
+
+def judged_ranks(score_PK: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """The ranks that scores of K completions give them, ``(P, K)``; 1 = highest, equal scores tie.
+
+    With noise, completion i is ranked above j with probability ``sigmoid((score_i - score_j) / noise)``: what DPO takes
+    judgements to be. Gumbel noise makes it so for every pair of a group at once (Plackett-Luce; Yellott 1977).
+    """
+    if noise > 0:
+        gumbel_PK = -torch.empty_like(score_PK).exponential_(generator=generator).log()
+        score_PK = score_PK + noise * gumbel_PK
+    return 1 + (score_PK[:, None, :] > score_PK[:, :, None]).sum(2)

@@ -1,0 +1,43 @@
+"""What a score goes through before it becomes a reward: penalties for no end and for length, clip and scale.
+
+Shapes: B completions. Lengths in tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def overlong(length_B: Tensor, max_tokens: int, margin: int) -> Tensor:
+    """0 up to ``max_tokens - margin``, then falling linearly to -1 at ``max_tokens``; -1 beyond (DAPO,
+    arXiv:2503.14476, eq. 13). A margin of 0 takes nothing."""
+    if margin == 0:
+        return torch.zeros_like(length_B)
+    return ((max_tokens - margin - length_B) / margin).clamp(-1.0, 0.0)
+
+
+@dataclass
+class RunningMoments:
+    """Mean and standard deviation of all numbers seen so far, merged batch by batch (Chan 1979)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def update(self, x_B: Tensor) -> None:
+        """Take in a batch of numbers."""
+        count, mean = len(x_B), float(x_B.double().mean())
+        total, gap = self.count + count, mean - self.mean
+        self.squares += float(((x_B.double() - mean) ** 2).sum()) + gap * gap * self.count * count / total
+        self.mean += gap * count / total
+        self.count = total
+
+    @property
+    def deviation(self) -> float:
+        """Unbiased; 1 before two numbers were seen and where all were equal."""
+        deviation = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
+        return deviation if deviation > 1e-6 else 1.0

@@ -1,0 +1,114 @@
+"""The models of policy optimisation: policy, reference, critic and what scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from accord.algo.logprob import token_logp
+from accord.algo.table import PolicyAlgorithm
+from accord.config import RlConfig
+from accord.models.decoder import CausalLM, ScalarModel
+from accord.models.door import recompute_activations
+from accord.models.folder import load_policy, load_scalar
+from accord.models.lora import adapter_off, add_lora
+from accord.models.precision import compute_dtype
+from accord.scoring.scorer import Scorer
+from accord.scoring.weighted import load_scorer
+from accord.seeds import stream_seed
+from accord.text.batches import Batch
+from accord.text.tokenizer import Tokenizer, tokenizer_hash
+
+
+class ValueHead(nn.Module):
+    """A critic without a trunk of its own: one linear D -> 1 on the policy's hidden states, 0 at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, hidden_ND: Tensor) -> Tensor:
+        return F.linear(hidden_ND.float(), self.score.weight).squeeze(-1)
+
+
+@dataclass
+class Actors:
+    """The models of policy optimisation.
+
+    ``reference`` is a frozen copy of the policy as it started, or the policy itself where an adapter trains.
+    ``critic`` is None where the algorithm learns no values, a `ValueHead` where it shares the policy's trunk.
+    """
+
+    policy: CausalLM
+    critic: ScalarModel | ValueHead | None
+    reference: CausalLM
+    scorer: Scorer
+    words: Tokenizer
+
+    @contextmanager
+    def as_reference(self) -> Iterator[CausalLM]:
+        """The policy before any update, for the length of a block."""
+        with adapter_off(self.reference):
+            yield self.reference
+
+    def trained(self) -> dict[str, nn.Module]:
+        """What the learner moves, by the names that settings and metrics use."""
+        return {"actor": self.policy} if self.critic is None else {"actor": self.policy, "critic": self.critic}
+
+    def look(
+        self, batch: Batch, temperature: float, *, entropy: bool, values: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probability, entropy and value at each counted token of a batch, ``(N,)`` in row order.
+
+        Entropies are zeros unless asked for. Values are None without a critic; those of a trunk of its own are also
+        where they are not asked for, so that a caller can let go of the policy's activations first.
+        """
+        hidden_ND, head_VD, target_N = self.policy.predictions(batch)
+        logp_N, entropy_N = token_logp(hidden_ND, head_VD, target_N, temperature, entropy=entropy)
+        if isinstance(self.critic, ValueHead):
+            return logp_N, entropy_N, self.critic(hidden_ND)
+        return logp_N, entropy_N, token_values(self.critic, batch) if self.critic is not None and values else None
+
+
+def token_values(critic: ScalarModel, batch: Batch) -> Tensor:
+    """Values of the states that choose each counted token, ``(N,)``."""
+    flat_N, _ = batch.predicting()
+    values: Tensor = critic(*batch.inputs(), flat_N)
+    return values
+
+
+def load_actors(
+    config: RlConfig, algorithm: PolicyAlgorithm, model: Path, reward_model: Path | None, seed: int = 0
+) -> Actors:
+    """Read policy, reference (the same checkpoint, frozen) and scorers, and make the critic."""
+    scorer = load_scorer(config.rewards, reward_model, config.precision)
+    dtype = compute_dtype(config.precision)
+    policy, words = load_policy(model, dtype)
+    add_lora(policy, config.lora, stream_seed(seed, "lora"))
+    reference = policy if config.lora.rank else load_policy(model, dtype)[0].eval().requires_grad_(False)
+    if config.activation_checkpointing:
+        recompute_activations(policy.model)
+    critic: ScalarModel | ValueHead | None = None
+    if algorithm.critic:
+        shared = config.shared_critic
+        critic = ValueHead(policy.config.width) if shared else _own_critic(config, model, reward_model, dtype, seed)
+    return Actors(policy, critic, reference, scorer, words)
+
+
+def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, dtype: torch.dtype, seed: int) -> ScalarModel:
+    """A critic that starts from the reward model, or with other tokens from the policy under a zero head."""
+    start = reward_model if reward_model and tokenizer_hash(model) == tokenizer_hash(reward_model) else None
+    critic, _, scale = load_scalar(start or model, dtype, head_seed=0)
+    critic.merge_heads(scale.gains if start else [0.0])
+    critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
+    add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
+    if config.activation_checkpointing:
+        recompute_activations(critic.model)
+    return critic

@@ -1,0 +1,404 @@
+"""The dpo stage: judgements in, a policy that agrees with them near its reference out, without a reward model.
+
+Where the judgements come from and which loss they enter are two choices: a file of them, or completions of the policy
+itself that a scorer ranks (online); and any row of the table.
+
+Shapes: P prompts of a step, K completions each, S completions.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from accord.algo.preference_loss import judged_ranks
+from accord.algo.table import PREFERENCE_LOSSES, PreferenceAlgorithm
+from accord.config import DpoConfig
+from accord.errors import DataError, UsageError
+from accord.extend import row as row_of
+from accord.files import write_bytes
+from accord.formats.jsonl import read_judgements, read_prompts
+from accord.models.decoder import CausalLM
+from accord.models.door import recompute_activations
+from accord.models.folder import load_policy, save_policy
+from accord.models.lora import adapter_off, add_lora, save_adapter
+from accord.models.precision import compute_dtype
+from accord.records import JudgedGroup, RankedGroup
+from accord.rollout.engine import Engine, Sample, Sampling
+from accord.scoring.reward_model import RewardModel
+from accord.seeds import stream_seed
+from accord.text.batches import Example
+from accord.text.tokenizer import Tokenizer
+from accord.train.alarms import PREFERENCE_ALARMS, alarms
+from accord.train.learner import Learner, Log
+from accord.train.lm import demonstration_example
+from accord.train.loop import append_event, identity_of, quiet, train_steps
+from accord.train.preferences import (
+    ComparedGroup,
+    Objective,
+    Reference,
+    Tally,
+    bucketed_logp,
+    held_out,
+    labelled_group,
+    mismatched,
+    preference_losses,
+    ranked_group,
+    require_both_classes,
+)
+from accord.train.rl import Scorer, pick_prompts
+
+LOOK_GROUPS = 400  # looked at with each snapshot: accuracy to 2.5 points
+
+
+@dataclass(frozen=True)
+class DpoResult:
+    """Where the policies are, the last and the snapshots a judge may choose among (step -> folder), and how it did.
+
+    ``valid_accuracy`` is the share of held-out comparisons with the higher implicit reward on the better side,
+    ``valid_margin`` the mean lead of it; None where online there are none. ``num_completions`` counts those that were
+    judged: by people, or online by the scorer.
+    """
+
+    model: Path
+    snapshots: dict[int, Path]
+    valid_accuracy: float | None
+    valid_margin: float | None
+    num_groups: int
+    num_completions: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every step is given: settings, row of the table, the policy that trains and its tokenizer."""
+
+    config: DpoConfig
+    row: PreferenceAlgorithm
+    policy: CausalLM
+    words: Tokenizer
+    seed: int
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a prompt and a completion that a file holds."""
+        return min(self.config.max_tokens, self.policy.config.max_positions)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where judgements come from.
+
+    Attributes:
+        num_groups: Prompts with judgements, each epoch.
+        num_completions: Judged completions, each epoch.
+        groups: The judgements of a step, and what else there is to log of it.
+        reference: What the policy said of their completions before its first step.
+        valid: Judgements that never train.
+        looks: Judgements to look at during training, by the name they are logged under.
+    """
+
+    num_groups: int
+    num_completions: int
+    groups: Callable[[int], tuple[list[ComparedGroup], dict[str, float]]]
+    reference: Reference
+    valid: Sequence[ComparedGroup]
+    looks: Mapping[str, Sequence[ComparedGroup]]
+
+
+def dpo(
+    config: DpoConfig,
+    *,
+    model: Path,
+    data: Path,
+    output_dir: Path,
+    valid_data: Path | None = None,
+    reward_model: Path | None = None,
+    scorer: Scorer | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    log: Log = quiet,
+) -> DpoResult:
+    """Improve a policy on rankings, pairs or (with a loss like kto) thumbs; online, on prompts ``{"prompt"}``.
+
+    The reference is ``model`` itself: its log-probabilities are computed once, before the first step, and kept in
+    ``output_dir/reference.safetensors``. Online they are those of completions that are drawn on the way; the judgements
+    are then ``reward_model``'s (a folder), or those of any ``scorer``. Without ``valid_data`` every twentieth judgement
+    of a file is held out; online none is.
+
+    Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` steps for a judge to choose
+    from, ``metrics.jsonl`` and ``events.jsonl`` (alarms). With an adapter the models are merged, and
+    ``output_dir/adapter`` holds the last adapter alone.
+    """
+    task = _task(config, model, seed)
+    inputs = {"model": model, "data": data} | ({"reward_model": reward_model} if reward_model else {})
+    if config.online:
+        source = _online(task, _judge(reward_model, scorer, config.precision), model, data, valid_data, log)
+    else:
+        source = _offline(task, model, data, valid_data, output_dir, log)
+    objective = Objective(config, task.row, task.policy, task.words.pad_id, source.reference)
+    total = -(-source.num_groups // config.groups_per_step) * config.epochs
+    learner = Learner({"policy": task.policy}, {"policy": config.optim}, total)
+
+    def step_fn(step: int) -> dict[str, float]:
+        if step == 0:  # a fresh start: what an earlier run with other settings left must not be judged
+            for old in ("snapshots", "adapter"):
+                shutil.rmtree(output_dir / old, ignore_errors=True)
+        groups, told = source.groups(step)
+        tally = Tally()
+        stats = learner.update(preference_losses(objective, groups, tally)) | told
+        stats |= tally.means()
+        if (step + 1) % config.eval_every == 0 or step + 1 == total:
+            save_policy(_snapshot(output_dir, step), task.policy, task.words)
+            stats |= _look(objective, source.looks)
+        for event in alarms(stats, PREFERENCE_ALARMS):
+            append_event(output_dir / "events.jsonl", step, event)
+        return stats
+
+    train_steps(
+        learner,
+        step_fn,
+        total=total,
+        seed=seed,
+        output_dir=output_dir,
+        identity=identity_of({"config": config.model_dump(), "seed": seed}, inputs),
+        checkpoint_every=config.checkpoint_every,
+        resume=resume,
+        log=log,
+    )
+    save_policy(output_dir / "model", task.policy, task.words)
+    if config.lora.rank:
+        save_adapter(output_dir / "adapter", task.policy, str(model))
+    found = held_out(objective, source.valid) if source.valid else {}
+    return DpoResult(
+        model=output_dir / "model",
+        snapshots={s + 1: _snapshot(output_dir, s) for s in range(total) if _snapshot(output_dir, s).exists()},
+        valid_accuracy=found.get("accuracy"),
+        valid_margin=found.get("margin"),
+        num_groups=source.num_groups,
+        num_completions=source.num_completions * config.epochs,
+        num_steps=total,
+    )
+
+
+def _task(config: DpoConfig, model: Path, seed: int) -> Task:
+    """The policy before its first step. It stays in eval mode: dropout would part it from its reference."""
+    row = row_of(PREFERENCE_LOSSES, config.loss)
+    if not row.paired and config.groups_per_step < 2:
+        raise UsageError(
+            f"dpo.loss {config.loss} needs steps of several prompts",
+            why="its zero point is measured on completions under each other's prompts",
+            mend="raise dpo.groups_per_step",
+        )
+    policy, words = load_policy(model, compute_dtype(config.precision))
+    if config.activation_checkpointing:
+        recompute_activations(policy.model)
+    add_lora(policy, config.lora, stream_seed(seed, "lora"))
+    return Task(config, row, policy.eval(), words, seed)
+
+
+def _snapshot(output_dir: Path, step: int) -> Path:
+    return output_dir / "snapshots" / f"step_{step + 1:06d}"
+
+
+def _look(objective: Objective, looks: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:
+    """Loss, accuracy and margin of the policy as it is now, of each set of judgements."""
+    found = {name: held_out(objective, groups) for name, groups in looks.items()}
+    return {
+        f"{name}_{key}": stats[key]
+        for name, stats in found.items()
+        for key in ("loss", "accuracy", "margin")
+        if key in stats
+    }
+
+
+# -- judgements of a file ----------------------------------------------------------------------------------------------
+
+
+def _offline(task: Task, model: Path, data: Path, valid_data: Path | None, output_dir: Path, log: Log) -> Source:
+    groups = _read_groups(task, data, log)
+    train, valid = groups, groups[::20]
+    if valid_data is not None:
+        valid = _read_groups(task, valid_data, log)
+    elif len(groups) >= 20:
+        train = [g for i, g in enumerate(groups) if i % 20]
+    if not task.row.paired:
+        require_both_classes(train, str(data))
+    looks, steps = {"valid": _some(valid), "train": _some(train)}, _steps(task, train)
+    reference = _stored_reference(task, model, _examples(task, [*steps, valid, *looks.values()]), output_dir, log)
+    return Source(
+        num_groups=len(train),
+        num_completions=sum(len(g.examples) for g in train),
+        groups=lambda step: (steps[step], {}),
+        reference=reference,
+        valid=valid,
+        looks=looks,
+    )
+
+
+def _steps(task: Task, groups: Sequence[ComparedGroup]) -> list[list[ComparedGroup]]:
+    """The judgements of every step: a fresh permutation each epoch, its last step maybe a smaller one."""
+    found, size = [], task.config.groups_per_step
+    for epoch in range(task.config.epochs):
+        generator = torch.Generator().manual_seed(stream_seed(task.seed, "order", epoch))
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        found += [[groups[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
+    return found
+
+
+def _some(groups: Sequence[ComparedGroup]) -> Sequence[ComparedGroup]:
+    """All judgements, or of very many every n-th."""
+    return groups[:: max(1, -(-len(groups) // LOOK_GROUPS))]
+
+
+def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
+    """The judgements of a file as comparisons; the log says how many say nothing or are too long."""
+    judged = read_judgements(path, task.words.chat)
+    if task.row.paired and any(isinstance(j, JudgedGroup) for j in judged):
+        raise DataError(
+            f"thumbs (rows with a label), but dpo.loss {task.config.loss} compares completions of one prompt",
+            where=str(path),
+            mend="use dpo.loss=kto, or give rankings or pairs",
+        )
+    groups = [group for group in (_encoded(task, j) for j in judged) if group is not None]
+    kept = [group for group in groups if group.shares]
+    too_long, ties = len(judged) - len(groups), len(groups) - len(kept)
+    told = f"{too_long} longer than {task.max_tokens} tokens, {ties} one single tie"
+    if not kept:
+        raise DataError(
+            f"no judgement of {len(judged)} can be learnt from: {told}",
+            where=str(path),
+            mend="give rankings with some order, or raise dpo.max_tokens",
+        )
+    if too_long or ties:
+        log(0.0, f"{too_long + ties} of {len(judged)} judgements left out: {told}")
+    return kept
+
+
+def _encoded(task: Task, judged: RankedGroup | JudgedGroup) -> ComparedGroup | None:
+    """A judgement as ids, without completions that are too long; None where too few are left."""
+    examples = [demonstration_example(task.words, judged.prompt, text) for text in judged.completions]
+    short = [i for i, e in enumerate(examples) if len(e) <= task.max_tokens]
+    kept = [examples[i] for i in short]
+    if isinstance(judged, JudgedGroup):
+        return labelled_group(task.config, kept, [judged.values[i] for i in short], judged.weight) if kept else None
+    if len(kept) < 2:
+        return None
+    return ranked_group(task.config, task.row, kept, [judged.ranks[i] for i in short], judged.weight)
+
+
+def _examples(task: Task, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
+    """Every completion that the reference will be asked for, once, those under prompts of others among them."""
+    found = [e for groups in sets for g in groups for e in g.examples]
+    if not task.row.paired:
+        found += [e for groups in sets for e in mismatched(groups, task.policy.config.max_positions)]
+    return list(dict.fromkeys(found))
+
+
+def _stored_reference(task: Task, model: Path, examples: Sequence[Example], output_dir: Path, log: Log) -> Reference:
+    """The policy's log-probabilities before its first step: computed now, or read if they stand there already."""
+    if not task.row.needs_reference:
+        return None
+    dtype, path = str(task.policy.model.compute_dtype), output_dir / "reference.safetensors"
+    identity = identity_of({"dtype": dtype, "ids": [(e.prompt, e.completion) for e in examples]}, {"model": model})
+    logp_S = _read_stored(path, identity)
+    if logp_S is None:
+        log(0.0, f"log-probabilities of {len(examples)} completions under the reference")
+        logp_S = bucketed_logp(task.policy, examples, task.words.pad_id, task.config.micro_batch_tokens)
+        write_bytes(path, save({"logp_S": logp_S}, {"identity": identity}))
+    known = dict(zip(examples, logp_S.tolist(), strict=True))
+    return lambda wanted: torch.tensor([known[e] for e in wanted])
+
+
+def _read_stored(path: Path, identity: str) -> Tensor | None:
+    try:
+        with safe_open(path, "pt") as file:
+            same = (file.metadata() or {}).get("identity") == identity
+            return file.get_tensor("logp_S") if same else None
+    except (OSError, SafetensorError):  # not there, or not whole
+        return None
+
+
+# -- judgements of a scorer on the policy's own completions ------------------------------------------------------------
+
+
+def _judge(reward_model: Path | None, scorer: Scorer | None, precision: str) -> Scorer:
+    if scorer is not None:
+        return scorer
+    if reward_model is None:
+        raise UsageError("dpo.online draws completions that nobody has judged", mend="give --reward-model")
+    return RewardModel.load(reward_model, precision)
+
+
+def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log) -> Source:
+    config, engine = task.config, Engine(task.policy, task.words.stop_ids)
+    prompts = [row.text for row in read_prompts(data, task.words.chat)]
+    sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
+
+    def groups(step: int) -> tuple[list[ComparedGroup], dict[str, float]]:
+        chosen = pick_prompts(prompts, config.groups_per_step, step, task.seed)
+        ids = [task.words.encode(p) for p in chosen]
+        samples = engine.generate(ids, sampling, seed=stream_seed(task.seed, "rollout", step))
+        return _judged_samples(task, scorer, chosen, samples, stream_seed(task.seed, "labels", step))
+
+    valid = [] if valid_data is None else _read_groups(task, valid_data, log)
+    rounded = -(-len(prompts) // config.groups_per_step) * config.groups_per_step
+    return Source(
+        num_groups=rounded,
+        num_completions=rounded * config.samples_per_prompt,
+        groups=groups,
+        reference=_live_reference(task, model) if task.row.needs_reference else None,
+        valid=valid,
+        looks={"valid": _some(valid)} if valid else {},
+    )
+
+
+def _live_reference(task: Task, model: Path) -> Reference:
+    """The policy as it started: a frozen copy, or the policy itself with its adapter off."""
+    copy = task.policy
+    if not task.config.lora.rank:
+        copy = load_policy(model, task.policy.model.compute_dtype)[0].eval().requires_grad_(False)
+
+    def reference(examples: Sequence[Example]) -> Tensor:
+        with adapter_off(copy):
+            return bucketed_logp(copy, examples, task.words.pad_id, task.config.micro_batch_tokens)
+
+    return reference
+
+
+def _judged_samples(
+    task: Task, scorer: Scorer, prompts: Sequence[str], samples: Sequence[Sample], seed: int
+) -> tuple[list[ComparedGroup], dict[str, float]]:
+    """Samples ranked by their scores, prompt by prompt, and what there is to log; prompts that tie are left out."""
+    config = task.config
+    texts = [(prompts[s.prompt_index], task.words.decode(s.completion)) for s in samples]
+    raw_S = scorer.score(texts)
+    cut_S = torch.tensor([s.finish != "stop" for s in samples])
+    score_PK = (raw_S - config.missing_eos_penalty * cut_S).view(len(prompts), config.samples_per_prompt)
+    rank_PK = judged_ranks(score_PK, config.label_noise, torch.Generator().manual_seed(seed))
+    examples = [Example(s.prompt, s.completion) for s in samples]
+    groups = [
+        ranked_group(config, task.row, examples[p * len(ranks) : (p + 1) * len(ranks)], ranks, 1.0)
+        for p, ranks in enumerate(rank_PK.tolist())
+    ]
+    kept = [g for g in groups if g.shares]
+    return kept, _sample_stats(raw_S, cut_S, samples, texts) | {"ties": 1 - len(kept) / len(groups)}
+
+
+def _sample_stats(
+    raw_S: Tensor, cut_S: Tensor, samples: Sequence[Sample], texts: Sequence[tuple[str, str]]
+) -> Mapping[str, float]:
+    return {
+        "score": float(raw_S.mean()),
+        "score_std": float(raw_S.std(unbiased=False)),
+        "length": sum(len(s.completion) for s in samples) / len(samples),
+        "eos_rate": 1 - float(cut_S.float().mean()),
+        "distinct": len({" ".join(text.split()) for _, text in texts}) / len(texts),
+    }

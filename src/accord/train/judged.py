@@ -1,0 +1,277 @@
+"""What the reward stage learns from: judgements read, checked and encoded; and how well scores agree with them.
+
+Shapes: S completions, N pairs or other choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import torch
+from torch import Tensor
+
+from accord.algo.reductions import correlation
+from accord.algo.reward_loss import MARGINS, Judgements, Positions, RewardLoss, group_pairs, judgements
+from accord.config import PairsConfig, RewardConfig
+from accord.errors import DataError, UsageError
+from accord.formats.jsonl import Chat, read_judged, read_rankings
+from accord.models.decoder import ScalarModel
+from accord.records import JudgedGroup, RankedGroup
+from accord.scoring.reward_model import encode_scored, raw_scores
+from accord.seeds import stream_seed
+from accord.stats import margin_calibration
+from accord.text.batches import Example
+from accord.text.tokenizer import Tokenizer
+
+Group = RankedGroup | JudgedGroup
+
+HELD_OUT_EVERY = 20
+RATINGS_COMPARED = 1000  # all pairs of so many held-out ratings are looked at
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+READERS: Mapping[str, Callable[[Path, Chat | None], Sequence[Group]]] = {
+    "pairs": read_rankings,
+    "orders": read_rankings,
+    "labels": lambda path, chat: read_judged(path, "label", chat),
+    "ratings": lambda path, chat: read_judged(path, "rating", chat),
+}
+
+
+def read_groups(
+    config: RewardConfig, loss: RewardLoss, data: Path, valid_data: Path | None, chat: Chat | None
+) -> tuple[list[Group], list[Group], int]:
+    """Groups to learn from and held-out ones, and how many rankings of one single tie were left out of ``data``.
+
+    Without ``valid_data`` every twentieth group is held out; of fewer than twenty all serve for both.
+    Raises DataError or UsageError where nothing can be learnt from them, or not as the configuration says.
+    """
+    check_settings(config, loss)
+    found = READERS[loss.reads](data, chat)
+    groups = _telling(config, found)
+    if not groups:
+        raise DataError("every ranking is one single tie", where=str(data), mend="give rankings with some order")
+    _check_details(config, loss, groups, data)
+    train, valid = groups, groups[::HELD_OUT_EVERY]
+    if valid_data is not None:
+        valid = _telling(config, READERS[loss.reads](valid_data, chat))
+    elif len(groups) >= HELD_OUT_EVERY:
+        train = [group for i, group in enumerate(groups) if i % HELD_OUT_EVERY]
+    if not valid:
+        raise DataError("every held-out ranking is one single tie", where=str(valid_data), mend="give others")
+    values = {value for group in train if isinstance(group, JudgedGroup) for value in group.values}
+    if len(values) == 1:
+        same = "good" if values == {1.0} else "bad"
+        what = f"every label is {same}" if loss.reads == "labels" else f"every rating is {values.pop():g}"
+        raise DataError(what, where=str(data), why="there is nothing to tell apart", mend="give others beside them")
+    return train, valid, len(found) - len(groups)
+
+
+def _telling(config: RewardConfig, groups: Sequence[Group]) -> list[Group]:
+    """The groups that say something: all but rankings of one single tie, where ties are no pairs."""
+    half = config.pairs.ties == "half"
+    return [g for g in groups if half or isinstance(g, JudgedGroup) or len(set(g.ranks)) > 1]
+
+
+def check_settings(config: RewardConfig, loss: RewardLoss) -> None:
+    """Refuse settings that this loss does not read. Raises UsageError."""
+    if loss.reads != "pairs" and config.pairs != PairsConfig():
+        raise UsageError(
+            f"reward.pairs has no effect with loss {config.loss}",
+            why=f"it reads {loss.reads}, not pairs",
+            mend="leave reward.pairs out, or use bradley_terry or per_token",
+        )
+    if (config.pooled_coef > 0 or config.bag_coef > 0) and (
+        loss.all_positions or loss.reads not in ("pairs", "orders")
+    ):
+        raise UsageError(
+            f"pooled_coef and bag_coef have no effect with loss {config.loss}",
+            why="they teach further readings of a text that is ranked as a whole",
+            mend="leave them at 0, or use another loss",
+        )
+
+
+def _check_details(config: RewardConfig, loss: RewardLoss, groups: Sequence[Group], data: Path) -> None:
+    """Margins that are asked for must be there, and soft labels must be of use."""
+    ranked = [group for group in groups if isinstance(group, RankedGroup)]
+    margin = config.pairs.margin
+    wanted = {"none": None, "given": "margin"}.get(margin, "strength")
+    if wanted and all(getattr(group, wanted) is None for group in ranked):
+        raise DataError(
+            f'no pair has a "{wanted}"',
+            where=str(data),
+            why=f"reward.pairs.margin={margin} reads it",
+            mend=f'add "{wanted}" to the lines of pairs, or set reward.pairs.margin=none',
+        )
+    if loss.reads != "pairs" and any(group.probability is not None for group in ranked):
+        raise DataError(
+            f'loss {config.loss} does not read "probability"',
+            where=str(data),
+            mend="use bradley_terry or per_token for soft labels, or remove them",
+        )
+
+
+# -- what a loss eats --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncodedGroup:
+    """A group as ids: encoded once, used every epoch.
+
+    ``targets`` are labels or ratings, one a completion; ``draws`` says how often each head of an ensemble counts it.
+    """
+
+    examples: tuple[Example, ...]
+    ranks: tuple[float, ...]
+    weight: float
+    margin: float = 0.0
+    probability: float = 1.0
+    targets: tuple[float, ...] = ()
+    draws: tuple[float, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.examples))
+
+
+def encode_groups(
+    config: RewardConfig, loss: RewardLoss, words: Tokenizer, groups: Sequence[Group], max_tokens: int, seed: int
+) -> list[EncodedGroup]:
+    """Groups as the loss reads them.
+
+    Ratings are standardised over all groups, so that the head starts within their range. Of several heads each counts
+    a group as often as a Poisson law with mean 1 says: its own bootstrap of the data (Oza & Russell 2001).
+    """
+    values = [v for group in groups if isinstance(group, JudgedGroup) for v in group.values]
+    centre, spread = (fmean(values), pstdev(values)) if loss.reads == "ratings" else (0.0, 1.0)
+    generator = torch.Generator().manual_seed(stream_seed(seed, "bootstrap"))
+    draws_GH = torch.poisson(torch.ones(len(groups), config.heads), generator).tolist()
+    encode = partial(encode_group, words, max_tokens=max_tokens, pairs=config.pairs, centre=centre, spread=spread)
+    return [
+        encode(group, draws=tuple(draws) if config.heads > 1 else ())
+        for group, draws in zip(groups, draws_GH, strict=True)
+    ]
+
+
+def encode_group(
+    words: Tokenizer,
+    group: Group,
+    max_tokens: int,
+    *,
+    pairs: PairsConfig | None = None,
+    centre: float = 0.0,
+    spread: float = 1.0,
+    draws: tuple[float, ...] = (),
+) -> EncodedGroup:
+    """The texts of a group as ids, each closed by the end token, and what was said of them."""
+    examples = tuple(encode_scored(words, group.prompt, c, max_tokens) for c in group.completions)
+    if isinstance(group, JudgedGroup):
+        targets = tuple((value - centre) / spread for value in group.values)
+        return EncodedGroup(examples, (1.0,) * len(examples), group.weight, targets=targets, draws=draws)
+    pairs = pairs or PairsConfig()
+    sure = 1.0 if group.probability is None else group.probability
+    return EncodedGroup(
+        examples,
+        group.ranks,
+        group.weight,
+        margin=margin_of(group, pairs.margin),
+        probability=sure + pairs.label_smoothing * (1 - 2 * sure),
+        draws=draws,
+    )
+
+
+def margin_of(group: RankedGroup, rule: str) -> float:
+    """The least gap of a group's pairs: what the pair itself says, or a table by its strength; 0 where neither does."""
+    if rule == "given":
+        return group.margin or 0.0
+    return MARGINS.get(rule, {}).get(group.strength or "", 0.0)
+
+
+def judge(
+    config: RewardConfig,
+    groups: Sequence[EncodedGroup],
+    score_S: Tensor,
+    *,
+    head: int = 0,
+    positions: Positions | None = None,
+) -> Judgements:
+    """A micro-batch of whole groups under one head's scores."""
+    return judgements(
+        score_S,
+        [group.ranks for group in groups],
+        [group.weight * (group.draws[head] if group.draws else 1.0) for group in groups],
+        probabilities=[group.probability for group in groups],
+        margins=[group.margin for group in groups],
+        targets=[target for group in groups for target in group.targets] or None,
+        half_ties=config.pairs.ties == "half",
+        positions=positions,
+    )
+
+
+# -- agreement on held-out judgements ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How raw scores fit held-out judgements. None where the judgements cannot tell.
+
+    ``accuracy`` is the share of choices made alike (a score of 0 gap counts half): the better of a pair, a label by the
+    sign of the score, the higher of two ratings. ``calibration_error`` is the distance between that share and what
+    sigmoid of the gap promises; ``length_correlation`` that of the score with the completion's number of tokens.
+    """
+
+    accuracy: float | None
+    calibration_error: float | None
+    length_correlation: float
+
+
+def agreement(
+    scorer: ScalarModel, words: Tokenizer, loss: RewardLoss, groups: Sequence[Group], max_tokens: int
+) -> Agreement:
+    """Score the groups' completions, the mean of all heads, and compare."""
+    texts = [(group.prompt, completion) for group in groups for completion in group.completions]
+    score_S = raw_scores(scorer, words, texts, max_tokens).reshape(len(texts), -1).mean(1)
+    margin_N, weight_N = CHOICES[loss.reads](groups, score_S)
+    right_N = (margin_N > 0).float() + 0.5 * (margin_N == 0).float()
+    log_odds = loss.reads != "ratings" and len(margin_N) > 0
+    lengths = torch.tensor([len(words.encode(completion)) for _, completion in texts])
+    return Agreement(
+        accuracy=float((weight_N * right_N).sum() / weight_N.sum()) if len(margin_N) else None,
+        calibration_error=margin_calibration(margin_N.numpy()).error if log_odds else None,
+        length_correlation=float(correlation(score_S, lengths)),
+    )
+
+
+def _pair_choices(groups: Sequence[Group], score_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Gaps of all strict pairs; each group weighs the same."""
+    chosen_N, rejected_N, weight_N = group_pairs([g.ranks for g in groups if isinstance(g, RankedGroup)])
+    return score_S[chosen_N] - score_S[rejected_N], weight_N
+
+
+def _label_choices(groups: Sequence[Group], score_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of the good, and those of the bad turned around."""
+    return (2 * _values(groups) - 1) * score_S, torch.ones_like(score_S)
+
+
+def _rating_choices(groups: Sequence[Group], score_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Gaps of all pairs with different ratings, of any prompts."""
+    value_S, score_S = _values(groups)[:RATINGS_COMPARED], score_S[:RATINGS_COMPARED]
+    gap_N = (score_S[:, None] - score_S)[value_S[:, None] > value_S]
+    return gap_N, torch.ones_like(gap_N)
+
+
+def _values(groups: Sequence[Group]) -> Tensor:
+    return torch.tensor([v for group in groups if isinstance(group, JudgedGroup) for v in group.values])
+
+
+CHOICES: Mapping[str, Callable[[Sequence[Group], Tensor], tuple[Tensor, Tensor]]] = {
+    "pairs": _pair_choices,
+    "orders": _pair_choices,
+    "labels": _label_choices,
+    "ratings": _rating_choices,
+}

@@ -1,0 +1,233 @@
+"""Judgements as comparisons of completions, their loss and their metrics: what offline and online steps share.
+
+Shapes: S completions of a micro-batch, N comparisons.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from accord.algo.preference_loss import ZERO_POINT, zero_point
+from accord.algo.reward_loss import group_pairs
+from accord.algo.table import PreferenceAlgorithm
+from accord.config import DpoConfig
+from accord.errors import DataError
+from accord.models.decoder import CausalLM
+from accord.text.batches import Example, collate, length_buckets
+from accord.train.lm import logp_and_entropy
+
+#: Log-probabilities of completions under the reference, ``(S,)``; None where the loss has no reference.
+Reference = Callable[[Sequence[Example]], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a policy is trained on: a row of the table, its settings, and the reference it is held to."""
+
+    config: DpoConfig
+    row: PreferenceAlgorithm
+    policy: CausalLM
+    pad_id: int
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class ComparedGroup:
+    """Completions of one prompt, and what was said of them.
+
+    Comparison i says that completion ``better[i]`` is better than ``worse[i]``, either of which may be the zero point,
+    and counts ``shares[i]`` in the loss. ``weight`` is what the group counts in the denominator.
+    """
+
+    examples: tuple[Example, ...]
+    better: tuple[int, ...]
+    worse: tuple[int, ...]
+    shares: tuple[float, ...]
+    weight: float
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a forward pass, padding included."""
+        return len(self.examples) * max(map(len, self.examples))
+
+
+# -- judgements as comparisons -----------------------------------------------------------------------------------------
+
+
+def ranked_group(
+    config: DpoConfig, row: PreferenceAlgorithm, examples: Sequence[Example], ranks: Sequence[float], weight: float
+) -> ComparedGroup:
+    """All strict pairs of a ranking, which share its weight equally; each one a good and a bad completion where the
+    loss compares with the zero point.
+    """
+    better_N, worse_N, share_N = group_pairs([ranks], [weight])
+    better, worse, shares = better_N.tolist(), worse_N.tolist(), share_N.tolist()
+    if not row.paired:
+        good, bad = (len(shares) * [ZERO_POINT] for _ in range(2))
+        better, worse = better + good, bad + worse
+        shares = [coef * s / 2 for coef in (config.desirable_weight, config.undesirable_weight) for s in shares]
+    return ComparedGroup(tuple(examples), tuple(better), tuple(worse), tuple(shares), weight)
+
+
+def labelled_group(
+    config: DpoConfig, examples: Sequence[Example], goods: Sequence[float], weight: float
+) -> ComparedGroup:
+    """Thumbs: each completion against the zero point, 1 = good; they share the group's weight."""
+    index = range(len(examples))
+    better = tuple(i if good else ZERO_POINT for i, good in zip(index, goods, strict=True))
+    worse = tuple(ZERO_POINT if good else i for i, good in zip(index, goods, strict=True))
+    coefs = (config.desirable_weight if good else config.undesirable_weight for good in goods)
+    shares = tuple(coef * weight / len(examples) for coef in coefs)
+    return ComparedGroup(tuple(examples), better, worse, shares, weight)
+
+
+def mismatched(groups: Sequence[ComparedGroup], max_tokens: int) -> list[Example]:
+    """Each group's prompt with the completions of the group after it, the first one's after the last.
+
+    None where that one has the same prompt. What is too long loses its end.
+    """
+    found = []
+    for group, other in pairwise([*groups, *groups[:1]]):
+        prompt = group.examples[0].prompt
+        if prompt != other.examples[0].prompt:
+            found += [Example(prompt, e.completion[: max_tokens - len(prompt)]) for e in other.examples]
+    return found
+
+
+# -- log-probabilities -------------------------------------------------------------------------------------------------
+
+
+def completion_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int) -> Tensor:
+    """Log-probability of each completion, the sum over its tokens and the end token, ``(S,)``; differentiable."""
+    logp_N, _ = logp_and_entropy(policy, collate(examples, pad_id), entropy=False)
+    return torch.stack([part.sum() for part in logp_N.split([e.num_counted for e in examples])])
+
+
+@torch.no_grad()
+def bucketed_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int) -> Tensor:
+    """The same of any number of completions, without gradient, in buckets of like length."""
+    logp_S = torch.empty(len(examples))
+    for bucket in length_buckets([len(e) for e in examples], batch_tokens, 0):
+        logp_S[bucket] = completion_logp(policy, [examples[i] for i in bucket], pad_id)
+    return logp_S
+
+
+# -- the loss of a step ------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """Weighted sums over the comparisons of a step, micro-batch by micro-batch, for its metrics.
+
+    ``facts`` are numbers of the whole step, told with the rest.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self.facts: dict[str, float] = {}
+
+    def add(
+        self, strength_S1: Tensor, better_N: Tensor, worse_N: Tensor, weight_N: Tensor, known: dict[str, Tensor]
+    ) -> None:
+        """Count comparisons whose better side is stronger (a tie counts half); of both sides, what is ``known`` of
+        their completions, ``(S,)`` each. The last strength is that of the zero point.
+        """
+        gap_N = strength_S1[better_N] - strength_S1[worse_N]
+        right_N = (gap_N > 0).float() + 0.5 * (gap_N == 0).float()
+        self._sums["weight"] += float(weight_N.sum())
+        self._sums["right"] += float((weight_N * right_N).sum())
+        for side, index_N in (("chosen", better_N), ("rejected", worse_N)):
+            real_N = index_N != ZERO_POINT
+            self._sums[f"{side} weight"] += float(weight_N[real_N].sum())
+            for name, x_S in known.items():
+                self._sums[f"{side}_{name}"] += float((weight_N[real_N] * x_S[index_N[real_N]]).sum())
+
+    def means(self) -> dict[str, float]:
+        """Accuracy, margin of the implicit rewards, and the means of both sides; without those that had no part."""
+        sums, found = self._sums, dict(self.facts)
+        if sums["weight"] > 0:
+            found["accuracy"] = sums["right"] / sums["weight"]
+        for side in ("chosen", "rejected"):
+            if sums[f"{side} weight"] > 0:
+                names = [name for name in sums if name.startswith(f"{side}_")]
+                found |= {name: sums[name] / sums[f"{side} weight"] for name in names}
+        if "chosen_reward" in found and "rejected_reward" in found:
+            found["margin"] = found["chosen_reward"] - found["rejected_reward"]
+        return found
+
+
+def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tally: Tally) -> Iterator[Tensor]:
+    """Losses of micro-batches of whole groups, which add up to the step's mean over groups; ``tally`` counts along.
+
+    Each completion runs through the policy once, however many comparisons it stands in.
+    """
+    config, row, reference = objective.config, objective.row, objective.reference
+    total_weight = sum(g.weight for g in groups)
+    zero = torch.zeros(())
+    if not row.paired:
+        zero = _zero_point(objective, groups)
+        tally.facts["zero_point"] = float(zero)
+    for micro in length_buckets([g.num_tokens for g in groups], config.micro_batch_tokens, 0):
+        examples, better_N, worse_N, weight_N = _joined([groups[i] for i in micro])
+        length_S = _lengths(examples)
+        logp_S = completion_logp(objective.policy, examples, objective.pad_id)
+        ref_logp_S = reference(examples) if reference else None
+        strength_S = row.strength(logp_S, ref_logp_S, length_S)
+        strength_S1 = torch.cat([strength_S, zero[None]])
+        loss_N = row.loss(strength_S1[better_N], strength_S1[worse_N], config)
+        seen = {"reward": config.dpo_beta * strength_S.detach(), "logp": logp_S.detach(), "length": length_S}
+        if ref_logp_S is not None:
+            seen["drift"] = logp_S.detach() - ref_logp_S
+        tally.add(strength_S1.detach(), better_N, worse_N, weight_N, seen)
+        yield (weight_N * loss_N).sum() / total_weight
+
+
+def _joined(groups: Sequence[ComparedGroup]) -> tuple[list[Example], Tensor, Tensor, Tensor]:
+    """The completions of groups end to end; their comparisons as indices into them; the weights of these."""
+    examples: list[Example] = []
+    sides: tuple[list[int], list[int]] = ([], [])
+    for group in groups:
+        for side, places in zip(sides, (group.better, group.worse), strict=True):
+            side += [place if place == ZERO_POINT else len(examples) + place for place in places]
+        examples += group.examples
+    better_N, worse_N = (torch.tensor(side, dtype=torch.long) for side in sides)
+    return examples, better_N, worse_N, torch.tensor([share for g in groups for share in g.shares])
+
+
+def _lengths(examples: Sequence[Example]) -> Tensor:
+    return torch.tensor([float(e.num_counted) for e in examples])
+
+
+def _zero_point(objective: Objective, groups: Sequence[ComparedGroup]) -> Tensor:
+    """What thumbs are compared with: one number for the whole step, so that its micro-batches share it."""
+    policy, reference = objective.policy, objective.reference
+    examples = mismatched(groups, policy.config.max_positions)
+    logp_M = bucketed_logp(policy, examples, objective.pad_id, objective.config.micro_batch_tokens)
+    ref_logp_M = reference(examples) if reference else None
+    return zero_point(objective.row.strength(logp_M, ref_logp_M, _lengths(examples)))
+
+
+@torch.no_grad()
+def held_out(objective: Objective, groups: Sequence[ComparedGroup]) -> dict[str, float]:
+    """Loss and metrics of judgements that are only looked at."""
+    tally = Tally()
+    loss = sum(float(x) for x in preference_losses(objective, groups, tally))
+    return {"loss": loss, **tally.means()}
+
+
+def require_both_classes(groups: Sequence[ComparedGroup], where: str) -> None:
+    """Raises DataError where every comparison has the same side at the zero point: no preference is in them."""
+    places = {"good": (p for g in groups for p in g.better), "bad": (p for g in groups for p in g.worse)}
+    for kind, found in places.items():
+        if all(place == ZERO_POINT for place in found):
+            raise DataError(
+                f"no completion is {kind}",
+                where=where,
+                why="with one kind alone all completions move together",
+                mend=f"add rows of {kind} ones, or use accord sft on good ones alone",
+            )

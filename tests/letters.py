@@ -1,0 +1,76 @@
+"""A task that any algorithm can learn in seconds: end with the letter a. Policies of letters, and the loop on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accord.config import OptimConfig, RlConfig
+from accord.models.decoder import ScalarModel
+from accord.models.folder import load_policy, load_scalar
+from accord.rollout.engine import Engine
+from accord.train.actors import Actors, ValueHead
+from accord.train.controllers import Controllers
+from accord.train.learner import Learner
+from accord.train.prompts import Prompts
+from accord.train.rl import find_algorithm, rl_step
+from accord.train.rollouts import draw
+
+PROMPTS = ["Say:", "The village:", "He wrote:"]
+
+
+class LastLetter:
+    """A scorer by function: 1 for a text that ends with "a", else 0; ``sign`` turns the taste around."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        self.sign = sign
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        return self.sign * torch.tensor([float(text.endswith("a")) for _, text in pairs])
+
+
+def rl_config(**changes: Any) -> RlConfig:
+    settings: dict[str, Any] = {
+        "precision": "fp32",
+        "iterations": 15,
+        "prompts_per_iteration": 48,
+        "max_new_tokens": 12,
+        "ppo_epochs": 2,
+        "minibatches": 2,
+        "kl_coef": 0.02,
+        "eval_every": 5,
+        "actor": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
+        "critic": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
+    }
+    return RlConfig(**settings | changes)
+
+
+def actors_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> Actors:
+    """The models of policy optimisation; a critic of the kind that the settings ask for, by default a trunk's own."""
+    policy, words = load_policy(folder)
+    reference, _ = load_policy(folder)
+    critic: ScalarModel | ValueHead | None = load_scalar(folder, head_seed=0)[0]
+    with torch.no_grad():
+        critic.score.weight.zero_()
+    if config is not None and not find_algorithm(config).critic:
+        critic = None
+    elif config is not None and config.shared_critic:
+        critic = ValueHead(policy.config.width)
+    return Actors(policy, critic, reference.eval().requires_grad_(False), scorer, words)
+
+
+def optimise(config: RlConfig, actors: Actors) -> list[dict[str, float]]:
+    """The loop of the stage, with a scorer that is a function."""
+    algorithm = find_algorithm(config)
+    updates = config.iterations * config.ppo_epochs * config.minibatches
+    learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, updates)
+    engine, controllers = Engine(actors.policy, actors.words.stop_ids), Controllers.of(config, 6.0)
+    found = []
+    for step in range(config.iterations):
+        scored = draw(config, algorithm, actors, engine, Prompts(PROMPTS), step, 0)
+        found.append(rl_step(config, algorithm, actors, learner, controllers, scored, step))
+    return found

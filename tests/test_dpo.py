@@ -1,0 +1,601 @@
+"""The dpo stage: what a step's loss is, where judgements come from, and that every row learns something trivial."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import WriteRows, random_policy
+from safetensors.torch import load_file
+from test_train import PROMPTS, LastLetter, by_hand, gradients, letters_folder, rows_of  # noqa: F401 - a fixture
+from torch import Tensor
+
+from accord.algo.table import PREFERENCE_LOSSES
+from accord.config import DpoConfig, DpoLoraConfig, OptimConfig
+from accord.errors import DataError, UsageError
+from accord.models.decoder import CausalLM
+from accord.models.folder import load_policy
+from accord.models.shape import DecoderConfig
+from accord.records import RankedGroup
+from accord.rollout.engine import Engine, Sampling
+from accord.text.batches import Example
+from accord.text.tokenizer import Tokenizer
+from accord.train.alarms import PREFERENCE_ALARMS, alarms
+from accord.train.dpo import DpoResult, dpo
+from accord.train.lm import demonstration_example
+from accord.train.preferences import (
+    ComparedGroup,
+    Objective,
+    Tally,
+    bucketed_logp,
+    completion_logp,
+    held_out,
+    labelled_group,
+    mismatched,
+    preference_losses,
+    ranked_group,
+)
+
+ROWS = sorted(PREFERENCE_LOSSES)
+
+GROUPS = [
+    RankedGroup(prompt="A", completions=(" one fox", " two foxes crossed", " x"), ranks=(1, 2, 3), weight=2.0),
+    RankedGroup(prompt="Bread", completions=(" salt", " the corner of the kitchen"), ranks=(2, 1)),
+    RankedGroup(prompt="C", completions=(" rain", " slow rain", " grey", " cheerful"), ranks=(1, 1, 2, 3)),
+]
+
+
+def judged(config: DpoConfig, words: Tokenizer) -> list[ComparedGroup]:
+    row = PREFERENCE_LOSSES[config.loss]
+    return [
+        ranked_group(config, row, [demonstration_example(words, g.prompt, c) for c in g.completions], g.ranks, g.weight)
+        for g in GROUPS
+    ]
+
+
+def objective_of(config: DpoConfig, policy: CausalLM, other: CausalLM, pad_id: int) -> Objective:
+    """A policy held to another one, so that no strength is 0."""
+
+    def reference(examples: Sequence[Example]) -> Tensor:
+        return bucketed_logp(other, examples, pad_id, 10_000)
+
+    return Objective(config, PREFERENCE_LOSSES[config.loss], policy, pad_id, reference)
+
+
+@pytest.fixture
+def other(tiny_config: DecoderConfig) -> CausalLM:
+    return random_policy(tiny_config, 5)
+
+
+# -- the loss of a step ------------------------------------------------------------------------------------------------
+
+Formula = Callable[[float, float], float]
+#: A pair's loss from both strengths, in plain arithmetic, at beta .5 (margin .3, smoothing .2, coefficient .7).
+PLAIN: dict[str, Formula] = {
+    "dpo": lambda w, lo: math.log1p(math.exp(-0.5 * (w - lo))),
+    "cdpo": lambda w, lo: 0.8 * math.log1p(math.exp(-0.5 * (w - lo))) + 0.2 * math.log1p(math.exp(0.5 * (w - lo))),
+    "ipo": lambda w, lo: (w - lo - 1) ** 2,
+    "ipo_sum": lambda w, lo: (w - lo - 1) ** 2,
+    "simpo": lambda w, lo: math.log1p(math.exp(0.3 - 0.5 * (w - lo))),
+    "orpo": lambda w, lo: -w + 0.7 * math.log1p((lo_odds(lo)) / lo_odds(w)),
+}
+CHANGES: dict[str, Any] = {
+    "dpo_beta": 0.5,
+    "simpo_margin": 0.3,
+    "label_smoothing": 0.2,
+    "orpo_coef": 0.7,
+    "desirable_weight": 1.5,
+    "undesirable_weight": 0.5,
+}
+
+
+def lo_odds(logp: float) -> float:
+    return math.exp(logp) / (1 - math.exp(logp))
+
+
+def strength_by_hand(name: str, policy: CausalLM, other: CausalLM, example: Example) -> float:
+    """From each text alone, unpadded, through the whole softmax."""
+    row, logps = PREFERENCE_LOSSES[name], by_hand(policy, example)
+    total = sum(logps) - (sum(by_hand(other, example)) if row.needs_reference else 0.0)
+    return total / len(logps) if row.length_normalized else total
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN))
+def test_the_loss_of_a_step_by_hand(name: str, policy: CausalLM, other: CausalLM, words: Tokenizer) -> None:
+    """Every strict pair of each ranking, a ranking's pairs sharing its weight: 3 pairs at 2/3, 1 at 1, 5 at 1/5."""
+    config = DpoConfig(loss=name, **CHANGES)
+
+    def mean(group: int, pairs: list[tuple[int, int]]) -> float:
+        texts = GROUPS[group].completions
+        found = [
+            strength_by_hand(name, policy, other, demonstration_example(words, GROUPS[group].prompt, t)) for t in texts
+        ]
+        return sum(PLAIN[name](found[w], found[lo]) for w, lo in pairs) / len(pairs)
+
+    wanted = 2 * mean(0, [(0, 1), (0, 2), (1, 2)]) + mean(1, [(1, 0)])
+    wanted += mean(2, [(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+    objective = objective_of(config, policy, other, words.pad_id)
+    got = sum(float(x.detach()) for x in preference_losses(objective, judged(config, words), Tally()))
+    assert got == pytest.approx(wanted / 4, rel=1e-4)
+
+
+def test_thumbs_by_hand(policy: CausalLM, other: CausalLM, words: Tokenizer) -> None:
+    """Three thumbs under three prompts; the zero point from each prompt with the completion of the next one."""
+    config = DpoConfig(loss="kto", **CHANGES)
+    rows = [("A", " one fox", True), ("Bread", " salt and time", False), ("C", " rain", True)]
+    examples = [demonstration_example(words, prompt, text) for prompt, text, _ in rows]
+    crossed = [Example(examples[i].prompt, examples[(i + 1) % 3].completion) for i in range(3)]
+    gain = [strength_by_hand("kto", policy, other, e) for e in examples]
+    zero = max(0.0, sum(strength_by_hand("kto", policy, other, e) for e in crossed) / 3)
+    assert zero > 0.1
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    terms = [
+        1.5 * 2.0 * (1 - sigmoid(0.5 * (gain[0] - zero))),
+        0.5 * (1 - sigmoid(0.5 * (zero - gain[1]))),
+        1.5 * (1 - sigmoid(0.5 * (gain[2] - zero))),
+    ]
+    groups = [
+        labelled_group(config, [e], [good], weight)
+        for e, (_, _, good), weight in zip(examples, rows, (2.0, 1.0, 1.0), strict=True)
+    ]
+    assert mismatched(groups, 64) == crossed
+    tally = Tally()
+    objective = objective_of(config, policy, other, words.pad_id)
+    got = sum(float(x.detach()) for x in preference_losses(objective, groups, tally))
+    assert got == pytest.approx(sum(terms) / 4, rel=1e-4)
+    told = tally.means()
+    assert told["zero_point"] == pytest.approx(zero, rel=1e-4)
+    assert told["chosen_reward"] == pytest.approx(0.5 * (2 * gain[0] + gain[2]) / 3, rel=1e-4)
+    assert told["rejected_reward"] == pytest.approx(0.5 * gain[1], rel=1e-4)
+
+
+def test_a_ranking_gives_kto_both_sides_of_every_pair(words: Tokenizer) -> None:
+    config = DpoConfig(loss="kto", desirable_weight=3.0)
+    group = judged(config, words)[0]
+    assert (group.better, group.worse) == ((0, 0, 1, -1, -1, -1), (-1, -1, -1, 1, 2, 2))
+    assert group.shares == pytest.approx([3 * 2 / 3 / 2] * 3 + [2 / 3 / 2] * 3)
+
+
+def test_mismatched_pairs_never_share_a_prompt_and_fit() -> None:
+    config = DpoConfig(loss="kto")
+    groups = [
+        labelled_group(config, [Example(prompt, completion)], [True], 1.0)
+        for prompt, completion in (((5,), (6, 7, 0)), ((5,), (8, 0)), ((9, 9, 9), (4, 4, 4, 4, 0)))
+    ]
+    assert mismatched(groups, 64) == [Example((5,), (4, 4, 4, 4, 0)), Example((9, 9, 9), (6, 7, 0))]
+    assert mismatched(groups, 4) == [Example((5,), (4, 4, 4)), Example((9, 9, 9), (6,))]
+    assert mismatched(groups[:1], 64) == [] == mismatched(groups[:2], 64)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_loss_and_its_metrics_do_not_depend_on_micro_batches_or_order(
+    name: str, policy: CausalLM, other: CausalLM, words: Tokenizer
+) -> None:
+    found = []
+    for micro, turned in ((10_000, False), (1, False), (60, True)):
+        config = DpoConfig(loss=name, micro_batch_tokens=micro, **CHANGES)
+        groups, tally = judged(config, words), Tally()
+        if turned and PREFERENCE_LOSSES[name].paired:  # of thumbs the order says who meets whose prompt
+            groups = groups[::-1]
+        objective = objective_of(config, policy, other, words.pad_id)
+        found.append((*gradients(policy, preference_losses(objective, groups, tally)), tally.means()))
+    (whole, whole_grad, whole_stats), *others = found
+    assert math.isfinite(whole) and float(whole_grad.abs().max()) > 1e-4
+    for split, split_grad, split_stats in others:
+        assert split == pytest.approx(whole, rel=1e-5)
+        assert split_stats == pytest.approx(whole_stats, rel=1e-4, abs=1e-5)
+        torch.testing.assert_close(split_grad, whole_grad, rtol=1e-4, atol=1e-5 * float(whole_grad.abs().max()))
+
+
+def test_padding_does_not_change_a_log_probability(policy: CausalLM, words: Tokenizer) -> None:
+    examples = [demonstration_example(words, g.prompt, c) for g in GROUPS for c in g.completions]
+    together = completion_logp(policy, examples, words.pad_id).detach()
+    for e, logp in zip(examples, together.tolist(), strict=True):
+        assert logp == pytest.approx(float(completion_logp(policy, [e], words.pad_id).detach()), abs=1e-4)
+        assert logp == pytest.approx(sum(by_hand(policy, e)), abs=1e-4)
+        assert e.completion[-1] == words.end_id
+
+
+def test_each_completion_runs_through_the_policy_once(policy: CausalLM, words: Tokenizer) -> None:
+    """A ranking of 9 has 36 pairs, and 9 passes."""
+    texts = [f" {'fox ' * i}kite" for i in range(9)]
+    examples = [demonstration_example(words, "A", text) for text in texts]
+    config = DpoConfig()
+    group = ranked_group(config, PREFERENCE_LOSSES["dpo"], examples, tuple(range(1, 10)), 1.0)
+    rows: list[int] = []
+    policy.model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    objective = Objective(
+        config, PREFERENCE_LOSSES["dpo"], policy, words.pad_id, lambda wanted: torch.zeros(len(wanted))
+    )
+    assert sum(1 for _ in preference_losses(objective, [group], Tally())) == 1
+    assert len(group.shares) == 36 and rows == [9]
+
+
+def test_metrics_by_hand(policy: CausalLM, other: CausalLM, words: Tokenizer) -> None:
+    config = DpoConfig()
+    (group,) = judged(config, words)[1:2]
+    worse, better = group.examples
+    objective = objective_of(config, policy, other, words.pad_id)
+    told = held_out(objective, [group])
+    logp, ref = ([sum(by_hand(m, e)) for e in (better, worse)] for m in (policy, other))
+    drift = [a - b for a, b in zip(logp, ref, strict=True)]
+    wanted = {
+        "chosen_logp": logp[0],
+        "rejected_logp": logp[1],
+        "chosen_drift": drift[0],
+        "rejected_drift": drift[1],
+        "chosen_reward": 0.1 * drift[0],
+        "rejected_reward": 0.1 * drift[1],
+        "margin": 0.1 * (drift[0] - drift[1]),
+        "accuracy": float(drift[0] > drift[1]),
+        "chosen_length": len(better.completion),
+        "rejected_length": len(worse.completion),
+        "loss": math.log1p(math.exp(-0.1 * (drift[0] - drift[1]))),
+    }
+    assert told == pytest.approx(wanted, rel=1e-4)
+
+
+# -- stages: a file ----------------------------------------------------------------------------------------------------
+
+
+def letter_text(draw: random.Random, last: str) -> str:
+    return " " + "".join(draw.choices("abcd", k=draw.randint(1, 4))) + last
+
+
+def letter_pairs(count: int = 256) -> list[dict[str, Any]]:
+    """Texts that end with a are better than others."""
+    draw = random.Random(1)
+    return [
+        {
+            "prompt": draw.choice(PROMPTS),
+            "chosen": letter_text(draw, "a"),
+            "rejected": letter_text(draw, draw.choice("bcd")),
+        }
+        for _ in range(count)
+    ]
+
+
+def letter_thumbs(count: int = 512) -> list[dict[str, Any]]:
+    draw = random.Random(2)
+    lasts = [draw.choice("aabcd") for _ in range(count)]
+    return [
+        {"prompt": draw.choice(PROMPTS), "completion": letter_text(draw, last), "label": last == "a"} for last in lasts
+    ]
+
+
+def dpo_config(**changes: Any) -> DpoConfig:
+    optim = OptimConfig(lr=2e-3, schedule="linear", warmup_ratio=0.1)
+    return DpoConfig(**{"precision": "fp32", "groups_per_step": 32, "optim": optim} | changes)
+
+
+def ends_with_a(folder: Path) -> float:
+    policy, words = load_policy(folder)
+    ids = [words.encode(prompt) for prompt in PROMPTS]
+    samples = Engine(policy.eval(), words.stop_ids).generate(ids, Sampling(12, 64), seed=9)
+    return sum(words.decode(s.completion).endswith("a") and s.finish == "stop" for s in samples) / len(samples)
+
+
+#: What a row needs here besides the common settings; IPO's gap is 1 / (2 beta) nats (a token, or in sum).
+LETTERS: dict[str, dict[str, Any]] = {
+    "ipo": {"dpo_beta": 0.5},
+    "ipo_sum": {"dpo_beta": 0.1},
+    "orpo": {"orpo_coef": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_learns_to_end_with_a_letter(
+    name: str,
+    letters_folder: Path,  # noqa: F811
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    rows = letter_pairs() if PREFERENCE_LOSSES[name].paired else letter_thumbs()
+    data = write_rows("judgements.jsonl", rows)
+    config = dpo_config(loss=name, epochs=4, **LETTERS.get(name, {}))
+    result = dpo(config, model=letters_folder, data=data, output_dir=tmp_path / "out")
+    assert 0.1 < ends_with_a(letters_folder) < 0.4
+    assert ends_with_a(result.model) > 0.8
+    assert result.valid_accuracy is not None and result.valid_accuracy > 0.9
+    assert result.valid_margin is not None and result.valid_margin > 0
+    metrics = rows_of(tmp_path / "out" / "metrics.jsonl")
+    assert all(math.isfinite(x) for row in metrics for x in row.values())
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+
+
+def run_pairs(folder: Path, data: Path, output_dir: Path, **changes: Any) -> DpoResult:
+    settings: dict[str, Any] = {"groups_per_step": 8, **changes}
+    return dpo(dpo_config(**settings), model=folder, data=data, output_dir=output_dir)
+
+
+def test_the_first_step_is_where_the_reference_is(
+    letters_folder: Path,  # noqa: F811
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    data = write_rows("pairs.jsonl", letter_pairs(40))
+    result = run_pairs(letters_folder, data, tmp_path, eval_every=2)
+    first, *_, last = rows_of(tmp_path / "metrics.jsonl")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    for name in ("margin", "chosen_reward", "rejected_reward", "chosen_drift"):
+        assert first[name] == pytest.approx(0.0, abs=1e-4), name
+    assert {"valid_accuracy", "valid_margin", "train_accuracy"} <= last.keys() and "valid_accuracy" not in first
+    assert result.num_groups == 38  # every twentieth of 40 is held out
+    assert (result.num_steps, result.num_completions) == (5, 76)
+    assert sorted(result.snapshots) == [2, 4, 5]
+    last_weights = load_file(result.model / "model.safetensors")
+    snapshot = load_file(result.snapshots[5] / "model.safetensors")
+    assert all(torch.equal(t, last_weights[name]) for name, t in snapshot.items())
+
+
+def test_the_reference_is_computed_once_and_only_for_what_it_was_computed_for(
+    letters_folder: Path,  # noqa: F811
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    data, out = write_rows("pairs.jsonl", letter_pairs(24)), tmp_path / "out"
+    heard: list[str] = []
+
+    def again(data: Path, **changes: Any) -> int:
+        heard.clear()
+        config = dpo_config(**changes)
+        dpo(config, model=letters_folder, data=data, output_dir=out, log=lambda _, text: heard.append(text))
+        return sum("under the reference" in text for text in heard)
+
+    stored = out / "reference.safetensors"
+    assert again(data) == 1
+    content, policy = stored.read_bytes(), load_policy(letters_folder)[0]
+    assert again(data, dpo_beta=0.3) == 0
+    assert again(data, loss="simpo") == 0 and stored.read_bytes() == content  # which needs none
+    assert again(write_rows("more.jsonl", letter_pairs(25))) == 1
+    assert again(data) == 1 and stored.read_bytes() == content
+    stored.write_bytes(content[:-5])
+    assert again(data) == 1 and stored.read_bytes() == content
+    words = load_policy(letters_folder)[1]
+    wanted = {
+        round(sum(by_hand(policy.eval(), demonstration_example(words, r["prompt"], r[side]))), 2)
+        for r in letter_pairs(24)
+        for side in ("chosen", "rejected")
+    }
+    got = {round(x, 2) for x in load_file(stored)["logp_S"].tolist()}
+    assert len(got ^ wanted) <= 4  # rounding may fall on either side
+
+
+def test_an_adapter_is_trained_against_the_model_under_it(
+    letters_folder: Path,  # noqa: F811
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    data = write_rows("pairs.jsonl", letter_pairs(64))
+    changes: dict[str, Any] = {"lora": DpoLoraConfig(rank=4), "optim": OptimConfig(lr=1e-2), "epochs": 2}
+    result = run_pairs(letters_folder, data, tmp_path / "out", **changes)
+    rows = rows_of(tmp_path / "out" / "metrics.jsonl")
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[-1]["loss"] < 0.6
+    before, after = (load_file(folder / "model.safetensors") for folder in (letters_folder, result.model))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all("_proj" in name for name in moved)
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+    run_pairs(letters_folder, data, tmp_path / "out", epochs=1)
+    assert not (tmp_path / "out" / "adapter").exists()  # of a run with other settings
+
+
+def test_recomputed_activations_change_nothing(
+    letters_folder: Path,  # noqa: F811
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    data = write_rows("pairs.jsonl", letter_pairs(24))
+    plain, recomputed = (
+        run_pairs(letters_folder, data, tmp_path / str(flag), activation_checkpointing=flag) for flag in (False, True)
+    )
+    one, two = (load_file(result.model / "model.safetensors") for result in (plain, recomputed))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=0.0, atol=1e-6)
+
+
+def test_too_long_and_tied_judgements_are_left_out_and_counted(
+    policy_folder: Path, write_rows: WriteRows, words: Tokenizer, tmp_path: Path
+) -> None:
+    long = " fog" * 30
+    rows = [
+        {"prompt": "A", "chosen": " b", "rejected": " c"},
+        {"prompt": "A", "completions": [" b", " c"], "ranks": [1, 1]},
+        {"prompt": "A", "chosen": " b", "rejected": long},
+        {"prompt": "A", "completions": [" b", " c", long], "ranks": [1, 2, 3]},  # one pair is left of it
+    ]
+    heard: list[str] = []
+    result = dpo(
+        dpo_config(max_tokens=20),
+        model=policy_folder,
+        data=write_rows("pairs.jsonl", rows),
+        output_dir=tmp_path / "out",
+        log=lambda _, text: heard.append(text),
+    )
+    assert "2 of 4 judgements left out: 1 longer than 20 tokens, 1 one single tie" in heard
+    assert (result.num_groups, result.num_completions) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "rows", "says"),
+    [
+        ("dpo", [{"prompt": "A", "completions": [" b", " c"], "ranks": [1, 1]}], "1 one single tie"),
+        ("kto", [{"prompt": "A", "completions": [" b", " c"], "ranks": [2, 2]}], "1 one single tie"),
+        ("dpo", [{"prompt": "A", "completions": [" b"], "ranks": [1]}], "has 1 texts"),
+        ("dpo", [{"prompt": "A", "completion": " b", "label": True}], "dpo.loss=kto"),
+        ("kto", [{"prompt": p, "completion": " b", "label": True} for p in "AB"], "no completion is bad"),
+        ("kto", [{"prompt": p, "completion": " b", "label": False} for p in "AB"], "no completion is good"),
+        ("kto", [{"prompt": "A", "completion": " b", "label": 1}], '"label" is a number'),
+        ("dpo", [{"prompt": "A", "chosen": " fog" * 99, "rejected": " b"}], "longer than 64 tokens"),
+        ("dpo", [], "no lines"),
+    ],
+)
+def test_a_file_without_a_preference_is_refused(
+    loss: str, rows: list[dict[str, Any]], says: str, policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    data = write_rows("rows.jsonl", rows)
+    with pytest.raises(DataError, match=says) as caught:
+        dpo(dpo_config(loss=loss), model=policy_folder, data=data, output_dir=tmp_path / "out")
+    assert "rows.jsonl" in str(caught.value)
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_settings_that_cannot_work_are_refused(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("rows.jsonl", letter_thumbs(8))
+
+    def refused(config: DpoConfig) -> str:
+        with pytest.raises(UsageError) as caught:
+            dpo(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
+        return str(caught.value)
+
+    assert "groups_per_step" in refused(dpo_config(loss="kto", groups_per_step=1))
+    assert "--reward-model" in refused(dpo_config(online=True))
+    assert "there is no module 'nowhere'" in refused(dpo_config(loss="nowhere:row"))
+    with pytest.raises(ValueError, match="did you mean 'simpo'"):
+        DpoConfig(loss="sinpo")
+    with pytest.raises(ValueError, match="dropout"):
+        DpoLoraConfig(rank=2, dropout=0.1)
+
+
+def test_a_row_of_ones_own_is_named_by_module(
+    letters_folder: Path,  # noqa: F811
+    write_rows: WriteRows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SLiC's hinge, from a file outside the package."""
+    (tmp_path / "slic_row.py").write_text(
+        "import torch\n"
+        "from accord.algo.table import PreferenceAlgorithm\n"
+        "def hinge(better_N, worse_N, settings):\n"
+        "    return torch.relu(1 - settings.dpo_beta * (better_N - worse_N))\n"
+        "slic = PreferenceAlgorithm(hinge)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run_pairs(letters_folder, write_rows("pairs.jsonl", letter_pairs(48)), tmp_path / "out", loss="slic_row:slic")
+    losses = [row["loss"] for row in rows_of(tmp_path / "out" / "metrics.jsonl")]
+    assert losses[0] == pytest.approx(1.0, abs=1e-5) and losses[-1] < losses[0]
+
+
+# -- stages: online ----------------------------------------------------------------------------------------------------
+
+
+def online(folder: Path, data: Path, output_dir: Path, scorer: Any, **changes: Any) -> list[dict[str, Any]]:
+    settings: dict[str, Any] = {"online": True, "max_new_tokens": 12, "samples_per_prompt": 4, "epochs": 20} | changes
+    dpo(dpo_config(**settings), model=folder, data=data, output_dir=output_dir, scorer=scorer)
+    return rows_of(output_dir / "metrics.jsonl")
+
+
+@pytest.fixture
+def prompts(write_rows: WriteRows) -> Path:
+    return write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
+
+
+@pytest.mark.parametrize(("loss", "sign"), [("dpo", 1.0), ("dpo", -1.0), ("kto", 1.0), ("ipo_sum", 1.0)])
+def test_online_a_scorer_is_followed_or_avoided(
+    loss: str,
+    sign: float,
+    letters_folder: Path,  # noqa: F811
+    prompts: Path,
+    tmp_path: Path,
+) -> None:
+    rows = online(letters_folder, prompts, tmp_path, LastLetter(sign), loss=loss)
+    first, last = rows[0]["score"] * sign, sum(row["score"] * sign for row in rows[-3:]) / 3
+    assert 0.05 < first < 0.6
+    assert last > 0.8 if sign > 0 else last < 0.1
+    assert rows[0]["chosen_drift"] == pytest.approx(0.0, abs=1e-4)
+    assert (rows[-1]["chosen_drift"] + rows[-1]["rejected_drift"]) / 2 > 0.1  # an estimate of the KL
+
+
+def test_online_with_an_adapter_the_reference_is_the_policy_without_it(
+    letters_folder: Path,  # noqa: F811
+    prompts: Path,
+    tmp_path: Path,
+) -> None:
+    changes: dict[str, Any] = {"lora": DpoLoraConfig(rank=4), "optim": OptimConfig(lr=1e-2), "epochs": 6}
+    rows = online(letters_folder, prompts, tmp_path, LastLetter(), **changes)
+    assert rows[0]["margin"] == pytest.approx(0.0, abs=1e-5)
+    assert rows[-1]["margin"] > 0.01 and abs(rows[-1]["rejected_drift"]) > 0.01
+
+
+def test_online_scores_that_all_tie_teach_nothing_and_ring(
+    letters_folder: Path,  # noqa: F811
+    prompts: Path,
+    tmp_path: Path,
+) -> None:
+    class Indifferent:
+        def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+            return torch.zeros(len(pairs))
+
+    rows = online(letters_folder, prompts, tmp_path, Indifferent(), epochs=2, missing_eos_penalty=0.0)
+    assert [(row["ties"], row["loss"], row["policy_grad_norm"]) for row in rows] == [(1.0, 0.0, 0.0)] * 2
+    assert all(value is not None for row in rows for value in row.values())
+    assert {row["alarm"] for row in rows_of(tmp_path / "events.jsonl")} >= {"ties"}
+    start, end = (load_file(f / "model.safetensors") for f in (letters_folder, tmp_path / "model"))
+    assert all(torch.equal(start[name], end[name]) for name in start)
+
+
+def test_online_a_completion_that_does_not_end_pays_for_it(
+    letters_folder: Path,  # noqa: F811
+    prompts: Path,
+    tmp_path: Path,
+) -> None:
+    class Indifferent:
+        def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+            return torch.zeros(len(pairs))
+
+    rows = online(letters_folder, prompts, tmp_path, Indifferent(), epochs=12, max_new_tokens=5)
+    assert 0.1 < rows[0]["eos_rate"] < 0.9
+    assert rows[-1]["eos_rate"] > rows[0]["eos_rate"] + 0.1
+
+
+def test_online_looks_at_held_out_judgements_where_there_are_any(
+    letters_folder: Path,  # noqa: F811
+    reward_folder: Path,
+    prompts: Path,
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    config = dpo_config(online=True, max_new_tokens=8, groups_per_step=4)
+    inputs = {"model": letters_folder, "reward_model": reward_folder, "data": prompts}
+    result = dpo(config, **inputs, output_dir=tmp_path / "a", valid_data=write_rows("v.jsonl", letter_pairs(12)))
+    assert (result.num_steps, result.num_groups, result.num_completions) == (1, 4, 8)
+    assert result.valid_accuracy is not None and 0 <= result.valid_accuracy <= 1
+    assert dpo(config, **inputs, output_dir=tmp_path / "b").valid_accuracy is None
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def test_alarms_of_direct_preference() -> None:
+    fine = {"loss": 0.5, "accuracy": 1.0, "margin": 1.0, "chosen_drift": -3.0, "train_accuracy": 0.8}
+    fine |= {"valid_accuracy": 0.75, "ties": 0.2, "eos_rate": 1.0, "distinct": 0.9}
+    assert alarms(fine, PREFERENCE_ALARMS) == [] == alarms({"loss": 0.5}, PREFERENCE_ALARMS)
+    spoilt = {"chosen_drift": -21, "margin": 6, "valid_accuracy": 0.65, "ties": 0.6, "eos_rate": 0.5, "distinct": 0.2}
+    for name, value in spoilt.items():
+        (event,) = alarms(fine | {name: value}, PREFERENCE_ALARMS)
+        assert event["alarm"] and event["cause"]
+
+
+def test_every_metric_is_explained_in_the_docs(
+    letters_folder: Path,  # noqa: F811
+    prompts: Path,
+    write_rows: WriteRows,
+    tmp_path: Path,
+) -> None:
+    thumbs = write_rows("thumbs.jsonl", letter_thumbs(40))
+    run_pairs(letters_folder, thumbs, tmp_path / "kto", loss="kto")
+    rows = [*rows_of(tmp_path / "kto" / "metrics.jsonl")]
+    rows += online(letters_folder, prompts, tmp_path / "online", LastLetter(), epochs=1)
+    page = (Path(__file__).resolve().parents[1] / "docs" / "algorithms.md").read_text()
+    section = page.split("### Direct preference\n")[1].split("\n### ")[0]
+    common = {"step", "seconds", "loss", "policy_grad_norm", "policy_lr"}
+    assert [name for row in rows for name in row if name not in common and f"`{name}`" not in section] == []

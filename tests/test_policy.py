@@ -1,0 +1,572 @@
+"""Policy optimisation: formulas by hand, rows of the table on tasks whose optimum is known in closed form.
+
+Shapes: B sequences, T tokens, N tokens, V actions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from accord.algo import advantages as credit
+from accord.algo.advantages import Rewarded, gae, token_rewards
+from accord.algo.kl import TrustRegion, k3_naive, ratio_weighted_k3
+from accord.algo.policy_loss import (
+    Tokens,
+    clipped,
+    clipped_value_loss,
+    explained_variance,
+    fixed_length,
+    policy_gradient,
+    sequence_mean,
+    sequence_sum,
+    token_mean,
+    trust_region,
+    update_stats,
+)
+from accord.algo.shaping import RunningMoments, overlong
+from accord.algo.table import KL_LOSSES, POLICY_ALGORITHMS, PolicyAlgorithm
+from accord.config import ALGORITHM_DEFAULTS, RlConfig
+from accord.errors import UsageError
+
+GROUPED = sorted(name for name, algorithm in POLICY_ALGORITHMS.items() if algorithm.min_group > 1)
+
+
+def t64(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def near(got: Tensor | float, wanted: object, atol: float = 1e-6) -> None:
+    got = torch.as_tensor(got)
+    torch.testing.assert_close(got, torch.as_tensor(wanted, dtype=got.dtype), rtol=0.0, atol=atol)
+
+
+def tokens(logp: Tensor, old: Tensor, advantage: Tensor) -> Tokens:
+    return Tokens(logp, old, advantage, torch.zeros(len(logp), dtype=torch.long))
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def test_configuration_and_table_know_the_same_rows() -> None:
+    known = RlConfig.model_json_schema()["properties"]["algorithm"]["anyOf"][0]["enum"]
+    assert sorted(known) == sorted(POLICY_ALGORITHMS)
+    assert ALGORITHM_DEFAULTS.keys() <= POLICY_ALGORITHMS.keys()
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_rows_that_compare_completions_get_several_by_default(name: str) -> None:
+    assert RlConfig(algorithm=name).samples_per_prompt >= POLICY_ALGORITHMS[name].min_group
+
+
+def test_what_is_given_wins_over_what_the_algorithm_has() -> None:
+    assert RlConfig(algorithm="dapo").clip_high == 0.28
+    assert RlConfig(algorithm="dapo", clip_high=0.4).clip_high == 0.4
+    assert RlConfig(algorithm="grpo", samples_per_prompt=4).samples_per_prompt == 4
+
+
+# -- surrogates --------------------------------------------------------------------------------------------------------
+
+CASES = [
+    # ratio, advantage, clip .2, clip-higher .28, dual clip 3
+    (1.0, 1.0, -1.0, -1.0, -1.0),
+    (1.5, 1.0, -1.2, -1.28, -1.2),  # min(1.5, 1.2)
+    (0.5, 1.0, -0.5, -0.5, -0.5),  # min(.5, .8)
+    (1.5, -1.0, 1.5, 1.5, 1.5),  # min(-1.5, -1.2)
+    (0.5, -1.0, 0.8, 0.8, 0.8),  # min(-.5, -.8)
+    (5.0, -1.0, 5.0, 5.0, 3.0),  # max(-5, -3)
+]
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "plain", "higher", "dual"), CASES)
+def test_clipped_surrogate_by_hand(ratio: float, advantage: float, plain: float, higher: float, dual: float) -> None:
+    one = tokens(t64([ratio]).log(), t64([0.0]), t64([advantage]))
+    near(clipped(one, RlConfig()), [plain])
+    near(clipped(one, RlConfig(clip_high=0.28)), [higher])
+    near(clipped(one, RlConfig(dual_clip=3.0)), [dual])
+    near(clipped(one, RlConfig(clip=None, trust_coef=1.0)), [-ratio * advantage])
+
+
+def test_clipped_surrogate_token_by_token() -> None:
+    ratio, advantage = t64([0.6, 0.9, 1.1, 1.7]), t64([2.0, -1.0, 0.5, -3.0])
+    # min(.6 * 2, .8 * 2), min(-.9, -.9), min(.55, .55), min(-5.1, -3.6), each with the sign turned
+    near(clipped(tokens(ratio.log(), torch.zeros(4), advantage), RlConfig()), [-1.2, 0.9, -0.55, 5.1])
+
+
+def test_what_an_update_moved_is_counted() -> None:
+    log_ratio = t64([-0.3, 0.0, 0.1, 0.3]).requires_grad_()
+    moved = tokens(log_ratio, torch.zeros(4), torch.ones(4))
+    stats = update_stats(moved, RlConfig())
+    # e^x - 1 - x: .040818, 0, .005171, .049859, sum 4 * .023962; e^-.3 = .740818 < .8 and e^.3 = 1.349859 > 1.2
+    near(stats["approx_kl"], 4 * 0.023962, 4e-6)
+    near(stats["clip_low"], 1)
+    near(stats["clip_high"], 1)
+    near(stats["ratio_max"], 1.349859)
+    near(stats["ratio_min"], 0.740818)
+    (clipped(moved, RlConfig()) / 4).sum().backward()
+    # with A = +1 only the token above 1.2 loses its gradient; the others keep -rho / 4
+    near(log_ratio.grad, [-0.740818 / 4, -0.25, -1.105171 / 4, 0.0])
+
+
+@pytest.mark.parametrize("surrogate", [clipped, policy_gradient])
+def test_extreme_ratios_stay_finite(surrogate: Any) -> None:
+    extreme = tokens(torch.tensor([0.0, -900.0]), torch.tensor([-900.0, 0.0]), -torch.ones(2))
+    assert surrogate(extreme, RlConfig()).isfinite().all()
+    assert trust_region(extreme).isfinite().all()
+    assert all(value.isfinite() for value in update_stats(extreme, RlConfig()).values())
+
+
+def test_gradient_at_ratio_one_is_reinforce() -> None:
+    for surrogate in (clipped, policy_gradient):
+        logits = t64([1.0, 2.0, 1.0, 1.0]).requires_grad_()
+        logp = torch.log_softmax(logits, 0)[1:2]
+        surrogate(tokens(logp, logp.detach(), t64([1.0])), RlConfig()).sum().backward()
+        # d log p(1) = onehot - softmax: e / (e^2 + 3 e) = .174878, 1 - .475367
+        near(-logits.grad, [-0.174878, 0.524633, -0.174878, -0.174878])
+
+
+def test_trust_region_by_hand() -> None:
+    # e^x - 1 - x at .5 and -.5: .148721, .106531; nothing where nothing moved
+    near(trust_region(tokens(t64([0.5, -0.5, 0.0]), t64([0.0, 0.0, 0.0]), t64([0.0] * 3))), [0.148721, 0.106531, 0.0])
+
+
+def test_trust_region_has_the_gradient_of_kl_from_old_to_new() -> None:
+    old = t64([0.5, 0.3, 0.2])
+    logits = t64([0.1, 0.4, -0.2]).requires_grad_()
+    logp = torch.log_softmax(logits, 0)
+    (old * trust_region(tokens(logp, old.log(), torch.zeros(3)))).sum().backward()
+    near(logits.grad, torch.softmax(logits.detach(), 0) - old)  # of -sum old log pi by the logits
+
+
+def test_trust_region_price_halves_and_doubles() -> None:
+    price = TrustRegion(1.0, target=0.01)
+    for kl, wanted in [(0.01, 1.0), (0.0151, 2.0), (0.0149, 2.0), (0.0066, 1.0), (0.0068, 1.0)]:
+        price.update(kl)
+        assert price.coef == wanted
+    fixed = TrustRegion(1.0)
+    fixed.update(9.0)
+    assert fixed.coef == 1.0
+
+
+SMOOTH = RlConfig(dual_clip=3.0, clip_high=0.28)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, a: clipped(tokens(x, torch.zeros(5), a), SMOOTH),
+        lambda x, a: policy_gradient(tokens(x, torch.zeros(5), a), SMOOTH),
+        lambda x, a: trust_region(tokens(x, torch.zeros(5), a)),
+        lambda x, a: ratio_weighted_k3(x, a, x),
+        lambda x, a: k3_naive(x, a, x),
+        lambda x, a: clipped_value_loss(x, a, a + 1.0, 0.2, 5.0),
+    ],
+)
+def test_gradients_agree_with_finite_differences(loss: Any) -> None:
+    x = t64([-0.5, -0.1, 0.05, 0.15, 1.7]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, t64([1.0, -1.0, 2.0, -0.5, -1.0])), (x,))
+
+
+# -- aggregates --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "wanted"),
+    # [1, 1, 1, 1, 10] and [1 x 9, 10]: (14 / 5 + 19 / 10) / 2; 33 / 15; (14 + 19) / 2; over 10 tokens: 1.4 and 1.9
+    [(sequence_mean, 2.35), (token_mean, 2.2), (sequence_sum, 16.5), (fixed_length, 1.65)],
+)
+def test_aggregates_by_hand(aggregate: Any, wanted: float) -> None:
+    losses = [t64([1.0] * 4 + [10.0]), t64([1.0] * 9 + [10.0])]
+    weight_B = aggregate(t64([5.0, 10.0]), RlConfig(max_new_tokens=10))
+    near(sum(w * row.sum() for w, row in zip(weight_B, losses, strict=True)), wanted)
+
+
+def test_token_mean_over_micro_batches_of_unequal_size() -> None:
+    # losses [1, 1, 1, 1] and [4] of one minibatch: 8 / 5 = 1.6; the mean of the two means would be 2.5
+    weight = token_mean(t64([4.0, 1.0]), RlConfig())
+    near(weight[0] * t64([1.0] * 4).sum() + weight[1] * 4.0, 1.6)
+    zero = torch.zeros(5)
+    parts = [
+        clipped_value_loss(zero[s], zero[s], torch.tensor([1.0, 1, 1, 1, 2])[s], 9.0, 5.0) for s in (slice(4), [4])
+    ]
+    near(sum(parts), 0.8)  # squared errors halved: (4 * .5 + 2) / 5
+
+
+# -- advantages of groups ----------------------------------------------------------------------------------------------
+
+
+def rewarded(returns: list[float], group: int, running: float = 0.0) -> Rewarded:
+    """Completions of two tokens, the second of which carries the reward; a padded third."""
+    reward = torch.zeros(len(returns), 3, dtype=torch.float64)
+    reward[:, 1] = t64(returns)
+    mask = torch.tensor([True, True, False]).expand(len(returns), 3)
+    return Rewarded(reward, torch.zeros_like(reward), mask, group, running)
+
+
+@pytest.mark.parametrize(
+    ("advantages", "wanted"),
+    [
+        # mean 3; of the others 11/3, 10/3, 3, 2
+        (credit.leave_one_out, [-2.666667, -1.333333, 0.0, 4.0]),
+        # deviations -2, -1, 0, 3 over sqrt(14 / 3) = 2.160247, to which 1e-4 is added
+        (credit.group_normalised, [-0.925777, -0.462889, 0.0, 1.388666]),
+        (credit.group_centred, [-2.0, -1.0, 0.0, 3.0]),
+        (credit.best_of_group, [0.0, 0.0, 0.0, 4.0]),
+        (credit.whole_return, [1.0, 2.0, 3.0, 6.0]),
+        (credit.above_running_mean, [-1.5, -0.5, 0.5, 3.5]),
+    ],
+)
+def test_group_advantages_by_hand(advantages: Any, wanted: list[float]) -> None:
+    advantage_BT, returns = advantages(rewarded([1.0, 2.0, 3.0, 6.0], 4, running=2.5), RlConfig())
+    near(advantage_BT[:, 0], wanted)
+    near(advantage_BT[:, 1], wanted)
+    assert (advantage_BT[:, 2] == 0).all()
+    assert returns is None
+
+
+def test_two_of_eight_right() -> None:
+    returns = rewarded([1.0, 1.0] + [0.0] * 6, 8)
+    # mean .25, unbiased deviation sqrt(8 * .25 * .75 / 7) = .462910
+    near(credit.group_centred(returns, RlConfig())[0][:3, 0], [0.75, 0.75, -0.25])
+    near(credit.leave_one_out(returns, RlConfig())[0][:3, 0], [0.857143, 0.857143, -0.285714])
+    near(credit.group_normalised(returns, RlConfig())[0][:3, 0], [1.620185, 1.620185, -0.540062], 4e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPED if name != "raft"])
+def test_a_group_whose_scores_are_all_equal_teaches_nothing(name: str) -> None:
+    advantage, _ = POLICY_ALGORITHMS[name].advantages(rewarded([2.0] * 4 + [1.0, 2.0, 3.0, 4.0], 4), RlConfig())
+    assert (advantage[:4] == 0).all()
+    assert advantage[4:, :2].abs().min() > 0
+
+
+@given(st.lists(st.floats(-5, 5), min_size=4, max_size=4), st.lists(st.floats(-5, 5), min_size=4, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_groups_do_not_see_each_other(first: list[float], second: list[float]) -> None:
+    for name in GROUPED:
+        both, _ = POLICY_ALGORITHMS[name].advantages(rewarded(first + second, 4), RlConfig())
+        alone, _ = POLICY_ALGORITHMS[name].advantages(rewarded(second, 4), RlConfig())
+        near(both[4:], alone)
+
+
+def test_whitened_rewards_keep_their_mean() -> None:
+    # 1.2 ... 2.0: mean 1.6, biased deviation sqrt(.8 / 12) = .258199; the first becomes 1.6 - .4 / .258199 = .050807
+    reward = t64([[1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0]])
+    given_, mask = torch.zeros_like(reward), torch.ones(1, 9, dtype=torch.bool)
+    config = RlConfig(whiten_rewards=True, gae_lambda=0.0, discount=0.999999999)
+    _, returns = credit.whitened_gae(Rewarded(reward, given_, mask), config)
+    assert returns is not None
+    near(returns[0, [0, 8]], [0.050807, 3.149193])
+
+
+# -- shaping of scores -------------------------------------------------------------------------------------------------
+
+
+def test_overlong_by_hand() -> None:
+    near(overlong(t64([80.0, 85.0, 90.0, 100.0, 101.0]), 100, 20), [0.0, -0.25, -0.5, -1.0, -1.0])
+    near(overlong(t64([100.0]), 100, 0), [0.0])
+
+
+@given(st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=5), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_running_moments_are_those_of_all_batches_together(batches: list[list[float]]) -> None:
+    moments = RunningMoments()
+    for batch in batches:
+        moments.update(t64(batch))
+    everything = t64([x for batch in batches for x in batch])
+    assert moments.mean == pytest.approx(float(everything.mean()), abs=1e-9)
+    deviation = float(everything.std()) if len(everything) > 1 else 0.0
+    assert moments.deviation == pytest.approx(deviation if deviation > 1e-6 else 1.0, rel=1e-6, abs=1e-9)
+
+
+# -- the critic --------------------------------------------------------------------------------------------------------
+
+
+def test_clipped_value_loss_by_hand() -> None:
+    one, old = t64([1.0]), t64([0.5])
+    # v clipped to .7: R = .6: max(.16, .01) / 2; R = 2: max(1, 1.69) / 2
+    near(clipped_value_loss(one, old, t64([0.6]), 0.2, 1.0), 0.08)
+    near(clipped_value_loss(one, old, t64([2.0]), 0.2, 1.0), 0.845)
+    # inside the clip it is half the squared error
+    near(clipped_value_loss(t64([0.6]), old, t64([1.0]), 0.2, 1.0), 0.08)
+
+
+def test_clipped_value_loss_stops_pulling_beyond_the_clip() -> None:
+    value = t64([1.0, 0.6]).requires_grad_()
+    clipped_value_loss(value, t64([0.5, 0.5]), t64([2.0, 2.0]), 0.2, 1.0).backward()
+    near(value.grad, [0.0, -1.4])
+
+
+def test_explained_variance() -> None:
+    returns = t64([1.0, 2.0, 3.0, 4.0])
+    near(explained_variance(returns + 5.0, returns), 1.0)  # a constant error does not count
+    near(explained_variance(torch.zeros(4, dtype=torch.float64), returns), 0.0)
+    # R - V = [0, 0, 0, 4]: variance 16 / 4 - 1 = 3; Var(R) = 1.25
+    near(explained_variance(t64([1.0, 2.0, 3.0, 0.0]), returns), 1 - 3 / 1.25)
+    assert explained_variance(torch.ones(3), torch.ones(3)).isfinite()
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=20),
+    st.randoms(use_true_random=False),
+    st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_losses_do_not_depend_on_order_or_split(
+    rows: list[tuple[float, float, float]], random: Any, data: st.DataObject
+) -> None:
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    cut = data.draw(st.integers(0, len(rows)))
+    total = float(len(rows))
+
+    def losses(part: list[tuple[float, float, float]]) -> tuple[Tensor, Tensor]:
+        a, b, c = t64(part).reshape(-1, 3).unbind(1)
+        surrogate = clipped(tokens(a, torch.zeros_like(a), b), RlConfig()).sum() / total
+        return surrogate, clipped_value_loss(a, b, c, 0.3, total)
+
+    whole = losses(rows)
+    parts = [losses(part) for part in (shuffled[:cut], shuffled[cut:]) if part]
+    for i in range(2):
+        near(sum(p[i] for p in parts), whole[i], 1e-9)
+
+
+# -- the KL to the reference in the loss -------------------------------------------------------------------------------
+
+PI, REF = t64([0.5, 0.3, 0.2]), t64([0.4, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("place", "wanted"),
+    # KL(pi || ref) by the logits: pi * (log(pi / ref) - KL) = .5 * (.223144 - .025267), ...; KL(ref || pi): pi - ref
+    [("loss", [0.098938, -0.093885, -0.005053]), ("loss_k3_naive", [0.1, -0.1, 0.0])],
+)
+def test_gradient_of_the_kl_in_the_loss(place: str, wanted: list[float]) -> None:
+    logits = PI.log().requires_grad_()
+    logp = torch.log_softmax(logits, 0)
+    # an expectation over samples of pi, whose own probabilities carry no gradient
+    (PI * KL_LOSSES[place](logp, REF.log(), logp - PI.log())).sum().backward()
+    near(logits.grad, wanted)
+
+
+# -- whole algorithms with known optima --------------------------------------------------------------------------------
+
+BANDIT_REF, BANDIT_SCORE = t64([0.4, 0.3, 0.2, 0.1]), t64([0.0, 1.0, 2.0, 3.0])
+# pi* = ref * e^score / Z: .4, .815485, 1.477811, 2.008554 over their sum Z = 4.701850 = e^1.547956
+BANDIT_OPTIMUM = t64([0.085075, 0.173443, 0.314300, 0.427182])
+
+
+def kl(p: Tensor, q: Tensor) -> float:
+    return float((p * (p / q).log()).sum())
+
+
+def bandit_rollout(logits: Tensor, generator: torch.Generator, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Actions, their log-probabilities and the shaped reward of one-token completions, each ``(B, 1)``."""
+    logp_V = torch.log_softmax(logits.detach(), 0)
+    action = torch.multinomial(logp_V.exp(), num, replacement=True, generator=generator)
+    mask = torch.ones(num, 1, dtype=torch.bool)
+    old = logp_V[action][:, None]
+    return action, old, token_rewards(BANDIT_SCORE[action], old, BANDIT_REF.log()[action][:, None], mask, 1.0)
+
+
+def unwhitened_gae(found: Rewarded, config: RlConfig) -> tuple[Tensor, Tensor]:
+    return gae(found.reward_BT, found.value_BT, found.mask_BT, config.discount, config.gae_lambda)
+
+
+#: Whitening would blow the noise up once all advantages are 0: the optimum's own sign.
+BANDIT_PPO = PolicyAlgorithm(unwhitened_gae, clipped, token_mean, critic=True)
+
+
+def run_bandit(algorithm: PolicyAlgorithm, epochs: int = 1, group: int = 8, iterations: int = 200) -> Tensor:
+    """The policy after training on samples, with the critic that knows the mean and KL in the reward."""
+    generator = torch.Generator().manual_seed(0)
+    logits = BANDIT_REF.log().clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=3e-2)
+    mask, config, running = torch.ones(1024, 1, dtype=torch.bool), RlConfig(max_new_tokens=1), RunningMoments()
+    for iteration in range(iterations):
+        optimizer.param_groups[0]["lr"] = 3e-2 * (1 - iteration / iterations)
+        action, old, reward = bandit_rollout(logits, generator, 1024)
+        found = Rewarded(reward, reward.mean().expand(1024, 1), mask, group, running.mean)
+        running.update(found.return_B)
+        advantage, _ = algorithm.advantages(found, config)
+        weight_B = algorithm.aggregate(torch.ones(1024, dtype=torch.float64), config)
+        for _ in range(epochs):
+            logp = torch.log_softmax(logits, 0)[action]
+            loss = (weight_B * algorithm.surrogate(tokens(logp, old[:, 0], advantage[:, 0]), config)).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return torch.softmax(logits.detach(), 0)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "epochs"),
+    [
+        (BANDIT_PPO, 4),
+        (POLICY_ALGORITHMS["rloo"], 1),
+        (POLICY_ALGORITHMS["reinforce"], 1),
+        (POLICY_ALGORITHMS["reinforce_baseline"], 1),
+        (POLICY_ALGORITHMS["dr_grpo"], 4),
+    ],
+    ids=["ppo", "rloo", "reinforce", "reinforce_baseline", "dr_grpo"],
+)
+def test_kl_in_the_reward_reaches_the_optimum_of_a_bandit(algorithm: PolicyAlgorithm, epochs: int) -> None:
+    pi = run_bandit(algorithm, epochs)
+    assert kl(pi, BANDIT_OPTIMUM) < 1e-3
+    # E score 2.083599, J* = beta log Z = 1.547956
+    assert float((pi * BANDIT_SCORE).sum()) == pytest.approx(2.0836, abs=0.03)
+    _, _, reward = bandit_rollout(pi.log(), torch.Generator().manual_seed(9), 4096)
+    assert float(reward.mean()) == pytest.approx(1.547956, abs=0.02)
+    assert float(reward.std()) < 0.1  # 1.0 at the reference
+
+
+def exact_bandit(place: str) -> Tensor:
+    """Exact gradient of E score less the KL in the loss: every action, weighed by its probability."""
+    logits = BANDIT_REF.log().clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    for step in range(3000):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 3000)
+        logp = torch.log_softmax(logits, 0)
+        pi = logp.detach().exp()
+        here = tokens(logp, logp.detach(), BANDIT_SCORE)
+        loss = (pi * (clipped(here, RlConfig()) + KL_LOSSES[place](logp, BANDIT_REF.log(), here.log_ratio_N))).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return torch.softmax(logits.detach(), 0)
+
+
+def test_ratio_weighted_kl_in_the_loss_reaches_the_optimum() -> None:
+    assert kl(exact_bandit("loss"), BANDIT_OPTIMUM) < 1e-8
+
+
+def test_naive_k3_in_the_loss_ends_at_another_policy() -> None:
+    """A control that must fail: argmax of E score - KL(ref || pi), where J is 1.4753, below 1.547956."""
+    pi = exact_bandit("loss_k3_naive")
+    near(pi, [0.126, 0.138, 0.170, 0.566], 1e-3)
+    assert float((pi * BANDIT_SCORE).sum()) - kl(pi, BANDIT_REF) == pytest.approx(1.4753, abs=1e-3)
+
+
+def test_shaped_reward_is_flat_at_the_optimum_of_the_bandit() -> None:
+    _, _, reward = bandit_rollout(BANDIT_OPTIMUM.log(), torch.Generator().manual_seed(1), 256)
+    near(reward, torch.full((256, 1), 1.547956), 5e-5)  # pi* is given to 6 digits
+
+
+TREE_SCORE, TREE_OPTIMUM = t64([0.0, 1.0, 1.0, 3.0]), t64([0.037704, 0.102491, 0.102491, 0.757313])
+
+
+def exact_tree(loss_of: Any) -> Tensor:
+    """Probabilities of (00, 01, 10, 11) after exact gradient steps; ``loss_of(logp (4, 2)) -> (4,)``, summed by pi."""
+    first, second = (torch.zeros(*shape, dtype=torch.float64).requires_grad_() for shape in ((2,), (2, 2)))
+    optimizer = torch.optim.Adam([first, second], lr=0.05)
+
+    def logp_BT() -> Tensor:
+        root, below = torch.log_softmax(first, 0), torch.log_softmax(second, 1)
+        return torch.stack([root.repeat_interleave(2), below.flatten()], 1)
+
+    for step in range(3000):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 3000)
+        logp = logp_BT()
+        loss = (logp.detach().sum(1).exp() * loss_of(logp)).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return logp_BT().detach().sum(1).exp()
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "rloo", "dr_grpo"])
+def test_kl_in_the_reward_reaches_the_optimum_of_the_two_token_tree(name: str) -> None:
+    algorithm = POLICY_ALGORITHMS[name]
+    config = RlConfig(gae_lambda=1.0, max_new_tokens=2)
+    mask, ref = torch.ones(4, 2, dtype=torch.bool), torch.full((4, 2), math.log(0.5), dtype=torch.float64)
+
+    def loss_of(logp: Tensor) -> Tensor:
+        reward = token_rewards(TREE_SCORE, logp.detach(), ref, mask, 1.0)
+        found = Rewarded(reward, torch.zeros_like(reward), mask)
+        # with no critic and lam = 1 PPO's advantage is the reward still to come; groups are of samples, not of leaves
+        advantage = unwhitened_gae(found, config)[0] if algorithm.critic else found.spread(found.return_B)
+        rows = [tokens(logp[i], logp[i].detach(), advantage[i]) for i in range(4)]
+        return torch.stack([algorithm.surrogate(row, config).sum() for row in rows])
+
+    pi = exact_tree(loss_of)
+    assert kl(pi, TREE_OPTIMUM / TREE_OPTIMUM.sum()) < 1e-8
+    assert float(pi[2:].sum()) == pytest.approx(0.859804, abs=1e-4)
+
+
+def test_kl_of_each_state_alone_in_the_loss_misses_the_optimum_of_the_tree() -> None:
+    """A control that must fail: k2 a token drops what a choice does to the states after it."""
+
+    def loss_of(logp: Tensor) -> Tensor:
+        k2 = (logp - math.log(0.5)) ** 2 / 2
+        rows = [tokens(logp[i], logp[i].detach(), TREE_SCORE[i].expand(2)) for i in range(4)]
+        return torch.stack([clipped(row, RlConfig()).sum() for row in rows]) + k2.sum(1)
+
+    assert float(exact_tree(loss_of)[2:].sum()) == pytest.approx(0.8840, abs=1e-4)
+
+
+def test_two_token_tree_has_no_advantage_at_its_optimum() -> None:
+    """ref uniform, scores (00, 01, 10, 11) = 0, 1, 1, 3, kl_coef 1: every token's advantage is 0 under V*."""
+    # V*(0) = log((1 + e) / 2), V*(1) = log((e + e^3) / 2), V*(root) = log((1 + 2 e + e^3) / 4)
+    v0, v1, root = 0.620115, 2.433781, 1.891684
+    first = t64([1 - 0.859804, 1 - 0.859804, 0.859804, 0.859804])
+    joint = t64([0.037704, 0.102491, 0.102491, 0.757313])
+    junk = torch.full((4, 1), 7.0, dtype=torch.float64)  # a padded third position
+    logp = torch.cat([torch.stack([first.log(), (joint / first).log()], 1), junk], 1)
+    ref = torch.cat([torch.full((4, 2), math.log(0.5), dtype=torch.float64), -junk], 1)
+    value = torch.cat([t64([[root, v0], [root, v0], [root, v1], [root, v1]]), junk], 1)
+    mask = torch.tensor([True, True, False]).expand(4, 3)
+    reward = token_rewards(t64([0.0, 1.0, 1.0, 3.0]), logp, ref, mask, 1.0)
+    for lam in (0.0, 0.95, 1.0):
+        advantage, returns = gae(reward, value, mask, 1.0, lam)
+        near(advantage, torch.zeros(4, 3), 2e-5)
+        near(returns, torch.where(mask, value, 0.0), 2e-5)
+    # E score - KL = 2.476922 - .585238 = V*(root)
+    near((joint * reward.sum(1)).sum(), root, 1e-5)
+
+
+# -- reductions --------------------------------------------------------------------------------------------------------
+
+
+def test_dapo_with_equal_clips_and_lengths_is_grpo() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logp, old = (torch.randn(8, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = rewarded([1.0, 2.0, 3.0, 7.0], 4)
+    losses = []
+    for name, config in (("dapo", RlConfig(clip_high=0.2)), ("grpo", RlConfig())):
+        algorithm = POLICY_ALGORITHMS[name]
+        advantage = algorithm.advantages(found, config)[0][:, :2].flatten()
+        weight = algorithm.aggregate(t64([2.0] * 4), config).repeat_interleave(2)
+        losses.append((weight * algorithm.surrogate(tokens(logp, old, advantage), config)).sum())
+    near(losses[0], losses[1], 1e-12)
+
+
+def test_rloo_is_dr_grpo_up_to_a_factor() -> None:
+    found = rewarded([1.0, 2.0, 3.0, 6.0], 4)
+    first, second = (POLICY_ALGORITHMS[name].advantages(found, RlConfig())[0] for name in ("rloo", "dr_grpo"))
+    near(first, second * 4 / 3)
+
+
+# -- settings that do not fit ------------------------------------------------------------------------------------------
+
+
+def test_a_free_ratio_is_refused() -> None:
+    with pytest.raises(ValueError, match="the ratio is free"):
+        RlConfig(clip=None)
+
+
+def test_an_unknown_row_is_named_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'rloo'"):
+        RlConfig(algorithm="rlo")
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_one_completion_a_prompt_is_refused_where_completions_are_compared(name: str) -> None:
+    from accord.train.rl import find_algorithm
+
+    with pytest.raises(UsageError, match=r"samples_per_prompt is 1"):
+        find_algorithm(RlConfig(algorithm=name, samples_per_prompt=1))

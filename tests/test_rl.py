@@ -1,0 +1,434 @@
+"""The rl stage: what its loop logs and learns, whatever the row of the table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TEXTS, WriteRows
+from letters import PROMPTS, LastLetter, actors_of, optimise, rl_config
+from safetensors.torch import load_file
+from torch import Tensor
+
+from accord.algo.policy_loss import Tokens
+from accord.algo.table import POLICY_ALGORITHMS
+from accord.config import OptimConfig, RewardConfig, RlConfig
+from accord.errors import AccordError, UsageError
+from accord.models.decoder import CausalLM, ScalarModel
+from accord.models.folder import load_scalar, save_scalar
+from accord.models.shape import DecoderConfig
+from accord.rollout.engine import Engine, Sampling
+from accord.text.tokenizer import Tokenizer, train_tokenizer
+from accord.train.actors import load_actors
+from accord.train.alarms import alarms
+from accord.train.controllers import Controllers
+from accord.train.prompts import pick_prompts
+from accord.train.reward import reward
+from accord.train.rl import rl
+from accord.train.rollouts import evaluate_rollout, score_samples, shape_scores
+
+PPO = POLICY_ALGORITHMS["ppo"]
+
+
+def replace_stops(words: Tokenizer) -> Tokenizer:
+    """The same tokenizer without a token that ends a completion."""
+    words.stop_ids = ()
+    return words
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def by_hand(policy: CausalLM, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+    """Log-probability of each token of a completion, from all logits of this one text."""
+    with torch.no_grad():
+        logp = torch.log_softmax(policy(torch.tensor([[*prompt, *completion]]))[0], -1)
+    return [float(logp[len(prompt) + i - 1, token]) for i, token in enumerate(completion)]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, sign: float) -> None:
+    stats = optimise(rl_config(), actors_of(letters_folder, LastLetter(sign)))
+    first, last = stats[0]["score"] * sign, sum(s["score"] * sign for s in stats[-3:]) / 3
+    assert 0.05 < first < 0.6
+    assert last > 0.8 if sign > 0 else last < 0.05
+    assert stats[-1]["kl"] > 0.1
+    assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
+
+
+def test_a_high_price_of_kl_keeps_the_policy_at_home(letters_folder: Path) -> None:
+    free = optimise(rl_config(iterations=8, kl_coef=0.0), actors_of(letters_folder, LastLetter()))
+    held = optimise(rl_config(iterations=8, kl_coef=1.0), actors_of(letters_folder, LastLetter()))
+    assert held[-1]["kl"] < 0.5 * free[-1]["kl"]
+
+
+def test_length_leash_holds_the_length_against_a_taste_for_short_texts(letters_folder: Path) -> None:
+    class Brief:
+        def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+            return torch.tensor([-0.3 * len(text) for _, text in pairs])
+
+    config = rl_config(iterations=12, kl_coef=0.0)
+    loose = optimise(config, actors_of(letters_folder, Brief()))
+    held = optimise(config.model_copy(update={"length_coef": 2.0}), actors_of(letters_folder, Brief()))
+    assert loose[-1]["length"] < 0.75 * loose[0]["length"]
+    assert held[-1]["length"] > loose[-1]["length"] + 0.7
+    assert held[-1]["length_price"] > 0
+
+
+def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:
+    stats = optimise(rl_config(iterations=1, temperature=0.8), actors_of(letters_folder, LastLetter()))[0]
+    assert stats["kl"] == 0.0
+    assert stats["kl_k3"] == 0.0
+    assert stats["behaviour_gap_max"] < 1e-4
+    assert stats["first_ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert stats["first_approx_kl"] == pytest.approx(0.0, abs=1e-7)
+    assert stats["behaviour_ess"] == pytest.approx(1.0, abs=1e-6)
+    # no KL yet, so the return is the score (every completion of this policy that does not end costs 1 more)
+    assert stats["return"] == pytest.approx(stats["score"] - (1 - stats["eos_rate"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path, minibatches: int) -> None:
+    """With Adam's eps at 1 a step is smooth in the gradient, so weights may be compared.
+
+    With one minibatch in one micro-batch the rollout's own forward pass is the first update's.
+    """
+    optim = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
+    found = []
+    for micro in (10_000, 1):
+        actors = actors_of(letters_folder, LastLetter())
+        config = rl_config(iterations=1, micro_batch_tokens=micro, minibatches=minibatches, actor=optim, critic=optim)
+        stats = optimise(config, actors)[0]
+        found.append((stats, torch.cat([p.detach().flatten() for p in actors.policy.parameters()])))
+    (whole, whole_weights), (split, split_weights) = found
+    torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
+    for name in ("policy_loss", "value_loss", "approx_kl", "clip_low", "clip_high", "ratio_max", "entropy", "kl"):
+        assert split[name] == pytest.approx(whole[name], abs=1e-5), name
+
+
+def test_the_largest_ratio_is_that_of_all_minibatches(letters_folder: Path) -> None:
+    """Each example is a minibatch of its own, and the steps are far too large: the last ratio is not the largest."""
+    optim = OptimConfig(lr=0.05, schedule="constant", warmup_ratio=0.0)
+    config = rl_config(iterations=1, prompts_per_iteration=8, minibatches=8, actor=optim, critic=optim)
+    ratios: list[float] = []
+    row = POLICY_ALGORITHMS["ppo"]
+
+    def watched(tokens: Tokens, settings: Any) -> Tensor:
+        ratios.append(float((tokens.logp_N.detach() - tokens.old_logp_N).exp().max()))
+        return row.surrogate(tokens, settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(POLICY_ALGORITHMS, "ppo", replace(row, surrogate=watched))
+        stats = optimise(config, actors_of(letters_folder, LastLetter()))[0]
+    assert len(ratios) == 16
+    assert stats["ratio_max"] == pytest.approx(max(ratios))
+    assert max(ratios) > ratios[-1]
+
+
+def test_rollout_scores_carry_penalty_and_price(letters_folder: Path) -> None:
+    actors, config = actors_of(letters_folder, LastLetter()), rl_config(missing_eos_penalty=0.75)
+    controllers = Controllers.of(config, 4.0)
+    controllers.leash.integral = 0.5
+    prompts = PROMPTS[:2]
+    ids = [actors.words.encode(p) for p in prompts]
+    samples = Engine(actors.policy, actors.words.stop_ids).generate(ids, Sampling(4, 16), seed=1)
+    scored = score_samples(actors, prompts, samples)
+    rollout = evaluate_rollout(config, actors, scored, shape_scores(config, scored, controllers))
+    assert {s.finish for s in samples} == {"stop", "length"}
+    for row, sample in enumerate(samples):
+        text = actors.words.decode(sample.completion)
+        assert scored.texts[row] == (prompts[sample.prompt_index], text)
+        raw = float(text.endswith("a"))
+        wanted = raw - (0.75 if sample.finish == "length" else 0.0) + 0.5 * (len(sample.completion) / 4 - 1)
+        assert float(scored.score_B[row]) == raw
+        assert float(rollout.score_B[row]) == pytest.approx(wanted)
+        assert rollout.mask_BC[row].sum() == len(sample.completion)
+        learner = by_hand(actors.policy, sample.prompt, sample.completion)
+        assert rollout.old_logp_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(learner, abs=1e-4)
+        state = torch.tensor([[*sample.prompt, *sample.completion]])
+        values = actors.critic(state)[len(sample.prompt) - 1 : -1].detach()
+        assert rollout.value_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(values.tolist(), abs=1e-4)
+    assert (rollout.old_logp_BC[~rollout.mask_BC] == 0).all()
+
+
+def test_every_prompt_is_picked_once_a_pass() -> None:
+    prompts = [str(i) for i in range(10)]
+    picked = [p for step in range(5) for p in pick_prompts(prompts, 6, step, 0)]
+    for epoch in range(3):
+        assert sorted(picked[10 * epoch : 10 * epoch + 10]) == prompts
+    assert picked[:10] != picked[10:20]
+    assert pick_prompts(prompts, 6, 0, 0) != pick_prompts(prompts, 6, 0, 1)
+
+
+def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    rows = [{"prompt": "Say:", "chosen": f" {'ba' * n}", "rejected": f" {'ab' * n}"} for n in range(1, 13)]
+    rankings = write_rows("rankings.jsonl", rows)
+    judge = reward(
+        RewardConfig(precision="fp32", epochs=1), model=letters_folder, data=rankings, output_dir=tmp_path / "reward"
+    )
+    prompts = write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
+    config = rl_config(iterations=5, prompts_per_iteration=8, samples_per_prompt=2, eval_every=2, kl_target=0.5)
+    out = tmp_path / "rl"
+    result = rl(config, model=letters_folder, reward_model=judge.model, data=prompts, output_dir=out)
+    rows = rows_of(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(5))
+    first = rows[0]
+    assert (first["kl"], first["kl_k3"]) == (0.0, 0.0)
+    assert first["first_ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert first["behaviour_gap_max"] < 1e-4
+    assert first["kl_coef"] == 0.02
+    assert rows[1]["kl_coef"] < 0.02  # KL 0 was below the target
+    assert sorted(result.snapshots) == [2, 4, 5]
+    assert result.num_episodes == 80
+    last = load_file(result.model / "model.safetensors")
+    assert all(torch.equal(t, last[name]) for name, t in load_file(result.snapshots[5] / "model.safetensors").items())
+    start = load_file(letters_folder / "model.safetensors")
+    assert not torch.equal(start["model.norm.weight"], last["model.norm.weight"])
+    assert len((out / "samples" / "step_000001.txt").read_text().splitlines()) == 8
+    for event in rows_of(out / "events.jsonl") if (out / "events.jsonl").exists() else []:
+        assert event.keys() == {"step", "alarm", "cause"}
+
+
+def test_critic_starts_from_the_reward_model(policy_folder: Path, reward_folder: Path) -> None:
+    actors = load_actors(rl_config(), PPO, policy_folder, reward_folder)
+    raw = load_file(reward_folder / "model.safetensors")["score.weight"]
+    assert torch.equal(actors.critic.score.weight, 2.0 * raw)  # in calibrated units: reward.json says scale 2
+    assert not any(p.requires_grad for p in actors.reference.parameters())
+    assert not actors.reference.training
+    assert actors.policy.head_weight_VD is not actors.reference.head_weight_VD
+
+
+def test_critic_of_a_reward_model_with_other_tokens_starts_from_the_policy(
+    policy_folder: Path, tiny_config: DecoderConfig, tmp_path: Path
+) -> None:
+    other = train_tokenizer(TEXTS[:3], 290)
+    foreign = ScalarModel(replace(tiny_config, vocab_size=290, num_layers=1))
+    save_scalar(tmp_path / "m", foreign, other)
+    actors = load_actors(rl_config(), PPO, policy_folder, tmp_path / "m")
+    assert actors.critic.config == actors.policy.config
+    assert torch.equal(actors.critic.model.embed_tokens.weight, actors.policy.model.embed_tokens.weight)
+    assert bool((actors.critic.score.weight == 0).all())
+
+
+def test_prompts_that_leave_no_room_are_refused(
+    policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    data = write_rows("prompts.jsonl", [{"prompt": "fog " * 40}])
+    with pytest.raises(AccordError, match="64 positions"):
+        rl(rl_config(), model=policy_folder, reward_model=reward_folder, data=data, output_dir=tmp_path / "out")
+
+
+def test_alarms_name_symptom_and_cause() -> None:
+    fine = {
+        "kl": 1.0,
+        "first_ratio_max": 1.0,
+        "behaviour_gap": 1e-5,
+        "ratio_max": 1.4,
+        "entropy": 2.0,
+        "eos_rate": 1.0,
+        "distinct": 1.0,
+    }
+    assert alarms(fine) == []
+    spoilt = {
+        "kl": -2.0,
+        "first_ratio_max": 1.2,
+        "behaviour_gap": 0.2,
+        "ratio_max": 20.0,
+        "entropy": 0.01,
+        "eos_rate": 0.5,
+        "distinct": 0.2,
+    }
+    for name, value in spoilt.items():
+        (event,) = alarms(fine | {name: value})
+        assert event["alarm"]
+        assert event["cause"]
+
+
+# -- every row of the table --------------------------------------------------------------------------------------------
+
+#: What a row needs to learn in about five seconds; 48 completions an iteration all of them.
+ROWS: dict[str, dict[str, Any]] = {
+    "ppo": {"iterations": 15},
+    "reinforce": {"iterations": 25, "kl_coef": 0.0},
+    "reinforce_baseline": {"iterations": 25},
+    "rloo": {"iterations": 20},
+    "grpo": {"iterations": 20},
+    "dr_grpo": {"iterations": 20},
+    "dapo": {"iterations": 20, "overlong_tokens": 0},
+    "raft": {"iterations": 20},
+}
+
+
+def row_config(name: str, **changes: Any) -> RlConfig:
+    group = 1 if POLICY_ALGORITHMS[name].min_group == 1 else 6
+    shared = {"algorithm": name, "samples_per_prompt": group, "prompts_per_iteration": 48 // group}
+    return rl_config(**shared | ROWS[name] | changes)
+
+
+@pytest.mark.parametrize("name", POLICY_ALGORITHMS)
+def test_every_row_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
+    config = row_config(name)
+    stats = optimise(config, actors_of(letters_folder, LastLetter(), config))
+    assert stats[0]["score"] < 0.6
+    assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
+    # the first batch is where the reference is, and the first update's ratios are 1
+    assert (stats[0]["kl"], stats[0]["kl_k3"]) == (0.0, 0.0)
+    assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
+    assert all(s["first_approx_kl"] == pytest.approx(0.0, abs=1e-6) for s in stats)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "shared critic": {"shared_critic": True, "iterations": 25},
+    "trust region instead of the clip": {"clip": None, "trust_coef": 1.0},
+    "trust region that adapts": {"trust_coef": 0.1, "trust_target": 0.01},
+    "dual clip": {"dual_clip": 3.0},
+    "kl in the loss": {"kl_in": "loss"},
+    "entropy bonus": {"entropy_coef": 0.01},
+    "monte carlo": {"gae_lambda": 1.0},
+    "temporal difference": {"gae_lambda": 0.0, "iterations": 25},
+    "scaled and clipped scores": {"scale_scores": True, "clip_scores": 2.0},
+    "whitened rewards": {"whiten_rewards": True},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_of_ppo_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
+    config = rl_config(**VARIANTS[name])
+    stats = optimise(config, actors_of(letters_folder, LastLetter(), config))
+    assert stats[0]["score"] < 0.6
+    assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
+def test_the_sign_of_the_score_decides_where_it_goes(letters_folder: Path, name: str) -> None:
+    config = row_config(name)
+    stats = optimise(config, actors_of(letters_folder, LastLetter(-1.0), config))
+    assert -sum(s["score"] for s in stats[-3:]) / 3 < 0.05
+
+
+SMOOTH = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [*({"algorithm": name} for name in POLICY_ALGORITHMS), {"shared_critic": True}, {"entropy_coef": 0.1}],
+    ids=str,
+)
+def test_an_update_does_not_depend_on_micro_batches(letters_folder: Path, settings: dict[str, Any]) -> None:
+    """With Adam's eps at 1 a step is smooth in the gradient, so weights may be compared."""
+    found = []
+    for micro in (10_000, 1):
+        config = row_config(settings.get("algorithm", "ppo"), iterations=1, micro_batch_tokens=micro, actor=SMOOTH)
+        config = config.model_copy(update={**settings, "critic": SMOOTH, "kl_coef": 0.1})
+        actors = actors_of(letters_folder, LastLetter(), config)
+        stats = optimise(config, actors)[0]
+        found.append((stats, torch.cat([p.detach().flatten() for p in actors.policy.parameters()])))
+    (whole, whole_weights), (split, split_weights) = found
+    torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
+    assert split["policy_loss"] == pytest.approx(whole["policy_loss"], abs=1e-5)
+
+
+def test_an_entropy_bonus_holds_entropy_up(letters_folder: Path) -> None:
+    plain, bonus = (
+        optimise(config, actors_of(letters_folder, LastLetter(), config))
+        for config in (rl_config(iterations=10), rl_config(iterations=10, entropy_coef=0.3))
+    )
+    assert bonus[-1]["entropy"] > plain[-1]["entropy"] + 0.3
+
+
+class Flat:
+    """A scorer that likes prompts, not completions, but for those to the first prompt."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        return torch.tensor([float(len(text) % 3) if prompt == PROMPTS[0] else 1.0 for prompt, text in pairs])
+
+
+def test_dapo_draws_other_prompts_for_flat_groups(letters_folder: Path) -> None:
+    config = row_config("dapo", iterations=2, redraws=8)
+    stats = optimise(config, actors_of(letters_folder, Flat(), config))
+    assert all(s["flat_groups"] == 0 and s["scored"] > 48 for s in stats)
+    none = config.model_copy(update={"redraws": 0})
+    stats = optimise(none, actors_of(letters_folder, Flat(), none))
+    assert all(s["flat_groups"] > 0.4 and s["scored"] == 48 for s in stats)
+
+
+@pytest.mark.parametrize("name", [n for n in POLICY_ALGORITHMS if POLICY_ALGORITHMS[n].min_group > 1])
+def test_scores_that_are_all_equal_are_counted_and_harm_nothing(letters_folder: Path, name: str) -> None:
+    class Same:
+        def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+            return torch.full((len(pairs),), 3.0)
+
+    config = row_config(name, iterations=1, missing_eos_penalty=0.0, overlong_tokens=0, kl_coef=0.0)
+    stats = optimise(config, actors_of(letters_folder, Same(), config))[0]
+    assert stats["flat_groups"] == 1.0
+    assert any(event["alarm"] == "flat groups" for event in alarms(stats))
+    if name != "raft":
+        assert stats["actor_grad_norm"] == 0.0
+
+
+@pytest.mark.parametrize("name", POLICY_ALGORITHMS)
+def test_a_policy_that_never_ends_gets_an_alarm_and_no_nan(policy_folder: Path, name: str) -> None:
+    config = row_config(name, iterations=1, max_new_tokens=2)
+    actors = actors_of(policy_folder, LastLetter(), config)
+    actors.words = replace_stops(actors.words)
+    stats = optimise(config, actors)[0]
+    assert stats["eos_rate"] == 0.0
+    assert all(torch.tensor(list(stats.values())).isfinite())
+    assert any(event["alarm"] == "no end" for event in alarms(stats))
+
+
+def test_pretraining_texts_are_not_forgotten(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    texts = write_rows("texts.jsonl", [{"text": text} for text in TEXTS])
+    prompts = write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
+    inputs = {"model": letters_folder, "reward_model": other_reward(letters_folder, tmp_path), "data": prompts}
+    config = rl_config(iterations=4, ptx_coef=1.0, ptx_blocks=8, ptx_block_tokens=16)
+    rl(config, **inputs, ptx_data=texts, output_dir=tmp_path / "ptx")
+    losses = [row["ptx_loss"] for row in rows_of(tmp_path / "ptx/metrics.jsonl")]
+    assert losses[-1] < losses[0] - 0.5
+    with pytest.raises(UsageError, match="ptx_coef"):
+        rl(config, **inputs, output_dir=tmp_path / "x")
+    with pytest.raises(UsageError, match="ptx_coef"):
+        rl(rl_config(), **inputs, ptx_data=texts, output_dir=tmp_path / "x")
+
+
+def other_reward(folder: Path, tmp_path: Path) -> Path:
+    scorer, words, _ = load_scalar(folder, head_seed=1)
+    save_scalar(tmp_path / "scorer", scorer, words)
+    return tmp_path / "scorer"
+
+
+def test_naive_k3_is_told_once_with_its_reason(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    prompts = write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
+    config = row_config("grpo", iterations=2, kl_in="loss_k3_naive")
+    rl(
+        config,
+        model=letters_folder,
+        reward_model=other_reward(letters_folder, tmp_path),
+        data=prompts,
+        output_dir=tmp_path / "out",
+    )
+    (event,) = [e for e in rows_of(tmp_path / "out/events.jsonl") if e["alarm"] == "k3 in the loss"]
+    assert event["step"] == 0 and "other direction" in event["cause"]
+
+
+def test_an_algorithm_from_outside_the_package(
+    letters_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of docs/algorithms.md, as it stands there: one function and one row in a file of one's own."""
+    page = (Path(__file__).parents[1] / "docs/algorithms.md").read_text()
+    (example,) = [block for block in page.split("```python\n")[1:] if block.startswith("# mine.py")]
+    (tmp_path / "mine.py").write_text(example.split("```")[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    config = rl_config(algorithm="mine:ranked", iterations=12, ppo_epochs=1)
+    stats = optimise(config, actors_of(letters_folder, LastLetter(), config))
+    assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
+    with pytest.raises(UsageError, match="nothing"):
+        optimise(rl_config(algorithm="mine:nothing"), actors_of(letters_folder, LastLetter()))
