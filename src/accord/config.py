@@ -433,7 +433,9 @@ class RlConfig(Training):
     iterations: int = Field(60, ge=1, description="Rounds of rollout and update.")
     prompts_per_iteration: int = Field(64, ge=1, description="Prompts per round.")
     rewards: tuple[ScorerConfig, ...] = Field(
-        (), strict=False, description="Scores added to the reward model's, which counts once: see ScorerConfig's keys."
+        (),
+        strict=False,
+        description="Scores besides the reward model's: a list of {model | function | regex | http, weight, name}.",
     )
     prompts: PromptsConfig = Field(PromptsConfig(), description="Which prompts of the file are used.")
     samples_per_prompt: int = Field(1, ge=1, description="Completions per prompt and round.")
