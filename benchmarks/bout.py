@@ -140,6 +140,10 @@ def _bout(runner: Runner, bout: Sequence[Row]) -> Iterator[Line]:
         yield from (line | ({"failures": why} if why else {}) for line in lines_of(row, readings, venvs.VERSIONS))
 
 
+#: The peer's half of an agreement, where it is not a row of losses over steps.
+PEER_SCRIPTS = {"ppo": "peer_update.py", "grpo": "peer_group.py", "rloo": "peer_group.py"}
+
+
 def agree(runner: Runner, rows: Sequence[Agreement]) -> Iterator[Line]:
     """Lines of the agreement rows: our half first, which writes what the peer repeats."""
     for row in rows:
@@ -149,7 +153,7 @@ def agree(runner: Runner, rows: Sequence[Agreement]) -> Iterator[Line]:
             runner.peer(peer)
             with TemporaryDirectory() as folder:
                 ours = runner.sums(row, "benchmarks.agreement", "accord", folder)
-                script = "peer_update.py" if row.kind == "ppo" else "peer_losses.py"
+                script = PEER_SCRIPTS.get(row.kind, "peer_losses.py")
                 theirs = runner.sums(row, script, peer, folder)
             yield agreement_line(row, ours, theirs, named)
         except (Failed, venvs.NoPeer, OSError, KeyError, ValueError) as error:

@@ -179,20 +179,59 @@ def ppo_prompts(model: Path, words: Tokenizer) -> Iterator[str]:
 
 def ppo(model: Path, precision: str, stop: str) -> Run:
     """One iteration: 32 rollouts, reference, values and scores, 4 epochs of one minibatch, statistics and metrics."""
-    config = ppo_config(precision, STILL)
     with TemporaryDirectory() as folder:
         actors = make_actors(model, model, Path(folder) / "reward", precision)
-    words = actors.words
+    return iteration(ppo_config(precision, STILL), actors, model, stop)
+
+
+class DistinctTokens:
+    """The cheap score that the peer's script has: how many different tokens a completion is made of."""
+
+    def __init__(self, words: Tokenizer) -> None:
+        self.words = words
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        return torch.tensor([float(len(set(self.words.encode(text)))) for _, text in pairs])
+
+
+def group_config(algorithm: str, precision: str, optim: OptimConfig) -> RlConfig:
+    """An iteration of 8 prompts with 4 completions each, one pass."""
+    return RlConfig(
+        algorithm=algorithm,
+        precision=CONFIG[precision],
+        prompts_per_iteration=ROWS // 4,
+        samples_per_prompt=4,
+        max_new_tokens=NEW,
+        missing_eos_penalty=0.0,
+        overlong_tokens=0,
+        kl_coef=0.05,
+        ppo_epochs=1,
+        actor=optim,
+    )
+
+
+def group(model: Path, precision: str, algorithm: str, stop: str) -> Run:
+    """One iteration of an algorithm without a critic: 8 prompts x 4 rollouts, reference, one update, statistics."""
+    policy, words = load_policy(model, DTYPES[precision])
+    frozen = load_policy(model, DTYPES[precision])[0].eval().requires_grad_(False)
+    actors = Actors(policy, None, frozen, DistinctTokens(words), words)
+    return iteration(group_config(algorithm, precision, STILL), actors, model, stop)
+
+
+def iteration(config: RlConfig, actors: Actors, model: Path, stop: str) -> Run:
+    """What an iteration of the stage does, from the prompts to the row of metrics."""
+    words, algorithm = actors.words, POLICY_ALGORITHMS[config.algorithm]
     learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, 10**6)
     engine = Engine(actors.policy, words.stop_ids if stop == "eos" else NEVER, max_rows=ROWS)
     metrics, controllers, steps = Metrics(Path(os.devnull)), Controllers.of(config, float(NEW)), count()
     prompts = ppo_prompts(model, words)
 
     def run() -> float:
-        step, chosen = next(steps), [next(prompts) for _ in range(ROWS)]
-        samples = engine.generate([words.encode(p) for p in chosen], Sampling(NEW), seed=step)
+        step, chosen = next(steps), [next(prompts) for _ in range(config.prompts_per_iteration)]
+        sampling = Sampling(NEW, config.samples_per_prompt)
+        samples = engine.generate([words.encode(p) for p in chosen], sampling, seed=step)
         scored = score_samples(actors, chosen, samples)
-        stats = rl_step(config, POLICY_ALGORITHMS["ppo"], actors, learner, controllers, scored, step)
+        stats = rl_step(config, algorithm, actors, learner, controllers, scored, step)
         list(alarms(stats))
         metrics.write(step, stats)
         return ROWS
@@ -217,6 +256,7 @@ WORKLOADS: dict[str, Callable[..., Run]] = {
     "reward": reward,
     "dpo": dpo,
     "ppo": ppo,
+    "group": group,
 }
 
 

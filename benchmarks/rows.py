@@ -102,6 +102,12 @@ def _ppo(model: str, tuning: str = "", *, eos: bool = False) -> Side:
     return Side(name, "trl-ppo", args, uncounted=1, about_s=400 if model == "small" else 40, items=32, env=env[tuning])
 
 
+def _group(algorithm: str, model: str, precision: str, *, eos: bool, malloc: bool = False) -> Side:
+    name = " ".join(filter(None, ("trl", algorithm, model, precision, "allocator" if malloc else "")))
+    args = ("trl_grpo.py", algorithm, f"{{models}}/{model}", "{runs}", str(int(precision == "bf16")), str(int(eos)))
+    return Side(name, "trl", args, uncounted=2, about_s=25, items=32, env=MALLOC if malloc else {})
+
+
 def _sampling() -> list[Row]:
     full, f32_and_bf16 = "sampling, full length", tuple(_ours("sample", "tiny", p) for p in PRECISIONS)
     generate = [_generate("tiny", p, 32, malloc=malloc) for malloc in (False, True) for p in PRECISIONS]
@@ -160,6 +166,20 @@ def _step(kind: str, f32: Goals, best: Goals) -> list[Row]:
     ]
 
 
+def _group_iteration(algorithm: str, lengths: str, f32: Goals, best: Goals) -> list[Row]:
+    model, eos = ("tiny-eos", True) if lengths == "mixed" else ("tiny", False)
+    work, unit = f"{algorithm.upper()} iteration, {lengths} lengths", "completions/s"
+    ours = tuple(_ours("group", model, p, algorithm, "eos" if eos else "none", about_s=15) for p in PRECISIONS)
+    plain, tuned = (
+        [_group(algorithm, model, p, eos=eos, malloc=malloc) for p in PRECISIONS] for malloc in (False, True)
+    )
+    name = f"{algorithm}-{lengths}"
+    return [
+        Row(f"{name}-f32", work, model, "f32", unit, ours[:1], (plain[0],), *f32),
+        Row(f"{name}-best", work, model, "best", unit, ours, (*plain, *tuned), *best),
+    ]
+
+
 ROWS: tuple[Row, ...] = (
     *_sampling(),
     *_against_vllm(),
@@ -168,6 +188,14 @@ ROWS: tuple[Row, ...] = (
     *_step("dpo", (2.2, None), (5.0, 10.0)),
     *_ppo_iteration("tiny", "full", (1.4, 2.0), (3.0, 6.0), (2.0, None)),
     *_ppo_iteration("tiny-eos", "mixed", (2.0, 4.0), (5.0, 10.0), (3.0, None)),
+    *(
+        row
+        for algorithm in ("grpo", "rloo")
+        for row in (
+            *_group_iteration(algorithm, "full", (1.7, None), (3.5, 6.0)),
+            *_group_iteration(algorithm, "mixed", (2.5, None), (5.0, 10.0)),
+        )
+    ),
     *_ppo_iteration("small", "full", (1.3, None), (4.0, 8.0), None),
 )
 
@@ -194,5 +222,7 @@ AGREEMENTS = (
     Agreement("agree-reward-bf16", "agreement of losses, 20 reward steps", "bf16", 2e-2),
     Agreement("agree-dpo-f32", "agreement of losses, 20 dpo steps", "f32", 1e-3),
     Agreement("agree-dpo-bf16", "agreement of losses, 20 dpo steps", "bf16", 2e-2),
+    Agreement("agree-grpo-f32", "agreement of two GRPO updates on the same rollout", "f32", 1e-3),
+    Agreement("agree-rloo-f32", "agreement of an RLOO update on the same rollout", "f32", 1e-3),
     Agreement("agree-ppo-f32", "agreement of a PPO update on the same rollout", "f32", 1e-3),
 )
