@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES
-from accord.config import DpoConfig, OptimConfig, RewardConfig, RlConfig
+from accord.config import DpoConfig, OptimConfig, RewardConfig, RlConfig, ShapingConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.models.precision import tune_allocator
 from accord.rollout.engine import Engine, Sampling
@@ -203,7 +203,7 @@ def group_config(algorithm: str, precision: str, optim: OptimConfig) -> RlConfig
         samples_per_prompt=4,
         max_new_tokens=NEW,
         missing_eos_penalty=0.0,
-        overlong_tokens=0,
+        shaping=ShapingConfig(),
         kl_coef=0.05,
         ppo_epochs=1,
         actor=optim,

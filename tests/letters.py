@@ -58,7 +58,7 @@ def actors_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> Acto
         critic.score.weight.zero_()
     if config is not None and not find_algorithm(config).critic:
         critic = None
-    elif config is not None and config.shared_critic:
+    elif config is not None and config.values.shared:
         critic = ValueHead(policy.config.width)
     return Actors(policy, critic, reference.eval().requires_grad_(False), scorer, words)
 

@@ -66,8 +66,8 @@ def test_rows_that_compare_completions_get_several_by_default(name: str) -> None
 
 
 def test_what_is_given_wins_over_what_the_algorithm_has() -> None:
-    assert RlConfig(algorithm="dapo").clip_high == 0.28
-    assert RlConfig(algorithm="dapo", clip_high=0.4).clip_high == 0.4
+    assert RlConfig(algorithm="dapo").trust.clip_high == 0.28
+    assert RlConfig(algorithm="dapo", trust={"clip_high": 0.4}).trust.clip_high == 0.4
     assert RlConfig(algorithm="grpo", samples_per_prompt=4).samples_per_prompt == 4
 
 
@@ -88,9 +88,9 @@ CASES = [
 def test_clipped_surrogate_by_hand(ratio: float, advantage: float, plain: float, higher: float, dual: float) -> None:
     one = tokens(t64([ratio]).log(), t64([0.0]), t64([advantage]))
     near(clipped(one, RlConfig()), [plain])
-    near(clipped(one, RlConfig(clip_high=0.28)), [higher])
-    near(clipped(one, RlConfig(dual_clip=3.0)), [dual])
-    near(clipped(one, RlConfig(clip=None, trust_coef=1.0)), [-ratio * advantage])
+    near(clipped(one, RlConfig(trust={"clip_high": 0.28})), [higher])
+    near(clipped(one, RlConfig(trust={"dual_clip": 3.0})), [dual])
+    near(clipped(one, RlConfig(clip=None, trust={"coef": 1.0})), [-ratio * advantage])
 
 
 def test_clipped_surrogate_token_by_token() -> None:
@@ -154,7 +154,7 @@ def test_trust_region_price_halves_and_doubles() -> None:
     assert fixed.coef == 1.0
 
 
-SMOOTH = RlConfig(dual_clip=3.0, clip_high=0.28)
+SMOOTH = RlConfig(trust={"dual_clip": 3.0, "clip_high": 0.28})
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_whitened_rewards_keep_their_mean() -> None:
     # 1.2 ... 2.0: mean 1.6, biased deviation sqrt(.8 / 12) = .258199; the first becomes 1.6 - .4 / .258199 = .050807
     reward = t64([[1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0]])
     given_, mask = torch.zeros_like(reward), torch.ones(1, 9, dtype=torch.bool)
-    config = RlConfig(whiten_rewards=True, gae_lambda=0.0, discount=0.999999999)
+    config = RlConfig(shaping={"whiten": True}, gae_lambda=0.0, discount=0.999999999)
     _, returns = credit.whitened_gae(Rewarded(reward, given_, mask), config)
     assert returns is not None
     near(returns[0, [0, 8]], [0.050807, 3.149193])
@@ -537,7 +537,7 @@ def test_dapo_with_equal_clips_and_lengths_is_grpo() -> None:
     logp, old = (torch.randn(8, generator=generator, dtype=torch.float64) for _ in range(2))
     found = rewarded([1.0, 2.0, 3.0, 7.0], 4)
     losses = []
-    for name, config in (("dapo", RlConfig(clip_high=0.2)), ("grpo", RlConfig())):
+    for name, config in (("dapo", RlConfig(trust={"clip_high": 0.2})), ("grpo", RlConfig())):
         algorithm = POLICY_ALGORITHMS[name]
         advantage = algorithm.advantages(found, config)[0][:, :2].flatten()
         weight = algorithm.aggregate(t64([2.0] * 4), config).repeat_interleave(2)

@@ -77,9 +77,9 @@ ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "prompts_per_iteration": 8,
         "samples_per_prompt": 8,
         "kl_coef": 0.0,
-        "clip_high": 0.28,
         "missing_eos_penalty": 0.0,
-        "overlong_tokens": 16,
+        "trust": {"clip_high": 0.28},
+        "shaping": {"overlong_tokens": 16},
     },
     "raft": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.0},
 }
@@ -424,6 +424,41 @@ class PromptsConfig(Section):
     function: OwnFunction = Field("", description="Prompts for which module:function(prompt) is false are left out.")
 
 
+class TrustConfig(Section):
+    """How far one update may move the policy, besides ``rl.clip``."""
+
+    clip_high: float | None = Field(None, gt=0, description="Instead of clip above 1 (DAPO: 0.28); null = clip.")
+    dual_clip: float | None = Field(None, gt=1, description="Bounds the loss of bad tokens at this many advantages.")
+    coef: float = Field(0.0, ge=0, description="Price of KL(old || new) a token, besides or instead of the clip.")
+    target: float | None = Field(None, gt=0, description="KL(old || new) a token to steer to; null: the price stays.")
+
+
+class ValuesConfig(Section):
+    """The critic's values, for algorithms that learn some."""
+
+    shared: bool = Field(False, description="A head on the policy's own trunk instead of a network of its own.")
+    clip: float = Field(0.2, gt=0, description="A value may move this far from the rollout's; beyond, clipped.")
+    coef: float = Field(0.1, gt=0, description="Weight of the value loss.")
+
+
+class ShapingConfig(Section):
+    """What a score goes through before it is a reward, besides ``rl.missing_eos_penalty`` and the length leash."""
+
+    scale: bool = Field(False, description="Divide scores by the running deviation of all so far.")
+    clip: float | None = Field(None, gt=0, description="Scores are held within +- this, before penalties.")
+    length_penalty: float = Field(0.0, description="Taken from the score a token of the completion.")
+    overlong_tokens: int = Field(0, ge=0, description="Over this many last tokens of the room the score falls by 1.")
+    whiten: bool = Field(False, description="PPO: set the spread of rewards to 1; it shortens completions.")
+
+
+class PtxConfig(Section):
+    """Plain texts that are not to be forgotten: their loss is added to every update (PPO-ptx)."""
+
+    coef: float = Field(0.0, ge=0, description="Weight of that loss; 0 = off.")
+    blocks: int = Field(16, ge=1, description="Blocks of text an update.")
+    block_tokens: int = Field(64, ge=8, description="Tokens of one block.")
+
+
 class RlConfig(Training):
     """Optimise the policy against the reward model without drifting from the reference."""
 
@@ -447,14 +482,9 @@ class RlConfig(Training):
     clip: float | None = Field(
         0.2, gt=0, lt=1, description="The probability ratio is clipped to 1 - clip .. 1 + clip; null = free."
     )
-    clip_high: float | None = Field(None, gt=0, description="Instead of clip above 1 (DAPO: 0.28); null = clip.")
-    dual_clip: float | None = Field(None, gt=1, description="Bounds the loss of bad tokens at this many advantages.")
-    trust_coef: float = Field(0.0, ge=0, description="Price of KL(old || new) a token, besides or instead of the clip.")
-    trust_target: float | None = Field(None, gt=0, description="KL(old || new) a token to steer to; null: fixed price.")
     entropy_coef: float = Field(0.0, ge=0, description="Bonus a nat of entropy at each token; it can run away.")
-    shared_critic: bool = Field(False, description="Values from a head on the policy's own trunk, not from a critic.")
-    value_clip: float = Field(0.2, gt=0, description="A value may move this far from the rollout's; beyond, clipped.")
-    value_coef: float = Field(0.1, gt=0, description="Weight of the value loss.")
+    trust: TrustConfig = Field(TrustConfig(), description="How far one update may go.")
+    values: ValuesConfig = Field(ValuesConfig(), description="The critic's values.")
     kl_coef: float = Field(0.05, ge=0, description="Price of one nat of KL to the reference, per token (start value).")
     kl_target: float | None = Field(None, gt=0, description="Nats per completion to steer to; null: kl_coef stays.")
     kl_in: Literal["auto", "reward", "loss", "loss_k3_naive"] = Field(
@@ -463,15 +493,9 @@ class RlConfig(Training):
     discount: float = Field(1.0, gt=0, le=1, description="Of later rewards; 1 because completions are finite.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE: 0 trusts the critic, 1 trusts the samples.")
     missing_eos_penalty: float = Field(1.0, ge=0, description="Taken from the score of a completion that did not end.")
-    length_penalty: float = Field(0.0, description="Taken from the score a token of the completion.")
-    overlong_tokens: int = Field(0, ge=0, description="Over this many last tokens of the room the score falls by 1.")
-    scale_scores: bool = Field(False, description="Divide scores by the running deviation of all so far.")
-    clip_scores: float | None = Field(None, gt=0, description="Scores are held within +- this, before penalties.")
-    whiten_rewards: bool = Field(False, description="PPO: set the spread of rewards to 1; it shortens completions.")
+    shaping: ShapingConfig = Field(ShapingConfig(), description="From score to reward.")
+    ptx: PtxConfig = Field(PtxConfig(), description="Texts not to be forgotten.")
     redraws: int = Field(3, ge=0, description="dapo: how often prompts whose scores are all equal are replaced.")
-    ptx_coef: float = Field(0.0, ge=0, description="Weight of the loss on plain texts not to be forgotten (PPO-ptx).")
-    ptx_blocks: int = Field(16, ge=1, description="Blocks of those texts an update.")
-    ptx_block_tokens: int = Field(64, ge=8, description="Tokens of one such block.")
     length_coef: float = Field(
         0.0, ge=0, description="How fast the price of a token moves to hold the length; 0 = off."
     )
@@ -488,12 +512,12 @@ class RlConfig(Training):
     @classmethod
     def _as_the_algorithm_has_it(cls, given: Any) -> Any:
         defaults = ALGORITHM_DEFAULTS.get(str(given.get("algorithm")), {}) if isinstance(given, dict) else {}
-        return {**defaults, **given} if defaults else given
+        return merged(defaults, given) if defaults else given
 
     @model_validator(mode="after")
     def _something_holds_the_ratio(self) -> Self:
-        if self.clip is None and self.trust_coef == 0:
-            raise ValueError("without clip the ratio is free: set trust_coef above 0, or leave clip as it is")
+        if self.clip is None and self.trust.coef == 0:
+            raise ValueError("without clip the ratio is free: set trust.coef above 0, or leave clip as it is")
         return self
 
     @model_validator(mode="after")

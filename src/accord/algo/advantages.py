@@ -87,10 +87,10 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, l
 def whitened_gae(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, Tensor]:
     """GAE, its advantages whitened over all counted tokens of the batch; the returns are taken before that.
 
-    With ``whiten_rewards`` the rewards' spread is set to 1 first, their mean kept (Stiennon 2020): it shortens texts.
+    With ``shaping.whiten`` the rewards' spread is set to 1 first, their mean kept (Stiennon 2020): it shortens texts.
     """
     reward_BT, mask_BT = rewarded.reward_BT, rewarded.mask_BT
-    if settings.whiten_rewards:
+    if settings.shaping.whiten:
         reward_BT = masked_whiten(reward_BT, mask_BT, shift_mean=False)
     advantage_BT, return_BT = gae(reward_BT, rewarded.value_BT, mask_BT, settings.discount, settings.gae_lambda)
     return masked_whiten(advantage_BT, mask_BT), return_BT

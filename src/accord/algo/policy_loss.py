@@ -49,10 +49,10 @@ def clipped(tokens: Tokens, settings: PolicySettings) -> Tensor:
     ratio_N, advantage_N = tokens.log_ratio_N.exp(), tokens.advantage_N
     loss_N = -ratio_N * advantage_N
     if settings.clip is not None:
-        low, high = bounds(settings.clip, settings.clip_high)
+        low, high = bounds(settings.clip, settings.trust.clip_high)
         loss_N = torch.maximum(loss_N, -ratio_N.clamp(low, high) * advantage_N)
-    if settings.dual_clip is not None:
-        loss_N = torch.where(advantage_N < 0, torch.minimum(loss_N, -settings.dual_clip * advantage_N), loss_N)
+    if settings.trust.dual_clip is not None:
+        loss_N = torch.where(advantage_N < 0, torch.minimum(loss_N, -settings.trust.dual_clip * advantage_N), loss_N)
     return loss_N
 
 
@@ -82,7 +82,7 @@ def update_stats(tokens: Tokens, settings: PolicySettings) -> dict[str, Tensor]:
         "ratio_min": ratio_N.min(),
     }
     if settings.clip is not None:
-        low, high = bounds(settings.clip, settings.clip_high)
+        low, high = bounds(settings.clip, settings.trust.clip_high)
         stats |= {"clip_low": (ratio_N < low).sum(), "clip_high": (ratio_N > high).sum()}
     return stats
 

@@ -5,6 +5,22 @@ from __future__ import annotations
 from typing import Protocol
 
 
+class TrustSettings(Protocol):
+    """Bounds of one update."""
+
+    @property
+    def clip_high(self) -> float | None: ...
+    @property
+    def dual_clip(self) -> float | None: ...
+
+
+class ShapingSettings(Protocol):
+    """What rewards go through."""
+
+    @property
+    def whiten(self) -> bool: ...
+
+
 class PolicySettings(Protocol):
     """What advantages and surrogates may ask. KL in nats, lengths in tokens."""
 
@@ -13,12 +29,10 @@ class PolicySettings(Protocol):
     @property
     def gae_lambda(self) -> float: ...
     @property
-    def whiten_rewards(self) -> bool: ...
-    @property
     def clip(self) -> float | None: ...
     @property
-    def clip_high(self) -> float | None: ...
-    @property
-    def dual_clip(self) -> float | None: ...
-    @property
     def max_new_tokens(self) -> int: ...
+    @property
+    def trust(self) -> TrustSettings: ...
+    @property
+    def shaping(self) -> ShapingSettings: ...

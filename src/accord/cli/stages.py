@@ -160,7 +160,7 @@ def rl(
     reward_model: ScorerModel = None,
     ptx_data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='JSONL of {"text"} rows not to be forgotten; wants rl.ptx_coef.'),
+        typer.Option(metavar="FILE", help='JSONL of {"text"} rows not to be forgotten; wants rl.ptx.coef.'),
     ] = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,

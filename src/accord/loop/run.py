@@ -363,7 +363,7 @@ class Stages:
             "reward_model": self.path("reward/model"),
             "data": self.path("data/prompts_train.jsonl"),
         }
-        if config.ptx_coef > 0:
+        if config.ptx.coef > 0:
             inputs["ptx_data"] = self.path("data/texts.jsonl")
         self.stage(
             name,

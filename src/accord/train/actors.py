@@ -97,7 +97,7 @@ def load_actors(
         recompute_activations(policy.model)
     critic: ScalarModel | ValueHead | None = None
     if algorithm.critic:
-        shared = config.shared_critic
+        shared = config.values.shared
         critic = ValueHead(policy.config.width) if shared else _own_critic(config, model, reward_model, dtype, seed)
     return Actors(policy, critic, reference, scorer, words)
 

@@ -25,7 +25,7 @@ class Controllers:
         """Those of a run that starts."""
         return cls(
             AdaptiveKL(config.kl_coef, config.kl_target),
-            TrustRegion(config.trust_coef, config.trust_target),
+            TrustRegion(config.trust.coef, config.trust.target),
             LengthLeash(reference_length, config.length_coef),
         )
 

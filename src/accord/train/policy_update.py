@@ -87,7 +87,7 @@ class Update:
             if value_N is None:
                 assert isinstance(actors.critic, ScalarModel)
                 value_N = token_values(actors.critic, batch)
-            value_loss = config.value_coef * self._value_loss(picked, value_N, num_tokens)
+            value_loss = config.values.coef * self._value_loss(picked, value_N, num_tokens)
             yield loss + value_loss if joint else value_loss
         if self.mix is not None:
             loss = self.mix.loss(actors.policy, seed)
@@ -121,7 +121,7 @@ class Update:
         assert self.return_BC is not None
         rollout, inside = self.rollout, self.rollout.mask_BC[picked]
         old_value_N, return_N = rollout.value_BC[picked][inside], self.return_BC[picked][inside]
-        loss = clipped_value_loss(value_N, old_value_N, return_N, self.config.value_clip, num_tokens)
+        loss = clipped_value_loss(value_N, old_value_N, return_N, self.config.values.clip, num_tokens)
         self._merge({"value_loss": loss.detach()})
         return loss
 

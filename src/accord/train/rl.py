@@ -61,7 +61,7 @@ def rl(
 
     What a completion is worth says a reward model, or ``config.rewards``, or the sum of both. Without a reward model of
     the same tokens a critic starts from the policy, under a head of zeros.
-    ``ptx_data`` are plain texts ``{"text"}`` that it is not to forget: with ``ptx_coef`` their loss is added.
+    ``ptx_data`` are plain texts ``{"text"}`` that it is not to forget: with ``ptx.coef`` their loss is added.
 
     Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` iterations for a
     judge to choose from, ``metrics.jsonl`` (one row an iteration), ``events.jsonl`` (alarms) and ``samples/``.
@@ -131,33 +131,33 @@ def find_algorithm(config: RlConfig) -> PolicyAlgorithm:
             f"{config.samples_per_prompt}",
             mend=f"set rl.samples_per_prompt to {algorithm.min_group} or more; 4 to 8 are usual",
         )
-    if config.shared_critic and not algorithm.critic:
+    if config.values.shared and not algorithm.critic:
         raise UsageError(
-            f"rl.shared_critic says where values come from, and {config.algorithm} learns none", mend="leave it out"
+            f"rl.values.shared says where values come from, and {config.algorithm} learns none", mend="leave it out"
         )
     return algorithm
 
 
 def read_mix(config: RlConfig, words: Tokenizer, ptx_data: Path | None) -> PretrainingMix | None:
-    """The texts whose loss is added to every update, as blocks; None where ``ptx_coef`` is 0.
+    """The texts whose loss is added to every update, as blocks; None where ``ptx.coef`` is 0.
 
     Raises UsageError where one of coefficient and texts is given without the other, DataError for too few texts.
     """
-    if (config.ptx_coef > 0) != (ptx_data is not None):
+    if (config.ptx.coef > 0) != (ptx_data is not None):
         raise UsageError(
-            f"rl.ptx_coef is {config.ptx_coef} and texts to remember are {'not ' if ptx_data is None else ''}given",
-            mend="give both --ptx-data FILE and rl.ptx_coef above 0, or neither",
+            f"rl.ptx.coef is {config.ptx.coef} and texts to remember are {'not ' if ptx_data is None else ''}given",
+            mend="give both --ptx-data FILE and rl.ptx.coef above 0, or neither",
         )
     if ptx_data is None:
         return None
-    blocks_NT = pack_blocks(words.encode_batch(read_texts(ptx_data)), words.end_id, config.ptx_block_tokens)
+    blocks_NT = pack_blocks(words.encode_batch(read_texts(ptx_data)), words.end_id, config.ptx.block_tokens)
     if not len(blocks_NT):
         raise DataError(
-            f"the texts do not fill one block of {config.ptx_block_tokens} tokens",
+            f"the texts do not fill one block of {config.ptx.block_tokens} tokens",
             where=str(ptx_data),
-            mend="give more text, or lower rl.ptx_block_tokens",
+            mend="give more text, or lower rl.ptx.block_tokens",
         )
-    return PretrainingMix(blocks_NT, config.ptx_blocks, config.ptx_coef)
+    return PretrainingMix(blocks_NT, config.ptx.blocks, config.ptx.coef)
 
 
 def rl_step(

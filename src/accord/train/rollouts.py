@@ -143,14 +143,14 @@ def score_samples(actors: Actors, prompts: Sequence[str], samples: Sequence[Samp
 def shape_scores(config: RlConfig, scored: Scored, controllers: Controllers) -> Tensor:
     """The scores that the optimiser sees, ``(B,)``: scaled and clipped, less what a missing end and length cost."""
     score_B = scored.score_B
-    if config.scale_scores:
+    if config.shaping.scale:
         score_B = score_B / controllers.scores.deviation
-    if config.clip_scores is not None:
-        score_B = score_B.clamp(-config.clip_scores, config.clip_scores)
+    if config.shaping.clip is not None:
+        score_B = score_B.clamp(-config.shaping.clip, config.shaping.clip)
     length_B = torch.tensor([float(len(s.completion)) for s in scored.samples])
     cut_B = torch.tensor([s.finish != "stop" for s in scored.samples])
-    score_B = score_B - config.missing_eos_penalty * cut_B.float() - config.length_penalty * length_B
-    score_B = score_B + overlong(length_B, config.max_new_tokens, config.overlong_tokens)
+    score_B = score_B - config.missing_eos_penalty * cut_B.float() - config.shaping.length_penalty * length_B
+    score_B = score_B + overlong(length_B, config.max_new_tokens, config.shaping.overlong_tokens)
     return score_B + controllers.leash.bonus(length_B)
 
 
