@@ -26,4 +26,4 @@ def correlation(x_N: Tensor, y_N: Tensor) -> Tensor:
     """Pearson's, in float64; 0 where either does not vary."""
     x_N, y_N = x_N.double() - x_N.double().mean(), y_N.double() - y_N.double().mean()
     spread = x_N.norm() * y_N.norm()
-    return (x_N @ y_N) / spread if spread > 0 else spread
+    return torch.where(spread > 0, (x_N * y_N).sum() / spread, 0.0)

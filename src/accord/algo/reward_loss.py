@@ -326,8 +326,8 @@ def _with_pairs(
     """The loss with the centring term of `ranking_loss`, and that function's stats."""
     chosen, rejected = judged.score_S[judged.pairs.chosen_N], judged.score_S[judged.pairs.rejected_N]
     share_N = judged.pairs.weight_N / total_weight
-    centring = (share_N * center_coef * (chosen + rejected) ** 2).sum()
-    return loss + centring, pair_stats(chosen, rejected, share_N)
+    centring_N = center_coef * (chosen + rejected) ** 2
+    return loss + (share_N * centring_N).sum(), pair_stats(chosen, rejected, share_N)
 
 
 # -- completions one by one --------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ raw score); an LSTM opens here alone. How raw scores become the score stands bes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ class RewardScale:
     offset: float | tuple[float, ...] = 0.0
     scale: float | tuple[float, ...] = 1.0
     transform: Literal["logit", "probability"] = "logit"
-    combine: CombineConfig = CombineConfig()
+    combine: CombineConfig = field(default_factory=CombineConfig)
 
     @property
     def num_heads(self) -> int:

@@ -241,7 +241,7 @@ def agreement(
     log_odds = loss.reads != "ratings" and len(margin_N) > 0
     lengths = torch.tensor([len(words.encode(completion)) for _, completion in texts])
     return Agreement(
-        accuracy=float((weight_N * right_N).sum() / weight_N.sum()) if len(margin_N) else None,
+        accuracy=float((weight_N * right_N).double().sum() / weight_N.double().sum()) if len(margin_N) else None,
         calibration_error=margin_calibration(margin_N.numpy()).error if log_odds else None,
         length_correlation=float(correlation(score_S, lengths)),
     )
