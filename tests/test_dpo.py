@@ -41,6 +41,9 @@ from accord.train.preferences import (
     ranked_group,
 )
 
+# peft asks transformers for an attribute that it has renamed
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 ROWS = sorted(PREFERENCE_LOSSES)
 
 GROUPS = [
@@ -353,7 +356,7 @@ def test_the_reference_is_computed_once_and_only_for_what_it_was_computed_for(
     stored = out / "reference.safetensors"
     assert again(data) == 1
     content, policy = stored.read_bytes(), load_policy(letters_folder)[0]
-    assert again(data, dpo_beta=0.3) == 0
+    assert again(data, dpo_beta=0.3, epochs=2, groups_per_step=5) == 0
     assert again(data, loss="simpo") == 0 and stored.read_bytes() == content  # which needs none
     assert again(write_rows("more.jsonl", letter_pairs(25))) == 1
     assert again(data) == 1 and stored.read_bytes() == content

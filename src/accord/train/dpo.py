@@ -295,11 +295,13 @@ def _encoded(task: Task, judged: RankedGroup | JudgedGroup) -> ComparedGroup | N
 
 
 def _examples(task: Task, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
-    """Every completion that the reference will be asked for, once, those under prompts of others among them."""
+    """Every completion that the reference will be asked for, once, those under prompts of others among them; in an
+    order that no seed decides.
+    """
     found = [e for groups in sets for g in groups for e in g.examples]
     if not task.row.paired:
         found += [e for groups in sets for e in mismatched(groups, task.policy.config.max_positions)]
-    return list(dict.fromkeys(found))
+    return sorted(set(found), key=lambda e: (e.prompt, e.completion))
 
 
 def _stored_reference(task: Task, model: Path, examples: Sequence[Example], output_dir: Path, log: Log) -> Reference:
