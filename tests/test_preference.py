@@ -111,7 +111,14 @@ def test_the_gradient_of_dpo_is_the_chance_of_being_wrong() -> None:
 TRL_CHOSEN, TRL_REJECTED = (-10.0, -21.5, -3.25), (-12.0, -18.0, -9.75)
 TRL_REFERENCES = ((-11.0, -20.0, -5.0), (-11.5, -17.25, -8.0))
 TRL_LENGTHS = ((5, 9, 2), (6, 7, 4))
-TRL_MEANS: dict[str, float] = {}
+TRL_MEANS = {
+    "dpo": 0.6285632,
+    "cdpo": 0.6427298,
+    "ipo": 20.4811268,
+    "kto": 0.4823188,
+    "simpo": 0.6727028,
+    "orpo": 2.0586722,
+}
 
 
 @pytest.mark.parametrize("name", sorted(TRL_MEANS))
@@ -195,7 +202,7 @@ def minimised(row: PreferenceAlgorithm, weight_N: Tensor, given: PreferenceSetti
         return loss
 
     optimizer.step(closure)
-    return float(closure()), torch.softmax(logits.detach(), 0)
+    return float(closure().detach()), torch.softmax(logits.detach(), 0)
 
 
 def test_dpo_on_the_whole_population_reaches_the_optimum_of_the_bandit() -> None:
@@ -261,7 +268,7 @@ def test_without_disagreement_dpo_runs_away_and_ipo_stays() -> None:
 
     def gaps(name: str) -> list[float]:
         logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        optimizer, found = torch.optim.Adam([logits], lr=LR), []
+        optimizer, found = torch.optim.Adam([logits], lr=0.05), []
         for step in range(1, 8001):
             optimizer.zero_grad()
             strength = torch.log_softmax(logits, 0) - math.log(0.5)

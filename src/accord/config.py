@@ -554,7 +554,10 @@ class DpoConfig(Training):
     orpo_coef: float = Field(0.1, ge=0, description="orpo: weight of the odds ratio against the likelihood.")
     desirable_weight: float = Field(1.0, gt=0, description="kto: weight of good completions.")
     undesirable_weight: float = Field(1.0, gt=0, description="kto: weight of bad completions.")
-    online: bool = Field(False, description="Draw the completions from the policy itself; a reward model judges them.")
+    online: bool = Field(False, description="Draw the completions from the policy itself; scores rank them.")
+    rewards: tuple[ScorerConfig, ...] = Field(
+        (), strict=False, description="Online: scores, added to the reward model's where one is given."
+    )
     samples_per_prompt: int = Field(2, ge=2, description="Online: completions per prompt (K).")
     max_new_tokens: int = Field(80, ge=1, description="Online: most tokens per completion, the end token included.")
     temperature: float = Field(1.0, gt=0, description="Online: divides the logits while sampling.")

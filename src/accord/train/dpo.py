@@ -32,8 +32,8 @@ from accord.models.lora import adapter_off, add_lora, save_adapter
 from accord.models.precision import compute_dtype
 from accord.records import JudgedGroup, RankedGroup
 from accord.rollout.engine import Engine, Sample, Sampling
-from accord.scoring.reward_model import RewardModel
 from accord.scoring.scorer import Scorer
+from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.seeds import stream_seed
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
@@ -54,7 +54,7 @@ from accord.train.preferences import (
     ranked_group,
     require_both_classes,
 )
-from accord.train.prompts import pick_prompts
+from accord.train.prompts import Prompts
 
 LOOK_GROUPS = 400  # looked at with each snapshot: accuracy to 2.5 points
 
@@ -122,7 +122,6 @@ def dpo(
     output_dir: Path,
     valid_data: Path | None = None,
     reward_model: Path | None = None,
-    scorer: Scorer | None = None,
     seed: int = 0,
     resume: bool = True,
     log: Log = quiet,
@@ -130,8 +129,8 @@ def dpo(
     """Improve a policy on rankings, pairs or (with a loss like kto) thumbs; online, on prompts ``{"prompt"}``.
 
     The reference is ``model`` itself: its log-probabilities are computed once, before the first step, and kept in
-    ``output_dir/reference.safetensors``. Online they are those of completions that are drawn on the way; the judgements
-    are then ``reward_model``'s (a folder), or those of any ``scorer``. Without ``valid_data`` every twentieth judgement
+    ``output_dir/reference.safetensors``. Online they are those of completions that are drawn on the way; what ranks
+    these is a reward model, or ``config.rewards``, or the sum of both. Without ``valid_data`` every twentieth judgement
     of a file is held out; online none is.
 
     Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` steps for a judge to choose
@@ -139,9 +138,14 @@ def dpo(
     ``output_dir/adapter`` holds the last adapter alone.
     """
     task = _task(config, model, seed)
-    inputs = {"model": model, "data": data} | ({"reward_model": reward_model} if reward_model else {})
+    if not config.online and (reward_model or config.rewards):
+        raise UsageError(
+            "a reward model or dpo.rewards have no effect on judgements of a file",
+            mend="leave them out, or add dpo.online=true and give prompts",
+        )
     if config.online:
-        source = _online(task, _judge(reward_model, scorer, config.precision), model, data, valid_data, log)
+        scorer = load_scorer(config.rewards, reward_model, config.precision)
+        source = _online(task, scorer, model, data, valid_data, log)
     else:
         source = _offline(task, model, data, valid_data, output_dir, log)
     objective = Objective(config, task.row, task.policy, task.words.pad_id, source.reference)
@@ -163,6 +167,7 @@ def dpo(
             append_event(output_dir / "events.jsonl", step, event)
         return stats
 
+    inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
     train_steps(
         learner,
         step_fn,
@@ -296,11 +301,13 @@ def _encoded(task: Task, judged: RankedGroup | JudgedGroup) -> ComparedGroup | N
 
 
 def _examples(task: Task, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
-    """Every completion that the reference will be asked for, once, those under prompts of others among them."""
+    """Every completion that the reference will be asked for, once, those under prompts of others among them; in an
+    order that no seed decides.
+    """
     found = [e for groups in sets for g in groups for e in g.examples]
     if not task.row.paired:
         found += [e for groups in sets for e in mismatched(groups, task.policy.config.max_positions)]
-    return list(dict.fromkeys(found))
+    return sorted(set(found), key=lambda e: (e.prompt, e.completion))
 
 
 def _stored_reference(task: Task, model: Path, examples: Sequence[Example], output_dir: Path, log: Log) -> Reference:
@@ -330,27 +337,20 @@ def _read_stored(path: Path, identity: str) -> Tensor | None:
 # -- judgements of a scorer on the policy's own completions ------------------------------------------------------------
 
 
-def _judge(reward_model: Path | None, scorer: Scorer | None, precision: str) -> Scorer:
-    if scorer is not None:
-        return scorer
-    if reward_model is None:
-        raise UsageError("dpo.online draws completions that nobody has judged", mend="give --reward-model")
-    return RewardModel.load(reward_model, precision)
-
-
 def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log) -> Source:
     config, engine = task.config, Engine(task.policy, task.words.stop_ids)
-    prompts = [row.text for row in read_prompts(data, task.words.chat)]
+    rows = read_prompts(data, task.words.chat)
+    prompts = Prompts([row.text for row in rows], [row.weight for row in rows])
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
 
     def groups(step: int) -> tuple[list[ComparedGroup], dict[str, float]]:
-        chosen = pick_prompts(prompts, config.groups_per_step, step, task.seed)
+        chosen = prompts.pick(config.groups_per_step, step, task.seed)
         ids = [task.words.encode(p) for p in chosen]
         samples = engine.generate(ids, sampling, seed=stream_seed(task.seed, "rollout", step))
         return _judged_samples(task, scorer, chosen, samples, stream_seed(task.seed, "labels", step))
 
     valid = [] if valid_data is None else _read_groups(task, valid_data, log)
-    rounded = -(-len(prompts) // config.groups_per_step) * config.groups_per_step
+    rounded = -(-len(rows) // config.groups_per_step) * config.groups_per_step
     return Source(
         num_groups=rounded,
         num_completions=rounded * config.samples_per_prompt,
@@ -395,7 +395,7 @@ def _judged_samples(
 
 def _sample_stats(
     raw_S: Tensor, cut_S: Tensor, samples: Sequence[Sample], texts: Sequence[tuple[str, str]]
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     return {
         "score": float(raw_S.mean()),
         "score_std": float(raw_S.std(unbiased=False)),

@@ -106,7 +106,7 @@ def mismatched(groups: Sequence[ComparedGroup], max_tokens: int) -> list[Example
 def completion_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int) -> Tensor:
     """Log-probability of each completion, the sum over its tokens and the end token, ``(S,)``; differentiable."""
     logp_N, _ = logp_and_entropy(policy, collate(examples, pad_id), entropy=False)
-    return torch.stack([part.sum() for part in logp_N.split([e.num_counted for e in examples])])
+    return torch.stack([part.sum() for part in torch.split(logp_N, [e.num_counted for e in examples])])
 
 
 @torch.no_grad()
