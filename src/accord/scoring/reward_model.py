@@ -84,4 +84,4 @@ class RewardModel:
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """What each head says, on its own scale, ``(S, heads)``."""
         raw = raw_scores(self.model, self.words, pairs, self.model.config.max_positions)
-        return self.scale.apply(raw).reshape(len(pairs), -1)
+        return self.scale.apply(raw).reshape(len(pairs), self.model.score.out_features)

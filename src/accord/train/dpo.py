@@ -33,6 +33,7 @@ from accord.models.precision import compute_dtype
 from accord.records import JudgedGroup, RankedGroup
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.scoring.reward_model import RewardModel
+from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
@@ -53,7 +54,7 @@ from accord.train.preferences import (
     ranked_group,
     require_both_classes,
 )
-from accord.train.rl import Scorer, pick_prompts
+from accord.train.prompts import pick_prompts
 
 LOOK_GROUPS = 400  # looked at with each snapshot: accuracy to 2.5 points
 
