@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from test_cli import Done
 from torch import Tensor
 
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import RlConfig, ScorerConfig, load_recipe
 from accord.errors import DataError, ResourceError, UsageError
 from accord.models.decoder import ScalarModel, init_score_head, init_weights
@@ -39,7 +40,8 @@ from accord.scoring import (
 from accord.scoring.scorer import checked
 from accord.scoring.weighted import score_in_parts
 from accord.text.tokenizer import Tokenizer
-from accord.train.rl import load_actors, rl
+from accord.train.actors import load_actors
+from accord.train.rl import rl
 
 PAIRS = [("The village:", " fog"), ("He:", " wrote a long letter"), ("A", "")]
 
@@ -397,12 +399,12 @@ def test_rl_without_a_reward_model(own: str, policy_folder: Path, write_rows: Wr
 
 
 def test_without_a_reward_model_the_critic_starts_from_the_policy(policy_folder: Path) -> None:
-    actors = load_actors(toy(rewards=[{"regex": "e"}]), policy_folder, None)
+    actors = load_actors(toy(rewards=[{"regex": "e"}]), POLICY_ALGORITHMS["ppo"], policy_folder, None)
     start = load_file(policy_folder / "model.safetensors")
     assert torch.equal(actors.critic.model.embed_tokens.weight, start["model.embed_tokens.weight"])
     assert bool((actors.critic.score.weight == 0).all())
     with pytest.raises(UsageError, match="nothing says what a completion is worth"):
-        load_actors(toy(), policy_folder, None)
+        load_actors(toy(), POLICY_ALGORITHMS["ppo"], policy_folder, None)
 
 
 def test_a_file_is_scored_by_all_parts(reward_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:

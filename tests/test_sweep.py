@@ -205,8 +205,8 @@ def test_the_score_of_an_rl_stage_is_drawn_along_the_root_of_kl(tmp_path: Path) 
     assert "a: score 0.500, KL 4.00 nats" in page and "b: score 1.500, KL 16.00 nats" in page
     assert "it is no evidence" in page and "part_polite" in page
     assert "the loss is nan &lt;b&gt;" in page
-    first = re.search(r'<circle cx="([\d.]+)"', page)
-    second = re.search(r'class="s-uncured"><polygon points="([\d.]+),', page)
+    first = re.search(r'<circle cx="([\d.]+)"[^>]*><title>a: score', page)
+    second = re.search(r'<polygon points="([\d.]+),[^>]*><title>b: score', page)
     zero = re.search(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle" class="tick">0</text>', page)
     assert first and second and zero
     near, far = float(first[1]) - float(zero[1]), float(second[1]) - float(zero[1])

@@ -27,7 +27,8 @@ class FunctionScorer:
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         with blaming(self.name):
             given = self.function([prompt for prompt, _ in pairs], [completion for _, completion in pairs])
-        return checked(self.name, given, pairs)
+            score_S = checked(self.name, given, pairs)  # inside: a generator may fail only as it is read
+        return score_S
 
 
 class RegexScorer:

@@ -29,7 +29,7 @@ def checked(name: str, scores: Any, pairs: Sequence[tuple[str, str]]) -> Tensor:
         DataError: not one number for each completion, or one that fp32 does not hold; the text is named.
     """
     try:
-        given = scores.tolist() if isinstance(scores, Tensor) else list(scores)
+        given = list(scores.tolist() if isinstance(scores, Tensor) else scores)
     except TypeError as error:
         kind = type(scores).__name__
         raise DataError(f"{name} gave a {kind}", why="a list of numbers is wanted, one a completion") from error
@@ -39,10 +39,11 @@ def checked(name: str, scores: Any, pairs: Sequence[tuple[str, str]]) -> Tensor:
             mend="give one number for each completion, in their order",
         )
     score_S = torch.tensor([_number(one) for one in given], dtype=torch.float32)
-    for row in (~score_S.isfinite()).nonzero().flatten().tolist():
-        prompt, completion = pairs[row]
+    wrong = (~score_S.isfinite()).nonzero().flatten().tolist()
+    if wrong:
+        prompt, completion = pairs[wrong[0]]
         raise DataError(
-            f"{name} gave {_short(given[row])} for {_short(completion)}",
+            f"{name} gave {_short(given[wrong[0]])} for {_short(completion)}",
             where=f"prompt {_short(prompt)}",
             why="a score is one finite number",
         )
