@@ -337,17 +337,44 @@ def _read_stored(path: Path, identity: str) -> Tensor | None:
 # -- judgements of a scorer on the policy's own completions ------------------------------------------------------------
 
 
+class LiveReference:
+    """The policy as it started, a frozen copy or the policy itself with its adapter off; asked once a completion."""
+
+    def __init__(self, task: Task, model: Path) -> None:
+        self._task, self._copy, self._known = task, task.policy, dict[Example, float]()
+        if not task.config.lora.rank:
+            self._copy = load_policy(model, task.policy.model.compute_dtype)[0].eval().requires_grad_(False)
+
+    def __call__(self, examples: Sequence[Example]) -> Tensor:
+        new = [e for e in examples if e not in self._known]
+        if new:
+            with adapter_off(self._copy):
+                size, pad_id = self._task.config.micro_batch_tokens, self._task.words.pad_id
+                self._known |= zip(new, bucketed_logp(self._copy, new, pad_id, size).tolist(), strict=True)
+        return torch.tensor([self._known[e] for e in examples])
+
+    def forget(self) -> None:
+        """Let go of the completions of a step that is over."""
+        self._known.clear()
+
+
 def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log) -> Source:
     config, engine = task.config, Engine(task.policy, task.words.stop_ids)
     rows = read_prompts(data, task.words.chat)
     prompts = Prompts([row.text for row in rows], [row.weight for row in rows])
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
+    reference = LiveReference(task, model) if task.row.needs_reference else None
 
     def groups(step: int) -> tuple[list[ComparedGroup], dict[str, float]]:
         chosen = prompts.pick(config.groups_per_step, step, task.seed)
         ids = [task.words.encode(p) for p in chosen]
         samples = engine.generate(ids, sampling, seed=stream_seed(task.seed, "rollout", step))
-        return _judged_samples(task, scorer, chosen, samples, stream_seed(task.seed, "labels", step))
+        examples = [Example(s.prompt, s.completion) for s in samples]
+        found, told = _judged_samples(task, scorer, chosen, samples, examples, stream_seed(task.seed, "labels", step))
+        if reference:
+            reference.forget()
+            told["kl"] = sum(sum(s.behaviour_logp) for s in samples) / len(samples) - float(reference(examples).mean())
+        return found, told
 
     valid = [] if valid_data is None else _read_groups(task, valid_data, log)
     rounded = -(-len(rows) // config.groups_per_step) * config.groups_per_step
@@ -355,27 +382,19 @@ def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Pat
         num_groups=rounded,
         num_completions=rounded * config.samples_per_prompt,
         groups=groups,
-        reference=_live_reference(task, model) if task.row.needs_reference else None,
+        reference=reference,
         valid=valid,
         looks={"valid": _some(valid)} if valid else {},
     )
 
 
-def _live_reference(task: Task, model: Path) -> Reference:
-    """The policy as it started: a frozen copy, or the policy itself with its adapter off."""
-    copy = task.policy
-    if not task.config.lora.rank:
-        copy = load_policy(model, task.policy.model.compute_dtype)[0].eval().requires_grad_(False)
-
-    def reference(examples: Sequence[Example]) -> Tensor:
-        with adapter_off(copy):
-            return bucketed_logp(copy, examples, task.words.pad_id, task.config.micro_batch_tokens)
-
-    return reference
-
-
 def _judged_samples(
-    task: Task, scorer: Scorer, prompts: Sequence[str], samples: Sequence[Sample], seed: int
+    task: Task,
+    scorer: Scorer,
+    prompts: Sequence[str],
+    samples: Sequence[Sample],
+    examples: Sequence[Example],
+    seed: int,
 ) -> tuple[list[ComparedGroup], dict[str, float]]:
     """Samples ranked by their scores, prompt by prompt, and what there is to log; prompts that tie are left out."""
     config = task.config
@@ -384,7 +403,6 @@ def _judged_samples(
     cut_S = torch.tensor([s.finish != "stop" for s in samples])
     score_PK = (raw_S - config.missing_eos_penalty * cut_S).view(len(prompts), config.samples_per_prompt)
     rank_PK = judged_ranks(score_PK, config.label_noise, torch.Generator().manual_seed(seed))
-    examples = [Example(s.prompt, s.completion) for s in samples]
     groups = [
         ranked_group(config, task.row, examples[p * len(ranks) : (p + 1) * len(ranks)], ranks, 1.0)
         for p, ranks in enumerate(rank_PK.tolist())
