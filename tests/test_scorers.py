@@ -351,6 +351,7 @@ def test_rewards_are_given_as_a_list_in_yaml_and_on_the_command_line(tmp_path: P
         ("rl.rewards=[{weight: 1}]", "exactly one of model, function, regex, http; given: none"),
         ("rl.rewards=[{regex: a, model: b}]", "given: model and regex"),
         ("rl.rewards=[{regex: '('}]", "'(' is no regular expression"),
+        (r'rl.rewards=[{regex: "\bno\b"}]', "YAML reads \\b in double quotes as one"),
         ("rl.rewards=[{function: count}]", "write module:function"),
         ("rl.rewards=[{http: 'ftp://x'}]", "rl.rewards.0.http"),
         ("rl.rewards=[{regex: a, wieght: 1}]", "rl.rewards.0.wieght"),
