@@ -136,17 +136,19 @@ def test_a_sweep_does_what_is_shared_once(tmp_path: Path, reviews: Path, given: 
 
 def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given: Path) -> None:
     """The proxy of the evaluation is what was optimised: reward model and pattern together."""
-    own = "rl.rewards=[{regex: warm, weight: 100}]"
+    own = "rl.rewards=[{regex: '[aeiou]', weight: 100}]"
     run(load_recipe(None, [f"base.model={given}", *TOY, own]), output_dir=tmp_path / "run", from_dir=reviews)
     rows = [json.loads(line) for line in (tmp_path / "run/rl/metrics.jsonl").read_text().splitlines()]
     assert all(
         row["score"] == pytest.approx(row["part_reward_model"] + 100 * row["part_regex"], abs=1e-3) for row in rows
     )
     scorer = RewardModel.load(tmp_path / "run/reward/model")
-    for line in (tmp_path / "run/eval/samples.jsonl").read_text().splitlines()[:8]:
-        row = json.loads(line)
-        wanted = float(scorer.score([(row["prompt"], row["completion"])])) + 100 * ("warm" in row["completion"])
-        assert row["proxy"] == pytest.approx(wanted, abs=0.05)
+    texts = [json.loads(line) for line in (tmp_path / "run/eval/samples.jsonl").read_text().splitlines()]
+    found = [bool(set("aeiou") & set(row["completion"])) for row in texts]
+    assert any(found)
+    model = scorer.score([(row["prompt"], row["completion"]) for row in texts]).tolist()
+    wanted = [score + 100 * vowel for score, vowel in zip(model, found, strict=True)]
+    assert [row["proxy"] for row in texts] == pytest.approx(wanted, abs=0.05)
 
 
 def test_what_names_no_model_is_told_before_any_work(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults: list[int | str | bytes] = []
         self.asked: list[dict[str, list[str]]] = []
+        self.times: list[float] = []
 
     @property
     def url(self) -> str:
@@ -177,13 +179,14 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert self.headers["Content-Type"] == "application/json"
         self.server.asked.append(body)
+        self.server.times.append(time.monotonic())
         fault = self.server.faults.pop(0) if self.server.faults else None
         if isinstance(fault, int):
             self.send_error(fault, "too long" if fault < 429 else "busy")
         elif fault == "drop":
             self.close_connection = True
         elif fault == "hang":
-            time.sleep(0.6)
+            time.sleep(0.9)
         else:
             scores = [len(completion) for completion in body["completions"]]
             answer = fault if isinstance(fault, bytes) else json.dumps({"scores": scores}).encode()
@@ -215,13 +218,13 @@ def test_scores_over_http_come_in_batches_and_in_order(server: Server) -> None:
     assert HttpScorer(server.url).score([]).shape == (0,)
 
 
-def test_a_busy_server_is_asked_again(server: Server) -> None:
+def test_a_busy_server_is_asked_again_after_pauses_that_double(server: Server) -> None:
     server.faults = [503, 429, "drop", "hang"]
-    scorer = HttpScorer(server.url, timeout_s=0.3, pause_s=0.01)
-    started = time.monotonic()
+    scorer = HttpScorer(server.url, timeout_s=0.6, pause_s=0.04)
     assert scorer.score(PAIRS).tolist() == [4.0, 20.0, 0.0]
     assert len(server.asked) == 5
-    assert time.monotonic() - started > 0.01 + 0.02 + 0.04 + 0.08  # each pause is twice the one before
+    gaps = [later - earlier for earlier, later in pairwise(server.times)]
+    assert all(gap >= pause for gap, pause in zip(gaps, (0.04, 0.08, 0.16, 0.8), strict=True))
 
 
 def test_a_server_that_stays_busy_is_given_up(server: Server) -> None:
@@ -348,6 +351,7 @@ def test_rewards_are_given_as_a_list_in_yaml_and_on_the_command_line(tmp_path: P
         ("rl.rewards=[{weight: 1}]", "exactly one of model, function, regex, http; given: none"),
         ("rl.rewards=[{regex: a, model: b}]", "given: model and regex"),
         ("rl.rewards=[{regex: '('}]", "'(' is no regular expression"),
+        (r'rl.rewards=[{regex: "\bno\b"}]', "YAML reads \\b in double quotes as one"),
         ("rl.rewards=[{function: count}]", "write module:function"),
         ("rl.rewards=[{http: 'ftp://x'}]", "rl.rewards.0.http"),
         ("rl.rewards=[{regex: a, wieght: 1}]", "rl.rewards.0.wieght"),

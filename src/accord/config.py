@@ -89,6 +89,8 @@ PREFERENCE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"simpo": {"dpo_beta": 2.
 
 
 def _regex(text: str) -> str:
+    if "\b" in text:  # it would match nothing anybody writes
+        raise ValueError(f"{text!r} holds a backspace: YAML reads \\b in double quotes as one, use single quotes")
     try:
         re.compile(text)
     except re.error as error:

@@ -86,7 +86,8 @@ def write_sweep_report(output_dir: Path, outcomes: Sequence[Outcome], *, planned
 def _columns(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, int]]:
     """The columns that some combination fills, parts of a score after the others."""
     held = {key for one in outcomes for key in one.numbers}
-    known = {column[2]: column for column in (*STAGE_COLUMNS, *RUN_COLUMNS)}
+    order = (*RUN_COLUMNS, *STAGE_COLUMNS) if "win_rate" in held else (*STAGE_COLUMNS, *RUN_COLUMNS)
+    known = {column[2]: column for column in order}
     score_parts = sorted(key for key in held if key.startswith("part_"))
     return [column for key, column in known.items() if key in held] + [(key, "", key, 3) for key in score_parts]
 
