@@ -23,10 +23,10 @@ from test_cli import Done
 from torch import Tensor
 
 from accord.algo.table import POLICY_ALGORITHMS
-from accord.config import RlConfig, ScorerConfig, load_recipe
+from accord.config import CombineConfig, RlConfig, ScorerConfig, load_recipe
 from accord.errors import DataError, ResourceError, UsageError
 from accord.models.decoder import ScalarModel, init_score_head, init_weights
-from accord.models.folder import RewardScale, save_scalar
+from accord.models.folder import RewardScale, load_scalar, save_scalar
 from accord.models.shape import DecoderConfig
 from accord.scoring import (
     FunctionScorer,
@@ -39,7 +39,7 @@ from accord.scoring import (
     score,
 )
 from accord.scoring.scorer import checked
-from accord.scoring.weighted import score_in_parts
+from accord.scoring.weighted import score_in_parts, scorer_inputs
 from accord.text.tokenizer import Tokenizer
 from accord.train.actors import load_actors
 from accord.train.rl import rl
@@ -117,6 +117,22 @@ def test_a_reward_model_that_gives_no_number_is_told(reward_folder: Path) -> Non
         scorer.model.score.weight.fill_(math.nan)
     with pytest.raises(DataError, match="the reward model gave nan for ' fog'"):
         scorer.score(PAIRS)
+
+
+def test_an_ensemble_is_one_part(reward_folder: Path, tmp_path: Path) -> None:
+    scorer, words, _ = load_scalar(reward_folder, head_seed=0)
+    with torch.no_grad():
+        scorer.score.weight.neg_()
+    save_scalar(tmp_path / "opposite", scorer, words)
+    both = [str(reward_folder), str(tmp_path / "opposite")]
+    config = ScorerConfig(ensemble=both, combine=CombineConfig(rule="min"), weight=2.0, name="worst")
+    alone = torch.stack([RewardModel.load(Path(folder), "fp32").score(PAIRS) for folder in both])
+    made = load_scorer([config, ScorerConfig(regex="x")], None, "fp32")
+    assert isinstance(made, WeightedScorer)
+    torch.testing.assert_close(made.parts(PAIRS)["worst"], alone.amin(0))
+    assert scorer_inputs([config]) == {"rewards.worst.0": Path(both[0]), "rewards.worst.1": Path(both[1])}
+    with pytest.raises(ValueError, match="combine has no effect without ensemble"):
+        ScorerConfig(regex="x", combine=CombineConfig(rule="min"))
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------

@@ -380,14 +380,21 @@ TRUNCATED = (
 
 
 class ScorerConfig(Section):
-    """One of several scores that are added up. It is one of four: model, function, regex or http."""
+    """One of several scores that are added up. It is one of five: model, ensemble, function, regex or http."""
 
-    KINDS: ClassVar[tuple[str, ...]] = ("model", "function", "regex", "http")
-    NEEDS: ClassVar[Mapping[str, str]] = {"absent": "regex", "timeout_s": "http", "batch_size": "http"}
+    KINDS: ClassVar[tuple[str, ...]] = ("model", "ensemble", "function", "regex", "http")
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "combine": "ensemble",
+        "absent": "regex",
+        "timeout_s": "http",
+        "batch_size": "http",
+    }
 
     name: str = Field("", pattern=r"^([a-z][a-z0-9_]*)?$", description="In metrics: part_NAME; empty = what it is.")
     weight: float = Field(1.0, description="Its score counts this much; below 0 it costs, 0 = only measured.")
     model: str = Field("", description="Folder of a reward model.")
+    ensemble: tuple[str, ...] = Field((), strict=False, description="Folders of reward models that score as one.")
+    combine: CombineConfig = Field(CombineConfig(), description="With ensemble: how its members' scores become one.")
     function: OwnFunction = Field("", description="module:function(prompts, completions), one number a completion.")
     regex: Regex = Field("", description="1 where this is found in the completion, else 0.")
     absent: bool = Field(False, description="With regex: 1 where it is not found.")
@@ -409,7 +416,7 @@ class ScorerConfig(Section):
 
     @property
     def kind(self) -> str:
-        """Which of the four it is."""
+        """Which of the five it is."""
         return next(kind for kind in self.KINDS if getattr(self, kind))
 
     @property

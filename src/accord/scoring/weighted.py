@@ -11,6 +11,7 @@ from torch import Tensor
 
 from accord.config import ScorerConfig
 from accord.errors import UsageError
+from accord.scoring.ensemble import Ensemble
 from accord.scoring.http_scorer import HttpScorer
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.rules import FunctionScorer, RegexScorer
@@ -61,12 +62,14 @@ def score_in_parts(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> tuple[Te
 def chat_of(scorer: Scorer) -> ChatTemplate | None:
     """The chat template of the reward model among the parts, of the first of several; None without one."""
     found = [part.scorer for part in scorer.each] if isinstance(scorer, WeightedScorer) else [scorer]
-    return next((one.words.chat for one in found if isinstance(one, RewardModel)), None)
+    models = [model for one in found for model in (one.models if isinstance(one, Ensemble) else [one])]
+    return next((one.words.chat for one in models if isinstance(one, RewardModel)), None)
 
 
 #: How a scorer is made of its configuration and the precision of its matrix products.
 KINDS: dict[str, Callable[[ScorerConfig, str], Scorer]] = {
     "model": lambda config, precision: RewardModel.load(Path(config.model), precision),
+    "ensemble": lambda config, precision: Ensemble.load([*map(Path, config.ensemble)], config.combine, precision),
     "function": lambda config, _: FunctionScorer(config.function),
     "regex": lambda config, _: RegexScorer(config.regex, absent=config.absent),
     "http": lambda config, _: HttpScorer(config.http, timeout_s=config.timeout_s, batch_size=config.batch_size),
@@ -97,4 +100,7 @@ def load_scorer(
 def scorer_inputs(configs: Sequence[ScorerConfig], reward_model: Path | None = None) -> dict[str, Path]:
     """The folders that these scorers read, by name: a stage's result depends on their contents."""
     given = {} if reward_model is None else {GIVEN: reward_model}
-    return given | {f"rewards.{config.label}": Path(config.model) for config in configs if config.kind == "model"}
+    folders = {config.label: [config.model] if config.model else [*config.ensemble] for config in configs}
+    return given | {
+        f"rewards.{label}.{i}": Path(one) for label, found in folders.items() for i, one in enumerate(found)
+    }
