@@ -392,9 +392,9 @@ def test_pretraining_texts_are_not_forgotten(letters_folder: Path, write_rows: W
     rl(config, **inputs, ptx_data=texts, output_dir=tmp_path / "ptx")
     losses = [row["ptx_loss"] for row in rows_of(tmp_path / "ptx/metrics.jsonl")]
     assert losses[-1] < losses[0] - 0.5
-    with pytest.raises(UsageError, match="ptx.coef"):
+    with pytest.raises(UsageError, match=r"ptx\.coef"):
         rl(config, **inputs, output_dir=tmp_path / "x")
-    with pytest.raises(UsageError, match="ptx.coef"):
+    with pytest.raises(UsageError, match=r"ptx\.coef"):
         rl(rl_config(), **inputs, ptx_data=texts, output_dir=tmp_path / "x")
 
 

@@ -100,7 +100,7 @@ def load_scorer(
 def scorer_inputs(configs: Sequence[ScorerConfig], reward_model: Path | None = None) -> dict[str, Path]:
     """The folders that these scorers read, by name: a stage's result depends on their contents."""
     given = {} if reward_model is None else {GIVEN: reward_model}
-    folders = {config.label: [config.model] if config.model else [*config.ensemble] for config in configs}
-    return given | {
-        f"rewards.{label}.{i}": Path(one) for label, found in folders.items() for i, one in enumerate(found)
-    }
+    for config in configs:
+        folders = (config.model,) if config.model else config.ensemble
+        given |= {f"rewards.{config.label}.{i}": Path(folder) for i, folder in enumerate(folders)}
+    return given
