@@ -479,7 +479,7 @@ class RlConfig(Training):
     rewards: tuple[ScorerConfig, ...] = Field(
         (),
         strict=False,
-        description="Scores besides the reward model's: a list of {model | ensemble | function | regex | http, weight, name}.",
+        description="Besides the reward model's: a list of {model | ensemble | function | regex | http, weight, name}.",
     )
     prompts: PromptsConfig = Field(PromptsConfig(), description="Which prompts of the file are used.")
     samples_per_prompt: int = Field(1, ge=1, description="Completions per prompt and round.")
