@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import html
 import itertools
 import json
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from accord.errors import DataError, UsageError
 from accord.formats import film_reviews
 from accord.grid import grid
 from accord.loop import films, sweep
+from accord.loop.compare import compare
 from accord.loop.run import run
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
@@ -132,6 +136,56 @@ def test_a_sweep_does_what_is_shared_once(tmp_path: Path, reviews: Path, given: 
         name: {**numbers, "seconds": 0} for name, numbers in made.runs.items()
     }
     assert all(text.endswith("already done") for text in said)
+
+
+METHODS = """{
+  PPO: {rl: {algorithm: ppo}},
+  RLOO: {rl: {algorithm: rloo, prompts_per_iteration: 2, samples_per_prompt: 2}},
+  DPO: {dpo: {loss: dpo}},
+  KTO: {dpo: {loss: kto}},
+  best-of-2: {best_of: 2},
+}"""
+
+
+def test_a_comparison_runs_every_method_on_every_seed(tmp_path: Path, reviews: Path, given: Path) -> None:
+    toy = ["sft.epochs=8", "sft.lora.rank=0", "sft.optim.lr=0.01", "rl.max_new_tokens=48", "rl.lora.rank=0"]
+    own = ["compare.labelled_prompts=6", "compare.seeds=[3,4]", "dpo.groups_per_step=3", "dpo.precision=fp32"]
+    recipe = load_recipe(None, [f"base.model={given}", *TOY, *toy, *own, f"compare.methods={METHODS}"])
+    out, said = tmp_path / "compare", []
+    made = compare(recipe, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
+    assert set(made["methods"]) == {"PPO", "RLOO", "DPO", "KTO", "best-of-2"}
+    # 2 iterations of 4 prompts; of 2 prompts and 2 completions each; 6 prompts of 4 labelled samples
+    scored = {name: numbers["num_scored"] for name, numbers in made["methods"].items()}
+    assert scored == {"PPO": 8, "RLOO": 8, "DPO": 24, "KTO": 24, "best-of-2": 0}
+    for seed in (3, 4):
+        found = json.loads((out / f"seed_{seed}/eval/comparison.json").read_text())
+        assert found["seed"] == seed
+        rows = {method["name"]: method["test"] for method in found["methods"]}
+        for name, row in rows.items():
+            assert 0 <= row["win_rate"]["low"] <= row["win_rate"]["value"] <= row["win_rate"]["high"] <= 1, name
+        assert rows["best-of-2"]["kl"]["value"] == pytest.approx(math.log(2) - 0.5)
+    page, table = (out / "report.html").read_text(), (out / "table.md").read_text()
+    assert made["verdict"] in html.unescape(page) and all(name in table for name in (*rows, "SFT (the start)"))
+
+    said.clear()
+    again = compare(recipe, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
+    assert again == made
+    assert said and all(text.endswith("already done") for text in said)
+
+
+@pytest.mark.parametrize(
+    ("methods", "told"),
+    [
+        ("{A: {}}", "compare.methods.A has nothing"),
+        ("{A: {ppo: {}}}", "give one of rl, dpo, best_of"),
+        ("{A: {best_of: 1}}", "not a number from 2 on"),
+        ("{A: {rl: {kl_coeff: 1}}}", "compare.methods.A.rl.kl_coeff"),
+        ("{A: {rl: {algorithm: pppo}}}", "did you mean 'ppo'"),
+    ],
+)
+def test_a_comparison_that_cannot_be_run_is_refused_at_once(methods: str, told: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        load_recipe("compare", [f"compare.methods={methods}"])
 
 
 def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import DpoConfig, Recipe, RlConfig
+from accord.errors import DataError
 from accord.evals.comparison import Method, compare_policies
 from accord.evals.comparison_page import write_comparison
 from accord.evals.judge import fit_judge
@@ -109,6 +110,11 @@ def _label(recipe: Recipe, stages: Stages) -> None:
             if sample.finish == "stop" and text.strip():
                 groups[sample.prompt_index].append((text, score))
         kept = [(prompt, group) for prompt, group in zip(prompts, groups, strict=True) if len(group) > 1]
+        if not kept:
+            raise DataError(
+                f"of {len(samples)} samples of the SFT policy no two of one prompt ended",
+                mend="raise rl.max_new_tokens, or train SFT to end",
+            )
         write_jsonl(folder / "rankings.jsonl", (_ranking(prompt, group) for prompt, group in kept))
         return {"groups": len(kept), "labelled": len(samples)}
 
