@@ -254,7 +254,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory, words: Tokenizer) -> dict[
 
 
 def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str, Path], tmp_path: Path) -> None:
-    """Pretraining, SFT, reward model, PPO, and DPO in their place, each through its ordinary stage."""
+    """Pretraining, SFT, reward model, PPO, and online DPO in its place, each through its ordinary stage."""
     started = pretrain(
         PretrainConfig(precision="fp32", epochs=3, block_tokens=16, batch_blocks=8, share_spellings=True, optim=FAST),
         SHAPE,
@@ -293,10 +293,12 @@ def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str,
         critic=OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
     )
     made = rl(config, model=tuned.model, reward_model=taught.model, data=letters["prompts"], output_dir=tmp_path / "rl")
+    online = {"online": True, "epochs": 50, "samples_per_prompt": 4, "max_new_tokens": 12}
     direct = dpo(
-        DpoConfig(precision="fp32", epochs=6, groups_per_step=16, optim=OptimConfig(lr=3e-3)),
+        DpoConfig(precision="fp32", optim=OptimConfig(lr=1.5e-2), **online),
         model=tuned.model,
-        data=letters["pairs"],
+        reward_model=taught.model,
+        data=letters["prompts"],
         output_dir=tmp_path / "dpo",
     )
     shares = []
