@@ -66,7 +66,7 @@ class Line:
     seconds: float
     held: int
     seeds: int
-    snapshots: list[tuple[int, list[Mapping[str, Any]]]]
+    along: list[tuple[str, list[Mapping[str, Any]]]]
 
     @property
     def win_rate(self) -> Estimate:
@@ -88,7 +88,7 @@ def write_comparison(out_dir: Path, name: str, seeds: Sequence[Mapping[str, Any]
         "verdict": verdict,
         "columns": COLUMNS,
         "rows": rows,
-        "figures": [_wins(lines), _along(lines, "judge"), _along(lines, "proxy")],
+        "figures": [_wins(lines), *(_along(lines, measure) for measure in ("judge", "proxy"))],
     }
     write_page(out_dir / "table.md", "comparison.md.j2", context)
     write_page(out_dir / "report.html", "comparison.html.j2", context)
@@ -101,7 +101,8 @@ def _lines(seeds: Sequence[Mapping[str, Any]]) -> list[Line]:
         found = [seed["methods"][i] for seed in seeds]
         steps = [one["step"] for one in first["snapshots"]]
         reference = [seed["reference"]["validation"] for seed in seeds]
-        along = [(0, reference), *((s, [m["snapshots"][j]["row"] for m in found]) for j, s in enumerate(steps))]
+        stops = [(f"step {s}", [m["snapshots"][j]["row"] for m in found]) for j, s in enumerate(steps)]
+        along = [("the start", reference), *stops]
         lines.append(
             Line(
                 first["name"],
@@ -112,10 +113,17 @@ def _lines(seeds: Sequence[Mapping[str, Any]]) -> list[Line]:
                 sum(one["seconds"] for one in found) / len(found),
                 sum(bool(one["held"]) for one in found),
                 len(found),
-                along if steps else [],
+                along if steps else _best_of_n(seeds, first["test"]["best_of"]),
             )
         )
     return lines
+
+
+def _best_of_n(seeds: Sequence[Mapping[str, Any]], most: int) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Best of 1, 2, 4 ... by the proxy; the KL of each is a bound."""
+    curves = [[point for point in seed["best_of_n_curve"] if point["n"] <= most] for seed in seeds]
+    points = [[{**point, "kl": point["kl_bound"]} for point in curve] for curve in curves]
+    return [(f"n = {at[0]['n']}, at most", list(at)) for at in zip(*points, strict=True)]
 
 
 def _verdict(lines: Sequence[Line]) -> str:
@@ -198,19 +206,17 @@ def _wins(lines: Sequence[Line]) -> Figure:
 
 
 def _along(lines: Sequence[Line], measure: str) -> Figure:
-    """Every method's snapshots on validation films, mean of the seeds; best of n at its bound, on test films."""
+    """Every method's snapshots on validation films, mean of the seeds; best of n at its bound."""
     series = []
     for line in lines:
-        stops = line.snapshots or [(0, line.tests)]
         points = []
-        for step, rows in stops:
+        for what, rows in line.along:
             kl, found = Estimate.of([row["kl"] for row in rows]).value, Estimate.of([row[measure] for row in rows])
-            what = f"step {step}" if line.snapshots else f"n = {line.best_of}, KL at most"
             label = f"{line.name}, {what}: {measure} {found.text()}, KL {kl:.2f} nats"
             points.append(Point(math.sqrt(max(0.0, kl)), found.value, found.low, found.high, label))
         series.append(Series(line.name, line.style, tuple(points)))
     largest = max(point.x for one in series for point in one.points) ** 2
     title = f"{measure.capitalize()} score against KL on validation films, mean of the seeds"
     picture = chart(series, kl_axis(largest), Axis(f"{measure} score"), title=title, size=(WIDE, 420))
-    note = "Whiskers: 95 %, films and seeds. Best of n: one point, its KL is an upper bound, its score of test films."
+    note = "From SFT (KL 0) through the snapshots. Whiskers: 95 %, films and seeds. The KL of best of n is a bound."
     return Figure(title, picture, tuple((swatch(one), one.name) for one in series), note)
