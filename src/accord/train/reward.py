@@ -110,11 +110,12 @@ def reward(
     scale = scale_of(config, scorer, words, train, limit)
     save_scalar(output_dir / "model", scorer, words, scale)
     agreed = agreement(scorer, words, loss, valid, limit)
+    half = config.pairs.ties == "half"
     return RewardResult(
         model=output_dir / "model",
         valid_accuracy=agreed.accuracy,
         num_groups=len(train),
-        num_pairs=sum(len(group_pairs([g.ranks])[0]) for g in encoded),
+        num_pairs=sum(len(group_pairs([g.ranks], half_ties=half)[0]) for g in encoded),
         num_steps=learner.step,
         offset=scale.offset,
         scale=scale.scale,
