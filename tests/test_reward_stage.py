@@ -210,10 +210,15 @@ def test_each_head_counts_a_group_as_often_as_it_drew_it(policy_folder: Path, wo
     alone = []
     for index, head in ((1, 0), (0, 1)):
         scores = torch.stack([model(torch.tensor([[*e.prompt, *e.completion]]))[-1] for e in groups[index].examples])
-        plain = judge(RewardConfig(), [replace(groups[index], draws=())], scores[:, head])
+        plain = judge(RewardConfig(), [groups[index]], scores[:, head])
         alone.append(float(REWARD_LOSSES["bradley_terry"].loss(plain, 3.0, 0.01)[0].detach()))  # weights 2 and 1
-    (loss,) = group_losses(RewardConfig(heads=2), model, groups, words.pad_id, {})
+    stats: dict[str, float] = {}
+    (loss,) = group_losses(RewardConfig(heads=2), model, groups, words.pad_id, stats)
     assert float(loss.detach()) == pytest.approx((2 * alone[0] + 3 * alone[1]) / 2, abs=1e-6)
+    again: dict[str, float] = {}
+    once = [replace(group, draws=(1.0, 1.0)) for group in groups]
+    list(group_losses(RewardConfig(heads=2), model, once, words.pad_id, again))
+    assert stats == again  # metrics are of all groups, whatever was drawn
 
 
 def test_l2_adds_the_mean_square_of_the_scores(tiny_config: DecoderConfig, words: Tokenizer) -> None:
