@@ -28,7 +28,7 @@ from accord.records import JudgedGroup, RankedGroup
 from accord.scoring import Ensemble, RewardModel
 from accord.text.tokenizer import Tokenizer, train_tokenizer
 from accord.train.actors import load_actors
-from accord.train.judged import EncodedGroup, agreement, encode_group
+from accord.train.judged import EncodedGroup, agreement, encode_group, encode_groups, judge
 from accord.train.reward import RewardResult, group_losses, reward
 from accord.train.rl import find_algorithm, rl
 
@@ -177,6 +177,77 @@ def test_per_token_reads_each_text_alone(tiny_config: DecoderConfig, words: Toke
     (loss,) = group_losses(config, model, [encoded], words.pad_id, {})
     assert len(texts[0]) != len(texts[1]) and len(encoded.examples[0].prompt) < start
     assert float(loss.detach()) == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "settings", "margin", "probability"),
+    [
+        ({}, {}, 0.0, 1.0),
+        ({"strength": "better"}, {}, 0.0, 1.0),  # read only where it is asked for
+        ({"strength": "better"}, {"margin": "small"}, 2 / 3, 1.0),
+        ({"strength": "significantly", "margin": 0.3}, {"margin": "large"}, 3.0, 1.0),
+        ({"strength": "significantly", "margin": 0.3}, {"margin": "given"}, 0.3, 1.0),
+        ({}, {"margin": "large"}, 0.0, 1.0),
+        ({"probability": 0.7}, {}, 0.0, 0.7),
+        ({}, {"label_smoothing": 0.1}, 0.0, 0.9),
+        ({"probability": 0.7}, {"label_smoothing": 0.1}, 0.0, 0.66),  # .9 * .7 + .1 * .3
+    ],
+)
+def test_what_a_pair_says_reaches_its_loss(
+    said: dict[str, Any], settings: dict[str, Any], margin: float, probability: float, words: Tokenizer
+) -> None:
+    pair = RankedGroup(prompt="A", completions=(" one", " two"), ranks=(2, 1), **said)
+    encoded = encode_group(words, pair, 60, pairs=PairsConfig(**settings))
+    assert (encoded.margin, encoded.probability) == (pytest.approx(margin), pytest.approx(probability))
+    pairs = judge(RewardConfig(), [encoded], torch.zeros(2)).pairs
+    assert pairs.chosen_N.tolist() == [1]
+    assert (float(pairs.margin_N), float(pairs.probability_N)) == (pytest.approx(margin), pytest.approx(probability))
+
+
+def test_each_head_counts_a_group_as_often_as_it_drew_it(policy_folder: Path, words: Tokenizer) -> None:
+    model = load_scalar(policy_folder, head_seed=1, heads=2)[0].eval()
+    groups = [encode_group(words, GROUPS[i], 60, draws=draws) for i, draws in ((0, (0.0, 3.0)), (1, (2.0, 0.0)))]
+    alone = []
+    for index, head in ((1, 0), (0, 1)):
+        scores = torch.stack([model(torch.tensor([[*e.prompt, *e.completion]]))[-1] for e in groups[index].examples])
+        plain = judge(RewardConfig(), [groups[index]], scores[:, head])
+        alone.append(float(REWARD_LOSSES["bradley_terry"].loss(plain, 3.0, 0.01)[0].detach()))  # weights 2 and 1
+    stats: dict[str, float] = {}
+    (loss,) = group_losses(RewardConfig(heads=2), model, groups, words.pad_id, stats)
+    assert float(loss.detach()) == pytest.approx((2 * alone[0] + 3 * alone[1]) / 2, abs=1e-6)
+    again: dict[str, float] = {}
+    once = [replace(group, draws=(1.0, 1.0)) for group in groups]
+    list(group_losses(RewardConfig(heads=2), model, once, words.pad_id, again))
+    assert stats == again  # metrics are of all groups, whatever was drawn
+
+
+def test_l2_adds_the_mean_square_of_the_scores(tiny_config: DecoderConfig, words: Tokenizer) -> None:
+    model = random_scalar(tiny_config)
+    group = encode_group(words, GROUPS[0], 60)
+    plain, small = (
+        float(next(group_losses(RewardConfig(l2_coef=coef), model, [group], words.pad_id, {})).detach())
+        for coef in (0.0, 0.5)
+    )
+    scores = [float(model(torch.tensor([[*e.prompt, *e.completion]]))[-1].detach()) for e in group.examples]
+    assert small - plain == pytest.approx(0.5 * sum(score**2 for score in scores) / 3, abs=1e-5)
+
+
+def test_draws_of_a_bootstrap_are_one_on_average(words: Tokenizer) -> None:
+    group = RankedGroup(prompt="A", completions=(" one", " two"), ranks=(2, 1))
+    config, loss = RewardConfig(heads=4), REWARD_LOSSES["bradley_terry"]
+    draws = torch.tensor([g.draws for g in encode_groups(config, loss, words, [group] * 1000, 60, 0)])
+    assert draws.shape == (1000, 4)
+    assert float(draws.mean()) == pytest.approx(1.0, abs=0.07)  # four standard errors are .063
+    assert float(draws.var()) == pytest.approx(1.0, abs=0.12)
+    assert not torch.equal(draws[:, 0], draws[:, 1])
+    assert encode_groups(RewardConfig(), loss, words, [group], 60, 0)[0].draws == ()
+
+
+def test_ratings_are_standardised(words: Tokenizer) -> None:
+    groups = [JudgedGroup(prompt="A", completions=(" x",), values=(value,)) for value in (2.0, 4.0, 6.0)]
+    encoded = encode_groups(RewardConfig(loss="regression"), REWARD_LOSSES["regression"], words, groups, 60, 0)
+    # mean 4, deviation sqrt(8 / 3)
+    assert [g.targets[0] for g in encoded] == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)])
 
 
 # -- heads and ensembles -----------------------------------------------------------------------------------------------
@@ -415,8 +486,8 @@ def test_ties_are_left_out_and_counted_or_read_as_halves(
     assert (result.num_groups, result.num_pairs, result.num_skipped) == (2, 2, 2)
     assert "2 rankings of one single tie" in told[0]
     half = train_small(policy_folder, data, tmp_path / "half", pairs=PairsConfig(ties="half"))
-    assert (half.num_groups, half.num_skipped) == (4, 0)
-    assert rows_of(tmp_path / "half" / "metrics.jsonl")[0]["loss"] > 0
+    assert (half.num_groups, half.num_pairs, half.num_skipped) == (4, 4, 0)
+    assert rows_of(tmp_path / "half" / "metrics.jsonl")[0]["accuracy"] in (0.25, 0.5, 0.75)  # two ties of four
 
 
 # -- agreement on what is held out -------------------------------------------------------------------------------------

@@ -196,21 +196,27 @@ def judge(
     config: RewardConfig,
     groups: Sequence[EncodedGroup],
     score_S: Tensor,
-    *,
-    head: int = 0,
     positions: Positions | None = None,
+    *,
+    head: int | None = None,
 ) -> Judgements:
-    """A micro-batch of whole groups under one head's scores."""
+    """A micro-batch of whole groups under one head's scores; with ``head`` as often as that head drew each of them."""
     return judgements(
         score_S,
         [group.ranks for group in groups],
-        [group.weight * (group.draws[head] if group.draws else 1.0) for group in groups],
+        [group.weight * (1.0 if head is None else group.draws[head]) for group in groups],
         probabilities=[group.probability for group in groups],
         margins=[group.margin for group in groups],
         targets=[target for group in groups for target in group.targets] or None,
         half_ties=config.pairs.ties == "half",
         positions=positions,
     )
+
+
+def count_pairs(config: RewardConfig, groups: Sequence[EncodedGroup]) -> int:
+    """How many pairs the groups' ranks make."""
+    half = config.pairs.ties == "half"
+    return sum(len(group_pairs([group.ranks], half_ties=half)[0]) for group in groups)
 
 
 # -- agreement on held-out judgements ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
 from accord.algo.reductions import correlation
-from accord.algo.reward_loss import Positions, RewardLoss, group_pairs, score_penalty, self_distillation
+from accord.algo.reward_loss import Positions, RewardLoss, score_penalty, self_distillation
 from accord.algo.table import REWARD_LOSSES
 from accord.config import RewardConfig
 from accord.errors import UsageError
@@ -30,7 +30,7 @@ from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, length_buckets
 from accord.text.tokenizer import Tokenizer
-from accord.train.judged import EncodedGroup, Group, agreement, encode_groups, judge, read_groups
+from accord.train.judged import EncodedGroup, Group, agreement, count_pairs, encode_groups, judge, read_groups
 from accord.train.learner import Learner, Log
 from accord.train.loop import identity_of, quiet, train_steps
 
@@ -86,9 +86,8 @@ def reward(
 
     def step_fn(step: int) -> dict[str, float]:
         epoch, position = divmod(step, per_epoch)
-        generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
-        order = torch.randperm(len(train), generator=generator).tolist()
-        chosen = order[position * config.groups_per_step : (position + 1) * config.groups_per_step]
+        start = position * config.groups_per_step
+        chosen = epoch_order(len(train), epoch, seed)[start : start + config.groups_per_step]
         stats: dict[str, float] = {}
         losses = group_losses(config, scorer, [encoded[i] for i in chosen], words.pad_id, stats)
         return learner.update(losses) | stats
@@ -105,16 +104,13 @@ def reward(
         resume=resume,
         log=log,
     )
-    fold_spellings(scorer.model.embed_tokens)
-    scorer.eval()
-    scale = scale_of(config, scorer, words, train, limit)
-    save_scalar(output_dir / "model", scorer, words, scale)
+    scale = _finish(config, scorer, words, train, limit, output_dir / "model")
     agreed = agreement(scorer, words, loss, valid, limit)
     return RewardResult(
         model=output_dir / "model",
         valid_accuracy=agreed.accuracy,
         num_groups=len(train),
-        num_pairs=sum(len(group_pairs([g.ranks])[0]) for g in encoded),
+        num_pairs=count_pairs(config, encoded),
         num_steps=learner.step,
         offset=scale.offset,
         scale=scale.scale,
@@ -133,6 +129,13 @@ def reward_loss(config: RewardConfig) -> RewardLoss:
             mend="make it an accord.algo.reward_loss.RewardLoss(function, reads=...)",
         )
     return found
+
+
+def epoch_order(count: int, epoch: int, seed: int) -> list[int]:
+    """A fresh permutation of the groups for each epoch."""
+    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    return order
 
 
 def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, Tokenizer]:
@@ -162,6 +165,17 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
     return scorer, words
 
 
+def _finish(
+    config: RewardConfig, scorer: ScalarModel, words: Tokenizer, train: Sequence[Group], limit: int, folder: Path
+) -> RewardScale:
+    """Put the trained model on its scale and write it."""
+    fold_spellings(scorer.model.embed_tokens)
+    scorer.eval()
+    scale = scale_of(config, scorer, words, train, limit)
+    save_scalar(folder, scorer, words, scale)
+    return scale
+
+
 def group_losses(
     config: RewardConfig,
     scorer: ScalarModel,
@@ -178,8 +192,11 @@ def group_losses(
             readings_SR, positions_H = _read(config, loss_of, scorer, examples, pad_id)
         loss = readings_SR.new_zeros(())
         for head in range(config.heads):
-            judged = judge(config, micro, readings_SR[:, head], head=head, positions=positions_H[head])
+            judged = judge(config, micro, readings_SR[:, head], positions_H[head])
             part, found = loss_of.loss(judged, total_weight, config.center_coef)
+            if config.heads > 1:  # it learns from what it drew; its stats are of all
+                drawn = judge(config, micro, readings_SR[:, head], positions_H[head], head=head)
+                part, _ = loss_of.loss(drawn, total_weight, config.center_coef)
             if config.l2_coef > 0:
                 part = part + config.l2_coef * score_penalty(judged, total_weight)
             loss = loss + part / config.heads
