@@ -475,6 +475,7 @@ def test_settings_that_cannot_work_are_refused(policy_folder: Path, write_rows: 
     assert "groups_per_step" in refused(dpo_config(loss="kto", groups_per_step=1))
     assert "--reward-model" in refused(dpo_config(online=True))
     assert "no effect" in refused(dpo_config(rewards=INDIFFERENT))
+    assert "is no row" in refused(dpo_config(loss="math:pi"))
     assert "there is no module 'nowhere'" in refused(dpo_config(loss="nowhere:row"))
     with pytest.raises(ValueError, match="did you mean 'simpo'"):
         DpoConfig(loss="sinpo")
