@@ -248,6 +248,20 @@ def test_metrics_by_hand(policy: CausalLM, other: CausalLM, words: Tokenizer) ->
     assert told == pytest.approx(wanted, rel=1e-4)
 
 
+def test_equal_strengths_count_half_and_a_side_without_completions_is_left_out() -> None:
+    """Right, a tie, wrong, at weights 1, 2, 1: (1 + 2 / 2) / 4; the last side of the last is the zero point, 0.5."""
+    tally = Tally()
+    strengths, better, worse = torch.tensor([2.0, 1.0, 1.0, 0.5]), torch.tensor([0, 1, -1]), torch.tensor([1, 2, 0])
+    tally.add(strengths, better, worse, torch.tensor([1.0, 2.0, 1.0]), {"length": torch.tensor([3.0, 6.0, 9.0])})
+    assert tally.means() == pytest.approx(
+        {"accuracy": 0.5, "chosen_length": (3 + 12) / 3, "rejected_length": (6 + 18 + 3) / 4}
+    )
+    only_bad = Tally()
+    only_bad.add(strengths, torch.tensor([-1]), torch.tensor([0]), torch.ones(1), {"reward": torch.ones(3)})
+    assert only_bad.means() == {"accuracy": 0.0, "rejected_reward": 1.0}
+    assert Tally().means() == {}
+
+
 # -- stages: a file ----------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +489,7 @@ def test_settings_that_cannot_work_are_refused(policy_folder: Path, write_rows: 
     assert "groups_per_step" in refused(dpo_config(loss="kto", groups_per_step=1))
     assert "--reward-model" in refused(dpo_config(online=True))
     assert "no effect" in refused(dpo_config(rewards=INDIFFERENT))
+    assert "is no row" in refused(dpo_config(loss="math:pi"))
     assert "there is no module 'nowhere'" in refused(dpo_config(loss="nowhere:row"))
     with pytest.raises(ValueError, match="did you mean 'simpo'"):
         DpoConfig(loss="sinpo")

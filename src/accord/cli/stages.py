@@ -209,7 +209,8 @@ def dpo(
     ],
     output_dir: OutputDir,
     reward_model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What `accord reward` wrote: the judge of dpo.online=true.")
+        Path | None,
+        typer.Option(metavar="DIR", help="What `accord reward` wrote: it ranks completions where dpo.online=true."),
     ] = None,
     valid_data: ValidData = None,
     overrides: Overrides = None,
@@ -222,8 +223,8 @@ def dpo(
 ) -> None:
     """Improve a model on judgements directly, without a reward model.
 
-    The loss is a row of a table: dpo, cdpo, ipo, ipo_sum, kto, simpo, orpo. Online, a reward model judges completions
-    that the model draws on the way.
+    The loss is a row of a table: dpo, cdpo, ipo, ipo_sum, kto, simpo, orpo, or module:name of your own. Online, a reward
+    model (or dpo.rewards) ranks completions that the model draws on the way.
 
     \b
     Examples:

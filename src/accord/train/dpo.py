@@ -137,12 +137,7 @@ def dpo(
     from, ``metrics.jsonl`` and ``events.jsonl`` (alarms). With an adapter the models are merged, and
     ``output_dir/adapter`` holds the last adapter alone.
     """
-    task = _task(config, model, seed)
-    if not config.online and (reward_model or config.rewards):
-        raise UsageError(
-            "a reward model or dpo.rewards have no effect on judgements of a file",
-            mend="leave them out, or add dpo.online=true and give prompts",
-        )
+    task = _task(config, _checked_row(config, reward_model), model, seed)
     if config.online:
         scorer = load_scorer(config.rewards, reward_model, config.precision)
         source = _online(task, scorer, model, data, valid_data, log)
@@ -194,15 +189,36 @@ def dpo(
     )
 
 
-def _task(config: DpoConfig, model: Path, seed: int) -> Task:
-    """The policy before its first step. It stays in eval mode: dropout would part it from its reference."""
+def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgorithm:
+    """The row that the configuration names. Raises UsageError where it is none, or settings contradict each other."""
     row = row_of(PREFERENCE_LOSSES, config.loss)
+    if not isinstance(row, PreferenceAlgorithm):
+        raise UsageError(
+            f"{config.loss!r} is no row of preference losses",
+            mend="make it an accord.algo.table.PreferenceAlgorithm(function)",
+        )
+    scored = reward_model is not None or bool(config.rewards)
+    if scored and not config.online:
+        raise UsageError(
+            "a reward model or dpo.rewards have no effect on judgements of a file",
+            mend="leave them out, or add dpo.online=true and give prompts",
+        )
+    if config.online and not scored:
+        raise UsageError(
+            "dpo.online draws completions, and nothing says what they are worth",
+            mend="give --reward-model DIR, or dpo.rewards",
+        )
     if not row.paired and config.groups_per_step < 2:
         raise UsageError(
             f"dpo.loss {config.loss} needs steps of several prompts",
             why="its zero point is measured on completions under each other's prompts",
             mend="raise dpo.groups_per_step",
         )
+    return row
+
+
+def _task(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -> Task:
+    """The policy before its first step. It stays in eval mode: dropout would part it from its reference."""
     policy, words = load_policy(model, compute_dtype(config.precision))
     if config.activation_checkpointing:
         recompute_activations(policy.model)
