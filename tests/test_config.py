@@ -153,6 +153,48 @@ def test_override_error_names_the_override_not_the_file(tmp_path: Path) -> None:
     assert told.startswith("override rl.kl_coef=abc: rl.kl_coef:") and "mine.yaml" not in told
 
 
+def test_an_algorithm_brings_its_usual_values_over_the_layers_below(tmp_path: Path) -> None:
+    """demo.yaml has 64 prompts and 4 passes for PPO: 64 prompts of 8 completions each are not what was meant."""
+    rl = load_recipe("demo", ["rl.algorithm=grpo"]).rl
+    assert (rl.prompts_per_iteration, rl.samples_per_prompt, rl.ppo_epochs, rl.kl_coef) == (8, 8, 1, 0.04)
+    assert rl.length_coef == 0.3  # no row has an opinion on it: the recipe's own
+    for overrides in (["rl.algorithm=grpo", "rl.kl_coef=0.07"], ["rl.kl_coef=0.07", "rl.algorithm=grpo"]):
+        assert load_recipe("demo", overrides).rl.kl_coef == 0.07
+    mine = recipe_file(tmp_path, "extends: demo\nrl: {algorithm: rloo, samples_per_prompt: 2}")
+    rl = load_recipe(mine).rl
+    assert (rl.prompts_per_iteration, rl.samples_per_prompt, rl.ppo_epochs) == (16, 2, 1)
+    assert load_recipe("demo", ["rl.algorithm=ppo"]) == load_recipe("demo")  # naming the same row changes nothing
+
+
+def test_a_method_has_the_values_of_its_own_algorithm_not_of_the_recipes() -> None:
+    methods = "{P: {rl: {algorithm: ppo}}, G: {rl: {algorithm: grpo}}, D: {rl: {kl_coef: 0.1}}}"
+    recipe = load_recipe(None, ["rl.algorithm=dapo", "rl.iterations=7", f"compare.methods={methods}"])
+    ppo, grpo, dapo = (recipe.method(name) for name in "PGD")
+    assert ppo == RlConfig(iterations=7)
+    assert grpo == RlConfig(algorithm="grpo", iterations=7)
+    assert dapo == RlConfig(algorithm="dapo", iterations=7, kl_coef=0.1)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rl.algorithm=grpo", "rl.ppo_epochs=4", "rl.kl_coef=0.05"],  # what PPO has, and not GRPO's own
+        ["rl.algorithm=dapo", "rl.trust.clip_high=null", "rl.shaping.overlong_tokens=0"],
+        ["dpo.loss=simpo", "dpo.dpo_beta=0.1"],
+        ["rl.rewards=[{regex: a, weight: 2}]", "rl.actor.betas=[0.9, 0.999]"],
+    ],
+)
+@pytest.mark.parametrize("recipe", [None, "demo", "compare", "smollm2"])
+def test_the_recipe_that_a_run_leaves_is_the_recipe_it_ran(
+    recipe: str | None, overrides: list[str], tmp_path: Path
+) -> None:
+    from accord.loop.run import write_run_files
+
+    made = load_recipe(recipe, overrides).model_copy(update={"seed": 3})
+    write_run_files(made, tmp_path)
+    assert load_recipe(tmp_path / "recipe.yaml") == made
+
+
 @pytest.mark.parametrize("key", ["rl.top_k", "rl.top_p"])
 def test_training_refuses_truncated_laws_and_says_why(key: str) -> None:
     told = refused(None, f"{key}=1")

@@ -65,7 +65,8 @@ class Rows:
 RewardLoss = Annotated[str, Rows("bradley_terry", "best_of_k", "plackett_luce", "binary", "regression", "per_token")]
 EnsembleRule = Literal["mean", "min", "uwo"]  # not of a user's own: a reward model's folder names one
 Algorithm = Annotated[str, Rows("ppo", "reinforce", "reinforce_baseline", "rloo", "grpo", "dr_grpo", "dapo", "raft")]
-#: What an algorithm sets unless it is given: the usual values of its paper, at our sizes.
+#: What an algorithm sets unless it is given: the usual values of its paper, at our sizes. Naming the algorithm in a
+#: layer (an override, say) brings them along, over the layers below.
 ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "reinforce": {"ppo_epochs": 1},
     "reinforce_baseline": {"ppo_epochs": 1},
@@ -124,6 +125,29 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def layered(kind: type[Section], base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` on top, both partial values of a section.
+
+    Where ``over`` names another row of a table, the row's usual values come with the name: they win over ``base``, and
+    those of the row that ``base`` had go. What stands beside the name wins over both.
+    """
+    row, values = kind.usual
+    if row in over and over[row] != (old := base.get(row, kind.model_fields[row].default)):
+        base = merged(_without(base, values.get(str(old), {})), values.get(str(over[row]), {}))
+    out = merged(base, over)
+    for key, section in _nested(kind).items():
+        if isinstance(over.get(key), dict):
+            out[key] = layered(section, base.get(key, {}), over[key])
+    return out
+
+
+def _without(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, less what it says just as ``values`` do."""
+    kept = {key: value for key, value in given.items() if key not in values or value != values[key]}
+    inner = {key: value for key, value in values.items() if isinstance(value, dict) and isinstance(kept.get(key), dict)}
+    return kept | {key: _without(kept[key], value) for key, value in inner.items()}
+
+
 def _nested(section: type[Section]) -> dict[str, type[Section]]:
     """The keys of a section that are sections themselves."""
     found = {key: field.annotation for key, field in section.model_fields.items()}
@@ -135,6 +159,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
     refused: ClassVar[Mapping[str, str]] = {}  # keys that users of other tools look for, and why they are not here
+    usual: ClassVar[tuple[str, Mapping[str, Mapping[str, Any]]]] = ("", {})  # a key that names a row; what rows set
 
     @model_validator(mode="before")
     @classmethod
@@ -142,6 +167,8 @@ class Section(BaseModel):
         """A partial nested section changes only what it names; the rest stays what *this* section defaults to."""
         if not isinstance(given, dict):
             return given
+        row, values = cls.usual
+        given = merged(values.get(str(given.get(row)), {}), given)
         defaults = {key: cls.model_fields[key].get_default(call_default_factory=True) for key in _nested(cls)}
         return {
             key: merged(defaults[key].model_dump(exclude_unset=True), value)
@@ -472,6 +499,7 @@ class RlConfig(Training):
     """Optimise the policy against the reward model without drifting from the reference."""
 
     refused = dict.fromkeys(("top_k", "top_p"), TRUNCATED)
+    usual = ("algorithm", ALGORITHM_DEFAULTS)
     checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints; a killed run resumes from one.")
     algorithm: Algorithm = Field("ppo", description="Row of the table of algorithms.")
     iterations: int = Field(60, ge=1, description="Rounds of rollout and update.")
@@ -517,12 +545,6 @@ class RlConfig(Training):
         OptimConfig(lr=3e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the critic."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_the_algorithm_has_it(cls, given: Any) -> Any:
-        defaults = ALGORITHM_DEFAULTS.get(str(given.get("algorithm")), {}) if isinstance(given, dict) else {}
-        return merged(defaults, given) if defaults else given
-
     @model_validator(mode="after")
     def _something_holds_the_ratio(self) -> Self:
         if self.clip is None and self.trust.coef == 0:
@@ -552,6 +574,7 @@ class RlConfig(Training):
 class DpoConfig(Training):
     """Direct preference: improve a policy from judgements of completions, without a reward model."""
 
+    usual = ("loss", PREFERENCE_DEFAULTS)
     loss: PreferenceLoss = Field("dpo", description="Row of the table of preference losses.")
     epochs: int = Field(1, ge=1, description="Passes over the judgements, or over the prompts when online.")
     groups_per_step: int = Field(32, ge=1, description="Prompts per optimiser step; each weighs the same, whatever K.")
@@ -579,12 +602,6 @@ class DpoConfig(Training):
     eval_every: int = Field(100, ge=1, description="Steps between snapshots, and between looks at held-out rows.")
     lora: DpoLoraConfig = Field(DpoLoraConfig(), description="Train an adapter instead of all weights.")
     optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_the_loss_has_it(cls, given: Any) -> Any:
-        defaults = PREFERENCE_DEFAULTS.get(str(given.get("loss")), {}) if isinstance(given, dict) else {}
-        return {**defaults, **given} if defaults else given
 
 
 class UncuredConfig(Section):
@@ -666,7 +683,7 @@ class Recipe(Section):
         if not isinstance(change, dict):
             raise ValueError(f"compare.methods.{name}.{stage} is {_yaml_word(change)}: write `key: value` lines")
         try:
-            return type(own)(**merged(own.model_dump(exclude_unset=True), change))
+            return type(own)(**layered(type(own), own.model_dump(exclude_unset=True), change))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(map(str, (name, stage, *first["loc"])))
@@ -805,6 +822,12 @@ def _override_layer(override: str) -> Layer:
     return Layer(value, f"override {override}", {})
 
 
+def _names_row(kind: type[Section], values: Mapping[str, Any]) -> bool:
+    """Whether a row of a table is named: overrides that name one go first, so that the others win over its values."""
+    inner = [(section, values[key]) for key, section in _nested(kind).items() if isinstance(values.get(key), dict)]
+    return kind.usual[0] in values or any(_names_row(section, value) for section, value in inner)
+
+
 def build(kind: type[S], layers: Sequence[Layer]) -> S:
     """The section that the layers describe together, the later winning. Raises UsageError at the first bad key."""
     known = _dotted(kind)
@@ -812,7 +835,7 @@ def build(kind: type[S], layers: Sequence[Layer]) -> S:
         _check_keys(kind, layer, layer.values, (), known)
     values: dict[str, Any] = {}
     for layer in layers:
-        values = merged(values, layer.values)
+        values = layered(kind, values, layer.values)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -966,7 +989,8 @@ def load_recipe(recipe: str | Path | None, overrides: Sequence[str] = (), *, def
         own = recipe_layers(recipe)
         named_by_file = Layer({"name": Path(own[-1].name).stem}, own[-1].name, {})
         layers += [*own[:-1], named_by_file, own[-1]]
-    made = build(Recipe, [*layers, *map(_override_layer, overrides)])
+    given = sorted(map(_override_layer, overrides), key=lambda layer: not _names_row(Recipe, layer.values))
+    made = build(Recipe, [*layers, *given])
     if recipe is not None:
         made.check_lengths()
     return made

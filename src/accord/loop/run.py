@@ -451,7 +451,7 @@ def snapshots_of(folder: Path) -> dict[int, Path]:
 
 def write_run_files(recipe: Recipe, folder: Path) -> None:
     """What was asked for and on what machine: ``recipe.yaml``, ``resolved.json``, ``env.json``."""
-    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True)))
+    write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
     write_json(folder / "resolved.json", recipe.resolved())
     packages = ("torch", "tokenizers", "numpy", "scikit-learn", "safetensors")
     environment = {
