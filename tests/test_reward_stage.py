@@ -118,6 +118,7 @@ def test_a_loss_from_outside_the_package(
         "    gap = judged.score_S[pairs.chosen_N] - judged.score_S[pairs.rejected_N]\n"
         "    return (pairs.weight_N / total_weight * (1 - gap).clamp_min(0)).sum(), {}\n"
         "HINGE = RewardLoss(hinge, reads='pairs')\n"
+        "BLIND = RewardLoss(hinge, reads='stars')\n"
     )
     (tmp_path / "my_rows_of_rewards.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -125,9 +126,10 @@ def test_a_loss_from_outside_the_package(
     config = RewardConfig(**FAST, epochs=3, loss="my_rows_of_rewards:HINGE")
     result = reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
     assert result.valid_accuracy is not None and result.valid_accuracy > 0.7
-    with pytest.raises(UsageError, match="no row of reward losses"):
-        config = RewardConfig(**FAST, loss="my_rows_of_rewards:hinge")
-        reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
+    for name in ("hinge", "BLIND"):
+        config = RewardConfig(**FAST, loss=f"my_rows_of_rewards:{name}")
+        with pytest.raises(UsageError, match="no row of reward losses"):
+            reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
 
 
 # -- micro-batches -----------------------------------------------------------------------------------------------------

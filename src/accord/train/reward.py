@@ -30,7 +30,7 @@ from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, length_buckets
 from accord.text.tokenizer import Tokenizer
-from accord.train.judged import EncodedGroup, Group, agreement, count_pairs, encode_groups, judge, read_groups
+from accord.train.judged import READERS, EncodedGroup, Group, agreement, count_pairs, encode_groups, judge, read_groups
 from accord.train.learner import Learner, Log
 from accord.train.loop import identity_of, quiet, train_steps
 
@@ -123,10 +123,10 @@ def reward(
 def reward_loss(config: RewardConfig) -> RewardLoss:
     """The row that the configuration names. Raises UsageError where a user's own is no row."""
     found = row(REWARD_LOSSES, config.loss)
-    if not isinstance(found, RewardLoss):
+    if not isinstance(found, RewardLoss) or found.reads not in READERS:
         raise UsageError(
             f"{config.loss!r} is no row of reward losses",
-            mend="make it an accord.algo.reward_loss.RewardLoss(function, reads=...)",
+            mend=f"make it an accord.algo.reward_loss.RewardLoss(function, reads={' | '.join(map(repr, READERS))})",
         )
     return found
 
