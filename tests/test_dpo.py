@@ -385,7 +385,8 @@ def test_the_reference_is_computed_once_and_only_for_what_it_was_computed_for(
     content, policy = stored.read_bytes(), load_policy(letters_folder)[0]
     assert again(data, dpo_beta=0.3, epochs=2, groups_per_step=5) == 0
     assert again(data, loss="simpo") == 0 and stored.read_bytes() == content  # which needs none
-    assert again(write_rows("more.jsonl", few_pairs(25))) == 1
+    first, *rest = few_pairs(24)
+    assert again(write_rows("other.jsonl", [first | {"chosen": first["chosen"] + "ba"}, *rest])) == 1
     assert again(data) == 1 and stored.read_bytes() == content
     stored.write_bytes(content[:-5])
     assert again(data) == 1 and stored.read_bytes() == content
