@@ -357,13 +357,29 @@ def test_the_first_step_is_where_the_reference_is(
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     for name in ("margin", "chosen_reward", "rejected_reward", "chosen_drift"):
         assert first[name] == pytest.approx(0.0, abs=1e-4), name
-    assert {"valid_accuracy", "valid_margin", "train_accuracy"} <= last.keys() and "valid_accuracy" not in first
+    assert {"valid_accuracy", "valid_margin"} <= last.keys() and "valid_accuracy" not in first
+    assert "train_accuracy" not in last  # two held-out pairs tell no gap
     assert result.num_groups == 38  # every twentieth of 40 is held out
     assert (result.num_steps, result.num_completions) == (5, 76)
     assert sorted(result.snapshots) == [2, 4, 5]
     last_weights = load_file(result.model / "model.safetensors")
     snapshot = load_file(result.snapshots[5] / "model.safetensors")
     assert all(torch.equal(t, last_weights[name]) for name, t in snapshot.items())
+
+
+def test_a_gap_between_held_out_and_trained_judgements_rings(
+    letters_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """Held-out pairs are the other way round."""
+    pairs = few_pairs(114)
+    turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs[64:]]
+    data, valid_data = write_rows("pairs.jsonl", pairs[:64]), write_rows("valid.jsonl", turned)
+    config = dpo_config(epochs=3, optim=OptimConfig(lr=5e-3))
+    result = dpo(config, model=letters_folder, data=data, valid_data=valid_data, output_dir=tmp_path / "out")
+    last = rows_of(tmp_path / "out" / "metrics.jsonl")[-1]
+    assert last["train_accuracy"] > 0.8 and last["valid_accuracy"] < 0.4
+    assert result.valid_accuracy == pytest.approx(last["valid_accuracy"])
+    assert "overfit" in {row["alarm"] for row in rows_of(tmp_path / "out" / "events.jsonl")}
 
 
 def test_the_reference_is_computed_once_and_only_for_what_it_was_computed_for(
@@ -385,7 +401,8 @@ def test_the_reference_is_computed_once_and_only_for_what_it_was_computed_for(
     content, policy = stored.read_bytes(), load_policy(letters_folder)[0]
     assert again(data, dpo_beta=0.3, epochs=2, groups_per_step=5) == 0
     assert again(data, loss="simpo") == 0 and stored.read_bytes() == content  # which needs none
-    assert again(write_rows("more.jsonl", few_pairs(25))) == 1
+    first, *rest = few_pairs(24)
+    assert again(write_rows("other.jsonl", [first | {"chosen": first["chosen"] + "ba"}, *rest])) == 1
     assert again(data) == 1 and stored.read_bytes() == content
     stored.write_bytes(content[:-5])
     assert again(data) == 1 and stored.read_bytes() == content

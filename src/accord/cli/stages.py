@@ -224,7 +224,7 @@ def dpo(
     """Improve a model on judgements directly, without a reward model.
 
     The loss is a row of a table: dpo, cdpo, ipo, ipo_sum, kto, simpo, orpo, or module:name of your own. Online, a
-    reward model (or dpo.rewards) ranks completions that the model draws on the way.
+    reward model or dpo.rewards rank completions that the model draws on the way.
 
     \b
     Examples:
