@@ -6,6 +6,8 @@ Shapes: B sequences, T tokens, N tokens, V actions.
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +34,9 @@ from accord.algo.policy_loss import (
 )
 from accord.algo.shaping import RunningMoments, overlong
 from accord.algo.table import KL_LOSSES, POLICY_ALGORITHMS, PolicyAlgorithm
-from accord.config import ALGORITHM_DEFAULTS, RlConfig
+from accord.config import ALGORITHM_DEFAULTS, COMPARING, WITH_CRITIC, RlConfig
 from accord.errors import UsageError
+from accord.train.rl import find_algorithm
 
 GROUPED = sorted(name for name, algorithm in POLICY_ALGORITHMS.items() if algorithm.min_group > 1)
 
@@ -58,6 +61,8 @@ def test_configuration_and_table_know_the_same_rows() -> None:
     known = RlConfig.model_json_schema()["properties"]["algorithm"]["anyOf"][0]["enum"]
     assert sorted(known) == sorted(POLICY_ALGORITHMS)
     assert ALGORITHM_DEFAULTS.keys() <= POLICY_ALGORITHMS.keys()
+    assert sorted(COMPARING) == GROUPED
+    assert {name for name, algorithm in POLICY_ALGORITHMS.items() if algorithm.critic} == WITH_CRITIC
 
 
 @pytest.mark.parametrize("name", GROUPED)
@@ -566,7 +571,36 @@ def test_an_unknown_row_is_named_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_one_completion_a_prompt_is_refused_where_completions_are_compared(name: str) -> None:
-    from accord.train.rl import find_algorithm
-
+    with pytest.raises(ValueError, match=r"samples_per_prompt is 1"):
+        RlConfig(algorithm=name, samples_per_prompt=1)
+    unchecked = RlConfig(algorithm=name).model_copy(update={"samples_per_prompt": 1})  # as for a row from outside
     with pytest.raises(UsageError, match=r"samples_per_prompt is 1"):
-        find_algorithm(RlConfig(algorithm=name, samples_per_prompt=1))
+        find_algorithm(unchecked)
+
+
+@pytest.mark.parametrize("name", sorted(POLICY_ALGORITHMS.keys() - WITH_CRITIC))
+def test_values_are_refused_where_none_are_learnt(name: str) -> None:
+    with pytest.raises(ValueError, match="learns none"):
+        RlConfig(algorithm=name, values={"shared": True})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"kl_coef": 0.0, "kl_target": 6.0}, "kl_target moves kl_coef by a factor"),
+        ({"algorithm": "dapo", "kl_target": 6.0}, "kl_target moves kl_coef by a factor"),
+        ({"trust": {"target": 0.01}}, "set coef above 0"),
+        ({"algorithm": "grpo", "trust": {"coef": 1.0, "target": 0.01}}, "is a single step"),
+    ],
+)
+def test_a_target_that_nothing_can_reach_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        RlConfig(**settings)
+
+
+def test_what_is_no_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_row.py").write_text("def surrogate(tokens, settings):\n    return tokens.logp_N\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    with pytest.raises(UsageError, match="is no row of algorithms"):
+        find_algorithm(RlConfig(algorithm="no_row:surrogate"))
