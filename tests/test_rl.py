@@ -492,6 +492,20 @@ def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folde
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+@pytest.mark.parametrize(("place", "price"), [("reward", 0.7), ("loss", 0.0), ("loss_k3_naive", 0.0)])
+def test_the_price_of_kl_is_paid_once(letters_folder: Path, place: str, price: float) -> None:
+    """In the return where it lives in the reward, at what the controller asks by now; else not there."""
+    config = rl_config(algorithm="reinforce", kl_in=place, kl_coef=0.2)
+    actors, controllers = actors_of(letters_folder, LastLetter(), config), Controllers.of(config, 6.0)
+    controllers.kl.coef = 0.7
+    rollout = some_rollout(actors, config, [" a", " b", " ab"])
+    rollout = replace(rollout, ref_logp_BC=torch.where(rollout.mask_BC, rollout.old_logp_BC - 0.5, 0.0))
+    update, stats = prepare_update(config, POLICY_ALGORITHMS["reinforce"], actors, controllers, rollout)
+    wanted = rollout.score_B - price * 0.5 * rollout.tokens_B  # log pi - log ref is .5 a token
+    torch.testing.assert_close(update.advantage_BC[:, 0], wanted)
+    assert stats["return"] == pytest.approx(wanted.mean().item())
+
+
 def test_the_running_baseline_is_that_of_the_rollouts_before(letters_folder: Path) -> None:
     config = rl_config(algorithm="reinforce_baseline", kl_coef=0.0)
     actors, row = actors_of(letters_folder, LastLetter(), config), POLICY_ALGORITHMS["reinforce_baseline"]
