@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import random_policy
@@ -18,6 +19,7 @@ from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _
 
 from accord.config import Recipe, load_recipe
 from accord.errors import DataError, UsageError
+from accord.evals.comparison_page import write_comparison
 from accord.formats import film_reviews
 from accord.grid import grid
 from accord.loop import films, sweep
@@ -181,11 +183,41 @@ def test_a_comparison_runs_every_method_on_every_seed(tmp_path: Path, reviews: P
         ("{A: {best_of: 1}}", "not a number from 2 on"),
         ("{A: {rl: {kl_coeff: 1}}}", "compare.methods.A.rl.kl_coeff"),
         ("{A: {rl: {algorithm: pppo}}}", "did you mean 'ppo'"),
+        ("{A: {rl: {algorithm: grpo, samples_per_prompt: 1}}}", "samples_per_prompt is 1"),
+        ("{A: {dpo: {online: true}}}", "share labelled samples"),
+        ("{sft: {dpo: {}}}", "give it another name"),
+        ("{../x: {best_of: 4}}", "give it another name"),
     ],
 )
 def test_a_comparison_that_cannot_be_run_is_refused_at_once(methods: str, told: str) -> None:
     with pytest.raises(UsageError, match=re.escape(told)):
         load_recipe("compare", [f"compare.methods={methods}"])
+
+
+@pytest.mark.parametrize("overrides", [["rl.algorithm=absent_module:row"], ["base.model=absent-model"]])
+@pytest.mark.parametrize("work", [run, compare])
+def test_what_cannot_be_found_is_told_before_any_work(tmp_path: Path, overrides: list[str], work: Any) -> None:
+    recipe = load_recipe("compare", [*overrides, "compare.methods={A: {rl: {}}}"])
+    with pytest.raises(UsageError, match="absent"):
+        work(recipe, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_seeds_of_a_comparison_may_take_unequal_steps(tmp_path: Path) -> None:
+    """Fewer of a seed's samples ended, so its dpo method took fewer steps and left fewer snapshots."""
+
+    def seed(steps: list[int]) -> dict[str, Any]:
+        interval = {"value": 0.6, "low": 0.5, "high": 0.7}
+        row: dict[str, Any] = dict.fromkeys(("win_rate", "judge", "proxy", "kl", "length_ratio"), interval)
+        row |= {"best_of": 0, "length_controlled": None}
+        snapshots = [{"step": step, "held": True, "row": row} for step in steps]
+        method = {"name": "DPO", "num_scored": 8, "seconds": 60.0, "held": True, "test": row, "snapshots": snapshots}
+        return {"num_test_prompts": 5, "reference": {"validation": row, "test": row}, "methods": [method]}
+
+    for seeds in ([seed([20, 40, 60]), seed([20, 40])], [seed([20, 40]), seed([20, 40, 60])]):
+        write_comparison(tmp_path, "toy", seeds)
+        page = (tmp_path / "report.html").read_text()
+        assert "step 40" in page and "step 60" not in page
 
 
 def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given: Path) -> None:

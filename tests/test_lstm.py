@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import TEXTS, WriteRows, random_policy
+from letters import LastLetter, actors_of, optimise, rl_config
 from safetensors.torch import load_file
 from torch import Tensor
 
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import (
+    COMPARING,
     DpoConfig,
     LoraConfig,
     ModelConfig,
@@ -312,6 +315,30 @@ def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str,
     rows = [json.loads(line) for line in (tmp_path / "rl" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["behaviour_gap_max"] for row in rows) < 1e-3
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [*({"algorithm": name} for name in POLICY_ALGORITHMS), {"values": {"shared": True}}, {"entropy_coef": 0.1}],
+    ids=str,
+)
+def test_every_row_moves_an_lstm_from_its_reference(
+    settings: dict[str, Any], policy: CausalLM, words: Tokenizer, tmp_path: Path
+) -> None:
+    save_policy(tmp_path / "lstm", policy, words)
+    group = 1 if settings.get("algorithm", "ppo") not in COMPARING else 4
+    sizes = {"iterations": 3, "prompts_per_iteration": 24 // group, "samples_per_prompt": group}
+    config = rl_config(**sizes, kl_coef=0.05, **settings)
+    actors = actors_of(tmp_path / "lstm", LastLetter(), config)
+    stats = optimise(config, actors)
+    assert (stats[0]["kl"], stats[0]["kl_k3"]) == (0.0, 0.0)
+    assert stats[-1]["kl_k3"] > 0
+    for row in stats:
+        assert row["behaviour_gap_max"] < 1e-3
+        assert row["first_ratio_max"] == pytest.approx(1.0, abs=1e-4)
+        assert all(torch.tensor(list(row.values())).isfinite())
+    for now, start in zip(actors.policy.parameters(), actors.reference.parameters(), strict=True):
+        assert not torch.equal(now, start)
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ Shapes: B sequences, T tokens, N tokens, V actions.
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +34,9 @@ from accord.algo.policy_loss import (
 )
 from accord.algo.shaping import RunningMoments, overlong
 from accord.algo.table import KL_LOSSES, POLICY_ALGORITHMS, PolicyAlgorithm
-from accord.config import ALGORITHM_DEFAULTS, RlConfig
+from accord.config import ALGORITHM_DEFAULTS, COMPARING, WITH_CRITIC, RlConfig
 from accord.errors import UsageError
+from accord.train.rl import find_algorithm
 
 GROUPED = sorted(name for name, algorithm in POLICY_ALGORITHMS.items() if algorithm.min_group > 1)
 
@@ -58,6 +61,8 @@ def test_configuration_and_table_know_the_same_rows() -> None:
     known = RlConfig.model_json_schema()["properties"]["algorithm"]["anyOf"][0]["enum"]
     assert sorted(known) == sorted(POLICY_ALGORITHMS)
     assert ALGORITHM_DEFAULTS.keys() <= POLICY_ALGORITHMS.keys()
+    assert sorted(COMPARING) == GROUPED
+    assert {name for name, algorithm in POLICY_ALGORITHMS.items() if algorithm.critic} == WITH_CRITIC
 
 
 @pytest.mark.parametrize("name", GROUPED)
@@ -69,6 +74,44 @@ def test_what_is_given_wins_over_what_the_algorithm_has() -> None:
     assert RlConfig(algorithm="dapo").trust.clip_high == 0.28
     assert RlConfig(algorithm="dapo", trust={"clip_high": 0.4}).trust.clip_high == 0.4
     assert RlConfig(algorithm="grpo", samples_per_prompt=4).samples_per_prompt == 4
+
+
+#: Two completions of one prompt, of 1 and of 3 tokens, score 1 and 3. Their tokens' log-probabilities are -1 and -2,
+#: the ratios 1.1 and .9. Loss by hand, and where the KL to the reference lives. With a = 1 / (sqrt 2 + 1e-4) = .707057:
+WHOLE_ROWS = {
+    # returns 1 | 3, 3, 3: mean 2.5, deviation sqrt .75; (1.1 * 1.5 - 3 * .9 * .5) / .866025 / 4 tokens
+    "ppo": (0.0866025, "reward"),
+    # -A log pi: (1 * 1 + 3 * 6) / 2 completions
+    "reinforce": (9.5, "reward"),
+    # less the running mean 2.5: (-1.5 * 1 + .5 * 6) / 2
+    "reinforce_baseline": (0.75, "reward"),
+    # A = -2 | 2: (-2 * 1 + 2 * 6) / 2
+    "rloo": (5.0, "reward"),
+    # A = -a | a: (1.1 a - .9 a) / 2
+    "grpo": (0.0707057, "loss"),
+    # A = -1 | 1: (1.1 - 3 * .9) / 2 / 10 tokens of room
+    "dr_grpo": (-0.08, "loss"),
+    # A = -a | a: (1.1 a - 3 * .9 a) / 4 tokens
+    "dapo": (-0.2828227, "loss"),
+    # A = 0 | 2: 2 * 2 * 3 / 4 tokens
+    "raft": (3.0, "loss"),
+}
+
+
+@pytest.mark.parametrize("name", POLICY_ALGORITHMS)
+def test_every_row_as_a_whole_by_hand(name: str) -> None:
+    row, config = POLICY_ALGORITHMS[name], RlConfig(algorithm=name, max_new_tokens=10, gae_lambda=1.0)
+    mask = torch.tensor([[True, False, False, False], [True, True, True, False]])
+    zero = torch.zeros(2, 4, dtype=torch.float64)
+    reward = token_rewards(t64([1.0, 3.0]), zero, zero, mask, 0.0)
+    advantage, _ = row.advantages(Rewarded(reward, zero, mask, 2, running_return=2.5), config)
+    logp, ratio = t64([-1.0, -2.0, -2.0, -2.0]), t64([1.1, 0.9, 0.9, 0.9])
+    loss_N = row.surrogate(Tokens(logp, logp - ratio.log(), advantage[mask], torch.tensor([0, 1, 1, 1])), config)
+    weight_B = row.aggregate(t64([1.0, 3.0]), config)
+    loss, place = WHOLE_ROWS[name]
+    near((weight_B[[0, 1, 1, 1]] * loss_N).sum(), loss)
+    assert row.kl_in == place
+    assert row.drop_flat == (name == "dapo")
 
 
 # -- surrogates --------------------------------------------------------------------------------------------------------
@@ -254,6 +297,30 @@ def test_groups_do_not_see_each_other(first: list[float], second: list[float]) -
         near(both[4:], alone)
 
 
+@pytest.mark.parametrize("name", POLICY_ALGORITHMS)
+@pytest.mark.parametrize("extra", [1, 5])
+def test_padding_and_the_order_of_prompts_change_no_advantage(name: str, extra: int) -> None:
+    generator = torch.Generator().manual_seed(extra)
+    logp, ref, value = torch.randn(3, 8, 4, dtype=torch.float64, generator=generator)
+    score = torch.randn(8, dtype=torch.float64, generator=generator)
+    mask = torch.arange(4) < torch.randint(1, 5, (8, 1), generator=generator)
+
+    def advantages(rows: Tensor, pad: int) -> Tensor:
+        def wide(x: Tensor, junk: float) -> Tensor:
+            return torch.nn.functional.pad(torch.where(mask, x, junk)[rows], (0, pad), value=junk)
+
+        counts = torch.nn.functional.pad(mask[rows], (0, pad))
+        reward = token_rewards(score[rows], wide(logp, 7.0), wide(ref, -9.0), counts, 0.3)
+        found = Rewarded(reward, wide(value, 50.0), counts, 4, 0.5)
+        return POLICY_ALGORITHMS[name].advantages(found, RlConfig())[0]
+
+    plain, turned = torch.arange(8), torch.tensor([4, 5, 6, 7, 0, 1, 2, 3])
+    wanted = advantages(plain, 0)
+    got = advantages(turned, extra)
+    near(got[:, :4][turned], wanted, 1e-12)
+    assert (got[:, 4:] == 0).all()
+
+
 def test_whitened_rewards_keep_their_mean() -> None:
     # 1.2 ... 2.0: mean 1.6, biased deviation sqrt(.8 / 12) = .258199; the first becomes 1.6 - .4 / .258199 = .050807
     reward = t64([[1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0]])
@@ -425,6 +492,49 @@ def test_kl_in_the_reward_reaches_the_optimum_of_a_bandit(algorithm: PolicyAlgor
     assert float(reward.std()) < 0.1  # 1.0 at the reference
 
 
+def test_half_the_price_of_kl_is_flat_at_its_own_optimum() -> None:
+    # beta .5: pi* = ref * e^(2 score) / Z, and J* = .5 log Z = .5 log(.4 + .3 e^2 + .2 e^4 + .1 e^6) = 1.993372
+    pi = t64([0.00742, 0.04114, 0.20267, 0.74877])
+    mask = torch.ones(4, 1, dtype=torch.bool)
+    reward = token_rewards(BANDIT_SCORE, pi.log()[:, None], BANDIT_REF.log()[:, None], mask, 0.5)
+    near(reward[:, 0], torch.full((4,), 1.993372), 5e-4)  # pi* is given to 5 digits
+
+
+def exact_groups(name: str) -> Tensor:
+    """The bandit with the KL in the loss and a row's own advantages: exact over all groups of three completions."""
+    row, config = POLICY_ALGORITHMS[name], RlConfig(algorithm="grpo", max_new_tokens=1, samples_per_prompt=3)
+    action = torch.cartesian_prod(*[torch.arange(4)] * 3)  # 64 groups
+    mask = torch.ones(192, 1, dtype=torch.bool)
+    found = Rewarded(BANDIT_SCORE[action].reshape(-1, 1), torch.zeros(192, 1), mask, 3)
+    advantage = row.advantages(found, config)[0][:, 0]
+    logits = BANDIT_REF.log().clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    for step in range(1500):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 1500)
+        logp = torch.log_softmax(logits, 0)
+        pi = logp.detach().exp()
+        chance = pi[action].prod(1).repeat_interleave(3) / 3
+        here = tokens(logp[action].flatten(), logp.detach()[action].flatten(), advantage)
+        exact = KL_LOSSES["loss"](logp, BANDIT_REF.log(), logp - logp.detach())
+        loss = (chance * row.surrogate(here, config)).sum() + (pi * exact).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return torch.softmax(logits.detach(), 0)
+
+
+def test_only_rloo_keeps_the_optimum_where_the_kl_is_in_the_loss() -> None:
+    """Two controls that must fail: what a row does to the size of advantages, it does to the price of KL."""
+    assert kl(exact_groups("rloo"), BANDIT_OPTIMUM) < 1e-8
+    # the mean over 3 counts the completion itself: 2/3 of the gap, so pi = ref e^(2/3 score) / Z:
+    # .4, .584320, .758734, .738906 over 2.481960
+    dr_grpo = exact_groups("dr_grpo")
+    near(dr_grpo, [0.161163, 0.235427, 0.305700, 0.297711], 1e-4)
+    # in units of the group's deviation all gaps count alike: neither of the two
+    grpo = exact_groups("grpo")
+    assert kl(grpo, BANDIT_OPTIMUM) > 0.01 and kl(grpo, dr_grpo) > 0.001
+
+
 def exact_bandit(place: str) -> Tensor:
     """Exact gradient of E score less the KL in the loss: every action, weighed by its probability."""
     logits = BANDIT_REF.log().clone().requires_grad_()
@@ -566,7 +676,36 @@ def test_an_unknown_row_is_named_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_one_completion_a_prompt_is_refused_where_completions_are_compared(name: str) -> None:
-    from accord.train.rl import find_algorithm
-
+    with pytest.raises(ValueError, match=r"samples_per_prompt is 1"):
+        RlConfig(algorithm=name, samples_per_prompt=1)
+    unchecked = RlConfig(algorithm=name).model_copy(update={"samples_per_prompt": 1})  # as for a row from outside
     with pytest.raises(UsageError, match=r"samples_per_prompt is 1"):
-        find_algorithm(RlConfig(algorithm=name, samples_per_prompt=1))
+        find_algorithm(unchecked)
+
+
+@pytest.mark.parametrize("name", sorted(POLICY_ALGORITHMS.keys() - WITH_CRITIC))
+def test_values_are_refused_where_none_are_learnt(name: str) -> None:
+    with pytest.raises(ValueError, match="learns none"):
+        RlConfig(algorithm=name, values={"shared": True})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"kl_coef": 0.0, "kl_target": 6.0}, "kl_target moves kl_coef by a factor"),
+        ({"algorithm": "dapo", "kl_target": 6.0}, "kl_target moves kl_coef by a factor"),
+        ({"trust": {"target": 0.01}}, "set coef above 0"),
+        ({"algorithm": "grpo", "trust": {"coef": 1.0, "target": 0.01}}, "is a single step"),
+    ],
+)
+def test_a_target_that_nothing_can_reach_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        RlConfig(**settings)
+
+
+def test_what_is_no_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_row.py").write_text("def surrogate(tokens, settings):\n    return tokens.logp_N\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    with pytest.raises(UsageError, match="is no row of algorithms"):
+        find_algorithm(RlConfig(algorithm="no_row:surrogate"))

@@ -229,6 +229,67 @@ def test_ppo_killed_again_and_again_ends_the_same(ppo: Job, tmp_path: Path) -> N
     assert sorted(p.name for p in (killed / "snapshots").iterdir()) == ["step_000004", "step_000008", "step_000010"]
 
 
+#: Each with a state of its own between iterations, beside the price of KL and the leash.
+POLICY_STATES: dict[str, dict[str, Any]] = {
+    "dapo": {
+        "samples_per_prompt": 3,
+        "shaping": {"scale": True, "overlong_tokens": 4},
+        "trust": {"coef": 0.5, "target": 1e-4},
+    },
+    "reinforce_baseline": {"samples_per_prompt": 1, "shaping": {"scale": True}, "kl_coef": 0.05, "kl_target": 0.1},
+    "ppo": {
+        "samples_per_prompt": 2,
+        "values": {"shared": True},
+        "shaping": {"scale": True, "clip": 1.0},
+        "trust": {"coef": 0.5, "target": 1e-4},
+        "entropy_coef": 0.01,
+        "ptx": {"coef": 0.5, "blocks": 2, "block_tokens": 16},
+    },
+}
+
+
+@pytest.mark.parametrize("name", POLICY_STATES)
+def test_policy_optimisation_killed_again_and_again_ends_the_same(
+    name: str, policy_folder: Path, texts: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """Running deviation and baseline, the trust region's price, redrawn prompts, a value head, the mix of texts."""
+    optim = OptimConfig(lr=3e-3, eps=1e-5)
+    config = RlConfig(
+        algorithm=name,
+        precision="fp32",
+        iterations=8,
+        prompts_per_iteration=4,
+        max_new_tokens=8,
+        ppo_epochs=2,
+        minibatches=2,
+        eval_every=4,
+        checkpoint_every=2,
+        rewards=[{"regex": "[aeiou]"}, {"regex": "t", "weight": 0.5, "name": "tees"}],
+        prompts={"max_tokens": 20},
+        actor=optim,
+        critic=optim,
+        **POLICY_STATES[name],
+    )
+    prompts = write_rows("prompts.jsonl", [{"prompt": t.split()[0], "weight": 1 + i % 2} for i, t in enumerate(TEXTS)])
+    inputs = {"model": policy_folder, "data": prompts} | ({"ptx_data": texts} if config.ptx.coef else {})
+    job = Job("rl", (config,), inputs, total=8)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_until(job, whole, "end")
+    rows = rows_of(whole / "metrics.jsonl")
+    if name == "dapo":
+        assert any(row["scored"] > 12 for row in rows)  # prompts were drawn again
+    if config.trust.target:
+        assert len({row["trust_coef"] for row in rows}) > 3
+    run_until(job, killed, "update", 2)
+    run_until(job, killed, "save", 0)
+    run_until(job, killed, "row", 3)
+    run_until(job, killed, "update", 6)
+    run_until(job, killed, "torn row", 1)
+    kill_from_outside(job, killed, 0.02)
+    run_until(job, killed, "end")
+    assert_the_same(whole, killed, 8)
+
+
 def test_sft_and_reward_killed_once_end_the_same(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     demos = [{"prompt": t.split()[0], "completion": " " + " ".join(t.split()[1:4])} for t in TEXTS]
     pairs = [{"prompt": "A", "chosen": f" {t.split()[-1]}", "rejected": f" {t.split()[1]}"} for t in TEXTS]

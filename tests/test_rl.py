@@ -23,15 +23,16 @@ from accord.errors import AccordError, UsageError
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.models.folder import load_scalar, save_scalar
 from accord.models.shape import DecoderConfig
-from accord.rollout.engine import Engine, Sampling
+from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.tokenizer import Tokenizer, train_tokenizer
-from accord.train.actors import load_actors
+from accord.train.actors import Actors, load_actors
 from accord.train.alarms import alarms
 from accord.train.controllers import Controllers
+from accord.train.policy_update import PretrainingMix, Update, prepare_update
 from accord.train.prompts import pick_prompts
 from accord.train.reward import reward
 from accord.train.rl import rl
-from accord.train.rollouts import evaluate_rollout, score_samples, shape_scores
+from accord.train.rollouts import Rollout, evaluate_rollout, rollout_stats, score_samples, shape_scores
 
 PPO = POLICY_ALGORITHMS["ppo"]
 
@@ -333,6 +334,188 @@ def test_an_update_does_not_depend_on_micro_batches(letters_folder: Path, settin
     (whole, whole_weights), (split, split_weights) = found
     torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
     assert split["policy_loss"] == pytest.approx(whole["policy_loss"], abs=1e-5)
+
+
+def some_rollout(actors: Actors, config: RlConfig, completions: Sequence[str]) -> Rollout:
+    """A rollout of given completions of the first prompt; the first two end, the others are cut."""
+    prompt = tuple(actors.words.encode(PROMPTS[0]))
+    samples = []
+    for i, text in enumerate(completions):
+        ids = (*actors.words.encode(text), *((actors.words.end_id,) if i < 2 else ()))
+        behaviour = (-1.0,) * len(ids)
+        samples.append(Sample(0, i, prompt, ids, behaviour, "stop" if i < 2 else "length"))
+    scored = score_samples(actors, PROMPTS[:1], samples)
+    return evaluate_rollout(config, actors, scored, scored.score_B)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [10_000, 1])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_whole_loss_against_all_logits(letters_folder: Path, shared: bool, micro_batch_tokens: int) -> None:
+    """Every term at once, on two of three completions, after the policy has moved: loss and gradient by plain torch."""
+    config = rl_config(
+        temperature=0.8,
+        clip=0.1,
+        kl_in="loss",
+        kl_coef=0.3,
+        entropy_coef=0.2,
+        values={"shared": shared, "coef": 0.5, "clip": 0.05},
+        trust={"coef": 0.4},
+        micro_batch_tokens=micro_batch_tokens,
+    )
+    actors = actors_of(letters_folder, LastLetter(), config)
+    actors.critic.score.weight.data.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+    rollout = some_rollout(actors, config, [" abcd", " d", " dca"])
+    generator = torch.Generator().manual_seed(2)
+    for parameter in actors.policy.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    if not shared:
+        actors.critic.score.weight.data += 0.3
+    controllers = Controllers.of(config, 6.0)
+    controllers.kl.coef, controllers.trust.coef = 0.7, 0.9  # both have moved since the start
+    update, _ = prepare_update(config, PPO, actors, controllers, rollout)
+    rows = [0, 2]
+    found = sum(update.losses(rows, 0))
+    num_tokens = int(rollout.mask_BC[rows].sum())
+
+    wanted = torch.zeros(())
+    for row in rows:
+        prompt, completion = rollout.examples[row].prompt, rollout.examples[row].completion
+        ids, start, length = torch.tensor([[*prompt, *completion]]), len(prompt) - 1, len(completion)
+        law = torch.log_softmax(actors.policy(ids)[0, start : start + length] / 0.8, -1)
+        logp, entropy = law[torch.arange(length), list(completion)], -(law.exp() * law).sum(-1)
+        ref_law = torch.log_softmax(actors.reference(ids)[0, start : start + length] / 0.8, -1)
+        logr = ref_law[torch.arange(length), list(completion)] - logp
+        trunk = actors.policy if shared else actors.critic
+        hidden = trunk.model(ids[:, :-1], torch.tensor([ids.shape[1] - 1]))[start:]
+        value = (hidden @ actors.critic.score.weight.T).squeeze(-1)
+        old_logp, old_value = rollout.old_logp_BC[row, :length], rollout.value_BC[row, :length]
+        advantage, returned = update.advantage_BC[row, :length], update.return_BC[row, :length]
+        ratio = (logp - old_logp).exp()
+        loss = -torch.minimum(ratio * advantage, ratio.clamp(0.9, 1.1) * advantage)
+        loss = loss + 0.7 * ratio * (logr.exp() - 1 - logr) + 0.9 * (ratio - 1 - ratio.log()) - 0.2 * entropy
+        bounded = torch.minimum(torch.maximum(value, old_value - 0.05), old_value + 0.05)
+        loss = loss + 0.5 * 0.5 * torch.maximum((value - returned) ** 2, (bounded - returned) ** 2)
+        wanted = wanted + loss.sum() / num_tokens
+    assert found.item() == pytest.approx(wanted.item(), abs=1e-5)
+    parameters = [*actors.policy.parameters(), *actors.critic.parameters()]
+    ours, theirs = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found, wanted))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+    assert update.seen["approx_kl"] > 1e-4  # the policy has moved, else the terms would be 0
+
+
+def test_scores_are_shaped_in_order(letters_folder: Path) -> None:
+    config = rl_config(
+        max_new_tokens=8,
+        missing_eos_penalty=0.75,
+        shaping={"scale": True, "clip": 1.5, "length_penalty": 0.1, "overlong_tokens": 4},
+    )
+    actors = actors_of(letters_folder, LastLetter(), config)
+    samples = [Sample(0, i, (5,), (7,) * n, (-1.0,) * n, "stop") for i, n in enumerate((2, 6))]
+    samples.append(Sample(0, 2, (5,), (7,) * 8, (-1.0,) * 8, "length"))
+    scored = replace(score_samples(actors, PROMPTS, samples), score_B=torch.tensor([1.0, 4.0, -8.0]))
+    controllers = Controllers.of(config, 4.0)
+    controllers.scores.update(torch.tensor([-2.0, 2.0, 0.0]))  # unbiased deviation 2
+    got = shape_scores(config, scored, controllers)
+    # over 2, held within 1.5: .5, 1.5, -1.5; .1 a token: -.2, -.6, -.8; (8 - 4 - tokens) / 4: 0, -.5, -1; no end: -.75
+    assert got.tolist() == pytest.approx([0.3, 0.4, -4.05])
+
+
+def test_what_a_rollout_shows_by_hand(letters_folder: Path) -> None:
+    config = rl_config(samples_per_prompt=2)
+    actors = actors_of(letters_folder, LastLetter(), config)
+    rollout = some_rollout(actors, config, [" a", " a"])
+    (length,) = {len(e.completion) for e in rollout.examples}
+    shape = (2, length)
+    old = torch.full(shape, -2.0)
+    old[1] = -1.0
+    rollout = replace(
+        rollout,
+        mask_BC=torch.ones(shape, dtype=torch.bool),
+        old_logp_BC=old,
+        ref_logp_BC=torch.full(shape, -1.5),
+        behaviour_logp_BC=torch.full(shape, -2.0),
+    )
+    stats = rollout_stats(rollout, 2)
+    # log pi - log ref: -.5 a token and .5 a token
+    assert stats["kl"] == pytest.approx(0.0, abs=1e-6)
+    # e^.5 - 1.5 = .148721 and e^-.5 - .5 = .106531 a token
+    assert stats["kl_k3"] == pytest.approx(length * (0.148721 + 0.106531) / 2, abs=1e-5)
+    assert stats["reference_nll"] == pytest.approx(1.5)
+    # the sampler said -2 to all; half the tokens are off by 1, their weight old / behaviour is e:
+    # (1 + e)^2 / (1 + e^2) / 2 = .824027
+    assert stats["behaviour_gap"] == pytest.approx(0.5)
+    assert stats["behaviour_gap_max"] == pytest.approx(1.0)
+    assert stats["behaviour_ess"] == pytest.approx(0.824027, abs=1e-5)
+    assert (stats["length"], stats["eos_rate"], stats["distinct"], stats["flat_groups"]) == (length, 1.0, 0.5, 1.0)
+    moved = rollout_stats(replace(rollout, ref_logp_BC=torch.full(shape, -2.5)), 2)
+    assert moved["kl"] == pytest.approx(length * (0.5 + 1.5) / 2)  # sums over tokens, means over completions
+
+
+@pytest.mark.parametrize("name", POLICY_ALGORITHMS)
+def test_completions_of_the_end_alone_harm_nothing(letters_folder: Path, name: str) -> None:
+    """Whatever is drawn first ends the text: one token, no letters in half of the cases."""
+    config = row_config(name, iterations=2, prompts_per_iteration=2, samples_per_prompt=6, missing_eos_penalty=0.0)
+    actors = actors_of(letters_folder, LastLetter(), config)
+    actors.words.stop_ids = tuple(range(actors.words.vocab_size))
+    for stats in optimise(config, actors):
+        assert (stats["length"], stats["eos_rate"]) == (1.0, 1.0)
+        assert all(torch.tensor(list(stats.values())).isfinite())
+
+
+def test_the_mix_of_texts_by_hand(policy: CausalLM) -> None:
+    blocks = torch.randint(4, 100, (6, 9), generator=torch.Generator().manual_seed(0))
+    whole = torch.nn.functional.cross_entropy(policy(blocks)[:, :-1].flatten(0, 1), blocks[:, 1:].flatten())
+    same = PretrainingMix(blocks[:1].expand(6, -1), 3, 0.25)
+    one = torch.nn.functional.cross_entropy(policy(blocks[:1])[0, :-1], blocks[0, 1:])
+    assert same.loss(policy, 0).item() == pytest.approx(0.25 * one.item(), abs=1e-5)
+    many = PretrainingMix(blocks, 3, 1.0)
+    drawn = [many.loss(policy, seed).item() for seed in range(40)]
+    assert drawn[0] == many.loss(policy, 0).item() and len(set(drawn)) > 20
+    assert sum(drawn) / 40 == pytest.approx(whole.item(), abs=0.2)
+
+
+def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folder: Path) -> None:
+    config = rl_config(prompts_per_iteration=8, ppo_epochs=3, minibatches=4, iterations=1)
+    seen: list[list[int]] = []
+    original = Update.losses
+
+    def watched(self: Update, rows: Sequence[int], seed: int) -> Any:
+        seen.append(list(rows))
+        return original(self, rows, seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Update, "losses", watched)
+        optimise(config, actors_of(letters_folder, LastLetter(), config))
+    epochs = [seen[i : i + 4] for i in (0, 4, 8)]
+    assert all(sorted(row for rows in epoch for row in rows) == list(range(8)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize(("place", "price"), [("reward", 0.7), ("loss", 0.0), ("loss_k3_naive", 0.0)])
+def test_the_price_of_kl_is_paid_once(letters_folder: Path, place: str, price: float) -> None:
+    """In the return where it lives in the reward, at what the controller asks by now; else not there."""
+    config = rl_config(algorithm="reinforce", kl_in=place, kl_coef=0.2)
+    actors, controllers = actors_of(letters_folder, LastLetter(), config), Controllers.of(config, 6.0)
+    controllers.kl.coef = 0.7
+    rollout = some_rollout(actors, config, [" a", " b", " ab"])
+    rollout = replace(rollout, ref_logp_BC=torch.where(rollout.mask_BC, rollout.old_logp_BC - 0.5, 0.0))
+    update, stats = prepare_update(config, POLICY_ALGORITHMS["reinforce"], actors, controllers, rollout)
+    wanted = rollout.score_B - price * 0.5 * rollout.tokens_B  # log pi - log ref is .5 a token
+    torch.testing.assert_close(update.advantage_BC[:, 0], wanted)
+    assert stats["return"] == pytest.approx(wanted.mean().item())
+
+
+def test_the_running_baseline_is_that_of_the_rollouts_before(letters_folder: Path) -> None:
+    config = rl_config(algorithm="reinforce_baseline", kl_coef=0.0)
+    actors, row = actors_of(letters_folder, LastLetter(), config), POLICY_ALGORITHMS["reinforce_baseline"]
+    rollout, controllers = some_rollout(actors, config, [" a", " b", " b"]), Controllers.of(config, 6.0)
+    found = []
+    for score in ([4.0, 1.0, 1.0], [0.0, 0.0, 6.0], [1.0, 1.0, 1.0]):
+        update, _ = prepare_update(config, row, actors, controllers, replace(rollout, score_B=torch.tensor(score)))
+        found.append(update.advantage_BC[:, 0].tolist())
+    # baselines: none yet; (4 + 1 + 1) / 3 = 2; (6 + 6) / 6 = 2
+    assert found == [[4.0, 1.0, 1.0], [-2.0, -2.0, 4.0], [-1.0, -1.0, -1.0]]
 
 
 def test_an_entropy_bonus_holds_entropy_up(letters_folder: Path) -> None:

@@ -84,6 +84,9 @@ ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "raft": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.0},
 }
+#: Rows that compare completions of one prompt, and those that learn values; a test compares them with the table.
+COMPARING = frozenset({"rloo", "grpo", "dr_grpo", "dapo", "raft"})
+WITH_CRITIC = frozenset({"ppo"})
 PreferenceLoss = Annotated[str, Rows("dpo", "cdpo", "ipo", "ipo_sum", "kto", "simpo", "orpo")]
 #: What a preference loss sets unless it is given: the usual values of its paper.
 PREFERENCE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"simpo": {"dpo_beta": 2.0}}
@@ -468,6 +471,12 @@ class TrustConfig(Section):
     coef: float = Field(0.0, ge=0, description="Price of KL(old || new) a token, besides or instead of the clip.")
     target: float | None = Field(None, gt=0, description="KL(old || new) a token to steer to; null: the price stays.")
 
+    @model_validator(mode="after")
+    def _a_target_has_a_price_to_move(self) -> Self:
+        if self.target is not None and self.coef == 0:
+            raise ValueError("target doubles and halves coef, which is 0: set coef above 0")
+        return self
+
 
 class ValuesConfig(Section):
     """The critic's values, for algorithms that learn some."""
@@ -544,6 +553,28 @@ class RlConfig(Training):
     critic: OptimConfig = Field(
         OptimConfig(lr=3e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the critic."
     )
+
+    @model_validator(mode="after")
+    def _fits_the_algorithm(self) -> Self:
+        if self.algorithm in COMPARING and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"{self.algorithm} compares completions of one prompt, and samples_per_prompt is "
+                f"{self.samples_per_prompt}: 4 to 8 are usual"
+            )
+        if self.values.shared and self.algorithm not in WITH_CRITIC and not is_outside(self.algorithm):
+            raise ValueError(f"values.shared says where values come from, and {self.algorithm} learns none")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_can_be_reached(self) -> Self:
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target moves kl_coef by a factor, and kl_coef is 0: set it above 0")
+        if self.trust.target is not None and self.ppo_epochs * self.minibatches == 1:
+            raise ValueError(
+                "trust.target steers by what an update has moved before its last step, and ppo_epochs 1 of minibatches "
+                "1 is a single step: raise one of them, or leave trust.target out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_holds_the_ratio(self) -> Self:
@@ -630,6 +661,12 @@ class EvalConfig(Section):
     distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
 
 
+#: Folders of a seed of a comparison that are not those of its methods.
+SHARED_STAGES = frozenset(
+    {"data", "base", "tokenizer", "pretrain", "sft", "rankings", "reward", "labelled", "eval", "downloads"}
+)
+
+
 class CompareConfig(Section):
     """Several ways from one SFT policy and one reward model to a better policy, side by side."""
 
@@ -669,6 +706,8 @@ class Recipe(Section):
     def method(self, name: str) -> RlConfig | DpoConfig | int:
         """The settings of one of the compared methods: the recipe's own section with what the method changes; n of
         best-of-n. Raises ValueError where they cannot be understood."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in SHARED_STAGES:
+            raise ValueError(f"compare.methods.{name}: a method's folder cannot be called so; give it another name")
         given = self.compare.methods[name]
         if len(given) != 1 or not given.keys() <= {"rl", "dpo", "best_of"}:
             raise ValueError(
@@ -683,11 +722,16 @@ class Recipe(Section):
         if not isinstance(change, dict):
             raise ValueError(f"compare.methods.{name}.{stage} is {_yaml_word(change)}: write `key: value` lines")
         try:
-            return type(own)(**layered(type(own), own.model_dump(exclude_unset=True), change))
+            made = type(own)(**layered(type(own), own.model_dump(exclude_unset=True), change))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(map(str, (name, stage, *first["loc"])))
             raise ValueError(f"compare.methods.{key}: {first['msg'].removeprefix('Value error, ')}") from error
+        if isinstance(made, DpoConfig) and made.online:
+            raise ValueError(
+                f"compare.methods.{name}.dpo.online: the dpo methods of a comparison share labelled samples"
+            )
+        return made
 
     def check_lengths(self) -> None:
         """Refuse texts longer than the recipe's own model has positions; a given model is asked once it is there.
@@ -702,6 +746,7 @@ class Recipe(Section):
             "sample.max_new_tokens": self.sample.max_new_tokens,
             "reward.max_tokens": self.reward.max_tokens,
             "rl.max_new_tokens": self.rl.max_new_tokens,
+            "rl.ptx.block_tokens": self.rl.ptx.block_tokens if self.rl.ptx.coef > 0 else 0,
             "uncured.max_new_tokens": self.uncured.max_new_tokens,
         }
         for key, length in lengths.items():

@@ -99,7 +99,8 @@ def _lines(seeds: Sequence[Mapping[str, Any]]) -> list[Line]:
     lines = []
     for i, first in enumerate(seeds[0]["methods"]):
         found = [seed["methods"][i] for seed in seeds]
-        steps = [one["step"] for one in first["snapshots"]]
+        shared = min(len(one["snapshots"]) for one in found)  # a seed with fewer labelled groups takes fewer steps
+        steps = [one["step"] for one in first["snapshots"][:shared]]
         reference = [seed["reference"]["validation"] for seed in seeds]
         stops = [(f"step {s}", [m["snapshots"][j]["row"] for m in found]) for j, s in enumerate(steps)]
         along = [("the start", reference), *stops]

@@ -15,13 +15,14 @@ from accord.evals.judge import fit_judge
 from accord.files import read_json, write_json
 from accord.formats.jsonl import read_prompts, write_jsonl
 from accord.loop.films import read_judged
-from accord.loop.run import SHARES, Stages, snapshots_of, write_run_files
+from accord.loop.run import SHARES, Stages, check_base, check_sampling, snapshots_of, write_run_files
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
+from accord.train.rl import find_algorithm
 
 METHOD_SHARE = 0.15  # of the time of the shared stages, a method
 
@@ -40,6 +41,12 @@ def compare(
     A seed writes into ``seed_N``; ``comparison.json`` and ``report.html`` stand in ``output_dir`` itself. All methods
     start from the seed's SFT policy and are judged as `evaluate` judges one run.
     """
+    recipe.check_lengths()
+    check_base(recipe)
+    check_sampling(recipe)
+    for name in recipe.compare.methods:
+        if isinstance(one := recipe.method(name), RlConfig):
+            find_algorithm(one)
     seeds = recipe.compare.seeds
     found = []
     for index, seed in enumerate(seeds):

@@ -38,7 +38,7 @@ from accord.seeds import stream_seed
 from accord.train.dpo import dpo
 from accord.train.lm import pretrain, sft, tokenizer
 from accord.train.reward import reward
-from accord.train.rl import rl
+from accord.train.rl import find_algorithm, rl
 
 #: The baseline that the floor names: taught by the human rankings of film reviews. The card also shows one taught by
 #: all human rankings (products, tweets, words), as the reward model is.
@@ -116,6 +116,7 @@ def run(
     recipe.check_lengths()
     check_base(recipe)
     check_sampling(recipe)
+    find_algorithm(recipe.rl)
     runner = Runner(output_dir, shares(recipe), resume, log, lenders)
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)

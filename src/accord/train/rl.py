@@ -77,7 +77,8 @@ def rl(
     updates = config.ppo_epochs * config.minibatches
     learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, config.iterations * updates)
     engine = Engine(actors.policy, actors.words.stop_ids)
-    controllers = Controllers.of(config, _reference_length(config, actors, engine, prompts, seed))
+    length = _reference_length(config, actors, engine, prompts, seed) if config.length_coef > 0 else 1.0
+    controllers = Controllers.of(config, length)
     last: dict[str, float] = {}
 
     def step_fn(step: int) -> dict[str, float]:
@@ -125,6 +126,10 @@ def rl(
 def find_algorithm(config: RlConfig) -> PolicyAlgorithm:
     """The row that the settings name. Raises UsageError where they do not fit it."""
     algorithm = row(POLICY_ALGORITHMS, config.algorithm)
+    if not isinstance(algorithm, PolicyAlgorithm):
+        raise UsageError(
+            f"{config.algorithm!r} is no row of algorithms", mend="make it an accord.algo.table.PolicyAlgorithm(...)"
+        )
     if config.samples_per_prompt < algorithm.min_group:
         raise UsageError(
             f"{config.algorithm} compares completions of one prompt, and rl.samples_per_prompt is "
