@@ -377,6 +377,21 @@ def test_rl_trains_an_adapter_and_starts_at_its_reference(
         torch.testing.assert_close(merged, wanted, rtol=0.0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings", [*({"algorithm": name} for name in POLICY_ALGORITHMS), {"values": {"shared": True}}], ids=str
+)
+def test_every_row_trains_an_adapter(settings: dict[str, Any], inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = rl_config(**{"iterations": 2, "samples_per_prompt": 2, "prompts_per_iteration": 4, **settings})
+    result = rl(config, **inputs, output_dir=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert (rows[0]["kl"], rows[0]["kl_k3"]) == (0.0, 0.0)
+    assert all(row["first_ratio_max"] == pytest.approx(1.0, abs=1e-5) for row in rows)
+    assert rows[1]["kl_k3"] > 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (inputs["model"], result.model))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.split(".")[-2] in LoraConfig().targets for name in changed)
+
+
 def test_the_reference_is_the_policy_itself_and_nothing_frozen_moves(inputs: dict[str, Path]) -> None:
     def trunks() -> int:
         import gc
