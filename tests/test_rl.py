@@ -478,10 +478,12 @@ def test_the_mix_of_texts_by_hand(policy: CausalLM) -> None:
 def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folder: Path) -> None:
     config = rl_config(prompts_per_iteration=8, ppo_epochs=3, minibatches=4, iterations=1)
     seen: list[list[int]] = []
+    seeds: set[int] = set()
     original = Update.losses
 
     def watched(self: Update, rows: Sequence[int], seed: int) -> Any:
         seen.append(list(rows))
+        seeds.add(seed)
         return original(self, rows, seed)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -490,6 +492,7 @@ def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folde
     epochs = [seen[i : i + 4] for i in (0, 4, 8)]
     assert all(sorted(row for rows in epoch for row in rows) == list(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+    assert len(seeds) == 12  # each update mixes in blocks of its own
 
 
 @pytest.mark.parametrize(("place", "price"), [("reward", 0.7), ("loss", 0.0), ("loss_k3_naive", 0.0)])
