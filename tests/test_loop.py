@@ -194,7 +194,15 @@ def test_a_comparison_that_cannot_be_run_is_refused_at_once(methods: str, told: 
         load_recipe("compare", [f"compare.methods={methods}"])
 
 
-@pytest.mark.parametrize("overrides", [["rl.algorithm=absent_module:row"], ["base.model=absent-model"]])
+ABSENT = [
+    ["base.model=absent-model"],
+    ["rl.algorithm=absent_module:row"],
+    ["rl.rewards=[{function: absent_module:score}]"],
+    ["rl.prompts.function=absent_module:keeps"],
+]
+
+
+@pytest.mark.parametrize("overrides", ABSENT)
 @pytest.mark.parametrize("work", [run, compare])
 def test_what_cannot_be_found_is_told_before_any_work(tmp_path: Path, overrides: list[str], work: Any) -> None:
     recipe = load_recipe("compare", [*overrides, "compare.methods={A: {rl: {}}}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -448,6 +449,11 @@ def test_what_a_rollout_shows_by_hand(letters_folder: Path) -> None:
     assert stats["behaviour_gap_max"] == pytest.approx(1.0)
     assert stats["behaviour_ess"] == pytest.approx(0.824027, abs=1e-5)
     assert (stats["length"], stats["eos_rate"], stats["distinct"], stats["flat_groups"]) == (length, 1.0, 0.5, 1.0)
+    one = torch.full(shape, -2.0)
+    one[0, 0] = -1.0  # a single token of n: (n - 1 + e)^2 / (n (n - 1 + e^2)); were it 1 / e, another number
+    n, e = 2 * length, math.e
+    wanted = (n - 1 + e) ** 2 / (n * (n - 1 + e**2))
+    assert rollout_stats(replace(rollout, old_logp_BC=one), 2)["behaviour_ess"] == pytest.approx(wanted, abs=1e-5)
     moved = rollout_stats(replace(rollout, ref_logp_BC=torch.full(shape, -2.5)), 2)
     assert moved["kl"] == pytest.approx(length * (0.5 + 1.5) / 2)  # sums over tokens, means over completions
 
@@ -475,13 +481,43 @@ def test_the_mix_of_texts_by_hand(policy: CausalLM) -> None:
     assert sum(drawn) / 40 == pytest.approx(whole.item(), abs=0.2)
 
 
+def test_an_iteration_moves_all_that_adapts(letters_folder: Path) -> None:
+    config = rl_config(
+        iterations=1,
+        kl_target=0.5,
+        length_coef=0.1,
+        trust={"coef": 1.0, "target": 100.0},
+        shaping={"scale": True},
+        prompts_per_iteration=24,
+    )
+    made: list[Controllers] = []
+    original = Controllers.of
+
+    def kept(config: RlConfig, length: float) -> Controllers:
+        made.append(original(config, length))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Controllers, "of", kept)
+        (stats,) = optimise(config, actors_of(letters_folder, LastLetter(), config))
+    (controllers,) = made
+    assert controllers.kl.coef == pytest.approx(0.02 * (1 - 0.2 * 24 / 10_000))  # KL 0: e = -.2, of 24 completions
+    assert controllers.trust.coef == 0.5  # far below its target
+    assert controllers.leash.error == pytest.approx(max(-0.5, min(0.5, 1 - stats["length"] / 6.0)))
+    assert (controllers.scores.count, controllers.returns.count) == (24, 24)
+    assert controllers.scores.mean == pytest.approx(stats["score"])
+    assert controllers.returns.mean == pytest.approx(stats["return"])
+
+
 def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folder: Path) -> None:
     config = rl_config(prompts_per_iteration=8, ppo_epochs=3, minibatches=4, iterations=1)
     seen: list[list[int]] = []
+    seeds: set[int] = set()
     original = Update.losses
 
     def watched(self: Update, rows: Sequence[int], seed: int) -> Any:
         seen.append(list(rows))
+        seeds.add(seed)
         return original(self, rows, seed)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -490,6 +526,7 @@ def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folde
     epochs = [seen[i : i + 4] for i in (0, 4, 8)]
     assert all(sorted(row for rows in epoch for row in rows) == list(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+    assert len(seeds) == 12  # each update mixes in blocks of its own
 
 
 @pytest.mark.parametrize(("place", "price"), [("reward", 0.7), ("loss", 0.0), ("loss_k3_naive", 0.0)])

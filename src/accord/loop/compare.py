@@ -15,14 +15,13 @@ from accord.evals.judge import fit_judge
 from accord.files import read_json, write_json
 from accord.formats.jsonl import read_prompts, write_jsonl
 from accord.loop.films import read_judged
-from accord.loop.run import SHARES, Stages, check_base, check_sampling, snapshots_of, write_run_files
+from accord.loop.run import SHARES, Stages, check_base, check_rl, check_sampling, snapshots_of, write_run_files
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
-from accord.train.rl import find_algorithm
 
 METHOD_SHARE = 0.15  # of the time of the shared stages, a method
 
@@ -46,7 +45,7 @@ def compare(
     check_sampling(recipe)
     for name in recipe.compare.methods:
         if isinstance(one := recipe.method(name), RlConfig):
-            find_algorithm(one)
+            check_rl(one)
     seeds = recipe.compare.seeds
     found = []
     for index, seed in enumerate(seeds):

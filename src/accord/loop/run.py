@@ -23,6 +23,7 @@ from accord.evals.judge import fit_judge, run_probes
 from accord.evals.report import write_model_card, write_report, write_seeds_report
 from accord.evals.results import card_json, summarise
 from accord.evals.reward_card import fit_pair_baseline, held_out_pairs, longer_wins, reward_card
+from accord.extend import outside
 from accord.files import read_json, write_folder, write_json, write_text
 from accord.formats.film_reviews import completion_for, prompt_for
 from accord.formats.jsonl import read_demonstrations, read_prompts, read_rankings
@@ -116,7 +117,7 @@ def run(
     recipe.check_lengths()
     check_base(recipe)
     check_sampling(recipe)
-    find_algorithm(recipe.rl)
+    check_rl(recipe.rl)
     runner = Runner(output_dir, shares(recipe), resume, log, lenders)
     facts = store or str(output_dir / "accord.db")
     write_run_files(recipe, output_dir)
@@ -162,6 +163,14 @@ def check_sampling(recipe: Recipe) -> None:
             why="its samples are ranked before there is a reward model",
             mend="use it with `accord sample`",
         )
+
+
+def check_rl(config: RlConfig) -> None:
+    """Refuse an algorithm or a function of the user's own that cannot be found, before any work."""
+    find_algorithm(config)
+    for name in (config.prompts.function, *(scorer.function for scorer in config.rewards)):
+        if name:
+            outside(name)
 
 
 def uncured(recipe: Recipe) -> RlConfig:
