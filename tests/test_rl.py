@@ -243,6 +243,8 @@ def test_alarms_name_symptom_and_cause() -> None:
         "first_ratio_max": 1.2,
         "behaviour_gap": 0.2,
         "ratio_max": 20.0,
+        "clip_high": 0.4,
+        "behaviour_ess": 0.2,
         "entropy": 0.01,
         "eos_rate": 0.5,
         "distinct": 0.2,

@@ -20,6 +20,12 @@ ALARMS = (
     Alarm("first ratio", lambda s: abs(s["first_ratio_max"] - 1) > 0.05, "dropout, stale weights or unequal numerics"),
     Alarm("rollout drift", lambda s: s["behaviour_gap"] > 0.05, "engine and learner compute different log-probs"),
     Alarm("ratio", lambda s: s["ratio_max"] > 10, "learning rate too high, or too many epochs on one rollout"),
+    Alarm(
+        "clipped",
+        lambda s: s.get("clip_low", 0.0) + s.get("clip_high", 0.0) > 0.3,
+        "the last update went too far: lower the learning rate, or make fewer passes",
+    ),
+    Alarm("stale samples", lambda s: s.get("behaviour_ess", 1.0) < 0.3, "the samples are not this policy's any more"),
     Alarm("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text"),
     Alarm("no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"),
     Alarm("flat groups", lambda s: s.get("flat_groups", 0) > 0.5, "most prompts teach nothing: all their scores equal"),
