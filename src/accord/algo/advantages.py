@@ -1,6 +1,6 @@
 """From one score a completion to an advantage a token.
 
-Shapes: P prompts, G completions of one prompt (they stand side by side), B = P * G sequences, T completion positions.
+Shapes: P prompts, K completions of one prompt (they stand side by side), B = P * K sequences, T completion positions.
 State t is the one that chooses token t; ``mask_BT`` True = a token of the completion stands there. Every row's counted
 positions come first.
 """
@@ -37,7 +37,7 @@ class Rewarded:
     Attributes:
         reward_BT: Per token, with the price of KL where that lives in the reward.
         value_BT: The critic's, zeros where there is none.
-        group: G, completions of one prompt.
+        group: K, completions of one prompt.
         running_return: Mean return of the iterations before; 0 before the first.
     """
 
@@ -53,7 +53,7 @@ class Rewarded:
         return self.reward_BT.sum(1)
 
     @property
-    def return_PG(self) -> Tensor:
+    def return_PK(self) -> Tensor:
         return self.return_B.view(-1, self.group)
 
     def spread(self, advantage_B: Tensor) -> Tensor:
@@ -108,8 +108,8 @@ def above_running_mean(rewarded: Rewarded, settings: PolicySettings) -> tuple[Te
 
 def leave_one_out(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
     """``A_i = R_i - mean of the others of its prompt`` (Kool 2019; RLOO: Ahmadian 2024, arXiv:2402.14740)."""
-    return_PG, group = rewarded.return_PG, rewarded.group
-    return rewarded.spread((return_PG - return_PG.mean(1, keepdim=True)) * (group / (group - 1))), None
+    return_PK, group = rewarded.return_PK, rewarded.group
+    return rewarded.spread((return_PK - return_PK.mean(1, keepdim=True)) * (group / (group - 1))), None
 
 
 def group_normalised(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
@@ -117,22 +117,22 @@ def group_normalised(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tens
 
     A group whose returns are all equal gets advantages of 0.
     """
-    return_PG = rewarded.return_PG
-    centred_PG = return_PG - return_PG.mean(1, keepdim=True)
-    return rewarded.spread(centred_PG / (return_PG.std(1, keepdim=True) + GROUP_EPS)), None
+    return_PK = rewarded.return_PK
+    centred_PK = return_PK - return_PK.mean(1, keepdim=True)
+    return rewarded.spread(centred_PK / (return_PK.std(1, keepdim=True) + GROUP_EPS)), None
 
 
 def group_centred(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
     """``A_i = R_i - mean`` within the prompt: GRPO without the division (Dr. GRPO: Liu 2025, arXiv:2503.20783)."""
-    return_PG = rewarded.return_PG
-    return rewarded.spread(return_PG - return_PG.mean(1, keepdim=True)), None
+    return_PK = rewarded.return_PK
+    return rewarded.spread(return_PK - return_PK.mean(1, keepdim=True)), None
 
 
 def best_of_group(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """G for the best completion of each prompt, 0 for the others: what is left is SFT on the best of G.
+    """K for the best completion of each prompt, 0 for the others: what is left is SFT on the best of K.
 
     RAFT (Dong 2023, arXiv:2304.06767). Of several that are equally good the first counts.
     """
-    return_PG = rewarded.return_PG
-    best_P = return_PG.argmax(1, keepdim=True)
-    return rewarded.spread(torch.zeros_like(return_PG).scatter_(1, best_P, float(rewarded.group))), None
+    return_PK = rewarded.return_PK
+    best_P = return_PK.argmax(1, keepdim=True)
+    return rewarded.spread(torch.zeros_like(return_PK).scatter_(1, best_P, float(rewarded.group))), None

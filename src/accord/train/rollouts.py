@@ -1,6 +1,6 @@
 """Rollouts: samples with their scores, and everything about them that an update holds fixed.
 
-Shapes: B samples of an iteration, G of them to a prompt and side by side, C completion tokens (a row's counted tokens
+Shapes: B samples of an iteration, K of them to a prompt and side by side, C completion tokens (a row's counted tokens
 come first), N counted tokens.
 """
 
@@ -64,8 +64,8 @@ class Scored:
 
     def flat_P(self, group: int) -> Tensor:
         """Which groups' completions all got the same score."""
-        score_PG = self.score_B.view(-1, group)
-        return score_PG.amax(1) - score_PG.amin(1) < FLAT
+        score_PK = self.score_B.view(-1, group)
+        return score_PK.amax(1) - score_PK.amin(1) < FLAT
 
 
 @dataclass(frozen=True)
