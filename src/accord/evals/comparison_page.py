@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
+
+from scipy.stats import t as student_t
 
 from accord.evals.figures import Figure, kl_axis
 from accord.evals.parts import NONE, number, percent
@@ -14,44 +17,44 @@ from accord.evals.report import write_page
 from accord.evals.svg import WIDE, Axis, Dot, Point, Series, chart, dots, swatch
 
 STYLES = tuple(f"m{i}" for i in range(10))
-NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measure averaged over seeds, with a 95 % interval.
+    """A measure averaged over seeds, and half the width of its 95 % interval.
 
-    Its variance is the mean of the seeds' own (which resample films, and all seeds share the films) plus the variance
-    between seeds over their number.
+    Two errors add up in squares: that of the mean over seeds, by Student's t (few seeds say little: with 3 it is 4.3
+    standard errors), and the mean of the seeds' own, which resample the films that all seeds share.
     """
 
     value: float
-    error: float
+    half: float
 
     @classmethod
     def of(cls, found: Sequence[Mapping[str, Any] | float]) -> Estimate:
         values = [one["value"] if isinstance(one, Mapping) else one for one in found]
-        mean = sum(values) / len(values)
-        between = sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1) / len(values)
-        within = [_error(one) ** 2 for one in found if isinstance(one, Mapping)]
-        return cls(mean, math.sqrt(between + (sum(within) / len(within) if within else 0.0)))
+        own = [_half(one) for one in found if isinstance(one, Mapping)] or [0.0]
+        between = 0.0
+        if len(values) > 1:
+            between = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+        return cls(fmean(values), math.hypot(between, math.sqrt(fmean(half * half for half in own))))
 
     @property
     def low(self) -> float:
-        return self.value - NORMAL_95 * self.error
+        return self.value - self.half
 
     @property
     def high(self) -> float:
-        return self.value + NORMAL_95 * self.error
+        return self.value + self.half
 
     def text(self, digits: int = 3) -> str:
         return f"{number(self.value, digits)} [{number(self.low, digits)}, {number(self.high, digits)}]"
 
 
-def _error(interval: Mapping[str, Any]) -> float:
-    """Standard error that an interval of 95 % implies; 0 where it has no bounds."""
+def _half(interval: Mapping[str, Any]) -> float:
+    """Half the width of an interval; 0 where it has no bounds."""
     low, high = interval["low"], interval["high"]
-    return 0.0 if low is None or high is None else (high - low) / (2 * NORMAL_95)
+    return 0.0 if low is None or high is None else (high - low) / 2
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _verdict(lines: Sequence[Line]) -> str:
 
 
 def _apart(first: Estimate, second: Estimate) -> bool:
-    return abs(first.value - second.value) > NORMAL_95 * math.hypot(first.error, second.error)
+    return abs(first.value - second.value) > math.hypot(first.half, second.half)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -219,5 +222,5 @@ def _along(lines: Sequence[Line], measure: str) -> Figure:
     largest = max(point.x for one in series for point in one.points) ** 2
     title = f"{measure.capitalize()} score against KL on validation films, mean of the seeds"
     picture = chart(series, kl_axis(largest), Axis(f"{measure} score"), title=title, size=(WIDE, 420))
-    note = "From SFT (KL 0) through the snapshots. Whiskers: 95 %, films and seeds. The KL of best of n is a bound."
+    note = "From SFT (KL 0) through the snapshots. Whiskers: 95 % (films, seeds). Best of n: a bound on its KL."
     return Figure(title, picture, tuple((swatch(one), one.name) for one in series), note)
