@@ -23,6 +23,7 @@ def test_an_interval_over_seeds_by_hand() -> None:
     alone = Estimate.of([interval(0.6, 0.05)])
     assert (alone.low, alone.high) == (pytest.approx(0.55), pytest.approx(0.65))
     assert Estimate.of([1.0, 1.0]).half == 0.0
+    assert Estimate.of([0.7, 0.9], share=True).high == 1.0
 
 
 def row(win: float, best_of: int = 1) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def seeds(wins: dict[str, list[float]], broken: str = "") -> list[dict[str, Any]
     [
         ({"A": [0.9, 0.9], "B": [0.6, 0.6]}, "", "A wins"),
         ({"A": [0.9, 0.9], "B": [0.6, 0.6]}, "", "The lead is larger than its error"),
+        ({"A": [0.9, 0.5], "B": [0.6, 0.6]}, "", "A leads"),
         ({"A": [0.9, 0.5], "B": [0.6, 0.6]}, "", "It cannot be told apart from B"),
         ({"A": [0.9, 0.9], "B": [0.6, 0.6]}, "A", "B wins"),
         ({"A": [0.9, 0.9], "B": [0.6, 0.6]}, "A", "a floor broke on some seed: A"),

@@ -29,23 +29,26 @@ class Estimate:
 
     value: float
     half: float
+    span: tuple[float, float] = (-math.inf, math.inf)
 
     @classmethod
-    def of(cls, found: Sequence[Mapping[str, Any] | float]) -> Estimate:
+    def of(cls, found: Sequence[Mapping[str, Any] | float], *, share: bool = False) -> Estimate:
+        """Of the seeds' values or intervals; that of a share stays within 0 and 1."""
         values = [one["value"] if isinstance(one, Mapping) else one for one in found]
         own = [_half(one) for one in found if isinstance(one, Mapping)] or [0.0]
         between = 0.0
         if len(values) > 1:
             between = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-        return cls(fmean(values), math.hypot(between, math.sqrt(fmean(half * half for half in own))))
+        half = math.hypot(between, math.sqrt(fmean(half * half for half in own)))
+        return cls(fmean(values), half, (0.0, 1.0) if share else cls.span)
 
     @property
     def low(self) -> float:
-        return self.value - self.half
+        return max(self.span[0], self.value - self.half)
 
     @property
     def high(self) -> float:
-        return self.value + self.half
+        return min(self.span[1], self.value + self.half)
 
     def text(self, digits: int = 3) -> str:
         return f"{number(self.value, digits)} [{number(self.low, digits)}, {number(self.high, digits)}]"
@@ -73,7 +76,7 @@ class Line:
 
     @property
     def win_rate(self) -> Estimate:
-        return Estimate.of([row["win_rate"] for row in self.tests])
+        return Estimate.of([row["win_rate"] for row in self.tests], share=True)
 
     def measure(self, name: str) -> Estimate:
         return Estimate.of([row[name] for row in self.tests])
@@ -142,7 +145,7 @@ def _verdict(lines: Sequence[Line]) -> str:
     broken = [line.name for line in lines if line.held < line.seeds]
     note = f" Out of the contest, as a floor broke on some seed: {_listed(broken)}." if broken else ""
     return (
-        f"{best.name} wins: the judge prefers it to SFT in {percent(best.win_rate.value)} of comparisons, "
+        f"{best.name} {'leads' if close else 'wins'}: the judge prefers it to SFT in {percent(best.win_rate.value)} of comparisons, "
         f"at KL {number(best.measure('kl').value, 1)}, for {cost}.{rest}{note}"
     )
 
@@ -168,7 +171,7 @@ def _row(line: Line) -> dict[str, Any]:
     lengths = [row["length_controlled"] for row in line.tests if row["length_controlled"] is not None]
     cells = [
         line.win_rate.text(),
-        Estimate.of(lengths).text() if lengths else NONE,
+        Estimate.of(lengths, share=True).text() if lengths else NONE,
         line.measure("judge").text(),
         line.measure("proxy").text(),
         ("at most " if line.best_of > 1 else "") + number(line.measure("kl").value, 2),
