@@ -144,8 +144,9 @@ def _verdict(lines: Sequence[Line]) -> str:
     rest = f" It cannot be told apart from {_listed(close)}." if close else " The lead is larger than its error."
     broken = [line.name for line in lines if line.held < line.seeds]
     note = f" Out of the contest, as a floor broke on some seed: {_listed(broken)}." if broken else ""
+    verb = "leads" if close else "wins"
     return (
-        f"{best.name} {'leads' if close else 'wins'}: the judge prefers it to SFT in {percent(best.win_rate.value)} of comparisons, "
+        f"{best.name} {verb}: the judge prefers it to SFT in {percent(best.win_rate.value)} of comparisons, "
         f"at KL {number(best.measure('kl').value, 1)}, for {cost}.{rest}{note}"
     )
 
