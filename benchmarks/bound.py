@@ -51,6 +51,9 @@ def gflop(work: str, model: str) -> float:
         return 3 * 2 * score
     if work.startswith("dpo"):
         return (3 + 1) * 2 * policy  # the reference runs forward alone
+    if work.startswith(("GRPO", "RLOO")):  # four completions share a prompt; the rollout's own pass is the update's
+        shared = w.forward(PROMPT, 1, 1) / 4 + w.forward(new - 1, new - 1, new - 1)
+        return shared + policy + 3 * policy
     # the rollout's own pass of policy and critic is the first epoch's
     return rollout + policy + score + EPOCHS * 3 * (policy + critic)
 

@@ -134,6 +134,18 @@ def test_a_pair_of_rewards_by_hand() -> None:
     assert bound.gflop("reward step", "tiny") == pytest.approx(3 * 2 * text / 1e9)
 
 
+def test_operations_of_an_iteration_without_a_critic() -> None:
+    # tiny, in millions of weights: a block 2 * .065536 + (2 * .065536 + 3 * .176128), head 2.097152
+    block, head = 4 * 0.065536 + 3 * 0.176128, 2.097152
+    kv, rest = 2 * 0.065536, 2 * 0.065536 + 3 * 0.176128
+    prompt = 5 * block * 32 + kv * 32 + rest + head  # its last token alone is read; four completions share it
+    decode = (6 * block + head) * 63
+    policy = 5 * block * 96 + kv * 96 + rest * 64 + head * 64
+    wanted = 2e-3 * (prompt / 4 + decode + (1 + 3) * policy)
+    for work in ("GRPO iteration, full lengths", "RLOO iteration, full lengths"):
+        assert bound.gflop(work, "tiny") == pytest.approx(wanted, rel=1e-6)
+
+
 def test_the_share_of_the_bound_uses_the_precision_that_won() -> None:
     flop = bound.gflop("sft step", "tiny")
     found = {"work": "sft step", "model": "tiny", "ours": 10.0, "ratio": 2.0, "better": "higher"}
