@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import EvalConfig
-from accord.evals.evaluate import Bench, Policy, Scored, best_of_n_points, measure_snapshots, read_films
+from accord.evals.evaluate import Bench, Policy, Scored, best_of_n_points, measure_snapshots, part_of, read_films
 from accord.evals.judge import load_judge
 from accord.evals.results import choose, plain
 from accord.files import write_json
@@ -66,7 +66,7 @@ def compare_policies(
     against = pool.first(config.samples_per_prompt), test.sample("sft", sft)
     found = []
     for done, method in enumerate(methods):
-        part = _part(log, done / len(methods), (done + 1) / len(methods))
+        part = part_of(log, done / len(methods), (done + 1) / len(methods))
         found.append(_measured(config, method, valid, test, against, part))
     result = {
         "seed": seed,
@@ -81,10 +81,6 @@ def compare_policies(
     written: dict[str, Any] = plain(result)
     write_json(output_dir / "comparison.json", written)
     return written
-
-
-def _part(log: Log, start: float, end: float) -> Log:
-    return lambda fraction, text: log(start + fraction * (end - start), text)
 
 
 def _measured(

@@ -9,8 +9,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from accord.evals.figures import Figure, kl_axis
 from accord.evals.parts import NONE, number, percent
 from accord.evals.report import write_page
@@ -38,7 +36,9 @@ class Estimate:
         own = [_half(one) for one in found if isinstance(one, Mapping)] or [0.0]
         between = 0.0
         if len(values) > 1:
-            between = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+            from scipy.special import stdtrit  # here: every run imports this page, few need it
+
+            between = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
         half = math.hypot(between, math.sqrt(fmean(half * half for half in own)))
         return cls(fmean(values), half, (0.0, 1.0) if share else cls.span)
 

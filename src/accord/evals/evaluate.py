@@ -399,13 +399,13 @@ def evaluate(
     valid, test = bench("validation", valid_prompts), bench("test", test_prompts)
     pool = valid.sample("sft", sft, max(config.curve_samples, config.samples_per_prompt))
     against = pool.first(config.samples_per_prompt)
-    selection = select_snapshot(config, valid, snapshots, against, _part(log, 0.15, 0.45))
-    without = measure_snapshots(config, valid, "ppo_uncured", uncured, against, _part(log, 0.45, 0.65))
+    selection = select_snapshot(config, valid, snapshots, against, part_of(log, 0.15, 0.45))
+    without = measure_snapshots(config, valid, "ppo_uncured", uncured, against, part_of(log, 0.45, 0.65))
     policies = {"base": base, "best_of_n": sft, "ppo": snapshots[selection.step]}
     if uncured:
         policies["ppo_uncured"] = uncured[max(uncured)]
     contestants = _contestants(config, policies, selection.step, uncured_note)
-    rows, samples = evaluate_policies(test, contestants, _part(log, 0.65, 0.97))
+    rows, samples = evaluate_policies(test, contestants, part_of(log, 0.65, 0.97))
     results = EvalResults(
         seed=seed,
         judge_hash=reader.hash,
@@ -446,7 +446,7 @@ def read_films(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(row.text for row in rows), tuple(row.topic or row.text for row in rows)
 
 
-def _part(log: Log, start: float, end: float) -> Log:
+def part_of(log: Log, start: float, end: float) -> Log:
     """A reporter for the part of the work between two fractions of the whole."""
     return lambda fraction, text: log(start + fraction * (end - start), text)
 

@@ -11,17 +11,24 @@ from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import DataError
 from accord.evals.comparison import Method, compare_policies
 from accord.evals.comparison_page import write_comparison
-from accord.evals.judge import fit_judge
 from accord.files import read_json, write_json
 from accord.formats.jsonl import read_prompts, write_jsonl
-from accord.loop.films import read_judged
-from accord.loop.run import SHARES, Stages, check_base, check_rl, check_sampling, snapshots_of, write_run_files
+from accord.loop.run import (
+    SHARES,
+    Stages,
+    check_base,
+    check_rl,
+    check_sampling,
+    fit_and_save_judge,
+    write_run_files,
+)
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
 from accord.models.precision import compute_dtype
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
+from accord.train.loop import snapshots_of
 
 METHOD_SHARE = 0.15  # of the time of the shared stages, a method
 
@@ -158,10 +165,7 @@ def _evaluate(recipe: Recipe, stages: Stages, methods: Sequence[Method]) -> dict
     trained = {one.name: stages.path(f"{one.name}/snapshots") for one in methods if one.snapshots}
 
     def work(folder: Path, log: Log) -> Any:
-        rows = read_judged(judged)
-        log(0.0, "fitting the judge")
-        judge = fit_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
-        judge.save(folder / "judge")
+        judge = fit_and_save_judge(judged, folder / "judge", log)
         compare_policies(
             recipe.eval,
             **inputs,

@@ -19,7 +19,7 @@ import accord
 from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import UsageError
 from accord.evals.evaluate import evaluate
-from accord.evals.judge import fit_judge, run_probes
+from accord.evals.judge import Judge, fit_judge, run_probes
 from accord.evals.report import write_model_card, write_report, write_seeds_report
 from accord.evals.results import card_json, summarise
 from accord.evals.reward_card import fit_pair_baseline, held_out_pairs, longer_wins, reward_card
@@ -38,6 +38,7 @@ from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.dpo import dpo
 from accord.train.lm import pretrain, sft, tokenizer
+from accord.train.loop import snapshots_of
 from accord.train.reward import reward
 from accord.train.rl import find_algorithm, rl
 
@@ -404,10 +405,7 @@ class Stages:
         judged = self.path("data/reviews_judge.jsonl")
 
         def work(folder: Path, log: Log) -> Any:
-            rows = read_judged(judged)
-            log(0.0, f"fitting the judge to ratings of {len({r.film for r in rows})} films that trained nothing")
-            judge = fit_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
-            judge.save(folder / "judge")
+            judge = fit_and_save_judge(judged, folder / "judge", log)
             evaluate(
                 config,
                 base=inputs["base"],
@@ -454,9 +452,13 @@ def copy_into(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
-def snapshots_of(folder: Path) -> dict[int, Path]:
-    """The policies an rl stage left for the judge, by iteration."""
-    return {int(path.name.removeprefix("step_")): path for path in sorted(folder.glob("step_*"))}
+def fit_and_save_judge(judged: Path, folder: Path, log: Log) -> Judge:
+    """The judge of a run, fitted to the ratings of its own films."""
+    rows = read_judged(judged)
+    log(0.0, f"fitting the judge to ratings of {len({r.film for r in rows})} films that trained nothing")
+    judge = fit_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
+    judge.save(folder)
+    return judge
 
 
 def write_run_files(recipe: Recipe, folder: Path) -> None:

@@ -40,7 +40,7 @@ from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, alarms
 from accord.train.learner import Learner, Log
 from accord.train.lm import demonstration_example
-from accord.train.loop import append_event, identity_of, quiet, train_steps
+from accord.train.loop import append_event, identity_of, quiet, snapshot_folder, snapshots_of, train_steps
 from accord.train.preferences import (
     ComparedGroup,
     Objective,
@@ -157,7 +157,7 @@ def dpo(
         stats = learner.update(preference_losses(objective, groups, tally)) | told
         stats |= tally.means()
         if (step + 1) % config.eval_every == 0 or step + 1 == total:
-            save_policy(_snapshot(output_dir, step), task.policy, task.words)
+            save_policy(snapshot_folder(output_dir, step), task.policy, task.words)
             stats |= _look(objective, source.looks)
         for event in alarms(stats, PREFERENCE_ALARMS):
             append_event(output_dir / "events.jsonl", step, event)
@@ -181,7 +181,7 @@ def dpo(
     found = held_out(objective, source.valid) if source.valid else {}
     return DpoResult(
         model=output_dir / "model",
-        snapshots={s + 1: _snapshot(output_dir, s) for s in range(total) if _snapshot(output_dir, s).exists()},
+        snapshots=snapshots_of(output_dir / "snapshots"),
         valid_accuracy=found.get("accuracy"),
         valid_margin=found.get("margin"),
         num_groups=source.num_groups,
@@ -225,10 +225,6 @@ def _task(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -
         recompute_activations(policy.model)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
     return Task(config, row, policy.eval(), words, seed)
-
-
-def _snapshot(output_dir: Path, step: int) -> Path:
-    return output_dir / "snapshots" / f"step_{step + 1:06d}"
 
 
 def _look(objective: Objective, looks: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:

@@ -68,6 +68,16 @@ def train_steps(
             checkpoints.save(learner, state())
 
 
+def snapshot_folder(output_dir: Path, step: int) -> Path:
+    """Where a stage leaves the policy of a step, counted from 0, for a judge to choose from."""
+    return output_dir / "snapshots" / f"step_{step + 1:06d}"
+
+
+def snapshots_of(folder: Path) -> dict[int, Path]:
+    """The policies that a stage left in its folder of snapshots, by the number of steps they took."""
+    return {int(path.name.removeprefix("step_")): path for path in sorted(folder.glob("step_*"))}
+
+
 def append_event(path: Path, step: int, event: Mapping[str, str]) -> None:
     """Add a row to ``events.jsonl``."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from accord.train.actors import Actors, load_actors
 from accord.train.alarms import NAIVE, alarms
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner, Log
-from accord.train.loop import append_event, identity_of, quiet, train_steps
+from accord.train.loop import append_event, identity_of, quiet, snapshot_folder, snapshots_of, train_steps
 from accord.train.policy_update import PretrainingMix, kl_place, update_policy
 from accord.train.prompts import Prompts, choose_prompts
 from accord.train.rollouts import Scored, draw, evaluate_rollout, rollout_stats, shape_scores
@@ -93,7 +93,7 @@ def rl(
         )
         _record(output_dir, step, scored, stats)
         if (step + 1) % config.eval_every == 0 or step + 1 == config.iterations:
-            save_policy(_snapshot(output_dir, step), actors.policy, actors.words)
+            save_policy(snapshot_folder(output_dir, step), actors.policy, actors.words)
         last.update(stats)
         return stats
 
@@ -118,8 +118,7 @@ def rl(
     save_policy(output_dir / "model", actors.policy, actors.words)
     if config.lora.rank:
         save_adapter(output_dir / "adapter", actors.policy, str(model))
-    found = {step + 1: _snapshot(output_dir, step) for step in range(config.iterations)}
-    snapshots = {step: folder for step, folder in found.items() if folder.exists()}
+    snapshots = snapshots_of(output_dir / "snapshots")
     return RlResult(output_dir / "model", snapshots, config.iterations * config.samples_per_iteration, last, dropped)
 
 
@@ -187,10 +186,6 @@ def rl_step(
     controllers.trust.update(stats["approx_kl"])
     controllers.leash.update(stats["length"])
     return stats
-
-
-def _snapshot(output_dir: Path, step: int) -> Path:
-    return output_dir / "snapshots" / f"step_{step + 1:06d}"
 
 
 def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts: Prompts, seed: int) -> float:
