@@ -25,7 +25,7 @@ TABLES = {
         BIGINT NOT NULL REFERENCES completions (id), PRIMARY KEY (task_id, position)""",
     "assignments": """id INTEGER PRIMARY KEY, task_id BIGINT NOT NULL REFERENCES tasks (id), person_id BIGINT NOT NULL
         REFERENCES people (id), shown TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('leased',
-        'expired', 'released', 'submitted', 'skipped')), counts BOOLEAN NOT NULL, revision INTEGER NOT NULL,
+        'expired', 'released', 'submitted', 'skipped', 'barred')), counts BOOLEAN NOT NULL, revision INTEGER NOT NULL,
         guideline_rev INTEGER NOT NULL, given_at DOUBLE PRECISION NOT NULL, until DOUBLE PRECISION NOT NULL,
         draft TEXT, reason TEXT NOT NULL, note TEXT NOT NULL, UNIQUE (person_id, task_id)""",
     "submissions": """id INTEGER PRIMARY KEY, submission_id TEXT NOT NULL UNIQUE, task_id BIGINT NOT NULL REFERENCES

@@ -233,7 +233,7 @@ def _rate(
     made: list[Judgement] = []
     for completion, values in zip(shown, answer.ratings or (), strict=True):
         for axis in settings.axes:
-            scale = {"axis": axis.name, "value": values[axis.name], "low": axis.low, "high": axis.high}
+            scale: dict[str, Any] = {"axis": axis.name, "value": values[axis.name], "low": axis.low, "high": axis.high}
             told = {"guideline": by["guideline"] or axis.question}
             made.append(Rating(completion_id=completion.id, **scale, **{**by, **told}))
     return made

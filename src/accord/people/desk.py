@@ -307,7 +307,7 @@ class Desk:
     def standing(self, person_id: int, *, since: float = 0.0) -> Standing:
         """One person's own progress; ``since`` is where "today" begins."""
         with self.store.snapshot() as connection:
-            return ledger.standing(connection, self._clock(), person_id, since)
+            return ledger.standing(connection, person_id, since)
 
     def submissions(
         self, *, person_id: int | None = None, task_id: str | None = None, last: int | None = None

@@ -8,9 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, case, func, select
 
-from accord.people import directory
+from accord.people import directory, queue
 from accord.people.answers import read_answer
-from accord.people.queue import may_have
 from accord.people.rows import Assignment, Gone, Progress, Skip, Standing, Submission, Task
 from accord.records import Completion, Prompt
 from accord.store import find, schema
@@ -216,14 +215,10 @@ def progress(connection: Connection) -> list[Progress]:
     return rows
 
 
-def standing(connection: Connection, at: float, person_id: int, since: float) -> Standing:
+def standing(connection: Connection, person_id: int, since: float) -> Standing:
     s = submissions.c
     mine = (s.person_id == person_id) & s.undone_at.is_(None)
     done = connection.execute(
         select(func.count(), _sum(s.created_at >= since)).select_from(submissions).where(mine)
     ).one()
-    who = directory.person(connection, person_id)
-    left = connection.execute(select(func.count()).select_from(tasks).where(may_have(who))).scalar_one()
-    live = (assignments.c.person_id == person_id) & (assignments.c.state == "leased") & (assignments.c.until > at)
-    left += connection.execute(select(func.count()).select_from(assignments).where(live)).scalar_one()
-    return Standing(int(done[0]), int(done[1]), int(left))
+    return Standing(int(done[0]), int(done[1]), queue.num_left(connection, person_id))

@@ -1,11 +1,12 @@
 """What waits to be judged and who has it: tasks with a number of slots, leases of one slot for one person.
 
 A task has ``overlap`` slots; ``free`` says how many nobody has or has filled. An assignment is one person's part in
-one task, in one of five states. It fills a slot (``counts``) while leased or submitted::
+one task, in one of six states. It fills a slot (``counts``) while leased or submitted::
 
     leased ──> submitted | skipped | released | expired (its time is over: seen by whoever comes next)
     expired, released ──> leased, or submitted late: with a slot if one is free, else as an extra
     submitted, skipped ──> leased again (undone), with a slot if it has one or one is free
+    barred: never theirs, for they wrote one of the texts
 
 All of this happens in requests to the store's one writer, one after the other: no slot is given twice.
 """
@@ -15,12 +16,25 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from random import SystemRandom
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, bindparam, exists, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from accord.config import LabelConfig
 from accord.errors import DataError
@@ -34,6 +48,20 @@ from accord.store.operations import HAS_FREE_SLOT, assignments, people, task_com
 
 _RANDOM = SystemRandom()
 _MOST_DRAFT = 2 * MOST_TEXT
+#: States in which a task is not given to a person (again).
+_NOT_AGAIN = ("leased", "submitted", "skipped", "barred")
+_NO_ASSIGNMENT = {
+    "shown": "[]",
+    "state": "barred",
+    "counts": False,
+    "revision": 1,
+    "guideline_rev": 0,
+    "given_at": 0.0,
+    "until": 0.0,
+    "draft": None,
+    "reason": "",
+    "note": "",
+}
 
 
 # ---- filling the queue -----------------------------------------------------------------------------------------------
@@ -67,30 +95,42 @@ def add_tasks(connection: Connection, at: float, new: Sequence[NewTask]) -> int:
     prompts = [task.prompt for task in new]
     completions = [completion for task in new for completion in task.completions]
     add_facts(connection, [*prompts, *completions])
-    prompt_keys, completion_keys = (
-        _keys(connection, schema.prompts, prompts),
-        _keys(connection, schema.completions, completions),
-    )
+    prompt_keys = _keys(connection, schema.prompts.c.content_id, schema.prompts.c.id, [p.id for p in prompts])
     ids = [secrets.token_urlsafe(12) for _ in new]
-    rows = [_task_row(at, id_, task, prompt_keys[task.prompt.id]) for id_, task in zip(ids, new, strict=True)]
-    items = []
-    for some in chunks(rows, LOOKUP_IDS):
-        connection.execute(insert(tasks), some)
-    task_keys = _keys_of(connection, tasks.c.task_id, tasks.c.id, ids)
-    for id_, task in zip(ids, new, strict=True):
-        for position, completion in enumerate(task.completions):
-            item = {"task_id": task_keys[id_], "position": position, "completion_id": completion_keys[completion.id]}
-            items.append(item)
-    for some in chunks(items, LOOKUP_IDS):
-        connection.execute(insert(task_completions), some)
+    _insert(connection, tasks, [_task_row(at, id_, task, prompt_keys) for id_, task in zip(ids, new, strict=True)])
+    task_keys = _keys(connection, tasks.c.task_id, tasks.c.id, ids)
+    keys = _keys(connection, schema.completions.c.content_id, schema.completions.c.id, [c.id for c in completions])
+    items = [
+        {"task_id": task_keys[id_], "position": position, "completion_id": keys[completion.id]}
+        for id_, task in zip(ids, new, strict=True)
+        for position, completion in enumerate(task.completions)
+    ]
+    _insert(connection, task_completions, items)
+    _bar_writers(connection, list(task_keys.values()))
     return len(new)
 
 
-def _task_row(at: float, id_: str, task: NewTask, prompt_key: int) -> dict[str, Any]:
+def _bar_writers(connection: Connection, task_keys: Sequence[int]) -> None:
+    """Nobody judges a text of their own: an edit, or a demonstration that came into the queue."""
+    t, c, d = task_completions.c, schema.completions.c, schema.demonstrations.c
+    written = (
+        select(t.task_id, people.c.id)
+        .select_from(task_completions.join(schema.completions))
+        .join(schema.demonstrations, (d.prompt_id == c.prompt_id) & (d.text_id == c.text_id))
+        .join(people, people.c.annotator_id == d.annotator_id)
+        .distinct()
+    )
+    for some in chunks(task_keys, LOOKUP_IDS):
+        found = connection.execute(written.where(t.task_id.in_(some))).all()
+        rows = [_NO_ASSIGNMENT | {"task_id": task, "person_id": person} for task, person in found]
+        _insert(connection, assignments, rows)
+
+
+def _task_row(at: float, id_: str, task: NewTask, prompt_keys: Mapping[str, int]) -> dict[str, Any]:
     return {
         "task_id": id_,
         "kind": task.kind,
-        "prompt_id": prompt_key,
+        "prompt_id": prompt_keys[task.prompt.id],
         "overlap": task.overlap,
         "free": task.overlap,
         "turn": -task.priority,
@@ -101,15 +141,16 @@ def _task_row(at: float, id_: str, task: NewTask, prompt_key: int) -> dict[str, 
     }
 
 
-def _keys(connection: Connection, table: Table, records: Iterable[Prompt | Completion]) -> dict[str, int]:
-    return _keys_of(connection, table.c.content_id, table.c.id, dict.fromkeys(record.id for record in records))
-
-
-def _keys_of(connection: Connection, name: Any, key: Any, values: Iterable[str]) -> dict[str, int]:
+def _keys(connection: Connection, name: Column[str], key: Column[int], values: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for some in chunks(values, LOOKUP_IDS):
+    for some in chunks(dict.fromkeys(values), LOOKUP_IDS):
         found.update((row[0], row[1]) for row in connection.execute(select(name, key).where(name.in_(some))))
     return found
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    for some in chunks(rows, LOOKUP_IDS):
+        connection.execute(insert(table), some)
 
 
 def group_tasks(
@@ -185,6 +226,7 @@ def claim(
     for kind in kinds or ():
         kind_of(kind)
     expire(connection, at)
+    rev = directory.guideline(connection).rev
     wanted = [] if kinds is None else [tasks.c.kind.in_(kinds)]
     mine = _held().where(assignments.c.person_id == person_id, *wanted).order_by(assignments.c.given_at.desc()).limit(1)
     live = connection.execute(mine.where(assignments.c.state == "leased")).first()
@@ -192,50 +234,46 @@ def claim(
         return live
     begun = connection.execute(mine.where(assignments.c.state == "expired", tasks.c.free > 0)).first()
     if begun is not None:
-        return _renew(connection, at, settings, begun)
-    next_one = connection.execute(_in_turn(who).where(*wanted).limit(1)).first()
-    return None if next_one is None else _lease(connection, at, settings, who, next_one)
-
-
-def _in_turn(who: Person) -> Select[Any]:
-    """The tasks with a free slot that a person may have, by turn: not what was done or skipped, nor own texts."""
-    return select(tasks.c.id, tasks.c.task_id).where(may_have(who)).order_by(tasks.c.turn, tasks.c.id)
-
-
-def may_have(who: Person) -> Any:
-    a, t, c, d = assignments, task_completions, schema.completions, schema.demonstrations
-    mine = (a.c.person_id == who.id) & (a.c.task_id == tasks.c.id)
-    had = exists().where(mine & a.c.state.in_(("leased", "submitted", "skipped")))
-    same = (d.c.prompt_id == c.c.prompt_id) & (d.c.text_id == c.c.text_id)
-    own_text = (
-        exists()
-        .where(t.c.task_id == tasks.c.id, c.c.id == t.c.completion_id, same, d.c.annotator_id == people.c.annotator_id)
-        .where(people.c.id == who.id)
+        return _renew(connection, at, settings, begun, guideline_rev=rev)
+    may_have = HAS_FREE_SLOT & ~_had(person_id)
+    in_turn: Select[Any] = (
+        select(tasks.c.id, tasks.c.task_id).where(may_have, *wanted).order_by(tasks.c.turn, tasks.c.id)
     )
-    return HAS_FREE_SLOT & ~had & ~own_text
+    next_one = connection.execute(in_turn.limit(1)).first()
+    return None if next_one is None else _lease(connection, at, settings, who, next_one, rev)
 
 
-def _lease(connection: Connection, at: float, settings: LabelConfig, who: Person, task: Row[Any]) -> Row[Any]:
+def _had(person_id: int) -> ColumnElement[bool]:
+    """Whether a task is one that the person has, has done with, or may not have."""
+    mine = (assignments.c.person_id == person_id) & (assignments.c.task_id == tasks.c.id)
+    return exists().where(mine, assignments.c.state.in_(_NOT_AGAIN))
+
+
+def num_left(connection: Connection, person_id: int) -> int:
+    """How many tasks a person could still be given, or has: counted without a look at each task of the queue."""
+    a = assignments.c
+    free = connection.execute(select(func.count()).select_from(tasks).where(HAS_FREE_SLOT)).scalar_one()
+    mine = select(func.count()).select_from(assignments.join(tasks)).where(a.person_id == person_id)
+    had = connection.execute(mine.where(a.state.in_(_NOT_AGAIN), HAS_FREE_SLOT)).scalar_one()
+    return free - had + connection.execute(mine.where(a.state == "leased")).scalar_one()
+
+
+def _lease(connection: Connection, at: float, settings: LabelConfig, who: Person, task: Row[Any], rev: int) -> Row[Any]:
     mine = (assignments.c.person_id == who.id) & (assignments.c.task_id == task.id)
     released = connection.execute(_held().where(mine)).first()
     if released is not None:
-        return _renew(connection, at, settings, released)
-    num = connection.execute(select(task_completions.c.position).where(task_completions.c.task_id == task.id)).all()
+        return _renew(connection, at, settings, released, guideline_rev=rev)
+    size = select(func.count()).select_from(task_completions).where(task_completions.c.task_id == task.id)
+    order = _draw_order(connection, who, connection.execute(size).scalar_one())
     row = {
-        "task_id": task.id,
-        "person_id": who.id,
-        "shown": json.dumps(_draw_order(connection, who, len(num))),
+        "shown": json.dumps(order),
         "state": "leased",
         "counts": take_slot(connection, task.id),
-        "revision": 1,
-        "guideline_rev": directory.guideline(connection).rev,
+        "guideline_rev": rev,
         "given_at": at,
         "until": at + lease_s(settings),
-        "draft": None,
-        "reason": "",
-        "note": "",
     }
-    connection.execute(insert(assignments).values(row))
+    connection.execute(insert(assignments).values(_NO_ASSIGNMENT | row | {"task_id": task.id, "person_id": who.id}))
     return held(connection, who.id, task.task_id)
 
 
@@ -244,7 +282,6 @@ def _renew(connection: Connection, at: float, settings: LabelConfig, row: Row[An
     values = {
         "state": "leased",
         "counts": row.counts or take_slot(connection, row.task_id),
-        "guideline_rev": directory.guideline(connection).rev,
         "given_at": at,
         "until": at + lease_s(settings),
     }
@@ -356,6 +393,7 @@ def set_gold(
     row = connection.execute(select(tasks.c.id, tasks.c.kind).where(tasks.c.task_id == task_id)).first()
     if row is None:
         raise Gone(f"there is no task {task_id!r}")
-    num = connection.execute(select(task_completions.c.position).where(task_completions.c.task_id == row.id)).all()
-    gold = None if values is None else json.dumps(checked_gold(row.kind, settings, len(num), values))
+    size = select(func.count()).select_from(task_completions).where(task_completions.c.task_id == row.id)
+    num = connection.execute(size).scalar_one()
+    gold = None if values is None else json.dumps(checked_gold(row.kind, settings, num, values))
     connection.execute(update(tasks).where(tasks.c.id == row.id).values(gold=gold))

@@ -39,8 +39,8 @@ def submit(connection: Connection, at: float, settings: LabelConfig, sent: Sent)
     row = queue.held(connection, sent.person_id, sent.task.id)
     if row.state == "submitted":
         raise Conflict("you have answered this task already", mend="undo that answer first")
-    if row.state == "skipped":
-        raise Gone("you have skipped this task", mend="undo the skip first")
+    if row.state in ("skipped", "barred"):
+        raise Gone(f"you do not have this task: it is {row.state}", mend="undo the skip first, or claim the next one")
     _check(settings, sent)
     if sent.answer.seconds < settings.min_seconds:
         what = f"answered after {sent.answer.seconds:g} seconds"
@@ -94,7 +94,8 @@ def _known(connection: Connection, sent: Sent, *, adjudication: bool) -> Receipt
 
 def _content(answer: Answer) -> str:
     """What an answer says, without the time it took: who sends it again may have counted on."""
-    return json.dumps(answer.model_dump(mode="json", exclude_defaults=True, exclude={"seconds", "pauses_s"}))
+    said = answer.model_dump(mode="json", exclude_defaults=True, exclude={"seconds", "pauses_s"})
+    return json.dumps(said, sort_keys=True)
 
 
 def _record(

@@ -86,7 +86,7 @@ CREATE TABLE assignments (
     task_id BIGINT NOT NULL REFERENCES tasks (id),
     person_id BIGINT NOT NULL REFERENCES people (id),
     shown TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('leased', 'expired', 'released', 'submitted', 'skipped')),
+    state TEXT NOT NULL CHECK (state IN ('leased', 'expired', 'released', 'submitted', 'skipped', 'barred')),
     counts BOOLEAN NOT NULL,
     revision INTEGER NOT NULL,
     guideline_rev INTEGER NOT NULL,
