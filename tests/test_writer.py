@@ -67,7 +67,7 @@ def test_a_request_that_fails_leaves_nothing_and_the_others_alone(place: str) ->
         raise KeyError("midway")
 
     stranger = Label(annotator_id="b2:nobody", completion_id="b2:nothing", good=True)
-    with Store.open(place) as store, ThreadPoolExecutor() as pool:
+    with Store.open(place) as store, ThreadPoolExecutor(20) as pool:
         with held_up(store, pool) as ask:
             before, failing = ask(prompt_request("before")), ask(halfway)
             refused = ask(lambda connection: add_facts(connection, [Prompt(text="also half"), stranger]))
@@ -84,7 +84,7 @@ def test_a_request_that_fails_leaves_nothing_and_the_others_alone(place: str) ->
 
 def test_nobody_is_told_before_the_commit(place: str) -> None:
     told: list[bool] = []
-    with Store.open(place) as store, ThreadPoolExecutor() as pool:
+    with Store.open(place) as store, ThreadPoolExecutor(20) as pool:
         with held_up(store, pool) as ask:
             asked = [ask(prompt_request(f"{i}")) for i in range(3)]
             # SQLAlchemy calls this before it commits; the requests have run by then.
@@ -94,7 +94,7 @@ def test_nobody_is_told_before_the_commit(place: str) -> None:
 
 
 def test_a_full_disk_refuses_and_loses_nothing_that_was_told(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "accord.db") as store, ThreadPoolExecutor() as pool:
+    with Store.open(tmp_path / "accord.db") as store, ThreadPoolExecutor(20) as pool:
         store.add([Prompt(text="old")])
         limit = [0]
         event.listen(
@@ -122,7 +122,7 @@ def test_a_request_cannot_wait_for_another(tmp_path: Path) -> None:
 
 def test_closing_finishes_what_waits_and_refuses_what_comes(place: str) -> None:
     store = Store.open(place)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(20) as pool:
         with held_up(store, pool) as ask:
             told = [ask(prompt_request(f"{i}")) for i in range(5)]
             closing = pool.submit(store.close)
