@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from accord.errors import DataError, ResourceError
 
@@ -56,22 +56,34 @@ def _runs(pid: str) -> bool:
     return True
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which a reader sees only when it is whole. Where the block fails, the old one stays.
+
+    A link of that name is replaced, not followed.
+    """
     aside = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise ResourceError(
             f"cannot write the file ({error.strerror})", where=str(path), mend="choose another --output-dir"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
