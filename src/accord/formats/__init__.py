@@ -8,10 +8,12 @@ facts of them for the store and `to_jsonl` the rows that the stages read. A form
 
 from accord.formats.facts import from_facts, to_records
 from accord.formats.format import Format, item_by_item, row_by_row
+from accord.formats.importing import Imported, add_to, convert, count
+from accord.formats.inspecting import Inspection, inspect
 from accord.formats.item import CannotSay, Item
 from accord.formats.reading import Reading, Rejects, read
 from accord.formats.rows import Reject, Row
-from accord.formats.table import FAMILIES, FORMATS, Detected, detect
+from accord.formats.table import FAMILIES, FORMATS, Detected, detect, members, suffix_of
 from accord.formats.tally import Tally
 from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write
 
@@ -21,6 +23,8 @@ __all__ = [
     "CannotSay",
     "Detected",
     "Format",
+    "Imported",
+    "Inspection",
     "Item",
     "Manifest",
     "Reading",
@@ -28,13 +32,19 @@ __all__ = [
     "Rejects",
     "Row",
     "Tally",
+    "add_to",
+    "convert",
+    "count",
     "detect",
     "from_facts",
+    "inspect",
     "item_by_item",
     "manifest_path",
+    "members",
     "read",
     "rejects_path",
     "row_by_row",
+    "suffix_of",
     "to_jsonl",
     "to_records",
     "write",

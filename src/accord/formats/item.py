@@ -14,6 +14,8 @@ from accord.records import Source, Strength
 Message = Mapping[str, Any]
 Messages = tuple[Message, ...]
 Text = str | Messages
+#: What an item can be.
+KINDS = ("ranking", "label", "rating", "demonstration", "sample", "prompt", "text", "conversation", "steps")
 
 
 def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
@@ -82,7 +84,7 @@ class Item:
 
     @property
     def kind(self) -> str:
-        """text, conversation, prompt, steps, ranking, label, rating, demonstration, or sample (not judged)."""
+        """One of `KINDS`; a sample is a completion that nobody judged."""
         if self.prompt is None:
             return "text" if isinstance(self.completions[0], str) else "conversation"
         if not self.completions:

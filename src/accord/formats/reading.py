@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -15,17 +16,24 @@ from accord.errors import DataError, UsageError
 from accord.extend import blaming, is_outside
 from accord.files import whole_file
 from accord.formats.item import Item
-from accord.formats.rows import OnReject, Reject, Row, refuse
+from accord.formats.rows import OnReject, Reject, Row, kind_of, refuse
 from accord.formats.source import rows
 from accord.formats.table import Detected, detect, members
 
+MOST_FIELDS = 500
+
 
 class Reading(Iterator[Item]):
-    """The items of a file, one by one. ``num_rows`` counts the rows met so far, ``num_rejected`` those left out."""
+    """The items of a file, one by one.
+
+    ``num_rows`` counts the rows met so far, ``num_rejected`` those left out; ``fields`` counts for each field what it
+    held (of the first `MOST_FIELDS` names).
+    """
 
     def __init__(self, path: Path, detected: Detected, on_reject: OnReject, limit: int | None) -> None:
         self.path, self.detected = path, detected
         self.num_rows = self.num_rejected = 0
+        self.fields: dict[str, Counter[str]] = {}
         self._on_reject, self._limit = on_reject, limit
         self._items = self._read()
 
@@ -43,6 +51,9 @@ class Reading(Iterator[Item]):
     def _rows(self) -> Iterator[Row]:
         for row in rows(self.path, self.detected.container, self._reject_row):
             self.num_rows += 1
+            for name, value in row.fields.items():
+                if name in self.fields or len(self.fields) < MOST_FIELDS:
+                    self.fields.setdefault(name, Counter())[kind_of(value)] += 1
             yield row
 
     def _reject_row(self, reject: Reject) -> None:
@@ -76,29 +87,34 @@ def read(
 class Rejects:
     """The file of rejected rows: one JSON object each, ``{"where", "field", "problem", "fix", "row"}``.
 
-    It is there only when there are rejects; one of an earlier import is removed.
+    It is there only when there are rejects; one of an earlier import is removed. Without a path they are only counted.
     """
 
-    def __init__(self, path: Path, most: int) -> None:
+    def __init__(self, path: Path | None, most: int) -> None:
         self.path, self.most, self.count = path, most, 0
         self._open = contextlib.ExitStack()
         self._file: Any = None
 
     def __call__(self, reject: Reject) -> None:
         self.count += 1
-        if self._file is None:
-            self._file = self._open.enter_context(whole_file(self.path))
-        row = {("fix" if name == "mend" else name): value for name, value in dataclasses.asdict(reject).items()}
-        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        if self.path is not None:
+            self._write(reject, self.path)
         if self.count > self.most:
             raise DataError(
                 f"more than {self.most} rows are no good, the last because: {reject.problem}",
                 where=reject.where,
-                mend=f"see {self.path}; is it the right --format? --max-rejects allows more",
+                mend=f"{f'see {self.path}; ' if self.path else ''}is it the right --format? --max-rejects allows more",
             )
 
+    def _write(self, reject: Reject, path: Path) -> None:
+        if self._file is None:
+            self._file = self._open.enter_context(whole_file(path))
+        row = {("fix" if name == "mend" else name): value for name, value in dataclasses.asdict(reject).items()}
+        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+
     def __enter__(self) -> Self:
-        self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -78,6 +78,11 @@ def members(name: str) -> tuple[Format, ...]:
     return (found,)
 
 
+def suffix_of(name: str) -> str:
+    """How the name of a file ends that is written in a format and has no name yet."""
+    return f".{name}" if name in PLAIN_FILES else ".jsonl"
+
+
 def detect(path: Path | str, format: str | None = None) -> Detected:
     """What a file is, by its first rows; among the formats that a name means, if one is given.
 
