@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import accord
-from accord.cli import doctor, project, runs, stages, status
+from accord.cli import data, doctor, project, runs, stages, status
 from accord.cli.options import keys_help
 from accord.config import Recipe
 
@@ -62,6 +62,9 @@ app.command()(stages.score)
 app.command(epilog=keys_help("reward"))(stages.reward)
 app.command(epilog=keys_help("rl"))(stages.rl)
 app.command(epilog=keys_help("dpo"))(stages.dpo)
+app.command("import")(data.import_)
+app.command()(data.export)
+app.add_typer(data.app, name="data")
 app.command()(status.status)
 app.command()(doctor.doctor)
 
