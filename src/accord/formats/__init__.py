@@ -6,7 +6,7 @@ facts of them for the store and `to_jsonl` the rows that the stages read. A form
 ``module:name``.
 """
 
-from accord.formats.facts import from_facts, to_records
+from accord.formats.facts import View, Weighed, from_facts, to_records
 from accord.formats.format import Format, item_by_item, row_by_row
 from accord.formats.importing import Imported, add_to, convert, count
 from accord.formats.inspecting import Inspection, inspect
@@ -32,6 +32,8 @@ __all__ = [
     "Rejects",
     "Row",
     "Tally",
+    "View",
+    "Weighed",
     "add_to",
     "convert",
     "count",
