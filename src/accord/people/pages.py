@@ -87,7 +87,7 @@ def _moment(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%-d %b %Y, %H:%M UTC")
 
 
-def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+def page(request: Request, name: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A page from its template. Who is logged in, and the session's CSRF token, are known to every one."""
     me: Person | None = getattr(request.state, "person", None)
     session = request.cookies.get(SESSION_COOKIE, "")
