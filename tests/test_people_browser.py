@@ -102,9 +102,7 @@ def by_text(served: Served, ids: tuple[str, ...]) -> list[str]:
 
 def ranks_by_text(served: Served, **where: Any) -> list[dict[str, int]]:
     """Every ranking that counts: text -> rank."""
-    return [
-        dict(zip(by_text(served, one.completion_ids), one.ranks, strict=True)) for one in served.store.rankings(**where)
-    ]
+    return [dict(zip(by_text(served, one.completion_ids), one.ranks, strict=True)) for one in served.store.rankings(**where)]
 
 
 def drag(page: Page, letter: str, other: str, share: float) -> None:
@@ -481,9 +479,7 @@ def test_two_browsers_at_once_never_get_one_slot(browser: Browser, served: Serve
 
 
 def test_a_double_click_is_one_judgement(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks(
-        [task("pair", "Which?", "one", "two"), task("pair", "And now?", "three", "four", priority=-1)]
-    )
+    served.desk.add_tasks([task("pair", "Which?", "one", "two"), task("pair", "And now?", "three", "four", priority=-1)])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.press("1")
@@ -600,11 +596,7 @@ def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served
             held = client.post("/api/claim", json={}).json()
             first = held["completions"][0]["text"] == "one"
             said = {"ranks": list(ranks if first else ranks[::-1])}
-            client.post(
-                f"/api/tasks/{held['task_id']}/submit",
-                json=said,
-                headers={"Idempotency-Key": f"k-{name:8}".replace(" ", "x")},
-            )
+            client.post(f"/api/tasks/{held['task_id']}/submit", json=said, headers={"Idempotency-Key": f"k-{name:8}".replace(" ", "x")})
     with Person(browser, served, "Moe", "manager") as moe:
         page = moe.open("/manage/disagreements")
         page.get_by_role("link", name="Decide").click()

@@ -25,21 +25,16 @@ _ANYWHERE = {"0.0.0.0", "::", ""}
 def label(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[PROJECT] [KEY=VALUE]...", help="The folder of a project or run, and keys of `label:` to change."
-        ),
+        typer.Argument(metavar="[PROJECT] [KEY=VALUE]...", help="The folder of a project or run, and keys of `label:` to change."),
     ] = None,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Listen there; 0 takes a free one.")] = 8765,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A name or address by which browsers may call this server; several times."),
     ] = None,
     guidelines: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on."),
+        Path | None, typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on.")
     ] = None,
     link: Annotated[bool, typer.Option("--link/--no-link", help="Print a link that logs an admin in, once.")] = True,
     json: Json = False,
@@ -118,12 +113,8 @@ def _text(project: Project, told: dict[str, object], host: str) -> str:
     if "link" in told:
         lines.append(f"Open this once, as {told['for']}: {told['link']}")
     if host not in ("127.0.0.1", "::1", "localhost"):
-        lines.append(
-            "The network can reach it. Every page needs a login; put it behind HTTPS if the network is not yours."
-        )
-        lines.append(
-            f"Browsers may call it {', '.join(str(name) for name in told['hosts'])}; --allow-host adds a name."
-        )  # type: ignore[attr-defined]
+        lines.append("The network can reach it. Every page needs a login; put it behind HTTPS if the network is not yours.")
+        lines.append(f"Browsers may call it {', '.join(str(name) for name in told['hosts'])}; --allow-host adds a name.")  # type: ignore[attr-defined]
     return "\n".join([*lines, "Ctrl-C stops it. Nothing that was submitted is lost."])
 
 

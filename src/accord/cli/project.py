@@ -81,7 +81,7 @@ def find_place(given: Path | None) -> Project:
     Raises UsageError where there is neither.
     """
     if given is not None and not (given / FILE).is_file() and (given / STORE).is_file():
-        nothing = Layer({}, str(given))
+        nothing = Layer({}, str(given), {})
         return Project(given.resolve(), str(given.resolve() / STORE), nothing, nothing)
     found = find_project(given)
     if found is None:

@@ -357,3 +357,4 @@ def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str
 def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
     """One more token for a person's programs, shown once."""
     return {"token": desk.make_token(desk.person(person_id).id, "made by an admin")}
+

@@ -82,9 +82,7 @@ def _told(request: Request, status: int, told: str, headers: object = None) -> R
         answer: Response = JSONResponse({"error": told}, status)
     else:
         told = told[:1].upper() + told[1:]
-        answer = pages.page(
-            request, "error.html.j2", status=status, title=_TITLES.get(status, "That did not work"), told=told
-        )
+        answer = pages.page(request, "error.html.j2", status=status, title=_TITLES.get(status, "That did not work"), told=told)
     answer.headers.update(dict(headers or {}))  # type: ignore[call-overload]
     return answer
 

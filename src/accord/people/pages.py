@@ -23,16 +23,7 @@ from accord.people import markdown
 from accord.people.api import Me, TaskId, TheDesk, settings_json
 from accord.people.answers import Answer
 from accord.people.desk import Assignment, Desk, Person, Submission, Task
-from accord.people.security import (
-    SESSION_COOKIE,
-    Doors,
-    Links,
-    Limits,
-    address,
-    csrf_token,
-    require_own_origin,
-    sane_text,
-)
+from accord.people.security import SESSION_COOKIE, Doors, Links, Limits, address, csrf_token, require_own_origin, sane_text
 from accord.records import Completion
 
 doors = Doors()
@@ -56,20 +47,9 @@ _KEYS_OF_KIND: Mapping[str, Sequence[tuple[str, str]]] = {
     "label": [("g b", "good, bad"), ("j k", "walk over the completions")],
     "demonstration": [("w", "write"), ("Ctrl ↵", "submit while writing")],
 }
-_STRENGTHS = {
-    "significantly": "much better",
-    "better": "better",
-    "slightly": "slightly better",
-    "negligibly": "barely better",
-}
+_STRENGTHS = {"significantly": "much better", "better": "better", "slightly": "slightly better", "negligibly": "barely better"}
 _ON_COMPLETIONS = [("e", "edit the best one"), ("f", "flags")]
-_ALWAYS = [
-    ("n", "note"),
-    ("s", "skip, with a reason"),
-    ("u", "undo the last answer or skip"),
-    ("↵", "submit"),
-    ("?", "this"),
-]
+_ALWAYS = [("n", "note"), ("s", "skip, with a reason"), ("u", "undo the last answer or skip"), ("↵", "submit"), ("?", "this")]
 
 
 # ---- how pages are made ------------------------------------------------------------------------------------------
@@ -179,11 +159,7 @@ async def come_in(request: Request) -> Response:
     links, desk = request.app.state.links, request.app.state.desk
     try:
         known = links.person(token, use=True)
-        person = (
-            await run_in_threadpool(desk.accept_invite, token, name)
-            if known is None
-            else await run_in_threadpool(desk.person, known)
-        )
+        person = await run_in_threadpool(desk.accept_invite, token, name) if known is None else await run_in_threadpool(desk.person, known)
         return await _enter(request, person)
     except DataError as error:
         _attempt(request)
@@ -225,9 +201,7 @@ def _attempt(request: Request) -> None:
 
 @doors("GET", "/", "annotator", include_in_schema=False)
 def home(request: Request, desk: TheDesk, me: Me) -> Response:
-    return page(
-        request, "home.html.j2", standing=desk.standing(me.id, since=_midnight()), confirmed=desk.confirmed(me.id)
-    )
+    return page(request, "home.html.j2", standing=desk.standing(me.id, since=_midnight()), confirmed=desk.confirmed(me.id))
 
 
 def _midnight() -> float:
@@ -262,12 +236,7 @@ def _task_page(request: Request, desk: Desk, me: Person, assignment: Assignment)
         "min_seconds": desk.settings.min_seconds,
     }
     return show_task(
-        request,
-        desk,
-        assignment.task,
-        assignment.shown,
-        given,
-        progress={"done": standing.since, "left": standing.left},
+        request, desk, assignment.task, assignment.shown, given, progress={"done": standing.since, "left": standing.left}
     )
 
 
@@ -275,13 +244,7 @@ def show_task(
     request: Request, desk: Desk, task: Task, shown: Sequence[Completion], given: Mapping[str, Any], **values: Any
 ) -> Response:
     """A task as a page; the script gets ``given`` and finds everything else on the page."""
-    known = {
-        "progress": None,
-        "width": _WIDTHS.get(task.kind, ""),
-        "mode": given["mode"],
-        "title": TITLES[task.kind],
-        "kind": task.kind,
-    }
+    known = {"progress": None, "width": _WIDTHS.get(task.kind, ""), "mode": given["mode"], "title": TITLES[task.kind], "kind": task.kind}
     known |= {
         "prompt": [{"role": turn["role"], "html": markdown.render(turn["content"])} for turn in task.prompt.turns()],
         "completions": [
@@ -330,9 +293,7 @@ def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
                 "letter": LETTERS[i],
                 "text": one.text,
                 "said": said(submission.answer, i),
-                "source": f"{one.source.name} {one.source.version}".strip()
-                if one.source.origin != "human"
-                else "a person",
+                "source": f"{one.source.name} {one.source.version}".strip() if one.source.origin != "human" else "a person",
                 "words": len(one.text.split()),
             }
             for i, one in enumerate(shown)
