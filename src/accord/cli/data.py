@@ -118,13 +118,13 @@ def export(
             home = _project(project, "give -o FILE")
             output = child(_made(home.root / "exports"), name_from(f"{format}{formats.suffix_of(format)}"))
         if data is not None:
-            bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects, "only": only or ("all",)}
-            talk.result(_said(formats.convert(data, output, data_format, to=format, messages=messages, **bounds)))
+            bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
+            found = formats.convert(data, output, data_format, to=format, only=only or (), messages=messages, **bounds)
+            talk.result(_said(found))
             return
         home = _project(project, "give --data FILE")
         with Store.open(home.store) as store:
-            items = (item for item in formats.from_facts(store) if not only or item.kind in only)
-            talk.result(formats.write(output, items, format, messages=messages, filters={"kinds": only or "all"}))
+            talk.result(formats.write(output, formats.from_facts(store), format, kinds=only or (), messages=messages))
 
 
 @app.command()

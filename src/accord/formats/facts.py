@@ -1,19 +1,17 @@
-"""Items as facts for the store, and facts as items."""
+"""Items as facts for the store."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from accord.formats.item import CannotSay, Item, Text, cannot, plain_turns, reply_of
 from accord.records import (
     Annotator,
     Completion,
     Demonstration,
-    Judgement,
     Label,
     Prompt,
     Ranking,
@@ -153,78 +151,3 @@ def _singly(
             if not low <= value <= high:
                 cannot("a rating is outside its scale")
             yield Rating(completion_id=completion.id, value=value, low=low, high=high, axis=item.axis, **common)
-
-
-# -- facts as items ----------------------------------------------------------------------------------------------------
-
-
-class Facts(Protocol):
-    """What `from_facts` needs of a store."""
-
-    def prompts(self) -> Iterator[Prompt]: ...
-
-    def annotators(self) -> Iterator[Annotator]: ...
-
-    def completions(self, *, prompt_id: str) -> Iterator[Completion]: ...
-
-    def rankings(self, *, prompt_id: str) -> Iterator[Ranking]: ...
-
-    def demonstrations(self, *, prompt_id: str) -> Iterator[Demonstration]: ...
-
-    def labels(self, *, completion_id: str) -> Iterator[Label]: ...
-
-    def ratings(self, *, completion_id: str) -> Iterator[Rating]: ...
-
-    def counts(self) -> dict[str, int]: ...
-
-
-def from_facts(store: Facts) -> Iterator[Item]:
-    """What a store holds, as items: one for each judgement, and one for each prompt without any. In order of prompts.
-
-    Judgements are those that the store's readers give: not what was superseded or withdrawn.
-    """
-    names = {annotator.id: annotator.name for annotator in store.annotators()}
-    counts = store.counts()
-    for prompt in store.prompts():
-        completions = {c.id: c for c in store.completions(prompt_id=prompt.id)}
-        found = list(_judged(store, prompt, completions, names, counts))
-        yield from found or [_item(prompt, tuple(completions.values()))]
-
-
-def _judged(
-    store: Facts, prompt: Prompt, completions: dict[str, Completion], names: dict[str, str], counts: dict[str, int]
-) -> Iterator[Item]:
-    for ranking in store.rankings(prompt_id=prompt.id):
-        ranked = tuple(completions[id_] for id_ in ranking.completion_ids)
-        labels = (
-            tuple(id_ not in ranking.unacceptable for id_ in ranking.completion_ids) if ranking.unacceptable else ()
-        )
-        said: dict[str, Any] = {"ranks": ranking.ranks, "labels": labels, "strength": ranking.strength}
-        yield _item(prompt, ranked, ranking, names, **said)
-    for shown in store.demonstrations(prompt_id=prompt.id):
-        item = _item(prompt, (), shown, names)
-        yield replace(item, completions=(shown.text,), demonstration=True)
-    for completion in completions.values():
-        for label in store.labels(completion_id=completion.id) if counts["labels"] else ():
-            yield _item(prompt, (completion,), label, names, labels=(label.good,))
-        for rating in store.ratings(completion_id=completion.id) if counts["ratings"] else ():
-            scale = (rating.low, rating.high)
-            yield _item(prompt, (completion,), rating, names, ratings=(rating.value,), scale=scale, axis=rating.axis)
-
-
-def _item(
-    prompt: Prompt,
-    completions: tuple[Completion, ...],
-    judgement: Judgement | None = None,
-    names: dict[str, str] | None = None,
-    **said: Any,
-) -> Item:
-    return Item(
-        prompt=prompt.text if prompt.form == "text" else tuple(prompt.turns()),
-        completions=tuple(completion.text for completion in completions),
-        sources=tuple(completion.source for completion in completions),
-        topic=prompt.topic,
-        annotator=(names or {}).get(judgement.annotator_id, "") if judgement else "",
-        created_at=judgement.created_at if judgement else "",
-        **said,
-    )
