@@ -20,7 +20,9 @@ from accord.records import (
     RankedGroup,
     Ranking,
     Rating,
+    Remark,
     Source,
+    Withdrawal,
     content_id,
     now_utc,
 )
@@ -56,6 +58,60 @@ def ranking(**changes: Any) -> Ranking:
 )
 def test_id_is_the_blake2b_of_canonical_json(record: Any, expected: str) -> None:
     assert record.id == expected
+
+
+def test_what_came_later_is_hashed_only_where_it_says_something() -> None:
+    """The ids above stand although prompts and ratings have learnt to say more since; each new word is covered."""
+    assert rating(axis="").id == rating().id != rating(axis="helpfulness").id
+    assert ranking(unacceptable=()).id == ranking().id != ranking(unacceptable=("y",)).id
+    assert ranking(strength=None).id == ranking().id != ranking(strength="slightly").id
+    talk = Prompt.of_messages([{"role": "user", "content": "Hi"}])
+    assert talk.id != Prompt(text=talk.text).id
+
+
+def test_a_prompt_of_messages_has_one_canonical_form() -> None:
+    talk = Prompt.of_messages([{"role": "user", "content": "Grüße\u2028"}, {"content": "?", "role": "assistant"}])
+    assert talk.text == '[{"content":"Grüße\u2028","role":"user"},{"content":"?","role":"assistant"}]'
+    assert Prompt(text=' [{"role": "user", "content": "Hi"}]', form="messages") == Prompt.of_messages(
+        [{"role": "user", "content": "Hi"}]
+    )
+    assert talk.turns()[0] == {"role": "user", "content": "Grüße\u2028"}
+    assert Prompt(text="Hi").turns() == [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Hi", "[]", "{}", '["Hi"]', '[{"role": "user"}]', '[{"role": "user", "content": 3}]', "[" * 5000]
+)
+def test_a_prompt_of_messages_refuses_other_texts(text: str) -> None:
+    with pytest.raises(DataError, match="no list of them"):
+        Prompt(text=text, form="messages")
+
+
+def test_unacceptable_completions_stand_in_the_order_shown() -> None:
+    assert ranking(unacceptable=["y", "x", "y"]).unacceptable == ("x", "y")
+    with pytest.raises(DataError, match="does not stand in the ranking"):
+        ranking(unacceptable=("z",))
+
+
+def test_a_strength_needs_a_choice_between_two() -> None:
+    assert ranking(strength="better").strength == "better"
+    for changes in ({"ranks": (1, 1)}, {"completion_ids": ("x", "y", "z"), "ranks": (1, 2, 3)}):
+        with pytest.raises(DataError, match="beside no choice"):
+            ranking(strength="better", **changes)
+    with pytest.raises(DataError, match="strength is 'hugely'"):
+        ranking(strength="hugely")
+
+
+def test_a_remark_says_something() -> None:
+    said = {"annotator_id": "a", "completion_id": "c", "created_at": AT}
+    assert Remark(**said, flags=("rude",)).id != Remark(**said, note="rude").id
+    with pytest.raises(DataError, match="says nothing"):
+        Remark(**said, note="  ")
+
+
+def test_id_of_a_withdrawal_covers_what_it_takes_back() -> None:
+    first, second = (Withdrawal(annotator_id="a", judgement_id=id_, created_at=AT) for id_ in ("x", "y"))
+    assert first.id != second.id
 
 
 def test_id_of_a_completion_covers_its_source_by_id() -> None:

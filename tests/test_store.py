@@ -37,7 +37,9 @@ from accord.records import (
     Ranking,
     Rating,
     Record,
+    Remark,
     Source,
+    Withdrawal,
     content_id,
 )
 from accord.store import Mismatch, Store, database, migrate, schema
@@ -71,10 +73,11 @@ RANKING = rank(seconds=2.5, flags=("hurried", "sure"), note="close", guideline="
 RATING = rate(3.0)
 LABEL = Label(annotator_id=SIM.id, completion_id=BAD.id, created_at=AT, good=False)
 DEMONSTRATION = Demonstration(annotator_id=ADA.id, prompt_id=PROMPT.id, created_at=AT, text=" Taut, humane.")
+REMARK = Remark(annotator_id=ADA.id, completion_id=BAD.id, created_at=AT, flags=("rude",), note="the last word")
 BASE: tuple[Record, ...] = (HUMAN, POLICY, ADA, SIM, PROMPT, OTHER, GOOD, BAD, FAR)
-WORLD: tuple[Record, ...] = (*BASE, RANKING, RATING, LABEL, DEMONSTRATION)
-JUDGEMENTS = ("rankings", "ratings", "labels", "demonstrations")
-FACT_TABLES = ("texts", "sources", "annotators", "prompts", "completions", "ranking_items", *JUDGEMENTS)
+WORLD: tuple[Record, ...] = (*BASE, RANKING, RATING, LABEL, DEMONSTRATION, REMARK)
+JUDGEMENTS = ("rankings", "ratings", "labels", "demonstrations", "remarks")
+FACT_TABLES = ("texts", "sources", "annotators", "prompts", "completions", "ranking_items", *JUDGEMENTS, "withdrawals")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -111,7 +114,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def everything(store: Store, *, history: bool = True) -> list[Record]:
-    judgements = (store.rankings, store.ratings, store.labels, store.demonstrations)
+    judgements = (store.rankings, store.ratings, store.labels, store.demonstrations, store.remarks)
     facts: list[Record] = [*store.sources(), *store.annotators(), *store.prompts(), *store.completions()]
     return facts + [judgement for reader in judgements for judgement in reader(history=history)]
 
@@ -134,7 +137,7 @@ def run_python(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 def test_what_goes_in_comes_out(place: str) -> None:
     with Store.open(place) as store:
-        assert store.add(WORLD) == 13
+        assert store.add(WORLD) == 14
         assert everything(store) == list(WORLD)
         assert [found.id for found in everything(store)] == [record.id for record in WORLD]
     with Store.open(place) as store:
@@ -154,7 +157,7 @@ def test_adding_again_adds_nothing(place: str) -> None:
         store.add(WORLD)
         assert store.add(WORLD) == 0
         assert store.add([*WORLD, OTHER, rate(1.0), rate(1.0)]) == 1
-        assert everything(store) == [*BASE, RANKING, RATING, rate(1.0), LABEL, DEMONSTRATION]
+        assert everything(store) == [*BASE, RANKING, RATING, rate(1.0), LABEL, DEMONSTRATION, REMARK]
 
 
 def test_first_meta_stays(place: str) -> None:
@@ -166,7 +169,7 @@ def test_first_meta_stays(place: str) -> None:
 
 def test_order_within_a_batch_is_free(place: str) -> None:
     with Store.open(place) as store:
-        assert store.add(reversed(WORLD)) == 13
+        assert store.add(reversed(WORLD)) == 14
         assert {fact.id for fact in everything(store)} == {fact.id for fact in WORLD}
 
 
@@ -190,8 +193,9 @@ def test_a_text_is_stored_once(place: str) -> None:
     with engine.connect() as connection:
         texts = sorted(row[0] for row in connection.execute(text("SELECT text FROM texts")))
     engine.dispose()
-    # Two prompts, two different completion texts of three, the demonstration's, RANKING's guideline and note, and "".
+    # Two prompts, two different completion texts of three, the demonstration's, RANKING's guideline, two notes, and "".
     expected = {PROMPT.text, OTHER.text, GOOD.text, BAD.text, DEMONSTRATION.text, "Which is better?", "close", ""}
+    expected |= {"the last word"}
     assert texts == sorted(expected)
 
 
@@ -199,7 +203,7 @@ def test_counts(place: str) -> None:
     with Store.open(place) as store:
         store.add([*WORLD, rate(1.0, supersedes=RATING.id)])
         expected = {"sources": 2, "annotators": 2, "prompts": 2, "completions": 3, "rankings": 1, "ratings": 2}
-        assert store.counts() == expected | {"labels": 1, "demonstrations": 1}
+        assert store.counts() == expected | {"labels": 1, "demonstrations": 1, "remarks": 1, "withdrawals": 0}
 
 
 def test_readers_select(place: str) -> None:
@@ -422,12 +426,13 @@ def test_every_kind_of_judgement_can_be_corrected(place: str) -> None:
         replace(RATING, value=0.0, supersedes=RATING.id),
         replace(LABEL, good=True, supersedes=LABEL.id),
         replace(DEMONSTRATION, text=" Better.", supersedes=DEMONSTRATION.id),
+        replace(REMARK, note="the first word", supersedes=REMARK.id),
     ]
     with Store.open(place) as store:
         store.add(WORLD)
-        assert store.add(corrections) == 4
+        assert store.add(corrections) == 5
         assert everything(store, history=False) == [*BASE, *corrections]
-        assert len(everything(store)) == len(WORLD) + 4
+        assert len(everything(store)) == len(WORLD) + 5
         assert store.verify() == []
 
 
@@ -483,7 +488,7 @@ def test_the_database_refuses_to_change_or_delete_facts(place: str, table: str) 
     statements = [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
     statements += [] if "://" not in place else [f"TRUNCATE {table} CASCADE"]
     with Store.open(place) as store:
-        store.add(WORLD)
+        store.add([*WORLD, Withdrawal(annotator_id=ADA.id, judgement_id=LABEL.id)])
     engine = make_engine(place)
     for statement in statements:
         with pytest.raises(DBAPIError, match=f"{table} is append-only"), transaction(engine) as connection:
@@ -499,8 +504,8 @@ def test_the_database_refuses_to_change_or_delete_facts(place: str, table: str) 
         "INSERT OR REPLACE INTO texts (id, content_id, text) SELECT id, content_id, 'forged' FROM texts",
         "INSERT OR REPLACE INTO texts (content_id, text) SELECT content_id, 'forged' FROM texts",
         "INSERT OR REPLACE INTO texts (id, content_id, text) SELECT id, 'new ' || id, 'forged' FROM texts",
-        "INSERT OR REPLACE INTO ranking_items SELECT ranking_id, position, completion_id, 9 FROM ranking_items",
-        "INSERT OR REPLACE INTO ranking_items SELECT ranking_id, position + 7, completion_id, 9 FROM ranking_items",
+        "INSERT OR REPLACE INTO ranking_items SELECT ranking_id, position, completion_id, 9, 1 FROM ranking_items",
+        "INSERT OR REPLACE INTO ranking_items SELECT ranking_id, position + 7, completion_id, 9, 1 FROM ranking_items",
     ],
 )
 def test_sqlite_replaces_nothing_either(path: Path, statement: str) -> None:
@@ -627,6 +632,55 @@ def test_threads_share_a_store(place: str) -> None:
         assert len(list(store.prompts())) == 11
 
 
+# -- what an annotator can say besides ---------------------------------------------------------------------------------
+
+TALK = Prompt.of_messages([{"role": "user", "content": "Which film?"}], topic="Heat")
+
+
+def test_details_of_a_judgement_come_back(place: str) -> None:
+    talked = Completion(prompt_id=TALK.id, text="Heat.", source=POLICY)
+    details = [
+        rank(unacceptable=(GOOD.id, BAD.id), ranks=(1, 1)),
+        rank(unacceptable=(GOOD.id,), strength="slightly"),
+        rate(3.0, axis="helpfulness"),
+    ]
+    with Store.open(place) as store:
+        assert store.add([*WORLD, TALK, talked, *details]) == len(WORLD) + 5
+        assert list(store.rankings()) == [RANKING, *details[:2]]
+        assert list(store.ratings()) == [RATING, details[2]]
+        assert list(store.prompts())[-1].turns() == [{"role": "user", "content": "Which film?"}]
+        assert store.verify() == []
+        # RATING alone has no axis; the other axis has a mean of its own.
+        assert [(m.mean, m.n) for m in store.mean_ratings()] == [(3.0, 1)]
+        assert [(m.mean, m.n) for m in store.mean_ratings(axis="helpfulness")] == [(3.0, 1)]
+        assert list(store.mean_ratings(axis="wit")) == []
+
+
+@pytest.mark.parametrize("judgement", [RANKING, RATING, LABEL, DEMONSTRATION, REMARK], ids=lambda j: j.kind)
+def test_a_withdrawn_judgement_is_left_out_and_kept(place: str, judgement: Any) -> None:
+    back = Withdrawal(annotator_id=ADA.id, judgement_id=judgement.id, created_at=AT, note="undone")
+    with Store.open(place) as store:
+        store.add(WORLD)
+        assert store.add([back, back]) == 1
+        assert set(everything(store, history=False)) == set(WORLD) - {judgement}
+        assert set(everything(store)) == set(WORLD)
+        assert list(store.withdrawals()) == [back]
+        assert list(store.mean_ratings()) == ([] if judgement is RATING else [(GOOD.id, 3.0, 1)])
+        assert store.counts()["withdrawals"] == 1
+        assert store.verify() == []
+
+
+def test_what_was_never_said_cannot_be_withdrawn(place: str) -> None:
+    with Store.open(place) as store:
+        store.add(WORLD)
+        with pytest.raises(DataError, match="no judgement 'b2:none' to withdraw"):
+            store.add([Withdrawal(annotator_id=ADA.id, judgement_id="b2:none", created_at=AT)])
+        assert list(store.withdrawals()) == []
+        later = rate(1.0)
+        store.add([Withdrawal(annotator_id=ADA.id, judgement_id=later.id, created_at=AT), later])  # of one batch
+        assert later not in list(store.ratings())
+
+
 # -- the schema --------------------------------------------------------------------------------------------------------
 
 _JUDGEMENT = """
@@ -644,20 +698,27 @@ _FINAL_TABLES = {
     "annotators": """id INTEGER PRIMARY KEY, content_id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
         annotator_kind TEXT NOT NULL CHECK (annotator_kind IN ('human', 'simulated', 'model')), note TEXT NOT NULL""",
     "prompts": """id INTEGER PRIMARY KEY, content_id TEXT NOT NULL UNIQUE,
-        text_id BIGINT NOT NULL REFERENCES texts (id), topic TEXT NOT NULL, meta TEXT NOT NULL""",
+        text_id BIGINT NOT NULL REFERENCES texts (id), topic TEXT NOT NULL, meta TEXT NOT NULL,
+        form TEXT NOT NULL DEFAULT 'text' CHECK (form IN ('text', 'messages'))""",
     "completions": """id INTEGER PRIMARY KEY, content_id TEXT NOT NULL UNIQUE,
         prompt_id BIGINT NOT NULL REFERENCES prompts (id), text_id BIGINT NOT NULL REFERENCES texts (id),
         source_id BIGINT NOT NULL REFERENCES sources (id), meta TEXT NOT NULL""",
-    "rankings": f"{_JUDGEMENT}, prompt_id BIGINT NOT NULL REFERENCES prompts (id)",
+    "rankings": f"""{_JUDGEMENT}, prompt_id BIGINT NOT NULL REFERENCES prompts (id),
+        strength TEXT CHECK (strength IN ('significantly', 'better', 'slightly', 'negligibly'))""",
     "ranking_items": """ranking_id BIGINT NOT NULL REFERENCES rankings (id), position INTEGER NOT NULL,
         completion_id BIGINT NOT NULL REFERENCES completions (id), rank INTEGER NOT NULL CHECK (rank >= 1),
+        unacceptable BOOLEAN NOT NULL DEFAULT FALSE,
         PRIMARY KEY (ranking_id, position), UNIQUE (ranking_id, completion_id)""",
     "ratings": f"""{_JUDGEMENT}, completion_id BIGINT NOT NULL REFERENCES completions (id),
         value DOUBLE PRECISION NOT NULL, low DOUBLE PRECISION NOT NULL, high DOUBLE PRECISION NOT NULL,
-        CHECK (value BETWEEN low AND high)""",
+        axis TEXT NOT NULL DEFAULT '', CHECK (value BETWEEN low AND high)""",
     "labels": f"{_JUDGEMENT}, completion_id BIGINT NOT NULL REFERENCES completions (id), good BOOLEAN NOT NULL",
     "demonstrations": f"""{_JUDGEMENT}, prompt_id BIGINT NOT NULL REFERENCES prompts (id),
         text_id BIGINT NOT NULL REFERENCES texts (id)""",
+    "remarks": f"{_JUDGEMENT}, completion_id BIGINT NOT NULL REFERENCES completions (id)",
+    "withdrawals": """id INTEGER PRIMARY KEY, content_id TEXT NOT NULL UNIQUE,
+        annotator_id BIGINT NOT NULL REFERENCES annotators (id), judgement_id TEXT NOT NULL,
+        created_at TEXT NOT NULL, note TEXT NOT NULL""",
 }
 _FINAL_INDEXES = {
     "ix_completions_prompt_id": "completions (prompt_id)",
@@ -666,6 +727,8 @@ _FINAL_INDEXES = {
     "ix_ranking_items_completion_id": "ranking_items (completion_id)",
     "ix_rankings_prompt_id": "rankings (prompt_id)",
     "ix_ratings_completion_id": "ratings (completion_id)",
+    "ix_remarks_completion_id": "remarks (completion_id)",
+    "ix_withdrawals_judgement_id": "withdrawals (judgement_id)",
 }
 
 
@@ -723,6 +786,9 @@ def test_sqlite_is_set_to_lose_nothing(path: Path) -> None:
     assert raw(path, "PRAGMA journal_mode") == [("wal",)]
 
 
+NEXT_VERSION = f"{int(schema.SCHEMA_VERSION) + 1:04d}"
+
+
 @pytest.fixture
 def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes the code one schema version newer, by a migration that runs the statements given."""
@@ -730,13 +796,64 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def release(*statements: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(migrate.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        lines = ["from alembic import op", "revision = '0002'", "down_revision = '0001'", "def upgrade():"]
+        now, later = schema.SCHEMA_VERSION, NEXT_VERSION
+        lines = ["from alembic import op", f"revision = {later!r}", f"down_revision = {now!r}", "def upgrade():"]
         lines += [f"    op.execute({statement!r})" for statement in statements]
-        (folder / "versions" / "v0002_next.py").write_text("\n".join(lines), encoding="utf-8")
+        (folder / "versions" / f"v{later}_next.py").write_text("\n".join(lines), encoding="utf-8")
         monkeypatch.setattr(migrate, "MIGRATIONS", folder)
-        monkeypatch.setattr(schema, "SCHEMA_VERSION", "0002")
+        monkeypatch.setattr(schema, "SCHEMA_VERSION", later)
 
     return release
+
+
+def test_a_store_of_the_first_schema_keeps_its_facts(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by the first migration alone, in SQL that knows of no later column."""
+    first = tmp_path / "first"
+    shutil.copytree(migrate.MIGRATIONS, first, ignore=shutil.ignore_patterns("__pycache__", "v0002*", "v0003*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "MIGRATIONS", first)
+        patch.setattr(schema, "SCHEMA_VERSION", "0001")
+        Store.open(place).close()
+    engine = make_engine(place)
+    with transaction(engine) as connection:
+        for statement, values in _first_facts():
+            connection.execute(text(statement), values)
+    engine.dispose()
+    with Store.open(place) as store:
+        assert (list(store.prompts()), list(store.rankings()), list(store.ratings())) == ([PROMPT], [RANKING], [RATING])
+        assert store.verify() == []
+        assert store.add([RANKING, RATING, LABEL, ADA, SIM]) == 2  # the label and its annotator: the rest is there
+
+
+def _first_facts() -> Iterator[tuple[str, dict[str, Any]]]:
+    """PROMPT, GOOD, BAD, RANKING and RATING as rows of the first schema; keys count from 1 in this order."""
+    texts = [PROMPT.text, GOOD.text, BAD.text, "", RANKING.note, RANKING.guideline]
+    key = {value: number for number, value in enumerate(texts, 1)}
+    for value in texts:
+        yield "INSERT INTO texts (content_id, text) VALUES (:id, :t)", {"id": content_id("text", value), "t": value}
+    for source in (HUMAN, POLICY):
+        row = {"id": source.id, "o": source.origin, "n": source.name, "v": source.version, "s": source.sampling}
+        yield "INSERT INTO sources (content_id, origin, name, version, sampling) VALUES (:id, :o, :n, :v, :s)", row
+    row = {"id": ADA.id, "n": ADA.name}
+    yield "INSERT INTO annotators (content_id, name, annotator_kind, note) VALUES (:id, :n, 'human', '')", row
+    prompt = {"id": PROMPT.id, "topic": PROMPT.topic, "meta": '{"split": "train"}'}
+    yield "INSERT INTO prompts (content_id, text_id, topic, meta) VALUES (:id, 1, :topic, :meta)", prompt
+    completions = (
+        "INSERT INTO completions (content_id, prompt_id, text_id, source_id, meta) VALUES (:id, 1, :t, :s, '{}')"
+    )
+    yield completions, {"id": GOOD.id, "t": key[GOOD.text], "s": 1}
+    yield completions, {"id": BAD.id, "t": key[BAD.text], "s": 2}
+    columns = "content_id, annotator_id, created_at, seconds, guideline_id, note_id, flags"
+    said = {"at": AT, "g": key[RANKING.guideline], "n": key[RANKING.note], "f": '["hurried", "sure"]'}
+    ranked = f"INSERT INTO rankings ({columns}, prompt_id) VALUES (:id, 1, :at, 2.5, :g, :n, :f, 1)"
+    yield ranked, {"id": RANKING.id, **said}
+    for position, (completion, place) in enumerate(zip((2, 1), RANKING.ranks, strict=True)):
+        item = {"p": position, "c": completion, "r": place}
+        yield "INSERT INTO ranking_items (ranking_id, position, completion_id, rank) VALUES (1, :p, :c, :r)", item
+    rated = f"INSERT INTO ratings ({columns}, completion_id, value, low, high)"
+    yield f"{rated} VALUES (:id, 1, :at, NULL, 4, 4, '[]', 1, 3, -4, 4)", {"id": RATING.id, "at": AT}
 
 
 def test_an_older_store_is_migrated_on_open(place: str, next_version: Callable[..., None]) -> None:
@@ -757,12 +874,14 @@ def test_a_store_is_copied_before_it_is_migrated(
 ) -> None:
     next_version("ALTER TABLE prompts ADD COLUMN language TEXT")
     Store.open(path).close()
-    copy = path.with_name("accord.db.schema-0001.bak")
+    copy = path.with_name(f"accord.db.schema-{int(NEXT_VERSION) - 1:04d}.bak")
     assert sorted(p.name for p in path.parent.glob("*accord.db*")) == ["accord.db", copy.name]
     monkeypatch.undo()
     with Store.open(copy) as store:
         assert everything(store) == list(WORLD)
-    with pytest.raises(DataError, match="schema 0002, and this Accord knows none after 0001"):
+    with pytest.raises(
+        DataError, match=f"schema {NEXT_VERSION}, and this Accord knows none after {schema.SCHEMA_VERSION}"
+    ):
         Store.open(path)
 
 
@@ -797,7 +916,9 @@ def test_a_newer_store_is_refused_and_left_alone(place: str) -> None:
     with transaction(engine) as connection:
         connection.execute(text("UPDATE accord_version SET version_num = '0999'"))
     engine.dispose()
-    with pytest.raises(DataError, match="schema 0999, and this Accord knows none after 0001") as caught:
+    with pytest.raises(
+        DataError, match=f"schema 0999, and this Accord knows none after {schema.SCHEMA_VERSION}"
+    ) as caught:
         Store.open(place)
     assert "pip install --upgrade accord" in caught.value.mend
 

@@ -11,15 +11,17 @@ import hashlib
 import json
 import math
 import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from accord.errors import DataError
 
 AnnotatorKind = Literal["human", "simulated", "model"]
 SourceKind = Literal["human", "policy", "user"]
+PromptForm = Literal["text", "messages"]
 Strength = Literal["significantly", "better", "slightly", "negligibly"]
 
 _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -51,9 +53,13 @@ def _real(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Base of the facts. Subclasses add fields; ``id`` covers all of them but the free ``meta``."""
+    """Base of the facts. Subclasses add fields; ``id`` covers all of them but the free ``meta``.
+
+    A field that came ``later`` than the first facts is hashed only where it says something, so that ids stay.
+    """
 
     kind: ClassVar[str] = ""
+    later: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for name in _text_fields(type(self)):
@@ -62,7 +68,8 @@ class Record:
 
     @cached_property
     def id(self) -> str:
-        payload = {name: _plain(value) for name, value in vars(self).items() if name != "meta"}
+        silent = {"meta"} | {name for name, value in _late(type(self)).items() if getattr(self, name) == value}
+        payload = {name: _plain(value) for name, value in vars(self).items() if name not in silent}
         return content_id(self.kind, payload)
 
     def _settle(self, **values: Any) -> None:
@@ -79,6 +86,16 @@ def _text_fields(record_type: type[Record]) -> tuple[str, ...]:
     if record_type not in _TEXT_FIELDS:
         _TEXT_FIELDS[record_type] = tuple(f.name for f in fields(record_type) if f.type in ("str", str))
     return _TEXT_FIELDS[record_type]
+
+
+_LATE: dict[type[Record], Mapping[str, Any]] = {}
+
+
+def _late(record_type: type[Record]) -> Mapping[str, Any]:
+    """The fields that came later, with what they hold where they say nothing; found once a type."""
+    if record_type not in _LATE:
+        _LATE[record_type] = {f.name: f.default for f in fields(record_type) if f.name in record_type.later}
+    return _LATE[record_type]
 
 
 def _plain(value: Any) -> Any:
@@ -108,16 +125,61 @@ class Source(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt(Record):
-    """What a completion answers. ``topic`` is the unit of splitting and resampling (here: the film)."""
+    """What a completion answers. ``topic`` is the unit of splitting and resampling (here: the film).
+
+    A prompt of the form "messages" is a conversation: its ``text`` is the canonical JSON of `of_messages`.
+    """
 
     kind: ClassVar[str] = "prompt"
+    later: ClassVar[tuple[str, ...]] = ("form",)
     text: str
     topic: str = ""
     meta: dict[str, str] = field(default_factory=dict, compare=False)
+    form: PromptForm = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_meta(self.meta)
+        _one_of("form", self.form, get_args(PromptForm))
+        if self.form == "messages":
+            turns = _messages(self.text)
+            _require(turns is not None, "the text of a prompt of messages is no list of them", _MESSAGES)
+            self._settle(text=_canonical(turns))
+
+    @classmethod
+    def of_messages(
+        cls, messages: Sequence[Mapping[str, str]], *, topic: str = "", meta: Mapping[str, str] | None = None
+    ) -> Self:
+        """A prompt that is a conversation: messages with ``role`` and ``content``, the last one to be answered."""
+        return cls(text=_canonical(list(map(dict, messages))), topic=topic, meta=dict(meta or {}), form="messages")
+
+    def turns(self) -> list[dict[str, str]]:
+        """The conversation; a prompt of plain text is one turn of the user's."""
+        if self.form == "text":
+            return [{"role": "user", "content": self.text}]
+        turns: list[dict[str, str]] = json.loads(self.text)
+        return turns
+
+
+_MESSAGES = 'write [{"role": "user", "content": "..."}]'
+
+
+def _messages(text: str) -> list[dict[str, str]] | None:
+    """The messages that a text is, None where it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(found, list) and bool(found) and all(map(_is_message, found))
+    return found if whole else None
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"role", "content"} and all(map(_is_text, value.values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +237,17 @@ class Ranking(Judgement):
     """An order among K completions of one prompt, ties allowed.
 
     ``completion_ids`` stand in the order shown; ``ranks[i]`` is the rank of completion i, 1 = best; equal
-    ranks are a tie. ``(1, 2, 2, 3)`` and ``(1, 2, 2, 4)`` mean the same order.
+    ranks are a tie. ``(1, 2, 2, 3)`` and ``(1, 2, 2, 4)`` mean the same order. ``unacceptable`` names the completions
+    that are not good enough whatever their rank; ``strength`` says how clear the choice between two was.
     """
 
     kind: ClassVar[str] = "ranking"
+    later: ClassVar[tuple[str, ...]] = ("unacceptable", "strength")
     prompt_id: str
     completion_ids: tuple[str, ...]
     ranks: tuple[int, ...]
+    unacceptable: tuple[str, ...] = ()
+    strength: Strength | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,17 +261,26 @@ class Ranking(Judgement):
         )
         _require(min(self.ranks) >= 1, f"rank {min(self.ranks)} is below 1", "ranks start at 1 = best")
         _require(len(set(self.completion_ids)) == len(self.completion_ids), "a completion stands twice in a ranking")
+        named = set(self.unacceptable)
+        _require(named <= set(self.completion_ids), "an unacceptable completion does not stand in the ranking")
+        self._settle(unacceptable=tuple(id_ for id_ in self.completion_ids if id_ in named))
+        if self.strength is not None:
+            _one_of("strength", self.strength, get_args(Strength))
+            choice = len(self.ranks) == 2 and self.ranks[0] != self.ranks[1]
+            _require(choice, "a strength stands beside no choice between two", "leave it out of ties and rankings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rating(Judgement):
-    """A number on a closed scale for one completion."""
+    """A number on a closed scale for one completion, of one ``axis`` (helpfulness, ...; "" where there is one only)."""
 
     kind: ClassVar[str] = "rating"
+    later: ClassVar[tuple[str, ...]] = ("axis",)
     completion_id: str
     value: float
     low: float
     high: float
+    axis: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -243,12 +318,37 @@ class Demonstration(Judgement):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remark(Judgement):
+    """What an annotator noted on one completion: flags, a note, or both."""
+
+    kind: ClassVar[str] = "remark"
+    completion_id: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(bool(self.flags or self.note.strip()), "a remark says nothing", "give it a flag or a note")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Withdrawal(Record):
+    """A judgement of any kind that is taken back. The judgement stays on record; readers leave it out."""
+
+    kind: ClassVar[str] = "withdrawal"
+    annotator_id: str
+    judgement_id: str
+    created_at: str = field(default_factory=now_utc)
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankedGroup:
     """A view for reward training: K completions of one prompt with ranks (1 = best, equal = tie).
 
     ``origin`` says whose judgement it is ("human ratings", "simulated annotators", a file), ``weight`` how much
     the group counts in the loss, ``topic`` the unit of splitting. Of a pair may be known how clear the choice was
     (``strength``), how much more the better one should score (``margin``), and how sure it is that it is better.
+    What several people said of completions of one prompt, or one person pair by pair, bears one ``group``: such
+    views make one batch element together.
     """
 
     prompt: str
@@ -257,6 +357,7 @@ class RankedGroup:
     origin: str = "file"
     topic: str = ""
     weight: float = 1.0
+    group: str = ""
     strength: Strength | None = None
     margin: float | None = None
     probability: float | None = None
@@ -270,7 +371,8 @@ class RankedGroup:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+        said = {k: v for k, v in asdict(self).items() if v is not None and (k, v) != ("group", "")}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +388,7 @@ class JudgedGroup:
     origin: str = "file"
     topic: str = ""
     weight: float = 1.0
+    group: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.completions), "a judged group has no completion")

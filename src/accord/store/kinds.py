@@ -25,7 +25,9 @@ from accord.records import (
     Ranking,
     Rating,
     Record,
+    Remark,
     Source,
+    Withdrawal,
 )
 from accord.store import schema
 
@@ -82,6 +84,8 @@ KINDS = (
     _kind(Rating, schema.ratings),
     _kind(Label, schema.labels),
     _kind(Demonstration, schema.demonstrations),
+    _kind(Remark, schema.remarks),
+    _kind(Withdrawal, schema.withdrawals),
 )
 KIND_OF: Mapping[type[Record], Kind] = {kind.record: kind for kind in KINDS}
 

@@ -39,7 +39,7 @@ def read(connection: Connection, kind: Kind, where: Mapping[str, Any], *, histor
 
     Args:
         where: Wanted values by field, or by ``table.column`` of what a field refers to; None wants any.
-        history: Also judgements that were superseded.
+        history: Also judgements that were superseded or withdrawn.
     """
     for _, values in _stored(connection, kind, where, history=history):
         yield to_record(kind, values)
@@ -50,10 +50,10 @@ def count(connection: Connection) -> dict[str, int]:
     return {kind.table.name: _count(connection, kind.table) for kind in KINDS}
 
 
-def mean_ratings(connection: Connection, scale: tuple[float, float] | None) -> Iterator[MeanRating]:
-    """Mean of the ratings that count now, by completion. Raises DataError where they stand on different scales."""
+def mean_ratings(connection: Connection, scale: tuple[float, float] | None, axis: str) -> Iterator[MeanRating]:
+    """Mean of the ratings of an axis that count now, by completion. Raises DataError where their scales differ."""
     ratings, completions = schema.ratings, schema.completions
-    current = _not_superseded(ratings)
+    current = _counts_now(ratings) & (ratings.c.axis == axis)
     if scale is None:
         _require_one_scale(connection, current)
     else:
@@ -145,6 +145,7 @@ def _add_items(query: _Query) -> None:
     )
     _show(query, "completion_ids", completions.c.content_id)
     _show(query, "ranks", items.c.rank)
+    _show(query, "unacceptable", items.c.unacceptable)
 
 
 def _stored(
@@ -154,7 +155,7 @@ def _stored(
     query = _query(kind.table.name)
     wanted = [query.names[name] == value for name, value in where.items() if value is not None]
     if kind.is_judgement and not history:
-        wanted.append(_not_superseded(kind.table))
+        wanted.append(_counts_now(kind.table))
     sources = _sources(connection) if kind.record is Completion else {}
     for id_, rows in groupby(_stream(connection, query.select.where(*wanted)), key=lambda row: row[0]):
         values = _values(query.fields, list(rows), ranking=kind.record is Ranking)
@@ -166,7 +167,9 @@ def _stored(
 def _values(names: list[str], rows: list[Any], *, ranking: bool) -> dict[str, Any]:
     values: dict[str, Any] = dict(zip(names, rows[0][1:], strict=True))
     if ranking:
-        *_, values["completion_ids"], values["ranks"] = zip(*rows, strict=True)
+        *_, ids, values["ranks"], unacceptable = zip(*rows, strict=True)
+        values["completion_ids"] = ids
+        values["unacceptable"] = tuple(id_ for id_, bad in zip(ids, unacceptable, strict=True) if bad)
     return values
 
 
@@ -175,9 +178,11 @@ def _sources(connection: Connection) -> dict[str, Record]:
     return {id_: to_record(kind, values) for id_, values in _stored(connection, kind, {}, history=True)}
 
 
-def _not_superseded(table: Table) -> ColumnElement[bool]:
-    later = table.alias("later")
-    return ~exists().where(later.c.supersedes_id == table.c.id)
+def _counts_now(table: Table) -> ColumnElement[bool]:
+    """Of a judgement: nothing supersedes it, and it was not withdrawn."""
+    later, withdrawn = table.alias("later"), schema.withdrawals
+    superseded = exists().where(later.c.supersedes_id == table.c.id)
+    return ~superseded & ~exists().where(withdrawn.c.judgement_id == table.c.content_id)
 
 
 def _require_one_scale(connection: Connection, current: ColumnElement[bool]) -> None:

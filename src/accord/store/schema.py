@@ -24,10 +24,11 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 #: Revision of the newest migration. A database that names a later one was written by a newer Accord.
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 VERSION_TABLE = "accord_version"
 
 _UNSTORABLE = re.compile("[\x00\x1a\ud800-\udfff]")
@@ -68,6 +69,11 @@ def _text(name: str) -> Column[str]:
     return Column(name, AnyText, nullable=False)
 
 
+def _later(name: str, default: str) -> Column[str]:
+    """A text that older facts lack."""
+    return Column(name, AnyText, nullable=False, server_default=default)
+
+
 def _refers(name: str, table: str, *, index: bool = False, nullable: bool = False) -> Column[int]:
     return Column(name, BigInteger, ForeignKey(f"{table}.id"), index=index, nullable=nullable)
 
@@ -93,7 +99,7 @@ def _judgements(name: str, *columns: Any) -> Table:
 texts = _table("texts", _text("text"))
 sources = _table("sources", _text("origin"), _text("name"), _text("version"), _text("sampling"))
 annotators = _table("annotators", _text("name"), _text("annotator_kind"), _text("note"))
-prompts = _table("prompts", _refers("text_id", "texts"), _text("topic"), _text("meta"))
+prompts = _table("prompts", _refers("text_id", "texts"), _text("topic"), _text("meta"), _later("form", "text"))
 completions = _table(
     "completions",
     _refers("prompt_id", "prompts", index=True),
@@ -101,7 +107,7 @@ completions = _table(
     _refers("source_id", "sources"),
     _text("meta"),
 )
-rankings = _judgements("rankings", _refers("prompt_id", "prompts", index=True))
+rankings = _judgements("rankings", _refers("prompt_id", "prompts", index=True), Column("strength", Text))
 ranking_items = Table(
     "ranking_items",
     metadata,
@@ -109,6 +115,7 @@ ranking_items = Table(
     Column("position", Integer, primary_key=True),
     _refers("completion_id", "completions", index=True),
     Column("rank", Integer, nullable=False),
+    Column("unacceptable", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("ranking_id", "completion_id"),
 )
 ratings = _judgements(
@@ -117,8 +124,17 @@ ratings = _judgements(
     Column("value", Double, nullable=False),
     Column("low", Double, nullable=False),
     Column("high", Double, nullable=False),
+    _later("axis", ""),
 )
 labels = _judgements(
     "labels", _refers("completion_id", "completions", index=True), Column("good", Boolean, nullable=False)
 )
 demonstrations = _judgements("demonstrations", _refers("prompt_id", "prompts", index=True), _refers("text_id", "texts"))
+remarks = _judgements("remarks", _refers("completion_id", "completions", index=True))
+withdrawals = _table(
+    "withdrawals",
+    _refers("annotator_id", "annotators"),
+    Column("judgement_id", Text, nullable=False, index=True),
+    _text("created_at"),
+    _text("note"),
+)

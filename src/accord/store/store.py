@@ -21,8 +21,10 @@ from accord.records import (
     Ranking,
     Rating,
     Record,
+    Remark,
     Source,
     SourceKind,
+    Withdrawal,
 )
 from accord.store import reading, writing
 from accord.store.database import explained, make_engine, place_of, snapshot, transaction
@@ -37,7 +39,8 @@ class Store:
     """Append-only facts in SQLite or PostgreSQL. Safe to share between threads; several processes may open one store.
 
     Readers are iterators over one snapshot of the store, in the order the facts were added; a fact comes back equal
-    to the one that was added. Readers of judgements leave out what a later one supersedes, unless ``history=True``.
+    to the one that was added. Readers of judgements leave out what a later one supersedes or
+    a withdrawal takes back, unless ``history=True``.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -138,17 +141,26 @@ class Store:
     ) -> Iterator[Demonstration]:
         return self._read(Demonstration, {"prompt_id": prompt_id, "annotator_id": annotator_id}, history=history)
 
-    def mean_ratings(self, scale: tuple[float, float] | None = None) -> Iterator[MeanRating]:
+    def remarks(
+        self, *, completion_id: str | None = None, annotator_id: str | None = None, history: bool = False
+    ) -> Iterator[Remark]:
+        return self._read(Remark, {"completion_id": completion_id, "annotator_id": annotator_id}, history=history)
+
+    def withdrawals(self, *, annotator_id: str | None = None) -> Iterator[Withdrawal]:
+        return self._read(Withdrawal, {"annotator_id": annotator_id})
+
+    def mean_ratings(self, scale: tuple[float, float] | None = None, *, axis: str = "") -> Iterator[MeanRating]:
         """Mean and number of the ratings of each rated completion, superseded ones left out. Computed in SQL.
 
         Args:
             scale: The (low, high) of the ratings to take; needed only where the store holds several scales.
+            axis: Which question the ratings answer.
 
         Raises:
             DataError: The ratings stand on several scales and none was asked for.
         """
         with explained(self._open_engine()), snapshot(self._engine) as connection:
-            yield from reading.mean_ratings(connection, scale)
+            yield from reading.mean_ratings(connection, scale, axis)
 
     def counts(self) -> dict[str, int]:
         """How many facts of each kind the store holds, superseded judgements among them."""

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Insert, Table, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from accord.errors import DataError
-from accord.records import Completion, Judgement, Ranking, Record, Source, content_id
+from accord.records import Completion, Judgement, Ranking, Record, Source, Withdrawal, content_id
 from accord.store import schema
 from accord.store.database import is_sqlite
 from accord.store.kinds import KIND_OF, KINDS, Kind, to_column
@@ -44,6 +44,8 @@ def write(connection: Connection, facts: Facts) -> int:
         if kind.record is Completion:
             batch.add_sources(cast(Sequence[Completion], records))
         new += batch.add_judgements(kind, records) if kind.is_judgement else batch.add(kind, records)
+        if kind.record is Withdrawal:
+            batch.check_withdrawn(cast(Sequence[Withdrawal], records))
     if new >= _INSERT_ROWS and not is_sqlite(connection):
         # Until its statistics know of many new rows, PostgreSQL joins them as if there were few: 50 times slower.
         connection.execute(text(f"ANALYZE {', '.join(schema.metadata.tables)}"))
@@ -112,6 +114,13 @@ class _Batch:
         if found is not None:
             raise _refusal(rankings[found[0]], f"completion {found[1]} answers another prompt")
 
+    def check_withdrawn(self, withdrawals: Sequence[Withdrawal]) -> None:
+        """What is taken back must be there; it may be a judgement of any kind."""
+        wanted = {withdrawal.judgement_id: withdrawal for withdrawal in withdrawals}
+        found = {id_ for kind in KINDS if kind.is_judgement for id_ in self._find(kind.table, wanted)}
+        for id_ in wanted.keys() - found:
+            raise _refusal(wanted[id_], f"there is no judgement {id_!r} to withdraw")
+
     def _row(self, kind: Kind, record: Record) -> dict[str, Any]:
         row: dict[str, Any] = {"content_id": record.id}
         for link in kind.links:
@@ -158,7 +167,8 @@ def _refusal(record: Record, what: str, mend: str = "") -> DataError:
 def _item_rows(ranking: Ranking, key: int, completions: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     for position, (id_, rank) in enumerate(zip(ranking.completion_ids, ranking.ranks, strict=True)):
         completion_key = _key(ranking, "completion", id_, completions)
-        yield {"ranking_id": key, "position": position, "completion_id": completion_key, "rank": rank}
+        item = {"ranking_id": key, "position": position, "completion_id": completion_key, "rank": rank}
+        yield item | {"unacceptable": id_ in ranking.unacceptable}
 
 
 def _insert_new(connection: Connection, table: Table) -> Insert:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alembic import op
 
 revision = "0001"
 down_revision = None
 
-_KEY = {"sqlite": "INTEGER PRIMARY KEY", "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"}
+KEY = {"sqlite": "INTEGER PRIMARY KEY", "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"}
 # Clustered by its key, a table of four small columns needs half the space.
 _CLUSTERED = {"sqlite": " WITHOUT ROWID", "postgresql": ""}
 
@@ -117,30 +119,41 @@ CREATE TRIGGER {name}_refuses_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {nam
 FOR EACH STATEMENT EXECUTE FUNCTION accord_refuse()
 """
 
-_FACT = "id = NEW.id OR content_id = NEW.content_id"
+FACT = "id = NEW.id OR content_id = NEW.content_id"
 _ITEM = "ranking_id = NEW.ranking_id AND (position = NEW.position OR completion_id = NEW.completion_id)"
 _SAME = (
-    dict.fromkeys(("texts", "sources", "annotators", "prompts", "completions"), _FACT)
-    | dict.fromkeys(_SUBJECTS, f"{_FACT} OR supersedes_id = NEW.supersedes_id")
+    dict.fromkeys(("texts", "sources", "annotators", "prompts", "completions"), FACT)
+    | dict.fromkeys(_SUBJECTS, f"{FACT} OR supersedes_id = NEW.supersedes_id")
     | {"ranking_items": _ITEM}
 )
 
 
 def upgrade() -> None:
     dialect = op.get_bind().dialect.name
-    _run(_FACTS.format(key=_KEY[dialect]), ";")
+    run(_FACTS.format(key=KEY[dialect]), ";")
     for name, (subject, columns) in _SUBJECTS.items():
-        more = "".join(f",\n    {column}" for column in columns)
-        _run(_JUDGEMENTS.format(name=name, subject=subject, more=more, key=_KEY[dialect]), ";")
-    _run(_ITEMS.format(clustered=_CLUSTERED[dialect]), ";")
+        run(judgements(name, subject, columns, dialect), ";")
+    run(_ITEMS.format(clustered=_CLUSTERED[dialect]), ";")
     if dialect == "postgresql":
         op.execute(_POSTGRESQL_REFUSAL.strip())
-    guards = {"sqlite": _SQLITE_GUARDS, "postgresql": _POSTGRESQL_GUARDS}[dialect]
     for name, same in _SAME.items():
-        _run(guards.format(name=name, same=same), "--")
+        guard(name, same, dialect)
 
 
-def _run(script: str, separator: str) -> None:
+def judgements(name: str, subject: str, columns: Sequence[str], dialect: str) -> str:
+    """The table of one kind of judgement on a prompt or a completion."""
+    more = "".join(f",\n    {column}" for column in columns)
+    return _JUDGEMENTS.format(name=name, subject=subject, more=more, key=KEY[dialect])
+
+
+def guard(name: str, same: str, dialect: str) -> None:
+    """Make a table append-only; ``same`` says which rows are one."""
+    guards = {"sqlite": _SQLITE_GUARDS, "postgresql": _POSTGRESQL_GUARDS}[dialect]
+    run(guards.format(name=name, same=same), "--")
+
+
+def run(script: str, separator: str) -> None:
+    """Execute the statements of a script."""
     for statement in script.split(separator):
         if statement.strip():
             op.execute(statement.strip())
