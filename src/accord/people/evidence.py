@@ -56,6 +56,7 @@ class Evidence:
     known_choices: Mapping[tuple[str, str], int]
     known_scores: Mapping[tuple[str, str], int]
     gold_tasks: frozenset[str]
+    decided_tasks: frozenset[str]
 
 
 def read(submissions: Iterable[Submission], tasks: Mapping[str, Task]) -> Evidence:
@@ -64,6 +65,7 @@ def read(submissions: Iterable[Submission], tasks: Mapping[str, Task]) -> Eviden
     choices: list[Choice] = []
     scores: list[Score] = []
     truths: list[tuple[Answer, Sequence[Completion]]] = []
+    decided = set()
     for one in submissions:
         task = tasks.get(one.task_id)
         if one.undone or task is None:
@@ -71,6 +73,7 @@ def read(submissions: Iterable[Submission], tasks: Mapping[str, Task]) -> Eviden
         shown = [task.completions[i] for i in one.order]
         if one.adjudication:
             truths.append((one.answer, shown))
+            decided.add(task.id)
             continue
         answers.append(one)
         choices += [Choice(one.person_id, one.task_id, one.kind, *row) for row in compared(one.answer, shown)]
@@ -79,7 +82,15 @@ def read(submissions: Iterable[Submission], tasks: Mapping[str, Task]) -> Eviden
     truths += [(gold_answer(task), task.completions) for task in gold.values()]
     known_choices = {row[0]: row[1] for answer, shown in truths for row in compared(answer, shown)}
     known_scores = {row[:2]: row[2] for answer, shown in truths for row in valued(answer, shown)}
-    return Evidence(tuple(answers), tuple(choices), tuple(scores), known_choices, known_scores, frozenset(gold))
+    return Evidence(
+        tuple(answers),
+        tuple(choices),
+        tuple(scores),
+        known_choices,
+        known_scores,
+        frozenset(gold),
+        frozenset(decided),
+    )
 
 
 def compared(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[tuple[str, str], int, int, int]]:

@@ -37,10 +37,10 @@ class PersonRow:
 
     ``accuracy`` and ``kappa`` are against the truth suggested by all; ``scale`` and ``left`` those of
     `accord.stats.bradley_terry_with_annotators`. ``first_shown``, ``longer``, ``tied``: shares of the orders of two
-    completions in which the one shown first won, the longer won, neither did; ``longer_excess`` how much more often
-    than with other people on the same two. ``words_per_s``: median over tasks of words shown by seconds in view.
-    ``one_answer``: share of the value said most often, over labels and ratings. ``silent_after``: the number of answers
-    after which the person stopped although there was more to do; None who did not.
+    completions in which the one shown first won, the longer won, neither did; ``longer_excess`` and ``tied_excess``:
+    how much more often than with other people on the same two. ``words_per_s``: median over tasks of words shown by
+    seconds in view. ``one_answer``: share of the value said most often, over labels and ratings. ``silent_after``: the
+    number of answers after which the person stopped although there was more to do; None for who did not.
     """
 
     person_id: int
@@ -64,6 +64,7 @@ class PersonRow:
     longer: Estimate
     longer_excess: Estimate
     tied: Estimate
+    tied_excess: Estimate
     one_answer: Estimate
     repeats: Estimate
     silent_after: int | None

@@ -1,162 +1,43 @@
 """How well the labelling goes: progress, agreement, what each person's answers are worth, what looks wrong.
 
-`report` reads plain rows (of the desk, or of a test) and computes everything a manager is shown. Every number comes
-with its interval or with the reason why there is none. `weights` is what the reward stage multiplies a person's
-judgements by.
-
-**The weight of a person** is the person's kappa against the truth that all answers suggest together (Dawid-Skene, with
-gold questions and adjudications as known truths), over the team's median, within 0.05 and 1. For two equally common
-answers kappa is 2p - 1 with p the chance of being right, and that is how much of the gradient of an answer is signal:
-E[label | truth] = (2p - 1) * truth. Who answered little is drawn towards the team: `PRIOR_TASKS` typical tasks are
-added to the person's own.
+`report` reads plain rows (of the desk, or of a test) and computes everything a manager is shown. `weights` is what the
+reward stage multiplies a person's judgements by; how it is found is said in `accord.people.habits`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
-from statistics import fmean, median
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from accord.errors import DataError
-from accord.people.alarms import Alarm, alarms
-from accord.people.evidence import LABEL, Choice, Evidence, Score, compared, gold_answer, read, valued
+from accord.people.alarms import alarms
+from accord.people.evidence import LABEL, Choice, Evidence, Score, read
+from accord.people.figures import AgreementRow, CoupleRow, DisputedTask, Quality
+from accord.people.habits import first_wins, longer_wins, once, person_rows, share_of_tasks
 from accord.stats import (
     DEFINITIONS,
     Estimate,
     Interval,
+    Metric,
     Unknown,
-    bootstrap_by_cluster,
-    bradley_terry_with_annotators,
     cohen_kappa,
-    dawid_skene,
     fleiss_kappa,
     judged_items,
     krippendorff_alpha,
     raw_agreement,
-    wilson,
 )
 
 if TYPE_CHECKING:
     from accord.people.rows import Person, Skip, Submission, Task
 
-PRIOR_TASKS = 10.0
-LEAST_WEIGHT = 0.05
 RESAMPLES = 500
-MOST_COUPLES = 200  # pairs of people shown; those with most tasks in common
+MOST_COUPLES = 100  # pairs of people shown: those with most tasks in common
 MOST_DISPUTED = 100
-MOST_COMPARISONS = 20_000  # the newest, for the strengths with annotators
-RATE_WINDOW_S = 3600.0
-
-
-@dataclass(frozen=True)
-class AgreementRow:
-    """How far people agree on one ``measure``: all orders of two completions, those of one kind, labels, an axis."""
-
-    measure: str
-    raw: Estimate
-    fleiss: Estimate
-    alpha: Estimate
-    alpha_metric: str
-
-
-@dataclass(frozen=True)
-class CoupleRow:
-    """Two people on what both judged: orders of two completions and labels."""
-
-    people: tuple[str, str]
-    raw: Estimate
-    cohen: Estimate
-    num_tasks: int
-
-
-@dataclass(frozen=True)
-class PersonRow:
-    """One person. Shares are of tasks: the pairs of one ranking count as one trial in the intervals.
-
-    ``accuracy`` and ``kappa`` are against the truth suggested by all; ``scale`` and ``left`` those of
-    `accord.stats.bradley_terry_with_annotators`. ``first_shown``, ``longer``, ``tied``: shares of the orders of two
-    completions in which the one shown first won, the longer won, neither did; ``longer_excess`` how much more often
-    than with other people on the same two. ``words_per_s``: median over tasks of words shown by seconds in view.
-    ``one_answer``: share of the value said most often, over labels and ratings. ``silent_after``: the number of answers
-    after which the person stopped although there was more to do; None who did not.
-    """
-
-    person_id: int
-    name: str
-    annotator_id: str
-    simulated: bool
-    done: Mapping[str, int]
-    skipped: int
-    skip_rate: Estimate
-    flag_rate: Estimate
-    median_seconds: Estimate
-    per_hour: Estimate
-    words_per_s: Estimate
-    gold: Estimate
-    agrees: Estimate
-    accuracy: Estimate
-    kappa: Estimate
-    scale: Estimate
-    left: Estimate
-    first_shown: Estimate
-    longer: Estimate
-    longer_excess: Estimate
-    tied: Estimate
-    one_answer: Estimate
-    repeats: Estimate
-    silent_after: int | None
-    weight: float
-    weight_reason: str
-
-    @property
-    def num_done(self) -> int:
-        return sum(self.done.values())
-
-
-@dataclass(frozen=True)
-class DisputedTask:
-    """A task that people answer differently. ``disagreement``: 0 = all alike, 1 = all opposite.
-
-    ``split`` holds each person's answer in the order of ``Task.completions``: ranks, ratings or labels.
-    """
-
-    task_id: str
-    kind: str
-    disagreement: float
-    split: tuple[tuple[str, Any], ...]
-    adjudicated: bool
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Everything a manager is shown. ``queue`` holds the desk's own counts as given."""
-
-    num_tasks: int
-    num_answers: int
-    answers_left: int
-    per_hour: Estimate
-    hours_left: Estimate
-    queue: Mapping[str, int]
-    agreement: tuple[AgreementRow, ...]
-    couples: tuple[CoupleRow, ...]
-    couples_left_out: int
-    first_shown: Estimate
-    longer: Estimate
-    people: tuple[PersonRow, ...]
-    disputed: tuple[DisputedTask, ...]
-    num_disputed: int
-    alarms: tuple[Alarm, ...]
-    definitions: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        plain = _plain(self)
-        assert isinstance(plain, dict)
-        return plain
+SPEED_WINDOW_S = 3600.0
+FEWEST_FOR_SPEED = 5
 
 
 def weights(quality: Quality) -> dict[str, float]:
@@ -186,9 +67,10 @@ def report(
     names = {person.id: person.name for person in everybody.values()}
     fair = [choice for choice in evidence.choices if choice.task_id not in evidence.gold_tasks]
     fair_scores = [score for score in evidence.scores if score.task_id not in evidence.gold_tasks]
-    rows = _person_rows(evidence, answers, task_of, everybody, Counter(skip.person_id for skip in skips))
+    rows = person_rows(evidence, answers, task_of, everybody, Counter(skip.person_id for skip in skips))
     agreement = tuple(_agreement(fair, fair_scores))
-    couples = _couples(fair, fair_scores, names)
+    labels = [score for score in fair_scores if score.axis == LABEL]
+    couples, couples_left_out = _couples([*fair, *labels], names)
     disputed = _disputed(answers, task_of, evidence, names)
     left = _answers_left(answers, task_of)
     per_hour = _speed(answers, now)
@@ -200,23 +82,138 @@ def report(
         hours_left=_hours_left(left, per_hour),
         queue=dict(counts or {}),
         agreement=agreement,
-        couples=couples[:MOST_COUPLES],
-        couples_left_out=max(0, len(couples) - MOST_COUPLES),
-        first_shown=_share(_first_wins(fair), "two completions were not yet ordered"),
-        longer=_share(_longer_wins(fair), "two completions of different length were not yet ordered"),
+        couples=couples,
+        couples_left_out=couples_left_out,
+        first_shown=share_of_tasks(first_wins(fair), "nobody has ordered two completions yet"),
+        longer=share_of_tasks(longer_wins(fair), "nobody has ordered two completions of different length yet"),
         people=rows,
-        disputed=disputed[:MOST_DISPUTED],
+        disputed=tuple(disputed[:MOST_DISPUTED]),
         num_disputed=len(disputed),
         alarms=alarms(rows, agreement),
         definitions=DEFINITIONS,
     )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Interval | Unknown):
-        return value.to_json()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+# ---- agreement -------------------------------------------------------------------------------------------------------
+
+
+def _agreement(choices: Sequence[Choice], scores: Sequence[Score]) -> Iterator[AgreementRow]:
+    """Orders of two completions, together and by kind of task; then labels and every axis."""
+    kinds = sorted({choice.kind for choice in choices})
+    if choices:
+        yield _row("order of two", choices, "nominal")
+    for kind in kinds if len(kinds) > 1 else ():
+        yield _row(f"order of two ({kind})", [choice for choice in choices if choice.kind == kind], "nominal")
+    for axis in sorted({score.axis for score in scores}):
+        own = [score for score in scores if score.axis == axis]
+        yield _row(axis, own, "nominal" if axis == LABEL else "ordinal")
+
+
+def _row(measure: str, said: Sequence[Choice | Score], metric: Metric) -> AgreementRow:
+    kept = once(said)
+    judged = judged_items([one.item for one in kept], [one.value for one in kept], _one_cluster_per_item(kept))
+    raw = raw_agreement(judged, resamples=RESAMPLES)
+    fleiss = fleiss_kappa(judged, resamples=RESAMPLES)
+    return AgreementRow(measure, raw, fleiss, krippendorff_alpha(judged, metric, resamples=RESAMPLES), metric)
+
+
+def _one_cluster_per_item(said: Sequence[Choice | Score]) -> list[str]:
+    """The task of each item; what stands in several tasks belongs to the first."""
+    task_of: dict[Hashable, str] = {}
+    return [task_of.setdefault(one.item, one.task_id) for one in said]
+
+
+def _couples(said: Sequence[Choice | Score], names: Mapping[int, str]) -> tuple[tuple[CoupleRow, ...], int]:
+    """Each two people with something in common, those with most tasks first; and how many of them are left out."""
+    by_item: dict[Hashable, list[Choice | Score]] = defaultdict(list)
+    for one in once(said):
+        by_item[one.item].append(one)
+    common: dict[tuple[int, int], list[tuple[Choice | Score, Choice | Score]]] = defaultdict(list)
+    for both in by_item.values():
+        for a, b in combinations(sorted(both, key=lambda one: one.person_id), 2):
+            common[a.person_id, b.person_id].append((a, b))
+    size = {couple: len({a.task_id for a, _ in both}) for couple, both in common.items()}
+    ordered = sorted(common, key=lambda couple: (-size[couple], couple))
+    shown = tuple(_couple((names[a], names[b]), common[a, b], size[a, b]) for a, b in ordered[:MOST_COUPLES])
+    return shown, len(ordered) - len(shown)
+
+
+def _couple(
+    people: tuple[str, str], both: Sequence[tuple[Choice | Score, Choice | Score]], num_tasks: int
+) -> CoupleRow:
+    tasks = [a.task_id for a, _ in both]
+    alike = share_of_tasks([(a.task_id, float(a.value == b.value)) for a, b in both], "")
+    values = [a.value for a, _ in both], [b.value for _, b in both]
+    return CoupleRow(people, alike, cohen_kappa(*values, tasks, resamples=RESAMPLES), num_tasks)
+
+
+def _disputed(
+    answers: Sequence[Submission], task_of: Mapping[str, Task], evidence: Evidence, names: Mapping[int, str]
+) -> list[DisputedTask]:
+    """Tasks on which people differ, the most disputed first, those already decided last. Gold is not disputed."""
+    said: dict[str, dict[int, Submission]] = defaultdict(dict)
+    for one in answers:
+        if one.task_id not in evidence.gold_tasks:
+            said[one.task_id][one.person_id] = one
+    found = []
+    for task_id, by_person in said.items():
+        votes = {person: _in_task_order(one) for person, one in by_person.items()}
+        couples = [(a, b) for a, b in combinations(votes.values(), 2) if a and b]
+        distance = fmean(_distance(a, b) for a, b in couples) if couples else 0.0
+        if distance > 0:
+            split = tuple((names[person], vote) for person, vote in votes.items())
+            is_decided = task_id in evidence.decided_tasks
+            found.append(DisputedTask(task_id, task_of[task_id].kind, distance, split, is_decided))
+    return sorted(found, key=lambda row: (row.adjudicated, -row.disagreement, row.task_id))
+
+
+def _in_task_order(one: Submission) -> tuple[Any, ...]:
+    """Ranks, ratings or labels by place in ``Task.completions``; empty for what compares nothing."""
+    shown = one.answer.ranks or one.answer.ratings or one.answer.good or ()
+    placed = dict(zip(one.order, shown, strict=False))
+    return tuple(placed[place] for place in sorted(placed))
+
+
+def _distance(a: Sequence[Any], b: Sequence[Any]) -> float:
+    """0 = alike, 1 = opposite: orders of two by half their difference in sign, labels by share, ratings by axis."""
+    if isinstance(a[0], bool):
+        return fmean(float(x != y) for x, y in zip(a, b, strict=True))
+    if isinstance(a[0], Mapping):
+        a, b = [-sum(x.values()) for x in a], [-sum(y.values()) for y in b]
+    pairs = list(combinations(range(len(a)), 2))
+    signs = [abs(_sign(a[i] - a[j]) - _sign(b[i] - b[j])) / 2 for i, j in pairs]
+    return fmean(signs) if signs else float(a != b)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+def _answers_left(answers: Iterable[Submission], task_of: Mapping[str, Task]) -> int:
+    """How many answers the tasks still want. Extra ones do not stand for those wanted."""
+    done = Counter(one.task_id for one in answers if not one.extra)
+    return sum(max(0, task.overlap - done[task.id]) for task in task_of.values())
+
+
+def _speed(answers: Sequence[Submission], now: float | None) -> Estimate:
+    """Answers an hour over the last hour (or since the first of it)."""
+    times = sorted(one.created_at for one in answers)
+    end = max(times, default=0.0) if now is None else now
+    recent = [moment for moment in times if moment >= end - SPEED_WINDOW_S]
+    if len(recent) < FEWEST_FOR_SPEED or end <= recent[0]:
+        return Unknown(f"{len(recent)} answers in the last hour; {FEWEST_FOR_SPEED} are needed to state a speed")
+    hours, n = (end - recent[0]) / 3600, len(recent) - 1
+    half = 1.96 * math.sqrt(n)  # arrivals are about Poisson
+    return Interval(n / hours, max(0.0, n - half) / hours, (n + half) / hours, len(recent), len(recent))
+
+
+def _hours_left(left: int, per_hour: Estimate) -> Estimate:
+    if isinstance(per_hour, Unknown):
+        return per_hour if left else Interval(0.0, 0.0, 0.0, 0, 0)
+    low, high = left / per_hour.high, left / per_hour.low if per_hour.low else math.inf
+    return Interval(
+        left / per_hour.value, low, high if math.isfinite(high) else math.nan, per_hour.n, per_hour.clusters
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from accord.stats.agreement import (
     DEFINITIONS,
     JudgedItems,
+    Metric,
     cohen_kappa,
     fleiss_kappa,
     judged_items,
@@ -48,6 +49,7 @@ __all__ = [
     "Interval",
     "JudgedItems",
     "Labels",
+    "Metric",
     "Strengths",
     "Unknown",
     "best_of_n_curve",

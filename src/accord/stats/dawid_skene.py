@@ -21,11 +21,12 @@ class DawidSkene:
 
     ``posterior_NC`` (N, C) chance of each value being the truth of each of ``items``; ``confusion_ACC`` (A, C, C) the
     chance that annotator a says the second value where the first is true; ``share_C`` (C,) how common each truth is;
-    ``right_M`` (M,) the posterior chance that each judgement given is right; ``objectives`` the penalised
-    log-likelihood after each step, which never falls.
-    ``accuracy`` and ``kappa``, one per annotator: the share of their judgements that are right, and the same beyond
-    chance, (accuracy - chance) / (1 - chance) with the chance of their own habits. Kappa is 0 for who clicks at random
-    or always says the same, below 0 for who turns the scale round.
+    ``objectives`` the penalised log-likelihood after each step, which never falls.
+    ``accuracy``, one per annotator: the share of their judgements that are right, by the posterior.
+    ``kappa``: the same beyond chance and by the others' judgements alone, (share - chance) / (1 - chance) where the
+    share is that of the truth without the person's own word, and chance that of the person's habits. It is 0 for who
+    clicks at random or always says the same, below 0 for who turns the scale round. Where the others are unsure it
+    falls short of what the accuracy suggests, for the best people most of all: who is left without them?
     """
 
     items: tuple[Any, ...]
@@ -34,7 +35,6 @@ class DawidSkene:
     posterior_NC: FloatArray
     confusion_ACC: FloatArray
     share_C: FloatArray
-    right_M: FloatArray
     objectives: tuple[float, ...]
     accuracy: tuple[Interval, ...]
     kappa: tuple[Interval, ...]
@@ -62,8 +62,8 @@ def dawid_skene(
             value, so that people with few judgements stay near the middle (a Dirichlet prior; EM then climbs to the
             maximum of the posterior).
 
-    The intervals are Wilson's at the number of trials, reduced by what is not known of the truths (the variance of the
-    posteriors, added as in Rubin's rule). They take the fitted confusions as known.
+    The intervals are Wilson's at the number of trials; for the accuracy that number is reduced by what is not known of
+    the truths (the variance of the posteriors, added as in Rubin's rule). They take the fitted confusions as known.
 
     Raises:
         DataError: there are no judgements, or the columns differ in length.
@@ -83,14 +83,24 @@ def dawid_skene(
     votes = _Votes(item_M, annotator_M, value_M, len(names), len(people), len(levels))
     posterior_NC, confusion_ACC, share_C, objectives = _climb(votes, fixed_NC, smoothing, max_steps)
     right_M = posterior_NC[item_M, value_M]
+    others_M = _without_own(votes, posterior_NC, confusion_ACC, fixed_NC)
     trial_M = np.arange(len(values)) if clusters is None else cluster_index(clusters, len(values))
-    accuracy = tuple(
-        _share_right(right_M[own], trial_M[own], level) for own in (annotator_M == a for a in range(len(people)))
-    )
-    chance_A = [float(share_C @ votes.habits(a)) for a in range(len(people))]
-    kappa = tuple(_beyond(right, chance) for right, chance in zip(accuracy, chance_A, strict=True))
+    accuracy, kappa = [], []
+    for annotator in range(len(people)):
+        own = annotator_M == annotator
+        accuracy.append(_share_right(right_M[own], trial_M[own], level, imputed=True))
+        share = _share_right(others_M[own], trial_M[own], level, imputed=False)
+        kappa.append(_beyond(share, float(share_C @ votes.habits(annotator))))
     return DawidSkene(
-        names, people, tuple(levels), posterior_NC, confusion_ACC, share_C, right_M, objectives, accuracy, kappa
+        names,
+        people,
+        tuple(levels),
+        posterior_NC,
+        confusion_ACC,
+        share_C,
+        objectives,
+        tuple(accuracy),
+        tuple(kappa),
     )
 
 
@@ -155,21 +165,36 @@ def _climb(
     return posterior_NC, confusion_ACC, share_C, tuple(objectives)
 
 
-def _share_right(right_m: FloatArray, trial_m: IntArray, level: float) -> Interval:
-    """The mean chance of being right over trials; see `dawid_skene` for the interval."""
+def _without_own(
+    votes: _Votes, posterior_NC: FloatArray, confusion_ACC: FloatArray, fixed_NC: FloatArray
+) -> FloatArray:
+    """(M,) the chance that what was said is true, by everything but this judgement."""
+    tiny = np.finfo(np.float64).tiny
+    own_MC = np.log(confusion_ACC)[votes.annotator_M, :, votes.value_M]
+    log_MC = np.log(np.maximum(posterior_NC, tiny))[votes.item_M] - own_MC
+    chance_M = np.exp(log_MC - np.logaddexp.reduce(log_MC, axis=1, keepdims=True))[
+        np.arange(len(own_MC)), votes.value_M
+    ]
+    told_M = fixed_NC[votes.item_M, votes.value_M]
+    return np.where(np.isfinite(told_M), told_M, chance_M)
+
+
+def _share_right(right_m: FloatArray, trial_m: IntArray, level: float, *, imputed: bool) -> Interval:
+    """The mean chance of being right over trials; ``imputed`` widens the interval, see `dawid_skene`."""
     trial_m = np.unique(trial_m, return_inverse=True)[1]
     size_K = np.bincount(trial_m)
     share = min(1.0, float((np.bincount(trial_m, right_m) / size_K).mean()))
     sampling = share * (1 - share) / len(size_K)
     unknown = float((np.bincount(trial_m, right_m * (1 - right_m)) / size_K).sum()) / len(size_K) ** 2
-    trials = len(size_K) * (sampling / (sampling + unknown) if unknown > 0 else 1.0)
+    trials = len(size_K) * (sampling / (sampling + unknown) if imputed and unknown > 0 else 1.0)
     bounds = wilson(share * trials, trials, level)
     return Interval(share, bounds.low, bounds.high, len(right_m), len(size_K))
 
 
 def _beyond(accuracy: Interval, chance: float) -> Interval:
-    """The same beyond chance; with one value in all there is none to go beyond, and who says it is right."""
+    """The same beyond chance, at least -1; with one value in all there is none to go beyond."""
     if chance > 1 - 1e-12:
         return accuracy
-    value, low, high = ((bound - chance) / (1 - chance) for bound in (accuracy.value, accuracy.low, accuracy.high))
+    bounds = (accuracy.value, accuracy.low, accuracy.high)
+    value, low, high = (max(-1.0, (bound - chance) / (1 - chance)) for bound in bounds)
     return Interval(value, low, high, accuracy.n, accuracy.clusters)
