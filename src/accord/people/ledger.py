@@ -101,8 +101,9 @@ def all_submissions(
     if task_id is not None:
         query = query.where(tasks.c.task_id == task_id)
     order = (submissions.c.id,) if last is None else (submissions.c.created_at.desc(), submissions.c.id.desc())
-    rows = connection.execute(query.order_by(*order).limit(last), execution_options={"yield_per": _FETCH_ROWS})
-    return (_submission(row) for row in rows)
+    found = query.order_by(*order).limit(last)
+    with connection.execute(found, execution_options={"yield_per": _FETCH_ROWS}) as rows:  # a reader may stop early
+        yield from map(_submission, rows)
 
 
 def _submission(row: Row[Any]) -> Submission:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people import directory, queue
-from accord.people.answers import Answer, check, facts
+from accord.people.answers import ADJUDICATION, GOLD, Answer, check, facts
 from accord.people.rows import Conflict, Gone, Person, Receipt, Task
 from accord.records import Judgement, Withdrawal
 from accord.store import add_facts
@@ -112,7 +112,7 @@ def _record(
     adjudication: bool = False,
 ) -> Receipt:
     created_at = _moment(connection, who.id, at)
-    flags = ("adjudication",) * adjudication + ("gold",) * (sent.task.gold is not None)
+    flags = (ADJUDICATION,) * adjudication + (GOLD,) * (sent.task.gold is not None)
     guideline = directory.guideline(connection, rev).text
     said = {"annotator_id": who.annotator_id, "guideline": guideline, "created_at": iso(created_at)}
     made = facts(sent.task, order, sent.answer, settings, flags=flags, **said)

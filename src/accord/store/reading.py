@@ -222,4 +222,5 @@ def _count(connection: Connection, table: Table) -> int:
 
 
 def _stream(connection: Connection, statement: Select[Any]) -> Iterator[Any]:
-    return iter(connection.execute(statement, execution_options={"yield_per": _FETCH_ROWS}))
+    with connection.execute(statement, execution_options={"yield_per": _FETCH_ROWS}) as rows:  # a reader may stop early
+        yield from rows
