@@ -6,7 +6,7 @@ facts of them for the store and `to_jsonl` the rows that the stages read. A form
 ``module:name``.
 """
 
-from accord.formats.facts import View, Weighed, from_facts, to_records
+from accord.formats.facts import View, Weighed, as_said, from_facts, to_records
 from accord.formats.format import Format, item_by_item, row_by_row
 from accord.formats.importing import Imported, add_to, convert, count
 from accord.formats.inspecting import Inspection, inspect
@@ -35,6 +35,7 @@ __all__ = [
     "View",
     "Weighed",
     "add_to",
+    "as_said",
     "convert",
     "count",
     "detect",
