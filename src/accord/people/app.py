@@ -43,6 +43,7 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAP
     )
     app.router.route_class = Guarded
     app.state.desk, app.state.limits, app.state.links = desk, Limits(), Links()
+    app.state.judged = manage.Judged(desk)
     for room in (api, pages, manage):
         room.doors.open(app)
     app.add_middleware(Frame, allowed_hosts=allowed_hosts)
