@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def rank(annotator: Annotator, *order: Completion, ranks: tuple[int, ...] = (), 
     return Ranking(completion_ids=ids, ranks=ranks or tuple(range(1, len(order) + 1)), **said)
 
 
-def viewed(path: Path, facts: Iterable[Record], left_out: Counter[str] | None = None, **options: Any) -> list[Item]:
+def viewed(path: Path, facts: Iterable[Record], left_out: dict[str, int] | None = None, **options: Any) -> list[Item]:
     with Store.open(path / "accord.db") as store:
         store.add([*WORLD, *facts])
         view = training_view(store, left_out=left_out, **options)
@@ -103,7 +102,7 @@ def test_weights_of_annotators_enter(tmp_path: Path) -> None:
 
 def test_simulated_annotators_and_gold_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     facts = [rank(SIM, A, B), rank(ADA, A, B), rank(BEN, A, B, flags=("gold",)), rank(ADA, C, D), rank(SIM, C, D)]
-    left_out = Counter[str]()
+    left_out: dict[str, int] = {}
     assert said(viewed(tmp_path, facts, left_out)) == [(" A. B.", "Ada", 1.0), (" C. D.", "Ada", 1.0)]
     assert left_out == {"judgements by simulated annotators": 2, "answers to gold questions": 1}
     both = viewed(tmp_path, (), simulated=True)
@@ -114,7 +113,7 @@ def test_an_adjudication_decides_for_all(tmp_path: Path) -> None:
     """It overrules those on the same completions or some of them, not those on more; and nothing of another kind."""
     facts: list[Record] = [rank(ADA, A, B, C), rank(BEN, C, A), rank(ADA, C, B, A, D), rank(BEN, E, F)]
     facts += [Label(annotator_id=ADA.id, completion_id=A.id, good=False), rank(BEN, B, C, A, flags=("adjudication",))]
-    left_out = Counter[str]()
+    left_out: dict[str, int] = {}
     items = viewed(tmp_path, facts, left_out)
     assert [text for text, _, _ in said(items)] == [" C. B. A. D.", " E. F.", " B. C. A.", " A."]
     assert left_out == {"judgements that an adjudication has decided": 2}

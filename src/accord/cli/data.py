@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,7 +142,8 @@ def _training_view(store: Store, simulated: bool) -> tuple[View, dict[str, Any]]
     from accord.people.quality import quality_weights
     from accord.people.views import training_view
 
-    left_out, weights = Counter[str](), quality_weights(store)
+    left_out: dict[str, int] = {}
+    weights = quality_weights(store)
     names = {annotator.id: annotator.name for annotator in store.annotators()}
     said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
     return training_view(store, weights=weights, simulated=simulated, left_out=left_out), said

@@ -29,7 +29,7 @@ def training_view(
     *,
     weights: Mapping[str, float] | None = None,
     simulated: bool = False,
-    left_out: Counter[str] | None = None,
+    left_out: dict[str, int] | None = None,
 ) -> View:
     """A view for `accord.formats.from_facts` on this store. It has read all rankings once: memory grows with them.
 
@@ -40,7 +40,7 @@ def training_view(
     """
     kinds = {annotator.id: annotator.annotator_kind for annotator in store.annotators()}
     decided = _decided(chain(store.rankings(), store.labels(), store.ratings()))
-    weight_of, reasons = weights or {}, Counter[str]() if left_out is None else left_out
+    weight_of, reasons = weights or {}, {} if left_out is None else left_out
 
     def why_not(judgement: Judgement) -> str:
         if GOLD in judgement.flags:
@@ -55,7 +55,7 @@ def training_view(
 
     def view(judgement: Judgement) -> Weighed | None:
         if reason := why_not(judgement):
-            reasons[reason] += 1
+            reasons[reason] = reasons.get(reason, 0) + 1
             return None
         weight, group = weight_of.get(judgement.annotator_id, 1.0), ""
         if isinstance(judgement, Ranking):
