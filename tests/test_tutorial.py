@@ -115,4 +115,4 @@ def test_from_a_run_by_hand_in_the_browser_to_a_policy(
         *("-o", "mine/ppo", "rl.iterations=1", "rl.prompts_per_iteration=4", "rl.max_new_tokens=6"),
         cwd=tmp_path,
     )
-    assert (tmp_path / "mine/ppo/model/model.safetensors").exists() and done["final"]["scored"] == 4 * 4
+    assert (tmp_path / "mine/ppo/model/model.safetensors").exists() and done["final"]["scored"] == 4
