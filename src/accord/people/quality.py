@@ -13,10 +13,11 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from accord.config import LabelConfig
 from accord.people.alarms import alarms
 from accord.people.evidence import LABEL, Choice, Evidence, Score, read
 from accord.people.figures import AgreementRow, CoupleRow, DisputedTask, Quality
-from accord.people.habits import first_wins, longer_wins, once, person_rows, share_of_tasks
+from accord.people.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
 from accord.stats import (
     DEFINITIONS,
     Estimate,
@@ -32,6 +33,7 @@ from accord.stats import (
 
 if TYPE_CHECKING:
     from accord.people.rows import Person, Skip, Submission, Task
+    from accord.store import Store
 
 RESAMPLES = 500
 MOST_COUPLES = 100  # pairs of people shown: those with most tasks in common
@@ -43,6 +45,16 @@ FEWEST_FOR_SPEED = 5
 def weights(quality: Quality) -> dict[str, float]:
     """What each annotator's judgements count in training, 0.05 to 1, by annotator id."""
     return {row.annotator_id: row.weight for row in quality.people}
+
+
+def quality_weights(store: Store) -> dict[str, float]:
+    """The same weights straight from what was submitted to a store's desk; people it says nothing of are left out."""
+    from accord.people.desk import Desk
+
+    desk = Desk(store, LabelConfig())
+    evidence = read(desk.submissions(), {task.id: task for task in desk.tasks()})
+    annotator_of = {person.id: person.annotator_id for person in desk.people()}
+    return {annotator_of[person]: worth.weight for person, worth in person_worth(evidence).items()}
 
 
 def report(
