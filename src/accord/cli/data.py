@@ -126,15 +126,16 @@ def export(
             home = find_place(project)
             output = child(_made(home.root / "exports"), name_from(f"{format}{formats.suffix_of(format)}"))
         if data is not None:
-            bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects, "only": only or ("all",)}
-            talk.result(_said(formats.convert(data, output, data_format, to=format, messages=messages, **bounds)))
+            bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
+            found = formats.convert(data, output, data_format, to=format, only=only or (), messages=messages, **bounds)
+            talk.result(_said(found))
             return
         home = find_place(project)
         with Store.open(home.store) as store:
             view, said = (formats.as_said, {}) if as_said else _training_view(store, simulated)
-            filters = {"kinds": only or "all", "judgements": said or "as said"}
-            items = (item for item in formats.from_facts(store, view) if not only or item.kind in only)
-            talk.result(formats.write(output, items, format, messages=messages, filters=filters))
+            items = formats.from_facts(store, view)
+            filters = {"judgements": said or "as said"}
+            talk.result(formats.write(output, items, format, kinds=only or (), messages=messages, filters=filters))
 
 
 def _training_view(store: Store, simulated: bool) -> tuple[View, dict[str, Any]]:
@@ -142,11 +143,10 @@ def _training_view(store: Store, simulated: bool) -> tuple[View, dict[str, Any]]
     from accord.people.quality import quality_weights
     from accord.people.views import training_view
 
-    annotators, left_out = list(store.annotators()), Counter[str]()
-    weights = quality_weights(store)
-    names = {annotator.id: annotator.name for annotator in annotators}
+    left_out, weights = Counter[str](), quality_weights(store)
+    names = {annotator.id: annotator.name for annotator in store.annotators()}
     said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
-    return training_view(annotators, weights=weights, simulated=simulated, left_out=left_out), said
+    return training_view(store, weights=weights, simulated=simulated, left_out=left_out), said
 
 
 @app.command()

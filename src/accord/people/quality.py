@@ -48,13 +48,14 @@ def weights(quality: Quality) -> dict[str, float]:
 
 
 def quality_weights(store: Store) -> dict[str, float]:
-    """The same weights straight from what was submitted to a store's desk; people it says nothing of are left out."""
+    """The `weights` of everybody who has answered in a store's queue; of imported annotators nothing is known."""
     from accord.people.desk import Desk
 
     desk = Desk(store, LabelConfig())
     evidence = read(desk.submissions(), {task.id: task for task in desk.tasks()})
-    annotator_of = {person.id: person.annotator_id for person in desk.people()}
-    return {annotator_of[person]: worth.weight for person, worth in person_worth(evidence).items()}
+    worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.people()}
+    answered = dict.fromkeys(one.person_id for one in evidence.answers)
+    return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
 
 
 def report(
