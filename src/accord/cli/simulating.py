@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import socket
 import threading
 import time
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from accord.cli.options import FromDir, Json, Seed, Verbose
-from accord.cli.progress import Progress
 from accord.cli.project import Project, find_place
 from accord.cli.talk import talking
 from accord.config import load_label
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from accord.formats.film_reviews import FilmReviews
-    from accord.people.client import Client
-    from accord.people.panel import Mind, Played
+    from accord.people.panel import Mind
+    from accord.people.playing import Office
 
 TASKS, SIZE, SYNTHETIC_OVERLAP = 30, 4, 5
 
@@ -86,24 +84,25 @@ def simulate(
         place = None if "://" in target else find_place(Path(target) if target else None)
         from accord.formats.film_reviews import fetch, read
         from accord.people.panel import review_tasks
+        from accord.people.playing import play
 
         data = read(fetch((place.root if place else Path.cwd()) / "downloads", from_dir))
         crews = (
             list(panel(data, count, seed)) if annotators == "panel" else [synthetic_crew(data, count, seed, planted)]
         )
-        with _own_app(place) if place else _running_app(target, token) as (admin, url):
+        with _own_app(place) if place else _running_app(target, token) as (office, url):
             if tasks is None:
-                tasks = TASKS if annotators == "panel" or not _waiting(admin) else 0
-            new = [
-                review_tasks(crew.texts, tasks, size, kind, min(overlap or crew.overlap, len(crew.minds)), seed)
-                for crew in crews
-            ]
-            played = [_play(admin, url, crew, added, talk.log) for crew, added in zip(crews, new, strict=True)]
-            quality = admin.quality()
+                tasks = TASKS if annotators == "panel" or not office.waiting() else 0
+            added, played = 0, []
+            for crew in crews:
+                at_once = min(overlap or crew.overlap, len(crew.minds))
+                added += office.add_tasks(review_tasks(crew.texts, tasks, size, kind, at_once, seed))
+                played.append(play(office, url, crew.minds, talk.log))
+            quality = office.quality()
         answers = sum(sum(one.answered.values()) for one in played)
         told = {
             "annotators": annotators,
-            "tasks_added": sum(map(len, new)),
+            "tasks_added": added,
             "answers": answers,
             "skipped": sum(sum(one.skipped.values()) for one in played),
             "left": [name for one in played for name in one.left],
@@ -163,52 +162,31 @@ def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[st
     return Crew(synthetic(count, lambda text: taste.utility(text) - middle, seed, defects), texts, SYNTHETIC_OVERLAP)
 
 
-def _waiting(admin: Client) -> int:
-    queue: dict[str, int] = admin.request("GET", "/api/progress")["queue"]
-    return queue["waiting"]
-
-
-def _play(admin: Client, url: str, crew: Crew, tasks: Sequence[Mapping[str, Any]], log: Progress) -> Played:
-    from accord.people.panel import play
-
-    admin.add_tasks(tasks)
-    return play(admin, url, crew.minds, log, expected=_waiting(admin))
-
-
 # ---- the app ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _running_app(url: str, token: str | None) -> Iterator[tuple[Client, str]]:
+def _running_app(url: str, token: str | None) -> Iterator[tuple[Office, str]]:
     from accord.people.client import Client
 
     if not token:
         raise UsageError("a running app needs an admin's token", mend="set ACCORD_TOKEN, or give --token")
-    client = Client(url, token)
-    try:
+    with contextlib.closing(Client(url, token)) as client:
         yield client, url
-    finally:
-        client.close()
 
 
 @contextlib.contextmanager
-def _own_app(place: Project) -> Iterator[tuple[Client, str]]:
-    """The app of a project on a free loopback port, with an admin account for as long as it runs."""
+def _own_app(place: Project) -> Iterator[tuple[Office, str]]:
+    """The app of a project on a free loopback port."""
     from accord.people.app import create_app
-    from accord.people.client import Client
     from accord.people.desk import Desk
+    from accord.people.playing import DeskOffice
     from accord.store import Store
 
     with Store.open(place.store) as store:
         desk = Desk(store, load_label(defaults=place.label))
-        admin = desk.add_person(f"simulation {secrets.token_hex(3)}", "admin", simulated=True)
-        try:
-            with _serving(create_app(desk)) as url:
-                client = Client(url, desk.make_token(admin.id, "accord simulate"))
-                yield client, url
-                client.close()
-        finally:
-            desk.disable(admin.id, by=admin)
+        with _serving(create_app(desk)) as url:
+            yield DeskOffice(desk), url
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ FEWEST_TASKS = 8
 FASTEST_WORDS_PER_S = (
     15.0  # silent reading takes about 4 words a second (Brysbaert 2019); skimming twice to thrice that
 )
-BIAS = 0.6  # share of wins by place or by length
+BIAS, LONG = 0.6, 0.75  # share of wins by place, by length; length goes along with much that people like
 SURE_Z = 3.3  # standard errors from one half: one honest person in a thousand
 TIE_EXCESS, LENGTH_EXCESS = 0.3, 0.25
 SAME = 0.9  # share of one value
@@ -86,7 +86,7 @@ def _length(row: PersonRow, team: Team) -> Found | None:
     more, share = _known(row.longer_excess), _known(row.longer)
     for what, sign in (("longer", 1.0), ("shorter", -1.0)):
         seen = share.value if share and sign > 0 else 1 - share.value if share else 0.0
-        if more and seen > BIAS and sign * more.value > LENGTH_EXCESS and not more.low <= 0 <= more.high:
+        if more and seen > LONG and sign * more.value > LENGTH_EXCESS and not more.low <= 0 <= more.high:
             symptom = f"the {what} wins in {_percent(seen)}, {abs(more.value):.0%} more often than with others"
             return symptom, f"takes the {what} one without weighing what it says"
     return None
@@ -104,7 +104,7 @@ def _flipped(row: PersonRow, team: Team) -> Found | None:
     cause = "reads the scale the wrong way round (1 = best)"
     if kappa and kappa.high < 0 and kappa.value < -0.1:
         return f"answers against everybody else: kappa {kappa}", cause
-    if scale and scale.high < -0.1 and scale.value < -0.25:
+    if scale and scale.high < -0.25 and scale.value < -0.5:
         return f"orders against everybody else: scale {scale}, where 1 is typical", cause
     return None
 

@@ -6,11 +6,10 @@ answers with their idempotency key, among them) is sent again when the connectio
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -113,16 +112,15 @@ class Client:
             )["added"]
         return added
 
+    def waiting(self) -> int:
+        """How many answers the queue waits for (for a manager)."""
+        queue: dict[str, int] = self.request("GET", "/api/progress")["queue"]
+        return queue["waiting"]
+
     def quality(self) -> dict[str, Any]:
         """`accord.people.quality.Quality.to_json` of the app's desk (for a manager)."""
         found: dict[str, Any] = self.request("GET", "/api/quality")
         return found
-
-
-def close_all(clients: Iterable[Client]) -> None:
-    for client in clients:
-        with contextlib.suppress(OSError):
-            client.close()
 
 
 def _reason(text: bytes) -> str:

@@ -57,17 +57,14 @@ def person_rows(
     choices, scores = _by_person(evidence.choices), _by_person(evidence.scores)
     done = _by_person(answers)
     others = _others(evidence.choices)
-    worth, fitted = _worth(evidence), _strengths(evidence.choices)
+    worth, fitted = person_worth(evidence), _strengths(evidence.choices)
     silent = _silent(answers)
-    typical = [w.kappa.value for w in worth.values() if isinstance(w.kappa, Interval)]
-    team = median(typical) if typical else 0.0
     rows = []
     for person_id in sorted({*done, *skipped} & people.keys()):
         own, person = done.get(person_id, []), people[person_id]
         said = choices.get(person_id, [])
         fair = [choice for choice in said if choice.task_id not in evidence.gold_tasks]
         value = worth.get(person_id, _NOTHING)
-        weight, reason = _weight(value.kappa, team)
         rows.append(
             PersonRow(
                 person_id=person_id,
@@ -95,8 +92,8 @@ def person_rows(
                 one_answer=_one_answer(scores.get(person_id, [])),
                 repeats=share_of_tasks(_repeats(said), "nothing was shown twice"),
                 silent_after=silent.get(person_id),
-                weight=weight,
-                weight_reason=reason,
+                weight=value.weight,
+                weight_reason=value.weight_reason,
             )
         )
     return tuple(rows)
@@ -179,17 +176,25 @@ def _excess(own: Iterable[Choice], others: Mapping[tuple[str, str], list[Choice]
 
 
 @dataclass(frozen=True)
-class _Worth:
+class Worth:
+    """How right a person is, and what the person's judgements count for that reason."""
+
     accuracy: Estimate
     kappa: Estimate
+    weight: float
+    weight_reason: str
 
 
-_NOTHING = _Worth(*[Unknown("nobody else judged the same, and no gold question was answered")] * 2)
+_UNTOLD = Unknown("nobody else judged the same, and no gold question was answered")
+_NOTHING = Worth(_UNTOLD, _UNTOLD, 1.0, f"1 by default: {_UNTOLD.why}")
 _NO_FIT = Unknown("no completion was preferred to another")
 
 
-def _worth(evidence: Evidence) -> dict[int, _Worth]:
-    """Accuracy and kappa of each person; over several families of answers, their means weighted by tasks."""
+def person_worth(evidence: Evidence) -> dict[int, Worth]:
+    """Accuracy, kappa and weight of each person of whom anything can be said.
+
+    Over several families of answers (orders of two, labels, an axis) they are means weighted by tasks.
+    """
     families: list[tuple[Sequence[Choice | Score], Mapping[Any, int]]] = [
         (evidence.choices, evidence.known_choices),
         *(
@@ -207,7 +212,10 @@ def _worth(evidence: Evidence) -> dict[int, _Worth]:
             fitted = dawid_skene(*columns, [one.task_id for one in kept], known=known)
             for person_id, accuracy, kappa in zip(fitted.annotators, fitted.accuracy, fitted.kappa, strict=True):
                 found[person_id].append((accuracy, kappa))
-    return {person: _Worth(*(_pooled(column) for column in zip(*rows, strict=True))) for person, rows in found.items()}
+    accuracy_of = {person: _pooled([accuracy for accuracy, _ in rows]) for person, rows in found.items()}
+    kappa_of = {person: _pooled([kappa for _, kappa in rows]) for person, rows in found.items()}
+    team = median(kappa.value for kappa in kappa_of.values()) if kappa_of else 0.0
+    return {person: Worth(accuracy_of[person], kappa, *_weight(kappa, team)) for person, kappa in kappa_of.items()}
 
 
 def _lone_scores(scores: Iterable[Score]) -> dict[str, list[Score]]:
@@ -228,9 +236,7 @@ def _pooled(parts: Sequence[Interval]) -> Interval:
     return Interval(value, low, high, sum(part.n for part in parts), sum(part.clusters for part in parts))
 
 
-def _weight(kappa: Estimate, team: float) -> tuple[float, str]:
-    if isinstance(kappa, Unknown):
-        return 1.0, f"1 by default: {kappa.why}"
+def _weight(kappa: Interval, team: float) -> tuple[float, str]:
     if team <= 0:
         return 1.0, "1 by default: the team as a whole agrees no better than chance, so nobody can be told apart"
     drawn = (kappa.clusters * kappa.value + PRIOR_TASKS * team) / (kappa.clusters + PRIOR_TASKS)

@@ -1,4 +1,4 @@
-"""Annotators to test with: real raters replayed, and synthetic ones with planted defects. They answer over HTTP.
+"""Annotators to test with: real raters replayed, and synthetic ones with planted defects.
 
 **Replayed raters** are the people of one block of the rated film reviews: what each said of 30 texts, -4..4, is real,
 and so is their disagreement. The task is not: they rated single texts, and a program turns one person's ratings of the
@@ -16,23 +16,19 @@ from __future__ import annotations
 
 import math
 import random
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from accord.errors import UsageError
 from accord.formats.film_reviews import HUMAN_SOURCE, RATING_HIGH, RATING_LOW, RatedReview
-from accord.people.client import Client, close_all
 from accord.people.simulated import ranks_of
 from accord.seeds import stream_seed
 
 REVIEW_PROMPT = "Write one or two sentences of a film review that speaks well of its film."
 WORDS_PER_S, HASTY_WORDS_PER_S = 4.0, 60.0  # a simulated reader's pace, and that of one who does not read
-NOT_MINE = "not my field"  # the reason for skipping what a replayed rater never saw, if the project has it
 GIVE_UP = 6  # answers after which a synthetic annotator with the defect "dropout" leaves
 
-Log = Callable[[float, str], None]
 AnswerJson = dict[str, Any]
 
 
@@ -243,61 +239,3 @@ def synthetic(count: int, gold: Callable[[str], float], seed: int, defects: Mapp
         Synthetic(" ".join(filter(None, (f"synthetic {i + 1:02d}", defect))), gold, seed, defect=defect)
         for i, defect in enumerate(given)
     ]
-
-
-# ---- answering over HTTP -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Played:
-    """What was done: answers and skips by annotator, and who left before the queue was empty."""
-
-    answered: Mapping[str, int]
-    skipped: Mapping[str, int]
-    left: tuple[str, ...]
-
-
-def play(admin: Client, url: str, minds: Sequence[Mind], log: Log, *, expected: int) -> Played:
-    """Register the minds as simulated annotators and let them answer in turn until there is nothing left for anybody.
-
-    Their accounts are disabled afterwards: their tokens open nothing any more. ``expected``: answers that are wanted,
-    for the progress.
-    """
-    run = secrets.token_hex(2)  # names are taken once; a second simulation of the same raters has its own
-    answered, skipped, left = ({f"{mind.name} #{run}": 0 for mind in minds} for _ in range(3))
-    people, seats = [], []
-    for mind in minds:
-        person_id, token = admin.add_person(f"{mind.name} #{run}")
-        people.append(person_id)
-        seats.append((f"{mind.name} #{run}", mind, Client(url, token)))
-    try:
-        waiting = list(seats)
-        while waiting:
-            still = []
-            for name, mind, client in waiting:
-                if answered[name] >= mind.patience:
-                    left[name] = 1
-                elif (task := client.claim()) is not None:
-                    did = answered if _answer(client, mind, task) else skipped
-                    did[name] += 1
-                    still.append((name, mind, client))
-            waiting = still
-            done = sum(answered.values())
-            log(min(1.0, done / max(1, expected)), f"{done} answers, {len(waiting)} annotators at work")
-    finally:
-        close_all(client for _, _, client in seats)
-        for person_id in people:
-            admin.disable(person_id)
-    return Played(answered, skipped, tuple(name for name, gone in left.items() if gone))
-
-
-def _answer(client: Client, mind: Mind, task: Mapping[str, Any]) -> bool:
-    prompt = " ".join(turn["content"] for turn in task["prompt"])
-    texts = tuple(completion["text"] for completion in task["completions"])
-    said = mind.answer(View(task["kind"], prompt, texts, task["settings"]))
-    if said is None:
-        reasons = task["settings"]["skip_reasons"]
-        client.skip(task["task_id"], NOT_MINE if NOT_MINE in reasons else reasons[0])
-        return False
-    client.submit(task["task_id"], said, key=f"{task['task_id']}-{task['revision']}-{secrets.token_hex(8)}")
-    return True

@@ -17,7 +17,7 @@ from accord.config import LabelConfig
 from accord.people.alarms import alarms
 from accord.people.evidence import LABEL, Choice, Evidence, Score, read
 from accord.people.figures import AgreementRow, CoupleRow, DisputedTask, Quality
-from accord.people.habits import first_wins, longer_wins, once, person_rows, share_of_tasks
+from accord.people.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
 from accord.stats import (
     DEFINITIONS,
     Estimate,
@@ -32,8 +32,8 @@ from accord.stats import (
 )
 
 if TYPE_CHECKING:
-    from accord.store import Store
     from accord.people.rows import Person, Skip, Submission, Task
+    from accord.store import Store
 
 RESAMPLES = 500
 MOST_COUPLES = 100  # pairs of people shown: those with most tasks in common
@@ -52,7 +52,10 @@ def quality_weights(store: Store) -> dict[str, float]:
     from accord.people.desk import Desk
 
     desk = Desk(store, LabelConfig())
-    return weights(report(desk.submissions(), desk.tasks(), desk.people(), skips=desk.skips()))
+    evidence = read(desk.submissions(), {task.id: task for task in desk.tasks()})
+    worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.people()}
+    answered = dict.fromkeys(one.person_id for one in evidence.answers)
+    return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
 
 
 def report(
