@@ -47,7 +47,8 @@ def rank(annotator: Annotator, *order: Completion, ranks: tuple[int, ...] = (), 
 def viewed(path: Path, facts: Iterable[Record], left_out: Counter[str] | None = None, **options: Any) -> list[Item]:
     with Store.open(path / "accord.db") as store:
         store.add([*WORLD, *facts])
-        return list(formats.from_facts(store, training_view(store.annotators(), left_out=left_out, **options)))
+        view = training_view(store, left_out=left_out, **options)
+        return list(formats.from_facts(store, view))
 
 
 def said(items: Iterable[Item]) -> list[tuple[str, str, float]]:

@@ -6,8 +6,9 @@ facts of them for the store and `to_jsonl` the rows that the stages read. A form
 ``module:name``.
 """
 
-from accord.formats.facts import View, Weighed, from_facts, to_records
+from accord.formats.facts import to_records
 from accord.formats.format import Format, item_by_item, row_by_row
+from accord.formats.from_store import View, Weighed, as_said, from_facts
 from accord.formats.importing import Imported, add_to, convert, count
 from accord.formats.inspecting import Inspection, inspect
 from accord.formats.item import CannotSay, Item
@@ -35,6 +36,7 @@ __all__ = [
     "View",
     "Weighed",
     "add_to",
+    "as_said",
     "convert",
     "count",
     "detect",

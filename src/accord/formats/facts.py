@@ -1,19 +1,17 @@
-"""Items as facts for the store, and facts as items."""
+"""Items as facts for the store."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from accord.formats.item import CannotSay, Item, Text, cannot, plain_turns, reply_of
 from accord.records import (
     Annotator,
     Completion,
     Demonstration,
-    Judgement,
     Label,
     Prompt,
     Ranking,
@@ -153,121 +151,3 @@ def _singly(
             if not low <= value <= high:
                 cannot("a rating is outside its scale")
             yield Rating(completion_id=completion.id, value=value, low=low, high=high, axis=item.axis, **common)
-
-
-# -- facts as items ----------------------------------------------------------------------------------------------------
-
-
-class Facts(Protocol):
-    """What `from_facts` needs of a store."""
-
-    def prompts(self) -> Iterator[Prompt]: ...
-
-    def annotators(self) -> Iterator[Annotator]: ...
-
-    def completions(self, *, prompt_id: str) -> Iterator[Completion]: ...
-
-    def rankings(self, *, prompt_id: str) -> Iterator[Ranking]: ...
-
-    def demonstrations(self, *, prompt_id: str) -> Iterator[Demonstration]: ...
-
-    def labels(self, *, completion_id: str) -> Iterator[Label]: ...
-
-    def ratings(self, *, completion_id: str) -> Iterator[Rating]: ...
-
-    def counts(self) -> dict[str, int]: ...
-
-
-class Weighed(NamedTuple):
-    """A judgement as it counts in training: how much, and with which others it makes one batch element."""
-
-    judgement: Judgement
-    weight: float = 1.0
-    group: str = ""
-    origin: str = ""
-
-
-#: What is made of the judgements of one prompt: which count, and how much.
-View = Callable[[Sequence[Judgement]], Iterable[Weighed]]
-
-
-def as_said(judgements: Sequence[Judgement]) -> Iterable[Weighed]:
-    """Every judgement, each by itself."""
-    return map(Weighed, judgements)
-
-
-def from_facts(store: Facts, view: View = as_said) -> Iterator[Item]:
-    """What a store holds, as items: one for each judgement, and one for each prompt without any. In order of prompts.
-
-    Judgements are those that the store's readers give: not what was superseded or withdrawn.
-
-    Args:
-        view: Chooses among the judgements of a prompt, and weighs them.
-    """
-    names = {annotator.id: annotator.name for annotator in store.annotators()}
-    counts = store.counts()
-    for prompt in store.prompts():
-        completions = {c.id: c for c in store.completions(prompt_id=prompt.id)}
-        judgements = list(_judgements(store, prompt, completions, counts))
-        if not judgements:
-            yield _item(prompt, tuple(completions.values()))
-        for weighed in view(judgements):
-            judgement = weighed.judgement
-            completed, said = _SAID[type(judgement)](judgement, completions)
-            item = _item(prompt, completed, weighed, names, **said)
-            # What a person wrote to show how is no completion of a source.
-            yield replace(item, completions=(judgement.text,)) if isinstance(judgement, Demonstration) else item
-
-
-def _judgements(
-    store: Facts, prompt: Prompt, completions: Iterable[str], counts: Mapping[str, int]
-) -> Iterator[Judgement]:
-    yield from store.rankings(prompt_id=prompt.id)
-    yield from store.demonstrations(prompt_id=prompt.id)
-    for id_ in completions:
-        yield from store.labels(completion_id=id_) if counts["labels"] else ()
-        yield from store.ratings(completion_id=id_) if counts["ratings"] else ()
-
-
-Said = tuple[tuple[Completion, ...], dict[str, Any]]
-
-
-def _ranking_said(ranking: Ranking, completions: Mapping[str, Completion]) -> Said:
-    good = tuple(id_ not in ranking.unacceptable for id_ in ranking.completion_ids)
-    labels = good if ranking.unacceptable else ()
-    said = {"ranks": ranking.ranks, "labels": labels, "strength": ranking.strength}
-    return tuple(completions[id_] for id_ in ranking.completion_ids), said
-
-
-def _rating_said(rating: Rating, completions: Mapping[str, Completion]) -> Said:
-    said = {"ratings": (rating.value,), "scale": (rating.low, rating.high), "axis": rating.axis}
-    return (completions[rating.completion_id],), said
-
-
-#: Which completions a judgement is about, and the fields of the item that say it.
-_SAID: Mapping[type[Judgement], Callable[[Any, Mapping[str, Completion]], Said]] = {
-    Ranking: _ranking_said,
-    Rating: _rating_said,
-    Label: lambda label, completions: ((completions[label.completion_id],), {"labels": (label.good,)}),
-    Demonstration: lambda shown, completions: ((), {"demonstration": True}),
-}
-
-
-def _item(
-    prompt: Prompt,
-    completions: tuple[Completion, ...],
-    weighed: Weighed | None = None,
-    names: Mapping[str, str] | None = None,
-    **said: Any,
-) -> Item:
-    if weighed is not None:
-        judgement = weighed.judgement
-        said |= {"annotator": (names or {}).get(judgement.annotator_id, ""), "created_at": judgement.created_at}
-        said |= {"weight": weighed.weight, "group": weighed.group, "origin": weighed.origin}
-    return Item(
-        prompt=prompt.text if prompt.form == "text" else tuple(prompt.turns()),
-        completions=tuple(completion.text for completion in completions),
-        sources=tuple(completion.source for completion in completions),
-        topic=prompt.topic,
-        **said,
-    )

@@ -88,13 +88,22 @@ def _is_text(item: Item) -> bool:
 
 
 def _formed(item: Item, is_text: bool) -> Item:
-    if _is_text(item) == is_text or item.prompt is None:
-        if _is_text(item) != is_text:
-            raise CannotSay("plain texts and conversations cannot stand in one file, and the first row is the other")
+    if _is_text(item) == is_text:
         return item
-    if is_text:
-        raise CannotSay("prompts of text and of messages cannot stand in one file, and the first row is text")
+    if is_text or item.prompt is None:
+        raise CannotSay("texts and messages cannot stand in one file, and its first row is text (--messages mends it)")
     return replace(item, prompt=turns_of(item.prompt))
+
+
+def uniform(items: Iterable[Item], on_left_out: OnLeftOut) -> Iterator[Item]:
+    """Items whose prompts are all texts or all messages, as that of the first one: texts become messages."""
+    is_text: bool | None = None
+    for item in items:
+        is_text = _is_text(item) if is_text is None else is_text
+        try:
+            yield _formed(item, is_text)
+        except CannotSay as reason:
+            on_left_out(str(reason))
 
 
 def has(fields: Fields, **types: type | tuple[type, ...]) -> bool:

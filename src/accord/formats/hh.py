@@ -94,4 +94,5 @@ RED_TEAM = Format(
     _red_team_why,
     row_by_row(_read_red_team, _TRANSCRIPT),
     None,
+    main=("sample",),
 )

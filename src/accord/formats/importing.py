@@ -13,7 +13,7 @@ from accord import __version__
 from accord.errors import UsageError
 from accord.files import sha256_file, write_json
 from accord.formats.facts import to_records
-from accord.formats.item import KINDS, Item
+from accord.formats.item import Item
 from accord.formats.reading import Reading, Rejects, read
 from accord.formats.table import members
 from accord.formats.tally import Tally
@@ -87,7 +87,7 @@ def convert(
     Args:
         file, format: The file, and its format if it is not to be told.
         output, to: Where to, and in which format.
-        only: Kinds of items to take; by default those that people come to the file's format for. "all" takes all.
+        only: Kinds of items to take, or "all"; by default those that people come to the file's format for.
         messages: Write prompts of text as messages.
         limit: Read at most so many rows.
         max_rejects: Give up when more rows than that are no good.
@@ -102,12 +102,16 @@ def convert(
     tally = Tally()
     with Rejects(rejects_path(output), max_rejects) as rejects:
         reading = read(file, format, on_reject=rejects, limit=limit)
-        wanted = _kinds(only, reading)
-        skipped = Counter[str]()
-        items = _of_kinds(_counted(reading, tally), wanted, skipped)
-        filters = _filters(wanted, limit)
-        manifest = write(output, items, to, messages=messages, filters=filters, source=_described(reading))
-    left_out = {**manifest.left_out, **{f"a {kind} was not asked for": n for kind, n in skipped.items()}}
+        manifest = write(
+            output,
+            _counted(reading, tally),
+            to,
+            kinds=only or _main(reading),
+            messages=messages,
+            filters={"limit": limit},
+            source=_described(reading),
+        )
+    left_out = dict(manifest.left_out)
     return _imported(reading, tally, left_out=left_out, written=manifest.rows, output=output, rejects=rejects)
 
 
@@ -144,7 +148,7 @@ def add_to(
         while batch := list(itertools.islice(items, _BATCH_ITEMS)):
             new += store.add(to_records(batch, source=source or file.name, scale=scale, left_out=left_out))
     found = _imported(reading, tally, left_out=dict(left_out), new=new, output=None, rejects=rejects)
-    write_json(notes / "manifest.json", {**_manifest(reading, found), "filters": _filters(None, limit)})
+    write_json(notes / "manifest.json", {**_manifest(reading, found), "filters": {"limit": limit}})
     return found
 
 
@@ -165,25 +169,9 @@ def _described(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _filters(kinds: Collection[str] | None, limit: int | None) -> dict[str, Any]:
-    return {"kinds": sorted(kinds) if kinds else "all", "limit": limit}
-
-
-def _kinds(only: Collection[str], reading: Reading) -> frozenset[str]:
-    """The kinds to take; empty for all."""
-    unknown = set(only) - {*KINDS, "all"}
-    if unknown:
-        raise UsageError(f"there is no kind {sorted(unknown)[0]!r}", mend=f"give all, or some of {', '.join(KINDS)}")
+def _main(reading: Reading) -> tuple[str, ...]:
     [format] = members(reading.detected.format)
-    return frozenset(() if "all" in only else only or format.main)
-
-
-def _of_kinds(items: Iterable[Item], kinds: Collection[str], skipped: Counter[str]) -> Iterator[Item]:
-    for item in items:
-        if not kinds or item.kind in kinds:
-            yield item
-        else:
-            skipped[item.kind] += 1
+    return format.main
 
 
 def _counted(items: Iterable[Item], tally: Tally) -> Iterator[Item]:

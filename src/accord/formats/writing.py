@@ -12,8 +12,8 @@ from typing import Any
 from accord import __version__
 from accord.errors import UsageError
 from accord.files import sha256_file, write_json
-from accord.formats.format import Fields, Format
-from accord.formats.item import CannotSay, Item, turns_of
+from accord.formats.format import Fields, Format, uniform
+from accord.formats.item import KINDS, CannotSay, Item, turns_of
 from accord.formats.own import ACCORD
 from accord.formats.sink import container_named, fitted, write_rows
 from accord.formats.source import Container
@@ -57,6 +57,7 @@ def write(
     items: Iterable[Item],
     format: str,
     *,
+    kinds: Iterable[str] = (),
     messages: bool = False,
     filters: Mapping[str, Any] | None = None,
     source: Mapping[str, Any] | None = None,
@@ -71,19 +72,24 @@ def write(
         path: The file; a link of that name is replaced, not followed.
         items: What to write.
         format: A name of `FORMATS` or `FAMILIES`, ``jsonl``, ``csv``, ``parquet``, or ``module:name``.
+        kinds: Kinds of items to take (`accord.formats.item.KINDS`), or "all"; by default all but samples, which nobody
+            judged and which would look like demonstrations.
         messages: Write prompts of text as messages, one turn of the user's.
-        filters, source: For the manifest: what was chosen of the input, and what the input was.
+        filters, source: For the manifest: what else was chosen of the input, and what the input was.
 
     Raises:
-        UsageError: There is no such format, or it is only read.
+        UsageError: There is no such format or kind, or the format is only read.
         DataError: There is nothing to write, or what cannot stand in such a file.
         ResourceError: The disk does not take it, or a package is missing.
     """
     path = Path(path)
     container = replace(container_named(path), kind=format) if format in PLAIN_FILES else container_named(path)
-    stream = (_as_messages(item) for item in items) if messages else iter(items)
+    wanted, left_out = wanted_kinds(kinds), Counter[str]()
+    stream = _of_kinds(items, wanted, left_out)
+    if messages:
+        stream = map(_as_messages, stream)
     chosen, stream = _choose(members(format), stream)
-    written = _Written(chosen, container)
+    written = _Written(chosen, container, left_out)
     num_rows = write_rows(path, container, written.rows(stream))
     manifest = Manifest(
         file=path.name,
@@ -93,8 +99,8 @@ def write(
         rows=num_rows,
         counts=written.tally.counts(),
         schema=dict(sorted(written.schema.items())),
-        left_out=dict(sorted(written.left_out.items())),
-        filters=filters or {},
+        left_out=dict(sorted(left_out.items())),
+        filters={"kinds": sorted(wanted), **(filters or {})},
         source=source or {},
     )
     write_json(manifest_path(path), asdict(manifest))
@@ -105,6 +111,22 @@ def to_jsonl(items: Iterable[Item]) -> Iterator[Fields]:
     """Items as Accord's own rows, which the stages read. What they would refuse is left out (empty texts, steps)."""
     assert ACCORD.write is not None
     return ACCORD.write(items, lambda reason: None)
+
+
+def wanted_kinds(named: Iterable[str]) -> frozenset[str]:
+    """The kinds of items that are taken. Raises UsageError for one that there is not."""
+    kinds = frozenset(named)
+    if unknown := kinds - {*KINDS, "all"}:
+        raise UsageError(f"there is no kind {min(unknown)!r}", mend=f"give all, or some of {', '.join(KINDS)}")
+    return frozenset(KINDS) if "all" in kinds else kinds or frozenset(KINDS) - {"sample"}
+
+
+def _of_kinds(items: Iterable[Item], kinds: frozenset[str], left_out: Counter[str]) -> Iterator[Item]:
+    for item in items:
+        if item.kind in kinds:
+            yield item
+        else:
+            left_out[f"a {item.kind} was not asked for (--only {item.kind})"] += 1
 
 
 def _as_messages(item: Item) -> Item:
@@ -135,13 +157,16 @@ def _says(format: Format, item: Item) -> bool:
 class _Written:
     """What passes on its way into a file: the rows, and what is counted of them."""
 
-    def __init__(self, format: Format, container: Container) -> None:
-        self.format, self.container = format, container
-        self.tally, self.schema, self.left_out = Tally(), Counter[str](), Counter[str]()
+    def __init__(self, format: Format, container: Container, left_out: Counter[str]) -> None:
+        self.format, self.container, self.left_out = format, container, left_out
+        self.tally, self.schema = Tally(), Counter[str]()
 
     def rows(self, items: Iterable[Item]) -> Iterator[Fields]:
         assert self.format.write is not None
-        for row in self.format.write(self._seen(items), self._leave_out):
+        seen = self._seen(items)
+        if self.container.kind == "parquet":  # a column holds values of one kind
+            seen = uniform(seen, self._leave_out)
+        for row in self.format.write(seen, self._leave_out):
             try:
                 row = fitted(row, self.format.fields, self.container)
             except CannotSay as reason:

@@ -30,7 +30,8 @@ from accord.formats.film_reviews import (
     split_of,
 )
 from accord.formats.jsonl import write_jsonl
-from accord.people.desk import Desk, NewTask
+from accord.people.desk import Desk
+from accord.people.intake import queue_groups
 from accord.people.simulated import (
     GUIDELINE,
     agreement,
@@ -260,18 +261,15 @@ def rank_samples(
 def queue_samples(groups: Sequence[tuple[str, str, Sequence[str]]], source: Source, *, store: str) -> int:
     """Queue groups (prompt, film, texts) of a policy's samples as rankings for people, and return how many were new.
 
-    Equal texts of a group are shown once; a group of fewer than two says nothing. What waits already is not queued
-    again, so that a run that was interrupted here can go on.
+    See `accord.people.intake.queue_groups`. Where there are no guidelines yet, people get those of the simulated.
     """
     with Store.open(store) as facts:
         desk = Desk(facts, LabelConfig())
         if desk.guideline().rev == 0:
             desk.write_guideline(GUIDELINE, None)
-        waiting = {frozenset(completion.id for completion in task.completions) for task in desk.tasks()}
-        new = []
-        for text, film, texts in groups:
-            prompt = Prompt(text=text, topic=film)
-            shown = tuple(Completion(prompt_id=prompt.id, text=t, source=source) for t in dict.fromkeys(texts))
-            if len(shown) > 1 and frozenset(completion.id for completion in shown) not in waiting:
-                new.append(NewTask(kind="ranking", prompt=prompt, completions=shown, origin=source.name))
-        return desk.add_tasks(new)
+        prompts = (Prompt(text=text, topic=film) for text, film, _ in groups)
+        shown = (
+            (prompt, tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in texts))
+            for prompt, (_, _, texts) in zip(prompts, groups, strict=True)
+        )
+        return queue_groups(desk, shown, serve_as="ranking", origin=source.name)

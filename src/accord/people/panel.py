@@ -257,10 +257,11 @@ class Played:
     left: tuple[str, ...]
 
 
-def play(admin: Client, url: str, minds: Sequence[Mind], log: Log) -> Played:
+def play(admin: Client, url: str, minds: Sequence[Mind], log: Log, *, expected: int) -> Played:
     """Register the minds as simulated annotators and let them answer in turn until there is nothing left for anybody.
 
-    Their accounts are disabled afterwards: their tokens open nothing any more.
+    Their accounts are disabled afterwards: their tokens open nothing any more. ``expected``: answers that are wanted,
+    for the progress.
     """
     run = secrets.token_hex(2)  # names are taken once; a second simulation of the same raters has its own
     answered, skipped, left = ({f"{mind.name} #{run}": 0 for mind in minds} for _ in range(3))
@@ -281,7 +282,8 @@ def play(admin: Client, url: str, minds: Sequence[Mind], log: Log) -> Played:
                     did[name] += 1
                     still.append((name, mind, client))
             waiting = still
-            log(1 - len(waiting) / len(seats), f"{sum(answered.values())} answers, {len(waiting)} at work")
+            done = sum(answered.values())
+            log(min(1.0, done / max(1, expected)), f"{done} answers, {len(waiting)} annotators at work")
     finally:
         close_all(client for _, _, client in seats)
         for person_id in people:

@@ -13,6 +13,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from accord.config import LabelConfig
 from accord.people.alarms import alarms
 from accord.people.evidence import LABEL, Choice, Evidence, Score, read
 from accord.people.figures import AgreementRow, CoupleRow, DisputedTask, Quality
@@ -31,6 +32,7 @@ from accord.stats import (
 )
 
 if TYPE_CHECKING:
+    from accord.store import Store
     from accord.people.rows import Person, Skip, Submission, Task
 
 RESAMPLES = 500
@@ -43,6 +45,14 @@ FEWEST_FOR_SPEED = 5
 def weights(quality: Quality) -> dict[str, float]:
     """What each annotator's judgements count in training, 0.05 to 1, by annotator id."""
     return {row.annotator_id: row.weight for row in quality.people}
+
+
+def quality_weights(store: Store) -> dict[str, float]:
+    """The `weights` of everybody who has answered in a store's queue; of imported annotators nothing is known."""
+    from accord.people.desk import Desk
+
+    desk = Desk(store, LabelConfig())
+    return weights(report(desk.submissions(), desk.tasks(), desk.people(), skips=desk.skips()))
 
 
 def report(
