@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, find_place
 from accord.cli.talk import talking
 from accord.config import load_label
-from accord.errors import ResourceError
+from accord.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,16 +26,21 @@ _ANYWHERE = {"0.0.0.0", "::", ""}
 def label(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROJECT] [KEY=VALUE]...", help="The folder of a project or run, and keys of `label:` to change."),
+        typer.Argument(
+            metavar="[PROJECT] [KEY=VALUE]...", help="The folder of a project or run, and keys of `label:` to change."
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Listen there; 0 takes a free one.")] = 8765,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A name or address by which browsers may call this server; several times."),
     ] = None,
     guidelines: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on."),
     ] = None,
     link: Annotated[bool, typer.Option("--link/--no-link", help="Print a link that logs an admin in, once.")] = True,
     json: Json = False,
@@ -63,15 +69,16 @@ def label(
         with Store.open(project.store) as store, listening:
             desk = Desk(store, settings)
             if guidelines is not None:
-                desk.write_guideline(guidelines.read_text(encoding="utf-8"), by=None)
+                desk.write_guideline(_read(guidelines), by=None)
             from accord.people.app import LOOPBACK, create_app
 
             names = [*LOOPBACK, *([] if host in _ANYWHERE else [_bracketed(host)]), *(allow_host or [])]
             app = create_app(desk, allowed_hosts=names)
             shown = "127.0.0.1" if host in _ANYWHERE else host
             url = f"http://{_bracketed(shown)}:{listening.getsockname()[1]}"
-            told = {"url": url, "project": project.root, "hosts": names} | (_entry(desk, app, url) if link else {})
-            talk.result(told, text=_text(project, told, host))
+            entry = _entry(desk, app, url) if link else {}
+            told = {"url": url, "project": project.root, "hosts": names, **entry}
+            talk.result(told, text=_text(project, url, entry, host, names))
             talk.out.flush()
             _serve(app, listening)
 
@@ -81,6 +88,13 @@ def _split(words: list[str]) -> tuple[Path | None, list[str]]:
     if words and "=" not in words[0]:
         return Path(words[0]), words[1:]
     return None, words
+
+
+def _read(guidelines: Path) -> str:
+    try:
+        return guidelines.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("cannot read the guidelines", where=str(guidelines), why=str(error)) from error
 
 
 def _bracketed(host: str) -> str:
@@ -108,13 +122,13 @@ def _entry(desk: Desk, app: FastAPI, url: str) -> dict[str, str]:
     return {"link": f"{url}/join/{token}", "for": admins[0].name if admins else "a new admin"}
 
 
-def _text(project: Project, told: dict[str, object], host: str) -> str:
-    lines = [f"Accord labels {project.root.name} at {told['url']}"]
-    if "link" in told:
-        lines.append(f"Open this once, as {told['for']}: {told['link']}")
+def _text(project: Project, url: str, entry: Mapping[str, str], host: str, names: Sequence[str]) -> str:
+    lines = [f"Accord labels {project.root.name} at {url}"]
+    if entry:
+        lines.append(f"Open this once, as {entry['for']}: {entry['link']}")
     if host not in ("127.0.0.1", "::1", "localhost"):
-        lines.append("The network can reach it. Every page needs a login; put it behind HTTPS if the network is not yours.")
-        lines.append(f"Browsers may call it {', '.join(str(name) for name in told['hosts'])}; --allow-host adds a name.")  # type: ignore[attr-defined]
+        lines.append("The network can reach it. Every page needs a login; without HTTPS others may listen.")
+        lines.append(f"Browsers may call it {', '.join(names)}; --allow-host adds a name.")
     return "\n".join([*lines, "Ctrl-C stops it. Nothing that was submitted is lost."])
 
 

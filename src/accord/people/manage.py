@@ -198,9 +198,7 @@ def _pictures(found: Quality, people: Sequence[PersonRow]) -> dict[str, Markup]:
     }
 
 
-def _by_person(
-    people: Sequence[PersonRow], name: str, title: str, axis: str, rule: float | None = 0.5
-) -> Markup:
+def _by_person(people: Sequence[PersonRow], name: str, title: str, axis: str, rule: float | None = 0.5) -> Markup:
     return _dots([(_short(row.name), getattr(row, name)) for row in people], title, axis, rule=rule, span=(0.0, 1.0))
 
 
