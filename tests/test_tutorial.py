@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Page, sync_playwright
 from test_people_browser import ARGS, CHROMIUM
 
+from tests.webapp import labelling
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 
 
@@ -31,21 +32,6 @@ def accord(*words: str, cwd: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stdout + done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-@contextmanager
-def labelling(place: str, cwd: Path) -> Iterator[dict[str, Any]]:
-    """``accord label`` until the block ends; yields what it printed."""
-    command = [sys.executable, "-m", "accord", "label", place, "--port", "0", "--json"]
-    server = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        lines = iter(server.stdout.readline, "}\n")
-        yield json.loads("".join(lines) + "}")
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.communicate(timeout=20)
-    assert server.returncode == 0
 
 
 @contextmanager
@@ -91,7 +77,7 @@ def test_from_a_run_by_hand_in_the_browser_to_a_policy(
     recipe = load_recipe(None, [*TOY, f"base.model={given}", "queue.prompts=3", "name=toy"])
     run(recipe, output_dir=tmp_path / "runs/toy", from_dir=reviews)
     clicked = []
-    with labelling("runs/toy", tmp_path) as told, page_of(told["link"]) as page:
+    with labelling("runs/toy", cwd=tmp_path) as told, page_of(told["link"]) as page:
         clicked = [rank_the_last_first(page) for _ in range(3)]
         page.wait_for_selector(".hello")
     assert all(ranks == [2, 2, 4, 1] or ranks == [2, 2, 3, 1] for _, ranks in clicked)

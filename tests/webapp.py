@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -69,6 +73,20 @@ class Served:
             assert found is not None
             client.headers["X-CSRF-Token"] = found[1]
         return client
+
+
+@contextlib.contextmanager
+def labelling(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
+    """``accord label`` as a process, until the block ends; yields what it printed."""
+    command = [sys.executable, "-m", "accord", "label", *words, "--port", "0", "--json"]
+    server = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=20)
+    assert server.returncode == 0
 
 
 @contextlib.contextmanager

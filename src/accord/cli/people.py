@@ -13,7 +13,7 @@ from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, find_place
 from accord.cli.talk import talking
 from accord.config import load_label
-from accord.errors import ResourceError, UsageError
+from accord.errors import DataError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -42,6 +42,14 @@ def label(
         Path | None,
         typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on."),
     ] = None,
+    add: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Queue its completions, a task a prompt; what waits already is not added."),
+    ] = None,
+    pairs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="M", help="With --add and kind=pair: M random pairs of each prompt's completions."),
+    ] = None,
     link: Annotated[bool, typer.Option("--link/--no-link", help="Print a link that logs an admin in, once.")] = True,
     json: Json = False,
     verbose: Verbose = False,
@@ -54,12 +62,15 @@ def label(
     \b
     Examples:
       accord label
-      accord label reviews kind=pair overlap=2
+      accord label reviews --add samples.jsonl
+      accord label reviews --add samples.jsonl --pairs 3 kind=pair overlap=2
       accord label --guidelines guidelines.md
       accord label --host 0.0.0.0 --allow-host labels.example.org
     """
     with talking(json, verbose) as talk:
         folder, overrides = _split(words or [])
+        if pairs is not None and add is None:
+            raise UsageError("--pairs has no effect without --add", mend="name a file of completions")
         project = find_place(folder)
         settings = load_label(overrides, defaults=project.label)
         listening = _listen(host, port)
@@ -70,6 +81,7 @@ def label(
             desk = Desk(store, settings)
             if guidelines is not None:
                 desk.write_guideline(_read(guidelines), by=None)
+            added = {} if add is None else {"added": _add(desk, add, pairs)}
             from accord.people.app import LOOPBACK, create_app
 
             names = [*LOOPBACK, *([] if host in _ANYWHERE else [_bracketed(host)]), *(allow_host or [])]
@@ -77,8 +89,9 @@ def label(
             shown = "127.0.0.1" if host in _ANYWHERE else host
             url = f"http://{_bracketed(shown)}:{listening.getsockname()[1]}"
             entry = _entry(desk, app, url) if link else {}
-            told = {"url": url, "project": project.root, "hosts": names, **entry}
-            talk.result(told, text=_text(project, url, entry, host, names))
+            told = {"url": url, "project": project.root, "hosts": names, **entry, **added}
+            text = _text(project, url, entry, host, names)
+            talk.result(told, text=f"{added['added']} tasks added from {add}\n{text}" if added else text)
             talk.out.flush()
             _serve(app, listening)
 
@@ -95,6 +108,24 @@ def _read(guidelines: Path) -> str:
         return guidelines.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("cannot read the guidelines", where=str(guidelines), why=str(error)) from error
+
+
+def _add(desk: Desk, file: Path, num_pairs: int | None) -> int:
+    """Queue a file of completions as the settings' kind of task, and return how many tasks that made."""
+    from accord import formats
+    from accord.people.intake import groups_of, queue_groups
+    from accord.records import Source
+
+    kind = desk.settings.kind
+    if num_pairs is not None and kind != "pair":
+        raise UsageError(f"--pairs has no effect where kind={kind}", mend="add kind=pair")
+    written = Source(origin="policy", name=file.name)
+    try:
+        groups = groups_of(formats.read(file), written)
+        serve_as = "pairs" if kind == "pair" else kind
+        return queue_groups(desk, groups, serve_as=serve_as, num_pairs=num_pairs, origin=file.name)
+    except formats.CannotSay as reason:
+        raise DataError(str(reason), where=str(file), mend="queue plain prompts and completions") from reason
 
 
 def _bracketed(host: str) -> str:
