@@ -86,7 +86,7 @@ def labelling(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
     finally:
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=20)
-    assert server.returncode == 0
+    assert server.returncode in (0, 130)  # 130: interrupted before it had begun to serve
 
 
 @contextlib.contextmanager
