@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from webapp import Served, serving
 
 from accord.cli.main import app
 from accord.cli.simulating import parse_defects, summary
+from accord.config import LabelConfig
 from accord.errors import ResourceError, UsageError
 from accord.formats import film_reviews
 from accord.people.client import Client, Refused
@@ -27,6 +29,13 @@ from accord.store import Store
 
 
 @pytest.fixture
+def door(served: Served) -> Iterator[Callable[[str], Client]]:
+    """``door(token)``: a client, closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda token: stack.enter_context(contextlib.closing(Client(served.url, token)))
+
+
+@pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path) as app:
         yield app
@@ -34,10 +43,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def quiet(fraction: float, text: str) -> None:
     """No progress."""
-
-
-def admin_of(served: Served) -> Client:
-    return Client(served.url, served.desk.make_token(served.person("ada", "admin").id, "tests"))
 
 
 def queue(served: Served, kind: str, count: int, size: int, overlap: int) -> None:
@@ -73,16 +78,17 @@ def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, 
     assert {person.name.split(" #")[0]: person.simulated for person in served.desk.people()} == {
         mind.name: True for mind in minds
     }
-    assert all(person.disabled for person in served.desk.people())
+    assert not any(served.desk.tokens(person.id) for person in served.desk.people())
     assert {annotator.annotator_kind for annotator in served.store.annotators()} == {"simulated"}
 
 
-def test_an_admins_client_does_what_the_desk_itself_does(served: Served) -> None:
-    admin = admin_of(served)
+def test_an_admins_client_does_what_the_desk_itself_does(served: Served, door: Callable[[str], Client]) -> None:
+    admin = door(served.desk.make_token(served.person("ada", "admin").id, "tests"))
     rows = review_tasks([f"Review {i}." for i in range(12)], 3, 4, "ranking", 2, seed=0)
     assert admin.add_tasks(rows) == 3 and admin.waiting() == DeskOffice(served.desk).waiting() == 6
     play(admin, served.url, synthetic(2, len, 0, {}), quiet)
     assert admin.waiting() == 0
+    assert [person.name for person in served.desk.people() if not person.disabled] == ["ada"]
     told = admin.quality()
     assert told["num_answers"] == 6 and len(told["people"]) == 2
     desk = served.desk
@@ -109,14 +115,14 @@ def test_who_loses_patience_leaves_with_tasks_left(served: Served) -> None:
     assert served.desk.counts()["waiting"] == 3
 
 
-def test_refusals_and_silence_are_errors_that_say_why(served: Served) -> None:
+def test_refusals_and_silence_are_errors_that_say_why(served: Served, door: Callable[[str], Client]) -> None:
     person = served.person("bob")
-    bob = Client(served.url, served.desk.make_token(person.id, "tests"))
+    bob = door(served.desk.make_token(person.id, "tests"))
     with pytest.raises(Refused) as refused:
         bob.quality()
     assert refused.value.status == 403
     with pytest.raises(Refused, match="claim"):
-        Client(served.url, "no such token").claim()
+        door("no such token").claim()
     assert bob.claim() is None
     with pytest.raises(UsageError, match="not the address"):
         Client("127.0.0.1:8765", "token")
@@ -125,9 +131,9 @@ def test_refusals_and_silence_are_errors_that_say_why(served: Served) -> None:
         bob.claim()
 
 
-def test_the_same_key_sent_again_is_one_answer(served: Served) -> None:
+def test_the_same_key_sent_again_is_one_answer(served: Served, door: Callable[[str], Client]) -> None:
     queue(served, "pair", count=1, size=2, overlap=1)
-    bob = Client(served.url, served.desk.make_token(served.person("bob").id, "tests"))
+    bob = door(served.desk.make_token(served.person("bob").id, "tests"))
     task = bob.claim()
     assert task is not None
     first = bob.submit(task["task_id"], {"ranks": [1, 2]}, "the-same-key")
@@ -175,18 +181,13 @@ def test_the_panel_answers_a_project_and_their_scores_are_the_real_ones(tmp_path
         names = {annotator.id: annotator.name.split(" #")[0] for annotator in store.annotators()}
         texts = {completion.id: completion.text for completion in store.completions()}
         rankings = list(store.rankings())
-        assert not [person for person in Desk(store, served_settings()).people() if not person.disabled]
+        desk = Desk(store, LabelConfig())
+        assert not any(desk.tokens(person.id) for person in desk.people())
     assert len(rankings) == 28
     for ranking in rankings:
         scores = [given[names[ranking.annotator_id]][texts[id_]] for id_ in ranking.completion_ids]
         levels = sorted(set(scores), reverse=True)
         assert list(ranking.ranks) == [levels.index(score) + 1 for score in scores]
-
-
-def served_settings() -> object:
-    from accord.config import LabelConfig
-
-    return LabelConfig()
 
 
 def test_planted_defects_are_told_in_words(tmp_path: Path, artefacts: Path) -> None:
@@ -212,7 +213,10 @@ def test_planted_defects_are_told_in_words(tmp_path: Path, artefacts: Path) -> N
     assert "weights: synthetic" in said
 
 
-def test_a_running_app_is_answered_with_an_admins_token(served: Served, artefacts: Path) -> None:
+def test_a_running_app_is_answered_with_an_admins_token(
+    served: Served, artefacts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     token = served.desk.make_token(served.person("ada", "admin").id, "tests")
     told = simulate(served.url, "--token", token, "--count", "2", "--tasks", "2", "--from-dir", str(artefacts))
     assert told["answers"] == 4 and len(list(served.desk.submissions())) == 4
@@ -224,12 +228,14 @@ def test_a_running_app_is_answered_with_an_admins_token(served: Served, artefact
         (["--defects", "position=1"], "no effect on real raters"),
         (["--annotators", "synthetic", "--defects", "position"], "write them like"),
         (["http://127.0.0.1:9"], "needs an admin's token"),
+        (["--count", "11"], "there are 10 raters, not 11"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(
     argv: list[str], message: str, artefacts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["init"]).exit_code == 0
     done = CliRunner().invoke(app, ["simulate", *argv, "--from-dir", str(artefacts)], prog_name="accord")
     assert done.exit_code == 2 and message in done.stderr
 

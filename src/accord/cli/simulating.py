@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from accord.cli.options import FromDir, Json, Seed, Verbose
-from accord.cli.project import Project, find_place
+from accord.cli.project import Project, find_place, find_project
 from accord.cli.talk import talking
 from accord.config import load_label
 from accord.errors import ResourceError, UsageError
@@ -82,15 +82,18 @@ def simulate(
             raise UsageError("--defects has no effect on real raters", mend="add --annotators synthetic")
         size = size or (2 if kind == "pair" else SIZE)
         place = None if "://" in target else find_place(Path(target) if target else None)
+        if place is None and not token:
+            raise UsageError("a running app needs an admin's token", mend="set ACCORD_TOKEN, or give --token")
         from accord.formats.film_reviews import fetch, read
         from accord.people.panel import review_tasks
         from accord.people.playing import play
 
-        data = read(fetch((place.root if place else Path.cwd()) / "downloads", from_dir))
+        home = place or find_project(None)
+        data = read(fetch((home.root if home else Path.cwd()) / "downloads", from_dir))
         crews = (
             list(panel(data, count, seed)) if annotators == "panel" else [synthetic_crew(data, count, seed, planted)]
         )
-        with _own_app(place) if place else _running_app(target, token) as (office, url):
+        with _own_app(place) if place else _running_app(target, token or "") as (office, url):
             if tasks is None:
                 tasks = TASKS if annotators == "panel" or not office.waiting() else 0
             added, played = 0, []
@@ -139,13 +142,14 @@ def panel(data: FilmReviews, count: int, seed: int) -> Iterator[Crew]:
     from accord.formats.film_reviews import split_of
     from accord.people.panel import blocks
 
+    left = count
     for block in blocks([review for review in data.rated if split_of(review.film) == "train"], seed):
-        raters = block.raters[:count]
-        count -= len(raters)
+        raters = block.raters[:left]
+        left -= len(raters)
         yield Crew(raters, block.texts, len(raters))
-        if not count:
+        if not left:
             return
-    raise UsageError(f"{count} raters more than there are", mend="give a smaller --count")
+    raise UsageError(f"there are {count - left} raters, not {count}", where="--count")
 
 
 def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[str, int]) -> Crew:
@@ -166,11 +170,9 @@ def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[st
 
 
 @contextlib.contextmanager
-def _running_app(url: str, token: str | None) -> Iterator[tuple[Office, str]]:
+def _running_app(url: str, token: str) -> Iterator[tuple[Office, str]]:
     from accord.people.client import Client
 
-    if not token:
-        raise UsageError("a running app needs an admin's token", mend="set ACCORD_TOKEN, or give --token")
     with contextlib.closing(Client(url, token)) as client:
         yield client, url
 

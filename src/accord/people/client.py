@@ -100,7 +100,8 @@ class Client:
         made = self.request("POST", "/api/people", {"name": name, "role": "annotator", "simulated": True})
         return made["id"], made["token"]
 
-    def disable(self, person_id: int) -> None:
+    def dismiss(self, person_id: int) -> None:
+        """Disable somebody's account (for an admin)."""
         self.request("POST", f"/api/people/{person_id}/disable")
 
     def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int:

@@ -23,7 +23,7 @@ class Office(Protocol):
 
     def add_person(self, name: str) -> tuple[int, str]: ...
 
-    def disable(self, person_id: int) -> None: ...
+    def dismiss(self, person_id: int) -> None: ...
 
     def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int: ...
 
@@ -42,8 +42,10 @@ class DeskOffice:
         person = self._desk.add_person(name, "annotator", simulated=True)
         return person.id, self._desk.make_token(person.id, "accord simulate")
 
-    def disable(self, person_id: int) -> None:
-        self._desk.disable(person_id, by=self._desk.person(person_id))
+    def dismiss(self, person_id: int) -> None:
+        person = self._desk.person(person_id)
+        for token in self._desk.tokens(person_id):
+            self._desk.revoke_token(token.id, by=person)
 
     def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int:
         from accord.people.api import GivenTask
@@ -73,7 +75,7 @@ class Played:
 def play(office: Office, url: str, minds: Sequence[Mind], log: Log) -> Played:
     """Register the minds as simulated annotators and let them answer in turn until there is nothing left for anybody.
 
-    Their accounts are disabled afterwards: their tokens open nothing any more.
+    They are dismissed afterwards: their tokens open nothing any more.
     """
     expected = office.waiting()
     run = secrets.token_hex(2)  # names are taken once; a second simulation of the same raters has its own
@@ -101,7 +103,7 @@ def play(office: Office, url: str, minds: Sequence[Mind], log: Log) -> Played:
         for _, _, client in seats:
             client.close()
         for person_id in people:
-            office.disable(person_id)
+            office.dismiss(person_id)
     return Played(answered, skipped, tuple(name for name, gone in left.items() if gone))
 
 
