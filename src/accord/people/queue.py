@@ -228,7 +228,12 @@ def claim(
     expire(connection, at)
     rev = directory.guideline(connection).rev
     wanted = [] if kinds is None else [tasks.c.kind.in_(kinds)]
-    mine = _held().where(assignments.c.person_id == person_id, *wanted).order_by(assignments.c.given_at.desc(), assignments.c.id.desc()).limit(1)
+    mine = (
+        _held()
+        .where(assignments.c.person_id == person_id, *wanted)
+        .order_by(assignments.c.given_at.desc(), assignments.c.id.desc())
+        .limit(1)
+    )
     live = connection.execute(mine.where(assignments.c.state == "leased")).first()
     if live is not None:
         return live
