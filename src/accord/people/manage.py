@@ -112,9 +112,12 @@ def disputed(request: Request, desk: TheDesk) -> Response:
     return _page(request, "disagreements", rows=rows, left_out=found.num_disputed - len(rows))
 
 
-def _split(split: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    """Each person's answer in a few words: ``A > B = C``, or value by value."""
-    return [(name, _in_order(answer)) for name, answer in split]
+def _split(split: Iterable[tuple[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The different answers, ``A > B = C`` or value by value, with who gave them, the commonest first."""
+    said: dict[str, list[str]] = {}
+    for name, answer in split:
+        said.setdefault(_in_order(answer), []).append(name)
+    return sorted(said.items(), key=lambda row: -len(row[1]))
 
 
 def _in_order(answer: Sequence[Any]) -> str:
