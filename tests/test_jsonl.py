@@ -138,7 +138,7 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (
             read_rankings,
             '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, 1e999]}',
-            r'"ranks"\[1\] is too large',
+            "1e999 is too large a number",
         ),
         (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, true]}', r'"ranks"\[1\] is true or'),
         (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [0, 1]}', '"ranks" holds 0'),

@@ -719,6 +719,12 @@ class LabelConfig(Section):
         return self
 
 
+class QueueConfig(Section):
+    """What waits for people at the end of a run."""
+
+    prompts: int = Field(24, ge=0, description="Train prompts whose samples `accord label` then shows; 0: none.")
+
+
 #: Folders of a seed of a comparison that are not those of its methods.
 SHARED_STAGES = frozenset(
     {"data", "base", "tokenizer", "pretrain", "sft", "rankings", "reward", "labelled", "eval", "downloads"}
@@ -753,6 +759,7 @@ class Recipe(Section):
     dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
     uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    queue: QueueConfig = Field(QueueConfig(), description="What waits for people at the end.")
     compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
 
     @model_validator(mode="after")

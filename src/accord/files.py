@@ -7,12 +7,13 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from accord.errors import DataError, ResourceError
+from accord.errors import DataError, ResourceError, UsageError
 
 
 def sha256_file(path: Path) -> str:
@@ -27,6 +28,24 @@ def sha256_tree(path: Path) -> str:
         return sha256_file(path)
     rows = [f"{p.relative_to(path).as_posix()} {sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def child(folder: Path, name: str) -> Path:
+    """The path of a name in a folder. Raises UsageError for what is no plain name, or a link out of the folder."""
+    path = folder / name
+    if not _NAME.fullmatch(name) or path.resolve().parent != folder.resolve():
+        raise UsageError(
+            f"{name!r} is no name for a file in {folder}", mend="use a-z, 0-9, dot, dash and underscore, at most 64"
+        )
+    return path
+
+
+def name_from(text: str) -> str:
+    """A name that `child` takes, like a text."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:64] or "unnamed"
 
 
 def _fsync(path: Path) -> None:
@@ -56,22 +75,34 @@ def _runs(pid: str) -> bool:
     return True
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which a reader sees only when it is whole. Where the block fails, the old one stays.
+
+    A link of that name is replaced, not followed.
+    """
     aside = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise ResourceError(
             f"cannot write the file ({error.strerror})", where=str(path), mend="choose another --output-dir"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

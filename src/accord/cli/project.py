@@ -75,6 +75,22 @@ def find_project(given: Path | None) -> Project | None:
     return None if root is None else _read(root)
 
 
+def find_place(given: Path | None) -> Project:
+    """Where facts are kept: the project given or around you, or the folder of a run, which has a store of its own.
+
+    Raises UsageError where there is neither.
+    """
+    if given is not None and not (given / FILE).is_file() and (given / STORE).is_file():
+        nothing = Layer({}, str(given), {})
+        return Project(given.resolve(), str(given.resolve() / STORE), nothing, nothing)
+    found = find_project(given)
+    if found is None:
+        raise UsageError(
+            "there is no project here", mend="run `accord init`, or name the folder of a project or of a run"
+        )
+    return found
+
+
 def _read(root: Path) -> Project:
     layer = read_layer(root / FILE)
     values: dict[str, Any] = {"store": STORE, "defaults": {}, "label": {}, **layer.values}

@@ -1,1 +1,55 @@
-"""Readers and writers of other people's formats. Nothing here imports torch."""
+"""Data of every kind in and out. Nothing here imports torch.
+
+A file is one of the `FORMATS`, held as JSON lines, one JSON array, CSV or Parquet, plain, gzip or zstd: `detect` says
+which, `read` gives its rows as `Item` objects, `write` writes items in any format, `to_records` makes
+facts of them for the store and `to_jsonl` the rows that the stages read. A format of your own is a `Format`, given as
+``module:name``.
+"""
+
+from accord.formats.facts import to_records
+from accord.formats.format import Format, item_by_item, row_by_row
+from accord.formats.from_store import View, Weighed, as_said, from_facts
+from accord.formats.importing import Imported, add_to, convert, count
+from accord.formats.inspecting import Inspection, inspect
+from accord.formats.item import CannotSay, Item
+from accord.formats.reading import Reading, Rejects, read
+from accord.formats.rows import Reject, Row
+from accord.formats.table import FAMILIES, FORMATS, Detected, detect, members, suffix_of
+from accord.formats.tally import Tally
+from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write
+
+__all__ = [
+    "FAMILIES",
+    "FORMATS",
+    "CannotSay",
+    "Detected",
+    "Format",
+    "Imported",
+    "Inspection",
+    "Item",
+    "Manifest",
+    "Reading",
+    "Reject",
+    "Rejects",
+    "Row",
+    "Tally",
+    "View",
+    "Weighed",
+    "add_to",
+    "as_said",
+    "convert",
+    "count",
+    "detect",
+    "from_facts",
+    "inspect",
+    "item_by_item",
+    "manifest_path",
+    "members",
+    "read",
+    "rejects_path",
+    "row_by_row",
+    "suffix_of",
+    "to_jsonl",
+    "to_records",
+    "write",
+]

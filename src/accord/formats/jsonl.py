@@ -15,9 +15,10 @@ For chat models a prompt may be a list of messages, ``[{"role": "user", "content
 text or a list with one message of the assistant's. Such a row is rendered to text as it is read, by the model's
 template. Demonstrations may also be whole conversations, ``{"messages": [...]}``: every turn of the assistant's counts.
 
-``topic`` (unit of splitting), ``weight`` (> 0) and ``origin`` may be added; other fields are ignored. The text is
-UTF-8, with or without BOM and CRLF, plain or gzip (told by content, not by name). Empty lines are skipped. Every fault
-is a ``DataError`` that names file, line and field.
+``topic`` (unit of splitting), ``weight`` (> 0), ``origin`` and ``group`` may be added; other fields are ignored. Lines
+of one group judge completions of one prompt, by several people or pair by pair: the reward stage scores each text once
+and keeps them in one batch element. The text is UTF-8, with or without BOM and CRLF, plain or gzip (told by content,
+not by name). Empty lines are skipped. Every fault is a ``DataError`` that names file, line and field.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 from accord.errors import DataError
 from accord.files import write_bytes
+from accord.formats.rows import kind_of, parse_object
 from accord.records import JudgedGroup, RankedGroup, Strength
 
 T = TypeVar("T")
@@ -258,7 +260,7 @@ class _Row:
             self.fail(f"{shown} holds no messages")
         for i, message in enumerate(found):
             if not isinstance(message, dict):
-                self.fail(f"{shown}[{i}] is {_kind(message)}, not a message", _MESSAGE)
+                self.fail(f"{shown}[{i}] is {kind_of(message)}, not a message", _MESSAGE)
             role = self.string(f'"role" of {shown}[{i}]', message.get("role"))
             if role == "assistant" or message.get("content") != "":  # an empty system prompt is a choice
                 self.string(f'"content" of {shown}[{i}]' if value is found else shown, message.get("content"))
@@ -270,7 +272,7 @@ class _Row:
 
     def string(self, shown: str, value: Any) -> str:
         if not isinstance(value, str):
-            self.fail(f"{shown} is {_kind(value)}, not a string")
+            self.fail(f"{shown} is {kind_of(value)}, not a string")
         if not value.strip():
             self.fail(f"{shown} is empty", "write a text there or remove the line")
         if any("\ud800" <= char <= "\udfff" for char in value):
@@ -279,7 +281,7 @@ class _Row:
 
     def number_at(self, shown: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.fail(f"{shown} is {_kind(value)}, not a number", "write numbers without quotes; of ranks 1 is best")
+            self.fail(f"{shown} is {kind_of(value)}, not a number", "write numbers without quotes; of ranks 1 is best")
         if not abs(value) <= 1e15:
             self.fail(f"{shown} is too large or not a number", "write a finite number; of ranks 1 is best")
         return float(value)
@@ -290,7 +292,7 @@ class _Row:
 
     def truth(self, shown: str, value: Any) -> bool:
         if not isinstance(value, bool):
-            self.fail(f"{shown} is {_kind(value)}, not true or false", "write true or false, without quotes")
+            self.fail(f"{shown} is {kind_of(value)}, not true or false", "write true or false, without quotes")
         return value
 
     def items(self, name: str) -> list[Any]:
@@ -298,23 +300,11 @@ class _Row:
             self.fail(f'"{name}" is missing', 'a ranking needs "prompt", "completions" and "ranks"')
         value = self.fields[name]
         if not isinstance(value, list):
-            self.fail(f'"{name}" is {_kind(value)}, not a list')
+            self.fail(f'"{name}" is {kind_of(value)}, not a list')
         return value
 
 
 _MESSAGE = 'write messages like {"role": "user", "content": "..."}'
-
-
-def _kind(value: Any) -> str:
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-        str: "a string",
-    }
-    return names.get(type(value), "null")
 
 
 def _lesson(row: _Row) -> tuple[str, str] | Conversation:
@@ -348,6 +338,7 @@ def _ranked_group(row: _Row, chat: Chat | None) -> RankedGroup:
         origin=row.label("origin", row.path.name),
         topic=row.label("topic"),
         weight=_weight(row),
+        group=row.label("group"),
         strength=_strength(row) if clear else None,
         margin=row.optional_number("margin") if clear else None,
         probability=_probability(row) if clear else None,
@@ -395,6 +386,7 @@ def _judged_group(row: _Row, what: str, chat: Chat | None) -> JudgedGroup:
         origin=row.label("origin", row.path.name),
         topic=row.label("topic"),
         weight=_weight(row),
+        group=row.label("group"),
     )
 
 
@@ -460,21 +452,5 @@ def _content(path: Path) -> bytes:
 
 
 def _object(line: bytes, where: str, form: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"byte {error.start + 1} of the line is not UTF-8", where=where, mend="save as UTF-8"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", where=where, mend=f"write one object a line, like {form}") from error
-    if not isinstance(value, dict):
-        hint = "the file looks like one JSON array; " if isinstance(value, list) else ""
-        raise DataError(
-            f"the line is {_kind(value)}, not an object", where=where, mend=f"{hint}write lines like {form}"
-        )
-    return value
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that JSON knows")
+    hint = "the file looks like one JSON array; " if line.lstrip().startswith(b"[") else ""
+    return parse_object(line, where, f"{hint}write one object a line, like {form}")

@@ -32,6 +32,8 @@ from accord.records import (
 if TYPE_CHECKING:
     from accord.people.rows import Task
 
+#: Flags of judgements that training reads in a way of its own: see `accord.people.views`.
+ADJUDICATION, GOLD = "adjudication", "gold"
 #: Most characters of a note, and of a text that somebody writes or edits.
 MOST_NOTE, MOST_TEXT = 4_000, 100_000
 

@@ -62,7 +62,6 @@ __all__ = [
     "group_tasks",
 ]
 
-
 _TASKS_KEPT = 2_000
 
 

@@ -195,7 +195,7 @@ _HELD: Select[Any] = select(
 # What a person has, the latest first, before what the person had when the lease ran out and nobody took.
 _OWN: Select[Any] = (
     _HELD.where(assignments.c.person_id == bindparam("me"))
-    .where((assignments.c.state == "leased") | ((assignments.c.state == "expired") & (tasks.c.free > 0)))
+    .where(assignments.c.state.in_(("leased", "expired")), (assignments.c.state == "leased") | (tasks.c.free > 0))
     .order_by(assignments.c.state.desc(), assignments.c.given_at.desc(), assignments.c.id.desc())
     .limit(1)
 )

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people import directory, queue
-from accord.people.answers import Answer, check, facts
+from accord.people.answers import ADJUDICATION, GOLD, Answer, check, facts
 from accord.people.rows import Conflict, Gone, Person, Receipt, Task
 from accord.records import Judgement, Withdrawal
 from accord.store import add_facts
@@ -118,7 +118,7 @@ def _record(
     connection: Connection, at: float, settings: LabelConfig, sent: Sent, who: Person, shown: _Shown
 ) -> Receipt:
     created_at = _moment(connection, who.id, at)
-    flags = ("adjudication",) * shown.adjudication + ("gold",) * shown.is_gold
+    flags = (ADJUDICATION,) * shown.adjudication + (GOLD,) * shown.is_gold
     guideline = directory.guideline(connection, shown.guideline_rev).text
     said = {"annotator_id": who.annotator_id, "guideline": guideline, "created_at": iso(created_at)}
     made = facts(sent.task, shown.order, sent.answer, settings, flags=flags, **said)

@@ -1,0 +1,229 @@
+"""Files of other tools in and out: ``accord import``, ``accord export``, ``accord data inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from accord.cli.options import Json, Verbose
+from accord.cli.project import Project, ProjectDir, find_place, find_project
+from accord.cli.talk import path_text, talking
+from accord.errors import UsageError
+from accord.files import child, name_from
+
+if TYPE_CHECKING:
+    from accord.formats import Imported, Inspection, View
+    from accord.store import Store
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data files.")
+
+FileFormat = Annotated[
+    str | None, typer.Option("--format", metavar="F", help="The file's format; told by its rows without it.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read at most N rows.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="KIND", help="Take items of this kind, see `accord data inspect`; or all."),
+]
+MaxRejects = Annotated[int, typer.Option(min=0, metavar="N", help="Give up when more than N rows are no good.")]
+AsMessages = Annotated[bool, typer.Option("--messages", help="Write every prompt as messages, for chat models.")]
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, a JSON array, CSV or Parquet; .gz, .zst.")],
+    format: FileFormat = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write rows for the stages here, store nothing."),
+    ] = None,
+    only: Only = None,
+    messages: AsMessages = False,
+    source: Annotated[
+        str, typer.Option(metavar="NAME", help="Who wrote and judged it, where it is not said; the file's name.")
+    ] = "",
+    scale: Annotated[str, typer.Option(metavar="LOW,HIGH", help="The scale of ratings that do not say it.")] = "",
+    limit: Limit = None,
+    max_rejects: MaxRejects = 1_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and write nothing.")] = False,
+    project: ProjectDir = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Read prompts, completions and judgements in any known format.
+
+    They become facts in the project's store, or with -o rows that every stage reads. Importing twice adds nothing.
+    Rows that are no good are left out and written to a rejects file, with what is wrong and how to mend it.
+
+    \b
+    Examples:
+      accord import prefs.jsonl
+      accord import hh.jsonl.gz -o prefs.jsonl
+      accord import trees.jsonl.gz -o answers.jsonl --only sample
+    """
+    with talking(json, verbose) as talk:
+        from accord import formats
+        from accord.store import Store
+
+        ends = _scale(scale)
+        bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
+        if dry_run:
+            found = formats.count(file, format, **bounds)
+        elif output is not None:
+            found = formats.convert(file, output, format, only=only or (), messages=messages, **bounds)
+        else:
+            home = _project(project, "give -o FILE to convert the file, --dry-run to count, or run `accord init` first")
+            notes = child(_made(home.root / "imports"), name_from(file.name))
+            with Store.open(home.store) as store:
+                found = formats.add_to(store, file, notes, format, source=source, scale=ends, **bounds)
+        written = f"accord reward --model DIR --data {path_text(output)} -o reward" if output and not dry_run else ""
+        talk.result(_said(found), next_step=written)
+
+
+def export(
+    format: Annotated[str, typer.Option("--format", metavar="F", help="The format to write; a wrong one lists them.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="The file, .jsonl .json .csv .parquet, .gz .zst."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Convert this file, not the project's store.")
+    ] = None,
+    data_format: Annotated[str | None, typer.Option(metavar="F", help="The format of --data; told without it.")] = None,
+    only: Only = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Also what simulated annotators said.")] = False,
+    as_said: Annotated[
+        bool, typer.Option("--as-said", help="Every judgement that stands, unweighted; gold and simulated ones too.")
+    ] = False,
+    messages: AsMessages = False,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of --data read at most N rows.")] = None,
+    max_rejects: MaxRejects = 1_000,
+    project: ProjectDir = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write what the store holds, or a file, in another format.
+
+    From the store comes what training wants: people's judgements, weighted by how far each person can be relied on,
+    without answers to gold questions and what was adjudicated; --as-said takes it all. What a format has no words for
+    is left out and counted: a tie is no preference. A manifest beside the file says what was written from what.
+
+    \b
+    Examples:
+      accord export --format accord --only ranking -o rankings.jsonl
+      accord export --format trl-preference -o prefs.jsonl
+      accord export --format hh -o hh.jsonl.gz
+      accord export --format sharegpt --data demos.csv -o demos.json
+    """
+    with talking(json, verbose) as talk:
+        from accord import formats
+        from accord.store import Store
+
+        formats.members(format)
+        if output is None:
+            home = find_place(project)
+            output = child(_made(home.root / "exports"), name_from(f"{format}{formats.suffix_of(format)}"))
+        if data is not None:
+            bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
+            found = formats.convert(data, output, data_format, to=format, only=only or (), messages=messages, **bounds)
+            talk.result(_said(found))
+            return
+        home = find_place(project)
+        with Store.open(home.store) as store:
+            view, said = (formats.as_said, {}) if as_said else _training_view(store, simulated)
+            items = formats.from_facts(store, view)
+            filters = {"judgements": said or "as said"}
+            talk.result(formats.write(output, items, format, kinds=only or (), messages=messages, filters=filters))
+
+
+def _training_view(store: Store, simulated: bool) -> tuple[View, dict[str, Any]]:
+    """What training makes of judgements, and what the manifest says of it (filled while items are read)."""
+    from accord.people.quality import quality_weights
+    from accord.people.views import training_view
+
+    left_out: dict[str, int] = {}
+    weights = quality_weights(store)
+    names = {annotator.id: annotator.name for annotator in store.annotators()}
+    said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
+    return training_view(store, weights=weights, simulated=simulated, left_out=left_out), said
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files; of several, the prompts they share.")],
+    format: FileFormat = None,
+    limit: Limit = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what a file is and why, what it holds, and show three examples. Needs no project.
+
+    \b
+    Examples:
+      accord data inspect prefs.jsonl
+      accord data inspect train.parquet test.parquet --json
+    """
+    with talking(json, verbose) as talk:
+        from accord import formats
+
+        found = formats.inspect(files, format, limit=limit)
+        talk.result(found[0] if len(found) == 1 else found, text="\n\n".join(map(_text, found)))
+
+
+def _project(given: Path | None, mend: str) -> Project:
+    home = find_project(given)
+    if home is None:
+        raise UsageError("there is no project here", mend=mend)
+    return home
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _scale(text: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"--scale is {text!r}", mend="give two numbers, like 1,7") from None
+    return low, high
+
+
+def _said(found: Imported) -> dict[str, Any]:
+    """The result without what does not apply."""
+    return {name: value for name, value in vars(found).items() if value is not None and value != {}}
+
+
+def _text(found: Inspection) -> str:
+    detected = found.detected
+    also = f" (as well {', '.join(detected.also)})" if detected.also else ""
+    counts = ", ".join(f"{count:,} {name}" for name, count in found.counts.items())
+    lines = [
+        f"{found.file}: {detected.format}{also}, {detected.container}",
+        f"why: {detected.why}",
+        f"rows: {found.rows:,}, {found.rejected:,} of them no good",
+        *(f"  {told}" for told in found.first_rejects),
+        f"counts: {counts}",
+        f"kinds: {', '.join(f'{count:,} {kind}' for kind, count in found.kinds.items())}",
+        "fields: " + ", ".join(f"{name} ({_held(held)})" for name, held in found.fields.items()),
+        *(
+            f"length of {name} in characters, 5 / 50 / 95 / 100 %: {_slashed(ends)}"
+            for name, ends in found.lengths.items()
+        ),
+        f"repeated: {found.repeated_items:,} items, {found.repeated_prompts:,} prompts",
+        *(f"prompts also in {other}: {count:,}" for other, count in found.shared_prompts.items()),
+        *found.examples,
+    ]
+    return "\n".join(lines)
+
+
+def _held(held: Any) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in held.items())
+
+
+def _slashed(ends: Any) -> str:
+    return " / ".join(f"{end:,}" for end in ends)

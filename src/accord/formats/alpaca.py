@@ -1,0 +1,134 @@
+"""Alpaca: ``{"instruction", "input", "output", "system"?, "history"?: [[question, answer], ..]}``.
+
+The prompt is instruction and input, a line each. Answers in ``history`` are learned too (as LLaMA-Factory does), so a
+row that has one is a conversation. A preference has ``chosen`` and ``rejected`` in place of ``output``, a judgement of
+one completion ``kto_tag`` beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
+from accord.formats.item import Item, Message, Messages, Text, cannot, chosen_rejected, plain_turns, reply_of, turns_of
+from accord.formats.rows import Row
+
+FIELDS = frozenset(("instruction", "input", "output", "system", "history", "chosen", "rejected", "kto_tag"))
+
+
+def _prompt(row: Row) -> Text:
+    """What is asked: a text, or messages where a system prompt or a history comes before."""
+    asked = "\n".join(filter(None, [row.text("instruction"), row.optional_text("input")]))
+    system, before = row.optional_text("system"), _history(row)
+    if not system and not before:
+        return asked
+    first: Messages = ({"role": "system", "content": system},) if system else ()
+    return (*first, *before, {"role": "user", "content": asked})
+
+
+def _history(row: Row) -> list[Message]:
+    said: list[Message] = []
+    for i, pair in enumerate(row.items("history") if "history" in row else []):
+        field = f"history[{i}]"
+        if len(row.listed(field, pair)) != 2:
+            row.fail(field, f"holds {len(pair)} texts, not a question and an answer", 'write ["question", "answer"]')
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            said.append({"role": role, "content": row.string(field, text)})
+    return said
+
+
+def _read(row: Row) -> Iterable[Item]:
+    prompt, output = _prompt(row), row.text("output")
+    if "history" in row:
+        return [Item(prompt=None, completions=((*turns_of(prompt), {"role": "assistant", "content": output}),))]
+    return [Item(prompt=prompt, completions=(output,), demonstration=True)]
+
+
+def _read_preference(row: Row) -> Iterable[Item]:
+    chosen, rejected = row.text("chosen"), row.text("rejected")
+    if chosen == rejected:
+        row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
+    return [Item(prompt=_prompt(row), completions=(chosen, rejected), ranks=(1, 2))]
+
+
+def _read_kto(row: Row) -> Iterable[Item]:
+    label = row.truth("kto_tag", row.get("kto_tag"))
+    return [Item(prompt=_prompt(row), completions=(row.text("output"),), labels=(label,))]
+
+
+def _asked(prompt: Text | None) -> dict[str, object]:
+    """The fields of a prompt. Raises CannotSay for one that does not alternate and end with the user."""
+    system, rounds, last = _rounds(plain_turns(turns_of(prompt)))
+    if last is None:
+        cannot("the prompt does not end with the user")
+    row: dict[str, object] = {"instruction": last, "input": ""}
+    return row | ({"system": system} if system else {}) | ({"history": rounds} if rounds else {})
+
+
+def _rounds(turns: Sequence[dict[str, str]]) -> tuple[str, list[list[str]], str | None]:
+    """System prompt, [question, answer] rounds, and the question left unanswered."""
+    system = turns[0]["content"] if turns and turns[0]["role"] == "system" else ""
+    said = turns[1:] if system else turns
+    wanted = ("user", "assistant") * len(said)
+    if not said or any(turn["role"] != role for turn, role in zip(said, wanted, strict=False)):
+        cannot("Alpaca has room for a system prompt, then user and assistant in turn")
+    texts = [turn["content"] for turn in said]
+    last = texts.pop() if len(texts) % 2 else None
+    return system, [texts[i : i + 2] for i in range(0, len(texts), 2)], last
+
+
+def _write(item: Item) -> Iterable[Fields]:
+    if item.kind == "conversation":
+        system, rounds, last = _rounds(plain_turns(turns_of(item.completions[0])))
+        if last is not None:
+            cannot("the conversation does not end with the assistant")
+        (question, answer), before = rounds[-1], rounds[:-1]
+        row = {"instruction": question, "input": "", "output": answer}
+        return [row | ({"system": system} if system else {}) | {"history": before}]
+    if item.kind != "demonstration":
+        cannot(f"a {item.kind} is no demonstration")
+    asked = _asked(item.prompt)
+    if "history" in asked:
+        cannot("answers in the prompt would be learned too")
+    return [{**asked, "output": reply_of(item.completions[0])}]
+
+
+def _write_preference(item: Item) -> Iterable[Fields]:
+    for chosen, rejected in chosen_rejected(item):
+        yield {**_asked(item.prompt), "chosen": reply_of(chosen), "rejected": reply_of(rejected)}
+
+
+def _write_kto(item: Item) -> Iterable[Fields]:
+    if item.kind not in ("label", "ranking") or not any(label is not None for label in item.labels):
+        cannot(f"a {item.kind} says of no completion by itself that it is good or bad")
+    for text, label in zip(item.completions, item.labels, strict=True):
+        if label is not None:
+            yield {**_asked(item.prompt), "output": reply_of(text), "kto_tag": label}
+
+
+def _why(fields: Fields) -> str:
+    found = has(fields, instruction=str, output=str) and "kto_tag" not in fields
+    return '"instruction" and "output"' if found else ""
+
+
+def _preference_why(fields: Fields) -> str:
+    found = has(fields, instruction=str, chosen=str, rejected=str)
+    return '"instruction", "chosen" and "rejected"' if found else ""
+
+
+def _kto_why(fields: Fields) -> str:
+    return '"instruction", "output" and "kto_tag"' if has(fields, instruction=str, output=str, kto_tag=bool) else ""
+
+
+SFT = Format("alpaca", "Alpaca", FIELDS, _why, row_by_row(_read, FIELDS), item_by_item(_write, FIELDS))
+PREFERENCE = Format(
+    "alpaca-preference",
+    "Alpaca: preference",
+    FIELDS,
+    _preference_why,
+    row_by_row(_read_preference, FIELDS),
+    item_by_item(_write_preference, FIELDS),
+)
+KTO = Format(
+    "alpaca-kto", "Alpaca: KTO", FIELDS, _kto_why, row_by_row(_read_kto, FIELDS), item_by_item(_write_kto, FIELDS)
+)

@@ -1,0 +1,116 @@
+"""What a format is: how its rows are told, read as items, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accord.errors import DataError
+from accord.formats.item import CannotSay, Item, turns_of
+from accord.formats.rows import OnReject, Row, reject_of
+
+Fields = Mapping[str, Any]
+#: Called with the reason for each item that a format has no words for.
+OnLeftOut = Callable[[str], None]
+Reader = Callable[[Iterable[Row], OnReject], Iterator[Item]]
+Writer = Callable[[Iterable[Item], OnLeftOut], Iterator[Fields]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row of the table of formats.
+
+    ``fields`` are the format's own; others of a row are kept in ``extra``. ``matches`` says in words why a row looks
+    like this format, "" where it does not. ``read`` and ``write`` are made by `row_by_row` and `item_by_item`, unless
+    rows hang together; None where one way makes no sense. ``main`` names the kinds of items that people come to the
+    format for, where it also holds others.
+    """
+
+    name: str
+    title: str
+    fields: frozenset[str]
+    matches: Callable[[Fields], str]
+    read: Reader | None
+    write: Writer | None
+    main: tuple[str, ...] = ()
+
+
+def row_by_row(read: Callable[[Row], Iterable[Item]], fields: Iterable[str]) -> Reader:
+    """A reader of rows that stand each for itself. What is not among ``fields`` goes into ``extra``."""
+    known = frozenset(fields)
+
+    def reader(rows: Iterable[Row], on_reject: OnReject) -> Iterator[Item]:
+        for row in rows:
+            try:
+                found = list(read(row))
+            except DataError as error:
+                on_reject(reject_of(error, row.where, row.raw))
+                continue
+            extra = {name: value for name, value in row.fields.items() if name not in known and value is not None}
+            for item in found:
+                yield replace(item, extra={**extra, **item.extra}) if extra else item
+
+    return reader
+
+
+def item_by_item(
+    write: Callable[[Item], Iterable[Fields]], fields: Iterable[str] = (), *, uniform: bool = False
+) -> Writer:
+    """A writer of items that stand each for itself.
+
+    Args:
+        write: The rows of an item. Raises `CannotSay` where the format has no words for it.
+        fields: The format's own fields; others are added from ``extra``. None: nothing is added.
+        uniform: Prompts are all texts or all messages, as the first one is. Texts become messages; the other way no.
+    """
+    known = frozenset(fields)
+
+    def writer(items: Iterable[Item], on_left_out: OnLeftOut) -> Iterator[Fields]:
+        is_text: bool | None = None
+        for item in items:
+            try:
+                formed = item if is_text is None else _formed(item, is_text)
+                found = list(write(formed))
+            except CannotSay as reason:
+                on_left_out(str(reason))
+                continue
+            is_text = _is_text(formed) if uniform else None
+            extra = {name: value for name, value in item.extra.items() if name not in known} if known else {}
+            for row in found:
+                yield {**row, **extra} if extra else row
+
+    return writer
+
+
+def _is_text(item: Item) -> bool:
+    return isinstance(item.completions[0] if item.prompt is None else item.prompt, str)
+
+
+def _formed(item: Item, is_text: bool) -> Item:
+    if _is_text(item) == is_text:
+        return item
+    if is_text or item.prompt is None:
+        raise CannotSay("texts and messages cannot stand in one file, and its first row is text (--messages mends it)")
+    return replace(item, prompt=turns_of(item.prompt))
+
+
+def uniform(items: Iterable[Item], on_left_out: OnLeftOut) -> Iterator[Item]:
+    """Items whose prompts are all texts or all messages, as that of the first one: texts become messages."""
+    is_text: bool | None = None
+    for item in items:
+        is_text = _is_text(item) if is_text is None else is_text
+        try:
+            yield _formed(item, is_text)
+        except CannotSay as reason:
+            on_left_out(str(reason))
+
+
+def has(fields: Fields, **types: type | tuple[type, ...]) -> bool:
+    """Whether the fields are there and of these types."""
+    return all(isinstance(fields.get(name), kind) for name, kind in types.items())
+
+
+def all_messages(value: Any, role: str = "role", content: str = "content") -> bool:
+    """Whether a value is a list of messages, by the first of them."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and {role, content} <= value[0].keys()

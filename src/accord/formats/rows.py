@@ -1,0 +1,201 @@
+"""One row of a file: its fields, where it stands, and getters that name the field at fault."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from accord.errors import DataError
+from accord.formats.item import Messages, Text
+
+MAX_SHOWN = 2_000
+
+
+class RowError(DataError):
+    """A fault of one row. ``field`` is its name, "" where the row as a whole is at fault."""
+
+    def __init__(self, problem: str, *, field: str = "", where: str = "", mend: str = "") -> None:
+        self.field, self.problem = field, problem
+        super().__init__(f'"{field}": {problem}' if field else problem, where=where, mend=mend)
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that was left out: where it stands, which field is at fault, what is wrong, how to mend it, and the row."""
+
+    where: str
+    field: str
+    problem: str
+    mend: str
+    row: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.field, self.problem, self.mend) if part)
+
+
+OnReject = Callable[[Reject], None]
+
+
+def refuse(reject: Reject) -> NoReturn:
+    """What to do about a bad row where nobody says otherwise: stop."""
+    raise RowError(reject.problem, field=reject.field, where=reject.where, mend=reject.mend)
+
+
+def reject_of(error: DataError, where: str, raw: bytes = b"") -> Reject:
+    """The reject of an error; ``where`` is the row's place, for errors that do not know it."""
+    shown = raw[: 4 * MAX_SHOWN].decode("utf-8", "backslashreplace")
+    row = (
+        shown if len(shown) <= MAX_SHOWN and len(raw) <= 4 * MAX_SHOWN else f"{shown[:MAX_SHOWN]}... ({len(raw)} bytes)"
+    )
+    field, problem = (error.field, error.problem) if isinstance(error, RowError) else ("", error.what)
+    return Reject(error.where or where, field, problem, error.mend, row)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parsed row. ``raw`` is its text in the file, for the rejects."""
+
+    fields: Mapping[str, Any]
+    where: str
+    raw: bytes = b""
+
+    def fail(self, field: str, problem: str, mend: str = "") -> NoReturn:
+        raise RowError(problem, field=field, where=self.where, mend=mend)
+
+    def get(self, field: str) -> Any:
+        if field not in self.fields:
+            self.fail(field, "is missing", f"add it; the row has {', '.join(list(self.fields)[:12]) or 'no fields'}")
+        return self.fields[field]
+
+    def __contains__(self, field: str) -> bool:
+        return self.fields.get(field) is not None
+
+    def text(self, field: str) -> str:
+        return self.string(field, self.get(field))
+
+    def optional_text(self, field: str) -> str:
+        return self.text(field) if field in self else ""
+
+    def string(self, field: str, value: Any) -> str:
+        if not isinstance(value, str):
+            self.fail(field, f"is {kind_of(value)}, not a string", "write a text in quotes")
+        return value
+
+    def number(self, field: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e15:
+            self.fail(field, f"is {kind_of(value)}, not a usable number", "write a finite number, without quotes")
+        return float(value)
+
+    def optional_number(self, field: str) -> float | None:
+        return self.number(field, self.fields[field]) if field in self else None
+
+    def truth(self, field: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            self.fail(field, f"is {kind_of(value)}, not true or false", "write true or false, without quotes")
+        return value
+
+    def items(self, field: str) -> list[Any]:
+        return self.listed(field, self.get(field))
+
+    def listed(self, field: str, value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            self.fail(field, f"is {kind_of(value)}, not a list", "write a list")
+        return value
+
+    def object(self, field: str, value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            self.fail(field, f"is {kind_of(value)}, not an object", "write an object")
+        return value
+
+    def text_or_messages(self, field: str) -> Text:
+        value = self.get(field)
+        return self.string(field, value) if not isinstance(value, list) else self.messages(field, value)
+
+    def messages(self, field: str, value: Any = None) -> Messages:
+        """Messages with a role and a content each; contents in parts are joined where all parts are texts."""
+        found = self.listed(field, self.get(field) if value is None else value)
+        if not found:
+            self.fail(field, "holds no messages", _MESSAGE)
+        return tuple(self._message(f"{field}[{i}]", message) for i, message in enumerate(found))
+
+    def _message(self, field: str, value: Any) -> dict[str, Any]:
+        message = dict(self.object(field, value))
+        self.string(f"{field}.role", message.get("role"))
+        content = message.get("content")
+        if isinstance(content, list):
+            message["content"] = "".join(self._part(f"{field}.content", part) for part in content)
+        elif not (content is None and message.get("tool_calls")):
+            self.string(f"{field}.content", content)
+        return message
+
+    def _part(self, field: str, part: Any) -> str:
+        if not isinstance(part, dict) or part.get("type", "text") != "text":
+            self.fail(field, "holds a part that is no text", "only texts can be read; remove images and sounds")
+        return self.string(field, part.get("text"))
+
+
+_MESSAGE = 'write messages like {"role": "user", "content": "..."}'
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        str: "a string",
+    }
+    return names.get(type(value), "null")
+
+
+def parse_object(line: bytes, where: str, mend: str = "write one JSON object a line") -> dict[str, Any]:
+    """The object of a line of JSON.
+
+    Raises:
+        RowError: Not UTF-8, not JSON, not an object, a key twice, a number that is none, half of a surrogate pair.
+    """
+    try:
+        value = parse_json(line.decode("utf-8"))
+        if rb"\u" in line:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError(f"byte {error.start + 1} of the line is not UTF-8", where=where, mend="save as UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise RowError("a text holds half of a surrogate pair", where=where, mend="write the file as UTF-8") from error
+    except RecursionError as error:
+        raise RowError("not JSON that can be read: nested too deeply", where=where, mend=mend) from error
+    except ValueError as error:
+        raise RowError(f"not JSON: {error}", where=where, mend=mend) from error
+    if not isinstance(value, dict):
+        raise RowError(f"the line is {kind_of(value)}, not an object", where=where, mend=mend)
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises ValueError for what is none, a key that stands twice, and numbers that are none."""
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_unknown, parse_float=_finite)
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f'the key "{key[:80]}" stands twice in one object')
+        found[key] = value
+    return found
+
+
+def _unknown(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value

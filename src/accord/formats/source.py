@@ -1,0 +1,411 @@
+"""Files as rows, one at a time: JSON lines, one JSON array, CSV, Parquet; plain, gzip or zstd. Told by content.
+
+Memory is bounded by one row: a line (or element, or record) above `MAX_ROW` bytes is skipped and reported.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from accord.errors import DataError, ResourceError
+from accord.formats.rows import OnReject, Row, RowError, parse_json, parse_object, reject_of
+
+MAX_ROW = 32 * 2**20
+_CHUNK = 2**18
+_HEAD = 2**16
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_PARQUET = b"PAR1"
+_BATCH_ROWS = 256
+
+INSTALL = 'pip install "accord[parquet]"'
+
+
+@dataclass(frozen=True)
+class Container:
+    """How a file holds its rows: ``kind`` (jsonl, json, csv, parquet), ``compression`` ("", gzip, zstd)."""
+
+    kind: str
+    compression: str = ""
+    delimiter: str = ","
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [self.compression, self.kind]))
+
+
+def container_of(path: Path) -> Container:
+    """How a file holds its rows, by its first 64 KiB.
+
+    Raises:
+        DataError: There is no such file, it is empty, or it is neither text nor Parquet.
+    """
+    with _readable(path), path.open("rb") as raw:
+        if raw.read(4) == _PARQUET:
+            return Container("parquet")
+    with opened(path) as (file, compression):
+        try:
+            head = file.read(_HEAD)
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise DataError(f"the file cannot be read: {error}", where=str(path), mend="fetch it again") from error
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError("the file is UTF-16", where=str(path), mend="save it as UTF-8")
+    lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+    if not lines:
+        raise DataError("the file is empty", where=str(path), mend="check the path")
+    first = lines[0].lstrip()[:1]
+    if first == b"[":
+        return Container("json", compression)
+    if first == b"{" or any(map(_is_object, lines[1:])):
+        return Container("jsonl", compression)
+    delimiter = max(b",\t;", key=lines[0].count)
+    return Container("csv", compression, chr(delimiter))
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return line.lstrip()[:1] == b"{" and bool(parse_object(line, ""))
+    except RowError:
+        return False
+
+
+def rows(path: Path, container: Container, on_reject: OnReject) -> Iterator[Row]:
+    """The rows of a file; what cannot be parsed goes to ``on_reject``. A file cut off is read up to the cut.
+
+    Raises:
+        DataError: The file cannot be opened.
+        ResourceError: The package that opens it is missing.
+    """
+    if container.kind == "parquet":
+        yield from _parquet_rows(path, on_reject)
+        return
+    with opened(path) as (file, _):
+        lines = _Lines(file, path, on_reject)
+        yield from _TEXT_ROWS[container.kind](lines, container)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """The bytes of a file without compression, and which compression it had."""
+    with _readable(path), path.open("rb") as raw:
+        magic = raw.read(4)
+        raw.seek(0)
+        compression = next((name for start, name in _MAGIC.items() if magic.startswith(start)), "")
+        stream: Any = raw
+        if compression == "gzip":
+            stream = gzip.GzipFile(fileobj=raw)
+        elif compression == "zstd":
+            stream = zstandard().ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        with io.BufferedReader(stream, _CHUNK) as file:
+            yield cast(BinaryIO, file), compression
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError("there is no such file", where=str(path), mend="check the path") from error
+    except IsADirectoryError as error:
+        raise DataError("is a folder", where=str(path), mend="give a file in it") from error
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error}", where=str(path), mend="check the file") from error
+
+
+def zstandard() -> Any:
+    """The package that knows zstd. Raises ResourceError where it is not installed."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise ResourceError("zstd files need the package zstandard", mend=INSTALL) from error
+    return zstandard
+
+
+def pyarrow() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Raises ResourceError where they are not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ResourceError("Parquet files need the package pyarrow", mend=INSTALL) from error
+    return pyarrow, pyarrow.parquet
+
+
+class _Lines:
+    """Numbered lines, ended by \\n alone (U+2028 may stand inside a string), each at most `MAX_ROW` bytes long."""
+
+    def __init__(self, file: BinaryIO, path: Path, on_reject: OnReject) -> None:
+        self.file, self.path, self.on_reject = file, path, on_reject
+        self.number = 0
+
+    def where(self, number: int) -> str:
+        return f"{self.path}:{number}"
+
+    def reject(self, error: DataError, number: int, raw: bytes = b"") -> None:
+        self.on_reject(reject_of(error, self.where(number), raw))
+
+    def __iter__(self) -> Iterator[bytes]:
+        while line := self._pull(lambda: self.file.readline(MAX_ROW + 1)):
+            self.number += 1
+            if len(line) > MAX_ROW:
+                size = len(line)
+                while line and not line.endswith(b"\n"):
+                    line = self._pull(lambda: self.file.readline(_CHUNK))
+                    size += len(line)
+                self.reject(_too_long(size), self.number)
+            else:
+                yield line.removeprefix(b"\xef\xbb\xbf") if self.number == 1 else line
+
+    def chunks(self) -> Iterator[bytes]:
+        while chunk := self._pull(lambda: self.file.read(_CHUNK)):
+            yield chunk
+
+    def _pull(self, read: Any) -> bytes:
+        """The next bytes; where compressed data is damaged or cut off, that is reported and the file ends there."""
+        try:
+            found: bytes = read()
+            return found
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            fault = RowError(f"the file breaks off here: {error}", mend="fetch it again; what stood before was read")
+        except Exception as error:  # zstandard's own error, a class that only an installed package could name
+            fault = RowError(f"the file breaks off here: {error}", mend="fetch it again; what stood before was read")
+        self.reject(fault, self.number + 1)
+        return b""
+
+
+def _too_long(size: int) -> RowError:
+    return RowError(f"{size:,} bytes in one row, more than {MAX_ROW:,}", mend="split it or remove it")
+
+
+def _jsonl_rows(lines: _Lines, container: Container) -> Iterator[Row]:
+    for line in lines:
+        if line.strip():
+            try:
+                row = Row(parse_object(line, lines.where(lines.number)), lines.where(lines.number), line)
+            except RowError as error:
+                lines.reject(error, lines.number, line)
+            else:
+                yield row
+
+
+# -- one JSON array ----------------------------------------------------------------------------------------------------
+
+_OPENING, _CLOSING = b"{[", b"}]"
+_OUTSIDE, _INSIDE = re.compile(rb'["\[\]{},]'), re.compile(rb'["\\]')
+
+
+class _Cutter:
+    """Cuts the elements out of a JSON array that comes in chunks, by its brackets and quotes."""
+
+    def __init__(self) -> None:
+        self.depth, self.in_string, self.skip = 0, False, 0
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.number = self.start = 1
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes, int]]:
+        """(line, element, size) of each element that ends in this chunk; one that is too long comes as b""."""
+        begin, at = 0, self.skip
+        self.skip = 0
+        while found := (_INSIDE if self.in_string else _OUTSIDE).search(chunk, at):
+            at, sign = found.end(), found.group()
+            if self.in_string:
+                at, self.in_string = (at + 1, True) if sign == b"\\" else (at, False)
+            elif sign == b'"':
+                self.in_string = True
+            elif sign in _OPENING:
+                self.depth += 1
+                begin = at if self.depth == 1 else begin
+            elif sign in _CLOSING:
+                closes = self.depth > 1 or sign == b"]"  # a } too many ends an element's sense, not the array
+                self.depth -= closes
+                if self.depth == 0 and closes:
+                    yield from self._cut(chunk[begin : at - 1])
+                    begin = at
+            elif self.depth == 1:
+                yield from self._cut(chunk[begin : at - 1])
+                begin = at
+        self.skip = max(at - len(chunk), 0)
+        self._keep(chunk[begin:])
+
+    def rest(self) -> bytes:
+        return b"".join(self.parts)
+
+    def _keep(self, part: bytes) -> None:
+        if not self.size and part.strip():
+            blank = part[: len(part) - len(part.lstrip())]
+            self.start = self.number + blank.count(b"\n")
+            self.number, part = self.start, part.lstrip()
+        elif not self.size:
+            self.number += part.count(b"\n")
+            return
+        self.size += len(part)
+        self.number += part.count(b"\n")
+        self.parts = [*self.parts, part] if self.size <= MAX_ROW and len(self.parts) < 64 else self._joined(part)
+
+    def _joined(self, part: bytes) -> list[bytes]:
+        return [b"".join([*self.parts, part])] if self.size <= MAX_ROW else []
+
+    def _cut(self, part: bytes) -> Iterator[tuple[int, bytes, int]]:
+        self._keep(part)
+        element, size = b"".join(self.parts), self.size
+        self.parts, self.size = [], 0
+        if size:
+            yield self.start, element, size
+
+
+def _array_rows(lines: _Lines, container: Container) -> Iterator[Row]:
+    cutter = _Cutter()
+    for chunk in lines.chunks():
+        chunk = chunk.removeprefix(b"\xef\xbb\xbf") if cutter.depth == 0 else chunk
+        for number, element, size in cutter.feed(chunk):
+            try:
+                if size > MAX_ROW:
+                    raise _too_long(size)
+                row = Row(parse_object(element, lines.where(number), _ELEMENT), lines.where(number), element)
+            except RowError as error:
+                lines.reject(error, number, element)
+            else:
+                yield row
+    if cutter.size or cutter.depth:
+        what = "the array does not end" if cutter.depth else "something stands behind the end of the array"
+        fault = RowError(what, mend="the file is cut off, or a bracket or quote is missing or too many")
+        lines.reject(fault, cutter.start if cutter.size else cutter.number, cutter.rest())
+
+
+_ELEMENT = "write an array of objects, [{...}, {...}]"
+
+
+# -- CSV ---------------------------------------------------------------------------------------------------------------
+
+_NO_TEXTS = {
+    *("ranks", "labels", "unacceptable", "ratings", "scale", "label", "rating", "margin", "probability", "weight"),
+    *("messages", "completions", "conversations", "history", "thread", "kto_tag", "preference", "rank", "deleted"),
+    *("review_result", "synthetic", "preferred_output", "non_preferred_output"),
+}
+_TRUTHS = {"True": True, "False": False, "TRUE": True, "FALSE": False}
+
+
+def _csv_rows(lines: _Lines, container: Container) -> Iterator[Row]:
+    csv.field_size_limit(MAX_ROW)
+    source, again = iter(lines), deque[tuple[int, bytes]]()
+
+    def pull() -> tuple[int, bytes] | None:
+        return again.popleft() if again else next(((lines.number, line) for line in source), None)
+
+    header: list[str] = []
+    while (first := pull()) is not None:
+        if not first[1].strip():
+            continue
+        taken, odd, size = [first], first[1].count(b'"') % 2, len(first[1])
+        while odd and size <= MAX_ROW and (more := pull()) is not None:  # a quote is open: the record goes on
+            taken.append(more)
+            odd, size = (odd + more[1].count(b'"')) % 2, size + len(more[1])
+        raw = b"".join(line for _, line in taken)
+        try:
+            cells = _cells(raw, container.delimiter, len(header))
+        except RowError as error:
+            if not header:
+                raise DataError(error.problem, where=lines.where(1), mend=_HEADER) from error
+            # Give up the first line only and read the others afresh: a stray quote costs one record.
+            lines.reject(error, *first)
+            again.extendleft(reversed(taken[1:]))
+            continue
+        if header:
+            fields = {name: cell_value(name, cell) for name, cell in zip(header, cells, strict=True) if cell}
+            yield Row(_unfolded(fields), lines.where(first[0]), raw)
+        else:
+            header = _header(cells, lines.where(first[0]))
+
+
+_HEADER = "the first line of a CSV file names its columns, like prompt,chosen,rejected"
+
+
+def _header(cells: list[str], where: str) -> list[str]:
+    names = [name.strip() for name in cells]
+    if len(set(names)) < len(names) or not all(names):
+        raise DataError("columns without a name, or two of one name", where=where, mend=_HEADER)
+    return names
+
+
+def _cells(raw: bytes, delimiter: str, width: int) -> list[str]:
+    mend = "put texts with commas, quotes or line ends into quotes, and double the quotes in them"
+    try:
+        cells = next(csv.reader([raw.decode("utf-8").rstrip("\r\n")], delimiter=delimiter, strict=True))
+    except UnicodeDecodeError as error:
+        raise RowError(f"byte {error.start + 1} of the row is not UTF-8", mend="save as UTF-8") from error
+    except csv.Error as error:
+        raise RowError(f"not CSV: {error}", mend=mend) from error
+    if width and len(cells) != width:
+        raise RowError(f"{len(cells)} cells for {width} columns", mend=mend)
+    return cells
+
+
+def cell_value(name: str, cell: str) -> Any:
+    """What a cell says: JSON in columns that hold no text, messages where they are written so, else its text."""
+    if name not in _NO_TEXTS and not cell.startswith(_STRUCTURES):
+        return cell
+    if cell in _TRUTHS:
+        return _TRUTHS[cell]
+    try:
+        return parse_json(cell)
+    except (ValueError, RecursionError):
+        return cell
+
+
+#: How a cell of a text column begins that holds messages.
+_STRUCTURES = ('{"messages":', '[{"role":', '[{"from":', '{"from":', '[{"content":', '[{"value":')
+
+
+def _unfolded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields with those that a table keeps as JSON in its column ``extra``."""
+    folded = fields.get("extra")
+    if isinstance(folded, str) and folded.startswith("{"):
+        try:
+            found = parse_json(folded)
+        except (ValueError, RecursionError):
+            return fields
+        return {**found, **{name: value for name, value in fields.items() if name != "extra"}}
+    return fields
+
+
+# -- Parquet -----------------------------------------------------------------------------------------------------------
+
+
+def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[Row]:
+    _, parquet = pyarrow()
+    number = 0
+    with _readable(path), path.open("rb") as raw:
+        try:
+            with parquet.ParquetFile(raw) as file:
+                for batch in file.iter_batches(_BATCH_ROWS):
+                    for fields in batch.to_pylist():
+                        number += 1
+                        yield Row(_unfolded(_plain(fields)), f"{path}:{number}")
+        except Exception as error:  # pyarrow's errors are of many classes, KeyError and ValueError among them
+            fault = RowError(f"the file breaks off here: {error}", mend="fetch it again; what stood before was read")
+            on_reject(reject_of(fault, f"{path}:{number + 1}"))
+
+
+def _plain(value: Any) -> Any:
+    """Values of Arrow as JSON has them. What is null is left out: a column has it for want of a value."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+_TEXT_ROWS = {"jsonl": _jsonl_rows, "json": _array_rows, "csv": _csv_rows}

@@ -1,0 +1,121 @@
+"""The table of formats, and how a file's format is told by its rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accord import extend
+from accord.errors import DataError, UsageError
+from accord.formats import alpaca, hh, oasst, openai, own, plain, sharegpt, trl
+from accord.formats.format import Fields, Format
+from accord.formats.source import Container, container_of, rows
+
+#: Every format, the more particular ones first: of those that fit a file equally well, the first is its name.
+FORMATS: Mapping[str, Format] = {
+    format.name: format
+    for format in (
+        hh.HH,
+        hh.RED_TEAM,
+        oasst.TREES,
+        oasst.MESSAGES,
+        oasst.THREADS,
+        openai.PREFERENCE,
+        openai.SFT,
+        sharegpt.PREFERENCE,
+        sharegpt.SFT,
+        alpaca.PREFERENCE,
+        alpaca.KTO,
+        alpaca.SFT,
+        own.ACCORD,
+        *trl.SHAPES,
+        plain.PLAIN,
+    )
+}
+
+#: Names for several formats: what they are for is told by the first item (or row).
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "trl": tuple(shape.name for shape in trl.SHAPES),
+    "openai": ("openai-preference", "openai-sft"),
+    "sharegpt": ("sharegpt-preference", "sharegpt"),
+    "alpaca": ("alpaca-preference", "alpaca-kto", "alpaca"),
+    "oasst": ("oasst-trees", "oasst-messages", "oasst-threads"),
+}
+#: Accord's own rows by the file that holds them.
+PLAIN_FILES = ("jsonl", "json", "csv", "parquet")
+
+SAMPLE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a file is: the format's name, how it holds its rows, why, and the formats that it equally is."""
+
+    format: str
+    container: Container
+    why: str
+    also: tuple[str, ...] = ()
+
+
+def members(name: str) -> tuple[Format, ...]:
+    """The formats that a name means: one of the table, a family's, or a `Format` of a user's own as ``module:name``.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name in PLAIN_FILES:
+        return (own.ACCORD,)
+    if name in FAMILIES:
+        named = (FORMATS[member] for member in FAMILIES[name])
+        return tuple(dict.fromkeys(named))
+    if name in FORMATS:
+        return (FORMATS[name],)
+    found = extend.outside(name, mend=f"give one of {', '.join(sorted({*FORMATS, *FAMILIES}))}, or module:name")
+    if not isinstance(found, Format):
+        raise UsageError(f"{name!r} is {type(found).__name__}, not a Format", mend="see accord.formats.Format")
+    return (found,)
+
+
+def suffix_of(name: str) -> str:
+    """How the name of a file ends that is written in a format and has no name yet."""
+    return f".{name}" if name in PLAIN_FILES else ".jsonl"
+
+
+def detect(path: Path | str, format: str | None = None) -> Detected:
+    """What a file is, by its first rows; among the formats that a name means, if one is given.
+
+    Raises:
+        DataError: No format fits, or the file cannot be read.
+        UsageError: There is no format of that name.
+    """
+    path = Path(path)
+    among = tuple(FORMATS.values()) if format is None else members(format)
+    container = container_of(path)
+    if format is not None and len(among) == 1:
+        return Detected(among[0].name if format in PLAIN_FILES else format, container, "you said so")
+    sample = [row.fields for row in itertools.islice(rows(path, container, lambda reject: None), SAMPLE_ROWS)]
+    fits = {candidate.name: [why for fields in sample if (why := candidate.matches(fields))] for candidate in among}
+    best = max(fits, key=lambda name: len(fits[name]))
+    if not sample or 2 * len(fits[best]) < len(sample):
+        raise _unknown(path, container, sample)
+    count = f"{len(fits[best])} of the first {len(sample)} rows: {fits[best][0]}"
+    also = tuple(name for name, found in fits.items() if name != best and len(found) == len(fits[best]))
+    return Detected(best, container, count, also)
+
+
+def _unknown(path: Path, container: Container, sample: Sequence[Fields]) -> DataError:
+    if not sample:
+        return DataError(f"no row of the file can be read as {container}", where=str(path), mend="see what it holds")
+    names = ", ".join(f'"{name}"' for name in _names(sample))
+    return DataError(
+        "no format is known that has these rows",
+        where=str(path),
+        why=f"its rows have {names}",
+        mend=f"rename its fields, write a format of your own (module:name), or give --format {', '.join(FORMATS)}",
+    )
+
+
+def _names(sample: Iterable[Fields]) -> list[str]:
+    return list(dict.fromkeys(name[:40] for fields in sample for name in fields))[:20]

@@ -1,0 +1,213 @@
+"""TRL's dataset shapes (its documentation, "Dataset formats and types"), plain and conversational.
+
+* language modelling ``{"text"}`` or ``{"messages"}``, prompt-only ``{"prompt"}``, ``{"prompt", "completion"}``
+* preference ``{"prompt", "chosen", "rejected"}``, or with the prompt inside both (implicit); ``margin`` may be there
+* unpaired ``{"prompt", "completion", "label"}`` and stepwise ``{"prompt", "completions", "labels"}``
+
+Plain completions keep their leading space. An implicit prompt is what both sides begin with: the common messages, or
+the common text without a space at its end (as ``trl.extract_prompt``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from accord.formats.format import Fields, Format, all_messages, has, item_by_item, row_by_row
+from accord.formats.item import Item, Text, cannot, chosen_rejected, common_length, turns_of
+from accord.formats.rows import Row
+
+FIELDS = frozenset(
+    ("prompt", "completion", "chosen", "rejected", "label", "completions", "labels", "messages", "text", "margin")
+)
+
+
+def _spoken(value: Any) -> bool:
+    return isinstance(value, str) or all_messages(value)
+
+
+def _plain(text: Text) -> Any:
+    return text if isinstance(text, str) else [dict(message) for message in text]
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _read_lm(row: Row) -> Iterable[Item]:
+    text: Text = row.messages("messages") if "messages" in row else row.text("text")
+    return [Item(prompt=None, completions=(text,))]
+
+
+def _read_prompt(row: Row) -> Iterable[Item]:
+    return [Item(prompt=row.text_or_messages("prompt"))]
+
+
+def _read_demonstration(row: Row) -> Iterable[Item]:
+    prompt, completion = row.text_or_messages("prompt"), row.text_or_messages("completion")
+    return [Item(prompt=_like(prompt, completion), completions=(completion,), demonstration=True)]
+
+
+def _read_unpaired(row: Row) -> Iterable[Item]:
+    prompt, completion = row.text_or_messages("prompt"), row.text_or_messages("completion")
+    label = row.truth("label", row.get("label"))
+    return [Item(prompt=_like(prompt, completion), completions=(completion,), labels=(label,))]
+
+
+def _read_preference(row: Row) -> Iterable[Item]:
+    prompt, chosen, rejected = (row.text_or_messages(name) for name in ("prompt", "chosen", "rejected"))
+    if isinstance(prompt, str) and not isinstance(chosen, str) and chosen[0]["role"] != "assistant":
+        return _read_implicit(row)  # whole dialogues beside their first question
+    return [_preference(row, _like(prompt, chosen), chosen, rejected)]
+
+
+def _read_implicit(row: Row) -> Iterable[Item]:
+    chosen, rejected = row.text_or_messages("chosen"), row.text_or_messages("rejected")
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        row.fail("rejected", "is not of the form that chosen has", "write both as texts or both as messages")
+    length = common_length(chosen, rejected)
+    if isinstance(chosen, str):
+        length -= chosen[:length].endswith(" ")
+    elif not 0 < length < min(len(chosen), len(rejected)):
+        row.fail("chosen", "shares no prompt with rejected that both answer", "begin both with the same messages")
+    return [_preference(row, chosen[:length], chosen[length:], rejected[length:])]
+
+
+def _preference(row: Row, prompt: Text, chosen: Text, rejected: Text) -> Item:
+    if chosen == rejected:
+        row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
+    margin = row.optional_number("margin")
+    return Item(prompt=prompt, completions=(chosen, rejected), ranks=(1, 2), margin=margin)
+
+
+def _like(prompt: Text, completion: Text) -> Text:
+    """A prompt of text beside completions of messages is one turn of the user's."""
+    return prompt if isinstance(completion, str) else turns_of(prompt)
+
+
+def _read_steps(row: Row) -> Iterable[Item]:
+    steps = tuple(row.string(f"completions[{i}]", text) for i, text in enumerate(row.items("completions")))
+    labels = tuple(row.truth(f"labels[{i}]", value) for i, value in enumerate(row.items("labels")))
+    if len(steps) != len(labels):
+        row.fail("labels", f"are {len(labels)} for {len(steps)} completions", "write one for each step")
+    return [Item(prompt=row.text("prompt"), completions=steps, labels=labels, steps=True)]
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _write_lm(item: Item) -> Iterable[Fields]:
+    if item.kind == "demonstration" and item.prompt is not None:
+        prompt, completion = item.prompt, item.completions[0]
+        return [_lm_row(prompt + completion)] if isinstance(prompt, str) else [_lm_row((*prompt, *completion))]  # type: ignore[operator]
+    return [_lm_row(item.completions[0])] if item.prompt is None else cannot(f"a {item.kind} is no text to learn from")
+
+
+def _lm_row(text: Text) -> Fields:
+    return {"text" if isinstance(text, str) else "messages": _plain(text)}
+
+
+def _write_prompt(item: Item) -> Iterable[Fields]:
+    return [{"prompt": _plain(item.prompt)}] if item.prompt is not None else cannot(f"a {item.kind} has no prompt")
+
+
+def _write_demonstration(item: Item) -> Iterable[Fields]:
+    if item.kind not in ("demonstration", "sample") or item.prompt is None:
+        cannot(f"a {item.kind} is no demonstration")
+    return [{"prompt": _plain(item.prompt), "completion": _plain(text)} for text in item.completions]
+
+
+def _write_preference(item: Item) -> Iterable[Fields]:
+    margin = {} if item.margin is None else {"margin": item.margin}
+    for chosen, rejected in chosen_rejected(item):
+        sides = {"chosen": _plain(chosen), "rejected": _plain(rejected)}
+        yield {"prompt": _plain(item.prompt or ""), **sides, **margin}
+
+
+def _write_implicit(item: Item) -> Iterable[Fields]:
+    for row in _write_preference(item):
+        prompt = row["prompt"]
+        whole = {"chosen": prompt + row["chosen"], "rejected": prompt + row["rejected"]}
+        yield {**whole, **{name: value for name, value in row.items() if name == "margin"}}
+
+
+def _write_unpaired(item: Item) -> Iterable[Fields]:
+    if item.kind == "steps" or item.prompt is None or not any(label is not None for label in item.labels):
+        cannot(f"a {item.kind} says of no completion by itself that it is good or bad")
+    judged = zip(item.completions, item.labels, strict=True)
+    prompt = _plain(item.prompt)
+    return [
+        {"prompt": prompt, "completion": _plain(text), "label": label} for text, label in judged if label is not None
+    ]
+
+
+def _write_steps(item: Item) -> Iterable[Fields]:
+    if not item.steps:
+        cannot(f"a {item.kind} has no steps")
+    return [{"prompt": item.prompt, "completions": list(item.completions), "labels": list(item.labels)}]
+
+
+# -- the rows of the table ---------------------------------------------------------------------------------------------
+
+
+def _lm_why(fields: Fields) -> str:
+    if all_messages(fields.get("messages")) and not {"prompt", "chosen"} & fields.keys():
+        return '"messages" holds a conversation'
+    return '"text" stands by itself' if has(fields, text=str) and not _KNOWN & fields.keys() else ""
+
+
+_KNOWN = {"prompt", "chosen", "rejected", "completion", "completions", "message_id", "instruction", "label"}
+
+
+def _prompt_why(fields: Fields) -> str:
+    others = _KNOWN - {"prompt"} | {"ranks", "response", "answer", "text", "messages"}
+    return '"prompt" stands by itself' if _spoken(fields.get("prompt")) and not others & fields.keys() else ""
+
+
+def _demonstration_why(fields: Fields) -> str:
+    both = _spoken(fields.get("prompt")) and _spoken(fields.get("completion"))
+    return '"prompt" and "completion"' if both and not {"label", "rating"} & fields.keys() else ""
+
+
+def _preference_why(fields: Fields) -> str:
+    three = all(_spoken(fields.get(name)) for name in ("prompt", "chosen", "rejected"))
+    return '"prompt", "chosen" and "rejected"' if three else ""
+
+
+def _implicit_why(fields: Fields) -> str:
+    both = _spoken(fields.get("chosen")) and _spoken(fields.get("rejected"))
+    others = {"prompt", "instruction", "conversations"} & fields.keys()
+    return '"chosen" and "rejected" with the prompt inside' if both and not others else ""
+
+
+def _unpaired_why(fields: Fields) -> str:
+    both = _spoken(fields.get("prompt")) and _spoken(fields.get("completion"))
+    return '"prompt", "completion" and a "label"' if both and has(fields, label=bool) else ""
+
+
+def _steps_why(fields: Fields) -> str:
+    three = has(fields, prompt=str, completions=list, labels=list)
+    return '"completions" are steps with "labels"' if three else ""
+
+
+def _shapes() -> Iterator[Format]:
+    table = {
+        "trl-preference": ("preference with a prompt", _preference_why, _read_preference, _write_preference),
+        "trl-implicit": ("preference, the prompt inside", _implicit_why, _read_implicit, _write_implicit),
+        "trl-unpaired": ("unpaired preference (KTO)", _unpaired_why, _read_unpaired, _write_unpaired),
+        "trl-stepwise": ("stepwise supervision", _steps_why, _read_steps, _write_steps),
+        "trl-completion": ("prompt and completion", _demonstration_why, _read_demonstration, _write_demonstration),
+        "trl-lm": ("language modelling", _lm_why, _read_lm, _write_lm),
+        "trl-prompt": ("prompts only", _prompt_why, _read_prompt, _write_prompt),
+    }
+    for name, (title, why, read, write) in table.items():
+        yield Format(
+            name,
+            f"TRL: {title}",
+            FIELDS,
+            why,
+            row_by_row(read, FIELDS),
+            item_by_item(write, FIELDS, uniform=True),
+        )
+
+
+SHAPES: tuple[Format, ...] = tuple(_shapes())

@@ -1,0 +1,120 @@
+"""Judgements as training reads them: who counts, how much, and what belongs into one batch element.
+
+1. Answers to gold questions are left out: they say how good the annotator is. So is what simulated annotators said,
+   unless it is asked for, and what an adjudication has decided.
+2. Rankings that share a completion, directly or through others, are one group: one K-way ranking by three people, a
+   group served as m random pairs, an edit set above what it edited.
+3. Each person's rankings of a group count ``weight`` together, spread evenly over the pairs they compare (InstructGPT,
+   arXiv:2203.02155, eq. 1, weighs the C(K, 2) pairs of a ranking so). A label, rating or demonstration counts
+   ``weight`` by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+
+from accord.formats import View, Weighed
+from accord.people.answers import ADJUDICATION, GOLD
+from accord.records import AnnotatorKind, Judgement, Label, Ranking, Rating
+from accord.store import Store
+
+#: What the rows of a file say of whose judgement they are.
+ORIGINS: Mapping[AnnotatorKind, str] = {"human": "people", "simulated": "simulated annotators", "model": "models"}
+
+
+def training_view(
+    store: Store,
+    *,
+    weights: Mapping[str, float] | None = None,
+    simulated: bool = False,
+    left_out: dict[str, int] | None = None,
+) -> View:
+    """A view for `accord.formats.from_facts` on this store. It has read all rankings once: memory grows with them.
+
+    Args:
+        weights: What a person's judgements count, by annotator id; 1 where it says nothing.
+        simulated: Also take what simulated annotators said.
+        left_out: Counts by reason what is left out.
+    """
+    kinds = {annotator.id: annotator.annotator_kind for annotator in store.annotators()}
+    decided = _decided(chain(store.rankings(), store.labels(), store.ratings()))
+    weight_of, reasons = weights or {}, {} if left_out is None else left_out
+
+    def why_not(judgement: Judgement) -> str:
+        if GOLD in judgement.flags:
+            return "answers to gold questions"
+        if kinds[judgement.annotator_id] == "simulated" and not simulated:
+            return "judgements by simulated annotators"
+        overruled = ADJUDICATION not in judgement.flags and _overruled(judgement, decided)
+        return "judgements that an adjudication has decided" if overruled else ""
+
+    kept = (ranking for ranking in store.rankings() if not why_not(ranking))
+    group_of, pairs_of = _groups(kept)
+
+    def view(judgement: Judgement) -> Weighed | None:
+        if reason := why_not(judgement):
+            reasons[reason] = reasons.get(reason, 0) + 1
+            return None
+        weight, group = weight_of.get(judgement.annotator_id, 1.0), ""
+        if isinstance(judgement, Ranking):
+            group = group_of(judgement)
+            weight *= _num_pairs(judgement) / pairs_of[group, judgement.annotator_id]
+        return Weighed(round(weight, 6), group, ORIGINS[kinds[judgement.annotator_id]])
+
+    return view
+
+
+Decided = Mapping[tuple[str, str], list[frozenset[str]]]
+
+
+def _decided(judgements: Iterable[Judgement]) -> Decided:
+    """What was adjudicated: sets of completions, by kind of judgement and each of the completions."""
+    found: defaultdict[tuple[str, str], list[frozenset[str]]] = defaultdict(list)
+    for judgement in judgements:
+        if ADJUDICATION in judgement.flags:
+            kind, about = _subject(judgement)
+            for id_ in about:
+                found[kind, id_].append(about)
+    return found
+
+
+def _overruled(judgement: Judgement, decided: Decided) -> bool:
+    kind, about = _subject(judgement)
+    return any(about <= whole for whole in decided.get((kind, min(about)), ()))
+
+
+def _subject(judgement: Judgement) -> tuple[str, frozenset[str]]:
+    """What a judgement is about: two of one kind on the same completions can contradict each other."""
+    if isinstance(judgement, Ranking):
+        return "ranking", frozenset(judgement.completion_ids)
+    if isinstance(judgement, Rating):
+        return f"rating {judgement.axis}", frozenset([judgement.completion_id])
+    if isinstance(judgement, Label):
+        return "label", frozenset([judgement.completion_id])
+    return "demonstration", frozenset([judgement.id])
+
+
+def _groups(rankings: Iterable[Ranking]) -> tuple[Callable[[Ranking], str], Counter[tuple[str, str]]]:
+    """The name of a ranking's group (the least of its completions), and pairs compared by group and annotator."""
+    leader: dict[str, str] = {}
+
+    def find(id_: str) -> str:
+        while leader.setdefault(id_, id_) != id_:
+            leader[id_] = id_ = leader[leader[id_]]
+        return id_
+
+    compared: list[tuple[str, str, int]] = []
+    for ranking in rankings:
+        roots = {find(id_) for id_ in ranking.completion_ids}
+        leader.update(dict.fromkeys(roots, min(roots)))
+        compared.append((ranking.completion_ids[0], ranking.annotator_id, _num_pairs(ranking)))
+    pairs = Counter[tuple[str, str]]()
+    for id_, annotator_id, num_pairs in compared:
+        pairs[find(id_), annotator_id] += num_pairs
+    return lambda ranking: find(ranking.completion_ids[0]), pairs
+
+
+def _num_pairs(ranking: Ranking) -> int:
+    return len(ranking.ranks) * (len(ranking.ranks) - 1) // 2
