@@ -12,6 +12,7 @@ Shares are of tasks: of a ranking, the pairs together count as one trial in the 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 PRIOR_TASKS = 10.0
 LEAST_WEIGHT = 0.05
-RESAMPLES = 500
-MOST_COMPARISONS = 20_000  # the newest, for the strengths with annotators
+RESAMPLES = 200
+MOST_COMPARISONS = 5_000  # the newest, for the strengths with annotators
 SILENT_GAPS, SILENT_ANSWERS = 20, 10
 
 Trial = tuple[str, float]  # (task, outcome within 0..1)
@@ -347,11 +348,12 @@ def _silent(answers: Sequence[Submission]) -> dict[int, int]:
     """Who stopped, after how many answers: silent for 20 of the person's usual gaps, in which the others answered ten
     tasks that the person could have answered too."""
     ordered = sorted(answers, key=lambda one: one.created_at)
+    moments = [one.created_at for one in ordered]
     found = {}
     for person_id, own in _by_person(ordered).items():
         last, mine = own[-1].created_at, {one.task_id for one in own}
         gap = median(np.diff([one.created_at for one in own]).tolist()) if len(own) > 1 else 0.0
-        missed = {one.task_id for one in ordered if one.created_at > last} - mine
+        missed = {one.task_id for one in ordered[bisect_right(moments, last) :]} - mine
         if len(own) > 2 and len(missed) >= SILENT_ANSWERS and ordered[-1].created_at - last > SILENT_GAPS * gap:
             found[person_id] = len(own)
     return found
