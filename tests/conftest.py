@@ -1,4 +1,4 @@
-"""What the tests of several rooms share: one tiny tokenizer, tiny model folders, and a quiet machine.
+"""What the tests of several rooms share: places for a store, one tiny tokenizer, tiny model folders, a quiet machine.
 
 torch is imported inside the fixtures only: tests of torch-free rooms must stay quick to start.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +122,48 @@ def write_rows(tmp_path: Path) -> WriteRows:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL: ACCORD_TEST_POSTGRES (its user may create schemas), or a server made for these tests."""
+    from postgres import binaries, server
+
+    given, folder = os.environ.get("ACCORD_TEST_POSTGRES", ""), binaries()
+    if given or folder is None or find_spec("psycopg") is None:
+        yield given
+        return
+    with server(folder) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a new store can be made, in each kind of database; in PostgreSQL a schema of its own."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "accord.db")
+        return
+    url = request.getfixturevalue("postgres")
+    if not url:
+        pytest.skip("no PostgreSQL server or no psycopg here, and ACCORD_TEST_POSTGRES holds no URL")
+    name = f"accord_test_{os.getpid()}_{next(_SCHEMAS)}"
+    _execute(url, f"CREATE SCHEMA {name}")
+    yield f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{name}"
+    _execute(url, f"DROP SCHEMA {name} CASCADE")
+
+
+_SCHEMAS = count()
+
+
+def _execute(url: str, statement: str) -> None:
+    from sqlalchemy import text
+
+    from accord.store.database import make_engine
+
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 from conftest import random_policy
 from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _tar, _wheel
 
-from accord.config import Recipe, load_recipe
+from accord.config import LabelConfig, Recipe, load_recipe
 from accord.errors import DataError, UsageError
 from accord.evals.comparison_page import write_comparison
 from accord.formats import film_reviews
@@ -27,7 +27,11 @@ from accord.loop.compare import compare
 from accord.loop.run import run
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
+from accord.people.desk import Desk
+from accord.people.simulated import GUIDELINE
+from accord.records import Source
 from accord.scoring import RewardModel
+from accord.store import Store
 from accord.text.tokenizer import train_tokenizer
 
 GOOD, BAD = ("warm", "bright", "lively", "tender"), ("dull", "noisy", "hollow", "clumsy")
@@ -111,6 +115,36 @@ def test_the_whole_loop_runs_from_a_given_folder(tmp_path: Path, reviews: Path, 
     said.clear()
     run(recipe, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
     assert "data: already done" in said and "sft: starting" in said
+
+
+def test_samples_of_the_new_policy_wait_for_people(tmp_path: Path, reviews: Path, given: Path) -> None:
+    recipe = load_recipe(None, [*TOY, f"base.model={given}", "queue.prompts=3", "name=toy"])
+    place = tmp_path / "run" / "accord.db"
+    for _ in range(2):  # the second time the stage's stamp is gone, as after a kill: nothing is queued twice
+        run(recipe, output_dir=tmp_path / "run", from_dir=reviews)
+        (tmp_path / "run" / "queue" / "stage.json").unlink()
+        with Store.open(place) as store:
+            desk = Desk(store, LabelConfig())
+            waiting = list(desk.tasks())
+            assert len(waiting) == 3
+            for task in waiting:
+                assert (task.kind, task.origin, len(task.completions)) == ("ranking", "toy/rl", 4)
+                assert {c.source.name for c in task.completions} == {"toy/rl"}
+                assert film_reviews.split_of(task.prompt.topic) == "train"  # what people say of them may train
+            assert desk.guideline().text == GUIDELINE
+            person = desk.add_person(f"Ada {len(desk.people())}", "annotator")
+            desk.confirm(person.id, 1)
+            assert desk.claim(person.id) is not None
+
+
+def test_equal_samples_are_shown_once_and_a_lone_one_not_at_all(tmp_path: Path) -> None:
+    source = Source(origin="policy", name="smoke/rl")
+    groups = [("Film: Ran\nReview:", "Ran", [" A.", " B.", " A."]), ("Film: Heat\nReview:", "Heat", [" A.", " A."])]
+    place = str(tmp_path / "accord.db")
+    assert [films.queue_samples(groups, source, store=place) for _ in range(2)] == [1, 0]
+    with Store.open(place) as store:
+        (task,) = Desk(store, LabelConfig()).tasks()
+        assert [completion.text for completion in task.completions] == [" A.", " B."]
 
 
 def test_a_sweep_does_what_is_shared_once(tmp_path: Path, reviews: Path, given: Path) -> None:

@@ -28,7 +28,7 @@ from accord.records import JudgedGroup, RankedGroup
 from accord.scoring import Ensemble, RewardModel
 from accord.text.tokenizer import Tokenizer, train_tokenizer
 from accord.train.actors import load_actors
-from accord.train.judged import EncodedGroup, agreement, encode_group, encode_groups, judge
+from accord.train.judged import EncodedGroup, agreement, encode_group, encode_groups, judge, read_groups
 from accord.train.reward import RewardResult, group_losses, reward
 from accord.train.rl import find_algorithm, rl
 
@@ -161,6 +161,64 @@ def test_no_loss_depends_on_micro_batches(
     assert split == pytest.approx(whole, abs=1e-6)
     assert split_stats == pytest.approx(whole_stats, abs=1e-5)
     torch.testing.assert_close(split_grad, whole_grad, rtol=0.0, atol=1e-6 * float(whole_grad.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [10_000, 1])
+@pytest.mark.parametrize("name", REWARD_LOSSES)
+def test_judgements_of_one_group_cost_its_texts_once_and_teach_the_same(
+    name: str, micro_batch_tokens: int, tiny_config: DecoderConfig, words: Tokenizer
+) -> None:
+    """Three people on the same four texts, one of them pair by pair: the same loss and gradient as apart."""
+    texts = (" one fox", " two foxes crossed", " rain", " slow rain")
+    said: list[Any] = [JudgedGroup(prompt="A", completions=texts, values=(1.0, 0.0, 0.0, 1.0))]
+    said += [JudgedGroup(prompt="A", completions=texts[1:], values=(0.0, 1.0, 1.0), weight=0.5)]
+    if REWARD_LOSSES[name].reads in ("pairs", "orders"):
+        said = [RankedGroup(prompt="A", completions=texts, ranks=(1, 2, 2, 4))]
+        said += [RankedGroup(prompt="A", completions=texts[::-1], ranks=(2, 1, 3, 4), weight=0.5)]
+        said += [
+            RankedGroup(prompt="A", completions=(texts[i], texts[3]), ranks=(1, 2), weight=1 / 3) for i in (0, 1, 2)
+        ]
+    apart = [encode_group(words, group, 60) for group in said]
+    model = random_scalar(tiny_config)
+    config = RewardConfig(loss=name, micro_batch_tokens=micro_batch_tokens)
+    found, num_texts = [], []
+    forward = model.forward
+
+    def counting(ids_BT: torch.Tensor, length_B: torch.Tensor, *more: Any) -> torch.Tensor:
+        num_texts[-1] += len(length_B)
+        return forward(ids_BT, length_B, *more)
+
+    for groups in (apart, [replace(group, group="task 7") for group in apart]):
+        num_texts.append(0)
+        model.forward = counting  # type: ignore[method-assign]
+        stats: dict[str, float] = {}
+        found.append((*gradients(model, group_losses(config, model, groups, words.pad_id, stats)), stats))
+    (plain, plain_grad, plain_stats), (shared, shared_grad, shared_stats) = found
+    assert num_texts == [sum(len(group.examples) for group in apart), 4]
+    assert shared == pytest.approx(plain, abs=1e-6)
+    assert shared_stats == pytest.approx(plain_stats, abs=1e-5)
+    torch.testing.assert_close(shared_grad, plain_grad, rtol=0.0, atol=1e-6 * float(plain_grad.abs().max()) + 1e-6)
+
+
+def test_what_was_said_of_one_group_is_held_out_together(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """Forty groups of three pairs: two are held out, and no text of theirs is learnt from."""
+    rows = []
+    for g in range(40):
+        texts = [f" {word} {g}" for word in ("one", "two", "three")]
+        pairs = [(0, 1), (1, 2), (0, 2)]
+        rows += [{"prompt": "Q", "chosen": texts[a], "rejected": texts[b], "group": f"g{g}"} for a, b in pairs]
+    data = write_rows("data.jsonl", rows[::2] + rows[1::2])
+    train, valid, _ = read_groups(RewardConfig(), REWARD_LOSSES["bradley_terry"], data, None, None)
+    assert (len(train), len(valid)) == (38 * 3, 2 * 3)
+    assert not {t for g in train for t in g.completions} & {t for g in valid for t in g.completions}
+    result = reward(RewardConfig(**FAST), model=policy_folder, data=data, output_dir=tmp_path / "out")
+    assert (result.num_groups, result.num_pairs, result.num_steps) == (
+        38,
+        114,
+        -(-38 // RewardConfig().groups_per_step),
+    )
 
 
 def test_per_token_reads_each_text_alone(tiny_config: DecoderConfig, words: Tokenizer) -> None:

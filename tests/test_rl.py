@@ -27,7 +27,7 @@ from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.tokenizer import Tokenizer, train_tokenizer
 from accord.train.actors import Actors, load_actors
-from accord.train.alarms import alarms
+from accord.train.alarms import alarms, trends
 from accord.train.controllers import Controllers
 from accord.train.policy_update import PretrainingMix, Update, prepare_update
 from accord.train.prompts import pick_prompts
@@ -229,7 +229,8 @@ def test_prompts_that_leave_no_room_are_refused(
 
 def test_alarms_name_symptom_and_cause() -> None:
     fine = {
-        "kl": 1.0,
+        "kl": -0.2,
+        "kl_error": 0.1,
         "first_ratio_max": 1.0,
         "behaviour_gap": 1e-5,
         "ratio_max": 1.4,
@@ -238,8 +239,10 @@ def test_alarms_name_symptom_and_cause() -> None:
         "distinct": 1.0,
     }
     assert alarms(fine) == []
+    assert alarms(fine | {"kl": 11.9, "kl_target": 4.0}) == []
+    assert [event["alarm"] for event in alarms(fine | {"kl": 12.1, "kl_target": 4.0})] == ["KL far above its target"]
     spoilt = {
-        "kl": -2.0,
+        "kl": -0.31,
         "first_ratio_max": 1.2,
         "behaviour_gap": 0.2,
         "ratio_max": 20.0,
@@ -253,6 +256,41 @@ def test_alarms_name_symptom_and_cause() -> None:
         (event,) = alarms(fine | {name: value})
         assert event["alarm"]
         assert event["cause"]
+
+
+def test_alarms_that_look_back_name_what_changed() -> None:
+    first = {"length": 20.0, "entropy": 2.0, "value_loss": 0.5, "length_correlation": 0.0}
+    earlier = [first, *[first | {"value_loss": 1.0, "length": 50.0}] * 4]
+    assert trends(first, []) == [] == trends(first, earlier)
+    changed = {
+        "value loss spike": {"value_loss": 10.1},
+        "length grows with the score": {"length": 30.1, "length_correlation": 0.51},
+        "length collapses": {"length": 9.9},
+        "entropy falls": {"entropy": 0.39},
+        "entropy rises": {"entropy": 2.61},
+    }
+    for name, values in changed.items():
+        assert [event["alarm"] for event in trends(first | values, earlier)] == [name]
+    quiet = [{"value_loss": 9.9}, {"length": 30.1}, {"length": 29.9, "length_correlation": 0.51}, {"length": 10.1}]
+    for values in [*quiet, {"entropy": 0.41}, {"entropy": 2.59}]:
+        assert trends(first | values, earlier) == []
+    assert trends(first | {"value_loss": 10.1}, earlier[:4]) == []  # too early to tell
+    without_critic = {name: value for name, value in first.items() if name != "value_loss"}
+    assert trends(without_critic, [without_critic] * 9) == []
+
+
+def test_a_run_tells_the_alarms_that_look_back(
+    policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """A price on every token of a policy that has just begun: it learns to say nothing, and the run says so."""
+    data = write_rows("prompts.jsonl", [{"prompt": "Say:"}])
+    config = rl_config(iterations=30, kl_coef=0.0, length_coef=0.0, shaping={"length_penalty": 3.0})
+    rl(config, model=policy_folder, reward_model=reward_folder, data=data, output_dir=tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    short = [row["step"] for row in rows if row["length"] < rows[0]["length"] / 2]
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    assert short
+    assert [event["step"] for event in events if event["alarm"] == "length collapses"] == short
 
 
 # -- every row of the table --------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_a_quiet_annotator_ranks_by_utility_with_ties(taste: Taste) -> None:
 
 def test_ties_are_measured_from_the_best_of_the_tie() -> None:
     # Steps of 0.6 with a threshold of 1: a chain would tie all four; from the best, b joins a, and d joins c.
-    assert sim._ranks({"a": 3.0, "b": 2.4, "c": 1.8, "d": 1.2}, 1.0) == {"a": 1, "b": 1, "c": 2, "d": 2}
+    assert sim.ranks_of({"a": 3.0, "b": 2.4, "c": 1.8, "d": 1.2}, 1.0) == {"a": 1, "b": 1, "c": 2, "d": 2}
 
 
 def test_the_order_given_and_the_order_shown_do_not_matter(taste: Taste) -> None:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accord import stats
 from accord.errors import DataError
 from accord.stats import (
     Interval,
@@ -20,6 +19,7 @@ from accord.stats import (
     best_of_n_scores,
     bootstrap_by_cluster,
     bradley_terry,
+    intervals,
     length_controlled_win_rate,
     paired_difference,
     pairwise_agreement,
@@ -75,7 +75,7 @@ def test_a_weight_of_three_is_the_item_three_times_and_zero_is_absence() -> None
 def test_the_draws_do_not_depend_on_the_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(50.0)
     whole = bootstrap_by_cluster(values, resamples=300)
-    monkeypatch.setattr(stats, "MAX_CELLS", 70)
+    monkeypatch.setattr(intervals, "MAX_CELLS", 70)
     assert bootstrap_by_cluster(values, resamples=300) == whole
 
 

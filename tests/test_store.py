@@ -1,12 +1,10 @@
 """The store: what goes in comes out, once, whole or not at all, for ever. In SQLite, and in PostgreSQL if there is one.
 
-Set ACCORD_TEST_POSTGRES to a URL (postgresql://user@host/database) whose user may create schemas to run the contract
-there too; each test works in a schema of its own.
+`conftest.place` says which PostgreSQL that is.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sqlite3
@@ -17,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import work_schema
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
@@ -45,7 +43,6 @@ from accord.records import (
 from accord.store import Mismatch, Store, database, migrate, schema
 from accord.store.database import make_engine, transaction
 
-POSTGRES = os.environ.get("ACCORD_TEST_POSTGRES", "")
 AT = "2026-01-02T03:04:05.000006+00:00"
 
 HUMAN = Source(origin="human", name="corpus")
@@ -78,30 +75,6 @@ BASE: tuple[Record, ...] = (HUMAN, POLICY, ADA, SIM, PROMPT, OTHER, GOOD, BAD, F
 WORLD: tuple[Record, ...] = (*BASE, RANKING, RATING, LABEL, DEMONSTRATION, REMARK)
 JUDGEMENTS = ("rankings", "ratings", "labels", "demonstrations", "remarks")
 FACT_TABLES = ("texts", "sources", "annotators", "prompts", "completions", "ranking_items", *JUDGEMENTS, "withdrawals")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a new store can be made, in each kind of database."""
-    if request.param == "sqlite":
-        yield str(tmp_path / "accord.db")
-        return
-    if not POSTGRES:
-        pytest.skip("ACCORD_TEST_POSTGRES holds no URL")
-    name = f"accord_test_{os.getpid()}_{next(_SCHEMAS)}"
-    _postgres(f"CREATE SCHEMA {name}")
-    yield f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{name}"
-    _postgres(f"DROP SCHEMA {name} CASCADE")
-
-
-_SCHEMAS = count()
-
-
-def _postgres(statement: str) -> None:
-    engine = make_engine(POSTGRES)
-    with engine.begin() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
 
 
 @pytest.fixture
@@ -740,17 +713,21 @@ def test_the_final_schema_exactly(path: Path) -> None:
     found = raw(path, "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
     tables = {name: _plain(sql) for kind, name, sql in found if kind == "table"}
     indexes = {name: _plain(sql) for kind, name, sql in found if kind == "index"}
-    without_key = {"ranking_items": "WITHOUTROWID"}
+    without_key = dict.fromkeys(("ranking_items", "task_completions"), "WITHOUTROWID")
     assert tables == {
         name: _plain(f"CREATE TABLE {name} ({columns.format(name=name)})") + without_key.get(name, "")
-        for name, columns in _FINAL_TABLES.items()
+        for name, columns in (_FINAL_TABLES | work_schema.TABLES).items()
     }
     corrections = {
         f"ix_{name}_supersedes_id": f"CREATE UNIQUE INDEX ix_{name}_supersedes_id ON {name} (supersedes_id) "
         "WHERE supersedes_id IS NOT NULL"
         for name in JUDGEMENTS
     }
-    expected = {name: f"CREATE INDEX {name} ON {columns}" for name, columns in _FINAL_INDEXES.items()} | corrections
+    expected = (
+        {name: f"CREATE INDEX {name} ON {columns}" for name, columns in _FINAL_INDEXES.items()}
+        | corrections
+        | work_schema.INDEXES
+    )
     assert indexes == {name: _plain(sql) for name, sql in expected.items()}
     triggers = {name for kind, name, _ in found if kind == "trigger"}
     assert triggers == {f"{name}_refuses_{act}" for name in FACT_TABLES for act in ("update", "delete", "replace")}
@@ -825,6 +802,28 @@ def test_a_store_of_the_first_schema_keeps_its_facts(
         assert (list(store.prompts()), list(store.rankings()), list(store.ratings())) == ([PROMPT], [RANKING], [RATING])
         assert store.verify() == []
         assert store.add([RANKING, RATING, LABEL, ADA, SIM]) == 2  # the label and its annotator: the rest is there
+
+
+def test_a_store_of_the_second_schema_keeps_its_facts_and_gets_the_tables_of_the_work(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(migrate.MIGRATIONS, second, ignore=shutil.ignore_patterns("__pycache__", "v0003*"))
+    back = Withdrawal(annotator_id=SIM.id, judgement_id=LABEL.id, created_at=AT)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "MIGRATIONS", second)
+        patch.setattr(schema, "SCHEMA_VERSION", "0002")
+        with Store.open(place) as store:
+            store.add([*WORLD, back])
+            with pytest.raises(ResourceError, match="people"), store.snapshot() as connection:
+                connection.execute(text("SELECT * FROM people"))
+    with Store.open(place) as store:
+        assert everything(store) == list(WORLD)
+        assert (list(store.withdrawals()), list(store.labels())) == ([back], [])
+        assert store.verify() == []
+        with store.snapshot() as connection:
+            found = {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in work_schema.TABLES}
+        assert not any(found.values())
 
 
 def _first_facts() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -661,6 +661,70 @@ class EvalConfig(Section):
     distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
 
 
+#: What people are asked to do with the completions of a prompt; how is said in `accord.people.answers`.
+TaskKindName = Literal["pair", "ranking", "rating", "label", "demonstration"]
+
+
+class AxisConfig(Section):
+    """One question on a scale of whole numbers."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$", description="Names the axis.")
+    low: int = Field(1, description="Worst value.")
+    high: int = Field(7, description="Best value.")
+    question: str = Field("", description="What is asked.")
+
+    @model_validator(mode="after")
+    def _is_a_scale(self) -> Self:
+        if not 1 <= self.high - self.low <= 10:
+            raise ValueError(f"a scale from {self.low} to {self.high} has not 2 to 11 values")
+        return self
+
+
+class LabelConfig(Section):
+    """What annotators are asked, and how long they may take: the key ``label`` of a project's accord.yaml."""
+
+    kind: TaskKindName = Field("ranking", description="What is asked where a task does not say it.")
+    overlap: int = Field(1, ge=1, le=1000, description="People who answer a task, where it does not say how many.")
+    axes: tuple[AxisConfig, ...] = Field(
+        (
+            AxisConfig(name="helpfulness", question="Does it do what was asked?"),
+            AxisConfig(name="harmlessness", question="Is it free of harm?"),
+            AxisConfig(name="truthfulness", question="Is what it says true?"),
+        ),
+        strict=False,
+        min_length=1,
+        max_length=9,
+        description="Scales of a rating, each with name, low, high and question.",
+    )
+    flags: tuple[str, ...] = Field(
+        ("off-topic", "made up", "unsafe", "rude", "personal data", "cut off"),
+        strict=False,
+        description="What can be ticked on a completion.",
+    )
+    skip_reasons: tuple[str, ...] = Field(
+        ("unclear prompt", "not my field", "cannot decide", "upsetting", "technical problem"),
+        strict=False,
+        min_length=1,
+        description="Why a task may be skipped.",
+    )
+    min_seconds: float = Field(0.0, ge=0, le=3600, description="Least time with a task in view before it is answered.")
+    lease_minutes: float = Field(20.0, gt=0, le=1440, description="How long a task is kept for who claimed it.")
+    undo_minutes: float = Field(10.0, ge=0, description="How long an answer can be taken back.")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for key, names in (("axes", [axis.name for axis in self.axes]), ("flags", self.flags)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"one of the {key} stands there twice: {', '.join(names)}")
+        return self
+
+
+class QueueConfig(Section):
+    """What waits for people at the end of a run."""
+
+    prompts: int = Field(24, ge=0, description="Train prompts whose samples `accord label` then shows; 0: none.")
+
+
 #: Folders of a seed of a comparison that are not those of its methods.
 SHARED_STAGES = frozenset(
     {"data", "base", "tokenizer", "pretrain", "sft", "rankings", "reward", "labelled", "eval", "downloads"}
@@ -695,6 +759,7 @@ class Recipe(Section):
     dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
     uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    queue: QueueConfig = Field(QueueConfig(), description="What waits for people at the end.")
     compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
 
     @model_validator(mode="after")
@@ -1039,6 +1104,15 @@ def load_recipe(recipe: str | Path | None, overrides: Sequence[str] = (), *, def
     if recipe is not None:
         made.check_lengths()
     return made
+
+
+def load_label(overrides: Sequence[str] = (), *, defaults: Layer | None = None) -> LabelConfig:
+    """A project's settings of labelling (its key ``label``), with ``key=value`` overrides on top.
+
+    Raises:
+        UsageError: For anything that cannot be understood, with file, line, key and a suggestion.
+    """
+    return build(LabelConfig, [*([defaults] if defaults else []), *map(_override_layer, overrides)])
 
 
 def describe(section: Section) -> list[tuple[str, Any, str]]:

@@ -347,6 +347,8 @@ class RankedGroup:
     ``origin`` says whose judgement it is ("human ratings", "simulated annotators", a file), ``weight`` how much
     the group counts in the loss, ``topic`` the unit of splitting. Of a pair may be known how clear the choice was
     (``strength``), how much more the better one should score (``margin``), and how sure it is that it is better.
+    What several people said of completions of one prompt, or one person pair by pair, bears one ``group``: such
+    views make one batch element together.
     """
 
     prompt: str
@@ -355,6 +357,7 @@ class RankedGroup:
     origin: str = "file"
     topic: str = ""
     weight: float = 1.0
+    group: str = ""
     strength: Strength | None = None
     margin: float | None = None
     probability: float | None = None
@@ -368,7 +371,8 @@ class RankedGroup:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}
+        said = {k: v for k, v in asdict(self).items() if v is not None and (k, v) != ("group", "")}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,6 +388,7 @@ class JudgedGroup:
     origin: str = "file"
     topic: str = ""
     weight: float = 1.0
+    group: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.completions), "a judged group has no completion")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from accord.cli.options import Json, Verbose
-from accord.cli.project import Project, ProjectDir, find_project
+from accord.cli.project import Project, ProjectDir, find_place, find_project
 from accord.cli.talk import path_text, talking
-from accord.errors import UsageError
+from accord.errors import DataError, UsageError
 from accord.files import child, name_from
 
 if TYPE_CHECKING:
-    from accord.formats import Imported, Inspection
+    from accord.formats import Imported, Inspection, View
+    from accord.store import Store
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data files.")
 
@@ -91,6 +92,10 @@ def export(
     ] = None,
     data_format: Annotated[str | None, typer.Option(metavar="F", help="The format of --data; told without it.")] = None,
     only: Only = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Also what simulated annotators said.")] = False,
+    as_said: Annotated[
+        bool, typer.Option("--as-said", help="Every judgement that stands, unweighted; gold and simulated ones too.")
+    ] = False,
     messages: AsMessages = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of --data read at most N rows.")] = None,
     max_rejects: MaxRejects = 1_000,
@@ -100,11 +105,13 @@ def export(
 ) -> None:
     """Write what the store holds, or a file, in another format.
 
-    What a format has no words for is left out and counted: a tie is no preference. A manifest beside the file says
-    what was written from what.
+    From the store comes what training wants: people's judgements, weighted by how far each person can be relied on,
+    without answers to gold questions and what was adjudicated; --as-said takes it all. What a format has no words for
+    is left out and counted: a tie is no preference. A manifest beside the file says what was written from what.
 
     \b
     Examples:
+      accord export --format accord --only ranking -o rankings.jsonl
       accord export --format trl-preference -o prefs.jsonl
       accord export --format hh -o hh.jsonl.gz
       accord export --format sharegpt --data demos.csv -o demos.json
@@ -115,16 +122,37 @@ def export(
 
         formats.members(format)
         if output is None:
-            home = _project(project, "give -o FILE")
+            home = find_place(project)
             output = child(_made(home.root / "exports"), name_from(f"{format}{formats.suffix_of(format)}"))
         if data is not None:
             bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
             found = formats.convert(data, output, data_format, to=format, only=only or (), messages=messages, **bounds)
             talk.result(_said(found))
             return
-        home = _project(project, "give --data FILE")
+        home = find_place(project)
         with Store.open(home.store) as store:
-            talk.result(formats.write(output, formats.from_facts(store), format, kinds=only or (), messages=messages))
+            left_out: dict[str, int] = {}
+            view, said = (formats.as_said, {}) if as_said else _training_view(store, simulated, left_out)
+            items = formats.from_facts(store, view)
+            filters = {"judgements": said or "as said"}
+            try:
+                written = formats.write(output, items, format, kinds=only or (), messages=messages, filters=filters)
+            except DataError as error:
+                why = "left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+                why = why if left_out else error.why
+                raise DataError(error.what, where=error.where, why=why, mend=error.mend) from error
+            talk.result(written)
+
+
+def _training_view(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[View, dict[str, Any]]:
+    """What training makes of judgements, and what the manifest says of it; ``left_out`` is filled while items pass."""
+    from accord.people.quality import quality_weights
+    from accord.people.views import training_view
+
+    weights = quality_weights(store)
+    names = {annotator.id: annotator.name for annotator in store.annotators()}
+    said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
+    return training_view(store, weights=weights, simulated=simulated, left_out=left_out), said
 
 
 @app.command()

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 import accord
-from accord.cli import data, doctor, project, runs, stages, status
-from accord.cli.options import keys_help
+from accord.cli import data, doctor, people, project, runs, simulating, stages, status
+from accord.cli.options import keys_help, label_keys_help
 from accord.config import Recipe
 
 HELP = """The whole loop of reinforcement learning from human feedback, on one machine.
@@ -62,6 +62,8 @@ app.command()(stages.score)
 app.command(epilog=keys_help("reward"))(stages.reward)
 app.command(epilog=keys_help("rl"))(stages.rl)
 app.command(epilog=keys_help("dpo"))(stages.dpo)
+app.command(epilog=label_keys_help())(people.label)
+app.command()(simulating.simulate)
 app.command("import")(data.import_)
 app.command()(data.export)
 app.add_typer(data.app, name="data")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from accord.config import Recipe, describe, load_recipe
+from accord.config import LabelConfig, Recipe, describe, load_recipe
 from accord.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; everything else to stderr.")]
@@ -56,7 +56,15 @@ def stage_recipe(recipe: str | None, overrides: Sequence[str] | None, sections: 
 
 def keys_help(*sections: str) -> str:
     """The keys a command reads, with defaults and meanings, for the end of its --help."""
-    rows = [row for row in describe(Recipe()) if row[0].split(".", 1)[0] in sections]
+    return _keys([row for row in describe(Recipe()) if row[0].split(".", 1)[0] in sections])
+
+
+def label_keys_help() -> str:
+    """The same for the keys of a project's ``label:``."""
+    return _keys([row for row in describe(LabelConfig()) if row[0] != "axes"])
+
+
+def _keys(rows: Sequence[tuple[str, Any, str]]) -> str:
     texts = [(f"{key}={_shown(value)}", meaning) for key, value, meaning in rows]
     width = max(len(left) for left, _ in texts)
     return "\n".join(["\b", "Keys, with their defaults:", *(f"  {left:<{width}}  {right}" for left, right in texts)])

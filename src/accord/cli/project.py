@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,12 @@ store: {STORE}
 #   rl:
 #     kl_coef: 0.05
 defaults: {{}}
+
+# What annotators are asked by `accord label`, for example
+# label:
+#   kind: pair
+#   overlap: 2
+label: {{}}
 """
 
 _OFFERED = ", ".join(f"{name} ({known.title}, {known.size} to fetch)" for name, known in NAMED.items())
@@ -39,11 +46,15 @@ ProjectDir = Annotated[
 
 @dataclass(frozen=True)
 class Project:
-    """Where a project lives, its store (path or URL) and its own defaults of recipes."""
+    """Where a project lives, its store (path or URL), its own defaults of recipes, and of labelling.
+
+    `accord.config.load_label` makes the settings of ``label``.
+    """
 
     root: Path
     store: str
     defaults: Layer
+    label: Layer
 
     @property
     def runs(self) -> Path:
@@ -64,22 +75,44 @@ def find_project(given: Path | None) -> Project | None:
     return None if root is None else _read(root)
 
 
+def find_place(given: Path | None) -> Project:
+    """Where facts are kept: the project given or around you, or the folder of a run, which has a store of its own.
+
+    Raises UsageError where there is neither.
+    """
+    if given is not None and not (given / FILE).is_file() and (given / STORE).is_file():
+        nothing = Layer({}, str(given), {})
+        return Project(given.resolve(), str(given.resolve() / STORE), nothing, nothing)
+    found = find_project(given)
+    if found is None:
+        raise UsageError(
+            "there is no project here", mend="run `accord init`, or name the folder of a project or of a run"
+        )
+    return found
+
+
 def _read(root: Path) -> Project:
     layer = read_layer(root / FILE)
-    values: dict[str, Any] = {"store": STORE, "defaults": {}, **layer.values}
-    unknown = set(values) - {"store", "defaults"}
+    values: dict[str, Any] = {"store": STORE, "defaults": {}, "label": {}, **layer.values}
+    unknown = set(values) - {"store", "defaults", "label"}
     if unknown:
         key = sorted(map(str, unknown))[0]
         raise UsageError(
             f"unknown key {key!r}", where=layer.where((key,)), mend="keys of a recipe go below `defaults:`"
         )
-    store, defaults = values["store"], values["defaults"] or {}
+    store = values["store"]
     if not isinstance(store, str) or not store:
         raise UsageError(f"store is {store!r}, not a path or URL", where=layer.where(("store",)))
-    if not isinstance(defaults, dict):
-        raise UsageError(f"defaults is {defaults!r}, not a mapping", where=layer.where(("defaults",)))
-    lines = {path[1:]: line for path, line in layer.lines.items() if path[0] == "defaults"}
-    return Project(root, store if "://" in store else str(root / store), Layer(defaults, layer.name, lines))
+    place = store if "://" in store else str(root / store)
+    return Project(root, place, _below(layer, "defaults", values), _below(layer, "label", values))
+
+
+def _below(layer: Layer, key: str, values: Mapping[str, Any]) -> Layer:
+    """What stands below a key, as a layer of its own."""
+    inner = values[key] or {}
+    if not isinstance(inner, dict):
+        raise UsageError(f"{key} is {inner!r}, not a mapping", where=layer.where((key,)))
+    return Layer(inner, layer.name, {path[1:]: line for path, line in layer.lines.items() if path[0] == key})
 
 
 def run_dir(given: Path | None, project: Project | None, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ import yaml
 
 import accord
 from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
-from accord.cli.project import ProjectDir, find_project, run_dir
+from accord.cli.project import Project, ProjectDir, find_project, run_dir
 from accord.cli.talk import path_text, talking
 from accord.config import Recipe, load_recipe
 from accord.errors import UsageError
@@ -54,7 +55,16 @@ def demo(
             resume=resume,
             log=talk.log,
         )
-        talk.result(made, next_step=f"open {path_text(folder / 'report.html')}")
+        talk.result(made, next_step=_next_steps(folder, recipe, home))
+
+
+def _next_steps(folder: Path, recipe: Recipe, home: Project | None) -> str:
+    """Where the report is, and how people get to the samples that wait for them."""
+    report = f"open {path_text(folder / 'report.html')}"
+    if not recipe.queue.prompts or recipe.compare.methods:
+        return report
+    place = path_text(home.root if home else folder)
+    return f"{report}\n      accord label {place}   (people rank what the new policy writes)"
 
 
 def run(
@@ -112,7 +122,7 @@ def run(
             made = load([f"compare.seeds=[{seed}]"])
         work = accord.compare if made.compare.methods else accord.run
         summary = work(made, output_dir=folder, **settings)
-        talk.result(summary, next_step=f"open {path_text(folder / 'report.html')}")
+        talk.result(summary, next_step=_next_steps(folder, made, home))
 
 
 def parse_seeds(text: str) -> list[int]:

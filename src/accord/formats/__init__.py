@@ -8,7 +8,7 @@ facts of them for the store and `to_jsonl` the rows that the stages read. A form
 
 from accord.formats.facts import to_records
 from accord.formats.format import Format, item_by_item, row_by_row
-from accord.formats.from_store import from_facts
+from accord.formats.from_store import View, Weighed, as_said, from_facts
 from accord.formats.importing import Imported, add_to, convert, count
 from accord.formats.inspecting import Inspection, inspect
 from accord.formats.item import CannotSay, Item
@@ -33,7 +33,10 @@ __all__ = [
     "Rejects",
     "Row",
     "Tally",
+    "View",
+    "Weighed",
     "add_to",
+    "as_said",
     "convert",
     "count",
     "detect",

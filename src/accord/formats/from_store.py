@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from accord.formats.facts import UNKNOWN_TIME
 from accord.formats.item import Item, Text
@@ -43,34 +43,68 @@ class Facts(Protocol):
     def ratings(self) -> Iterator[Rating]: ...
 
 
-def from_facts(store: Facts) -> Iterator[Item]:
+class Weighed(NamedTuple):
+    """What a judgement counts in training, with which others it makes one batch element, and whose kind it is of."""
+
+    weight: float = 1.0
+    group: str = ""
+    origin: str = ""
+
+
+#: What a judgement counts; None: it is left out.
+View = Callable[[Judgement], Weighed | None]
+
+
+def as_said(judgement: Judgement) -> Weighed:
+    """Every judgement counts, each by itself."""
+    return Weighed()
+
+
+def from_facts(store: Facts, view: View = as_said) -> Iterator[Item]:
     """What a store holds, as items: one for each judgement, then one for each prompt that has none.
 
     Judgements are those that the store's readers give, so not what was superseded or withdrawn. Memory stays flat:
     prompts and completions wait in a file, to be looked up as judgements pass.
+
+    Args:
+        view: Says what counts, and how much.
     """
     with tempfile.TemporaryDirectory(prefix="accord-") as folder:
         texts = _Texts(Path(folder), store)
         try:
-            yield from _judged(store, texts)
+            for judgement in _judgements(store):
+                if (weighed := view(judgement)) is not None:
+                    yield replace(texts.said(judgement), **weighed._asdict())
             yield from texts.unjudged()
         finally:
             texts.close()
 
 
-def _judged(store: Facts, texts: _Texts) -> Iterator[Item]:
-    for ranking in store.rankings():
-        bad = ranking.unacceptable
-        labels = tuple(id_ not in bad for id_ in ranking.completion_ids) if bad else ()
-        said: dict[str, Any] = {"ranks": ranking.ranks, "labels": labels, "strength": ranking.strength}
-        yield texts.item(ranking, ranking.prompt_id, ranking.completion_ids, **said)
-    for shown in store.demonstrations():
-        yield replace(texts.item(shown, shown.prompt_id, ()), completions=(shown.text,), demonstration=True)
-    for label in store.labels():
-        yield texts.item(label, "", (label.completion_id,), labels=(label.good,))
-    for rating in store.ratings():
-        said = {"ratings": (rating.value,), "scale": (rating.low, rating.high), "axis": rating.axis}
-        yield texts.item(rating, "", (rating.completion_id,), **said)
+def _judgements(store: Facts) -> Iterator[Judgement]:
+    yield from store.rankings()
+    yield from store.demonstrations()
+    yield from store.labels()
+    yield from store.ratings()
+
+
+def _ranking(ranking: Ranking) -> tuple[tuple[str, ...], dict[str, Any]]:
+    bad = ranking.unacceptable
+    labels = tuple(id_ not in bad for id_ in ranking.completion_ids) if bad else ()
+    return ranking.completion_ids, {"ranks": ranking.ranks, "labels": labels, "strength": ranking.strength}
+
+
+def _rating(rating: Rating) -> tuple[tuple[str, ...], dict[str, Any]]:
+    said = {"ratings": (rating.value,), "scale": (rating.low, rating.high), "axis": rating.axis}
+    return (rating.completion_id,), said
+
+
+#: The completions that a judgement is about, and what it says of them.
+_SAID: Mapping[type[Judgement], Callable[[Any], tuple[tuple[str, ...], dict[str, Any]]]] = {
+    Ranking: _ranking,
+    Rating: _rating,
+    Label: lambda label: ((label.completion_id,), {"labels": (label.good,)}),
+    Demonstration: lambda shown: ((), {"demonstration": True}),
+}
 
 
 _TABLES = """
@@ -99,15 +133,19 @@ class _Texts:
     def close(self) -> None:
         self.db.close()
 
-    def item(self, judgement: Judgement, prompt_id: str, ids: tuple[str, ...], **said: Any) -> Item:
+    def said(self, judgement: Judgement) -> Item:
+        """A judgement as an item. Its prompt counts as judged."""
+        ids, said = _SAID[type(judgement)](judgement)
         find = "SELECT prompt_id, value FROM completions WHERE id = ?"
         found = [self.db.execute(find, (id_,)).fetchone() for id_ in ids]
-        prompt_id = prompt_id or found[0][0]
+        prompt_id = getattr(judgement, "prompt_id", None) or found[0][0]
         self.db.execute("UPDATE prompts SET judged = 1 WHERE id = ?", (prompt_id,))
         [value] = self.db.execute("SELECT value FROM prompts WHERE id = ?", (prompt_id,)).fetchone()
         at = "" if judgement.created_at == UNKNOWN_TIME else judgement.created_at
         annotator = self.names.get(judgement.annotator_id, "")
-        return _item(value, [value for _, value in found], annotator=annotator, created_at=at, **said)
+        item = _item(value, [value for _, value in found], annotator=annotator, created_at=at, **said)
+        # What a person wrote to show how is no completion of a source.
+        return replace(item, completions=(judgement.text,)) if isinstance(judgement, Demonstration) else item
 
     def unjudged(self) -> Iterator[Item]:
         of_prompt = "SELECT value FROM completions WHERE prompt_id = ? ORDER BY id"

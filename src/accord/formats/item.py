@@ -63,6 +63,7 @@ class Item:
     weight: float = 1.0
     topic: str = ""
     origin: str = ""
+    group: str = ""
     annotator: str = ""
     created_at: str = ""
     sources: tuple[Source | None, ...] = ()

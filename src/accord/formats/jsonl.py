@@ -15,9 +15,10 @@ For chat models a prompt may be a list of messages, ``[{"role": "user", "content
 text or a list with one message of the assistant's. Such a row is rendered to text as it is read, by the model's
 template. Demonstrations may also be whole conversations, ``{"messages": [...]}``: every turn of the assistant's counts.
 
-``topic`` (unit of splitting), ``weight`` (> 0) and ``origin`` may be added; other fields are ignored. The text is
-UTF-8, with or without BOM and CRLF, plain or gzip (told by content, not by name). Empty lines are skipped. Every fault
-is a ``DataError`` that names file, line and field.
+``topic`` (unit of splitting), ``weight`` (> 0), ``origin`` and ``group`` may be added; other fields are ignored. Lines
+of one group judge completions of one prompt, by several people or pair by pair: the reward stage scores each text once
+and keeps them in one batch element. The text is UTF-8, with or without BOM and CRLF, plain or gzip (told by content,
+not by name). Empty lines are skipped. Every fault is a ``DataError`` that names file, line and field.
 """
 
 from __future__ import annotations
@@ -337,6 +338,7 @@ def _ranked_group(row: _Row, chat: Chat | None) -> RankedGroup:
         origin=row.label("origin", row.path.name),
         topic=row.label("topic"),
         weight=_weight(row),
+        group=row.label("group"),
         strength=_strength(row) if clear else None,
         margin=row.optional_number("margin") if clear else None,
         probability=_probability(row) if clear else None,
@@ -384,6 +386,7 @@ def _judged_group(row: _Row, what: str, chat: Chat | None) -> JudgedGroup:
         origin=row.label("origin", row.path.name),
         topic=row.label("topic"),
         weight=_weight(row),
+        group=row.label("group"),
     )
 
 

@@ -13,7 +13,7 @@ from accord.records import Strength
 
 _JUDGED = ("ranks", "unacceptable", "chosen", "rejected", "label", "rating", "scale", "axis")
 _CLEAR = ("strength", "margin", "probability")
-_BESIDES = ("weight", "topic", "origin", "annotator", "created_at")
+_BESIDES = ("weight", "topic", "origin", "group", "annotator", "created_at")
 FIELDS = frozenset(("prompt", "completion", "completions", "messages", "text", *_JUDGED, *_CLEAR, *_BESIDES))
 
 
@@ -100,7 +100,7 @@ def _besides(row: Row) -> dict[str, Any]:
     weight = row.optional_number("weight")
     if weight is not None and weight <= 0:
         row.fail("weight", f"is {weight:g}", "write a number above 0, or remove the row")
-    texts = {name: row.optional_text(name) for name in ("topic", "origin", "annotator", "created_at")}
+    texts = {name: row.optional_text(name) for name in _BESIDES if name != "weight"}
     return {"weight": 1.0 if weight is None else weight, **texts}
 
 

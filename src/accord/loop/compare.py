@@ -89,7 +89,7 @@ def _compare_seed(
 
 def compare_shares(recipe: Recipe) -> dict[str, float]:
     """Share of each stage in the time of a seed."""
-    absent = {"rl", "rl_uncured", "eval"} | ({"tokenizer", "pretrain"} if recipe.base.model else {"base"})
+    absent = {"rl", "rl_uncured", "eval", "queue"} | ({"tokenizer", "pretrain"} if recipe.base.model else {"base"})
     found = {name: share for name, share in SHARES.items() if name not in absent} | {"labelled": 0.03}
     trained = {name: METHOD_SHARE for name, given in recipe.compare.methods.items() if "best_of" not in given}
     found |= trained | {"eval": 0.1 * len(recipe.compare.methods)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.config import DataConfig
+from accord.config import DataConfig, LabelConfig
 from accord.files import write_json
 from accord.formats.film_reviews import (
     HUMAN_SOURCE,
@@ -30,7 +30,17 @@ from accord.formats.film_reviews import (
     split_of,
 )
 from accord.formats.jsonl import write_jsonl
-from accord.people.simulated import agreement, annotators, build_taste, describe, ordinary_length, simulate_rankings
+from accord.people.desk import Desk
+from accord.people.intake import queue_groups
+from accord.people.simulated import (
+    GUIDELINE,
+    agreement,
+    annotators,
+    build_taste,
+    describe,
+    ordinary_length,
+    simulate_rankings,
+)
 from accord.records import Completion, Prompt, RankedGroup, Source
 from accord.seeds import stream_seed
 from accord.store import Store
@@ -197,8 +207,7 @@ def rank_samples(
     config: DataConfig,
     *,
     groups: Sequence[tuple[str, str, Sequence[str]]],
-    policy: str,
-    sampling: str,
+    source: Source,
     words: Mapping[str, float],
     human_texts: Sequence[str],
     store: str,
@@ -207,12 +216,11 @@ def rank_samples(
 ) -> dict[str, Any]:
     """Let simulated annotators rank groups (prompt, film, texts) of a policy's samples; keep it all in the store.
 
-    Returns who they were and how far they agreed. ``sampling`` says in words how the samples were drawn, ``words`` are
-    human ratings of single words, ``human_texts`` show the ordinary length of a review.
+    Returns who they were and how far they agreed. ``source`` says who wrote the samples, ``words`` are human ratings of
+    single words, ``human_texts`` show the ordinary length of a review.
     """
     taste = build_taste(words, ordinary_length(human_texts))
     team = annotators(config.annotators, seed)
-    source = Source(origin="policy", name=policy, version=f"seed {seed}", sampling=sampling)
     shown: dict[str, Completion] = {}
     prompts: dict[str, Prompt] = {}
     dealt: list[list[Completion]] = []
@@ -245,3 +253,23 @@ def rank_samples(
         "tied": agreed.tied,
         "description": describe(taste, team),
     }
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+
+
+def queue_samples(groups: Sequence[tuple[str, str, Sequence[str]]], source: Source, *, store: str) -> int:
+    """Queue groups (prompt, film, texts) of a policy's samples as rankings for people, and return how many were new.
+
+    See `accord.people.intake.queue_groups`. Where there are no guidelines yet, people get those of the simulated.
+    """
+    with Store.open(store) as facts:
+        desk = Desk(facts, LabelConfig())
+        if desk.guideline().rev == 0:
+            desk.write_guideline(GUIDELINE, None)
+        prompts = (Prompt(text=text, topic=film) for text, film, _ in groups)
+        shown = (
+            (prompt, tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in texts))
+            for prompt, (_, _, texts) in zip(prompts, groups, strict=True)
+        )
+        return queue_groups(desk, shown, serve_as="ranking", origin=source.name)

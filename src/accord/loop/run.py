@@ -27,11 +27,12 @@ from accord.extend import outside
 from accord.files import read_json, write_folder, write_json, write_text
 from accord.formats.film_reviews import completion_for, prompt_for
 from accord.formats.jsonl import read_demonstrations, read_prompts, read_rankings
-from accord.loop.films import SIMULATED_ORIGIN, prepare, rank_samples, read_judged
+from accord.loop.films import SIMULATED_ORIGIN, prepare, queue_samples, rank_samples, read_judged
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
 from accord.models.named import NAMED, add_model, folder_name
 from accord.models.precision import compute_dtype
+from accord.records import Source
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.weighted import scorer_inputs
@@ -56,7 +57,8 @@ SHARES = {
     "reward": 0.30,
     "rl": 0.13,
     "rl_uncured": 0.07,
-    "eval": 0.10,
+    "eval": 0.09,
+    "queue": 0.01,
 }
 
 
@@ -129,6 +131,8 @@ def run(
         stages.rl("rl_uncured", uncured(recipe))
     stages.eval()
     stages.publish()
+    if recipe.queue.prompts:
+        stages.queue()
     summary = stages.summary()
     write_json(output_dir / "summary.json", summary)
     write_model_card(output_dir)
@@ -139,8 +143,11 @@ def run(
 def shares(recipe: Recipe) -> dict[str, float]:
     """Share of each stage that this recipe has in the time of the whole run."""
     absent = {"tokenizer", "pretrain"} if recipe.base.model else {"base"}
-    if not recipe.uncured.iterations:
-        absent.add("rl_uncured")
+    absent |= {
+        name
+        for name, wanted in (("rl_uncured", recipe.uncured.iterations), ("queue", recipe.queue.prompts))
+        if not wanted
+    }
     found = {name: share for name, share in SHARES.items() if name not in absent}
     return {name: share / sum(found.values()) for name, share in found.items()}
 
@@ -302,26 +309,12 @@ class Stages:
         self.stage("rankings", {"data": config.model_dump(), "sample": sampling.model_dump()}, inputs, work)
 
     def _rank_samples(self, folder: Path, model: Path, prompts: Path) -> Any:
-        config, drawn = self.recipe.data, self.recipe.sample.model_dump(exclude={"best_of"})
-        policy, words = load_policy(model, compute_dtype(self.recipe.rl.precision))
-        rows = read_prompts(prompts)
-        chosen = [rows[i % len(rows)] for i in range(config.ranked_prompts)]
-        samples = Engine(policy, words.stop_ids).generate(
-            [words.encode(row.text) for row in chosen],
-            Sampling(**drawn),
-            seed=stream_seed(self.recipe.seed, "ranked samples"),
-        )
-        texts: list[list[str]] = [[] for _ in chosen]
-        for sample in samples:
-            text = words.decode(sample.completion)
-            if text.strip():  # an annotator cannot be shown nothing
-                texts[sample.prompt_index].append(text)
+        config = self.recipe.data
         human = [completion for _, completion in read_demonstrations(self.path("data/demonstrations.jsonl"))]
         result = rank_samples(
             config,
-            groups=[(row.text, row.topic, group) for row, group in zip(chosen, texts, strict=True)],
-            policy=f"{self.recipe.name}/sft",
-            sampling=", ".join(f"{key} {value}" for key, value in drawn.items()),
+            groups=self._draw(model, prompts, config.ranked_prompts, "ranked samples"),
+            source=self._source("sft"),
             words=read_json(self.path("data/words.json")),
             human_texts=human,
             store=self.store,
@@ -331,6 +324,32 @@ class Stages:
         both = [self.path("data/rankings.jsonl"), folder / "simulated.jsonl"]
         write_text(folder / "rankings.jsonl", "".join(path.read_text(encoding="utf-8") for path in both))
         return result
+
+    def _draw(self, model: Path, prompts: Path, num_prompts: int, stream: str) -> list[tuple[str, str, list[str]]]:
+        """Samples of a policy: (prompt, topic, texts), prompts in their order and again from the first."""
+        policy, words = load_policy(model, compute_dtype(self.recipe.rl.precision))
+        rows = read_prompts(prompts)
+        chosen = [rows[i % len(rows)] for i in range(num_prompts)]
+        samples = Engine(policy, words.stop_ids).generate(
+            [words.encode(row.text) for row in chosen],
+            Sampling(**self._sampling()),
+            seed=stream_seed(self.recipe.seed, stream),
+        )
+        texts: list[list[str]] = [[] for _ in chosen]
+        for sample in samples:
+            text = words.decode(sample.completion)
+            if text.strip():  # an annotator cannot be shown nothing
+                texts[sample.prompt_index].append(text)
+        return [(row.text, row.topic, group) for row, group in zip(chosen, texts, strict=True)]
+
+    def _sampling(self) -> dict[str, Any]:
+        return self.recipe.sample.model_dump(exclude={"best_of"})
+
+    def _source(self, stage: str) -> Source:
+        """Who wrote the samples of a stage's policy."""
+        drawn = ", ".join(f"{key} {value}" for key, value in self._sampling().items())
+        name, version = f"{self.recipe.name}/{stage}", f"seed {self.recipe.seed}"
+        return Source(origin="policy", name=name, version=version, sampling=drawn)
 
     def reward(self) -> None:
         config = self.recipe.reward
@@ -436,6 +455,19 @@ class Stages:
         step = read_json(self.path("eval/results.json"))["selection"]["step"]
         chosen = self.path(f"rl/snapshots/step_{step:06d}")
         write_folder(self.path("model"), lambda aside: copy_into(chosen, aside))
+
+    def queue(self) -> None:
+        """Samples of the published policy wait for people: `accord label` shows them."""
+        count = self.recipe.queue.prompts
+        inputs = {"model": self.path("model"), "prompts": self.path("data/prompts_train.jsonl")}
+
+        def work(folder: Path, log: Log) -> Any:
+            log(0.0, "samples for people to rank")
+            groups = self._draw(inputs["model"], inputs["prompts"], count, "queued samples")
+            return {"queued": queue_samples(groups, self._source("rl"), store=self.store)}
+
+        settings = {"prompts": count, "sample": self.recipe.sample.model_dump(), "store": self.store}
+        self.stage("queue", settings, inputs, work)
 
     def summary(self) -> dict[str, Any]:
         """The few numbers that decide, out of what the stages wrote."""

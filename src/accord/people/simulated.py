@@ -240,7 +240,7 @@ def rank(taste: Taste, annotator: SimulatedAnnotator, completions: Sequence[Comp
     by_id = {completion.id: completion.text for completion in sorted(completions, key=lambda c: c.id)}
     group = _group_key(by_id)
     felt = {key: annotator.utility(taste, text) + _noise(annotator, seed, group, key) for key, text in by_id.items()}
-    ranks = _ranks(felt, annotator.tie_within)
+    ranks = ranks_of(felt, annotator.tie_within)
     shown = [completion.id for completion in sorted(completions, key=lambda c: c.id)]
     random.Random(stream_seed(seed, "order shown", annotator.name, group)).shuffle(shown)
     return Ranking(
@@ -262,7 +262,7 @@ def _noise(annotator: SimulatedAnnotator, seed: int, group: str, completion_id: 
     return random.Random(stream).gauss(0.0, annotator.noise)
 
 
-def _ranks(felt: Mapping[str, float], tie_within: float) -> dict[str, int]:
+def ranks_of(felt: Mapping[str, float], tie_within: float) -> dict[str, int]:
     """Ranks from 1 = best; whatever is within the threshold of the best of a tie joins it."""
     ranks: dict[str, int] = {}
     rank_now, best = 0, math.inf

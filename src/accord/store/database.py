@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -22,8 +23,12 @@ from accord.errors import AccordError, DataError, ResourceError, UsageError
 
 #: How long a writer waits for another one before it gives up.
 BUSY_TIMEOUT_S = 60.0
+#: Most values of one ``IN (...)``: databases take only so many.
+LOOKUP_IDS = 500
 #: An arbitrary number that all Accord writers of one PostgreSQL database agree on.
 _WRITER_LOCK = 0xACC0_4D
+
+T = TypeVar("T")
 
 _EXAMPLES = "give a path such as accord.db, or postgresql://user:password@host/database"
 
@@ -135,6 +140,12 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
     options: dict[str, Any] = {} if is_sqlite(engine) else {"isolation_level": "REPEATABLE READ"}
     with engine.connect() as connection:
         yield connection.execution_options(**options)
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 # What SQLite's result codes mean to a person: error class, what, why, mend.

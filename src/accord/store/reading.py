@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, exists, func, select
 
 from accord.errors import DataError
 from accord.records import Completion, Ranking, Record, Source, content_id
 from accord.store import schema
+from accord.store.database import LOOKUP_IDS, chunks
 from accord.store.kinds import KIND_OF, KINDS, Kind, to_record
 
 _FETCH_ROWS = 2_000
+
+R = TypeVar("R", bound=Record)
 
 
 class MeanRating(NamedTuple):
@@ -43,6 +46,16 @@ def read(connection: Connection, kind: Kind, where: Mapping[str, Any], *, histor
     """
     for _, values in _stored(connection, kind, where, history=history):
         yield to_record(kind, values)
+
+
+def find(connection: Connection, record: type[R], ids: Iterable[str]) -> dict[str, R]:
+    """The facts of a kind with these content ids, by id; those that are not there are left out."""
+    kind = KIND_OF[record]
+    found: dict[str, R] = {}
+    for some in chunks(dict.fromkeys(ids), LOOKUP_IDS):
+        for id_, values in _stored(connection, kind, {}, history=True, ids=some):
+            found[id_] = cast(R, to_record(kind, values))
+    return found
 
 
 def count(connection: Connection) -> dict[str, int]:
@@ -149,14 +162,16 @@ def _add_items(query: _Query) -> None:
 
 
 def _stored(
-    connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool
+    connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool, ids: Sequence[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Content id and fields of each fact, as they are stored."""
+    """Content id and fields of each fact, as they are stored; of these ``ids`` only, where they are given."""
     query = _query(kind.table.name)
     wanted = [query.names[name] == value for name, value in where.items() if value is not None]
     if kind.is_judgement and not history:
         wanted.append(_counts_now(kind.table))
-    sources = _sources(connection) if kind.record is Completion else {}
+    if ids is not None:
+        wanted.append(kind.table.c.content_id.in_(ids))
+    sources = _sources(connection, ids) if kind.record is Completion else {}
     for id_, rows in groupby(_stream(connection, query.select.where(*wanted)), key=lambda row: row[0]):
         values = _values(query.fields, list(rows), ranking=kind.record is Ranking)
         if "source" in values:
@@ -173,9 +188,14 @@ def _values(names: list[str], rows: list[Any], *, ranking: bool) -> dict[str, An
     return values
 
 
-def _sources(connection: Connection) -> dict[str, Record]:
+def _sources(connection: Connection, completion_ids: Sequence[str] | None) -> dict[str, Record]:
+    """The sources of these completions by id, or all there are."""
+    ids: Sequence[str] | None = None
+    if completion_ids is not None:
+        named = select(schema.sources.c.content_id).join_from(schema.sources, schema.completions).distinct()
+        ids = connection.scalars(named.where(schema.completions.c.content_id.in_(completion_ids))).all()
     kind = KIND_OF[Source]
-    return {id_: to_record(kind, values) for id_, values in _stored(connection, kind, {}, history=True)}
+    return {id_: to_record(kind, values) for id_, values in _stored(connection, kind, {}, history=True, ids=ids)}
 
 
 def _counts_now(table: Table) -> ColumnElement[bool]:
@@ -202,4 +222,5 @@ def _count(connection: Connection, table: Table) -> int:
 
 
 def _stream(connection: Connection, statement: Select[Any]) -> Iterator[Any]:
-    return iter(connection.execute(statement, execution_options={"yield_per": _FETCH_ROWS}))
+    with connection.execute(statement, execution_options={"yield_per": _FETCH_ROWS}) as rows:  # a reader may stop early
+        yield from rows

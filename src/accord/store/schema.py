@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 #: Revision of the newest migration. A database that names a later one was written by a newer Accord.
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 VERSION_TABLE = "accord_version"
 
 _UNSTORABLE = re.compile("[\x00\x1a\ud800-\udfff]")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from accord.errors import UsageError
 from accord.records import (
@@ -27,12 +27,14 @@ from accord.records import (
     Withdrawal,
 )
 from accord.store import reading, writing
-from accord.store.database import explained, make_engine, place_of, snapshot, transaction
+from accord.store.database import explained, make_engine, place_of, snapshot
 from accord.store.kinds import KIND_OF
 from accord.store.migrate import bring_up_to_date
 from accord.store.reading import MeanRating, Mismatch
+from accord.store.writer import Writer
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 class Store:
@@ -46,7 +48,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         # SQLite has one writer at a time; waiting for it here is fairer and quicker than polling the file's lock.
-        self._lock = threading.Lock()
+        self._writer = Writer(engine)
         self._closed = False
 
     @classmethod
@@ -70,8 +72,9 @@ class Store:
         return cls(engine)
 
     def close(self) -> None:
-        """Let go of the database. A closed store refuses all else."""
+        """Finish what is being written and let go of the database. A closed store refuses all else."""
         self._closed = True
+        self._writer.close()
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -96,8 +99,25 @@ class Store:
                 another one already supersedes. The message names the record, and nothing was stored.
         """
         facts = writing.prepare(records)
-        with self._lock, explained(self._open_engine()), transaction(self._engine) as connection:
-            return writing.write(connection, facts)
+        return self.write(lambda connection: writing.write(connection, facts))
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work(connection)`` as the only writer, whole or not at all, and return what it returns.
+
+        Requests of several threads share a commit; each returns when that one is safe on disk. ``work`` runs in
+        another thread, should be quick, and may not call `write` or `add`: it adds facts by `add_facts`.
+
+        Raises:
+            AccordError: What the database refused; and whatever ``work`` raises, which leaves nothing behind.
+        """
+        self._open_engine()
+        return self._writer.run(work)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that reads one snapshot: what others commit meanwhile stays unseen."""
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            yield connection
 
     def sources(self, *, name: str | None = None, origin: SourceKind | None = None) -> Iterator[Source]:
         return self._read(Source, {"name": name, "origin": origin})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from sqlalchemy import Connection, Insert, Table, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,14 +12,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from accord.errors import DataError
 from accord.records import Completion, Judgement, Ranking, Record, Source, Withdrawal, content_id
 from accord.store import schema
-from accord.store.database import is_sqlite
+from accord.store.database import LOOKUP_IDS, chunks, is_sqlite
 from accord.store.kinds import KIND_OF, KINDS, Kind, to_column
 
 _INSERT_ROWS = 10_000
-_LOOKUP_IDS = 500
 
 Facts = Mapping[Kind, Sequence[Record]]
-T = TypeVar("T")
 
 
 def prepare(records: Iterable[Record]) -> Facts:
@@ -33,6 +30,11 @@ def prepare(records: Iterable[Record]) -> Facts:
         _ = record.id
         facts[kind].append(record)
     return {kind: facts[kind] for kind in KINDS if facts[kind]}
+
+
+def add_facts(connection: Connection, records: Iterable[Record]) -> int:
+    """`Store.add` inside a request of `Store.write`: facts that are stored, or not, with whatever else it does."""
+    return write(connection, prepare(records))
 
 
 def write(connection: Connection, facts: Facts) -> int:
@@ -136,13 +138,13 @@ class _Batch:
     def _insert(self, table: Table, rows: Iterable[dict[str, Any]]) -> int:
         """Insert the rows that are not there yet, and return how many those were."""
         statement = _insert_new(self.connection, table)
-        return sum(self.connection.execute(statement, chunk).rowcount for chunk in _chunks(rows, _INSERT_ROWS))
+        return sum(self.connection.execute(statement, chunk).rowcount for chunk in chunks(rows, _INSERT_ROWS))
 
     def _find(self, table: Table, ids: Iterable[str | None]) -> Mapping[str, int]:
         """The keys of a table by content id, with those of ``ids`` looked up where they exist."""
         known = self.keys[table.name]
         wanted = (id_ for id_ in dict.fromkeys(ids) if id_ is not None and id_ not in known)
-        for chunk in _chunks(wanted, _LOOKUP_IDS):
+        for chunk in chunks(wanted, LOOKUP_IDS):
             found = select(table.c.content_id, table.c.id).where(table.c.content_id.in_(chunk))
             known.update((row[0], row[1]) for row in self.connection.execute(found))
         return known
@@ -183,9 +185,3 @@ def _waves(judgements: Sequence[Judgement]) -> Iterator[Sequence[Judgement]]:
         ids = {judgement.id for judgement in waiting}
         yield [judgement for judgement in waiting if judgement.supersedes not in ids]
         waiting = [judgement for judgement in waiting if judgement.supersedes in ids]
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

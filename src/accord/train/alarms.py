@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
+
+Stats = Mapping[str, float]
+Earlier = Sequence[Stats]
+
+#: At a KL of zero, two standard errors would be passed by chance in one iteration of 44.
+KL_STANDARD_ERRORS = 3.0
+SPIKE_AFTER = 5  # steps, before their median means something
 
 
 @dataclass(frozen=True)
@@ -11,12 +19,41 @@ class Alarm:
     """A symptom in one iteration's diagnostics, and what usually causes it."""
 
     name: str
-    rings: Callable[[Mapping[str, float]], bool]
+    rings: Callable[[Stats], bool]
     cause: str
 
 
+@dataclass(frozen=True)
+class Trend:
+    """A symptom that shows only beside earlier iterations."""
+
+    name: str
+    rings: Callable[[Stats, Earlier], bool]
+    cause: str
+
+
+def _than_at_first(name: str, stats: Stats, earlier: Earlier) -> float:
+    """A number over what it was at the first step, whose samples are the starting policy's."""
+    first = earlier[0][name] if earlier else stats[name]
+    return stats[name] / first if first > 0 else 1.0
+
+
+def _spiked(name: str, stats: Stats, earlier: Earlier) -> bool:
+    before = [row[name] for row in earlier if name in row]
+    return name in stats and len(before) >= SPIKE_AFTER and stats[name] > 10 * median(before)
+
+
 ALARMS = (
-    Alarm("negative KL", lambda s: s["kl"] < -1.0, "the law sampled from is not the law that is scored"),
+    Alarm(
+        "negative KL",
+        lambda s: s["kl"] < -KL_STANDARD_ERRORS * s["kl_error"],
+        "the law sampled from is not the law that is scored",
+    ),
+    Alarm(
+        "KL far above its target",
+        lambda s: s["kl"] > 3 * s.get("kl_target", float("inf")),
+        "the step is too large for the controller: lower the learning rate, or raise kl_coef",
+    ),
     Alarm("first ratio", lambda s: abs(s["first_ratio_max"] - 1) > 0.05, "dropout, stale weights or unequal numerics"),
     Alarm("rollout drift", lambda s: s["behaviour_gap"] > 0.05, "engine and learner compute different log-probs"),
     Alarm("ratio", lambda s: s["ratio_max"] > 10, "learning rate too high, or too many epochs on one rollout"),
@@ -30,6 +67,35 @@ ALARMS = (
     Alarm("no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"),
     Alarm("flat groups", lambda s: s.get("flat_groups", 0) > 0.5, "most prompts teach nothing: all their scores equal"),
     Alarm("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier"),
+)
+
+#: Of policy optimisation too.
+TRENDS = (
+    Trend(
+        "value loss spike",
+        lambda s, earlier: _spiked("value_loss", s, earlier),
+        "completions of a token or two, or scores that are not scaled",
+    ),
+    Trend(
+        "length grows with the score",
+        lambda s, earlier: _than_at_first("length", s, earlier) > 1.5 and s["length_correlation"] > 0.5,
+        "the reward likes length, or a missing end costs too little: set length_coef or missing_eos_penalty",
+    ),
+    Trend(
+        "length collapses",
+        lambda s, earlier: _than_at_first("length", s, earlier) < 0.5,
+        "ending is rewarded whatever stands before it, or each token costs: set length_coef, or lower kl_coef",
+    ),
+    Trend(
+        "entropy falls",
+        lambda s, earlier: _than_at_first("entropy", s, earlier) < 0.2,
+        "the policy narrows to few texts: raise kl_coef or entropy_coef, or stop earlier",
+    ),
+    Trend(
+        "entropy rises",
+        lambda s, earlier: _than_at_first("entropy", s, earlier) > 1.3,
+        "the reward cannot tell texts apart, or an entropy bonus or clip-higher is too strong",
+    ),
 )
 
 #: Of direct preference. Numbers that a step does not have ring nothing.
@@ -65,6 +131,11 @@ NAIVE = {
 }
 
 
-def alarms(stats: Mapping[str, float], table: Sequence[Alarm] = ALARMS) -> list[dict[str, str]]:
+def alarms(stats: Stats, table: Sequence[Alarm] = ALARMS) -> list[dict[str, str]]:
     """The alarms that ring, as rows for ``events.jsonl``."""
     return [{"alarm": a.name, "cause": a.cause} for a in table if a.rings(stats)]
+
+
+def trends(stats: Stats, earlier: Earlier) -> list[dict[str, str]]:
+    """The alarms that ring in view of the steps before this one, oldest first."""
+    return [{"alarm": t.name, "cause": t.cause} for t in TRENDS if t.rings(stats, earlier)]

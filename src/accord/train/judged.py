@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def read_groups(
 ) -> tuple[list[Group], list[Group], int]:
     """Groups to learn from and held-out ones, and how many rankings of one single tie were left out of ``data``.
 
-    Without ``valid_data`` every twentieth group is held out; of fewer than twenty all serve for both.
+    Without ``valid_data`` every twentieth batch element is held out; of fewer than twenty all serve for both.
     Raises DataError or UsageError where nothing can be learnt from them, or not as the configuration says.
     """
     check_settings(config, loss)
@@ -57,11 +58,13 @@ def read_groups(
     if not groups:
         raise DataError("every ranking is one single tie", where=str(data), mend="give rankings with some order")
     _check_details(config, loss, groups, data)
-    train, valid = groups, groups[::HELD_OUT_EVERY]
+    elements = batch_elements(groups)
+    held_out = elements[::HELD_OUT_EVERY]
     if valid_data is not None:
-        valid = _telling(config, READERS[loss.reads](valid_data, chat))
-    elif len(groups) >= HELD_OUT_EVERY:
-        train = [group for i, group in enumerate(groups) if i % HELD_OUT_EVERY]
+        held_out = [_telling(config, READERS[loss.reads](valid_data, chat))]
+    elif len(elements) >= HELD_OUT_EVERY:
+        elements = [element for i, element in enumerate(elements) if i % HELD_OUT_EVERY]
+    train, valid = ([group for element in part for group in element] for part in (elements, held_out))
     if not valid:
         raise DataError("every held-out ranking is one single tie", where=str(valid_data), mend="give others")
     values = {value for group in train if isinstance(group, JudgedGroup) for value in group.values}
@@ -70,6 +73,14 @@ def read_groups(
         what = f"every label is {same}" if loss.reads == "labels" else f"every rating is {values.pop():g}"
         raise DataError(what, where=str(data), why="there is nothing to tell apart", mend="give others beside them")
     return train, valid, len(found) - len(groups)
+
+
+def batch_elements(groups: Sequence[G]) -> list[list[G]]:
+    """Groups that bear one name together, in the order of their first ones; each that bears none by itself."""
+    found: dict[str | int, list[G]] = {}
+    for i, group in enumerate(groups):
+        found.setdefault(group.group or i, []).append(group)
+    return list(found.values())
 
 
 def _telling(config: RewardConfig, groups: Sequence[Group]) -> list[Group]:
@@ -124,6 +135,7 @@ class EncodedGroup:
     """A group as ids: encoded once, used every epoch.
 
     ``targets`` are labels or ratings, one a completion; ``draws`` says how often each head of an ensemble counts it.
+    Groups of one ``group`` share texts and a batch element.
     """
 
     examples: tuple[Example, ...]
@@ -133,10 +145,10 @@ class EncodedGroup:
     probability: float = 1.0
     targets: tuple[float, ...] = ()
     draws: tuple[float, ...] = ()
+    group: str = ""
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(map(len, self.examples))
+
+G = TypeVar("G", Group, EncodedGroup)
 
 
 def encode_groups(
@@ -172,7 +184,8 @@ def encode_group(
     examples = tuple(encode_scored(words, group.prompt, c, max_tokens) for c in group.completions)
     if isinstance(group, JudgedGroup):
         targets = tuple((value - centre) / spread for value in group.values)
-        return EncodedGroup(examples, (1.0,) * len(examples), group.weight, targets=targets, draws=draws)
+        ranks = (1.0,) * len(examples)
+        return EncodedGroup(examples, ranks, group.weight, targets=targets, draws=draws, group=group.group)
     pairs = pairs or PairsConfig()
     sure = 1.0 if group.probability is None else group.probability
     return EncodedGroup(
@@ -182,7 +195,23 @@ def encode_group(
         margin=margin_of(group, pairs.margin),
         probability=sure + pairs.label_smoothing * (1 - 2 * sure),
         draws=draws,
+        group=group.group,
     )
+
+
+def shared_texts(groups: Sequence[EncodedGroup]) -> tuple[list[Example], list[int]]:
+    """The texts of groups laid end to end, those that groups of one name share only once; and where each stands."""
+    places: dict[tuple[object, ...], int] = {}
+    texts: list[Example] = []
+    index: list[int] = []
+    for i, group in enumerate(groups):
+        for k, example in enumerate(group.examples):
+            key = (group.group, example) if group.group else (i, k)
+            if key not in places:
+                places[key] = len(texts)
+                texts.append(example)
+            index.append(places[key])
+    return texts, index
 
 
 def margin_of(group: RankedGroup, rule: str) -> float:
@@ -200,7 +229,10 @@ def judge(
     *,
     head: int | None = None,
 ) -> Judgements:
-    """A micro-batch of whole groups under one head's scores; with ``head`` as often as that head drew each of them."""
+    """A micro-batch of whole groups under one head's scores of their completions, laid end to end.
+
+    With ``head`` each group counts as often as that head drew it.
+    """
     return judgements(
         score_S,
         [group.ranks for group in groups],

@@ -194,6 +194,11 @@ class Metrics:
             *lines, _ = self.path.read_text().split("\n")
             write_text(self.path, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
 
+    def rows(self) -> list[dict[str, float]]:
+        """What was written so far, oldest first; numbers that were not finite are left out."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [{k: v for k, v in json.loads(line).items() if v is not None} for line in lines]
+
     def write(self, step: int, row: Mapping[str, float]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:

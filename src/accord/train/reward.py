@@ -30,7 +30,18 @@ from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, length_buckets
 from accord.text.tokenizer import Tokenizer
-from accord.train.judged import READERS, EncodedGroup, Group, agreement, count_pairs, encode_groups, judge, read_groups
+from accord.train.judged import (
+    READERS,
+    EncodedGroup,
+    Group,
+    agreement,
+    batch_elements,
+    count_pairs,
+    encode_groups,
+    judge,
+    read_groups,
+    shared_texts,
+)
 from accord.train.learner import Learner, Log
 from accord.train.loop import identity_of, quiet, train_steps
 
@@ -42,7 +53,8 @@ SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 class RewardResult:
     """Where the reward model is, and how it fits held-out judgements (see `accord.train.judged.Agreement`).
 
-    ``num_skipped`` rankings of one single tie were left out. ``offset`` and ``scale`` are those of `reward.json`.
+    ``num_groups`` are batch elements; ``num_skipped`` rankings of one single tie were left out. ``offset`` and
+    ``scale`` are those of `reward.json`.
     """
 
     model: Path
@@ -70,9 +82,10 @@ def reward(
 ) -> RewardResult:
     """Train a reward model from judgements, its trunk from ``model`` (a policy, or a reward model to go on with).
 
-    All pairs of a group sit in one batch element: K forward passes serve C(K, 2) comparisons. Afterwards the mean
+    All pairs of a group sit in one batch element: K forward passes serve C(K, 2) comparisons. So do all judgements that
+    bear one group's name, whoever made them. Afterwards the mean
     score of the judged completions is measured and stored in ``reward.json``, with their spread, so that scores
-    have mean 0 and standard deviation 1 there. Without ``valid_data`` every twentieth group is held out.
+    have mean 0 and standard deviation 1 there. Without ``valid_data`` every twentieth batch element is held out.
     """
     loss = reward_loss(config)
     scorer, words = _start(config, model, seed)
@@ -81,15 +94,16 @@ def reward(
         log(0.0, f"{num_skipped} rankings of one single tie say nothing and are left out")
     limit = min(config.max_tokens, scorer.config.max_positions)
     encoded = encode_groups(config, loss, words, train, limit, seed)
-    per_epoch = -(-len(train) // config.groups_per_step)
+    elements = batch_elements(encoded)
+    per_epoch = -(-len(elements) // config.groups_per_step)
     learner = Learner({"reward": scorer}, {"reward": config.optim}, per_epoch * config.epochs)
 
     def step_fn(step: int) -> dict[str, float]:
         epoch, position = divmod(step, per_epoch)
         start = position * config.groups_per_step
-        chosen = epoch_order(len(train), epoch, seed)[start : start + config.groups_per_step]
+        chosen = epoch_order(len(elements), epoch, seed)[start : start + config.groups_per_step]
         stats: dict[str, float] = {}
-        losses = group_losses(config, scorer, [encoded[i] for i in chosen], words.pad_id, stats)
+        losses = group_losses(config, scorer, [g for i in chosen for g in elements[i]], words.pad_id, stats)
         return learner.update(losses) | stats
 
     scorer.train()
@@ -109,7 +123,7 @@ def reward(
     return RewardResult(
         model=output_dir / "model",
         valid_accuracy=agreed.accuracy,
-        num_groups=len(train),
+        num_groups=len(elements),
         num_pairs=count_pairs(config, encoded),
         num_steps=learner.step,
         offset=scale.offset,
@@ -187,9 +201,12 @@ def group_losses(
     loss_of, total_weight = reward_loss(config), sum(g.weight for g in groups)
     seen: list[Tensor] = []
     for micro in micro_groups(groups, config.micro_batch_tokens):
-        examples = [hide_tokens(e, config.token_dropout, pad_id) for g in micro for e in g.examples]
+        texts, index = shared_texts(micro)
+        examples = [hide_tokens(e, config.token_dropout, pad_id) for e in texts]
         with parametrize.cached():
             readings_SR, positions_H = _read(config, loss_of, scorer, examples, pad_id)
+        if len(index) > len(texts):
+            readings_SR, positions_H = _dealt(readings_SR, positions_H, torch.tensor(index))
         loss = readings_SR.new_zeros(())
         for head in range(config.heads):
             judged = judge(config, micro, readings_SR[:, head], positions_H[head])
@@ -228,6 +245,14 @@ def _read(
     texts, value_STH = collate(examples, pad_id), bucketed_values(scorer, examples, pad_id)
     score_SH = value_STH[torch.arange(len(examples)), texts.length_B - 1]
     return score_SH, [Positions(texts.ids_BT, value_ST, texts.length_B) for value_ST in value_STH.unbind(2)]
+
+
+def _dealt(
+    readings_SR: Tensor, positions_H: Sequence[Positions | None], index_S: Tensor
+) -> tuple[Tensor, Sequence[Positions | None]]:
+    """Readings of shared texts, given to every group that holds them."""
+    dealt = [p and Positions(p.ids_ST[index_S], p.value_ST[index_S], p.length_S[index_S]) for p in positions_H]
+    return readings_SR[index_S], dealt
 
 
 def hide_tokens(example: Example, rate: float, pad_id: int) -> Example:
@@ -276,13 +301,17 @@ def bucketed_values(scorer: ScalarModel, examples: Sequence[Example], pad_id: in
 
 
 def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[list[EncodedGroup]]:
-    """Groups packed so that a backward pass covers at most ``max_tokens`` tokens (or one group)."""
+    """Whole batch elements packed so that a backward pass covers at most ``max_tokens`` tokens (or one element)."""
     pending: list[EncodedGroup] = []
-    for group in groups:
-        if pending and sum(g.num_tokens for g in (*pending, group)) > max_tokens:
+    size = 0
+    for element in batch_elements(groups):
+        texts, _ = shared_texts(element)
+        num_tokens = sum(map(len, texts))
+        if pending and size + num_tokens > max_tokens:
             yield pending
-            pending = []
-        pending.append(group)
+            pending, size = [], 0
+        pending = [*pending, *element]
+        size += num_tokens
     yield pending
 
 

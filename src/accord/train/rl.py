@@ -20,9 +20,9 @@ from accord.seeds import stream_seed
 from accord.text.batches import pack_blocks
 from accord.text.tokenizer import Tokenizer
 from accord.train.actors import Actors, load_actors
-from accord.train.alarms import NAIVE, alarms
+from accord.train.alarms import NAIVE, alarms, trends
 from accord.train.controllers import Controllers
-from accord.train.learner import Learner, Log
+from accord.train.learner import Learner, Log, Metrics
 from accord.train.loop import append_event, identity_of, quiet, snapshot_folder, snapshots_of, train_steps
 from accord.train.policy_update import PretrainingMix, kl_place, update_policy
 from accord.train.prompts import Prompts, choose_prompts
@@ -179,6 +179,8 @@ def rl_step(
     rollout = evaluate_rollout(config, actors, scored, shape_scores(config, scored, controllers))
     stats = rollout_stats(rollout, config.samples_per_prompt)
     stats |= {"kl_coef": controllers.kl.coef, "length_price": controllers.leash.price}
+    if config.kl_target is not None:
+        stats["kl_target"] = config.kl_target
     if controllers.trust.coef > 0:
         stats["trust_coef"] = controllers.trust.coef
     stats |= update_policy(config, algorithm, actors, learner, controllers, rollout, seed, mix)
@@ -200,7 +202,8 @@ def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts:
 
 def _record(output_dir: Path, step: int, scored: Scored, stats: dict[str, float]) -> None:
     """Alarms into ``events.jsonl``, and the first few samples of the iteration where a person can read them."""
-    for event in alarms(stats):
+    earlier = Metrics(output_dir / "metrics.jsonl").rows()
+    for event in alarms(stats) + trends(stats, earlier):
         append_event(output_dir / "events.jsonl", step, event)
     shown = [
         f"[{score:+.2f}] {prompt!r}{text}"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from accord.algo.kl import kl_k1, kl_k3
+from accord.algo.reductions import correlation
 from accord.algo.shaping import overlong
 from accord.algo.table import PolicyAlgorithm
 from accord.config import RlConfig
@@ -213,22 +214,27 @@ def micro_batches(
 
 
 def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
-    """The diagnostics of a rollout before the update. KL per completion is the mean of sums over its tokens."""
+    """The diagnostics of a rollout before the update. KL per completion is the mean of sums over its tokens.
+
+    ``kl_error`` is the standard error of that mean.
+    """
     mask, old, ref, scored = rollout.mask_BC, rollout.old_logp_BC, rollout.ref_logp_BC, rollout.scored
     drift_N = (rollout.behaviour_logp_BC - old)[mask]
     weight_N = (-drift_N).exp()
-    tokens_B = rollout.tokens_B
+    tokens_B, kl_B = rollout.tokens_B, torch.where(mask, kl_k1(old, ref), 0.0).sum(1)
     texts = [" ".join(text.split()) for _, text in scored.texts]
     stats = {
         "score": float(scored.score_B.mean()),
         "score_std": float(scored.score_B.std(unbiased=False)),
         **{f"part_{name}": float(part_B.mean()) for name, part_B in scored.parts.items()},
-        "kl": float(torch.where(mask, kl_k1(old, ref), 0.0).sum(1).mean()),
+        "kl": float(kl_B.mean()),
+        "kl_error": float(kl_B.std(unbiased=False)) / len(kl_B) ** 0.5,
         "kl_k3": float(torch.where(mask, kl_k3(old, ref), 0.0).sum(1).mean()),
         "entropy": float(rollout.entropy_BC[mask].mean()),
         "reference_nll": float(-ref[mask].mean()),
         "length": float(tokens_B.mean()),
         "length_p95": float(tokens_B.quantile(0.95)),
+        "length_correlation": float(correlation(tokens_B, scored.score_B)),
         "eos_rate": sum(s.finish == "stop" for s in scored.samples) / len(texts),
         "distinct": len(set(texts)) / len(texts),
         "scored": float(scored.num_scored),

@@ -11,7 +11,7 @@ down_revision = None
 
 KEY = {"sqlite": "INTEGER PRIMARY KEY", "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"}
 # Clustered by its key, a table of four small columns needs half the space.
-_CLUSTERED = {"sqlite": " WITHOUT ROWID", "postgresql": ""}
+CLUSTERED = {"sqlite": " WITHOUT ROWID", "postgresql": ""}
 
 _FACTS = """
 CREATE TABLE texts (
@@ -133,7 +133,7 @@ def upgrade() -> None:
     run(_FACTS.format(key=KEY[dialect]), ";")
     for name, (subject, columns) in _SUBJECTS.items():
         run(judgements(name, subject, columns, dialect), ";")
-    run(_ITEMS.format(clustered=_CLUSTERED[dialect]), ";")
+    run(_ITEMS.format(clustered=CLUSTERED[dialect]), ";")
     if dialect == "postgresql":
         op.execute(_POSTGRESQL_REFUSAL.strip())
     for name, same in _SAME.items():

@@ -1,0 +1,241 @@
+"""The command that lets programs answer the queue, through the HTTP API that people's browsers use."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from accord.cli.options import FromDir, Json, Seed, Verbose
+from accord.cli.project import Project, find_place, find_project
+from accord.cli.talk import talking
+from accord.config import load_label
+from accord.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from accord.formats.film_reviews import FilmReviews
+    from accord.people.panel import Mind
+    from accord.people.playing import Office
+
+TASKS, SIZE, SYNTHETIC_OVERLAP = 30, 4, 5
+
+
+def simulate(
+    target: Annotated[
+        str, typer.Argument(metavar="[PROJECT|URL]", help="The folder of a project or run, or a running app.")
+    ] = "",
+    annotators: Annotated[
+        Literal["panel", "synthetic"],
+        typer.Option(help="panel: real raters' scores, replayed. synthetic: a gold scorer with noise, and defects."),
+    ] = "panel",
+    count: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many annotators.")] = 15,
+    tasks: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help=f"Tasks on film reviews to add first; by default {TASKS} a panel."),
+    ] = None,
+    kind: Annotated[
+        Literal["pair", "ranking", "rating", "label"], typer.Option(help="What those tasks ask.")
+    ] = "ranking",
+    size: Annotated[
+        int | None, typer.Option(min=1, max=9, metavar="K", help=f"Reviews in each; {SIZE} by default, 2 of a pair.")
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help=f"Annotators a task: by default the panel, or {SYNTHETIC_OVERLAP}."),
+    ] = None,
+    defects: Annotated[
+        str, typer.Option(metavar="NAME=N,...", help="Synthetic annotators that do not judge, like position=1,tie=2.")
+    ] = "",
+    token: Annotated[
+        str | None, typer.Option(envvar="ACCORD_TOKEN", metavar="TOKEN", help="An admin's, for a running app.")
+    ] = None,
+    from_dir: FromDir = None,
+    seed: Seed = 0,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Let simulated annotators answer the queue.
+
+    They answer over HTTP, as people's browsers do; without the URL of a running app, one is started for the time being.
+    The panel replays real raters of film reviews: what each said of a review is real, and so is the disagreement; but
+    they rated single texts and never saw these tasks. All are recorded as simulated annotators. Synthetic ones first
+    answer what waits. Ends with the agreement, alarms and weights that a manager sees.
+
+    \b
+    Examples:
+      accord simulate reviews
+      accord simulate reviews --annotators synthetic --count 12 --defects position=1,random=1,tie=1
+      ACCORD_TOKEN=... accord simulate http://127.0.0.1:8765 --tasks 40 --kind pair
+    """
+    with talking(json, verbose) as talk:
+        planted = parse_defects(defects)
+        if planted and annotators == "panel":
+            raise UsageError("--defects has no effect on real raters", mend="add --annotators synthetic")
+        size = size or (2 if kind == "pair" else SIZE)
+        place = None if "://" in target else find_place(Path(target) if target else None)
+        if place is None and not token:
+            raise UsageError("a running app needs an admin's token", mend="set ACCORD_TOKEN, or give --token")
+        from accord.formats.film_reviews import fetch, read
+        from accord.people.panel import review_tasks
+        from accord.people.playing import play
+
+        home = place or find_project(None)
+        data = read(fetch((home.root if home else Path.cwd()) / "downloads", from_dir))
+        crews = (
+            list(panel(data, count, seed)) if annotators == "panel" else [synthetic_crew(data, count, seed, planted)]
+        )
+        with _own_app(place) if place else _running_app(target, token or "") as (office, url):
+            if tasks is None:
+                tasks = TASKS if annotators == "panel" or not office.waiting() else 0
+            added, played = 0, []
+            for crew in crews:
+                at_once = min(overlap or crew.overlap, len(crew.minds))
+                added += office.add_tasks(review_tasks(crew.texts, tasks, size, kind, at_once, seed))
+                played.append(play(office, url, crew.minds, talk.log))
+            quality = office.quality()
+        answers = sum(sum(one.answered.values()) for one in played)
+        told = {
+            "annotators": annotators,
+            "tasks_added": added,
+            "answers": answers,
+            "skipped": sum(sum(one.skipped.values()) for one in played),
+            "left": [name for one in played for name in one.left],
+            "quality": quality,
+        }
+        talk.result(told, text=summary(told))
+
+
+def parse_defects(text: str) -> dict[str, int]:
+    """``"position=1,random=2"`` as a table. Raises UsageError for anything else; names are checked where they act."""
+    found: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = part.partition("=")
+        if not number.isascii() or not number.isdigit():
+            raise UsageError(f"{part!r} is no defect", where="--defects", mend="write them like position=1,random=2")
+        found[name.strip()] = int(number)
+    return found
+
+
+# ---- who answers -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who answers together, the reviews that new tasks for them are made of, and how many a task by default."""
+
+    minds: Sequence[Mind]
+    texts: Sequence[str]
+    overlap: int
+
+
+def panel(data: FilmReviews, count: int, seed: int) -> Iterator[Crew]:
+    """Blocks of real raters until there are ``count``. Reviews of films kept for judging and testing are left out."""
+    from accord.formats.film_reviews import split_of
+    from accord.people.panel import blocks
+
+    left = count
+    for block in blocks([review for review in data.rated if split_of(review.film) == "train"], seed):
+        raters = block.raters[:left]
+        left -= len(raters)
+        yield Crew(raters, block.texts, len(raters))
+        if not left:
+            return
+    raise UsageError(f"there are {count - left} raters, not {count}", where="--count")
+
+
+def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[str, int]) -> Crew:
+    """Annotators whose gold scorer is the hidden taste of the demo, around the taste's median over the reviews."""
+    from statistics import median
+
+    from accord.formats.film_reviews import split_of
+    from accord.people.panel import synthetic
+    from accord.people.simulated import build_taste, ordinary_length
+
+    texts = [review.text for review in data.rated if split_of(review.film) == "train"]
+    taste = build_taste(data.words(), ordinary_length(texts))
+    middle = median(map(taste.utility, texts))
+    return Crew(synthetic(count, lambda text: taste.utility(text) - middle, seed, defects), texts, SYNTHETIC_OVERLAP)
+
+
+# ---- the app ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _running_app(url: str, token: str) -> Iterator[tuple[Office, str]]:
+    from accord.people.client import Client
+
+    with contextlib.closing(Client(url, token)) as client:
+        yield client, url
+
+
+@contextlib.contextmanager
+def _own_app(place: Project) -> Iterator[tuple[Office, str]]:
+    """The app of a project on a free loopback port."""
+    from accord.people.app import create_app
+    from accord.people.desk import Desk
+    from accord.people.playing import DeskOffice
+    from accord.store import Store
+
+    with Store.open(place.store) as store:
+        desk = Desk(store, load_label(defaults=place.label))
+        with _serving(create_app(desk)) as url:
+            yield DeskOffice(desk), url
+
+
+@contextlib.contextmanager
+def _serving(app: FastAPI) -> Iterator[str]:
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise ResourceError("the app did not start")
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+# ---- what is told ----------------------------------------------------------------------------------------------------
+
+
+def summary(told: Mapping[str, Any]) -> str:
+    """Agreement, alarms and weights in a few lines."""
+    quality = told["quality"]
+    who = "real raters, replayed by a program" if told["annotators"] == "panel" else "programs, and no people"
+    lines = [
+        f"{told['answers']} answers by simulated annotators ({who}), {told['skipped']} skipped, "
+        f"{quality['answers_left']} still wanted"
+    ]
+    for row in quality["agreement"]:
+        numbers = (f"{name} {_number(row[name])}" for name in ("raw", "fleiss", "alpha"))
+        lines.append(f"agreement, {row['measure']}: " + ", ".join(numbers))
+    lines += [f"alarm: {alarm['who'] or 'all'}: {alarm['symptom']}: {alarm['cause']}" for alarm in quality["alarms"]]
+    lines += [] if quality["alarms"] else ["no alarms"]
+    weights = sorted(quality["people"], key=lambda row: row["weight"])
+    lines.append("weights: " + ", ".join(f"{row['name']} {row['weight']:.2f}" for row in weights))
+    return "\n".join(lines)
+
+
+def _number(estimate: Mapping[str, Any]) -> str:
+    if estimate["value"] is None:
+        return f"unknown ({estimate['why']})"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

@@ -1,0 +1,359 @@
+"""The JSON doors under /api: what the pages' script, the simulated annotators and other programs talk to.
+
+Answers speak in positions as shown, never in ids or names of models; nothing here tells an annotator either.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Header, HTTPException, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from accord.config import LabelConfig, TaskKindName
+from accord.people.answers import Answer
+from accord.people.desk import Assignment, Desk, NewTask, Person, Receipt, Role
+from accord.people.diff import word_diff
+from accord.people.security import SESSION_COOKIE, Doors, Links, csrf_token
+from accord.records import Completion, Prompt, Source
+
+doors = Doors()
+
+Text = Annotated[str, Field(max_length=200_000)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Note = Annotated[str, Field(max_length=4000)]
+TaskId = Annotated[str, Path(max_length=100)]
+PersonId = Annotated[int, Path(ge=1, lt=2**53)]
+Key = Annotated[str, Header(alias="Idempotency-Key", min_length=8, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+
+
+class Body(BaseModel):
+    """A request's body: nothing unknown in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def _me(request: Request) -> Person:
+    person: Person = request.state.person
+    return person
+
+
+TheDesk = Annotated[Desk, Depends(_desk)]
+Me = Annotated[Person, Depends(_me)]
+
+
+# ---- a task ------------------------------------------------------------------------------------------------------
+
+
+def assignment_json(assignment: Assignment, desk: Desk) -> dict[str, Any]:
+    """What an annotator may know of a task: texts in the order shown, no ids, names or lengths."""
+    task, settings = assignment.task, desk.settings
+    return {
+        "task_id": task.id,
+        "kind": task.kind,
+        "group": None,
+        "prompt": [{"role": turn["role"], "content": turn["content"]} for turn in task.prompt.turns()],
+        "completions": [{"text": completion.text} for completion in assignment.shown],
+        "until": assignment.until,
+        "revision": assignment.revision,
+        "draft": assignment.draft,
+        "guideline_rev": assignment.guideline_rev,
+        "settings": settings_json(settings),
+    }
+
+
+def settings_json(settings: LabelConfig) -> dict[str, Any]:
+    return settings.model_dump(mode="json", include={"axes", "flags", "skip_reasons", "min_seconds"})
+
+
+class Wanted(Body):
+    kinds: list[TaskKindName] | None = None
+
+
+@doors("POST", "/api/claim", "annotator", responses={204: {"description": "Nothing to do"}})
+def claim(desk: TheDesk, me: Me, wanted: Wanted) -> Any:
+    """Lease the next task. Who has a live lease gets that one again."""
+    assignment = desk.claim(me.id, kinds=wanted.kinds)
+    return Response(status_code=204) if assignment is None else assignment_json(assignment, desk)
+
+
+@doors("GET", "/api/tasks/{task_id}", "annotator")
+def task(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
+    return assignment_json(desk.assignment(me.id, task_id), desk)
+
+
+@doors("GET", "/api/tasks/{task_id}/diff", "annotator")
+def diff(
+    desk: TheDesk,
+    me: Me,
+    task_id: TaskId,
+    a: Annotated[int, Query(ge=0, lt=100)] = 0,
+    b: Annotated[int, Query(ge=0, lt=100)] = 1,
+    listed: bool = False,
+) -> dict[str, Any]:
+    """Two completions with their differing words marked, as HTML: as shown, or ``listed``, as a manager sees them."""
+    if listed and me.role == "annotator":
+        raise HTTPException(403, "this needs the role manager")
+    shown = desk.task(task_id).completions if listed else desk.assignment(me.id, task_id).shown
+    texts = [completion.text for completion in shown]
+    if max(a, b) >= len(texts):
+        raise HTTPException(422, f"there are {len(texts)} completions")
+    found = word_diff(texts[a], texts[b])
+    if found is None:
+        raise HTTPException(422, "these texts are too long to compare word by word")
+    return {"a": found.a, "b": found.b, "removed": found.removed, "added": found.added}
+
+
+@doors("POST", "/api/tasks/{task_id}/submit", "annotator", status_code=201, responses={200: {"description": "Again"}})
+def submit(desk: TheDesk, me: Me, task_id: TaskId, key: Key, answer: Answer) -> JSONResponse:
+    """Answer a task. The same key again returns the same receipt (200) and changes nothing."""
+    return _receipt(desk.submit(me.id, task_id, answer, key=key))
+
+
+def _receipt(receipt: Receipt) -> JSONResponse:
+    told = {
+        "submission_id": receipt.submission_id,
+        "task_id": receipt.task_id,
+        "revision": receipt.revision,
+        "extra": receipt.extra,
+        "repeated": receipt.repeated,
+    }
+    return JSONResponse(told, 200 if receipt.repeated else 201)
+
+
+@doors("PUT", "/api/tasks/{task_id}/draft", "annotator", status_code=204)
+def draft(desk: TheDesk, me: Me, task_id: TaskId, draft: dict[str, Any]) -> None:
+    desk.save_draft(me.id, task_id, draft)
+
+
+class Skip(Body):
+    reason: Annotated[str, Field(min_length=1, max_length=200)]
+    note: Note = ""
+
+
+@doors("POST", "/api/tasks/{task_id}/skip", "annotator", status_code=204)
+def skip(desk: TheDesk, me: Me, task_id: TaskId, skip: Skip) -> None:
+    desk.skip(me.id, task_id, skip.reason, skip.note)
+
+
+@doors("POST", "/api/tasks/{task_id}/unskip", "annotator")
+def unskip(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
+    return assignment_json(desk.unskip(me.id, task_id), desk)
+
+
+@doors("POST", "/api/tasks/{task_id}/release", "annotator", status_code=204)
+def release(desk: TheDesk, me: Me, task_id: TaskId) -> None:
+    desk.release(me.id, task_id)
+
+
+@doors("POST", "/api/tasks/{task_id}/heartbeat", "annotator")
+def heartbeat(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, float]:
+    """Keep the lease; returns until when it holds (seconds since 1970)."""
+    return {"until": desk.heartbeat(me.id, task_id)}
+
+
+@doors("POST", "/api/submissions/{submission_id}/undo", "annotator")
+def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
+    """Take an own answer back. The task comes back with the answer as its draft."""
+    return assignment_json(desk.undo(me.id, submission_id), desk)
+
+
+# ---- oneself -----------------------------------------------------------------------------------------------------
+
+
+@doors("GET", "/api/me", "annotator")
+def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
+    session = request.cookies.get(SESSION_COOKIE)
+    standing = desk.standing(me.id)
+    return {
+        "name": me.name,
+        "role": me.role,
+        "done": standing.done,
+        "left": standing.left,
+        "csrf": csrf_token(session) if session else None,
+    }
+
+
+@doors("POST", "/api/logout", "annotator")
+def logout(request: Request, desk: TheDesk) -> JSONResponse:
+    if session := request.cookies.get(SESSION_COOKIE):
+        desk.close_session(session)
+    answer = JSONResponse({})
+    answer.delete_cookie(SESSION_COOKIE)
+    return answer
+
+
+class Confirm(Body):
+    rev: Annotated[int, Field(ge=0, lt=2**53)]
+
+
+@doors("POST", "/api/guideline/confirm", "annotator", status_code=204)
+def confirm(desk: TheDesk, me: Me, confirm: Confirm) -> None:
+    """Say that one has read a version of the guidelines."""
+    desk.confirm(me.id, confirm.rev)
+
+
+@doors("GET", "/api/openapi.json", "annotator", include_in_schema=False)
+def openapi(request: Request) -> dict[str, Any]:
+    schema: dict[str, Any] = request.app.openapi()
+    return schema
+
+
+# ---- managers ----------------------------------------------------------------------------------------------------
+
+
+class GivenSource(Body):
+    origin: Literal["human", "policy", "user"] = "policy"
+    name: Name = "unknown"
+    version: Note = ""
+    sampling: Note = ""
+
+
+class GivenCompletion(Body):
+    text: Text
+    source: GivenSource = GivenSource()
+
+
+class Turn(Body):
+    role: Name
+    content: Text
+
+
+class GivenTask(Body):
+    """A task to be: the prompt is a text, or a conversation whose last turn is to be answered."""
+
+    kind: TaskKindName
+    prompt: Text | Annotated[list[Turn], Field(min_length=1, max_length=200)]
+    completions: Annotated[list[GivenCompletion], Field(max_length=9)] = []
+    overlap: Annotated[int, Field(ge=1, le=1000)] | None = None
+    priority: float = 0
+    group: Annotated[str, Field(max_length=200)] = ""
+    gold: dict[str, Any] | None = None
+
+    def made(self) -> NewTask:
+        prompt = (
+            Prompt(text=self.prompt)
+            if isinstance(self.prompt, str)
+            else Prompt.of_messages([turn.model_dump() for turn in self.prompt])
+        )
+        completions = tuple(
+            Completion(prompt_id=prompt.id, text=one.text, source=Source(**one.source.model_dump()))
+            for one in self.completions
+        )
+        return NewTask(
+            kind=self.kind,
+            prompt=prompt,
+            completions=completions,
+            overlap=self.overlap,
+            priority=self.priority,
+            group=self.group,
+            gold=self.gold,
+            origin="api",
+        )
+
+
+@doors("POST", "/api/tasks", "manager", status_code=201)
+def add_tasks(desk: TheDesk, tasks: Annotated[list[GivenTask], Field(max_length=10_000)]) -> dict[str, int]:
+    return {"added": desk.add_tasks([task.made() for task in tasks])}
+
+
+@doors("POST", "/api/tasks/{task_id}/adjudicate", "manager", status_code=201)
+def adjudicate(desk: TheDesk, me: Me, task_id: TaskId, key: Key, answer: Answer) -> JSONResponse:
+    """Decide a disputed task: a new judgement beside the others. Positions are those of the task as listed."""
+    return _receipt(desk.adjudicate(me.id, task_id, answer, key=key))
+
+
+class Gold(Body):
+    answer: Answer | None
+
+
+@doors("PUT", "/api/tasks/{task_id}/gold", "manager", status_code=204)
+def set_gold(desk: TheDesk, me: Me, task_id: TaskId, gold: Gold) -> None:
+    """Make a task a gold question by its right answer (positions as listed), or an ordinary one."""
+    desk.set_gold(task_id, gold.answer, by=me)
+
+
+class NewInvite(Body):
+    role: Role = "annotator"
+
+
+@doors("POST", "/api/invites", "manager", status_code=201)
+def invite(request: Request, desk: TheDesk, me: Me, invite: NewInvite) -> dict[str, str]:
+    """A link that lets one person in, once."""
+    if invite.role != "annotator" and me.role != "admin":
+        raise HTTPException(403, "only an admin invites managers and admins")
+    return {"url": _join_url(request, desk.invite(invite.role, by=me))}
+
+
+def _join_url(request: Request, token: str) -> str:
+    return str(request.url_for("join_link", token=token))
+
+
+@doors("GET", "/api/guideline", "annotator")
+def guideline(desk: TheDesk) -> dict[str, Any]:
+    now = desk.guideline()
+    return {"rev": now.rev, "text": now.text, "created_at": now.created_at}
+
+
+class NewGuideline(Body):
+    text: Text
+
+
+@doors("PUT", "/api/guideline", "manager")
+def write_guideline(desk: TheDesk, me: Me, new: NewGuideline) -> dict[str, Any]:
+    """A new version; everybody confirms it before the next task."""
+    desk.write_guideline(new.text, by=me)
+    return guideline(desk)
+
+
+# ---- admins ------------------------------------------------------------------------------------------------------
+
+
+class NewPerson(Body):
+    name: Name
+    role: Role = "annotator"
+    simulated: bool = False
+
+
+@doors("POST", "/api/people", "admin", status_code=201)
+def add_person(desk: TheDesk, new: NewPerson) -> dict[str, Any]:
+    """Somebody who comes with a token: a program, a simulated annotator. The token is shown once."""
+    person = desk.add_person(new.name, new.role, simulated=new.simulated)
+    return {"id": person.id, "token": desk.make_token(person.id, "made by an admin")}
+
+
+@doors("POST", "/api/people/{person_id}/disable", "admin", status_code=204)
+def disable(desk: TheDesk, me: Me, person_id: PersonId) -> None:
+    if person_id == me.id:
+        raise HTTPException(422, "you cannot disable yourself")
+    desk.disable(person_id, by=me)
+
+
+class NewRole(Body):
+    role: Role
+
+
+@doors("POST", "/api/people/{person_id}/role", "admin", status_code=204)
+def set_role(desk: TheDesk, me: Me, person_id: PersonId, new: NewRole) -> None:
+    if person_id == me.id:
+        raise HTTPException(422, "you cannot change your own role")
+    desk.set_role(person_id, new.role, by=me)
+
+
+@doors("POST", "/api/people/{person_id}/link", "admin", status_code=201)
+def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str, str]:
+    """A link that logs this person in, once, within a day and while the server runs: for who lost the browser."""
+    links: Links = request.app.state.links
+    return {"url": _join_url(request, links.make(desk.person(person_id).id))}
+
+
+@doors("POST", "/api/people/{person_id}/token", "admin", status_code=201)
+def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
+    """One more token for a person's programs, shown once."""
+    return {"token": desk.make_token(desk.person(person_id).id, "made by an admin")}

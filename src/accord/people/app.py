@@ -1,0 +1,90 @@
+"""The annotation app: the desk over HTTP, as JSON and as pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+import accord
+from accord.errors import AccordError, ResourceError
+from accord.people import api, manage, pages
+from accord.people.desk import Conflict, Desk, Forbidden, Gone, Unconfirmed
+from accord.people.security import HEADERS, MAX_BODY, Frame, Guarded, Limits, Links
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_STATUS: tuple[tuple[type[AccordError], int], ...] = (
+    (Gone, 404),
+    (Conflict, 409),
+    (Unconfirmed, 409),
+    (Forbidden, 403),
+    (ResourceError, 503),
+    (AccordError, 422),
+)
+_TITLES = {401: "Log in first", 403: "Not for you", 404: "Not here", 409: "Changed meanwhile", 429: "Too fast"}
+
+
+def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAPI:
+    """The app of one desk. A request for another host than those allowed is refused (DNS rebinding).
+
+    Every route names who may use it; see `accord.people.security`.
+    """
+    app = FastAPI(
+        title="Accord: people",
+        version=accord.__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        max_body_size=MAX_BODY,
+    )
+    app.router.route_class = Guarded
+    app.state.desk, app.state.limits, app.state.links = desk, Limits(), Links()
+    app.state.judged = manage.Judged(desk)
+    for room in (api, pages, manage):
+        room.doors.open(app)
+    app.add_middleware(Frame, allowed_hosts=allowed_hosts)
+    app.add_exception_handler(AccordError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+    return app
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AccordError)
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    told = ". ".join(part[:1].upper() + part[1:] for part in (error.what, error.why, error.mend) if part)
+    return _told(request, status, f"{error.where}: {told}" if error.where else told)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _told(request, 422, f"{where}: {first['msg']}")
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _told(request, error.status_code, str(error.detail), error.headers)
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    """Nobody foresaw this. The log has the traceback, the reader gets none; this answer passes no `Frame`."""
+    return _told(request, 500, "Something went wrong on the server. Nothing that was acknowledged is lost.", HEADERS)
+
+
+def _told(request: Request, status: int, told: str, headers: object = None) -> Response:
+    if request.url.path.startswith("/api/"):
+        answer: Response = JSONResponse({"error": told}, status)
+    else:
+        told = told[:1].upper() + told[1:]
+        answer = pages.page(
+            request, "error.html.j2", status=status, title=_TITLES.get(status, "That did not work"), told=told
+        )
+    answer.headers.update(dict(headers or {}))  # type: ignore[call-overload]
+    return answer

@@ -1,0 +1,231 @@
+"""The manager's doors and pages: how it goes, who does it, where people disagree, and what they are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request, Response
+from markupsafe import Markup
+
+from accord.evals.svg import Dot, bars, dots
+from accord.people.api import Me, TaskId, TheDesk
+from accord.people.desk import Desk, Submission
+from accord.people.pages import LETTERS, page, said, show_task
+from accord.people.security import Doors
+
+if TYPE_CHECKING:
+    from accord.people.figures import PersonRow, Quality
+    from accord.stats import Estimate
+
+doors = Doors()
+
+_MOST_NAME = 26  # letters of a name in a picture
+
+
+class Judged:
+    """The quality report of a desk: made when asked for and something has changed, one at a time."""
+
+    def __init__(self, desk: Desk, *, seconds: float = 20.0) -> None:
+        self._desk, self._seconds, self._lock = desk, seconds, threading.Lock()
+        self._made: Quality | None = None
+        self._of: tuple[object, ...] = ()
+        self._at = 0.0
+
+    def now(self) -> Quality:
+        """The report; up to ``seconds`` old while people work."""
+        from accord.people.quality import report  # numpy and scipy: not needed to start
+
+        with self._lock:
+            counts = self._desk.counts()
+            state = tuple(counts.items())
+            is_fresh = state == self._of or time.monotonic() - self._at < self._seconds
+            if self._made is None or not is_fresh:
+                desk = self._desk
+                rows = (desk.submissions(), desk.tasks(), desk.people())
+                self._made = report(*rows, skips=desk.skips(), counts=counts, now=time.time())
+                self._of, self._at = state, time.monotonic()
+            return self._made
+
+
+def _quality(request: Request) -> Quality:
+    judged: Judged = request.app.state.judged
+    return judged.now()
+
+
+# ---- JSON --------------------------------------------------------------------------------------------------------
+
+
+@doors("GET", "/api/progress", "manager")
+def progress(desk: TheDesk) -> dict[str, Any]:
+    """How the queue stands, and what each person has done of each kind of task."""
+    return {"queue": desk.counts(), "people": [row._asdict() for row in desk.progress()]}
+
+
+@doors("GET", "/api/quality", "manager")
+def quality(request: Request) -> dict[str, Any]:
+    """Agreement, accuracy, habits and alarms: every number with its interval, or why there is none."""
+    return _quality(request).to_json()
+
+
+@doors("GET", "/api/disagreements", "manager")
+def disagreements(request: Request) -> dict[str, Any]:
+    """Tasks on which people differ, the most disputed first. Answers are by position as listed."""
+    found = _quality(request).to_json()
+    return {"num_disputed": found["num_disputed"], "disputed": found["disputed"]}
+
+
+# ---- pages -------------------------------------------------------------------------------------------------------
+
+
+def _page(request: Request, name: str, **values: Any) -> Response:
+    return page(request, f"manage/{name}.html.j2", here="manage", tab=name, **values)
+
+
+@doors("GET", "/manage", "manager", include_in_schema=False)
+def overview(request: Request, desk: TheDesk) -> Response:
+    found = _quality(request)
+    people = [row for row in found.people if row.num_done or row.skipped]
+    judged = [row for row in people if row.num_done]
+    return _page(
+        request,
+        "overview",
+        quality=found,
+        counts=desk.counts(),
+        people=people,
+        judged=judged,
+        width="middle",
+        kinds=sorted({kind for row in people for kind in row.done}),
+        why_not=_why_not(judged),
+        percent=percent,
+        number=number,
+        pictures=_pictures(found, judged),
+    )
+
+
+@doors("GET", "/manage/disagreements", "manager", include_in_schema=False)
+def disputed(request: Request, desk: TheDesk) -> Response:
+    found = _quality(request)
+    rows = [(row, desk.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split)) for row in found.disputed]
+    return _page(request, "disagreements", rows=rows, left_out=found.num_disputed - len(rows))
+
+
+def _split(split: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """Each person's answer in a few words: ``A > B = C``, or value by value."""
+    return [(name, _in_order(answer)) for name, answer in split]
+
+
+def _in_order(answer: Sequence[Any]) -> str:
+    if answer and isinstance(answer[0], bool):
+        return ", ".join(f"{letter} {'good' if good else 'bad'}" for letter, good in zip(LETTERS, answer, strict=False))
+    if answer and isinstance(answer[0], dict):
+        told = (" ".join(f"{axis} {value}" for axis, value in axes.items()) for axes in answer)
+        return "; ".join(f"{letter}: {words}" for letter, words in zip(LETTERS, told, strict=False))
+    groups: dict[int, list[str]] = {}
+    for letter, rank in zip(LETTERS, answer, strict=False):
+        groups.setdefault(rank, []).append(letter)
+    return " > ".join(" = ".join(groups[rank]) for rank in sorted(groups))
+
+
+@doors("GET", "/manage/people", "manager", include_in_schema=False)
+def people(request: Request, desk: TheDesk) -> Response:
+    return _page(request, "people", people=desk.people())
+
+
+@doors("GET", "/manage/guidelines", "manager", include_in_schema=False)
+def guidelines(request: Request, desk: TheDesk) -> Response:
+    return _page(request, "guidelines", guideline=desk.guideline())
+
+
+@doors("GET", "/manage/export", "manager", include_in_schema=False)
+def export(request: Request, desk: TheDesk) -> Response:
+    return _page(request, "export", counts=desk.counts())
+
+
+@doors("GET", "/manage/task/{task_id}", "manager", include_in_schema=False)
+def decide(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
+    """A task with what everybody said of it, and the form that decides."""
+    task = desk.task(task_id)
+    answers = [_in_task_order(one) for one in desk.submissions(task_id=task_id) if not one.undone]
+    given = {"mode": "adjudicate", "revision": len(answers), "draft": None, "lease_s": 0, "min_seconds": 0}
+    return show_task(request, desk, task, task.completions, given, answers=answers, here="manage")
+
+
+def _in_task_order(submission: Submission) -> dict[str, Any]:
+    """What somebody said, by the letters under which the manager sees the completions."""
+    places = sorted(range(len(submission.order)), key=lambda shown: submission.order[shown])
+    told = [f"{LETTERS[i]}: {words}" for i, shown in enumerate(places) if (words := said(submission.answer, shown))]
+    return {"submission": submission, "said": told or [submission.answer.text or ""]}
+
+
+# ---- numbers and pictures ----------------------------------------------------------------------------------------
+
+
+def percent(estimate: Estimate) -> Markup:
+    return _told(estimate, lambda value: f"{100 * value:.0f}", " %")
+
+
+def number(estimate: Estimate) -> Markup:
+    return _told(estimate, _short_number)
+
+
+def _short_number(value: float) -> str:
+    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
+
+
+def _told(estimate: Estimate, text: Callable[[float], str], unit: str = "") -> Markup:
+    """A value with its interval; a dash, and the reason for who asks, where there is none."""
+    if (why := getattr(estimate, "why", None)) is not None:
+        return Markup('<span class="soft" title="{}">–<span class="unseen"> {}</span></span>').format(why, why)
+    value, low, high = estimate.value, estimate.low, estimate.high  # type: ignore[union-attr]
+    between = f" [{text(low)}, {text(high)}]" if low == low and high == high else ""
+    return Markup('<b>{}{}</b><span class="soft">{}</span>').format(text(value), unit, between)
+
+
+def _why_not(people: Iterable[PersonRow]) -> list[str]:
+    """Why there are dashes in the table of people, each reason once."""
+    shown = ("gold", "agrees", "first_shown", "longer", "skip_rate", "flag_rate", "median_seconds", "per_hour")
+    reasons = (getattr(getattr(row, name), "why", None) for row in people for name in shown)
+    return [str(why) for why in dict.fromkeys(reasons) if why]
+
+
+def _pictures(found: Quality, people: Sequence[PersonRow]) -> dict[str, Markup]:
+    """Pictures by name; an empty one where nothing can be drawn."""
+    worth = [(_short(row.name), row.weight, f"{row.weight:.2f}") for row in people]
+    measures = [(row.measure, row.alpha) for row in found.agreement]
+    return {
+        "done": bars([(_short(row.name), float(row.num_done), str(row.num_done)) for row in people], title="Answers"),
+        "alpha": _dots(measures, "Agreement", "Krippendorff's alpha: 0 = chance, 1 = all agree", rule=0.0),
+        "gold": _by_person(people, "gold", "Gold questions answered right", "share right", rule=None),
+        "first": _by_person(people, "first_shown", "Position", "share in which the one shown first wins"),
+        "longer": _by_person(people, "longer", "Length", "share in which the longer one wins"),
+        "weights": bars(worth, title="Weight in training"),
+    }
+
+
+def _by_person(people: Sequence[PersonRow], name: str, title: str, axis: str, rule: float | None = 0.5) -> Markup:
+    return _dots([(_short(row.name), getattr(row, name)) for row in people], title, axis, rule=rule, span=(0.0, 1.0))
+
+
+def _dots(
+    rows: Iterable[tuple[str, Estimate]],
+    title: str,
+    axis: str,
+    *,
+    rule: float | None,
+    span: tuple[float, float] | None = None,
+) -> Markup:
+    known = [(name, one) for name, one in rows if getattr(one, "why", None) is None]
+    drawn = [Dot(name, "people", one.value, *_bounds(one)) for name, one in known]  # type: ignore[union-attr]
+    return dots(drawn, title=title, axis=axis, rule=rule, span=span)
+
+
+def _bounds(estimate: Any) -> tuple[float | None, float | None]:
+    known = estimate.low == estimate.low and estimate.high == estimate.high
+    return (estimate.low, estimate.high) if known else (None, None)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MOST_NAME else name[: _MOST_NAME - 1] + "…"

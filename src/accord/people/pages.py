@@ -1,0 +1,370 @@
+"""The pages that people see, made on the server. What they change, they change through the JSON doors of `api`."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import string
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import HTTPException, Path, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
+
+from accord.errors import DataError
+from accord.people import markdown
+from accord.people.answers import Answer
+from accord.people.api import Me, TaskId, TheDesk, settings_json
+from accord.people.desk import Assignment, Desk, Person, Submission, Task
+from accord.people.security import (
+    SESSION_COOKIE,
+    Doors,
+    Limits,
+    Links,
+    address,
+    csrf_token,
+    require_own_origin,
+    sane_text,
+)
+from accord.records import Completion
+
+doors = Doors()
+
+JOIN_COOKIE = "accord_join"
+LETTERS = string.ascii_uppercase
+TITLES = {
+    "pair": "Which completion is better?",
+    "ranking": "Put these in order",
+    "rating": "Rate what you read",
+    "label": "Good or bad?",
+    "demonstration": "Write a completion",
+}
+_WIDTHS = {"pair": "wide", "rating": "wide", "ranking": "middle"}  # the others: a column of text
+_KEYS_OF_KIND: Mapping[str, Sequence[tuple[str, str]]] = {
+    "pair": (
+        ("1 2 3 4", "A is much better … barely better"),
+        ("5", "tie"),
+        ("6 7 8 9", "B is barely … much better"),
+        ("0", "both are bad"),
+        ("j k", "walk over A and B"),
+    ),
+    "ranking": (
+        ("j k", "walk down and up"),
+        ("⇧j ⇧k", "move down and up"),
+        ("=", "tie with the one above, or undo"),
+        ("x", "unacceptable, or undo"),
+        ("o", "show all text, or less"),
+    ),
+    "rating": (("j k", "walk over the questions"), ("1 … 9", "rate, and go on")),
+    "label": (("g b", "good, bad"), ("j k", "walk over the completions")),
+    "demonstration": (("w", "write"), ("Ctrl ↵", "submit while writing")),
+}
+_STRENGTHS = {
+    "significantly": "much better",
+    "better": "better",
+    "slightly": "slightly better",
+    "negligibly": "barely better",
+}
+_ON_COMPLETIONS = [("e", "edit the best one"), ("f", "flags")]
+_ALWAYS = [
+    ("n", "note"),
+    ("s", "skip, with a reason"),
+    ("u", "undo the last answer or skip"),
+    ("↵", "submit"),
+    ("?", "this"),
+]
+
+
+# ---- how pages are made ------------------------------------------------------------------------------------------
+
+
+@cache
+def _assets() -> dict[str, tuple[str, bytes]]:
+    """Style, script and icon by name, with their types."""
+    types = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+    folder = files("accord.people") / "static"
+    return {one.name: (types[one.name.rpartition(".")[2]], one.read_bytes()) for one in folder.iterdir()}
+
+
+@cache
+def _version() -> str:
+    """Changes when any asset does, so that browsers may keep them for ever."""
+    return hashlib.sha256(b"".join(content for _, (_, content) in sorted(_assets().items()))).hexdigest()[:12]
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("accord.people"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["asset"] = lambda name: f"/static/{_version()}/{name}"
+    made.filters |= {"words": lambda name: name.replace("_", " "), "moment": _moment, "markdown": markdown.render}
+    return made
+
+
+def _moment(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%-d %b %Y, %H:%M UTC")
+
+
+def page(request: Request, name: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page from its template. Who is logged in, and the session's CSRF token, are known to every one."""
+    me: Person | None = getattr(request.state, "person", None)
+    session = request.cookies.get(SESSION_COOKIE, "")
+    known = {"me": me, "csrf": csrf_token(session) if me and session else "", "here": "", "width": ""}
+    return HTMLResponse(_templates().get_template(name).render(known | values), status)
+
+
+def _go(path: str) -> RedirectResponse:
+    return RedirectResponse(path, 303)
+
+
+@doors("GET", "/static/{version}/{name}", "public", include_in_schema=False)
+def static(version: str, name: str) -> Response:
+    if name not in _assets():
+        raise HTTPException(404, "there is no such file")
+    media_type, content = _assets()[name]
+    lasting = "public, max-age=31536000, immutable" if version == _version() else "no-cache"
+    return Response(content, media_type=media_type, headers={"cache-control": lasting})
+
+
+# ---- coming in ---------------------------------------------------------------------------------------------------
+
+
+@doors("GET", "/login", "public", include_in_schema=False)
+def login(request: Request) -> Response:
+    return _go("/") if request.state.person else page(request, "login.html.j2", problem="")
+
+
+@doors("POST", "/login", "public", include_in_schema=False)
+async def log_in(request: Request) -> Response:
+    """Log in by a token that an admin gave."""
+    require_own_origin(request)
+    token = (await _form(request)).get("token", "").strip()
+    desk: Desk = request.app.state.desk
+    person = await run_in_threadpool(desk.person_of_token, token)
+    if person is None:
+        _attempt(request)
+        return page(request, "login.html.j2", status=401, problem="This token is not known. Was it copied whole?")
+    return await _enter(request, person)
+
+
+@doors("GET", "/join/{token}", "public", include_in_schema=False)
+def join_link(request: Request, token: Annotated[str, Path(max_length=200)]) -> Response:
+    """An invitation. The token leaves the address bar at once, and a mere look at the link uses nothing up."""
+    answer = _go("/join")
+    answer.set_cookie(JOIN_COOKIE, token, max_age=3600, path="/join", **_cookie(request))
+    return answer
+
+
+@doors("GET", "/join", "public", include_in_schema=False)
+def join(request: Request) -> Response:
+    if JOIN_COOKIE not in request.cookies:
+        return page(request, "login.html.j2", problem="")
+    return page(request, "join.html.j2", known=_invited(request), problem="", name="")
+
+
+def _invited(request: Request) -> Person | None:
+    """The person a login link is for; None for an invitation, which makes a new one."""
+    links: Links = request.app.state.links
+    person_id = links.person(request.cookies.get(JOIN_COOKIE, ""), use=False)
+    return None if person_id is None else request.app.state.desk.person(person_id)
+
+
+@doors("POST", "/join", "public", include_in_schema=False)
+async def come_in(request: Request) -> Response:
+    require_own_origin(request)
+    name = (await _form(request)).get("name", "")
+    token = request.cookies.get(JOIN_COOKIE, "")
+    links, desk = request.app.state.links, request.app.state.desk
+    try:
+        known = links.person(token, use=True)
+        person = (
+            await run_in_threadpool(desk.accept_invite, token, name)
+            if known is None
+            else await run_in_threadpool(desk.person, known)
+        )
+        return await _enter(request, person)
+    except DataError as error:
+        _attempt(request)
+        told = f"{error.what[:1].upper()}{error.what[1:]}{': ' + error.why if error.why else ''}."
+        return page(request, "join.html.j2", status=422, known=None, problem=told, name=name)
+
+
+async def _enter(request: Request, person: Person) -> Response:
+    session = await run_in_threadpool(request.app.state.desk.open_session, person.id)
+    answer = _go("/")
+    answer.set_cookie(SESSION_COOKIE, session, max_age=30 * 86_400, **_cookie(request))
+    answer.delete_cookie(JOIN_COOKIE, path="/join")
+    return answer
+
+
+def _cookie(request: Request) -> dict[str, Any]:
+    return {"httponly": True, "samesite": "lax", "secure": request.url.scheme == "https"}
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Fields of a plain form. Raises HTTPException for what no form sends."""
+    try:
+        fields = parse_qs((await request.body()).decode(), max_num_fields=20)
+    except ValueError:
+        raise HTTPException(422, "this is no form") from None
+    form = {name: values[0] for name, values in fields.items()}
+    if not all(map(sane_text, form.values())):
+        raise HTTPException(422, "this is no text")
+    return form
+
+
+def _attempt(request: Request) -> None:
+    limits: Limits = request.app.state.limits
+    limits.attempt(address(request))
+
+
+# ---- working -----------------------------------------------------------------------------------------------------
+
+
+@doors("GET", "/", "annotator", include_in_schema=False)
+def home(request: Request, desk: TheDesk, me: Me) -> Response:
+    return page(
+        request, "home.html.j2", standing=desk.standing(me.id, since=_midnight()), confirmed=desk.confirmed(me.id)
+    )
+
+
+def _midnight() -> float:
+    """The last midnight of the server's own clock: "today" is the day of the people who work here."""
+    return datetime.datetime.combine(datetime.date.today(), datetime.time()).timestamp()
+
+
+@doors("GET", "/task", "annotator", include_in_schema=False)
+def next_task(request: Request, desk: TheDesk, me: Me) -> Response:
+    """The task at hand, or the next one."""
+    if not desk.confirmed(me.id):
+        return _go("/guidelines")
+    assignment = desk.claim(me.id)
+    if assignment is None:
+        return page(request, "done.html.j2", standing=desk.standing(me.id, since=_midnight()))
+    return _task_page(request, desk, me, assignment)
+
+
+@doors("GET", "/task/{task_id}", "annotator", include_in_schema=False)
+def this_task(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
+    """A task one has already: after an undo."""
+    return _task_page(request, desk, me, desk.assignment(me.id, task_id))
+
+
+def _task_page(request: Request, desk: Desk, me: Person, assignment: Assignment) -> Response:
+    standing = desk.standing(me.id, since=_midnight())
+    given = {
+        "mode": "label",
+        "revision": assignment.revision,
+        "draft": assignment.draft,
+        "lease_s": desk.settings.lease_minutes * 60,
+        "min_seconds": desk.settings.min_seconds,
+    }
+    return show_task(
+        request,
+        desk,
+        assignment.task,
+        assignment.shown,
+        given,
+        progress={"done": standing.since, "left": standing.left},
+    )
+
+
+def show_task(
+    request: Request, desk: Desk, task: Task, shown: Sequence[Completion], given: Mapping[str, Any], **values: Any
+) -> Response:
+    """A task as a page; the script gets ``given`` and finds everything else on the page."""
+    known = {
+        "progress": None,
+        "width": _WIDTHS.get(task.kind, ""),
+        "mode": given["mode"],
+        "title": TITLES[task.kind],
+        "kind": task.kind,
+    }
+    known |= {
+        "prompt": [{"role": turn["role"], "html": markdown.render(turn["content"])} for turn in task.prompt.turns()],
+        "completions": [
+            {"letter": letter, "text": one.text, "html": markdown.render(one.text)}
+            for letter, one in zip(LETTERS, shown, strict=False)
+        ],
+        "settings": settings_json(desk.settings),
+        "keys": [*_KEYS_OF_KIND[task.kind], *_on_completions(len(shown)), *_ALWAYS],
+        "task_json": json.dumps({"task_id": task.id, "kind": task.kind, **given}),
+    }
+    return page(request, "task.html.j2", **known | values)
+
+
+def _on_completions(count: int) -> list[tuple[str, str]]:
+    return [*(_ON_COMPLETIONS if count else ()), *([("d", "compare words of two")] if count > 1 else ())]
+
+
+@doors("GET", "/guidelines", "annotator", include_in_schema=False)
+def guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
+    return page(
+        request, "guidelines.html.j2", here="guidelines", guideline=desk.guideline(), confirmed=desk.confirmed(me.id)
+    )
+
+
+# ---- looking back ------------------------------------------------------------------------------------------------
+
+
+@doors("GET", "/history", "annotator", include_in_schema=False)
+def history(request: Request, desk: TheDesk, me: Me) -> Response:
+    """One's own last answers. Where the texts came from, and how long they are, is told only here: afterwards."""
+    rows = [_past(desk, one) for one in desk.submissions(person_id=me.id, last=30) if not one.adjudication]
+    return page(request, "history.html.j2", here="history", rows=rows)
+
+
+def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
+    task = desk.task(submission.task_id)
+    shown = [task.completions[i] for i in submission.order]
+    recent = time.time() - submission.created_at <= desk.settings.undo_minutes * 60
+    return {
+        "submission": submission,
+        "title": TITLES[submission.kind],
+        "undoable": recent and not submission.undone,
+        "prompt": task.prompt.turns()[-1]["content"],
+        "completions": [
+            {
+                "letter": LETTERS[i],
+                "text": one.text,
+                "said": said(submission.answer, i),
+                "source": f"{one.source.name} {one.source.version}".strip()
+                if one.source.origin != "human"
+                else "a person",
+                "words": len(one.text.split()),
+            }
+            for i, one in enumerate(shown)
+        ],
+    }
+
+
+def said(answer: Answer, i: int) -> str:
+    """What an answer says of the completion at position ``i``, in a few words."""
+    parts = []
+    if answer.ranks is not None:
+        parts.append(f"rank {answer.ranks[i]}")
+    if answer.strength is not None and answer.ranks is not None and answer.ranks[i] == 1:
+        parts.append(_STRENGTHS[answer.strength])
+    if answer.unacceptable is not None and answer.unacceptable[i]:
+        parts.append("unacceptable")
+    if answer.ratings is not None:
+        parts += [f"{axis} {value}" for axis, value in answer.ratings[i].items()]
+    if answer.good is not None:
+        parts.append("good" if answer.good[i] else "bad")
+    if answer.flags is not None:
+        parts += answer.flags[i]
+    if answer.edit is not None and answer.edit.of == i:
+        parts.append("edited")
+    return ", ".join(parts)

@@ -1,0 +1,119 @@
+"""Annotators to test with, at work: they claim and answer over HTTP, as people's browsers do."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from accord.people.client import Client
+from accord.people.panel import Mind, View
+
+if TYPE_CHECKING:
+    from accord.people.desk import Desk
+
+NOT_MINE = "not my field"  # the reason for skipping what a replayed rater never saw, if the project has it
+
+Log = Callable[[float, str], None]
+
+
+class Office(Protocol):
+    """What a simulation needs of an admin: a `Client` with an admin's token, or a `DeskOffice`."""
+
+    def add_person(self, name: str) -> tuple[int, str]: ...
+
+    def dismiss(self, person_id: int) -> None: ...
+
+    def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int: ...
+
+    def waiting(self) -> int: ...
+
+    def quality(self) -> dict[str, Any]: ...
+
+
+class DeskOffice:
+    """The same on the desk itself: a project needs no admin's account for a simulation of its own."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def add_person(self, name: str) -> tuple[int, str]:
+        person = self._desk.add_person(name, "annotator", simulated=True)
+        return person.id, self._desk.make_token(person.id, "accord simulate")
+
+    def dismiss(self, person_id: int) -> None:
+        person = self._desk.person(person_id)
+        for token in self._desk.tokens(person_id):
+            self._desk.revoke_token(token.id, by=person)
+
+    def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int:
+        from accord.people.api import GivenTask
+
+        return self._desk.add_tasks([GivenTask.model_validate(task).made() for task in tasks])
+
+    def waiting(self) -> int:
+        return self._desk.counts()["waiting"]
+
+    def quality(self) -> dict[str, Any]:
+        from accord.people.quality import report
+
+        desk = self._desk
+        rows = (desk.submissions(), desk.tasks(), desk.people())
+        return report(*rows, skips=desk.skips(), counts=desk.counts()).to_json()
+
+
+@dataclass(frozen=True)
+class Played:
+    """What was done: answers and skips by annotator, and who left before the queue was empty."""
+
+    answered: Mapping[str, int]
+    skipped: Mapping[str, int]
+    left: tuple[str, ...]
+
+
+def play(office: Office, url: str, minds: Sequence[Mind], log: Log) -> Played:
+    """Register the minds as simulated annotators and let them answer in turn until there is nothing left for anybody.
+
+    They are dismissed afterwards: their tokens open nothing any more.
+    """
+    expected = office.waiting()
+    run = secrets.token_hex(2)  # names are taken once; a second simulation of the same raters has its own
+    answered, skipped, left = ({f"{mind.name} #{run}": 0 for mind in minds} for _ in range(3))
+    people, seats = [], []
+    for mind in minds:
+        person_id, token = office.add_person(f"{mind.name} #{run}")
+        people.append(person_id)
+        seats.append((f"{mind.name} #{run}", mind, Client(url, token)))
+    try:
+        waiting = list(seats)
+        while waiting:
+            still = []
+            for name, mind, client in waiting:
+                if answered[name] >= mind.patience:
+                    left[name] = 1
+                elif (task := client.claim()) is not None:
+                    did = answered if _answer(client, mind, task) else skipped
+                    did[name] += 1
+                    still.append((name, mind, client))
+            waiting = still
+            done = sum(answered.values())
+            log(min(1.0, done / max(1, expected)), f"{done} answers, {len(waiting)} annotators at work")
+    finally:
+        for _, _, client in seats:
+            client.close()
+        for person_id in people:
+            office.dismiss(person_id)
+    return Played(answered, skipped, tuple(name for name, gone in left.items() if gone))
+
+
+def _answer(client: Client, mind: Mind, task: Mapping[str, Any]) -> bool:
+    prompt = " ".join(turn["content"] for turn in task["prompt"])
+    texts = tuple(completion["text"] for completion in task["completions"])
+    said = mind.answer(View(task["kind"], prompt, texts, task["settings"]))
+    if said is None:
+        reasons = task["settings"]["skip_reasons"]
+        client.skip(task["task_id"], NOT_MINE if NOT_MINE in reasons else reasons[0])
+        return False
+    client.submit(task["task_id"], said, key=f"{task['task_id']}-{task['revision']}-{secrets.token_hex(8)}")
+    return True

@@ -1,0 +1,232 @@
+"""How well the labelling goes: progress, agreement, what each person's answers are worth, what looks wrong.
+
+`report` reads plain rows (of the desk, or of a test) and computes everything a manager is shown. `weights` is what the
+reward stage multiplies a person's judgements by; how it is found is said in `accord.people.habits`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from accord.config import LabelConfig
+from accord.people.alarms import alarms
+from accord.people.evidence import LABEL, Choice, Evidence, Score, read
+from accord.people.figures import AgreementRow, CoupleRow, DisputedTask, Quality
+from accord.people.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
+from accord.stats import (
+    DEFINITIONS,
+    Estimate,
+    Interval,
+    Metric,
+    Unknown,
+    cohen_kappa,
+    fleiss_kappa,
+    judged_items,
+    krippendorff_alpha,
+    raw_agreement,
+)
+
+if TYPE_CHECKING:
+    from accord.people.rows import Person, Skip, Submission, Task
+    from accord.store import Store
+
+RESAMPLES = 500
+MOST_COUPLES = 100  # pairs of people shown: those with most tasks in common
+MOST_DISPUTED = 100
+SPEED_WINDOW_S = 3600.0
+FEWEST_FOR_SPEED = 5
+
+
+def weights(quality: Quality) -> dict[str, float]:
+    """What each annotator's judgements count in training, 0.05 to 1, by annotator id."""
+    return {row.annotator_id: row.weight for row in quality.people}
+
+
+def quality_weights(store: Store) -> dict[str, float]:
+    """The `weights` of everybody who has answered in a store's queue; of imported annotators nothing is known."""
+    from accord.people.desk import Desk
+
+    desk = Desk(store, LabelConfig())
+    evidence = read(desk.submissions(), {task.id: task for task in desk.tasks()})
+    worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.people()}
+    answered = dict.fromkeys(one.person_id for one in evidence.answers)
+    return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
+
+
+def report(
+    submissions: Iterable[Submission],
+    tasks: Iterable[Task],
+    people: Iterable[Person],
+    *,
+    skips: Iterable[Skip] = (),
+    counts: Mapping[str, int] | None = None,
+    now: float | None = None,
+) -> Quality:
+    """Judge the judgements.
+
+    Args:
+        counts: the desk's counts of its queue, passed through.
+        now: seconds since 1970, for the speed of the last hour; by default the moment of the last answer.
+    """
+    task_of = {task.id: task for task in tasks}
+    everybody = {person.id: person for person in people}
+    evidence = read(submissions, task_of)
+    answers = [one for one in evidence.answers if one.person_id in everybody]
+    names = {person.id: person.name for person in everybody.values()}
+    fair = [choice for choice in evidence.choices if choice.task_id not in evidence.gold_tasks]
+    fair_scores = [score for score in evidence.scores if score.task_id not in evidence.gold_tasks]
+    rows = person_rows(evidence, answers, task_of, everybody, Counter(skip.person_id for skip in skips))
+    agreement = tuple(_agreement(fair, fair_scores))
+    labels = [score for score in fair_scores if score.axis == LABEL]
+    couples, couples_left_out = _couples([*fair, *labels], names)
+    disputed = _disputed(answers, task_of, evidence, names)
+    left = _answers_left(answers, task_of)
+    per_hour = _speed(answers, now)
+    return Quality(
+        num_tasks=len(task_of),
+        num_answers=len(answers),
+        answers_left=left,
+        per_hour=per_hour,
+        hours_left=_hours_left(left, per_hour),
+        queue=dict(counts or {}),
+        agreement=agreement,
+        couples=couples,
+        couples_left_out=couples_left_out,
+        first_shown=share_of_tasks(first_wins(fair), "nobody has ordered two completions yet"),
+        longer=share_of_tasks(longer_wins(fair), "nobody has ordered two completions of different length yet"),
+        people=rows,
+        disputed=tuple(disputed[:MOST_DISPUTED]),
+        num_disputed=len(disputed),
+        alarms=alarms(rows, agreement),
+        definitions=DEFINITIONS,
+    )
+
+
+# ---- agreement -------------------------------------------------------------------------------------------------------
+
+
+def _agreement(choices: Sequence[Choice], scores: Sequence[Score]) -> Iterator[AgreementRow]:
+    """Orders of two completions, together and by kind of task; then labels and every axis."""
+    kinds = sorted({choice.kind for choice in choices})
+    if choices:
+        yield _row("order of two", choices, "nominal")
+    for kind in kinds if len(kinds) > 1 else ():
+        yield _row(f"order of two ({kind})", [choice for choice in choices if choice.kind == kind], "nominal")
+    for axis in sorted({score.axis for score in scores}):
+        own = [score for score in scores if score.axis == axis]
+        yield _row(axis, own, "nominal" if axis == LABEL else "ordinal")
+
+
+def _row(measure: str, said: Sequence[Choice | Score], metric: Metric) -> AgreementRow:
+    kept = once(said)
+    judged = judged_items([one.item for one in kept], [one.value for one in kept], _one_cluster_per_item(kept))
+    raw = raw_agreement(judged, resamples=RESAMPLES)
+    fleiss = fleiss_kappa(judged, resamples=RESAMPLES)
+    return AgreementRow(measure, raw, fleiss, krippendorff_alpha(judged, metric, resamples=RESAMPLES), metric)
+
+
+def _one_cluster_per_item(said: Sequence[Choice | Score]) -> list[str]:
+    """The task of each item; what stands in several tasks belongs to the first."""
+    task_of: dict[Hashable, str] = {}
+    return [task_of.setdefault(one.item, one.task_id) for one in said]
+
+
+def _couples(said: Sequence[Choice | Score], names: Mapping[int, str]) -> tuple[tuple[CoupleRow, ...], int]:
+    """Each two people with something in common, those with most tasks first; and how many of them are left out."""
+    by_item: dict[Hashable, list[Choice | Score]] = defaultdict(list)
+    for one in once(said):
+        by_item[one.item].append(one)
+    common: dict[tuple[int, int], list[tuple[Choice | Score, Choice | Score]]] = defaultdict(list)
+    for both in by_item.values():
+        for a, b in combinations(sorted(both, key=lambda one: one.person_id), 2):
+            common[a.person_id, b.person_id].append((a, b))
+    size = {couple: len({a.task_id for a, _ in both}) for couple, both in common.items()}
+    ordered = sorted(common, key=lambda couple: (-size[couple], couple))
+    shown = tuple(_couple((names[a], names[b]), common[a, b], size[a, b]) for a, b in ordered[:MOST_COUPLES])
+    return shown, len(ordered) - len(shown)
+
+
+def _couple(
+    people: tuple[str, str], both: Sequence[tuple[Choice | Score, Choice | Score]], num_tasks: int
+) -> CoupleRow:
+    tasks = [a.task_id for a, _ in both]
+    alike = share_of_tasks([(a.task_id, float(a.value == b.value)) for a, b in both], "")
+    values = [a.value for a, _ in both], [b.value for _, b in both]
+    return CoupleRow(people, alike, cohen_kappa(*values, tasks, resamples=RESAMPLES), num_tasks)
+
+
+def _disputed(
+    answers: Sequence[Submission], task_of: Mapping[str, Task], evidence: Evidence, names: Mapping[int, str]
+) -> list[DisputedTask]:
+    """Tasks on which people differ, the most disputed first, those already decided last. Gold is not disputed."""
+    said: dict[str, dict[int, Submission]] = defaultdict(dict)
+    for one in answers:
+        if one.task_id not in evidence.gold_tasks:
+            said[one.task_id][one.person_id] = one
+    found = []
+    for task_id, by_person in said.items():
+        votes = {person: _in_task_order(one) for person, one in by_person.items()}
+        couples = [(a, b) for a, b in combinations(votes.values(), 2) if a and b]
+        distance = fmean(_distance(a, b) for a, b in couples) if couples else 0.0
+        if distance > 0:
+            split = tuple((names[person], vote) for person, vote in votes.items())
+            is_decided = task_id in evidence.decided_tasks
+            found.append(DisputedTask(task_id, task_of[task_id].kind, distance, split, is_decided))
+    return sorted(found, key=lambda row: (row.adjudicated, -row.disagreement, row.task_id))
+
+
+def _in_task_order(one: Submission) -> tuple[Any, ...]:
+    """Ranks, ratings or labels by place in ``Task.completions``; empty for what compares nothing."""
+    shown = one.answer.ranks or one.answer.ratings or one.answer.good or ()
+    placed = dict(zip(one.order, shown, strict=False))
+    return tuple(placed[place] for place in sorted(placed))
+
+
+def _distance(a: Sequence[Any], b: Sequence[Any]) -> float:
+    """0 = alike, 1 = opposite: orders of two by half their difference in sign, labels by share, ratings by axis."""
+    if isinstance(a[0], bool):
+        return fmean(float(x != y) for x, y in zip(a, b, strict=True))
+    if isinstance(a[0], Mapping):
+        a, b = [-sum(x.values()) for x in a], [-sum(y.values()) for y in b]
+    pairs = list(combinations(range(len(a)), 2))
+    signs = [abs(_sign(a[i] - a[j]) - _sign(b[i] - b[j])) / 2 for i, j in pairs]
+    return fmean(signs) if signs else float(a != b)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+def _answers_left(answers: Iterable[Submission], task_of: Mapping[str, Task]) -> int:
+    """How many answers the tasks still want. Extra ones do not stand for those wanted."""
+    done = Counter(one.task_id for one in answers if not one.extra)
+    return sum(max(0, task.overlap - done[task.id]) for task in task_of.values())
+
+
+def _speed(answers: Sequence[Submission], now: float | None) -> Estimate:
+    """Answers an hour over the last hour (or since the first of it)."""
+    times = sorted(one.created_at for one in answers)
+    end = max(times, default=0.0) if now is None else now
+    recent = [moment for moment in times if moment >= end - SPEED_WINDOW_S]
+    if len(recent) < FEWEST_FOR_SPEED or end <= recent[0]:
+        return Unknown(f"{len(recent)} answers in the last hour; {FEWEST_FOR_SPEED} are needed to state a speed")
+    hours, n = (end - recent[0]) / 3600, len(recent) - 1
+    half = 1.96 * math.sqrt(n)  # arrivals are about Poisson
+    return Interval(n / hours, max(0.0, n - half) / hours, (n + half) / hours, len(recent), len(recent))
+
+
+def _hours_left(left: int, per_hour: Estimate) -> Estimate:
+    if isinstance(per_hour, Unknown):
+        return per_hour if left else Interval(0.0, 0.0, 0.0, 0, 0)
+    low, high = left / per_hour.high, left / per_hour.low if per_hour.low else math.inf
+    return Interval(
+        left / per_hour.value, low, high if math.isfinite(high) else math.nan, per_hour.n, per_hour.clusters
+    )

@@ -1,0 +1,289 @@
+"""Who may pass: access of every route, sessions and tokens, CSRF, hosts, rates, and the headers of every answer.
+
+Nothing is open by accident: a route without an access level cannot be made (`Doors`, `Guarded`), and the check runs
+before the request's body is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from accord.errors import UsageError
+from accord.people.desk import Desk, Person
+
+Access = Literal["public", "annotator", "manager", "admin"]
+LEVEL = {access: level for level, access in enumerate(get_args(Access))}
+SESSION_COOKIE = "accord_session"
+SAFE = {"GET", "HEAD", "OPTIONS"}
+MAX_BODY = 1_000_000  # bytes
+CSP = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; object-src 'none'; "
+    "frame-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
+HEADERS = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    # not "no-referrer": browsers would then send "Origin: null" with the forms of this very site
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+E = TypeVar("E", bound=Callable[..., Any])
+_LARGEST = 2**53  # integers beyond this are not the same number to every reader of JSON
+
+
+# ---- routes ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Doors:
+    """Routes in the making. Each names its access where it stands; the check is `Guarded`'s."""
+
+    rows: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, verb: str, path: str, access: Access, **options: Any) -> Callable[[E], E]:
+        def register(endpoint: E) -> E:
+            endpoint.access = access  # type: ignore[attr-defined]
+            self.rows.append((verb, path, endpoint, options))
+            return endpoint
+
+        return register
+
+    def open(self, app: FastAPI) -> None:
+        for verb, path, endpoint, options in self.rows:
+            app.router.add_api_route(path, endpoint, methods=[verb], **options)
+
+
+class Guarded(APIRoute):
+    """A route that lets nobody pass whom its access level does not name."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.access = getattr(endpoint, "access", None)
+        if self.access not in LEVEL:
+            raise UsageError(f"the route {path} declares no access", mend=f"give one of {', '.join(LEVEL)}")
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        level = LEVEL[str(self.access)]
+
+        async def guarded(request: Request) -> Response:
+            request.state.person = await _admit(request, level)
+            if request.method not in SAFE:
+                _require_sane(await request.body(), request.headers.get("content-type", ""))
+            return await handle(request)
+
+        return guarded
+
+
+# ---- who is it ---------------------------------------------------------------------------------------------------
+
+
+async def _admit(request: Request, level: int) -> Person | None:
+    """The person behind the request; HTTPException 401, 403 or 429 for those who may not pass."""
+    doors: Limits = request.app.state.limits
+    token, by_cookie = _credential(request)
+    person = await run_in_threadpool(_person, request.app.state.desk, token, by_cookie) if token else None
+    if person is None:
+        if token and not by_cookie:
+            doors.attempt(address(request))
+        if level > 0:
+            raise HTTPException(401, "log in first", headers={"WWW-Authenticate": "Bearer"})
+        return None
+    doors.request(hashed(token))
+    if person.disabled and level > 0:
+        raise HTTPException(403, "this account is disabled")
+    if LEVEL[person.role] < level:
+        raise HTTPException(403, f"this needs the role {list(LEVEL)[level]}")
+    if by_cookie and level > 0 and request.method not in SAFE:  # the open forms check the origin themselves
+        _require_same_site(request, token)
+    return person
+
+
+def _credential(request: Request) -> tuple[str, bool]:
+    """The token sent and whether it is the browser's cookie. A header given is never completed by a cookie."""
+    given = request.headers.get("authorization")
+    if given is None:
+        return request.cookies.get(SESSION_COOKIE, ""), True
+    scheme, _, token = given.partition(" ")
+    return (token.strip() if scheme.lower() == "bearer" else ""), False
+
+
+def _person(desk: Desk, token: str, by_cookie: bool) -> Person | None:
+    return desk.person_of_session(token) if by_cookie else desk.person_of_token(token)
+
+
+def _require_same_site(request: Request, session: str) -> None:
+    """A cookie travels by itself, so what it does must also carry what only our own pages know."""
+    require_own_origin(request)
+    if not hmac.compare_digest(request.headers.get("x-csrf-token", "").encode(), csrf_token(session).encode()):
+        raise HTTPException(403, "the page is out of date: reload it (CSRF token missing or wrong)")
+
+
+def require_own_origin(request: Request) -> None:
+    """Refuse what another site sent in a browser's name."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host', '')}":
+        raise HTTPException(403, "this came from another site (wrong Origin)")
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HTTPException(403, "this came from another site")
+
+
+def csrf_token(session: str) -> str:
+    """Known to the pages of a session alone: the session's own token cannot be read by any script."""
+    return hashed("csrf " + session)
+
+
+def hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def address(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+# ---- how often ---------------------------------------------------------------------------------------------------
+
+
+class Buckets:
+    """Token buckets, one a key: ``burst`` at once, then ``rate`` a second. Used on the event loop's thread only."""
+
+    def __init__(self, rate: float, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._held: dict[str, tuple[float, float]] = {}  # key -> (tokens left, when that was so)
+
+    def take(self, key: str) -> float:
+        """0 where the request may pass, else the seconds to wait."""
+        now = self._clock()
+        left, then = self._held.get(key, (float(self._burst), now))
+        left = min(self._burst, left + (now - then) * self._rate)
+        if left < 1:
+            return (1 - left) / self._rate
+        if len(self._held) >= 20_000:  # full buckets are the same as none
+            full = self._burst / self._rate
+            self._held = {k: (n, t) for k, (n, t) in self._held.items() if now - t < full}
+        self._held[key] = (left - 1, now)
+        return 0.0
+
+
+class Limits:
+    """Requests a person may make (far above what hands can do) and wrong credentials an address may try."""
+
+    def __init__(self) -> None:
+        self._requests, self._attempts = Buckets(50, 300), Buckets(1 / 6, 10)
+
+    def request(self, key: str) -> None:
+        _wait(self._requests.take(key), "too many requests")
+
+    def attempt(self, key: str) -> None:
+        _wait(self._attempts.take(key), "too many attempts")
+
+
+def _wait(seconds: float, why: str) -> None:
+    if seconds > 0:
+        raise HTTPException(429, why, headers={"Retry-After": str(math.ceil(seconds))})
+
+
+class Links:
+    """One-time login links, kept in memory: they end with the process, after a day, or when they are used."""
+
+    def __init__(self, *, hours: float = 24.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = hours * 3600, clock
+        self._held: dict[str, tuple[int, float]] = {}  # hash of the token -> (person, when it ends)
+        self._lock = threading.Lock()
+
+    def make(self, person_id: int) -> str:
+        token = secrets.token_urlsafe(32)
+        with self._lock:
+            self._held[hashed(token)] = (person_id, self._clock() + self._seconds)
+        return token
+
+    def person(self, token: str, *, use: bool) -> int | None:
+        """Whom the link lets in, None where it is unknown, used or over. With ``use`` it is used now."""
+        with self._lock:
+            person_id, ends = self._held.get(hashed(token), (None, 0.0))
+            if use:
+                self._held.pop(hashed(token), None)
+        return person_id if self._clock() < ends else None
+
+
+# ---- what may come in, what goes out -----------------------------------------------------------------------------
+
+
+def _require_sane(body: bytes, content_type: str) -> None:
+    """Refuse JSON that no database and no other program could hold: NUL, half characters, NaN, enormous numbers."""
+    if not body or "json" not in content_type:
+        return
+    try:
+        value = json.loads(body)
+        sane = _sane(value)
+    except (ValueError, RecursionError):
+        raise HTTPException(422, "the body is not JSON") from None
+    if not sane:
+        raise HTTPException(422, "the body holds a NUL, half a character, or a number out of range")
+
+
+def _sane(value: Any) -> bool:
+    if isinstance(value, str):
+        return sane_text(value)
+    if isinstance(value, dict):
+        return all(sane_text(key) and _sane(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_sane, value))
+    return not isinstance(value, int | float) or -_LARGEST <= value <= _LARGEST  # False for NaN
+
+
+def sane_text(text: str) -> bool:
+    return "\x00" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+class Frame:
+    """The outermost layer: refuses hosts that are not ours (DNS rebinding) and puts the headers on every answer."""
+
+    def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str]) -> None:
+        self._app, self._hosts = app, {host.lower() for host in allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def send_framed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        host = Headers(scope=scope).get("host", "")
+        if host_name(host) not in self._hosts:
+            told = f"The host {host[:100]!r} is not served here. Start with --allow-host NAME to allow it.\n"
+            return await Response(told, 400, media_type="text/plain")(scope, receive, send_framed)
+        if not all(map(sane_text, (scope["path"], scope["query_string"].decode("latin-1")))) or (
+            b"%00" in scope["query_string"]
+        ):
+            return await Response("Bad address.\n", 400, media_type="text/plain")(scope, receive, send_framed)
+        return await self._app(scope, receive, send_framed)
+
+
+def host_name(host: str) -> str:
+    """A Host header without its port: ``[::1]:80`` is ``[::1]``."""
+    name, _, port = host.rpartition(":")
+    return (name if port.isdigit() and name else host).lower()

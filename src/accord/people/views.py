@@ -1,0 +1,141 @@
+"""Judgements as training reads them: who counts, how much, and what belongs into one batch element.
+
+1. Answers to gold questions are left out: they say how good the annotator is. So is what simulated annotators said,
+   unless it is asked for, and what an adjudication has decided.
+2. Each person's rankings of a group of completions, as it was served, count ``weight`` together, spread evenly over the
+   pairs they compare: one K-way ranking, m random pairs, a ranking and an edit set above what it edited (InstructGPT,
+   arXiv:2203.02155, eq. 1, weighs the C(K, 2) pairs of a ranking so). A ranking that came from a file counts by itself,
+   and so does a label, a rating or a demonstration.
+3. Rankings that share a completion, directly or through others, are one batch element, up to `MOST_TOGETHER`
+   completions; of more, each served group is one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+
+from accord.config import LabelConfig
+from accord.formats import View, Weighed
+from accord.people.answers import ADJUDICATION, GOLD
+from accord.people.desk import Desk
+from accord.records import AnnotatorKind, Judgement, Label, Ranking, Rating
+from accord.store import Store
+
+MOST_TOGETHER = 32
+
+#: What the rows of a file say of whose judgement they are.
+ORIGINS: Mapping[AnnotatorKind, str] = {"human": "people", "simulated": "simulated annotators", "model": "models"}
+
+
+def training_view(
+    store: Store,
+    *,
+    weights: Mapping[str, float] | None = None,
+    simulated: bool = False,
+    left_out: dict[str, int] | None = None,
+) -> View:
+    """A view for `accord.formats.from_facts` on this store. It has read all rankings once: memory grows with them.
+
+    Args:
+        weights: What a person's judgements count, by annotator id; 1 where it says nothing.
+        simulated: Also take what simulated annotators said.
+        left_out: Counts by reason what is left out.
+    """
+    kinds = {annotator.id: annotator.annotator_kind for annotator in store.annotators()}
+    decided = _decided(chain(store.rankings(), store.labels(), store.ratings()))
+    weight_of, reasons = weights or {}, {} if left_out is None else left_out
+
+    def why_not(judgement: Judgement) -> str:
+        if GOLD in judgement.flags:
+            return "answers to gold questions"
+        if kinds[judgement.annotator_id] == "simulated" and not simulated:
+            return "judgements by simulated annotators"
+        overruled = ADJUDICATION not in judgement.flags and _overruled(judgement, decided)
+        return "judgements that an adjudication has decided" if overruled else ""
+
+    kept = (ranking for ranking in store.rankings() if not why_not(ranking))
+    served = _served(store)
+    pairs_of, element_of = _groups(kept, served)
+
+    def view(judgement: Judgement) -> Weighed | None:
+        if reason := why_not(judgement):
+            reasons[reason] = reasons.get(reason, 0) + 1
+            return None
+        weight, element = weight_of.get(judgement.annotator_id, 1.0), ""
+        if isinstance(judgement, Ranking):
+            unit = served.get(judgement.id, judgement.id)
+            weight *= _num_pairs(judgement) / pairs_of[unit, judgement.annotator_id]
+            element = element_of(judgement) or unit
+        return Weighed(round(weight, 6), element, ORIGINS[kinds[judgement.annotator_id]])
+
+    return view
+
+
+Decided = Mapping[tuple[str, str], list[frozenset[str]]]
+
+
+def _decided(judgements: Iterable[Judgement]) -> Decided:
+    """What was adjudicated: sets of completions, by kind of judgement and each of the completions."""
+    found: defaultdict[tuple[str, str], list[frozenset[str]]] = defaultdict(list)
+    for judgement in judgements:
+        if ADJUDICATION in judgement.flags:
+            kind, about = _subject(judgement)
+            for id_ in about:
+                found[kind, id_].append(about)
+    return found
+
+
+def _overruled(judgement: Judgement, decided: Decided) -> bool:
+    kind, about = _subject(judgement)
+    return any(about <= whole for whole in decided.get((kind, min(about)), ()))
+
+
+def _subject(judgement: Judgement) -> tuple[str, frozenset[str]]:
+    """What a judgement is about: two of one kind on the same completions can contradict each other."""
+    if isinstance(judgement, Ranking):
+        return "ranking", frozenset(judgement.completion_ids)
+    if isinstance(judgement, Rating):
+        return f"rating {judgement.axis}", frozenset([judgement.completion_id])
+    if isinstance(judgement, Label):
+        return "label", frozenset([judgement.completion_id])
+    return "demonstration", frozenset([judgement.id])
+
+
+def _served(store: Store) -> dict[str, str]:
+    """The group of tasks, or the task, that each judgement answered; nothing of those that came from files."""
+    desk = Desk(store, LabelConfig())
+    group_of = {task.id: task.group or task.id for task in desk.tasks()}
+    return {id_: group_of[one.task_id] for one in desk.submissions() for id_ in one.judgement_ids}
+
+
+def _groups(
+    rankings: Iterable[Ranking], served: Mapping[str, str]
+) -> tuple[Counter[tuple[str, str]], Callable[[Ranking], str]]:
+    """Pairs compared by served group and annotator; and the batch element of a ranking (the least of its completions),
+    "" where that would hold too many.
+    """
+    leader: dict[str, str] = {}
+
+    def find(id_: str) -> str:
+        while leader.setdefault(id_, id_) != id_:
+            leader[id_] = id_ = leader[leader[id_]]
+        return id_
+
+    pairs = Counter[tuple[str, str]]()
+    for ranking in rankings:
+        roots = {find(id_) for id_ in ranking.completion_ids}
+        leader.update(dict.fromkeys(roots, min(roots)))
+        pairs[served.get(ranking.id, ranking.id), ranking.annotator_id] += _num_pairs(ranking)
+    sizes = Counter(map(find, list(leader)))
+
+    def element_of(ranking: Ranking) -> str:
+        root = find(ranking.completion_ids[0])
+        return root if sizes[root] <= MOST_TOGETHER else ""
+
+    return pairs, element_of
+
+
+def _num_pairs(ranking: Ranking) -> int:
+    return len(ranking.ranks) * (len(ranking.ranks) - 1) // 2

@@ -1,0 +1,73 @@
+"""What numbers mean: intervals by cluster, win rates, strengths, best-of-n, agreement and annotators.
+
+Torch-free: labelling and reports read these on machines without an accelerator stack. Every estimate comes as an
+``Interval`` so that no number travels without its uncertainty, or as an ``Unknown`` that says why there is none.
+"""
+
+from __future__ import annotations
+
+from accord.stats.agreement import (
+    DEFINITIONS,
+    JudgedItems,
+    Metric,
+    cohen_kappa,
+    fleiss_kappa,
+    judged_items,
+    krippendorff_alpha,
+    pairwise_agreement,
+    raw_agreement,
+)
+from accord.stats.annotator_strengths import AnnotatorStrengths, bradley_terry_with_annotators
+from accord.stats.best_of_n import best_of_n_curve, best_of_n_kl_bound, best_of_n_scores
+from accord.stats.calibration import Calibration, CalibrationBin, margin_calibration
+from accord.stats.dawid_skene import DawidSkene, dawid_skene
+from accord.stats.intervals import (
+    MAX_CELLS,
+    Estimate,
+    FloatArray,
+    IntArray,
+    Interval,
+    Labels,
+    Unknown,
+    bootstrap_by_cluster,
+    paired_difference,
+    wilson,
+)
+from accord.stats.strengths import Strengths, bradley_terry
+from accord.stats.win_rates import length_controlled_win_rate, win_rate
+
+__all__ = [
+    "DEFINITIONS",
+    "MAX_CELLS",
+    "AnnotatorStrengths",
+    "Calibration",
+    "CalibrationBin",
+    "DawidSkene",
+    "Estimate",
+    "FloatArray",
+    "IntArray",
+    "Interval",
+    "JudgedItems",
+    "Labels",
+    "Metric",
+    "Strengths",
+    "Unknown",
+    "best_of_n_curve",
+    "best_of_n_kl_bound",
+    "best_of_n_scores",
+    "bootstrap_by_cluster",
+    "bradley_terry",
+    "bradley_terry_with_annotators",
+    "cohen_kappa",
+    "dawid_skene",
+    "fleiss_kappa",
+    "judged_items",
+    "krippendorff_alpha",
+    "length_controlled_win_rate",
+    "margin_calibration",
+    "paired_difference",
+    "pairwise_agreement",
+    "raw_agreement",
+    "wilson",
+    "win_rate",
+]

@@ -1,0 +1,166 @@
+"""The tables of the work, beside the facts: who may do what, what is to be judged, who has it, what was answered.
+
+Other than facts these rows change: a lease ends, a slot is taken. Times are seconds since 1970. Tokens of any kind
+stand here only as hashes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    UniqueConstraint,
+    literal_column,
+)
+
+from accord.store.schema import AnyText, metadata
+
+
+def _table(name: str, *columns: Any) -> Table:
+    key = Column("id", BigInteger().with_variant(Integer(), "sqlite"), Identity(always=True), primary_key=True)
+    return Table(name, metadata, key, *columns)
+
+
+def _text(name: str, *, nullable: bool = False, unique: bool = False) -> Column[str]:
+    return Column(name, AnyText, nullable=nullable, unique=unique)
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[float]:
+    return Column(name, Double, nullable=nullable)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False)
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False)
+
+
+def _refers(name: str, table: str, *, nullable: bool = False, unique: bool = False) -> Column[int]:
+    return Column(name, BigInteger, ForeignKey(f"{table}.id"), nullable=nullable, unique=unique)
+
+
+people = _table(
+    "people",
+    _text("name", unique=True),
+    _text("role"),
+    _refers("annotator_id", "annotators", unique=True),
+    _flag("disabled"),
+    _number("lean"),  # pairs shown as listed, less those shown the other way round
+    _time("created_at"),
+)
+invites = _table(
+    "invites",
+    _text("token_hash", unique=True),
+    _text("role"),
+    _refers("invited_by", "people", nullable=True),
+    _time("created_at"),
+    _time("expires_at"),
+    _refers("used_by", "people", nullable=True),
+)
+sessions = _table("sessions", _text("token_hash", unique=True), _refers("person_id", "people"), _time("expires_at"))
+tokens = _table(
+    "tokens",
+    _text("token_hash", unique=True),
+    _refers("person_id", "people"),
+    _text("label"),
+    _time("created_at"),
+    _time("revoked_at", nullable=True),
+)
+guidelines = Table(
+    "guidelines",
+    metadata,
+    Column("rev", Integer, primary_key=True, autoincrement=False),
+    _text("text"),
+    _refers("written_by", "people", nullable=True),
+    _time("created_at"),
+)
+confirmations = Table(
+    "confirmations",
+    metadata,
+    Column("person_id", BigInteger, ForeignKey("people.id"), primary_key=True),
+    Column("rev", Integer, ForeignKey("guidelines.rev"), primary_key=True),
+    _time("created_at"),
+)
+tasks = _table(
+    "tasks",
+    _text("task_id", unique=True),
+    _text("kind"),
+    _refers("prompt_id", "prompts"),
+    _number("overlap"),
+    _number("free"),  # slots that nobody has or has filled: overlap less the assignments that count
+    _time("turn"),  # minus the priority: tasks are given out by turn, then by age
+    _text("group_name"),
+    _text("gold", nullable=True),
+    _text("origin"),
+    _time("created_at"),
+    CheckConstraint("free BETWEEN 0 AND overlap"),
+)
+#: As SQL with its number in it, for a prepared statement to see that the index of free tasks serves.
+HAS_FREE_SLOT = tasks.c.free > literal_column("0")
+Index("ix_tasks_free", tasks.c.turn, tasks.c.id, sqlite_where=HAS_FREE_SLOT, postgresql_where=HAS_FREE_SLOT)
+task_completions = Table(
+    "task_completions",
+    metadata,
+    Column("task_id", BigInteger, ForeignKey("tasks.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    _refers("completion_id", "completions"),
+)
+#: A task as one person has it, has had it or will not have it. ``counts`` where it fills a slot of the task.
+assignments = _table(
+    "assignments",
+    _refers("task_id", "tasks"),
+    _refers("person_id", "people"),
+    _text("shown"),  # the order of the completions, drawn once
+    _text("state"),
+    _flag("counts"),
+    _number("revision"),
+    _number("guideline_rev"),
+    _time("given_at"),
+    _time("until"),
+    _text("draft", nullable=True),
+    _text("reason"),
+    _text("note"),
+    UniqueConstraint("person_id", "task_id"),
+)
+Index("ix_assignments_state", assignments.c.state, assignments.c.until)
+Index("ix_assignments_person", assignments.c.person_id, assignments.c.state)
+submissions = _table(
+    "submissions",
+    _text("submission_id", unique=True),
+    _refers("task_id", "tasks"),
+    _refers("person_id", "people"),
+    _number("revision"),
+    _text("key"),
+    _text("shown"),
+    _text("answer"),
+    _time("seconds"),
+    _time("pauses_s"),
+    _number("guideline_rev"),
+    _time("created_at"),
+    _time("undone_at", nullable=True),
+    _flag("extra"),
+    _flag("adjudication"),
+    _text("judgement_ids"),
+    UniqueConstraint("person_id", "key"),
+)
+Index(
+    "ix_submissions_task",
+    submissions.c.task_id,
+    submissions.c.person_id,
+    submissions.c.adjudication,
+    submissions.c.revision,
+    unique=True,
+)
+Index("ix_submissions_person", submissions.c.person_id, submissions.c.created_at)

@@ -1,0 +1,489 @@
+"""The annotation app over HTTP: who may do what, what is refused, what an answer becomes. A real server on a port."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from accord.errors import UsageError
+from accord.people.app import create_app
+from accord.people.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
+from tests.webapp import Served, serving, task
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("web"), overlap=50) as running:
+        running.person("Ada", "admin")
+        running.desk.add_tasks([task("pair", "Which?", "this one", "that one")])
+        running.app.state.limits._attempts = Buckets(1e9, 10**9)  # wrong credentials are tried by the hundred here
+        yield running
+
+
+# ---- who may do what ---------------------------------------------------------------------------------------------
+
+# Every route, the least role that may use it, and the status that role gets for an empty or harmless request.
+ROUTES: dict[str, tuple[str, int]] = {
+    "GET /static/{version}/{name}": ("public", 404),
+    "GET /login": ("public", 200),
+    "POST /login": ("public", 401),
+    "GET /join/{token}": ("public", 303),
+    "GET /join": ("public", 200),
+    "POST /join": ("public", 422),
+    "GET /": ("annotator", 200),
+    "GET /task": ("annotator", 200),
+    "GET /task/{task_id}": ("annotator", 404),
+    "GET /guidelines": ("annotator", 200),
+    "GET /history": ("annotator", 200),
+    "POST /api/claim": ("annotator", 422),
+    "GET /api/tasks/{task_id}": ("annotator", 404),
+    "GET /api/tasks/{task_id}/diff": ("annotator", 404),
+    "POST /api/tasks/{task_id}/submit": ("annotator", 422),
+    "PUT /api/tasks/{task_id}/draft": ("annotator", 422),
+    "POST /api/tasks/{task_id}/skip": ("annotator", 422),
+    "POST /api/tasks/{task_id}/unskip": ("annotator", 404),
+    "POST /api/tasks/{task_id}/release": ("annotator", 404),
+    "POST /api/tasks/{task_id}/heartbeat": ("annotator", 404),
+    "POST /api/submissions/{submission_id}/undo": ("annotator", 404),
+    "GET /api/me": ("annotator", 200),
+    "POST /api/logout": ("annotator", 200),
+    "GET /api/guideline": ("annotator", 200),
+    "POST /api/guideline/confirm": ("annotator", 422),
+    "GET /api/openapi.json": ("annotator", 200),
+    "GET /manage": ("manager", 200),
+    "GET /manage/people": ("manager", 200),
+    "GET /manage/guidelines": ("manager", 200),
+    "GET /manage/export": ("manager", 200),
+    "GET /manage/disagreements": ("manager", 200),
+    "GET /manage/task/{task_id}": ("manager", 404),
+    "POST /api/tasks": ("manager", 422),
+    "POST /api/tasks/{task_id}/adjudicate": ("manager", 422),
+    "PUT /api/tasks/{task_id}/gold": ("manager", 422),
+    "POST /api/invites": ("manager", 422),
+    "PUT /api/guideline": ("manager", 422),
+    "GET /api/progress": ("manager", 200),
+    "GET /api/quality": ("manager", 200),
+    "GET /api/disagreements": ("manager", 200),
+    "POST /api/people": ("admin", 422),
+    "POST /api/people/{person_id}/disable": ("admin", 404),
+    "POST /api/people/{person_id}/role": ("admin", 422),
+    "POST /api/people/{person_id}/link": ("admin", 404),
+    "POST /api/people/{person_id}/token": ("admin", 404),
+}
+UNSAFE = [route for route in ROUTES if not route.startswith("GET")]
+
+
+def all_routes(app: FastAPI) -> set[str]:
+    return {
+        f"{verb} {route.path}"  # type: ignore[attr-defined]
+        for route in app.routes
+        for verb in getattr(route, "methods", {"ANY"}) - {"HEAD"}
+    }
+
+
+def ask(client: httpx2.Client, route: str, **more: Any) -> httpx2.Response:
+    verb, path = route.split(" ")
+    return client.request(verb, re.sub(r"\{\w+\}", "99999", path), **more)
+
+
+def test_the_table_names_every_route(served: Served) -> None:
+    assert all_routes(served.app) == set(ROUTES)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_lets_in_whom_the_table_says_and_nobody_else(served: Served, route: str) -> None:
+    least, status = ROUTES[route]
+    with httpx2.Client(base_url=served.url) as nobody:
+        assert ask(nobody, route).status_code == (status if least == "public" else 401)
+        assert ask(nobody, route, headers={"Authorization": "Bearer wrong"}).status_code in (status, 401, 429)
+    for role in ("annotator", "manager", "admin"):
+        person = served.person(f"walker {role}", role)
+        for client in (served.by_token(person), served.by_cookie(person)):
+            with client:
+                wanted = status if LEVEL[role] >= LEVEL[least] else 403
+                wanted = 303 if route == "GET /login" else wanted  # who is logged in goes on
+                assert ask(client, route).status_code == wanted, role
+
+
+@pytest.mark.parametrize("route", [route for route, (least, _) in ROUTES.items() if least != "public"])
+def test_a_disabled_person_is_out_at_once(served: Served, route: str) -> None:
+    admin = served.person("Ada")
+    name = f"gone {route}"[:90].replace("/", " ").replace("{", " ").replace("}", " ")
+    person = served.person(name, "admin")
+    with served.by_token(person) as program, served.by_cookie(person) as browser:
+        served.desk.disable(person.id, by=admin)
+        assert ask(program, route).status_code == 401
+        assert ask(browser, route).status_code == 401
+
+
+def test_a_route_without_access_cannot_be_made(served: Served) -> None:
+    app = create_app(served.desk)
+    with pytest.raises(UsageError, match="declares no access"):
+        app.get("/open")(lambda: "anybody")
+    with pytest.raises(UsageError, match="declares no access"):
+        Guarded("/open", lambda: "anybody")
+    doors = Doors()
+    doors("GET", "/kept", "admin")(lambda: "admins")
+    doors.open(app)
+    assert "GET /kept" in all_routes(app)
+
+
+def test_one_person_cannot_touch_the_work_of_another(served: Served) -> None:
+    served.desk.add_tasks([task("pair", "Mine?", "yes", "no", priority=9)])
+    with served.by_token(served.person("Mine")) as mine, served.by_token(served.person("Other")) as other:
+        held = mine.post("/api/claim", json={}).json()["task_id"]
+        answer = {"ranks": [1, 2]}
+        assert other.get(f"/api/tasks/{held}").status_code == 404
+        assert other.get(f"/api/tasks/{held}/diff").status_code == 404
+        assert other.put(f"/api/tasks/{held}/draft", json={}).status_code == 404
+        sent = other.post(f"/api/tasks/{held}/submit", json=answer, headers={"Idempotency-Key": "k" * 9})
+        assert sent.status_code == 404
+        receipt = mine.post(f"/api/tasks/{held}/submit", json=answer, headers={"Idempotency-Key": "k" * 9}).json()
+        assert other.post(f"/api/submissions/{receipt['submission_id']}/undo").status_code == 404
+
+
+# ---- what another site sends in one's name -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", [route for route in UNSAFE if ROUTES[route][0] != "public"])
+def test_a_cookie_alone_changes_nothing(served: Served, route: str) -> None:
+    person = served.person("Cookie", "admin")
+    with served.by_cookie(person, csrf=False) as client:
+        assert ask(client, route).status_code == 403
+        assert ask(client, route, headers={"X-CSRF-Token": "0" * 64}).status_code == 403
+    with served.by_cookie(person) as client:
+        for origin in ("https://evil.example", "null", served.url.replace("http", "https"), "http://127.0.0.1:1"):
+            assert ask(client, route, headers={"Origin": origin}).status_code == 403
+        assert ask(client, route, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        assert ask(client, route, headers={"Origin": served.url}).status_code != 403
+
+
+@pytest.mark.parametrize("path", ["/login", "/join"])
+def test_nobody_is_logged_in_by_another_site(served: Served, path: str) -> None:
+    with httpx2.Client(base_url=served.url) as client:
+        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+            assert client.post(path, data={"token": "x", "name": "x"}, headers=headers).status_code == 403
+
+
+def test_a_session_cookie_in_a_header_is_no_token_and_the_other_way_round(served: Served) -> None:
+    person = served.person("Swap", "admin")
+    session, token = served.desk.open_session(person.id), served.desk.make_token(person.id, "swap")
+    with httpx2.Client(base_url=served.url) as client:
+        assert client.get("/api/me", headers={"Authorization": f"Bearer {session}"}).status_code == 401
+        assert client.get("/api/me", headers={"Cookie": f"accord_session={token}"}).status_code == 401
+        both = {"Authorization": "Basic eDp5", "Cookie": f"accord_session={session}"}
+        assert client.get("/api/me", headers=both).status_code == 401
+
+
+# ---- hosts, sizes, rates, headers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost.evil:80", "[::1", "0.0.0.0"])
+def test_another_host_is_refused(served: Served, host: str) -> None:
+    with httpx2.Client(base_url=served.url) as client:
+        answer = client.get("/login", headers={"Host": host})
+    assert answer.status_code == 400 and "csrf" not in answer.text
+
+
+def test_ports_of_a_host_do_not_matter(served: Served) -> None:
+    assert [host_name(host) for host in ("a:80", "A", "[::1]:80", "[::1]", "")] == ["a", "a", "[::1]", "[::1]", ""]
+    with httpx2.Client(base_url=served.url) as client:
+        assert client.get("/login", headers={"Host": "localhost:1"}).status_code == 200
+
+
+def test_a_large_body_is_refused_however_it_comes(served: Served) -> None:
+    with served.by_token(served.person("Large")) as client:
+        large = b'{"kinds": "' + b"x" * MAX_BODY + b'"}'
+        headers = {"Content-Type": "application/json"}
+        assert client.post("/api/claim", content=large, headers=headers).status_code == 413
+        assert client.post("/api/claim", content=iter([large]), headers=headers).status_code == 413
+        assert client.post("/login", content=iter([large])).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": "\\u0000"}',
+        b'{"\\ud800": 1}',
+        b'{"a": ["\\udfff"]}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": 1e400}',
+        b'{"a": 123456789012345678901234567890}',
+        b"[" * 5000,
+        b"{",
+        b"\xff",
+    ],
+)
+def test_what_no_database_could_hold_is_refused(served: Served, body: bytes) -> None:
+    with served.by_token(served.person("Odd")) as client:
+        held = client.post("/api/claim", json={}).json()["task_id"]
+        sent = client.put(f"/api/tasks/{held}/draft", content=body, headers={"Content-Type": "application/json"})
+    assert sent.status_code == 422
+
+
+def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, httpx2.Client(base_url=served.url) as client:
+        token = served.desk.make_token(served.person("Fast").id, "fast")
+        answers = [client.post("/login", data={"token": "wrong"}) for _ in range(12)]
+        assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
+        wrong = {"Authorization": "Bearer wrong"}
+        assert client.get("/api/me", headers=wrong).status_code == 429
+        assert client.post("/login", data={"token": token}).status_code == 303
+        right = {"Authorization": f"Bearer {token}"}
+        for _ in range(100):  # quicker than any hand
+            assert client.get("/api/guideline", headers=right).status_code == 200
+
+
+def test_a_program_that_runs_wild_is_told_to_wait(served: Served) -> None:
+    with served.by_token(served.person("Wild")) as client:
+        codes = []
+        start = time.monotonic()
+        while 429 not in codes and time.monotonic() - start < 20:
+            answer = client.get("/api/guideline")
+            codes.append(answer.status_code)
+            served.app.state.limits._requests._rate = 0.001  # as though no time passed
+    served.app.state.limits._requests._rate = 50
+    assert codes.index(429) <= 300 and answer.headers["retry-after"]
+
+
+def test_buckets_fill_again() -> None:
+    now = [0.0]
+    buckets = Buckets(2.0, 3, clock=lambda: now[0])
+    assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert buckets.take("b") == 0
+    now[0] = 0.5
+    assert [buckets.take("a"), buckets.take("a")] == [0, 0.5]
+    now[0] = 100
+    assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+@pytest.mark.parametrize("path", ["/login", "/", "/nothing", "/api/me", "/static/x/app.css", "/static/x/..%2fapp.py"])
+def test_every_answer_has_the_headers(served: Served, path: str) -> None:
+    with httpx2.Client(base_url=served.url) as client:
+        headers = client.get(path).headers
+    assert {name: headers[name] for name in HEADERS} == HEADERS
+    assert headers["cache-control"] in ("no-store", "no-cache")
+    csp = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert csp["default-src"] == csp["script-src"] == csp["style-src"] == csp["form-action"] == "'self'"
+    assert csp["object-src"] == csp["frame-ancestors"] == csp["base-uri"] == "'none'"
+
+
+def test_assets_may_be_kept_only_under_their_version(served: Served) -> None:
+    with httpx2.Client(base_url=served.url) as client:
+        found = re.findall(r"/static/\w+/[\w.]+", client.get("/login").text)
+        assert len(found) >= 3
+        for path in found:
+            answer = client.get(path)
+            assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+        assert client.get("/static/x/%2e%2e/app.py").status_code == 404
+
+
+def test_cookies_are_for_the_browser_alone(served: Served) -> None:
+    token = served.desk.make_token(served.person("Cookies").id, "x")
+    with httpx2.Client(base_url=served.url) as client:
+        plain = client.post("/login", data={"token": token}).headers["set-cookie"].lower()
+        secure = client.post("/login", data={"token": token}, headers={"X-Forwarded-Proto": "https"})
+        assert "httponly" in plain and "samesite=lax" in plain and "secure" not in plain
+        assert "secure" in secure.headers["set-cookie"].lower()
+
+
+def test_an_error_nobody_foresaw_tells_nothing_and_keeps_the_headers(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(person_id: int) -> None:
+        raise RuntimeError("a secret: s3cr3t")
+
+    with served.by_token(served.person("Bug")) as client:
+        monkeypatch.setattr(served.desk, "standing", broken)
+        answer = client.get("/api/me")
+    assert answer.status_code == 500 and "s3cr3t" not in answer.text
+    assert answer.headers["content-security-policy"] == HEADERS["content-security-policy"]
+
+
+# ---- coming in ---------------------------------------------------------------------------------------------------
+
+
+def test_an_invitation_lets_one_person_in_once(served: Served) -> None:
+    token = served.desk.invite("manager", by=None)
+    with httpx2.Client(base_url=served.url) as first, httpx2.Client(base_url=served.url) as second:
+        for client in (first, second):  # looking at the link uses nothing up, and it leaves the address bar
+            seen = client.get(f"/join/{token}")
+            assert (seen.status_code, seen.headers["location"]) == (303, "/join") and token not in seen.text
+        taken = first.post("/join", data={"name": "Ada"})
+        assert taken.status_code == 422 and "taken" in taken.text
+        assert first.post("/join", data={"name": "  Bea  "}).status_code == 303
+        assert first.get("/api/me").json()["name"] == "Bea" and first.get("/manage").status_code == 200
+        late = second.post("/join", data={"name": "Late"})
+        assert late.status_code == 422 and "used" in late.text and "accord_session" not in second.cookies
+
+
+def test_a_login_link_works_once_and_names_the_person(served: Served) -> None:
+    with served.by_token(served.person("Ada")) as admin:
+        url = admin.post(f"/api/people/{served.person('Lost').id}/link").json()["url"]
+    with httpx2.Client(base_url=served.url, follow_redirects=True) as client:
+        assert "Lost" in client.get(url).text
+        client.post("/join")
+        assert client.get("/api/me").json()["name"] == "Lost"
+    with httpx2.Client(base_url=served.url, follow_redirects=True) as client:
+        client.get(url)
+        assert client.post("/join", data={"name": ""}).status_code == 422
+        assert client.get("/api/me").status_code == 401
+
+
+def test_login_links_end() -> None:
+    now = [0.0]
+    links = Links(hours=1, clock=lambda: now[0])
+    token = links.make(7)
+    assert links.person(token, use=False) == 7
+    now[0] = 3601
+    assert links.person(token, use=True) is None and links.person("other", use=True) is None
+
+
+def test_log_out_ends_the_session(served: Served) -> None:
+    with served.by_cookie(served.person("Out")) as client:
+        session = client.cookies["accord_session"]
+        assert client.post("/api/logout").status_code == 200
+    with httpx2.Client(base_url=served.url) as again:
+        assert again.get("/api/me", headers={"Cookie": f"accord_session={session}"}).status_code == 401
+
+
+def test_a_manager_invites_annotators_only(served: Served) -> None:
+    with served.by_token(served.person("Moe", "manager")) as client:
+        assert client.post("/api/invites", json={"role": "admin"}).status_code == 403
+        assert client.post("/api/invites", json={"role": "manager"}).status_code == 403
+        url = client.post("/api/invites", json={"role": "annotator"}).json()["url"]
+    assert url.startswith(f"{served.url}/join/")
+
+
+# ---- a task's way through the doors ------------------------------------------------------------------------------
+
+
+def test_an_answer_goes_through_once_and_comes_back_on_undo(tmp_path: Path) -> None:
+    with serving(tmp_path, overlap=1) as served:
+        served.desk.add_tasks([task("pair", "Which?", "long " * 50, "short")])
+        with served.by_token(served.person("Eve")) as eve, served.by_token(served.person("Fay")) as fay:
+            held = eve.post("/api/claim", json={}).json()
+            assert fay.post("/api/claim", json={}).status_code == 204
+            assert set(held["completions"][0]) == {"text"} and "policy" not in str(held) and held["group"] is None
+            path, key = f"/api/tasks/{held['task_id']}", {"Idempotency-Key": "one-and-only"}
+            assert eve.put(f"{path}/draft", json={"note": "so far"}).status_code == 204
+            assert eve.get(path).json()["draft"] == {"note": "so far"}
+            assert eve.post(f"{path}/heartbeat").json()["until"] > time.time()
+            answer = {"ranks": [1, 2], "strength": "slightly", "seconds": 3}
+            assert eve.post(f"{path}/submit", json=answer).status_code == 422  # no key
+            first, again = (eve.post(f"{path}/submit", json=answer, headers=key) for _ in range(2))
+            assert (first.status_code, again.status_code) == (201, 200)
+            assert again.json() == first.json() | {"repeated": True}
+            other = eve.post(f"{path}/submit", json=answer | {"ranks": [2, 1]}, headers=key)
+            assert other.status_code == 409
+            assert eve.get("/api/me").json()["done"] == 1
+            back = eve.post(f"/api/submissions/{first.json()['submission_id']}/undo").json()
+            assert back["revision"] == held["revision"] + 1 and back["draft"]["ranks"] == [1, 2]
+            assert eve.post(f"{path}/skip", json={"reason": "no such reason"}).status_code == 422
+            assert eve.post(f"{path}/skip", json={"reason": "cannot decide"}).status_code == 204
+            assert eve.post(f"{path}/unskip").json()["task_id"] == held["task_id"]
+            assert eve.post(f"{path}/release").status_code == 204
+            assert fay.post("/api/claim", json={"kinds": ["pair"]}).json()["task_id"] == held["task_id"]
+        assert [fact.ranks for fact in served.store.rankings(history=True)] == [(1, 2)]
+        assert list(served.store.rankings()) == []
+
+
+def test_a_manager_adds_tasks_and_decides_them(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as client:
+        turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Tell me more")]
+        rows = [
+            {"kind": "pair", "prompt": "Which?", "completions": [{"text": "a"}, {"text": "b"}], "overlap": 2},
+            {
+                "kind": "demonstration",
+                "prompt": [{"role": role, "content": content} for role, content in turns],
+            },
+        ]
+        assert client.post("/api/tasks", json=rows).json() == {"added": 2}
+        assert client.post("/api/tasks", json=[rows[0] | {"completions": [{"text": "a"}]}]).status_code == 422
+        pair, written = served.desk.tasks()
+        assert [turn["role"] for turn in written.prompt.turns()] == ["user", "assistant", "user"]
+        assert client.put(f"/api/tasks/{pair.id}/gold", json={"answer": {"ranks": [1, 2]}}).status_code == 204
+        assert served.desk.task(pair.id).gold == {"ranks": [1, 2]}
+        assert client.put(f"/api/tasks/{pair.id}/gold", json={"answer": None}).status_code == 204
+        key = {"Idempotency-Key": "decided-1"}
+        decided = client.post(f"/api/tasks/{pair.id}/adjudicate", json={"ranks": [2, 1]}, headers=key)
+        assert decided.status_code == 201
+        (ranking,) = served.store.rankings()
+        assert ranking.flags == ("adjudication",) and ranking.ranks == (2, 1)
+        assert client.get(f"/manage/task/{pair.id}").status_code == 200
+
+
+def test_new_guidelines_are_confirmed_before_the_next_task(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        served.desk.add_tasks([task("label", "Good?", "yes")])
+        admin = served.person("Ada", "admin")
+        with served.by_cookie(served.person("Eve")) as eve, served.by_token(admin) as client:
+            assert client.put("/api/guideline", json={"text": "# Be fair"}).json()["rev"] == 1
+            assert eve.post("/api/claim", json={}).status_code == 409
+            sent_on = eve.get("/task")
+            assert (sent_on.status_code, sent_on.headers["location"]) == (303, "/guidelines")
+            assert "Be fair" in eve.get("/guidelines").text
+            assert eve.post("/api/guideline/confirm", json={"rev": 0}).status_code == 409
+            assert eve.post("/api/guideline/confirm", json={"rev": 1}).status_code == 204
+            assert eve.get("/task").status_code == 200
+
+
+def test_the_page_of_a_task_tells_no_source_and_no_length(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        served.desk.add_tasks([task("ranking", "Which?", *("word " * n for n in (2, 30, 7)))])
+        with served.by_cookie(served.person("Eve")) as eve:
+            shown = eve.get("/task").text
+            assert "policy-" not in shown and "30" not in re.sub(r"/static/\w+/|data-task=\"[^\"]+\"", "", shown)
+            held = eve.post("/api/claim", json={}).json()
+            sent = {"ranks": [1, 2, 3], "seconds": 1}
+            eve.post(f"/api/tasks/{held['task_id']}/submit", json=sent, headers={"Idempotency-Key": "k" * 8})
+            past = eve.get("/history").text
+    assert "policy-1" in past and ">30<" in past
+
+
+def test_the_minimum_reading_time_is_the_servers_too(tmp_path: Path) -> None:
+    with serving(tmp_path, min_seconds=5) as served:
+        served.desk.add_tasks([task("label", "Good?", "yes")])
+        with served.by_token(served.person("Eve")) as eve:
+            path = f"/api/tasks/{eve.post('/api/claim', json={}).json()['task_id']}/submit"
+            quick, slow = {"good": [True], "seconds": 4.9}, {"good": [True], "seconds": 5}
+            assert eve.post(path, json=quick, headers={"Idempotency-Key": "k" * 8}).status_code == 422
+            assert eve.post(path, json=slow, headers={"Idempotency-Key": "k" * 8}).status_code == 201
+
+
+def test_the_words_that_differ(served: Served) -> None:
+    served.desk.add_tasks([task("pair", "Diff?", "the <b>old</b> cat", "the <b>new</b> cat", priority=99)])
+    with served.by_token(served.person("Differ")) as client:
+        held = client.post("/api/claim", json={}).json()
+        told = client.get(f"/api/tasks/{held['task_id']}/diff?a=0&b=1").json()
+        words = [one["text"].split("<b>")[1].split("</b>")[0] for one in held["completions"]]
+        assert told["a"] == f"the &lt;b&gt;<del>{words[0]}</del>&lt;/b&gt; cat"
+        assert told["b"] == f"the &lt;b&gt;<ins>{words[1]}</ins>&lt;/b&gt; cat"
+        assert (told["removed"], told["added"]) == (1, 1)
+        assert client.get(f"/api/tasks/{held['task_id']}/diff?a=0&b=2").status_code == 422
+        assert client.get(f"/api/tasks/{held['task_id']}/diff?listed=true").status_code == 403
+
+
+def test_raw_requests_that_are_no_http_do_not_stop_the_server(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    for raw in (
+        b"\x00\xff\x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    ):
+        with socket.create_connection((host, int(port)), timeout=5) as raw_socket:
+            raw_socket.sendall(raw)
+            raw_socket.shutdown(socket.SHUT_WR)
+            raw_socket.recv(100)
+    with httpx2.Client(base_url=served.url) as client:
+        assert client.get("/login").status_code == 200

@@ -1,0 +1,269 @@
+"""The judgement of the judgements: planted defects are found, honest people are left alone, and numbers by hand."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from labelling import Workshop, gold, make_tasks
+
+from accord.errors import UsageError
+from accord.formats.film_reviews import RatedReview
+from accord.people.panel import ReplayedRater, View, blocks, review_tasks, synthetic
+from accord.people.quality import Quality, weights
+from accord.people.rows import Skip
+from accord.stats import Interval, Unknown
+
+DEFECTS = {"position": 1, "length": 1, "random": 1, "tie": 1, "flipped": 1, "fast": 1, "dropout": 1}
+FOUND = {
+    "position": {"position-biased"},
+    "length": {"length-biased"},
+    "random": {"random"},
+    "tie": {"always-tie"},
+    "flipped": {"flipped"},
+    "fast": {"too fast", "random"},
+}
+
+
+def workshop(kind: str, size: int, seed: int, defects: dict[str, int] | None = None, num_tasks: int = 150) -> Workshop:
+    team = synthetic(18, gold, seed, DEFECTS if defects is None else defects)
+    return Workshop(make_tasks(kind, num_tasks, size, 5, seed), team, seed)
+
+
+def found(quality: Quality) -> dict[str, set[str]]:
+    """Alarms by planted defect; honest people under "", the team under "team"."""
+    by_defect: dict[str, set[str]] = {}
+    for alarm in quality.alarms:
+        defect = alarm.who.removeprefix("synthetic ")[3:] if alarm.who else "team"
+        by_defect.setdefault(defect, set()).add(alarm.name)
+    return by_defect
+
+
+@pytest.mark.parametrize(("kind", "size"), [("pair", 2), ("ranking", 4), ("rating", 3)])
+def test_planted_defects_are_found_and_nobody_else_is_accused(kind: str, size: int) -> None:
+    quality = workshop(kind, size, seed=1).work()
+    seen = found(quality)
+    if kind == "rating":
+        assert seen["tie"] == {"always-tie", "one answer"}
+        seen["tie"].discard("one answer")
+    assert seen == FOUND
+
+
+def test_planted_defects_of_labels_are_found() -> None:
+    seen = found(workshop("label", 3, seed=1).work())
+    assert seen.keys() == {"position", "length", "random", "tie", "flipped", "fast"}
+    assert seen["flipped"] == {"flipped"} and seen["tie"] == {"one answer"} and "too fast" in seen["fast"]
+
+
+def test_an_honest_team_is_left_alone() -> None:
+    """Eight honest teams of 18, nine checks each: an accusation is an error in at most one of a thousand."""
+    accused = [alarm for seed in range(8) for alarm in workshop("pair", 2, seed, {}, 100).work().alarms]
+    assert len(accused) <= 1
+
+
+def test_weights_tell_good_from_bad() -> None:
+    quality = workshop("ranking", 4, seed=2).work()
+    given = weights(quality)
+    assert all(0 < weight <= 1 for weight in given.values()) and len(given) == 18
+    by_defect = {row.name[13:]: row.weight for row in quality.people}
+    honest = [row.weight for row in quality.people if not row.name[13:]]
+    assert min(honest) > 0.7 and max(honest) == 1.0
+    for defect in ("position", "random", "tie", "flipped", "fast"):
+        assert by_defect[defect] < 0.45, defect
+    assert by_defect["flipped"] == 0.05
+    assert by_defect["dropout"] > 0.7  # six honest answers: drawn towards the team
+    reasons = {row.name[13:]: row.weight_reason for row in quality.people}
+    assert "against the team's median" in reasons["random"]
+
+
+def test_who_stops_while_there_is_more_to_do_is_named_with_the_number_of_answers() -> None:
+    quality = workshop("pair", 2, seed=3).work()
+    assert {row.name[13:]: row.silent_after for row in quality.people if row.silent_after} == {"dropout": 6}
+
+
+def test_the_report_is_plain_json_with_every_number_an_interval_or_a_reason() -> None:
+    told = json.loads(json.dumps(workshop("ranking", 3, seed=4, num_tasks=30).work().to_json(), allow_nan=False))
+    person = told["people"][0]
+    for name in ("gold", "kappa", "accuracy", "first_shown", "longer", "repeats", "words_per_s", "scale", "left"):
+        assert set(person[name]) in ({"value", "low", "high", "n", "clusters"}, {"value", "why"}), name
+    assert told["agreement"][0]["measure"] == "order of two" and "alpha" in told["definitions"]
+
+
+# ---- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def two_people(kind: str = "pair", num_tasks: int = 4, size: int = 2) -> Workshop:
+    raters = [ReplayedRater(name, {}) for name in ("ann", "bea")]
+    return Workshop(make_tasks(kind, num_tasks, size, 2, 0), raters)
+
+
+def test_nothing_answered_yet_explains_itself() -> None:
+    quality = two_people().report()
+    assert (quality.num_answers, quality.answers_left, quality.people, quality.agreement) == (0, 8, (), ())
+    assert isinstance(quality.per_hour, Unknown) and isinstance(quality.hours_left, Unknown)
+    json.dumps(quality.to_json(), allow_nan=False)
+
+
+def test_agreement_and_left_wins_by_hand() -> None:
+    """Four pairs. Ann sees them as listed, Bea turned round. Same, same, opposite, tie against first.
+
+    Raw agreement 2/4. Ann prefers the one shown first in 2 of 3 (task 4 is a tie), Bea in 1 of 4.
+    """
+    shop = two_people()
+    ann = ([1, 2], [2, 1], [1, 2], [1, 1])
+    bea = ([2, 1], [1, 2], [2, 1], [2, 1])  # turned round: best is the listed first, second, first, first
+    for task, a, b in zip(shop.tasks, ann, bea, strict=True):
+        shop.submit(1, task, (0, 1), {"ranks": a})
+        shop.submit(2, task, (1, 0), {"ranks": b})
+    quality = shop.report()
+    by_name = {row.name: row for row in quality.people}
+    assert quality.agreement[0].raw.value == pytest.approx(3 / 4)
+    assert by_name["ann"].first_shown.value == pytest.approx(2 / 3)
+    assert by_name["bea"].first_shown.value == pytest.approx(1 / 4)
+    assert by_name["ann"].tied.value == pytest.approx(1 / 4)
+    assert quality.answers_left == 0 and quality.hours_left.value == 0.0
+    (couple,) = quality.couples
+    assert couple.people == ("ann", "bea") and couple.num_tasks == 4 and couple.raw.value == pytest.approx(3 / 4)
+    (dispute,) = quality.disputed
+    assert (dispute.task_id, dispute.disagreement) == ("task-003", 0.5)
+    assert dispute.split == (("ann", (1, 1)), ("bea", (1, 2)))
+
+
+def test_answers_taken_back_do_not_count() -> None:
+    shop = two_people(num_tasks=1)
+    shop.submit(1, shop.tasks[0], (0, 1), {"ranks": [1, 2]})
+    shop.submit(1, shop.tasks[0], (0, 1), {"ranks": [2, 1]}, undone=True)
+    quality = shop.report()
+    assert quality.num_answers == 1 and quality.answers_left == 1
+
+
+def test_gold_is_scored_and_left_out_of_agreement_and_disputes() -> None:
+    """Gold says the first is better in all four tasks. Ann is right in 4 of 4, Bea in 1."""
+    shop = two_people()
+    shop.tasks = [replace(task, gold={"ranks": [1, 2]}) for task in shop.tasks]
+    for number, task in enumerate(shop.tasks):
+        shop.submit(1, task, (0, 1), {"ranks": [1, 2]})
+        shop.submit(2, task, (1, 0), {"ranks": [2, 1] if number == 0 else [1, 2]})
+    quality = shop.report()
+    gold_of = {row.name: row.gold.value for row in quality.people}
+    assert gold_of == {"ann": 1.0, "bea": 0.25}
+    assert quality.agreement == () and quality.disputed == () and quality.couples == ()
+    given = {row.name: row.weight for row in quality.people}
+    assert given["bea"] < given["ann"] == 1.0
+
+
+def test_a_decision_is_a_truth_and_puts_its_task_last_among_the_disputed() -> None:
+    shop = two_people()
+    for task in shop.tasks:
+        shop.submit(1, task, (0, 1), {"ranks": [1, 2]})
+        shop.submit(2, task, (0, 1), {"ranks": [2, 1]})
+    before = shop.report()
+    shop.submit(1, shop.tasks[0], (0, 1), {"ranks": [2, 1]}, adjudication=True)
+    after = shop.report()
+    assert before.num_answers == after.num_answers == 8
+    assert not any(row.adjudicated for row in before.disputed) and len(after.disputed) == 4
+    assert [row.adjudicated for row in after.disputed] == [False, False, False, True]
+    assert after.disputed[-1].task_id == "task-000"
+    kappa = {row.name: row.kappa.value for row in after.people}
+    assert kappa["bea"] > kappa["ann"]
+
+
+def test_the_same_two_completions_in_another_task_are_a_repeat() -> None:
+    shop = two_people(num_tasks=2)
+    first, second = shop.tasks
+    shop.tasks[1] = second = replace(first, id=second.id)
+    shop.submit(1, first, (0, 1), {"ranks": [1, 2]})
+    shop.submit(1, second, (1, 0), {"ranks": [2, 1]})  # the same choice, shown the other way round
+    shop.submit(2, first, (0, 1), {"ranks": [1, 2]})
+    shop.submit(2, second, (0, 1), {"ranks": [2, 1]})
+    rows = {row.name: row for row in shop.report().people}
+    assert rows["ann"].repeats.value == 1.0 and rows["bea"].repeats.value == 0.0
+    assert shop.report().agreement[0].raw.value == 1.0  # by their first words
+
+
+def test_skips_flags_and_speed_by_hand() -> None:
+    """Ann: 3 answers of 10, 20, 60 s, one flagged, and 1 skip. Mean 30 s: 120 an hour."""
+    shop = two_people()
+    for task, seconds, flags in zip(shop.tasks, (10, 20, 60), ([[], []], [["rude"], []], None), strict=False):
+        shop.submit(1, task, (0, 1), {"ranks": [1, 2], "seconds": seconds, "flags": flags})
+    shop.skips.append(Skip("task-003", "pair", 1, "cannot decide", ""))
+    (ann,) = shop.report().people
+    assert ann.skip_rate.value == pytest.approx(1 / 4) and ann.flag_rate.value == pytest.approx(1 / 3)
+    assert ann.median_seconds.value == 20 and ann.per_hour.value == pytest.approx(120)
+    assert dict(ann.done) == {"pair": 3} and ann.skipped == 1
+
+
+def test_one_person_alone_has_weight_one_by_default() -> None:
+    shop = two_people()
+    shop.submit(1, shop.tasks[0], (0, 1), {"ranks": [1, 2]})
+    (ann,) = shop.report().people
+    assert ann.weight == 1.0 and "by default" in ann.weight_reason
+    assert isinstance(ann.kappa, Unknown)
+
+
+def test_ratings_have_a_row_of_agreement_an_axis() -> None:
+    shop = two_people("rating", num_tasks=3, size=1)
+    for task, (a, b) in zip(shop.tasks, ((1, 1), (4, 4), (7, 6)), strict=True):
+        for person, value in ((1, a), (2, b)):
+            axes = {"helpfulness": value, "harmlessness": 7, "truthfulness": value}
+            shop.submit(person, task, (0,), {"ratings": [axes]})
+    rows = {row.measure: row for row in shop.report().agreement}
+    assert set(rows) == {"helpfulness", "harmlessness", "truthfulness"}
+    assert rows["helpfulness"].raw.value == pytest.approx(2 / 3) and rows["helpfulness"].alpha_metric == "ordinal"
+    assert isinstance(rows["harmlessness"].alpha, Unknown) and rows["harmlessness"].raw.value == 1.0
+
+
+# ---- those who answer ------------------------------------------------------------------------------------------------
+
+RATED = [
+    RatedReview("film", f"text {block}-{i}", (i - 2, 2 - i, 0), block, "A Film", "fresh")
+    for block in range(3)
+    for i in range(5)
+]
+
+
+def test_a_replayed_rater_says_what_was_said_and_skips_what_was_not_rated() -> None:
+    made = {block.number: block for block in blocks(RATED, seed=0)}
+    up, down, level = made[1].raters
+    assert up.name == "replayed rater 001-00" and len(made[1].texts) == 5
+    shown = View("ranking", "", ("text 1-0", "text 1-4", "text 1-2"), {})
+    assert up.answer(shown) == {"ranks": [3, 1, 2]} and down.answer(shown) == {"ranks": [1, 3, 2]}
+    assert level.answer(shown) == {"ranks": [1, 1, 1]}
+    assert up.answer(View("ranking", "", ("text 1-0", "text 2-0"), {})) is None
+    pair = View("pair", "", ("text 1-0", "text 1-4"), {})
+    assert up.answer(pair) == {"ranks": [2, 1], "strength": "significantly"}
+    assert level.answer(pair) == {"ranks": [1, 1]}
+
+
+def test_blocks_come_in_an_order_of_the_seed_and_tasks_hold_different_reviews() -> None:
+    assert Counter(block.number for block in blocks(RATED, 5)) == Counter(range(3))
+    assert [b.number for b in blocks(RATED, 5)] == [b.number for b in blocks(RATED, 5)]
+    tasks = review_tasks([review.text for review in RATED], 20, 4, "ranking", 3, seed=1)
+    assert all(len({c["text"] for c in task["completions"]}) == 4 for task in tasks)
+    with pytest.raises(UsageError, match="fewer than the 16"):
+        review_tasks([review.text for review in RATED], 1, 16, "ranking", 3, seed=1)
+
+
+def test_unknown_defects_and_too_many_are_refused() -> None:
+    with pytest.raises(UsageError, match="'tired'"):
+        synthetic(3, gold, 0, {"tired": 1})
+    with pytest.raises(UsageError, match="4 defects among 3"):
+        synthetic(3, gold, 0, {"random": 4})
+
+
+def test_a_synthetic_annotator_says_the_same_whatever_the_order_shown() -> None:
+    (mind,) = synthetic(1, gold, 7, {})
+    texts = ("text1 good and", "text2 awful and", "text3 fine and and")
+    forward = mind.answer(View("ranking", "", texts, {}))
+    backward = mind.answer(View("ranking", "", texts[::-1], {}))
+    assert forward is not None and backward is not None
+    assert forward["ranks"] == backward["ranks"][::-1]
+
+
+def test_all_estimates_of_a_person_are_intervals_or_reasons() -> None:
+    for row in workshop("pair", 2, seed=5, num_tasks=20).work().people:
+        for value in vars(row).values():
+            assert not isinstance(value, float) or 0 < value <= 1
+        assert isinstance(row.kappa, Interval | Unknown)

