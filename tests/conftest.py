@@ -9,6 +9,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def postgres() -> Iterator[str]:
     from postgres import binaries, server
 
     given, folder = os.environ.get("ACCORD_TEST_POSTGRES", ""), binaries()
-    if given or folder is None:
+    if given or folder is None or find_spec("psycopg") is None:
         yield given
         return
     with server(folder) as url:
@@ -144,7 +145,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     url = request.getfixturevalue("postgres")
     if not url:
-        pytest.skip("PostgreSQL is not installed, and ACCORD_TEST_POSTGRES holds no URL")
+        pytest.skip("no PostgreSQL server or no psycopg here, and ACCORD_TEST_POSTGRES holds no URL")
     name = f"accord_test_{os.getpid()}_{next(_SCHEMAS)}"
     _execute(url, f"CREATE SCHEMA {name}")
     yield f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{name}"

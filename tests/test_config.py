@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accord.cli.project import find_project
 from accord.config import (
+    LabelConfig,
+    Layer,
     ModelConfig,
     OptimConfig,
     PretrainConfig,
@@ -18,6 +21,7 @@ from accord.config import (
     RlConfig,
     Section,
     describe,
+    load_label,
     load_recipe,
     merged,
     read_layer,
@@ -292,3 +296,52 @@ def test_merging_layers(a: dict, b: dict, c: dict) -> None:  # type: ignore[type
     snapshot = json.dumps(a, sort_keys=True)
     merged(merged(a, b), c)
     assert json.dumps(a, sort_keys=True) == snapshot
+
+
+# -- labelling ---------------------------------------------------------------------------------------------------------
+
+
+def label_layer(folder: Path, text: str) -> Layer:
+    """The key ``label`` of an accord.yaml, as a command gets it."""
+    (folder / "accord.yaml").write_text(text)
+    project = find_project(folder)
+    assert project is not None
+    return project.label
+
+
+def test_a_project_says_how_its_people_label_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
+    text = "label:\n  kind: pair\n  overlap: 3\n  axes: [{name: wit, low: 0, high: 4}, {name: depth}]\n  flags: []\n"
+    layer = label_layer(tmp_path, text)
+    made = load_label(["overlap=2", "lease_minutes=5"], defaults=layer)
+    assert (made.kind, made.overlap, made.lease_minutes, made.flags) == ("pair", 2, 5, ())
+    assert [(axis.name, axis.low, axis.high) for axis in made.axes] == [("wit", 0, 4), ("depth", 1, 7)]
+    assert load_label() == LabelConfig() == load_label(defaults=label_layer(tmp_path, "store: a.db\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("kind: poll", 3, "kind"),
+        ("overlaps: 2", 3, "did you mean 'overlap'"),
+        ("overlap: 0", 3, "overlap"),
+        ("axes: []", 3, "axes"),
+        ("axes: [{name: a}, {name: a}]", 2, "one of the axes stands there twice"),
+        ("axes: [{name: a, low: 3, high: 3}]", 3, "has not 2 to 11 values"),
+        ("axes: [{low: 3}]", 3, "name"),
+        ("flags: [rude, rude]", 2, "one of the flags stands there twice"),
+        ("skip_reasons: []", 3, "skip_reasons"),
+        ("undo_minutes: -1", 3, "undo_minutes"),
+    ],
+)
+def test_a_wrong_key_of_labelling_names_its_line(tmp_path: Path, text: str, line: int, what: str) -> None:
+    layer = label_layer(tmp_path, f"store: accord.db\nlabel:\n  {text}\n")
+    with pytest.raises(UsageError, match=what) as caught:
+        load_label(defaults=layer)
+    if line == 3:
+        assert "accord.yaml:3" in str(caught.value)
+
+
+def test_labelling_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="label is 3, not a mapping") as caught:
+        label_layer(tmp_path, "label: 3\n")
+    assert caught.value.where.endswith("accord.yaml:1")

@@ -222,31 +222,29 @@ def test_what_is_not_ones_own_is_not_there(desk: Desk, ada: Person, bob: Person)
 
 
 def test_of_pairs_each_person_sees_each_order_half_the_time(desk: Desk, ada: Person, bob: Person) -> None:
-    desk.add_tasks([pair(overlap=2) for _ in range(40)])
+    desk.add_tasks([pair(overlap=2) for _ in range(32)])
     orders: dict[int, list[tuple[int, ...]]] = {ada.id: [], bob.id: []}
     for person in (ada, bob):
         while (found := desk.claim(person.id)) is not None:
             orders[person.id].append(found.order)
-            desk.submit(person.id, found.task.id, FIRST, key=found.task.id)
+            desk.skip(person.id, found.task.id, "cannot decide")
     for seen in orders.values():
-        assert Counter(seen) == {(0, 1): 20, (1, 0): 20}
+        assert Counter(seen) == {(0, 1): 16, (1, 0): 16}
         # Every two draws hold both orders, and which comes first is drawn: not always the same one.
-        firsts = seen[::2]
-        assert all(one != two for one, two in zip(firsts, seen[1::2], strict=True))
-        assert len(set(firsts)) == 2  # fails by chance once in 2 ** 19
-    assert orders[ada.id] != orders[bob.id]
+        assert all(one != two for one, two in zip(seen[::2], seen[1::2], strict=True))
+    assert len(set(orders[ada.id][::2] + orders[bob.id][::2])) == 2  # fails by chance once in 2 ** 31
 
 
 def test_orders_of_many_are_drawn_evenly(desk: Desk, ada: Person) -> None:
-    # 3 completions, 6 orders, 300 draws: 50 each, standard deviation 6.5; bounds at 5 of them.
-    desk.add_tasks([NewTask(kind="ranking", prompt=PROMPT, completions=C[:3]) for _ in range(300)])
+    # 3 completions, 6 orders, 120 draws: 20 each, standard deviation 4.1; the bound is at 5 of them.
+    desk.add_tasks([NewTask(kind="ranking", prompt=PROMPT, completions=C[:3]) for _ in range(120)])
     seen: Counter[tuple[int, ...]] = Counter()
-    for _ in range(300):
+    for _ in range(120):
         found = claimed(desk, ada)
         seen[found.order] += 1
         desk.skip(ada.id, found.task.id, "cannot decide")
     assert len(seen) == 6
-    assert all(17 <= number <= 83 for number in seen.values())
+    assert max(seen.values()) <= 40
 
 
 def test_nobody_judges_a_text_of_their_own(desk: Desk, ada: Person, bob: Person) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -85,6 +84,14 @@ class Person:
         self.page.wait_for_function("() => !document.querySelector('#task.sending, #task[inert]')")
         self.page.wait_for_selector("#task[data-ready], .hello")
 
+    def submit(self) -> None:
+        """Enter, and wait for another page than this one."""
+        here = self.page.locator("#task").get_attribute("data-task")
+        self.press("Enter")
+        gone = "was => document.querySelector('.hello, #task[data-ready]')?.dataset.task !== was"
+        self.page.wait_for_function(gone, arg=here)
+        self.page.wait_for_selector("#task[data-ready], .hello")
+
     def texts(self) -> list[str]:
         """The completions on the page by position, as the page's own script would edit them."""
         cards = self.page.locator(".card")
@@ -102,7 +109,9 @@ def by_text(served: Served, ids: tuple[str, ...]) -> list[str]:
 
 def ranks_by_text(served: Served, **where: Any) -> list[dict[str, int]]:
     """Every ranking that counts: text -> rank."""
-    return [dict(zip(by_text(served, one.completion_ids), one.ranks, strict=True)) for one in served.store.rankings(**where)]
+    return [
+        dict(zip(by_text(served, one.completion_ids), one.ranks, strict=True)) for one in served.store.rankings(**where)
+    ]
 
 
 def drag(page: Page, letter: str, other: str, share: float) -> None:
@@ -261,13 +270,7 @@ def test_every_key_of_a_pair_says_what_it_shows(browser: Browser, served: Served
         eve.open()
         for key in PAIR_KEYS:
             eve.press("9" if key != "9" else "1", key)  # the last one counts
-            here = eve.page.locator("#task").get_attribute("data-task")
-            eve.press("Enter")
-            eve.page.wait_for_function(
-                "was => document.querySelector('.hello') || document.querySelector('#task[data-ready]')?.dataset.task !== was",
-                arg=here,
-            )
-            eve.page.wait_for_selector("#task[data-ready], .hello")
+            eve.submit()
     said = [(one.ranks, one.strength, len(one.unacceptable)) for one in served.store.rankings()]
     assert said == list(PAIR_KEYS.values())
 
@@ -466,20 +469,16 @@ def test_two_browsers_at_once_never_get_one_slot(browser: Browser, served: Serve
         for turn in range(6):
             for person in (eve, fay) if turn % 2 else (fay, eve):
                 person.press("g")
-                here = person.page.locator("#task").get_attribute("data-task")
-                person.press("Enter")
-                person.page.wait_for_function(
-                    "was => document.querySelector('.hello') || document.querySelector('#task[data-ready]')?.dataset.task !== was",
-                    arg=here,
-                )
-                person.page.wait_for_selector("#task[data-ready], .hello")
+                person.submit()
     done = list(served.desk.submissions())
     assert len(done) == len({one.task_id for one in done}) == 12 and not any(one.extra for one in done)
     assert len(list(served.store.labels())) == 12
 
 
 def test_a_double_click_is_one_judgement(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two"), task("pair", "And now?", "three", "four", priority=-1)])
+    served.desk.add_tasks(
+        [task("pair", "Which?", "one", "two"), task("pair", "And now?", "three", "four", priority=-1)]
+    )
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.press("1")
@@ -494,7 +493,7 @@ def test_a_double_click_is_one_judgement(browser: Browser, served: Served) -> No
                 const csrf = document.querySelector('meta[name="csrf"]').content;
                 const send = () => fetch(`/api/tasks/${given.task_id}/submit`, {
                     method: "POST",
-                    headers: {"X-CSRF-Token": csrf, "Content-Type": "application/json", "Idempotency-Key": "the-same-key"},
+                    headers: {"X-CSRF-Token": csrf, "Content-Type": "application/json", "Idempotency-Key": "same-key"},
                     body: JSON.stringify({ranks: [1, 2], seconds: 1}),
                 });
                 const answers = await Promise.all([send(), send(), send(), send()]);
@@ -596,7 +595,11 @@ def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served
             held = client.post("/api/claim", json={}).json()
             first = held["completions"][0]["text"] == "one"
             said = {"ranks": list(ranks if first else ranks[::-1])}
-            client.post(f"/api/tasks/{held['task_id']}/submit", json=said, headers={"Idempotency-Key": f"k-{name:8}".replace(" ", "x")})
+            client.post(
+                f"/api/tasks/{held['task_id']}/submit",
+                json=said,
+                headers={"Idempotency-Key": f"k-{name:8}".replace(" ", "x")},
+            )
     with Person(browser, served, "Moe", "manager") as moe:
         page = moe.open("/manage/disagreements")
         page.get_by_role("link", name="Decide").click()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from accord.people.desk import Desk
 from accord.people.intake import groups_of, queue_groups
 from accord.records import Source
 from accord.store import Store
+from tests.webapp import labelling
 
 ASKED = [{"role": "user", "content": "Which film?"}]
 SAMPLES = [
@@ -74,3 +77,36 @@ def test_a_group_that_cannot_be_served_queues_nothing(desk: Desk, tmp_path: Path
     with pytest.raises(DataError, match="9"):
         queue(desk, tmp_path, rows)
     assert list(desk.tasks()) == []
+
+
+def test_accord_label_queues_a_file(tmp_path: Path) -> None:
+    rows = [{"prompt": "P", "completion": f" {i}."} for i in range(4)]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Store.open(tmp_path / "accord.db"):
+        pass
+    for added in (2, 0):
+        with labelling(".", "--add", "samples.jsonl", "--pairs", "2", "kind=pair", cwd=tmp_path) as told:
+            assert told["added"] == added
+    with Store.open(tmp_path / "accord.db") as store:
+        tasks = list(Desk(store, LabelConfig()).tasks())
+    assert [(task.kind, task.origin, len(task.completions)) for task in tasks] == [("pair", "samples.jsonl", 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--add", "none.jsonl"), "no such file"),
+        (("--add", "samples.jsonl", "--pairs", "2"), "no effect where kind=ranking"),
+        (("--pairs", "2"), "no effect without --add"),
+        (("--add", "samples.jsonl", "--pairs", "9", "kind=pair"), "9 pairs of 2 completions"),
+    ],
+)
+def test_what_cannot_be_queued_is_told_before_anything_is_served(
+    words: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps({"prompt": "P", "completion": t}) + "\n" for t in "ab"))
+    with Store.open(tmp_path / "accord.db") as store:
+        command = [sys.executable, "-m", "accord", "label", ".", *words, "--port", "0"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode in (2, 3) and told in done.stderr
+        assert list(Desk(store, LabelConfig()).tasks()) == []

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from accord import formats
+from accord.config import LabelConfig
 from accord.formats import Item
 from accord.formats.jsonl import read_rankings
-from accord.people.views import training_view
+from accord.people.answers import Answer, Edit
+from accord.people.desk import Desk, NewTask, group_tasks
+from accord.people.views import MOST_TOGETHER, training_view
 from accord.records import (
     Annotator,
     Completion,
@@ -44,7 +47,7 @@ def rank(annotator: Annotator, *order: Completion, ranks: tuple[int, ...] = (), 
     return Ranking(completion_ids=ids, ranks=ranks or tuple(range(1, len(order) + 1)), **said)
 
 
-def viewed(path: Path, facts: Iterable[Record], left_out: Counter[str] | None = None, **options: Any) -> list[Item]:
+def viewed(path: Path, facts: Iterable[Record], left_out: dict[str, int] | None = None, **options: Any) -> list[Item]:
     with Store.open(path / "accord.db") as store:
         store.add([*WORLD, *facts])
         view = training_view(store, left_out=left_out, **options)
@@ -55,36 +58,66 @@ def said(items: Iterable[Item]) -> list[tuple[str, str, float]]:
     return [("".join(map(str, item.completions)), item.annotator, item.weight) for item in items]
 
 
+def served(path: Path, answers: Iterable[tuple[str, str, Answer]], tasks: Iterable[list[NewTask]]) -> None:
+    """Queue tasks, and let people answer those of a prompt's text in turn: (person, prompt, answer as shown)."""
+    with Store.open(path / "accord.db") as store:
+        desk = Desk(store, LabelConfig(overlap=3))
+        desk.add_tasks(task for group in tasks for task in group)
+        people = {name: desk.add_person(name, "annotator").id for name in dict.fromkeys(name for name, _, _ in answers)}
+        for number, (name, kind, answer) in enumerate(answers):
+            taken = desk.claim(people[name], kinds=[kind])
+            assert taken is not None
+            desk.submit(people[name], taken.task.id, answer, key=f"key-{number:032d}")
+
+
 def test_one_person_counts_one_whether_by_a_ranking_or_by_pairs(tmp_path: Path) -> None:
-    facts = [rank(ADA, A, B, C, D), rank(BEN, A, B), rank(BEN, B, C), rank(BEN, C, D)]
-    items = viewed(tmp_path, facts)
-    assert said(items) == [
-        (" A. B. C. D.", "Ada", 1.0),
-        (" A. B.", "Ben", 0.333333),
-        (" B. C.", "Ben", 0.333333),
-        (" C. D.", "Ben", 0.333333),
+    """A ranking of four, an edit with it, and the same four as four pairs: each person counts 1 a group as served."""
+    four = (A, B, C, D)
+    tasks = [group_tasks(PROMPT, four, serve_as="ranking"), group_tasks(PROMPT, four, serve_as="pairs", num_pairs=4)]
+    answers = [("Ada", "ranking", Answer(ranks=(1, 2, 3, 4)))]
+    answers += [("Eve", "ranking", Answer(ranks=(1, 1, 1, 1), edit=Edit(of=2, text=" Mine.")))]
+    answers += [("Ben", "pair", Answer(ranks=(1, 2)))] * 4
+    served(tmp_path, answers, tasks)
+    items = [item for item in viewed(tmp_path, ()) if item.kind == "ranking"]
+    assert [(item.annotator, len(item.ranks), item.weight) for item in items] == [
+        ("Ada", 4, 1.0),
+        ("Eve", 4, round(6 / 7, 6)),  # six pairs of four, and one with the edit
+        ("Eve", 2, round(1 / 7, 6)),
+        *[("Ben", 2, 0.25)] * 4,
     ]
-    assert {item.group for item in items} == {min(c.id for c in (A, B, C, D))}
+    assert {item.group for item in items} == {min(items[0].group, A.id, B.id, C.id, D.id, items[2].group)}
     assert {item.origin for item in items} == {"people"}
 
 
-def test_an_edit_joins_the_group_of_what_it_edits(tmp_path: Path) -> None:
-    """Ada compares 6 pairs in a ranking of four, and one by setting her edit above C: each pair counts 1/7."""
-    edit = Completion(prompt_id=PROMPT.id, text=" C!", source=Source(origin="human", name="edit", version=C.id))
-    items = viewed(tmp_path, [edit, rank(ADA, A, B, C, D), rank(ADA, edit, C), rank(ADA, E, F)])
-    assert said(items) == [
-        (" A. B. C. D.", "Ada", round(6 / 7, 6)),
-        (" C! C.", "Ada", round(1 / 7, 6)),
-        (" E. F.", "Ada", 1.0),  # another group of the same prompt
-    ]
-    assert items[0].group == items[1].group != items[2].group
+def test_every_served_group_counts_also_where_completions_meet_again(tmp_path: Path) -> None:
+    """Three tasks out of one pool: whoever answers all three counts three times, in one batch element."""
+    tasks = [group_tasks(PROMPT, three, serve_as="ranking") for three in ((A, B, C), (C, D, E), (E, F, A))]
+    served(tmp_path, [("Ada", "ranking", Answer(ranks=(1, 2, 3)))] * 3, tasks)
+    items = viewed(tmp_path, ())
+    assert [item.weight for item in items] == [1.0, 1.0, 1.0]
+    assert len({item.group for item in items}) == 1
+
+
+def test_a_ranking_from_a_file_counts_by_itself(tmp_path: Path) -> None:
+    items = viewed(tmp_path, [rank(ADA, A, B), rank(ADA, B, C), rank(BEN, E, F), rank(ADA, C, D)])
+    assert said(items) == [(" A. B.", "Ada", 1), (" B. C.", "Ada", 1), (" E. F.", "Ben", 1), (" C. D.", "Ada", 1)]
+    groups = [item.group for item in items]
+    assert groups[0] == groups[1] == groups[3] == min(c.id for c in (A, B, C, D)) != groups[2]
 
 
 def test_groups_join_when_a_later_ranking_connects_them(tmp_path: Path) -> None:
     items = viewed(tmp_path, [rank(ADA, A, B), rank(ADA, C, D), rank(BEN, E, F), rank(BEN, D, B)])
     groups = [item.group for item in items]
     assert groups[0] == groups[1] == groups[3] != groups[2]
-    assert [weight for _, _, weight in said(items)] == [0.5, 0.5, 1.0, 1.0]
+
+
+def test_a_pool_too_large_for_one_batch_element_is_cut_by_what_was_served(tmp_path: Path) -> None:
+    pool = [Completion(prompt_id=PROMPT.id, text=f" {i}.", source=POLICY) for i in range(MOST_TOGETHER + 1)]
+    chain = [rank(ADA, first, second) for first, second in pairwise(pool)]
+    items = viewed(tmp_path, [*pool, *chain[:-1]])
+    assert len({item.group for item in items}) == 1
+    items = viewed(tmp_path, chain[-1:])
+    assert {item.group for item in items} == {ranking.id for ranking in chain}
 
 
 def test_weights_of_annotators_enter(tmp_path: Path) -> None:
@@ -103,7 +136,7 @@ def test_weights_of_annotators_enter(tmp_path: Path) -> None:
 
 def test_simulated_annotators_and_gold_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     facts = [rank(SIM, A, B), rank(ADA, A, B), rank(BEN, A, B, flags=("gold",)), rank(ADA, C, D), rank(SIM, C, D)]
-    left_out = Counter[str]()
+    left_out: dict[str, int] = {}
     assert said(viewed(tmp_path, facts, left_out)) == [(" A. B.", "Ada", 1.0), (" C. D.", "Ada", 1.0)]
     assert left_out == {"judgements by simulated annotators": 2, "answers to gold questions": 1}
     both = viewed(tmp_path, (), simulated=True)
@@ -114,7 +147,7 @@ def test_an_adjudication_decides_for_all(tmp_path: Path) -> None:
     """It overrules those on the same completions or some of them, not those on more; and nothing of another kind."""
     facts: list[Record] = [rank(ADA, A, B, C), rank(BEN, C, A), rank(ADA, C, B, A, D), rank(BEN, E, F)]
     facts += [Label(annotator_id=ADA.id, completion_id=A.id, good=False), rank(BEN, B, C, A, flags=("adjudication",))]
-    left_out = Counter[str]()
+    left_out: dict[str, int] = {}
     items = viewed(tmp_path, facts, left_out)
     assert [text for text, _, _ in said(items)] == [" C. B. A. D.", " E. F.", " B. C. A.", " A."]
     assert left_out == {"judgements that an adjudication has decided": 2}
@@ -133,7 +166,7 @@ def test_the_reward_stage_reads_what_was_said(tmp_path: Path) -> None:
         rank(BEN, B, C, strength="slightly"),
         rank(BEN, A, B, ranks=(1, 1)),
     ]
-    items = viewed(tmp_path, facts)
+    items = viewed(tmp_path, facts, weights={BEN.id: 0.5})
     formats.write(tmp_path / "out.jsonl", items, "accord")
     ranked, pair, tie = read_rankings(tmp_path / "out.jsonl")
     assert (ranked.prompt, ranked.completions, ranked.ranks) == (PROMPT.text, (" A.", " B.", " C."), (2, 1, 2))

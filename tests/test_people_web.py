@@ -280,7 +280,7 @@ def test_every_answer_has_the_headers(served: Served, path: str) -> None:
 
 def test_assets_may_be_kept_only_under_their_version(served: Served) -> None:
     with httpx2.Client(base_url=served.url) as client:
-        found = re.findall(r'/static/\w+/[\w.]+', client.get("/login").text)
+        found = re.findall(r"/static/\w+/[\w.]+", client.get("/login").text)
         assert len(found) >= 3
         for path in found:
             answer = client.get(path)
@@ -400,12 +400,12 @@ def test_an_answer_goes_through_once_and_comes_back_on_undo(tmp_path: Path) -> N
 
 def test_a_manager_adds_tasks_and_decides_them(tmp_path: Path) -> None:
     with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as client:
+        turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Tell me more")]
         rows = [
             {"kind": "pair", "prompt": "Which?", "completions": [{"text": "a"}, {"text": "b"}], "overlap": 2},
             {
                 "kind": "demonstration",
-                "prompt": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-                + [{"role": "user", "content": "Tell me more"}],
+                "prompt": [{"role": role, "content": content} for role, content in turns],
             },
         ]
         assert client.post("/api/tasks", json=rows).json() == {"added": 2}
@@ -476,7 +476,11 @@ def test_the_words_that_differ(served: Served) -> None:
 
 def test_raw_requests_that_are_no_http_do_not_stop_the_server(served: Served) -> None:
     host, port = served.url.removeprefix("http://").split(":")
-    for raw in (b"\x00\xff\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"):
+    for raw in (
+        b"\x00\xff\x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    ):
         with socket.create_connection((host, int(port)), timeout=5) as raw_socket:
             raw_socket.sendall(raw)
             raw_socket.shutdown(socket.SHUT_WR)

@@ -804,6 +804,28 @@ def test_a_store_of_the_first_schema_keeps_its_facts(
         assert store.add([RANKING, RATING, LABEL, ADA, SIM]) == 2  # the label and its annotator: the rest is there
 
 
+def test_a_store_of_the_second_schema_keeps_its_facts_and_gets_the_tables_of_the_work(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(migrate.MIGRATIONS, second, ignore=shutil.ignore_patterns("__pycache__", "v0003*"))
+    back = Withdrawal(annotator_id=SIM.id, judgement_id=LABEL.id, created_at=AT)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "MIGRATIONS", second)
+        patch.setattr(schema, "SCHEMA_VERSION", "0002")
+        with Store.open(place) as store:
+            store.add([*WORLD, back])
+            with pytest.raises(ResourceError, match="people"), store.snapshot() as connection:
+                connection.execute(text("SELECT * FROM people"))
+    with Store.open(place) as store:
+        assert everything(store) == list(WORLD)
+        assert (list(store.withdrawals()), list(store.labels())) == ([back], [])
+        assert store.verify() == []
+        with store.snapshot() as connection:
+            found = {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in work_schema.TABLES}
+        assert not any(found.values())
+
+
 def _first_facts() -> Iterator[tuple[str, dict[str, Any]]]:
     """PROMPT, GOOD, BAD, RANKING and RATING as rows of the first schema; keys count from 1 in this order."""
     texts = [PROMPT.text, GOOD.text, BAD.text, "", RANKING.note, RANKING.guideline]

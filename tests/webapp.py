@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +36,9 @@ class Served:
         self.app = create_app(self.desk, allowed_hosts=HOSTS)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        config = uvicorn.Config(self.app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            self.app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2
+        )
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
 
@@ -67,6 +73,20 @@ class Served:
             assert found is not None
             client.headers["X-CSRF-Token"] = found[1]
         return client
+
+
+@contextlib.contextmanager
+def labelling(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
+    """``accord label`` as a process, until the block ends; yields what it printed."""
+    command = [sys.executable, "-m", "accord", "label", *words, "--port", "0", "--json"]
+    server = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=20)
+    assert server.returncode in (0, 130)  # 130: interrupted before it had begun to serve
 
 
 @contextlib.contextmanager

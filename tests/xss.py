@@ -98,7 +98,15 @@ URLS = [
     "\\\\evil.invalid\\s",
     "http:evil.invalid",
 ]
-_LINKS = ["[x]({0})", "[x](<{0}>)", "![x]({0})", "![x]({0} 'title')", "<{0}>", "[x]: {0}\n\n[x] ![x]", "[![x]({0})]({0})"]
+_LINKS = [
+    "[x]({0})",
+    "[x](<{0}>)",
+    "![x]({0})",
+    "![x]({0} 'title')",
+    "<{0}>",
+    "[x]: {0}\n\n[x] ![x]",
+    "[![x]({0})]({0})",
+]
 _TEXTS = [
     "{{{{ 7*7 }}}}{{% for x in ().__class__.__base__.__subclasses__() %}}x{{% endfor %}}",
     "${{alert(1)}} #{{alert(1)}} <%= alert(1) %> {{{{constructor.constructor('alert(1)')()}}}}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, ProjectDir, find_place, find_project
 from accord.cli.talk import path_text, talking
-from accord.errors import UsageError
+from accord.errors import DataError, UsageError
 from accord.files import child, name_from
 
 if TYPE_CHECKING:
@@ -132,18 +131,25 @@ def export(
             return
         home = find_place(project)
         with Store.open(home.store) as store:
-            view, said = (formats.as_said, {}) if as_said else _training_view(store, simulated)
+            left_out: dict[str, int] = {}
+            view, said = (formats.as_said, {}) if as_said else _training_view(store, simulated, left_out)
             items = formats.from_facts(store, view)
             filters = {"judgements": said or "as said"}
-            talk.result(formats.write(output, items, format, kinds=only or (), messages=messages, filters=filters))
+            try:
+                written = formats.write(output, items, format, kinds=only or (), messages=messages, filters=filters)
+            except DataError as error:
+                why = "left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+                why = why if left_out else error.why
+                raise DataError(error.what, where=error.where, why=why, mend=error.mend) from error
+            talk.result(written)
 
 
-def _training_view(store: Store, simulated: bool) -> tuple[View, dict[str, Any]]:
-    """What training makes of judgements, and what the manifest says of it (filled while items are read)."""
+def _training_view(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[View, dict[str, Any]]:
+    """What training makes of judgements, and what the manifest says of it; ``left_out`` is filled while items pass."""
     from accord.people.quality import quality_weights
     from accord.people.views import training_view
 
-    left_out, weights = Counter[str](), quality_weights(store)
+    weights = quality_weights(store)
     names = {annotator.id: annotator.name for annotator in store.annotators()}
     said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
     return training_view(store, weights=weights, simulated=simulated, left_out=left_out), said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, find_place
 from accord.cli.talk import talking
 from accord.config import load_label
-from accord.errors import ResourceError
+from accord.errors import DataError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,16 +26,29 @@ _ANYWHERE = {"0.0.0.0", "::", ""}
 def label(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROJECT] [KEY=VALUE]...", help="The folder of a project or run, and keys of `label:` to change."),
+        typer.Argument(
+            metavar="[PROJECT] [KEY=VALUE]...", help="The folder of a project or run, and keys of `label:` to change."
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Listen there; 0 takes a free one.")] = 8765,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A name or address by which browsers may call this server; several times."),
     ] = None,
     guidelines: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on."),
+    ] = None,
+    add: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Queue its completions, a task a prompt; what waits already is not added."),
+    ] = None,
+    pairs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="M", help="With --add and kind=pair: M random pairs of each prompt's completions."),
     ] = None,
     link: Annotated[bool, typer.Option("--link/--no-link", help="Print a link that logs an admin in, once.")] = True,
     json: Json = False,
@@ -48,12 +62,15 @@ def label(
     \b
     Examples:
       accord label
-      accord label reviews kind=pair overlap=2
+      accord label reviews --add samples.jsonl
+      accord label reviews --add samples.jsonl --pairs 3 kind=pair overlap=2
       accord label --guidelines guidelines.md
       accord label --host 0.0.0.0 --allow-host labels.example.org
     """
     with talking(json, verbose) as talk:
         folder, overrides = _split(words or [])
+        if pairs is not None and add is None:
+            raise UsageError("--pairs has no effect without --add", mend="name a file of completions")
         project = find_place(folder)
         settings = load_label(overrides, defaults=project.label)
         listening = _listen(host, port)
@@ -63,15 +80,18 @@ def label(
         with Store.open(project.store) as store, listening:
             desk = Desk(store, settings)
             if guidelines is not None:
-                desk.write_guideline(guidelines.read_text(encoding="utf-8"), by=None)
+                desk.write_guideline(_read(guidelines), by=None)
+            added = {} if add is None else {"added": _add(desk, add, pairs)}
             from accord.people.app import LOOPBACK, create_app
 
             names = [*LOOPBACK, *([] if host in _ANYWHERE else [_bracketed(host)]), *(allow_host or [])]
             app = create_app(desk, allowed_hosts=names)
             shown = "127.0.0.1" if host in _ANYWHERE else host
             url = f"http://{_bracketed(shown)}:{listening.getsockname()[1]}"
-            told = {"url": url, "project": project.root, "hosts": names} | (_entry(desk, app, url) if link else {})
-            talk.result(told, text=_text(project, told, host))
+            entry = _entry(desk, app, url) if link else {}
+            told = {"url": url, "project": project.root, "hosts": names, **entry, **added}
+            text = _text(project, url, entry, host, names)
+            talk.result(told, text=f"{added['added']} tasks added from {add}\n{text}" if added else text)
             talk.out.flush()
             _serve(app, listening)
 
@@ -81,6 +101,31 @@ def _split(words: list[str]) -> tuple[Path | None, list[str]]:
     if words and "=" not in words[0]:
         return Path(words[0]), words[1:]
     return None, words
+
+
+def _read(guidelines: Path) -> str:
+    try:
+        return guidelines.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("cannot read the guidelines", where=str(guidelines), why=str(error)) from error
+
+
+def _add(desk: Desk, file: Path, num_pairs: int | None) -> int:
+    """Queue a file of completions as the settings' kind of task, and return how many tasks that made."""
+    from accord import formats
+    from accord.people.intake import groups_of, queue_groups
+    from accord.records import Source
+
+    kind = desk.settings.kind
+    if num_pairs is not None and kind != "pair":
+        raise UsageError(f"--pairs has no effect where kind={kind}", mend="add kind=pair")
+    written = Source(origin="policy", name=file.name)
+    try:
+        groups = groups_of(formats.read(file), written)
+        serve_as = "pairs" if kind == "pair" else kind
+        return queue_groups(desk, groups, serve_as=serve_as, num_pairs=num_pairs, origin=file.name)
+    except formats.CannotSay as reason:
+        raise DataError(str(reason), where=str(file), mend="queue plain prompts and completions") from reason
 
 
 def _bracketed(host: str) -> str:
@@ -108,13 +153,13 @@ def _entry(desk: Desk, app: FastAPI, url: str) -> dict[str, str]:
     return {"link": f"{url}/join/{token}", "for": admins[0].name if admins else "a new admin"}
 
 
-def _text(project: Project, told: dict[str, object], host: str) -> str:
-    lines = [f"Accord labels {project.root.name} at {told['url']}"]
-    if "link" in told:
-        lines.append(f"Open this once, as {told['for']}: {told['link']}")
+def _text(project: Project, url: str, entry: Mapping[str, str], host: str, names: Sequence[str]) -> str:
+    lines = [f"Accord labels {project.root.name} at {url}"]
+    if entry:
+        lines.append(f"Open this once, as {entry['for']}: {entry['link']}")
     if host not in ("127.0.0.1", "::1", "localhost"):
-        lines.append("The network can reach it. Every page needs a login; put it behind HTTPS if the network is not yours.")
-        lines.append(f"Browsers may call it {', '.join(str(name) for name in told['hosts'])}; --allow-host adds a name.")  # type: ignore[attr-defined]
+        lines.append("The network can reach it. Every page needs a login; without HTTPS others may listen.")
+        lines.append(f"Browsers may call it {', '.join(names)}; --allow-host adds a name.")
     return "\n".join([*lines, "Ctrl-C stops it. Nothing that was submitted is lost."])
 
 

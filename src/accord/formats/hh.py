@@ -66,7 +66,7 @@ def _write(item: Item) -> Iterable[Fields]:
 
 def _why(fields: Fields) -> str:
     both = (fields.get("chosen"), fields.get("rejected"))
-    found = all(isinstance(text, str) and text.startswith(_HUMAN) for text in both)
+    found = "prompt" not in fields and all(isinstance(text, str) and text.startswith(_HUMAN) for text in both)
     return '"chosen" and "rejected" are dialogues that begin with "\\n\\nHuman:"' if found else ""
 
 

@@ -15,7 +15,7 @@ from accord.files import sha256_file, write_json
 from accord.formats.facts import to_records
 from accord.formats.item import Item
 from accord.formats.reading import Reading, Rejects, read
-from accord.formats.table import members
+from accord.formats.table import format_named
 from accord.formats.tally import Tally
 from accord.formats.writing import rejects_path, write
 from accord.records import Record
@@ -170,8 +170,7 @@ def _described(reading: Reading) -> dict[str, Any]:
 
 
 def _main(reading: Reading) -> tuple[str, ...]:
-    [format] = members(reading.detected.format)
-    return format.main
+    return format_named(reading.detected.format).main
 
 
 def _counted(items: Iterable[Item], tally: Tally) -> Iterator[Item]:

@@ -83,8 +83,6 @@ def _check_ranks(row: Row, ranks: tuple[float | None, ...], completions: tuple[T
         row.fail("ranks", f"are {len(ranks)} for {len(completions)} completions", "write one for each, 1 = best")
     if len(ranked) < 2 or min(ranked) < 1:
         row.fail("ranks", "rank fewer than two completions, or hold one below 1", "1 = best, equal = tie, null = none")
-    if len({repr(text) for text in completions}) < len(completions):
-        row.fail("completions", "hold a text twice", "remove one")
 
 
 def _clear(row: Row) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from accord.files import whole_file
 from accord.formats.item import Item
 from accord.formats.rows import OnReject, Reject, Row, kind_of, refuse
 from accord.formats.source import rows
-from accord.formats.table import Detected, detect, members
+from accord.formats.table import Detected, detect, format_named
 
 MOST_FIELDS = 500
 
@@ -42,7 +42,7 @@ class Reading(Iterator[Item]):
 
     def _read(self) -> Iterator[Item]:
         name = self.detected.format
-        [format] = members(name)
+        format = format_named(name)
         if format.read is None:
             raise UsageError(f"{name} can be written only", mend="name the format that the file has")
         with blaming(name) if is_outside(name) else contextlib.nullcontext():

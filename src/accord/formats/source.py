@@ -6,17 +6,16 @@ Memory is bounded by one row: a line (or element, or record) above `MAX_ROW` byt
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from accord.errors import DataError, ResourceError
 from accord.formats.rows import OnReject, Row, RowError, parse_json, parse_object, reject_of
@@ -24,6 +23,7 @@ from accord.formats.rows import OnReject, Row, RowError, parse_json, parse_objec
 MAX_ROW = 32 * 2**20
 _CHUNK = 2**18
 _HEAD = 2**16
+_LOOKED_AT = 50
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _PARQUET = b"PAR1"
 _BATCH_ROWS = 256
@@ -53,22 +53,30 @@ def container_of(path: Path) -> Container:
         if raw.read(4) == _PARQUET:
             return Container("parquet")
     with opened(path) as (file, compression):
-        try:
-            head = file.read(_HEAD)
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise DataError(f"the file cannot be read: {error}", where=str(path), mend="fetch it again") from error
+        head = _head(file, path)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError("the file is UTF-16", where=str(path), mend="save it as UTF-8")
     lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
     if not lines:
         raise DataError("the file is empty", where=str(path), mend="check the path")
-    first = lines[0].lstrip()[:1]
+    first, others = lines[0].lstrip()[:1], lines[1:_LOOKED_AT]
+    if first == b"{" or 2 * sum(map(_is_object, others)) > len(others):  # the first line may be damaged
+        return Container("jsonl", compression)
     if first == b"[":
         return Container("json", compression)
-    if first == b"{" or any(map(_is_object, lines[1:])):
-        return Container("jsonl", compression)
-    delimiter = max(b",\t;", key=lines[0].count)
-    return Container("csv", compression, chr(delimiter))
+    return Container("csv", compression, chr(max(b",\t;", key=lines[0].count)))
+
+
+def _head(file: io.BufferedReader, path: Path) -> bytes:
+    """The first 64 KiB, or what there is before the file breaks off."""
+    head = b""
+    try:
+        while len(head) < _HEAD and (more := file.read1(_HEAD)):
+            head += more
+    except EOFError as error:
+        if not head:
+            raise DataError(f"the file cannot be read: {error}", where=str(path), mend="fetch it again") from error
+    return head
 
 
 def _is_object(line: bytes) -> bool:
@@ -94,19 +102,54 @@ def rows(path: Path, container: Container, on_reject: OnReject) -> Iterator[Row]
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
+def opened(path: Path) -> Iterator[tuple[io.BufferedReader, str]]:
     """The bytes of a file without compression, and which compression it had."""
     with _readable(path), path.open("rb") as raw:
         magic = raw.read(4)
         raw.seek(0)
         compression = next((name for start, name in _MAGIC.items() if magic.startswith(start)), "")
-        stream: Any = raw
-        if compression == "gzip":
-            stream = gzip.GzipFile(fileobj=raw)
-        elif compression == "zstd":
-            stream = zstandard().ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        with io.BufferedReader(stream, _CHUNK) as file:
-            yield cast(BinaryIO, file), compression
+        plain: Any = _Inflating(raw, _ENGINES[compression]) if compression else raw
+        with io.BufferedReader(plain, _CHUNK) as file:
+            yield file, compression
+
+
+class _Inflating(io.RawIOBase):
+    """Compressed bytes as plain ones, piece by piece: what stands before damage is given before the damage is told.
+
+    Pieces are small because a few bytes may stand for very many.
+    """
+
+    def __init__(self, raw: BinaryIO, engine: Callable[[], Any]) -> None:
+        self.raw, self.start = raw, engine
+        self.engine: Any = None
+        self.ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            ended = self.engine is None or self.engine.eof
+            piece = (self.engine.unused_data if self.engine is not None and ended else b"") or self.raw.read(1024)
+            if not piece and not ended:
+                raise EOFError("the compressed data ends too early")
+            if not piece:
+                return 0
+            if ended:
+                self.engine = self.start()
+            try:
+                self.ready = memoryview(self.engine.decompress(piece))
+            except Exception as error:  # zstandard's own class can be named only where it is installed
+                raise EOFError(f"the compressed data is damaged: {error}") from error
+        size = min(len(buffer), len(self.ready))
+        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
+        return size
+
+
+_ENGINES: Mapping[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(wbits=31),
+    "zstd": lambda: zstandard().ZstdDecompressor().decompressobj(),
+}
 
 
 @contextmanager
@@ -142,7 +185,7 @@ def pyarrow() -> tuple[Any, Any]:
 class _Lines:
     """Numbered lines, ended by \\n alone (U+2028 may stand inside a string), each at most `MAX_ROW` bytes long."""
 
-    def __init__(self, file: BinaryIO, path: Path, on_reject: OnReject) -> None:
+    def __init__(self, file: io.BufferedReader, path: Path, on_reject: OnReject) -> None:
         self.file, self.path, self.on_reject = file, path, on_reject
         self.number = 0
 
@@ -168,19 +211,15 @@ class _Lines:
         while chunk := self._pull(lambda: self.file.read(_CHUNK)):
             yield chunk
 
-    def _pull(self, read: Any) -> bytes:
+    def _pull(self, read: Callable[[], bytes]) -> bytes:
         """The next bytes; where compressed data is damaged or cut off, that is reported and the file ends there."""
         try:
             found: bytes = read()
-            return found
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
+        except EOFError as error:
             fault = RowError(f"the file breaks off here: {error}", mend="fetch it again; what stood before was read")
-        except Exception as error:  # zstandard's own error, a class that only an installed package could name
-            fault = RowError(f"the file breaks off here: {error}", mend="fetch it again; what stood before was read")
-        self.reject(fault, self.number + 1)
-        return b""
+            self.reject(fault, self.number + 1)
+            return b""
+        return found
 
 
 def _too_long(size: int) -> RowError:
@@ -208,13 +247,16 @@ class _Cutter:
     """Cuts the elements out of a JSON array that comes in chunks, by its brackets and quotes."""
 
     def __init__(self) -> None:
-        self.depth, self.in_string, self.skip = 0, False, 0
+        self.depth, self.in_string, self.ended, self.skip = 0, False, False, 0
         self.parts: list[bytes] = []
         self.size = 0
         self.number = self.start = 1
 
     def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes, int]]:
         """(line, element, size) of each element that ends in this chunk; one that is too long comes as b""."""
+        if self.ended:
+            self._keep(chunk)
+            return
         begin, at = 0, self.skip
         self.skip = 0
         while found := (_INSIDE if self.in_string else _OUTSIDE).search(chunk, at):
@@ -231,7 +273,8 @@ class _Cutter:
                 self.depth -= closes
                 if self.depth == 0 and closes:
                     yield from self._cut(chunk[begin : at - 1])
-                    begin = at
+                    begin, self.ended = at, True
+                    break
             elif self.depth == 1:
                 yield from self._cut(chunk[begin : at - 1])
                 begin = at
@@ -277,8 +320,8 @@ def _array_rows(lines: _Lines, container: Container) -> Iterator[Row]:
                 lines.reject(error, number, element)
             else:
                 yield row
-    if cutter.size or cutter.depth:
-        what = "the array does not end" if cutter.depth else "something stands behind the end of the array"
+    if cutter.size or not cutter.ended:
+        what = "something stands behind the end of the array" if cutter.ended else "the array does not end"
         fault = RowError(what, mend="the file is cut off, or a bracket or quote is missing or too many")
         lines.reject(fault, cutter.start if cutter.size else cutter.number, cutter.rest())
 
@@ -291,7 +334,7 @@ _ELEMENT = "write an array of objects, [{...}, {...}]"
 _NO_TEXTS = {
     *("ranks", "labels", "unacceptable", "ratings", "scale", "label", "rating", "margin", "probability", "weight"),
     *("messages", "completions", "conversations", "history", "thread", "kto_tag", "preference", "rank", "deleted"),
-    *("review_result", "synthetic", "preferred_output", "non_preferred_output"),
+    *("winner", "choice", "review_result", "synthetic", "preferred_output", "non_preferred_output"),
 }
 _TRUTHS = {"True": True, "False": False, "TRUE": True, "FALSE": False}
 

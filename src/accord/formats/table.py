@@ -59,23 +59,21 @@ class Detected:
     also: tuple[str, ...] = ()
 
 
-def members(name: str) -> tuple[Format, ...]:
-    """The formats that a name means: one of the table, a family's, or a `Format` of a user's own as ``module:name``.
-
-    Raises:
-        UsageError: There is none of that name.
-    """
-    if name in PLAIN_FILES:
-        return (own.ACCORD,)
-    if name in FAMILIES:
-        named = (FORMATS[member] for member in FAMILIES[name])
-        return tuple(dict.fromkeys(named))
+def format_named(name: str) -> Format:
+    """A row of the table, or a `Format` of a user's own as ``module:name``. Raises UsageError where there is none."""
     if name in FORMATS:
-        return (FORMATS[name],)
+        return FORMATS[name]
     found = extend.outside(name, mend=f"give one of {', '.join(sorted({*FORMATS, *FAMILIES}))}, or module:name")
     if not isinstance(found, Format):
         raise UsageError(f"{name!r} is {type(found).__name__}, not a Format", mend="see accord.formats.Format")
-    return (found,)
+    return found
+
+
+def members(name: str) -> tuple[Format, ...]:
+    """The formats that a name means, several where it is a family's. Raises UsageError where there is none."""
+    if name in PLAIN_FILES:
+        return (own.ACCORD,)
+    return tuple(format_named(member) for member in FAMILIES.get(name, (name,)))
 
 
 def suffix_of(name: str) -> str:

@@ -164,7 +164,7 @@ class _Written:
     def rows(self, items: Iterable[Item]) -> Iterator[Fields]:
         assert self.format.write is not None
         seen = self._seen(items)
-        if self.container.kind == "parquet":  # a column holds values of one kind
+        if self.format is ACCORD and self.container.kind == "parquet":  # a column holds values of one kind
             seen = uniform(seen, self._leave_out)
         for row in self.format.write(seen, self._leave_out):
             try:

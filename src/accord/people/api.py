@@ -97,7 +97,7 @@ def diff(
     b: Annotated[int, Query(ge=0, lt=100)] = 1,
     listed: bool = False,
 ) -> dict[str, Any]:
-    """Two completions as shown, their differing words marked, as HTML; ``listed``: as a manager who decides sees them."""
+    """Two completions with their differing words marked, as HTML: as shown, or ``listed``, as a manager sees them."""
     if listed and me.role == "annotator":
         raise HTTPException(403, "this needs the role manager")
     shown = desk.task(task_id).completions if listed else desk.assignment(me.id, task_id).shown
@@ -357,4 +357,3 @@ def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str
 def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
     """One more token for a person's programs, shown once."""
     return {"token": desk.make_token(desk.person(person_id).id, "made by an admin")}
-

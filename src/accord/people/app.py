@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.exceptions import HTTPException
 
 import accord
 from accord.errors import AccordError, ResourceError
@@ -49,7 +49,7 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAP
     app.add_middleware(Frame, allowed_hosts=allowed_hosts)
     app.add_exception_handler(AccordError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(AnyHTTPException, _http_error)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
     return app
 
@@ -69,7 +69,7 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, AnyHTTPException)
+    assert isinstance(error, HTTPException)
     return _told(request, error.status_code, str(error.detail), error.headers)
 
 
@@ -83,9 +83,8 @@ def _told(request: Request, status: int, told: str, headers: object = None) -> R
         answer: Response = JSONResponse({"error": told}, status)
     else:
         told = told[:1].upper() + told[1:]
-        answer = pages.page(request, "error.html.j2", status=status, title=_TITLES.get(status, "That did not work"), told=told)
+        answer = pages.page(
+            request, "error.html.j2", status=status, title=_TITLES.get(status, "That did not work"), told=told
+        )
     answer.headers.update(dict(headers or {}))  # type: ignore[call-overload]
     return answer
-
-
-__all__ = ["HTTPException", "LOOPBACK", "create_app"]

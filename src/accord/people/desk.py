@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection
@@ -61,6 +62,8 @@ __all__ = [
     "group_tasks",
 ]
 
+_TASKS_KEPT = 2_000
+
 
 class Desk:
     """The work of labelling on one store.
@@ -77,6 +80,8 @@ class Desk:
         self.store = store
         self.settings = settings
         self._clock = clock
+        # A task never changes but for its gold answer, which comes from elsewhere: whoever claims one sends it soon.
+        self._known_task = lru_cache(_TASKS_KEPT)(self.task)
 
     # ---- people ------------------------------------------------------------------------------------------------------
 
@@ -234,7 +239,7 @@ class Desk:
             row = queue.held(connection, person_id, task_id)
             if row.state != "leased" or row.until <= self._clock():
                 raise Gone("you do not have this task now", mend="claim the next one")
-            return ledger.assignment(connection, row)
+        return self._assignment(row)
 
     def heartbeat(self, person_id: int, task_id: str) -> float:
         """Lease it anew and return until when; after its time too, unless somebody else has it: raises Gone."""
@@ -274,7 +279,7 @@ class Desk:
             Gone: The person never had the task, or gave it back.
             Conflict: The key came with another answer, or the task was answered under another key.
         """
-        at, sent = self._clock(), Sent(person_id, self.task(task_id), answer, key)
+        at, sent = self._clock(), Sent(person_id, self._known_task(task_id), answer, key)
         return self.store.write(lambda c: submitting.submit(c, at, self.settings, sent))
 
     def undo(self, person_id: int, submission_id: str) -> Assignment:
@@ -289,7 +294,7 @@ class Desk:
 
         The judgements of others stay; an earlier decision is withdrawn.
         """
-        at, sent = self._clock(), Sent(person_id, self.task(task_id), answer, key)
+        at, sent = self._clock(), Sent(person_id, self._known_task(task_id), answer, key)
         return self.store.write(lambda c: submitting.adjudicate(c, at, self.settings, sent))
 
     # ---- reading -----------------------------------------------------------------------------------------------------
@@ -322,5 +327,4 @@ class Desk:
             yield from ledger.skips(connection)
 
     def _assignment(self, row: Any) -> Assignment:
-        with self.store.snapshot() as connection:
-            return ledger.assignment(connection, row)
+        return ledger.assignment(row, self._known_task(row.task))

@@ -31,9 +31,8 @@ def word_diff(a: str, b: str) -> Diff | None:
         return None
     shown: tuple[list[Markup], list[Markup]] = ([], [])
     counts = [0, 0]
-    for same, *spans in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
-        for side, (parts, start, end) in enumerate(((left, *spans[:2]), (right, *spans[2:]))):
-            piece = parts[start:end]
+    for same, i, j, k, m in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        for side, piece in enumerate((left[i:j], right[k:m])):
             counts[side] += 0 if same == "equal" else sum(not part.isspace() for part in piece)
             shown[side].append(_marked(piece, "" if same == "equal" else ("del", "ins")[side]))
     return Diff(Markup("").join(shown[0]), Markup("").join(shown[1]), *counts)

@@ -224,23 +224,30 @@ def write_guideline(connection: Connection, at: float, text: str, by: Person | N
     return new
 
 
+def _newest(connection: Connection, who: Person) -> tuple[int, bool]:
+    """The newest revision, and whether a person has confirmed it. Programs read none and need not."""
+    mine = (confirmations.c.rev == guidelines.c.rev) & (confirmations.c.person_id == who.id)
+    columns = select(guidelines.c.rev, confirmations.c.person_id).outerjoin_from(guidelines, confirmations, mine)
+    row = connection.execute(columns.order_by(guidelines.c.rev.desc()).limit(1)).first()
+    return (0, True) if row is None else (row.rev, who.simulated or row.person_id is not None)
+
+
 def confirmed(connection: Connection, who: Person) -> bool:
-    """Whether a person has confirmed the newest guidelines. Programs read none and need not."""
-    last = guideline(connection)
-    mine = (confirmations.c.person_id == who.id) & (confirmations.c.rev == last.rev)
-    return last.rev == 0 or who.simulated or connection.execute(select(confirmations).where(mine)).first() is not None
+    return _newest(connection, who)[1]
+
+
+def confirmed_rev(connection: Connection, who: Person) -> int:
+    """The newest revision. Raises Unconfirmed where the person has not confirmed it."""
+    rev, is_confirmed = _newest(connection, who)
+    if not is_confirmed:
+        raise Unconfirmed("the guidelines have changed", why=f"revision {rev} is new", mend="read and confirm it")
+    return rev
 
 
 def confirm(connection: Connection, at: float, person_id: int, rev: int) -> None:
     who = active(connection, person_id)
-    last = guideline(connection)
-    if rev != last.rev:
-        raise Conflict(f"the guidelines are at revision {last.rev}, not {rev}", mend="read the newest ones")
-    if not confirmed(connection, who):
+    newest, is_confirmed = _newest(connection, who)
+    if rev != newest:
+        raise Conflict(f"the guidelines are at revision {newest}, not {rev}", mend="read the newest ones")
+    if not is_confirmed:
         connection.execute(insert(confirmations).values(person_id=person_id, rev=rev, created_at=at))
-
-
-def require_confirmed(connection: Connection, who: Person) -> None:
-    if not confirmed(connection, who):
-        last = guideline(connection)
-        raise Unconfirmed("the guidelines have changed", why=f"revision {last.rev} is new", mend="read and confirm it")

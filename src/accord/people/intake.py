@@ -8,7 +8,7 @@ from itertools import groupby
 from accord.formats import Item
 from accord.formats.item import plain_turns, reply_of
 from accord.people.desk import Desk, NewTask, group_tasks
-from accord.records import Completion, Prompt, Source
+from accord.records import Completion, Prompt, Source, content_id
 
 Group = tuple[Prompt, tuple[Completion, ...]]
 
@@ -18,8 +18,8 @@ def queue_groups(
 ) -> int:
     """Queue each prompt's completions, and return how many tasks that made.
 
-    Equal texts are shown once. A group of which all completions stand in one task or group of tasks already is left
-    alone, so that the same file, or a run that goes on, queues nothing twice.
+    Equal texts are shown once. A group that was queued so before is left alone: the same file, or a run that goes on,
+    queues nothing twice.
 
     Args:
         serve_as: A kind of task; or "pairs": ``num_pairs`` random pairs of each group (all by default).
@@ -27,25 +27,21 @@ def queue_groups(
     Raises:
         DataError: A group has too few completions for so many pairs, or too many to rank; nothing was queued.
     """
-    known = _known(desk)
+    known = {(task.kind, task.group or _name(task.prompt, task.completions)) for task in desk.tasks()}
     tasks: list[NewTask] = []
     for prompt, completions in groups:
         shown = tuple({completion.text: completion for completion in completions}.values())
-        key = prompt.id, frozenset(completion.id for completion in shown)
-        if key in known or (len(shown) < 2 and serve_as in ("pairs", "pair", "ranking")):
+        name = _name(prompt, shown)
+        kind, group = ("pair", name) if serve_as == "pairs" else (serve_as, "")
+        if (kind, name) in known or (len(shown) < 2 and kind in ("pair", "ranking")):
             continue
-        known.add(key)
-        tasks += group_tasks(prompt, shown, serve_as=serve_as, num_pairs=num_pairs, origin=origin)
+        known.add((kind, name))
+        tasks += group_tasks(prompt, shown, serve_as=serve_as, num_pairs=num_pairs, origin=origin, group=group)
     return desk.add_tasks(tasks)
 
 
-def _known(desk: Desk) -> set[tuple[str, frozenset[str]]]:
-    """Prompt and completions of each task, and of the tasks of each group together."""
-    groups: dict[str, tuple[str, frozenset[str]]] = {}
-    for task in desk.tasks():
-        before = groups.get(task.group or task.id, (task.prompt.id, frozenset()))[1]
-        groups[task.group or task.id] = task.prompt.id, before | {completion.id for completion in task.completions}
-    return set(groups.values())
+def _name(prompt: Prompt, completions: Iterable[Completion]) -> str:
+    return content_id("group", [prompt.id, *sorted(completion.id for completion in completions)])
 
 
 def groups_of(items: Iterable[Item], source: Source) -> Iterator[Group]:

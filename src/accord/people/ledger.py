@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, case, func, select
@@ -67,16 +68,20 @@ def _task(row: Row[Any], prompt: Prompt, completions: tuple[Completion, ...]) ->
         overlap=row.overlap,
         priority=0.0 - row.turn,
         group=row.group_name,
-        gold=None if row.gold is None else json.loads(row.gold),
+        gold=_gold(row),
         origin=row.origin,
         created_at=row.created_at,
     )
 
 
-def assignment(connection: Connection, row: Row[Any]) -> Assignment:
+def _gold(row: Row[Any]) -> dict[str, Any] | None:
+    return None if row.gold is None else json.loads(row.gold)
+
+
+def assignment(row: Row[Any], task: Task) -> Assignment:
     """The assignment of a row of `queue.held`."""
     return Assignment(
-        task=task(connection, row.task),
+        task=replace(task, gold=_gold(row)),
         order=tuple(json.loads(row.shown)),
         until=row.until,
         draft=None if row.draft is None else json.loads(row.draft),

@@ -88,17 +88,20 @@ def _page(request: Request, name: str, **values: Any) -> Response:
 def overview(request: Request, desk: TheDesk) -> Response:
     found = _quality(request)
     people = [row for row in found.people if row.num_done or row.skipped]
+    judged = [row for row in people if row.num_done]
     return _page(
         request,
         "overview",
         quality=found,
         counts=desk.counts(),
         people=people,
+        judged=judged,
+        width="middle",
         kinds=sorted({kind for row in people for kind in row.done}),
-        why_not=_why_not(people),
+        why_not=_why_not(judged),
         percent=percent,
         number=number,
-        pictures=_pictures(found, people),
+        pictures=_pictures(found, judged),
     )
 
 
@@ -165,7 +168,11 @@ def percent(estimate: Estimate) -> Markup:
 
 
 def number(estimate: Estimate) -> Markup:
-    return _told(estimate, lambda value: f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}")
+    return _told(estimate, _short_number)
+
+
+def _short_number(value: float) -> str:
+    return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
 def _told(estimate: Estimate, text: Callable[[float], str], unit: str = "") -> Markup:
@@ -198,9 +205,7 @@ def _pictures(found: Quality, people: Sequence[PersonRow]) -> dict[str, Markup]:
     }
 
 
-def _by_person(
-    people: Sequence[PersonRow], name: str, title: str, axis: str, rule: float | None = 0.5
-) -> Markup:
+def _by_person(people: Sequence[PersonRow], name: str, title: str, axis: str, rule: float | None = 0.5) -> Markup:
     return _dots([(_short(row.name), getattr(row, name)) for row in people], title, axis, rule=rule, span=(0.0, 1.0))
 
 

@@ -18,7 +18,25 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 TAGS = {
-    *("p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "ul", "ol", "li", "pre", "code", "em", "strong"),
+    *(
+        "p",
+        "br",
+        "hr",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "blockquote",
+        "ul",
+        "ol",
+        "li",
+        "pre",
+        "code",
+        "em",
+        "strong",
+    ),
     *("s", "a", "table", "thead", "tbody", "tr", "th", "td", "span"),
 }
 _CLEANER = nh3.Cleaner(
@@ -32,9 +50,7 @@ _CLEANER = nh3.Cleaner(
 )
 
 
-def _no_image(
-    self: RendererProtocol, tokens: Sequence[Token], index: int, options: Any, env: Any
-) -> str:
+def _no_image(self: RendererProtocol, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
     """An image is never fetched: its words stand in its place."""
     told = "image: " + (tokens[index].content or "no description")
     return f'<span class="no-image">[{escapeHtml(told)}]</span>'

@@ -20,10 +20,19 @@ from starlette.concurrency import run_in_threadpool
 
 from accord.errors import DataError
 from accord.people import markdown
-from accord.people.api import Me, TaskId, TheDesk, settings_json
 from accord.people.answers import Answer
+from accord.people.api import Me, TaskId, TheDesk, settings_json
 from accord.people.desk import Assignment, Desk, Person, Submission, Task
-from accord.people.security import SESSION_COOKIE, Doors, Links, Limits, address, csrf_token, require_own_origin, sane_text
+from accord.people.security import (
+    SESSION_COOKIE,
+    Doors,
+    Limits,
+    Links,
+    address,
+    csrf_token,
+    require_own_origin,
+    sane_text,
+)
 from accord.records import Completion
 
 doors = Doors()
@@ -39,17 +48,38 @@ TITLES = {
 }
 _WIDTHS = {"pair": "wide", "rating": "wide", "ranking": "middle"}  # the others: a column of text
 _KEYS_OF_KIND: Mapping[str, Sequence[tuple[str, str]]] = {
-    "pair": [("1 2 3 4", "A is much better … barely better"), ("5", "tie"), ("6 7 8 9", "B is barely … much better")]
-    + [("0", "both are bad"), ("j k", "walk over A and B")],
-    "ranking": [("j k", "walk down and up"), ("⇧j ⇧k", "move down and up"), ("=", "tie with the one above, or undo")]
-    + [("x", "unacceptable, or undo"), ("o", "show all text, or less")],
-    "rating": [("j k", "walk over the questions"), ("1 … 9", "rate, and go on")],
-    "label": [("g b", "good, bad"), ("j k", "walk over the completions")],
-    "demonstration": [("w", "write"), ("Ctrl ↵", "submit while writing")],
+    "pair": (
+        ("1 2 3 4", "A is much better … barely better"),
+        ("5", "tie"),
+        ("6 7 8 9", "B is barely … much better"),
+        ("0", "both are bad"),
+        ("j k", "walk over A and B"),
+    ),
+    "ranking": (
+        ("j k", "walk down and up"),
+        ("⇧j ⇧k", "move down and up"),
+        ("=", "tie with the one above, or undo"),
+        ("x", "unacceptable, or undo"),
+        ("o", "show all text, or less"),
+    ),
+    "rating": (("j k", "walk over the questions"), ("1 … 9", "rate, and go on")),
+    "label": (("g b", "good, bad"), ("j k", "walk over the completions")),
+    "demonstration": (("w", "write"), ("Ctrl ↵", "submit while writing")),
 }
-_STRENGTHS = {"significantly": "much better", "better": "better", "slightly": "slightly better", "negligibly": "barely better"}
+_STRENGTHS = {
+    "significantly": "much better",
+    "better": "better",
+    "slightly": "slightly better",
+    "negligibly": "barely better",
+}
 _ON_COMPLETIONS = [("e", "edit the best one"), ("f", "flags")]
-_ALWAYS = [("n", "note"), ("s", "skip, with a reason"), ("u", "undo the last answer or skip"), ("↵", "submit"), ("?", "this")]
+_ALWAYS = [
+    ("n", "note"),
+    ("s", "skip, with a reason"),
+    ("u", "undo the last answer or skip"),
+    ("↵", "submit"),
+    ("?", "this"),
+]
 
 
 # ---- how pages are made ------------------------------------------------------------------------------------------
@@ -159,7 +189,11 @@ async def come_in(request: Request) -> Response:
     links, desk = request.app.state.links, request.app.state.desk
     try:
         known = links.person(token, use=True)
-        person = await run_in_threadpool(desk.accept_invite, token, name) if known is None else await run_in_threadpool(desk.person, known)
+        person = (
+            await run_in_threadpool(desk.accept_invite, token, name)
+            if known is None
+            else await run_in_threadpool(desk.person, known)
+        )
         return await _enter(request, person)
     except DataError as error:
         _attempt(request)
@@ -201,7 +235,9 @@ def _attempt(request: Request) -> None:
 
 @doors("GET", "/", "annotator", include_in_schema=False)
 def home(request: Request, desk: TheDesk, me: Me) -> Response:
-    return page(request, "home.html.j2", standing=desk.standing(me.id, since=_midnight()), confirmed=desk.confirmed(me.id))
+    return page(
+        request, "home.html.j2", standing=desk.standing(me.id, since=_midnight()), confirmed=desk.confirmed(me.id)
+    )
 
 
 def _midnight() -> float:
@@ -236,7 +272,12 @@ def _task_page(request: Request, desk: Desk, me: Person, assignment: Assignment)
         "min_seconds": desk.settings.min_seconds,
     }
     return show_task(
-        request, desk, assignment.task, assignment.shown, given, progress={"done": standing.since, "left": standing.left}
+        request,
+        desk,
+        assignment.task,
+        assignment.shown,
+        given,
+        progress={"done": standing.since, "left": standing.left},
     )
 
 
@@ -244,7 +285,13 @@ def show_task(
     request: Request, desk: Desk, task: Task, shown: Sequence[Completion], given: Mapping[str, Any], **values: Any
 ) -> Response:
     """A task as a page; the script gets ``given`` and finds everything else on the page."""
-    known = {"progress": None, "width": _WIDTHS.get(task.kind, ""), "mode": given["mode"], "title": TITLES[task.kind], "kind": task.kind}
+    known = {
+        "progress": None,
+        "width": _WIDTHS.get(task.kind, ""),
+        "mode": given["mode"],
+        "title": TITLES[task.kind],
+        "kind": task.kind,
+    }
     known |= {
         "prompt": [{"role": turn["role"], "html": markdown.render(turn["content"])} for turn in task.prompt.turns()],
         "completions": [
@@ -293,7 +340,9 @@ def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
                 "letter": LETTERS[i],
                 "text": one.text,
                 "said": said(submission.answer, i),
-                "source": f"{one.source.name} {one.source.version}".strip() if one.source.origin != "human" else "a person",
+                "source": f"{one.source.name} {one.source.version}".strip()
+                if one.source.origin != "human"
+                else "a person",
                 "words": len(one.text.split()),
             }
             for i, one in enumerate(shown)

@@ -23,13 +23,11 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     Row,
     Select,
     Table,
     bindparam,
-    exists,
     func,
     insert,
     select,
@@ -190,15 +188,38 @@ def _random_pairs(num: int, wanted: int) -> list[tuple[int, int]]:
 # ---- leases ----------------------------------------------------------------------------------------------------------
 
 
-def _held() -> Select[Any]:
-    columns = (tasks.c.free, tasks.c.kind, tasks.c.gold, tasks.c.task_id.label("task"))
-    return select(assignments, *columns).join_from(assignments, tasks)
+_HELD: Select[Any] = select(
+    assignments, tasks.c.free, tasks.c.kind, tasks.c.gold, tasks.c.task_id.label("task")
+).join_from(assignments, tasks)
+
+# What a person has, the latest first, before what the person had when the lease ran out and nobody took.
+_OWN: Select[Any] = (
+    _HELD.where(assignments.c.person_id == bindparam("me"))
+    .where(assignments.c.state.in_(("leased", "expired")), (assignments.c.state == "leased") | (tasks.c.free > 0))
+    .order_by(assignments.c.state.desc(), assignments.c.given_at.desc(), assignments.c.id.desc())
+    .limit(1)
+)
+# The next task by turn and age that has a free slot and that the person may have.
+_IN_TURN: Select[Any] = (
+    select(
+        tasks.c.id,
+        tasks.c.task_id,
+        select(func.count()).where(task_completions.c.task_id == tasks.c.id).scalar_subquery().label("size"),
+        assignments.c.id.is_not(None).label("released"),
+    )
+    .outerjoin_from(
+        tasks, assignments, (assignments.c.task_id == tasks.c.id) & (assignments.c.person_id == bindparam("me"))
+    )
+    .where(HAS_FREE_SLOT, assignments.c.id.is_(None) | assignments.c.state.not_in(_NOT_AGAIN))
+    .order_by(tasks.c.turn, tasks.c.id)
+    .limit(1)
+)
 
 
 def held(connection: Connection, person_id: int, task_id: str) -> Row[Any]:
     """A person's assignment of a task, whatever its state. Raises Gone where the person never had it."""
     mine = (assignments.c.person_id == person_id) & (tasks.c.task_id == task_id)
-    row = connection.execute(_held().where(mine)).first()
+    row = connection.execute(_HELD.where(mine)).first()
     if row is None:
         raise Gone(f"you do not have a task {task_id!r}", mend="claim the next one")
     return row
@@ -222,31 +243,16 @@ def claim(
 ) -> Row[Any] | None:
     """Lease one slot: of a task the person has already, else of one whose lease ran out, else of the next in turn."""
     who = directory.active(connection, person_id)
-    directory.require_confirmed(connection, who)
+    rev = directory.confirmed_rev(connection, who)
     for kind in kinds or ():
         kind_of(kind)
     expire(connection, at)
-    rev = directory.guideline(connection).rev
     wanted = [] if kinds is None else [tasks.c.kind.in_(kinds)]
-    mine = _held().where(assignments.c.person_id == person_id, *wanted).order_by(assignments.c.given_at.desc()).limit(1)
-    live = connection.execute(mine.where(assignments.c.state == "leased")).first()
-    if live is not None:
-        return live
-    begun = connection.execute(mine.where(assignments.c.state == "expired", tasks.c.free > 0)).first()
-    if begun is not None:
-        return _renew(connection, at, settings, begun, guideline_rev=rev)
-    may_have = HAS_FREE_SLOT & ~_had(person_id)
-    in_turn: Select[Any] = (
-        select(tasks.c.id, tasks.c.task_id).where(may_have, *wanted).order_by(tasks.c.turn, tasks.c.id)
-    )
-    next_one = connection.execute(in_turn.limit(1)).first()
+    own = connection.execute(_OWN.where(*wanted), {"me": person_id}).first()
+    if own is not None:
+        return own if own.state == "leased" else _renew(connection, at, settings, own, guideline_rev=rev)
+    next_one = connection.execute(_IN_TURN.where(*wanted), {"me": person_id}).first()
     return None if next_one is None else _lease(connection, at, settings, who, next_one, rev)
-
-
-def _had(person_id: int) -> ColumnElement[bool]:
-    """Whether a task is one that the person has, has done with, or may not have."""
-    mine = (assignments.c.person_id == person_id) & (assignments.c.task_id == tasks.c.id)
-    return exists().where(mine, assignments.c.state.in_(_NOT_AGAIN))
 
 
 def num_left(connection: Connection, person_id: int) -> int:
@@ -259,14 +265,10 @@ def num_left(connection: Connection, person_id: int) -> int:
 
 
 def _lease(connection: Connection, at: float, settings: LabelConfig, who: Person, task: Row[Any], rev: int) -> Row[Any]:
-    mine = (assignments.c.person_id == who.id) & (assignments.c.task_id == task.id)
-    released = connection.execute(_held().where(mine)).first()
-    if released is not None:
-        return _renew(connection, at, settings, released, guideline_rev=rev)
-    size = select(func.count()).select_from(task_completions).where(task_completions.c.task_id == task.id)
-    order = _draw_order(connection, who, connection.execute(size).scalar_one())
+    if task.released:
+        return _renew(connection, at, settings, held(connection, who.id, task.task_id), guideline_rev=rev)
     row = {
-        "shown": json.dumps(order),
+        "shown": json.dumps(_draw_order(connection, who, task.size)),
         "state": "leased",
         "counts": take_slot(connection, task.id),
         "guideline_rev": rev,
@@ -347,7 +349,7 @@ def release(connection: Connection, at: float, person_id: int, task_id: str) -> 
 
 def release_all(connection: Connection, person_id: int) -> None:
     mine = (assignments.c.person_id == person_id) & (assignments.c.state == "leased")
-    for row in connection.execute(_held().where(mine)).all():
+    for row in connection.execute(_HELD.where(mine)).all():
         _leave(connection, row, state="released")
 
 

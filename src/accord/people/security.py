@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.routing import APIRoute
@@ -45,6 +45,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+E = TypeVar("E", bound=Callable[..., Any])
 _LARGEST = 2**53  # integers beyond this are not the same number to every reader of JSON
 
 
@@ -57,8 +58,8 @@ class Doors:
 
     rows: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = field(default_factory=list)
 
-    def __call__(self, verb: str, path: str, access: Access, **options: Any) -> Callable[[Any], Any]:
-        def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, verb: str, path: str, access: Access, **options: Any) -> Callable[[E], E]:
+        def register(endpoint: E) -> E:
             endpoint.access = access  # type: ignore[attr-defined]
             self.rows.append((verb, path, endpoint, options))
             return endpoint

@@ -30,6 +30,19 @@ class Sent:
     key: str
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What an answer answers: the task as it was shown."""
+
+    task_key: int
+    is_gold: bool
+    order: tuple[int, ...]
+    revision: int
+    guideline_rev: int
+    extra: bool = False
+    adjudication: bool = False
+
+
 def submit(connection: Connection, at: float, settings: LabelConfig, sent: Sent) -> Receipt:
     who = directory.active(connection, sent.person_id)
     known = _known(connection, sent, adjudication=False)
@@ -49,7 +62,8 @@ def submit(connection: Connection, at: float, settings: LabelConfig, sent: Sent)
     values = {"state": "submitted", "counts": counts, "draft": None}
     connection.execute(update(assignments).where(assignments.c.id == row.id).values(values))
     order, rev = tuple(json.loads(row.shown)), row.guideline_rev
-    return _record(connection, at, settings, sent, who, order, row.revision, rev, extra=not counts)
+    shown = _Shown(row.task_id, row.gold is not None, order, row.revision, rev, extra=not counts)
+    return _record(connection, at, settings, sent, who, shown)
 
 
 def adjudicate(connection: Connection, at: float, settings: LabelConfig, sent: Sent) -> Receipt:
@@ -70,7 +84,9 @@ def adjudicate(connection: Connection, at: float, settings: LabelConfig, sent: S
         if row.undone_at is None:
             _withdraw(connection, at, row, who, "decided again")
     revision = 1 + sum(row.person_id == who.id for row in before)
-    return _record(connection, at, settings, sent, who, order, revision, rev, extra=False, adjudication=True)
+    key, gold = connection.execute(select(tasks.c.id, tasks.c.gold).where(tasks.c.task_id == sent.task.id)).one()
+    shown = _Shown(key, gold is not None, order, revision, rev, adjudication=True)
+    return _record(connection, at, settings, sent, who, shown)
 
 
 def _check(settings: LabelConfig, sent: Sent) -> None:
@@ -99,42 +115,32 @@ def _content(answer: Answer) -> str:
 
 
 def _record(
-    connection: Connection,
-    at: float,
-    settings: LabelConfig,
-    sent: Sent,
-    who: Person,
-    order: tuple[int, ...],
-    revision: int,
-    rev: int,
-    *,
-    extra: bool,
-    adjudication: bool = False,
+    connection: Connection, at: float, settings: LabelConfig, sent: Sent, who: Person, shown: _Shown
 ) -> Receipt:
     created_at = _moment(connection, who.id, at)
-    flags = (ADJUDICATION,) * adjudication + (GOLD,) * (sent.task.gold is not None)
-    guideline = directory.guideline(connection, rev).text
+    flags = (ADJUDICATION,) * shown.adjudication + (GOLD,) * shown.is_gold
+    guideline = directory.guideline(connection, shown.guideline_rev).text
     said = {"annotator_id": who.annotator_id, "guideline": guideline, "created_at": iso(created_at)}
-    made = facts(sent.task, order, sent.answer, settings, flags=flags, **said)
+    made = facts(sent.task, shown.order, sent.answer, settings, flags=flags, **said)
     add_facts(connection, made)
-    row = {
+    row: dict[str, Any] = {
         "submission_id": secrets.token_urlsafe(12),
-        "task_id": connection.execute(select(tasks.c.id).where(tasks.c.task_id == sent.task.id)).scalar_one(),
+        "task_id": shown.task_key,
         "person_id": who.id,
-        "revision": revision,
+        "revision": shown.revision,
         "key": sent.key,
-        "shown": json.dumps(order),
+        "shown": json.dumps(shown.order),
         "answer": _content(sent.answer),
         "seconds": sent.answer.seconds,
         "pauses_s": sent.answer.pauses_s,
-        "guideline_rev": rev,
+        "guideline_rev": shown.guideline_rev,
         "created_at": created_at,
-        "extra": extra,
-        "adjudication": adjudication,
+        "extra": shown.extra,
+        "adjudication": shown.adjudication,
         "judgement_ids": json.dumps([fact.id for fact in made if isinstance(fact, Judgement)]),
     }
     connection.execute(insert(submissions).values(row))
-    return Receipt(row["submission_id"], sent.task.id, revision, extra, repeated=False)
+    return Receipt(row["submission_id"], sent.task.id, shown.revision, shown.extra, repeated=False)
 
 
 def _moment(connection: Connection, person_id: int, at: float) -> float:

@@ -2,11 +2,12 @@
 
 1. Answers to gold questions are left out: they say how good the annotator is. So is what simulated annotators said,
    unless it is asked for, and what an adjudication has decided.
-2. Rankings that share a completion, directly or through others, are one group: one K-way ranking by three people, a
-   group served as m random pairs, an edit set above what it edited.
-3. Each person's rankings of a group count ``weight`` together, spread evenly over the pairs they compare (InstructGPT,
-   arXiv:2203.02155, eq. 1, weighs the C(K, 2) pairs of a ranking so). A label, rating or demonstration counts
-   ``weight`` by itself.
+2. Each person's rankings of a group of completions, as it was served, count ``weight`` together, spread evenly over the
+   pairs they compare: one K-way ranking, m random pairs, a ranking and an edit set above what it edited (InstructGPT,
+   arXiv:2203.02155, eq. 1, weighs the C(K, 2) pairs of a ranking so). A ranking that came from a file counts by itself,
+   and so does a label, a rating or a demonstration.
+3. Rankings that share a completion, directly or through others, are one batch element, up to `MOST_TOGETHER`
+   completions; of more, each served group is one.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
+from accord.config import LabelConfig
 from accord.formats import View, Weighed
 from accord.people.answers import ADJUDICATION, GOLD
+from accord.people.desk import Desk
 from accord.records import AnnotatorKind, Judgement, Label, Ranking, Rating
 from accord.store import Store
+
+MOST_TOGETHER = 32
 
 #: What the rows of a file say of whose judgement they are.
 ORIGINS: Mapping[AnnotatorKind, str] = {"human": "people", "simulated": "simulated annotators", "model": "models"}
@@ -29,7 +34,7 @@ def training_view(
     *,
     weights: Mapping[str, float] | None = None,
     simulated: bool = False,
-    left_out: Counter[str] | None = None,
+    left_out: dict[str, int] | None = None,
 ) -> View:
     """A view for `accord.formats.from_facts` on this store. It has read all rankings once: memory grows with them.
 
@@ -40,7 +45,7 @@ def training_view(
     """
     kinds = {annotator.id: annotator.annotator_kind for annotator in store.annotators()}
     decided = _decided(chain(store.rankings(), store.labels(), store.ratings()))
-    weight_of, reasons = weights or {}, Counter[str]() if left_out is None else left_out
+    weight_of, reasons = weights or {}, {} if left_out is None else left_out
 
     def why_not(judgement: Judgement) -> str:
         if GOLD in judgement.flags:
@@ -51,17 +56,19 @@ def training_view(
         return "judgements that an adjudication has decided" if overruled else ""
 
     kept = (ranking for ranking in store.rankings() if not why_not(ranking))
-    group_of, pairs_of = _groups(kept)
+    served = _served(store)
+    pairs_of, element_of = _groups(kept, served)
 
     def view(judgement: Judgement) -> Weighed | None:
         if reason := why_not(judgement):
-            reasons[reason] += 1
+            reasons[reason] = reasons.get(reason, 0) + 1
             return None
-        weight, group = weight_of.get(judgement.annotator_id, 1.0), ""
+        weight, element = weight_of.get(judgement.annotator_id, 1.0), ""
         if isinstance(judgement, Ranking):
-            group = group_of(judgement)
-            weight *= _num_pairs(judgement) / pairs_of[group, judgement.annotator_id]
-        return Weighed(round(weight, 6), group, ORIGINS[kinds[judgement.annotator_id]])
+            unit = served.get(judgement.id, judgement.id)
+            weight *= _num_pairs(judgement) / pairs_of[unit, judgement.annotator_id]
+            element = element_of(judgement) or unit
+        return Weighed(round(weight, 6), element, ORIGINS[kinds[judgement.annotator_id]])
 
     return view
 
@@ -96,8 +103,19 @@ def _subject(judgement: Judgement) -> tuple[str, frozenset[str]]:
     return "demonstration", frozenset([judgement.id])
 
 
-def _groups(rankings: Iterable[Ranking]) -> tuple[Callable[[Ranking], str], Counter[tuple[str, str]]]:
-    """The name of a ranking's group (the least of its completions), and pairs compared by group and annotator."""
+def _served(store: Store) -> dict[str, str]:
+    """The group of tasks, or the task, that each judgement answered; nothing of those that came from files."""
+    desk = Desk(store, LabelConfig())
+    group_of = {task.id: task.group or task.id for task in desk.tasks()}
+    return {id_: group_of[one.task_id] for one in desk.submissions() for id_ in one.judgement_ids}
+
+
+def _groups(
+    rankings: Iterable[Ranking], served: Mapping[str, str]
+) -> tuple[Counter[tuple[str, str]], Callable[[Ranking], str]]:
+    """Pairs compared by served group and annotator; and the batch element of a ranking (the least of its completions),
+    "" where that would hold too many.
+    """
     leader: dict[str, str] = {}
 
     def find(id_: str) -> str:
@@ -105,15 +123,18 @@ def _groups(rankings: Iterable[Ranking]) -> tuple[Callable[[Ranking], str], Coun
             leader[id_] = id_ = leader[leader[id_]]
         return id_
 
-    compared: list[tuple[str, str, int]] = []
+    pairs = Counter[tuple[str, str]]()
     for ranking in rankings:
         roots = {find(id_) for id_ in ranking.completion_ids}
         leader.update(dict.fromkeys(roots, min(roots)))
-        compared.append((ranking.completion_ids[0], ranking.annotator_id, _num_pairs(ranking)))
-    pairs = Counter[tuple[str, str]]()
-    for id_, annotator_id, num_pairs in compared:
-        pairs[find(id_), annotator_id] += num_pairs
-    return lambda ranking: find(ranking.completion_ids[0]), pairs
+        pairs[served.get(ranking.id, ranking.id), ranking.annotator_id] += _num_pairs(ranking)
+    sizes = Counter(map(find, list(leader)))
+
+    def element_of(ranking: Ranking) -> str:
+        root = find(ranking.completion_ids[0])
+        return root if sizes[root] <= MOST_TOGETHER else ""
+
+    return pairs, element_of
 
 
 def _num_pairs(ranking: Ranking) -> int:

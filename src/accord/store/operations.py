@@ -107,7 +107,7 @@ tasks = _table(
     _time("created_at"),
     CheckConstraint("free BETWEEN 0 AND overlap"),
 )
-#: As SQL with its number in it: only so does SQLite see that the index of free tasks serves.
+#: As SQL with its number in it, for a prepared statement to see that the index of free tasks serves.
 HAS_FREE_SLOT = tasks.c.free > literal_column("0")
 Index("ix_tasks_free", tasks.c.turn, tasks.c.id, sqlite_where=HAS_FREE_SLOT, postgresql_where=HAS_FREE_SLOT)
 task_completions = Table(

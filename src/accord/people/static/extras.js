@@ -19,7 +19,7 @@ export function extras({ form, cards, changed, say, current, path, listed }, kin
   // ---- flags ----
   const flagged = (i) => [...form.querySelectorAll(`input[name=flag-${i}]:checked`)].map((box) => box.value);
   function countFlags(i) {
-    const place = cardOf(i).querySelector(".flags .count");
+    const place = cardOf(i)?.querySelector(".flags .count");
     if (place) place.textContent = flagged(i).length || "";
   }
   form.addEventListener("change", (event) => {

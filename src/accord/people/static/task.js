@@ -268,8 +268,13 @@ function dialogKey(event, dialog) {
 
 // ---- begin -------------------------------------------------------------------------------------------------------
 
-kind.restore(draft);
-more.restore(draft);
+for (const part of [kind, more]) {
+  try {
+    part.restore(draft);
+  } catch (error) {
+    console.warn("a draft that does not fit this task is left out", error);
+  }
+}
 restoring = false;
 countdown();
 if (memory.read(localStorage, `draft:${own}`)) save(); // the last page could not send it

@@ -1,8 +1,8 @@
 // Seconds that the page was really in sight, and seconds that it was not.
 
 export function timer(before) {
-  let seconds = before.seconds ?? 0;
-  let pauses_s = before.pauses_s ?? 0;
+  let seconds = Number(before.seconds) || 0;
+  let pauses_s = Number(before.pauses_s) || 0;
   let since = performance.now();
   let seen = !document.hidden;
 
