@@ -191,7 +191,7 @@ def test_an_extra_answer_fills_no_slot() -> None:
 
 
 def test_everybody_saying_good_is_news_about_the_texts_and_not_about_a_person() -> None:
-    shop = two_people("label", num_tasks=30, size=2)
+    shop = two_people("label", num_tasks=60, size=2)
     for task in shop.tasks:
         for person in (1, 2):
             shop.submit(person, task, (0, 1), {"good": [True, True]})
