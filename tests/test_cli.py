@@ -25,6 +25,8 @@ from accord.config import Recipe, RlConfig
 from accord.errors import DataError, ResourceError, UsageError
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
+COMMANDS += ("import", "export")
+GROUPS = ("data",)
 
 
 class Done:
@@ -72,7 +74,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 def test_help_lists_every_command() -> None:
     done = Done("--help")
     listed = [line.split()[0] for line in done.out.split("Commands:")[1].splitlines() if line.strip()]
-    assert done.code == 0 and sorted(listed) == sorted(COMMANDS)
+    assert done.code == 0 and sorted(listed) == sorted(COMMANDS + GROUPS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -35,9 +35,14 @@ class Distinct:
         return len(np.intersect1d(self._settle(), other._settle(), assume_unique=True))
 
     def _settle(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """The hashes sorted, each once."""
-        found = np.unique(np.array(self._hashes, dtype=np.uint64))
-        self._hashes = array("Q", found.tobytes())
+        """The hashes sorted, each once. Sorted in place: there may be many millions."""
+        hashes = np.frombuffer(self._hashes, dtype=np.uint64)
+        hashes.sort()
+        found: np.ndarray[tuple[int], np.dtype[np.uint64]] = hashes[
+            np.concatenate([hashes[:1] == hashes[:1], hashes[1:] != hashes[:-1]])
+        ]
+        self._hashes = array("Q")
+        self._hashes.frombytes(memoryview(found).cast("B") if len(found) else b"")
         return found
 
 
