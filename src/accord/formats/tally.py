@@ -42,7 +42,7 @@ class Distinct:
             np.concatenate([hashes[:1] == hashes[:1], hashes[1:] != hashes[:-1]])
         ]
         self._hashes = array("Q")
-        self._hashes.frombytes(memoryview(found).cast("B") if len(found) else b"")
+        self._hashes.frombytes(found.tobytes())
         return found
 
 
