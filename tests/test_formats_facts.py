@@ -71,6 +71,26 @@ def test_items_become_facts_and_facts_items() -> None:
         assert store.counts() == counts
 
 
+@pytest.mark.parametrize("name", ["rater 7", ""])
+def test_simulated_annotators_stay_simulated_through_a_file(name: str, elsewhere: Path) -> None:
+    """Exported as said, and imported into another store: nobody becomes a person on the way."""
+    kinds = {"simulated": "simulated annotators", "model": "models", "human": "people"}
+    said_by = [
+        Item(prompt="p", completions=("a", text), ranks=(1, 2), annotator=name and f"{name} {kind}", origin=origin)
+        for text, (kind, origin) in zip("bcd", kinds.items(), strict=True)
+    ]
+    for number in range(2):
+        with Store.open(f"{number}.db") as store:
+            store.add(formats.to_records(said_by, source="file"))
+            assert {(one.name, one.annotator_kind) for one in store.annotators()} == {
+                (f"{name} {kind}" if name else "file", kind) for kind in kinds
+            }
+            assert not any("origin" in prompt.meta for prompt in store.prompts())
+            formats.write(elsewhere / "said.jsonl", formats.from_facts(store), "accord")
+        said_by = list(formats.read(elsewhere / "said.jsonl"))
+        assert {item.completions[1]: item.origin for item in said_by} == dict(zip("bcd", kinds.values(), strict=True))
+
+
 def test_what_makes_no_fact_is_counted() -> None:
     left_out: Counter[str] = Counter()
     odd = [
@@ -188,7 +208,7 @@ def test_conversion_between_formats(elsewhere: Path) -> None:
 
 
 def test_inspect_says_what_and_why_and_shows_three(elsewhere: Path) -> None:
-    row = {"prompt": "p\x1b[31m", "chosen": "good", "rejected": "bad"}
+    row = {"prompt": "p\x1b[31m", "chosen": "good", "rejected": "bad", "\x1b[2J": 1}
     other = {**row, "prompt": "q"}
     (elsewhere / "a.jsonl").write_text("\n".join(map(json.dumps, [row, row, {**row, "chosen": "best"}, other])))
     (elsewhere / "b.jsonl").write_text(json.dumps(other))
@@ -207,6 +227,12 @@ def test_inspect_says_what_and_why_and_shows_three(elsewhere: Path) -> None:
     ):
         assert line in done.out, line
     assert done.out.count("[ranking]") == 3 + 1 and "\x1b" not in done.out
+    (elsewhere / "c.jsonl").write_text(
+        json.dumps({"messages": [{"role": "us\x1b[1m", "content": "q"}, {"role": "assistant", "content": "a"}]})
+        + '\n{"\x1b": '
+    )
+    done = Done("data", "inspect", "c.jsonl")
+    assert "us\\x1b[1m" in done.out and "\x1b" not in done.out and done.code == 0
     [first, _] = Done("data", "inspect", "a.jsonl", "b.jsonl", "--json").json
     assert first["detected"]["format"] == "trl-preference" and len(first["examples"]) == 3
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from accord.formats.item import CannotSay, Item, Text, cannot, plain_turns, reply_of
 from accord.records import (
     Annotator,
+    AnnotatorKind,
     Completion,
     Demonstration,
     Label,
@@ -22,6 +23,10 @@ from accord.records import (
 
 #: When a judgement was made that does not say so. A constant: importing twice must not make two judgements.
 UNKNOWN_TIME = "1970-01-01T00:00:00.000000+00:00"
+
+#: The ``origin`` of rows by whose judgements they are. Read again it names the kind: nobody becomes human on the way.
+ORIGINS: Mapping[AnnotatorKind, str] = {"human": "people", "simulated": "simulated annotators", "model": "models"}
+_KIND_OF: Mapping[str, AnnotatorKind] = {origin: kind for kind, origin in ORIGINS.items()}
 
 
 def to_records(
@@ -37,7 +42,8 @@ def to_records(
     Args:
         items: What a file says.
         source: The name of who wrote completions and judged them where an item does not say it: the file's.
-        annotator: Who judged; by default a human annotator of the source's name.
+        annotator: Who judged; by default a human annotator of the source's name. What an item's ``origin`` calls
+            simulated annotators' or models' is theirs.
         scale: (lowest, highest) of ratings that do not say it.
         left_out: Counts by reason what makes no fact: steps, tool calls, completions of several messages, ratings
             without a scale.
@@ -60,7 +66,10 @@ def to_records(
 
 
 def _annotator(item: Item, default: Annotator) -> Annotator:
-    return Annotator(name=item.annotator, annotator_kind="human") if item.annotator else default
+    kind = _KIND_OF.get(item.origin)
+    if not item.annotator and kind in (None, "human"):
+        return default
+    return Annotator(name=item.annotator or default.name, annotator_kind=kind or "human")
 
 
 def _facts(item: Item, annotator: Annotator, source: str, scale: tuple[float, float] | None) -> list[Record]:
@@ -110,7 +119,7 @@ def _prompt(prompt: Text, item: Item) -> Prompt:
 
 def _meta(item: Item) -> dict[str, str]:
     extra = {name: value if isinstance(value, str) else json.dumps(value) for name, value in item.extra.items()}
-    return extra | ({"origin": item.origin} if item.origin else {})
+    return extra | ({"origin": item.origin} if item.origin and item.origin not in _KIND_OF else {})
 
 
 def _ranking(item: Item, prompt: Prompt, completions: list[Completion], common: dict[str, Any]) -> Iterable[Record]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from accord.formats.facts import UNKNOWN_TIME
+from accord.formats.facts import ORIGINS, UNKNOWN_TIME
 from accord.formats.item import Item, Text
 from accord.records import (
     Annotator,
@@ -44,11 +44,10 @@ class Facts(Protocol):
 
 
 class Weighed(NamedTuple):
-    """What a judgement counts in training, with which others it makes one batch element, and whose kind it is of."""
+    """What a judgement counts in training, and with which others it makes one batch element."""
 
     weight: float = 1.0
     group: str = ""
-    origin: str = ""
 
 
 #: What a judgement counts; None: it is left out.
@@ -117,7 +116,7 @@ class _Texts:
     """Prompts and completions by id, in a file of their own."""
 
     def __init__(self, folder: Path, store: Facts) -> None:
-        self.names = {annotator.id: annotator.name for annotator in store.annotators()}
+        self.annotators = {one.id: (one.name, ORIGINS[one.annotator_kind]) for one in store.annotators()}
         self.db = sqlite3.connect(folder / "texts.db", isolation_level=None, check_same_thread=False)
         self.db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;" + _TABLES)
         self.db.executemany(
@@ -142,8 +141,9 @@ class _Texts:
         self.db.execute("UPDATE prompts SET judged = 1 WHERE id = ?", (prompt_id,))
         [value] = self.db.execute("SELECT value FROM prompts WHERE id = ?", (prompt_id,)).fetchone()
         at = "" if judgement.created_at == UNKNOWN_TIME else judgement.created_at
-        annotator = self.names.get(judgement.annotator_id, "")
-        item = _item(value, [value for _, value in found], annotator=annotator, created_at=at, **said)
+        annotator, origin = self.annotators[judgement.annotator_id]
+        by = {"annotator": annotator, "origin": origin, "created_at": at}
+        item = _item(value, [value for _, value in found], **by, **said)
         # What a person wrote to show how is no completion of a source.
         return replace(item, completions=(judgement.text,)) if isinstance(judgement, Demonstration) else item
 

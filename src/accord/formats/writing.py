@@ -25,8 +25,10 @@ from accord.formats.tally import Tally
 class Manifest:
     """What stands in a file that was written, and where it came from. The same input gives the same manifest.
 
-    ``schema`` are the fields with how many rows have each; ``left_out`` counts the items that the format has no words
-    for, by reason; ``source`` is what the caller said of the input.
+    ``counts`` are of the items that were written whole, and so are ``origins``: how many are of each origin that is
+    said (people, simulated annotators), for formats that have no word for it. ``schema`` are the fields with how many
+    rows have each; ``left_out`` counts the items that the format has no words for, by reason; ``source`` is what the
+    caller said of the input.
     """
 
     file: str
@@ -35,6 +37,7 @@ class Manifest:
     sha256: str
     rows: int
     counts: Mapping[str, int]
+    origins: Mapping[str, int]
     schema: Mapping[str, int]
     left_out: Mapping[str, int]
     filters: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +108,7 @@ def write(
         sha256=sha256_file(path),
         rows=num_rows,
         counts=written.tally.counts(),
+        origins=dict(sorted(written.origins.items())),
         schema=dict(sorted(written.schema.items())),
         left_out=dict(sorted(left_out.items())),
         filters={"kinds": sorted(wanted), **(filters or {})},
@@ -166,7 +170,8 @@ class _Written:
 
     def __init__(self, format: Format, container: Container, left_out: Counter[str]) -> None:
         self.format, self.container, self.left_out = format, container, left_out
-        self.tally, self.schema = Tally(), Counter[str]()
+        self.tally, self.origins, self.schema = Tally(), Counter[str](), Counter[str]()
+        self.is_whole = True
 
     def rows(self, items: Iterable[Item]) -> Iterator[Fields]:
         assert self.format.write is not None
@@ -183,9 +188,14 @@ class _Written:
                 yield row
 
     def _seen(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items as they go to be written; each is counted when the next one is asked for, and was not left out."""
         for item in items:
-            self.tally.add(item)
+            self.is_whole = True
             yield item
+            if self.is_whole:
+                self.tally.add(item)
+                self.origins.update([item.origin] if item.origin else [])
 
     def _leave_out(self, reason: str) -> None:
         self.left_out[reason] += 1
+        self.is_whole = False

@@ -16,6 +16,7 @@ from typing import Any
 
 from accord.config import DataConfig, LabelConfig
 from accord.files import write_json
+from accord.formats.facts import ORIGINS
 from accord.formats.film_reviews import (
     HUMAN_SOURCE,
     RATING_HIGH,
@@ -47,7 +48,7 @@ from accord.store import Store
 
 HUMAN_ORIGIN = "human ratings"
 OTHER_PROMPTS = {"amazon": "Product review:", "editorial": "Editorial:", "tweet": "Tweet:", "word": "Word:"}
-SIMULATED_ORIGIN = "simulated annotators"
+SIMULATED_ORIGIN = ORIGINS["simulated"]
 LANGUAGE_CORPORA = ("amazon", "tweet")  # opinions in everyday words; words alone and newspaper editorials are not
 LANGUAGE_SPLITS: tuple[Split, ...] = ("train", "judge")
 

@@ -20,13 +20,10 @@ from accord.config import LabelConfig
 from accord.formats import View, Weighed
 from accord.people.answers import ADJUDICATION, GOLD
 from accord.people.desk import Desk
-from accord.records import AnnotatorKind, Judgement, Label, Ranking, Rating
+from accord.records import Judgement, Label, Ranking, Rating
 from accord.store import Store
 
 MOST_TOGETHER = 32
-
-#: What the rows of a file say of whose judgement they are.
-ORIGINS: Mapping[AnnotatorKind, str] = {"human": "people", "simulated": "simulated annotators", "model": "models"}
 
 
 def training_view(
@@ -68,7 +65,7 @@ def training_view(
             unit = served.get(judgement.id, judgement.id)
             weight *= _num_pairs(judgement) / pairs_of[unit, judgement.annotator_id]
             element = element_of(judgement) or unit
-        return Weighed(round(weight, 6), element, ORIGINS[kinds[judgement.annotator_id]])
+        return Weighed(round(weight, 6), element)
 
     return view
 
