@@ -205,6 +205,8 @@ def _said(found: Imported) -> dict[str, Any]:
 
 
 def _text(found: Inspection) -> str:
+    from accord.formats.inspecting import printable
+
     detected = found.detected
     also = f" (as well {', '.join(detected.also)})" if detected.also else ""
     counts = ", ".join(f"{count:,} {name}" for name, count in found.counts.items())
@@ -222,9 +224,8 @@ def _text(found: Inspection) -> str:
         ),
         f"repeated: {found.repeated_items:,} items, {found.repeated_prompts:,} prompts",
         *(f"prompts also in {other}: {count:,}" for other, count in found.shared_prompts.items()),
-        *found.examples,
     ]
-    return "\n".join(lines)
+    return "\n".join([*map(printable, lines), *found.examples])
 
 
 def _held(held: Any) -> str:

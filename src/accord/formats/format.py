@@ -46,7 +46,7 @@ def row_by_row(read: Callable[[Row], Iterable[Item]], fields: Iterable[str]) -> 
             try:
                 found = list(read(row))
             except DataError as error:
-                on_reject(reject_of(error, row.where, row.raw))
+                on_reject(reject_of(error, row.where, row.shown()))
                 continue
             extra = {name: value for name, value in row.fields.items() if name not in known and value is not None}
             for item in found:

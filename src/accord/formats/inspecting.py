@@ -122,7 +122,7 @@ def rendered(item: Item) -> str:
         marks.append({True: "good", False: "bad", None: ""}[item.labels[i] if item.labels else None])
         marks.append(f"rated {item.ratings[i]:g}" if item.ratings and item.ratings[i] is not None else "")
         lines += _turns(", ".join(filter(None, marks)) or "completion", completion)
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _turns(name: str, text: Text) -> list[str]:
@@ -132,5 +132,9 @@ def _turns(name: str, text: Text) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    cut = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 30]} ... {len(text):,} characters"
-    return "".join(c if c.isprintable() else {"\n": "\\n"}.get(c, repr(c)[1:-1]) for c in cut)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 30]} ... {len(text):,} characters"
+
+
+def printable(line: str) -> str:
+    """A line without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -21,7 +21,7 @@ from typing import Any
 from accord.errors import DataError
 from accord.formats.format import Fields, Format, OnLeftOut, has, item_by_item, row_by_row
 from accord.formats.item import CannotSay, Item, Messages, cannot, plain_turns, reply_of, turns_of
-from accord.formats.rows import OnReject, Row, reject_of
+from accord.formats.rows import OnReject, Row, is_moment, reject_of
 from accord.records import Source, content_id
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -104,7 +104,7 @@ def _item(said: Messages, answers: list[_Node], extra: Fields) -> Item:
 
 
 def _last(dates: Iterable[Any]) -> str:
-    return max((date for date in dates if isinstance(date, str)), default="")
+    return max((date for date in dates if isinstance(date, str) and is_moment(date)), default="")
 
 
 def _source(answer: _Node) -> Source | None:
@@ -145,7 +145,7 @@ def _read_flat(rows: Iterable[Row], on_reject: OnReject) -> Iterator[Item]:
                 nodes[parent].replies.append(node)
             nodes[row.text("message_id")] = node
         except DataError as error:
-            on_reject(reject_of(error, row.where, row.raw))
+            on_reject(reject_of(error, row.where, row.shown()))
     if root is not None:
         yield from _items(root, {"message_tree_id": tree_id})
 

@@ -100,8 +100,8 @@ def _besides(row: Row) -> dict[str, Any]:
     weight = row.optional_number("weight")
     if weight is not None and weight <= 0:
         row.fail("weight", f"is {weight:g}", "write a number above 0, or remove the row")
-    texts = {name: row.optional_text(name) for name in _BESIDES if name != "weight"}
-    return {"weight": 1.0 if weight is None else weight, **texts}
+    texts = {name: row.optional_text(name) for name in _BESIDES if name not in ("weight", "created_at")}
+    return {"weight": 1.0 if weight is None else weight, **texts, "created_at": row.moment("created_at")}
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def _text(text: str) -> str:
 
 def _messages(messages: Messages) -> list[dict[str, Any]]:
     for message in messages:
-        if message["role"] == "assistant" and is_plain(message):
+        if is_plain(message) and (message["role"] == "assistant" or message["content"]):  # no system prompt is a choice
             _text(message["content"])
     return [dict(message) for message in messages] or cannot("a prompt holds no messages")
 

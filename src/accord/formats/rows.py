@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NoReturn
 
 from accord.errors import DataError
@@ -62,6 +63,10 @@ class Row:
     where: str
     raw: bytes = b""
 
+    def shown(self) -> bytes:
+        """The row's text; of a table without texts (Parquet), its fields as JSON."""
+        return self.raw or json.dumps(self.fields, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
+
     def fail(self, field: str, problem: str, mend: str = "") -> NoReturn:
         raise RowError(problem, field=field, where=self.where, mend=mend)
 
@@ -83,6 +88,13 @@ class Row:
         if not isinstance(value, str):
             self.fail(field, f"is {kind_of(value)}, not a string", "write a text in quotes")
         return value
+
+    def moment(self, field: str) -> str:
+        """When something was, as ISO 8601 has it; "" where the row does not say."""
+        text = self.optional_text(field)
+        if text and not is_moment(text):
+            self.fail(field, f"is {text[:40]!r}, not a time", "write it like 2026-01-31T12:00:00+00:00")
+        return text
 
     def number(self, field: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e15:
@@ -138,6 +150,14 @@ class Row:
 
 
 _MESSAGE = 'write messages like {"role": "user", "content": "..."}'
+
+
+def is_moment(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def kind_of(value: Any) -> str:
