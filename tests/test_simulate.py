@@ -6,6 +6,8 @@ import contextlib
 import functools
 import json
 import random
+import socketserver
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from accord.cli.simulating import parse_defects, summary
 from accord.config import LabelConfig
 from accord.errors import ResourceError, UsageError
 from accord.formats import film_reviews
-from accord.people.client import Client, Refused
+from accord.people.client import TRIES, Client, Refused
 from accord.people.desk import Desk, NewTask
 from accord.people.panel import ReplayedRater, View, blocks, review_tasks, synthetic
 from accord.people.playing import DeskOffice, play
@@ -129,6 +131,49 @@ def test_refusals_and_silence_are_errors_that_say_why(served: Served, door: Call
     served.stop()
     with pytest.raises(ResourceError, match="does not answer"):
         bob.claim()
+
+
+@contextlib.contextmanager
+def dropping(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that hangs up after each request, without a word if there is no answer; its address and requests."""
+    heard: list[bytes] = []
+
+    class Once(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            heard.append(self.rfile.readline())
+            size = next(int(line.split()[1]) for line in self.rfile if line.lower().startswith(b"content-length"))
+            while self.rfile.readline().strip():
+                pass
+            self.rfile.read(size)
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Once) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", heard
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_only_what_is_safe_is_sent_again() -> None:
+    """Tasks sent twice would be answered twice; a claim is one lease however often it is asked for."""
+    with dropping(b"") as (url, heard), contextlib.closing(Client(url, "token")) as client:
+        for call in (lambda: client.add_tasks([{"kind": "pair"}]), lambda: client.add_person("bob")):
+            with pytest.raises(ResourceError, match="does not answer"):
+                call()
+        assert [line.split()[1] for line in heard] == [b"/api/tasks", b"/api/people"]
+        with pytest.raises(ResourceError, match="does not answer"):
+            client.claim()
+        assert len(heard) == 2 + TRIES
+
+
+def test_a_kept_connection_that_was_closed_meanwhile_loses_no_tasks() -> None:
+    body = b'{"added": 1}'
+    answer = b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with dropping(answer) as (url, heard), contextlib.closing(Client(url, "token")) as client:
+        assert [client.add_tasks([{"kind": "pair"}]) for _ in range(2)] == [1, 1] and len(heard) == 2
 
 
 def test_the_same_key_sent_again_is_one_answer(served: Served, door: Callable[[str], Client]) -> None:

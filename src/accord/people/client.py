@@ -52,9 +52,22 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
-    def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """The JSON that the app answers; None where it answers nothing. Waits where it is told to (429)."""
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        is_safe: bool = True,
+    ) -> Any:
+        """The JSON that the app answers; None where it answers nothing. Waits where it is told to (429).
+
+        What is not safe to send again goes over a fresh connection, since a kept one may have been closed meanwhile.
+        """
         data = None if body is None else json.dumps(body).encode()
+        if not is_safe:
+            self._connection.close()
         for attempt in range(TRIES):
             try:
                 self._connection.request(method, self._path + path, data, {**self._headers, **(headers or {})})
@@ -62,7 +75,7 @@ class Client:
                 text = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
-                if attempt == TRIES - 1:
+                if attempt == TRIES - 1 or not is_safe:
                     raise ResourceError(f"the app does not answer ({error})", where=self._url) from error
                 time.sleep(0.1 * 2**attempt)
                 continue
@@ -91,7 +104,8 @@ class Client:
 
     def add_person(self, name: str) -> tuple[int, str]:
         """A simulated annotator's id and token (for an admin)."""
-        made = self.request("POST", "/api/people", {"name": name, "role": "annotator", "simulated": True})
+        who = {"name": name, "role": "annotator", "simulated": True}
+        made = self.request("POST", "/api/people", who, is_safe=False)
         return made["id"], made["token"]
 
     def dismiss(self, person_id: int) -> None:
@@ -102,9 +116,8 @@ class Client:
         """Tasks for the queue, as ``POST /api/tasks`` takes them (for a manager); returns how many were added."""
         added = 0
         for start in range(0, len(tasks), TASKS_A_REQUEST):
-            added += self.request(
-                "POST", "/api/tasks", [dict(task) for task in tasks[start : start + TASKS_A_REQUEST]]
-            )["added"]
+            some = [dict(task) for task in tasks[start : start + TASKS_A_REQUEST]]
+            added += self.request("POST", "/api/tasks", some, is_safe=False)["added"]
         return added
 
     def waiting(self) -> int:
