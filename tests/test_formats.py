@@ -459,6 +459,33 @@ def test_a_tree_in_rows_is_no_csv(tmp_path: Path) -> None:
         formats.write(tmp_path / "x.csv", [easy_item("oasst-messages")], "oasst-messages")
 
 
+def test_no_tree_in_a_csv_file_is_read_as_a_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to write") as error:
+        formats.write(tmp_path / "x.csv", [easy_item("oasst-trees")], "oasst-trees")
+    assert "in CSV prompt would be read as a text (1)" in error.value.why
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca-preference", "alpaca-kto"])
+def test_alpaca_is_csv_too_though_it_has_no_input(tmp_path: Path, name: str) -> None:
+    formats.write(tmp_path / "x.csv", [easy_item(name)], name)
+    assert "input" in (tmp_path / "x.csv").read_text().splitlines()[0]
+    assert formats.detect(tmp_path / "x.csv").format == name
+    assert list(formats.read(tmp_path / "x.csv")) == [easy_item(name)]
+
+
+@pytest.mark.parametrize("name", ["accord", "trl-prompt"])
+def test_our_rows_of_every_kind_are_known_again(tmp_path: Path, name: str) -> None:
+    """Of prompts, rankings and samples none is the larger part; what Open-Assistant says besides comes along."""
+    ours = {"message_tree_id": "t", "message_id": "m", "lang": "en"}
+    prompt, sample = Item(prompt="q", extra=ours), Item(prompt="q", completions=("a",), extra=ours)
+    ranked = Item(prompt="q", completions=("a", "b"), ranks=(1, 2), extra=ours)
+    items = [prompt, sample, ranked] * 3 if name == "accord" else [prompt]
+    formats.write(tmp_path / "x.jsonl", items, name, kinds=["all"])
+    assert formats.detect(tmp_path / "x.jsonl").format == name
+    kinds = [item.kind for item in formats.read(tmp_path / "x.jsonl")]
+    assert kinds == (["prompt", "demonstration", "ranking"] * 3 if name == "accord" else ["prompt"])
+
+
 def test_texts_and_messages_do_not_mix_for_trl(tmp_path: Path) -> None:
     text, chat = Item(prompt="p"), Item(prompt=(said("user", "q"),))
     assert formats.write(tmp_path / "x.jsonl", [chat, text], "trl-prompt").rows == 2

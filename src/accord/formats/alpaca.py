@@ -120,7 +120,10 @@ def _kto_why(fields: Fields) -> str:
     return '"instruction", "output" and "kto_tag"' if has(fields, instruction=str, output=str, kto_tag=bool) else ""
 
 
-SFT = Format("alpaca", "Alpaca", FIELDS, _why, row_by_row(_read, FIELDS), item_by_item(_write, FIELDS))
+_OPTIONAL = frozenset(("input", "system"))
+SFT = Format(
+    "alpaca", "Alpaca", FIELDS, _why, row_by_row(_read, FIELDS), item_by_item(_write, FIELDS), optional=_OPTIONAL
+)
 PREFERENCE = Format(
     "alpaca-preference",
     "Alpaca: preference",
@@ -128,7 +131,14 @@ PREFERENCE = Format(
     _preference_why,
     row_by_row(_read_preference, FIELDS),
     item_by_item(_write_preference, FIELDS),
+    optional=_OPTIONAL,
 )
 KTO = Format(
-    "alpaca-kto", "Alpaca: KTO", FIELDS, _kto_why, row_by_row(_read_kto, FIELDS), item_by_item(_write_kto, FIELDS)
+    "alpaca-kto",
+    "Alpaca: KTO",
+    FIELDS,
+    _kto_why,
+    row_by_row(_read_kto, FIELDS),
+    item_by_item(_write_kto, FIELDS),
+    optional=_OPTIONAL,
 )

@@ -24,7 +24,9 @@ class Format:
     ``fields`` are the format's own; others of a row are kept in ``extra``. ``matches`` says in words why a row looks
     like this format, "" where it does not. ``read`` and ``write`` are made by `row_by_row` and `item_by_item`, unless
     rows hang together; None where one way makes no sense. ``main`` names the kinds of items that people come to the
-    format for, where it also holds others. ``joined``: several rows make an item, and none of them can be left out.
+    format for, where it also holds others. ``optional``: texts that may be empty or missing alike. ``reads_too``:
+    formats whose rows it reads as well, for files that mix them with its own. ``joined``: several rows make an item,
+    and none of them can be left out.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Format:
     read: Reader | None
     write: Writer | None
     main: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    reads_too: tuple[str, ...] = ()
     joined: bool = False
 
 

@@ -182,4 +182,12 @@ def _why(fields: Fields) -> str:
     return f'"prompt" and "{marks[0]}"' if marks and {"completion", "chosen"} & fields.keys() else ""
 
 
-ACCORD = Format("accord", "Accord's own rows", FIELDS, _why, row_by_row(_read, FIELDS), item_by_item(_write, FIELDS))
+ACCORD = Format(
+    "accord",
+    "Accord's own rows",
+    FIELDS,
+    _why,
+    row_by_row(_read, FIELDS),
+    item_by_item(_write, FIELDS),
+    reads_too=("trl-preference", "trl-unpaired", "trl-completion", "trl-prompt", "trl-lm"),
+)

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, cast
 
 from accord.errors import DataError, UsageError
 from accord.files import whole_file
-from accord.formats.format import Fields
-from accord.formats.item import CannotSay
+from accord.formats.format import Fields, Format
+from accord.formats.item import CannotSay, cannot
 from accord.formats.source import Container, cell_value, pyarrow, zstandard
 
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -38,17 +38,21 @@ def container_named(path: Path) -> Container:
     return container
 
 
-def fitted(row: Fields, fields: frozenset[str], container: Container) -> Fields:
+def fitted(row: Fields, format: Format, container: Container) -> Fields:
     """A row as its file takes it; in a table what is no field of the format stands as JSON in one column ``extra``.
 
     Raises CannotSay where a cell would be read otherwise.
     """
     if container.kind not in TABLES:
         return row
-    others = {name: value for name, value in row.items() if name not in fields}
-    own = {name: value for name, value in row.items() if name in fields and value is not None}
+    others = {name: value for name, value in row.items() if name not in format.fields}
+    own = {name: value for name, value in row.items() if name in format.fields and value is not None}
     whole = {**own, "extra": encoded(others)} if others else own
-    return whole if container.kind == "parquet" else {name: _cell(name, value) for name, value in whole.items()}
+    if container.kind == "parquet":
+        return whole
+    return {
+        name: "" if value == "" and name in format.optional else _cell(name, value) for name, value in whole.items()
+    }
 
 
 def encoded(value: Any) -> str:
@@ -63,7 +67,8 @@ def encoded(value: Any) -> str:
 
 def _cell(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        return encoded(value)
+        cell = encoded(value)
+        return cell if cell_value(name, cell) != cell else cannot(f"in CSV {name} would be read as a text")
     if not value:
         raise CannotSay("CSV cannot tell an empty text from none")
     if name != "extra" and cell_value(name, value) != value:
@@ -71,8 +76,10 @@ def _cell(name: str, value: Any) -> str:
     return value
 
 
-def write_rows(path: Path, container: Container, rows: Iterable[Fields]) -> int:
+def write_rows(path: Path, container: Container, rows: Iterable[Fields], left_out: Mapping[str, int]) -> int:
     """Write the rows and return how many there were. Memory holds one row, of a table a batch of them.
+
+    ``left_out`` counts by reason what makes no row: told if there are none.
 
     Raises:
         DataError: There are no rows, or (Parquet) a column holds values of several kinds.
@@ -83,7 +90,8 @@ def write_rows(path: Path, container: Container, rows: Iterable[Fields]) -> int:
         with _COMPRESSORS[container.compression](raw) as file:
             _WRITERS[container.kind](file, counted, path, container)
         if not counted.count:
-            raise DataError("there is nothing to write", where=str(path), mend="see what was left out, and why")
+            why = ", ".join(f"{reason} ({count})" for reason, count in left_out.items())
+            raise DataError("there is nothing to write", where=str(path), why=why and f"left out: {why}")
     return counted.count
 
 

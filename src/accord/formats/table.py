@@ -94,11 +94,14 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
     if format is not None and len(among) == 1:
         return Detected(among[0].name if format in PLAIN_FILES else format, container, "you said so")
     sample = [row.fields for row in itertools.islice(rows(path, container, lambda reject: None), SAMPLE_ROWS)]
-    fits = {candidate.name: [why for fields in sample if (why := candidate.matches(fields))] for candidate in among}
+    fits = {c.name: {i: why for i, row in enumerate(sample) if (why := c.matches(row))} for c in among}
+    for candidate in among:
+        if own := fits[candidate.name]:
+            own |= {i: why for name in candidate.reads_too for i, why in fits.get(name, {}).items() if i not in own}
     best = max(fits, key=lambda name: len(fits[name]))
     if not sample or 2 * len(fits[best]) < len(sample):
         raise _unknown(path, container, sample)
-    count = f"{len(fits[best])} of the first {len(sample)} rows: {fits[best][0]}"
+    count = f"{len(fits[best])} of the first {len(sample)} rows: {next(iter(fits[best].values()))}"
     also = tuple(name for name, found in fits.items() if name != best and len(found) == len(fits[best]))
     return Detected(best, container, count, also)
 

@@ -163,7 +163,7 @@ _KNOWN = {"prompt", "chosen", "rejected", "completion", "completions", "message_
 
 
 def _prompt_why(fields: Fields) -> str:
-    others = _KNOWN - {"prompt"} | {"ranks", "response", "answer", "text", "messages"}
+    others = _KNOWN - {"prompt", "message_id"} | {"ranks", "response", "answer", "text", "messages"}
     return '"prompt" stands by itself' if _spoken(fields.get("prompt")) and not others & fields.keys() else ""
 
 

@@ -100,7 +100,7 @@ def write(
             mend="write .jsonl or .parquet",
         )
     written = _Written(chosen, container, left_out)
-    num_rows = write_rows(path, container, written.rows(stream))
+    num_rows = write_rows(path, container, written.rows(stream), left_out)
     manifest = Manifest(
         file=path.name,
         format=chosen.name,
@@ -180,7 +180,7 @@ class _Written:
             seen = uniform(seen, self._leave_out)
         for row in self.format.write(seen, self._leave_out):
             try:
-                row = fitted(row, self.format.fields, self.container)
+                row = fitted(row, self.format, self.container)
             except CannotSay as reason:
                 self._leave_out(str(reason))
             else:
