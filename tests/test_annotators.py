@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import numpy as np
@@ -186,6 +187,22 @@ def test_unconnected_and_one_sided_comparisons_are_held_together() -> None:
     theta = dict(zip(fitted.items, fitted.theta, strict=True))
     assert theta["a"] > 0 > theta["b"] and theta["c"] == pytest.approx(theta["d"])
     assert np.isfinite(fitted.theta).all()
+
+
+@pytest.mark.parametrize(("num_people", "num_turned"), [(5, 1), (5, 2), (10, 1), (3, 0)])
+def test_people_who_never_waver_have_finite_strengths_and_the_turned_are_found(
+    num_people: int, num_turned: int
+) -> None:
+    """60 pairs on which all agree, but some the wrong way round: nothing in the data bounds the strengths."""
+    draw = random.Random(0)
+    rows = []
+    for pair in range(60):
+        first_is_better = draw.random() < 0.5
+        rows += [(f"{pair}a", f"{pair}b", p, float(first_is_better != (p < num_turned))) for p in range(num_people)]
+    fitted = bradley_terry_with_annotators(*map(list, zip(*rows, strict=True)))
+    scale = [interval.value for interval in fitted.scale]
+    assert fitted.spread <= 4 and max(abs(fitted.theta)) < 8
+    assert all(-2 < value < -0.5 for value in scale[:num_turned]) and all(1 < value < 2 for value in scale[num_turned:])
 
 
 def test_a_tie_counts_half_and_the_order_of_the_two_does_not_matter() -> None:

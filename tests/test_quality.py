@@ -123,6 +123,7 @@ def test_agreement_and_left_wins_by_hand() -> None:
     assert by_name["ann"].first_shown.value == pytest.approx(2 / 3)
     assert by_name["bea"].first_shown.value == pytest.approx(1 / 4)
     assert by_name["ann"].tied.value == pytest.approx(1 / 4)
+    assert [row.agrees.value for row in quality.people] == pytest.approx([3 / 4, 3 / 4])  # with the other, not oneself
     assert quality.answers_left == 0 and quality.hours_left.value == 0.0
     (couple,) = quality.couples
     assert couple.people == ("ann", "bea") and couple.num_tasks == 4 and couple.raw.value == pytest.approx(3 / 4)
@@ -228,6 +229,7 @@ def test_the_same_two_completions_in_another_task_are_a_repeat() -> None:
     rows = {row.name: row for row in shop.report().people}
     assert rows["ann"].repeats.value == 1.0 and rows["bea"].repeats.value == 0.0
     assert shop.report().agreement[0].raw.value == 1.0  # by their first words
+    assert rows["ann"].kappa.n == rows["bea"].kappa.n == 1
 
 
 def test_skips_flags_and_speed_by_hand() -> None:
@@ -240,6 +242,77 @@ def test_skips_flags_and_speed_by_hand() -> None:
     assert ann.skip_rate.value == pytest.approx(1 / 4) and ann.flag_rate.value == pytest.approx(1 / 3)
     assert ann.median_seconds.value == 20 and ann.per_hour.value == pytest.approx(120)
     assert dict(ann.done) == {"pair": 3} and ann.skipped == 1
+
+
+def alarms_of(shop: Workshop) -> set[tuple[str, str]]:
+    return {(alarm.name, alarm.who) for alarm in shop.report().alarms}
+
+
+@pytest.mark.parametrize("num_tasks", [4, 8])
+def test_who_misses_gold_questions_is_named_once_there_are_five(num_tasks: int) -> None:
+    shop = two_people(num_tasks=num_tasks)
+    shop.tasks = [replace(task, gold={"ranks": [1, 2] if i % 2 else [2, 1]}) for i, task in enumerate(shop.tasks)]
+    for task in shop.tasks:
+        shop.submit(1, task, (0, 1), {"ranks": task.gold["ranks"]})
+        shop.submit(2, task, (0, 1), {"ranks": task.gold["ranks"][::-1]})
+    named = {who for name, who in alarms_of(shop) if name == "misses gold"}
+    assert named == ({"bea"} if num_tasks >= 5 else set())
+
+
+def test_who_contradicts_oneself_is_named() -> None:
+    shop = two_people(num_tasks=16)
+    shop.tasks = [*shop.tasks[:8], *(replace(task, id=f"{task.id} again") for task in shop.tasks[:8])]
+    for number, task in enumerate(shop.tasks):
+        first = [1, 2] if number % 2 else [2, 1]
+        shop.submit(1, task, (0, 1), {"ranks": first})
+        shop.submit(2, task, (0, 1), {"ranks": first if number < 8 else first[::-1]})
+    assert {who for name, who in alarms_of(shop) if name == "unsteady"} == {"bea"}
+
+
+@pytest.mark.parametrize(("alike", "is_told"), [(0, True), (5, False), (10, False)])
+def test_poor_agreement_is_told_where_the_whole_interval_is_poor(alike: int, is_told: bool) -> None:
+    """Ten pairs, of which some are judged alike: with 5 of 10 alpha is near 0, but .6 is not ruled out."""
+    shop = two_people(num_tasks=10)
+    for number, task in enumerate(shop.tasks):
+        first = [1, 2] if number % 2 else [2, 1]
+        shop.submit(1, task, (0, 1), {"ranks": first})
+        shop.submit(2, task, (0, 1), {"ranks": first if number < alike else first[::-1]})
+    assert (("poor agreement", "") in alarms_of(shop)) == is_told
+
+
+def test_who_orders_upside_down_is_not_called_a_friend_of_short_texts_too() -> None:
+    """All follow length, one of five the other way round: one alarm, not two."""
+    raters = [ReplayedRater(name, {}) for name in "abcde"]
+    shop = Workshop(make_tasks("pair", 60, 2, 5, 0), raters)
+    for task in shop.tasks:
+        first, second = (len(completion.text) for completion in task.completions)
+        for person in range(5):
+            shop.submit(person + 1, task, (0, 1), {"ranks": [1, 2] if (first >= second) == (person > 0) else [2, 1]})
+    assert alarms_of(shop) - {("poor agreement", "")} == {("flipped", "a")}
+
+
+def test_speeds_and_the_median_have_intervals_by_hand() -> None:
+    """100 answers, a second apart and of 1 to 100 s: an answer a second is 3600 an hour, 99 arrivals +- 1.96 sqrt(99).
+
+    The exact binomial puts the median between the 40th and the 61st of 100. A mean of 50.5 s is 71.3 an hour.
+    """
+    shop = two_people(num_tasks=100)
+    for task, seconds in zip(shop.tasks, range(1, 101), strict=True):
+        shop.submit(1, task, (0, 1), {"ranks": [1, 2], "seconds": seconds})
+    quality = shop.report()
+    (ann,) = quality.people
+    assert quality.per_hour.value == pytest.approx(3600)
+    assert (quality.per_hour.low, quality.per_hour.high) == pytest.approx((2890.8, 4309.2), abs=0.1)
+    hours = quality.hours_left
+    assert (hours.low, hours.value, hours.high) == pytest.approx((100 / 4309.2, 100 / 3600, 100 / 2890.8), rel=1e-3)
+    assert ann.median_seconds.value == 50.5
+    assert ann.median_seconds.low == pytest.approx(40, abs=1.5) and ann.median_seconds.high == pytest.approx(
+        61, abs=1.5
+    )
+    half = 1.96 * 28.87 / 10  # of the mean of 100 values that spread evenly over 1 to 100
+    assert ann.per_hour.value == pytest.approx(3600 / 50.5)
+    assert ann.per_hour.low == pytest.approx(3600 / (50.5 + half), rel=0.03)
+    assert ann.per_hour.high == pytest.approx(3600 / (50.5 - half), rel=0.03)
 
 
 def test_one_person_alone_has_weight_one_by_default() -> None:
