@@ -97,6 +97,21 @@ def test_who_always_says_the_same_is_nobody_beyond_chance() -> None:
     assert kappa.value == pytest.approx(0.0, abs=0.02)
 
 
+def test_kappa_does_not_count_a_persons_own_word() -> None:
+    """Two who guess, two judgements an item: with the own word counted, each would seem right in far over half."""
+    rng = np.random.default_rng(6)
+    items, people = np.repeat(np.arange(400), 2).tolist(), ["a", "b"] * 400
+    fitted = dawid_skene(items, people, rng.integers(0, 2, 800).tolist())
+    assert all(abs(kappa.value) < 0.12 for kappa in fitted.kappa)
+
+
+def test_unsure_truths_widen_the_interval_of_the_accuracy() -> None:
+    items, people, values, truth = judgements(7, num_items=200, overlap=2)
+    unsure = by_person(dawid_skene(items, people, values), "accuracy")["cid"]
+    told = by_person(dawid_skene(items, people, values, known=dict(enumerate(truth.tolist()))), "accuracy")["cid"]
+    assert told.n == unsure.n and unsure.high - unsure.low > 1.15 * (told.high - told.low)
+
+
 def test_the_pairs_of_one_ranking_are_one_trial() -> None:
     items, people, values, _ = judgements(5)
     clusters = [item // 10 for item in items]

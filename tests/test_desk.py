@@ -576,6 +576,14 @@ def test_what_is_no_name_is_refused(desk: Desk, name: str) -> None:
         desk.add_person(name, "annotator")
 
 
+def test_a_name_is_taken_in_any_spelling_and_alphabet(desk: Desk) -> None:
+    desk.add_person("Zoë Groß", "annotator")
+    for name in ("Zoë Groß", "ZOË GROSS", "Zoe\u0308  groß"):
+        with pytest.raises(DataError, match="is taken"):
+            desk.add_person(name, "annotator")
+    assert desk.add_person("Zoe Gross", "annotator").name == "Zoe Gross"
+
+
 def test_sessions_end(desk: Desk, clock: Clock, ada: Person) -> None:
     first, second = desk.open_session(ada.id), desk.open_session(ada.id)
     assert first != second

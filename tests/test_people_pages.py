@@ -1,6 +1,6 @@
-"""How the pages look to everybody: accessible in light and dark, readable on a phone; and the pictures of the docs.
+"""How the pages look to everybody: accessible in light and dark, readable on a phone.
 
-``ACCORD_PICTURES=docs/images`` writes those pictures anew.
+``ACCORD_PICTURES=FOLDER`` writes a picture of each; docs/images holds some of them.
 """
 
 from __future__ import annotations
@@ -140,6 +140,8 @@ def views(person: Person, served: Served) -> Iterator[tuple[str, Page]]:
         held = served.desk.claim(person.row.id)
         assert held is not None
         served.desk.skip(person.row.id, held.task.id, "cannot decide")
+    person.page.goto(served.url + "/task")
+    yield "done", person.page
     disputed = person.open("/manage/disagreements").get_by_role("link", name="Decide").first
     for name in ("", "/people", "/disagreements", "/guidelines", "/export"):
         yield f"manage{name}", person.open(f"/manage{name}")
@@ -148,6 +150,10 @@ def views(person: Person, served: Served) -> Iterator[tuple[str, Page]]:
     person.ready()
     yield "adjudication", person.page
     yield "nothing", person.open("/nothing")
+
+
+def serious(checker: Any, page: Page) -> list[dict[str, Any]]:
+    return [one for one in checker.run(page).response["violations"] if one["impact"] in ("serious", "critical")]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -161,25 +167,23 @@ def test_every_page_is_accessible(browser: Browser, served: Served, scheme: Any,
     with Person(browser, served, f"Ada {scheme} {width}", "admin", **size) as ada:
         for name, page in views(ada, served):
             seen.append(name)
-            for one in checker.run(page).response["violations"]:
-                if one["impact"] in ("serious", "critical"):
-                    found.append((name, one["id"], [node["html"][:150] for node in one["nodes"]][:3]))
+            for one in serious(checker, page):
+                found.append((name, one["id"], [node["html"][:150] for node in one["nodes"]][:3]))
             if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
                 found.append((name, "sticks out", []))
+    with Person(browser, served, "Cleo", **size) as cleo:
+        page = cleo.open("/history")
+        assert page.locator(".past li").count() > 20
+        found += [("history", one["id"], []) for one in serious(checker, page)]
     assert not found, found
-    assert len(seen) == 31
+    assert len(seen) == 32
 
 
-PICTURES = {"pair": "pair", "ranking, answered": "ranking", "rating, answered": "rating", "manage": "manage"}
-
-
-@pytest.mark.skipif(
-    "ACCORD_PICTURES" not in os.environ, reason="writes the pictures of the docs: ACCORD_PICTURES=FOLDER"
-)
+@pytest.mark.skipif("ACCORD_PICTURES" not in os.environ, reason="writes pictures into ACCORD_PICTURES=FOLDER")
 def test_pictures(browser: Browser, served: Served) -> None:
-    """Every page as a picture: those of the docs at once, all of them below ``all``."""
+    """Every page as a picture, in light and dark, at a desk and on a phone."""
     folder = Path(os.environ["ACCORD_PICTURES"])
-    (folder / "all").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     looks = {"light": (1280, "light"), "dark": (1280, "dark"), "phone": (390, "light"), "phone-dark": (390, "dark")}
     for look, (width, scheme) in looks.items():
         size: Any = {"viewport": {"width": width, "height": 860}, "color_scheme": scheme, "reduced_motion": "reduce"}
@@ -187,4 +191,4 @@ def test_pictures(browser: Browser, served: Served) -> None:
             for name, page in views(ada, served):
                 page.evaluate("scrollTo(0, 0)")
                 file = name.replace("/", "-").replace(", ", "-").replace("?", "keys")
-                page.screenshot(path=folder / "all" / f"{file}-{look}.png", full_page=width < 900 or "manage" in name)
+                page.screenshot(path=folder / f"{file}-{look}.png", full_page=width < 900 or "manage" in name)

@@ -150,8 +150,55 @@ def test_gold_is_scored_and_left_out_of_agreement_and_disputes() -> None:
     gold_of = {row.name: row.gold.value for row in quality.people}
     assert gold_of == {"ann": 1.0, "bea": 0.25}
     assert quality.agreement == () and quality.disputed == () and quality.couples == ()
+    assert all(isinstance(row.agrees, Unknown) for row in quality.people)
     given = {row.name: row.weight for row in quality.people}
     assert given["bea"] < given["ann"] == 1.0
+
+
+def test_who_answered_little_is_drawn_towards_the_team() -> None:
+    """Ann is right on all of 20 gold tasks, Cid on all, Bea wrong on two: kappa 1 and below 0, the team's median 1.
+
+    Bea has 2 tasks: kappa is -1 at the lowest, (2 * -1 + 10 * 1) / 12 = 2/3 of the team's.
+    """
+    raters = [ReplayedRater(name, {}) for name in ("ann", "bea", "cid")]
+    shop = Workshop(make_tasks("pair", 20, 2, 3, 0), raters)
+    shop.tasks = [replace(task, gold={"ranks": [1, 2] if i % 2 else [2, 1]}) for i, task in enumerate(shop.tasks)]
+    for number, task in enumerate(shop.tasks):
+        right = task.gold["ranks"]
+        shop.submit(1, task, (0, 1), {"ranks": right})
+        shop.submit(3, task, (0, 1), {"ranks": right})
+        if number < 2:
+            shop.submit(2, task, (0, 1), {"ranks": right[::-1]})
+    given = {row.name: row.weight for row in shop.report().people}
+    assert given == {"ann": 1.0, "cid": 1.0, "bea": pytest.approx(2 / 3, abs=0.02)}
+
+
+@pytest.mark.parametrize(("num_tasks", "silent_after"), [(3, None), (12, None), (13, 3)])
+def test_who_stopped_left_ten_tasks_to_the_others(num_tasks: int, silent_after: int | None) -> None:
+    """Ann does three tasks in three seconds, Bea all of them in the hours after."""
+    shop = two_people(num_tasks=num_tasks)
+    for task in shop.tasks[:3]:
+        shop.submit(1, task, (0, 1), {"ranks": [1, 2]})
+    for number, task in enumerate(shop.tasks):
+        shop.submit(2, task, (0, 1), {"ranks": [1, 2]}, created_at=2_000_000.0 + 1000 * number)
+    assert [row.silent_after for row in shop.report().people] == [silent_after, None]
+    shop.tasks = [*shop.tasks[:3], *(replace(task, created_at=1_500_000.0) for task in shop.tasks[3:])]
+    assert [row.silent_after for row in shop.report().people] == [None, None]  # they came when Ann had gone
+
+
+def test_an_extra_answer_fills_no_slot() -> None:
+    shop = two_people(num_tasks=1)
+    shop.submit(1, shop.tasks[0], (0, 1), {"ranks": [1, 2]}, extra=True)
+    assert shop.report().answers_left == 2
+
+
+def test_everybody_saying_good_is_news_about_the_texts_and_not_about_a_person() -> None:
+    shop = two_people("label", num_tasks=60, size=2)
+    for task in shop.tasks:
+        for person in (1, 2):
+            shop.submit(person, task, (0, 1), {"good": [True, True]})
+    quality = shop.report()
+    assert quality.alarms == () and isinstance(quality.agreement[0].alpha, Unknown)
 
 
 def test_a_decision_is_a_truth_and_puts_its_task_last_among_the_disputed() -> None:
@@ -235,6 +282,13 @@ def test_a_replayed_rater_says_what_was_said_and_skips_what_was_not_rated() -> N
     pair = View("pair", "", ("text 1-0", "text 1-4"), {})
     assert up.answer(pair) == {"ranks": [2, 1], "strength": "significantly"}
     assert level.answer(pair) == {"ranks": [1, 1]}
+    axes = {"axes": [{"name": "positive", "low": 1, "high": 7}]}
+    rated = up.answer(
+        View("rating", "", ("text 1-0", "text 1-2", "text 1-4"), axes)
+    )  # -2, 0, 2: 1 + 1.5, 3, 4.5, halves to even
+    assert rated == {"ratings": [{"positive": value} for value in (3, 4, 5)]}
+    assert up.answer(View("label", "", ("text 1-0", "text 1-2", "text 1-4"), {})) == {"good": [False, False, True]}
+    assert up.answer(View("demonstration", "", (), {})) is None
 
 
 def test_blocks_come_in_an_order_of_the_seed_and_tasks_hold_different_reviews() -> None:

@@ -96,7 +96,7 @@ def test_an_admins_client_does_what_the_desk_itself_does(served: Served, door: C
     assert quality_weights(served.store) == pytest.approx(weighed) and len(weighed) == 2
 
 
-def test_a_replayed_rater_skips_what_it_never_saw_and_confirms_the_guidelines(served: Served) -> None:
+def test_a_replayed_rater_skips_what_it_never_saw_and_needs_no_guidelines(served: Served) -> None:
     served.desk.write_guideline("Read first.", by=None)
     queue(served, "pair", count=2, size=2, overlap=1)
     texts = [completion.text for completion in next(iter(served.desk.tasks())).completions]

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 
 from accord.errors import DataError
 from accord.people.rows import ApiToken, Conflict, Forbidden, Gone, Guideline, Person, Role, Unconfirmed
@@ -83,12 +83,12 @@ def add_person(connection: Connection, at: float, name: str, role: Role, *, simu
 
 
 def _clean_name(connection: Connection, name: str) -> str:
-    name = " ".join(name.split())
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
     readable = all(unicodedata.category(character) not in ("Cc", "Cs", "Cf") for character in name)
     if not name or len(name) > _MOST_NAME or not readable:
         raise DataError(f"{name!r:.40} is no name", mend=f"give 1 to {_MOST_NAME} letters")
-    taken = select(people.c.id).where(func.lower(people.c.name) == name.lower())
-    if connection.execute(taken).first():
+    # Not by SQL: SQLite knows upper and lower case of ASCII alone.
+    if name.casefold() in {taken.casefold() for taken in connection.scalars(select(people.c.name))}:
         raise DataError(f"the name {name!r} is taken", mend="choose another one")
     return name
 

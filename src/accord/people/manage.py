@@ -26,27 +26,32 @@ _MOST_NAME = 26  # letters of a name in a picture
 
 
 class Judged:
-    """The quality report of a desk: made when asked for and something has changed, one at a time."""
+    """The quality report of a desk: made when asked for and something has changed, one at a time.
 
-    def __init__(self, desk: Desk, *, seconds: float = 20.0) -> None:
-        self._desk, self._seconds, self._lock = desk, seconds, threading.Lock()
+    While people work it may be some times as old as it takes to make: the managers of a large project do not slow
+    down its annotators.
+    """
+
+    def __init__(self, desk: Desk, *, ages: float = 8.0) -> None:
+        self._desk, self._ages, self._lock = desk, ages, threading.Lock()
         self._made: Quality | None = None
         self._of: tuple[object, ...] = ()
-        self._at = 0.0
+        self._until = 0.0
 
     def now(self) -> Quality:
-        """The report; up to ``seconds`` old while people work."""
         from accord.people.quality import report  # numpy and scipy: not needed to start
 
         with self._lock:
             counts = self._desk.counts()
             state = tuple(counts.items())
-            is_fresh = state == self._of or time.monotonic() - self._at < self._seconds
+            start = time.monotonic()
+            is_fresh = state == self._of or start < self._until
             if self._made is None or not is_fresh:
                 desk = self._desk
                 rows = (desk.submissions(), desk.tasks(), desk.people())
                 self._made = report(*rows, skips=desk.skips(), counts=counts, now=time.time())
-                self._of, self._at = state, time.monotonic()
+                end = time.monotonic()
+                self._of, self._until = state, end + self._ages * max(0.0, end - start - 0.5)
             return self._made
 
 
@@ -112,9 +117,12 @@ def disputed(request: Request, desk: TheDesk) -> Response:
     return _page(request, "disagreements", rows=rows, left_out=found.num_disputed - len(rows))
 
 
-def _split(split: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    """Each person's answer in a few words: ``A > B = C``, or value by value."""
-    return [(name, _in_order(answer)) for name, answer in split]
+def _split(split: Iterable[tuple[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The different answers, ``A > B = C`` or value by value, with who gave them, the commonest first."""
+    said: dict[str, list[str]] = {}
+    for name, answer in split:
+        said.setdefault(_in_order(answer), []).append(name)
+    return sorted(said.items(), key=lambda row: -len(row[1]))
 
 
 def _in_order(answer: Sequence[Any]) -> str:

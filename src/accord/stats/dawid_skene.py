@@ -83,7 +83,7 @@ def dawid_skene(
     votes = _Votes(item_M, annotator_M, value_M, len(names), len(people), len(levels))
     posterior_NC, confusion_ACC, share_C, objectives = _climb(votes, fixed_NC, smoothing, max_steps)
     right_M = posterior_NC[item_M, value_M]
-    others_M = _without_own(votes, posterior_NC, confusion_ACC, fixed_NC)
+    others_M = _without_own(votes, posterior_NC, confusion_ACC)
     trial_M = np.arange(len(values)) if clusters is None else cluster_index(clusters, len(values))
     accuracy, kappa = [], []
     for annotator in range(len(people)):
@@ -165,18 +165,12 @@ def _climb(
     return posterior_NC, confusion_ACC, share_C, tuple(objectives)
 
 
-def _without_own(
-    votes: _Votes, posterior_NC: FloatArray, confusion_ACC: FloatArray, fixed_NC: FloatArray
-) -> FloatArray:
-    """(M,) the chance that what was said is true, by everything but this judgement."""
-    tiny = np.finfo(np.float64).tiny
+def _without_own(votes: _Votes, posterior_NC: FloatArray, confusion_ACC: FloatArray) -> FloatArray:
+    """(M,) the chance that what was said is true, by everything but this judgement; known truths stay known."""
     own_MC = np.log(confusion_ACC)[votes.annotator_M, :, votes.value_M]
-    log_MC = np.log(np.maximum(posterior_NC, tiny))[votes.item_M] - own_MC
-    chance_M = np.exp(log_MC - np.logaddexp.reduce(log_MC, axis=1, keepdims=True))[
-        np.arange(len(own_MC)), votes.value_M
-    ]
-    told_M = fixed_NC[votes.item_M, votes.value_M]
-    return np.where(np.isfinite(told_M), told_M, chance_M)
+    log_MC = np.log(np.maximum(posterior_NC, np.finfo(np.float64).tiny))[votes.item_M] - own_MC
+    said_M = log_MC[np.arange(len(log_MC)), votes.value_M]
+    return np.asarray(np.exp(said_M - np.logaddexp.reduce(log_MC, axis=1)))
 
 
 def _share_right(right_m: FloatArray, trial_m: IntArray, level: float, *, imputed: bool) -> Interval:

@@ -65,8 +65,9 @@ function rating({ form, cards, changed, say }) {
   const give = (number) => {
     const place = walk.at() < 0 ? rows.findIndex((row) => !value(row)) : walk.at();
     const row = rows[place < 0 ? 0 : place];
-    const radio = radios(row).find((one) => one.value === String(number));
-    if (!radio) return say(`This scale ends at ${radios(row).at(-1).value}`);
+    const values = radios(row);
+    const radio = values.find((one) => one.value === String(number)) ?? (number === 0 && values.find((one) => one.value === "10"));
+    if (!radio) return say(`This scale goes from ${values[0].value} to ${values.at(-1).value}`);
     radio.checked = true;
     say(`${row.dataset.axis}: ${number}`);
     changed();
