@@ -25,11 +25,7 @@ from accord.config import Recipe, RlConfig
 from accord.errors import DataError, ResourceError, UsageError
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
-<<<<<<< HEAD
 COMMANDS += ("import", "export", "label", "simulate")
-=======
-COMMANDS += ("label", "simulate", "import", "export")
->>>>>>> web
 GROUPS = ("data",)
 
 
