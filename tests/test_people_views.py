@@ -143,6 +143,22 @@ def test_simulated_annotators_and_gold_answers_are_left_out_and_counted(tmp_path
     assert [item.origin for item in both] == ["simulated annotators", "people", "people", "simulated annotators"]
 
 
+def test_a_task_that_became_gold_later_is_left_out_too(tmp_path: Path) -> None:
+    served(
+        tmp_path,
+        [("Ada", "ranking", Answer(ranks=(1, 2))), ("Ben", "pair", Answer(ranks=(1, 2)))],
+        [group_tasks(PROMPT, (A, B), serve_as="ranking"), group_tasks(PROMPT, (C, D), serve_as="pairs")],
+    )
+    with Store.open(tmp_path / "accord.db") as store:
+        desk = Desk(store, LabelConfig())
+        boss = desk.add_person("Eve", "manager")
+        (task,) = (task for task in desk.tasks() if task.kind == "ranking")
+        desk.set_gold(task.id, Answer(ranks=(1, 2)), boss)
+    left_out: dict[str, int] = {}
+    assert [item.annotator for item in viewed(tmp_path, (), left_out) if item.kind == "ranking"] == ["Ben"]
+    assert left_out == {"answers to gold questions": 1}
+
+
 def test_an_adjudication_decides_for_all(tmp_path: Path) -> None:
     """It overrules those on the same completions or some of them, not those on more; and nothing of another kind."""
     facts: list[Record] = [rank(ADA, A, B, C), rank(BEN, C, A), rank(ADA, C, B, A, D), rank(BEN, E, F)]

@@ -182,6 +182,8 @@ def test_who_stopped_left_ten_tasks_to_the_others(num_tasks: int, silent_after: 
     for number, task in enumerate(shop.tasks):
         shop.submit(2, task, (0, 1), {"ranks": [1, 2]}, created_at=2_000_000.0 + 1000 * number)
     assert [row.silent_after for row in shop.report().people] == [silent_after, None]
+    shop.tasks = [*shop.tasks[:3], *(replace(task, created_at=1_500_000.0) for task in shop.tasks[3:])]
+    assert [row.silent_after for row in shop.report().people] == [None, None]  # they came when Ann had gone
 
 
 def test_an_extra_answer_fills_no_slot() -> None:

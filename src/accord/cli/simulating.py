@@ -228,6 +228,8 @@ def summary(told: Mapping[str, Any]) -> str:
         lines.append(f"agreement, {row['measure']}: " + ", ".join(numbers))
     lines += [f"alarm: {alarm['who'] or 'all'}: {alarm['symptom']}: {alarm['cause']}" for alarm in quality["alarms"]]
     lines += [] if quality["alarms"] else ["no alarms"]
+    stopped = [f"{row['name']} after {row['silent_after']}" for row in quality["people"] if row["silent_after"]]
+    lines += [f"stopped with work left: {', '.join(stopped)}"] if stopped else []
     weights = sorted(quality["people"], key=lambda row: row["weight"])
     lines.append("weights: " + ", ".join(f"{row['name']} {row['weight']:.2f}" for row in weights))
     return "\n".join(lines)

@@ -24,7 +24,7 @@ class Format:
     ``fields`` are the format's own; others of a row are kept in ``extra``. ``matches`` says in words why a row looks
     like this format, "" where it does not. ``read`` and ``write`` are made by `row_by_row` and `item_by_item`, unless
     rows hang together; None where one way makes no sense. ``main`` names the kinds of items that people come to the
-    format for, where it also holds others.
+    format for, where it also holds others. ``joined``: several rows make an item, and none of them can be left out.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Format:
     read: Reader | None
     write: Writer | None
     main: tuple[str, ...] = ()
+    joined: bool = False
 
 
 def row_by_row(read: Callable[[Row], Iterable[Item]], fields: Iterable[str]) -> Reader:

@@ -321,6 +321,7 @@ MESSAGES = Format(
     _read_flat,
     _write_flat,
     main=("ranking",),
+    joined=True,
 )
 THREADS = Format(
     "oasst-threads",

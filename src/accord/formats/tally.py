@@ -41,8 +41,7 @@ class Distinct:
         found: np.ndarray[tuple[int], np.dtype[np.uint64]] = hashes[
             np.concatenate([hashes[:1] == hashes[:1], hashes[1:] != hashes[:-1]])
         ]
-        self._hashes = array("Q")
-        self._hashes.frombytes(memoryview(found).cast("B") if len(found) else b"")
+        self._hashes = array("Q", found.tobytes())
         return found
 
 

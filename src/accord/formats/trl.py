@@ -96,10 +96,14 @@ def _read_steps(row: Row) -> Iterable[Item]:
 
 
 def _write_lm(item: Item) -> Iterable[Fields]:
-    if item.kind == "demonstration" and item.prompt is not None:
-        prompt, completion = item.prompt, item.completions[0]
-        return [_lm_row(prompt + completion)] if isinstance(prompt, str) else [_lm_row((*prompt, *completion))]  # type: ignore[operator]
-    return [_lm_row(item.completions[0])] if item.prompt is None else cannot(f"a {item.kind} is no text to learn from")
+    if item.prompt is None:
+        return [_lm_row(item.completions[0])]
+    if item.kind != "demonstration":
+        cannot(f"a {item.kind} is no text to learn from")
+    prompt, completion = item.prompt, item.completions[0]
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return [_lm_row(prompt + completion)]
+    return [_lm_row((*turns_of(prompt), *turns_of(completion, "assistant")))]
 
 
 def _lm_row(text: Text) -> Fields:

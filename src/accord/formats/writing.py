@@ -89,6 +89,13 @@ def write(
     if messages:
         stream = map(_as_messages, stream)
     chosen, stream = _choose(members(format), stream)
+    if chosen.joined and container.kind == "csv":
+        raise UsageError(
+            f"{chosen.name} cannot be CSV",
+            where=str(path),
+            why="CSV has no words for some texts, and a tree cannot do without one of its messages",
+            mend="write .jsonl or .parquet",
+        )
     written = _Written(chosen, container, left_out)
     num_rows = write_rows(path, container, written.rows(stream))
     manifest = Manifest(

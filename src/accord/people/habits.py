@@ -59,7 +59,7 @@ def person_rows(
     done = _by_person(answers)
     others = _others(evidence.choices)
     worth, fitted = person_worth(evidence), _strengths(evidence.choices)
-    silent = _silent(answers)
+    silent = _silent(answers, task_of)
     rows = []
     for person_id in sorted({*done, *skipped} & people.keys()):
         own, person = done.get(person_id, []), people[person_id]
@@ -344,7 +344,7 @@ def _repeats(own: Iterable[Choice]) -> Iterator[Trial]:
             yield one.task_id, float(before.value == one.value)
 
 
-def _silent(answers: Sequence[Submission]) -> dict[int, int]:
+def _silent(answers: Sequence[Submission], task_of: Mapping[str, Task]) -> dict[int, int]:
     """Who stopped, after how many answers: silent for 20 of the person's usual gaps, in which the others answered ten
     tasks that the person could have answered too."""
     ordered = sorted(answers, key=lambda one: one.created_at)
@@ -354,6 +354,7 @@ def _silent(answers: Sequence[Submission]) -> dict[int, int]:
         last, mine = own[-1].created_at, {one.task_id for one in own}
         gap = median(np.diff([one.created_at for one in own]).tolist()) if len(own) > 1 else 0.0
         missed = {one.task_id for one in ordered[bisect_right(moments, last) :]} - mine
+        missed = {task_id for task_id in missed if task_of[task_id].created_at <= last}  # later ones nobody offered
         if len(own) > 2 and len(missed) >= SILENT_ANSWERS and ordered[-1].created_at - last > SILENT_GAPS * gap:
             found[person_id] = len(own)
     return found

@@ -44,11 +44,12 @@ def training_view(
         left_out: Counts by reason what is left out.
     """
     kinds = {annotator.id: annotator.annotator_kind for annotator in store.annotators()}
+    served, gold = _served(store)
     decided = _decided(chain(store.rankings(), store.labels(), store.ratings()))
     weight_of, reasons = weights or {}, {} if left_out is None else left_out
 
     def why_not(judgement: Judgement) -> str:
-        if GOLD in judgement.flags:
+        if GOLD in judgement.flags or judgement.id in gold:
             return "answers to gold questions"
         if kinds[judgement.annotator_id] == "simulated" and not simulated:
             return "judgements by simulated annotators"
@@ -56,7 +57,6 @@ def training_view(
         return "judgements that an adjudication has decided" if overruled else ""
 
     kept = (ranking for ranking in store.rankings() if not why_not(ranking))
-    served = _served(store)
     pairs_of, element_of = _groups(kept, served)
 
     def view(judgement: Judgement) -> Weighed | None:
@@ -103,11 +103,15 @@ def _subject(judgement: Judgement) -> tuple[str, frozenset[str]]:
     return "demonstration", frozenset([judgement.id])
 
 
-def _served(store: Store) -> dict[str, str]:
-    """The group of tasks, or the task, that each judgement answered; nothing of those that came from files."""
+def _served(store: Store) -> tuple[dict[str, str], set[str]]:
+    """The group of tasks, or the task, that each judgement answered, nothing of those that came from files; and those
+    whose task has become a gold question since.
+    """
     desk = Desk(store, LabelConfig())
     group_of = {task.id: task.group or task.id for task in desk.tasks()}
-    return {id_: group_of[one.task_id] for one in desk.submissions() for id_ in one.judgement_ids}
+    answers = list(desk.submissions())
+    served = {id_: group_of[one.task_id] for one in answers for id_ in one.judgement_ids}
+    return served, {id_ for one in answers if one.gold for id_ in one.judgement_ids}
 
 
 def _groups(
