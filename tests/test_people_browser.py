@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from accord.cli.project import create_project
 from accord.records import Prompt
 from tests.webapp import Served, serving, task
 
@@ -121,10 +125,16 @@ def drag(page: Page, letter: str, other: str, share: float) -> None:
     assert grip is not None
     page.mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
     page.mouse.down()
-    for _ in range(3):  # the page may scroll under the pointer while a card is held at its edge
+    before = None
+    for _ in range(100):  # the page rolls under a card that is held at its edge
         target = page.locator(f".card[data-letter={other}]").bounding_box()
         assert target is not None
-        page.mouse.move(grip["x"] + 9, target["y"] + share * target["height"], steps=6)
+        y = target["y"] + share * target["height"]
+        page.mouse.move(grip["x"] + 9, min(max(y, 5), 855), steps=3)
+        if target == before and 0 < y < 860:
+            break
+        before = target
+        page.wait_for_timeout(60)
     page.mouse.up()
 
 
@@ -207,6 +217,22 @@ def test_five_are_ranked_with_a_tie_by_mouse(browser: Browser, served: Served) -
     assert ranks_by_text(served) == [{c: 1, e: 1, d: 2, b: 3, a: 3}]
     (ranking,) = served.store.rankings()
     assert by_text(served, ranking.unacceptable) == [a]
+
+
+def test_what_was_ranked_is_what_is_exported(browser: Browser, tmp_path: Path) -> None:
+    create_project(tmp_path)
+    with serving(tmp_path) as served, Person(browser, served, "Eve") as eve:
+        served.desk.add_tasks([task("ranking", "Which tree?", "oak", "elm", "fir", "yew")])
+        eve.open()
+        a, b, c, d = eve.texts()
+        eve.press("j", "J", "j", "=", "x", "Enter")  # B, A = C, D; C is unacceptable
+        eve.submitted()
+    file = tmp_path / "rankings.jsonl"
+    argv = ["export", "--format", "accord", "--only", "ranking", "-o", str(file), "--project", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "accord", *argv], check=True, capture_output=True)
+    (row,) = map(json.loads, file.read_text().splitlines())
+    assert row["prompt"] == "Which tree?"
+    assert dict(zip(row["completions"], row["ranks"], strict=True)) == {a: 2, b: 1, c: 2, d: 3}
 
 
 def test_a_drag_given_up_changes_nothing(browser: Browser, served: Served) -> None:

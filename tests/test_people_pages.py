@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A team at work: four people have judged two dozen pairs, two of them with a habit."""
-    with serving(tmp_path_factory.mktemp("pages"), overlap=4) as running:
+    moment = [time.time() - 4_000]
+    with serving(tmp_path_factory.mktemp("pages"), clock=lambda: moment[0], overlap=4) as running:
         desk = running.desk
         desk.write_guideline(GUIDE, by=None)
         draw = random.Random(3)
@@ -89,12 +91,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             texts = [f"Answer {side} to question {i}. " + "More words. " * draw.randrange(9) for side in "ab"]
             desk.add_tasks([task("pair", f"Question {i}", *texts, gold={"ranks": [1, 2]} if i % 6 == 0 else None)])
         for name, habit in (("Cleo", 0.05), ("Ben", 0.15), ("Dora", 0.3), ("Emil", 0.9)):
-            _work(running, name, habit, draw)
+            _work(running, name, habit, draw, moment)
+        moment[0] = time.time()
         desk.add_tasks(fresh_tasks())
         yield running
 
 
-def _work(served: Served, name: str, habit: float, draw: random.Random) -> None:
+def _work(served: Served, name: str, habit: float, draw: random.Random, moment: list[float]) -> None:
     """Answer everything: the better one (listed first) wins, but with this probability the one shown first."""
     person = served.person(name)
     served.desk.confirm(person.id, served.desk.guideline().rev)
@@ -104,7 +107,9 @@ def _work(served: Served, name: str, habit: float, draw: random.Random) -> None:
             if held is None:
                 return
             left_wins = draw.random() < habit or held.order == (0, 1)
-            said = {"ranks": [1, 2] if left_wins else [2, 1], "seconds": 3 + 20 * draw.random()}
+            seconds = 9 + 50 * draw.random()
+            moment[0] += seconds
+            said = {"ranks": [1, 2] if left_wins else [2, 1], "seconds": seconds}
             key = {"Idempotency-Key": f"{name}-{turn:06}"}
             assert client.post(f"/api/tasks/{held.task.id}/submit", json=said, headers=key).status_code == 201
 

@@ -4,19 +4,42 @@ A file is one of the `FORMATS`, held as JSON lines, one JSON array, CSV or Parqu
 which, `read` gives its rows as `Item` objects, `write` writes items in any format, `to_records` makes
 facts of them for the store and `to_jsonl` the rows that the stages read. A format of your own is a `Format`, given as
 ``module:name``.
+
+The modules load on first use: every command passes here on its way to the artefacts, and ``--help`` must not wait.
 """
 
-from accord.formats.facts import to_records
-from accord.formats.format import Format, item_by_item, row_by_row
-from accord.formats.from_store import View, Weighed, as_said, from_facts
-from accord.formats.importing import Imported, add_to, convert, count
-from accord.formats.inspecting import Inspection, inspect
-from accord.formats.item import CannotSay, Item
-from accord.formats.reading import Reading, Rejects, read
-from accord.formats.rows import Reject, Row
-from accord.formats.table import FAMILIES, FORMATS, Detected, detect, members, suffix_of
-from accord.formats.tally import Tally
-from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accord.formats.facts import to_records
+    from accord.formats.format import Format, item_by_item, row_by_row
+    from accord.formats.from_store import View, Weighed, as_said, from_facts
+    from accord.formats.importing import Imported, add_to, convert, count
+    from accord.formats.inspecting import Inspection, inspect
+    from accord.formats.item import CannotSay, Item
+    from accord.formats.reading import Reading, Rejects, read
+    from accord.formats.rows import Reject, Row
+    from accord.formats.table import FAMILIES, FORMATS, Detected, detect, members, suffix_of
+    from accord.formats.tally import Tally
+    from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write
+
+_DOORS = {
+    "facts": ("to_records",),
+    "format": ("Format", "item_by_item", "row_by_row"),
+    "from_store": ("View", "Weighed", "as_said", "from_facts"),
+    "importing": ("Imported", "add_to", "convert", "count"),
+    "inspecting": ("Inspection", "inspect"),
+    "item": ("CannotSay", "Item"),
+    "reading": ("Reading", "Rejects", "read"),
+    "rows": ("Reject", "Row"),
+    "table": ("FAMILIES", "FORMATS", "Detected", "detect", "members", "suffix_of"),
+    "tally": ("Tally",),
+    "writing": ("Manifest", "manifest_path", "rejects_path", "to_jsonl", "write"),
+}
+
 
 __all__ = [
     "FAMILIES",
@@ -53,3 +76,10 @@ __all__ = [
     "to_records",
     "write",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _DOORS.items():
+        if name in names:
+            return getattr(import_module(f"accord.formats.{module}"), name)
+    raise AttributeError(f"module 'accord.formats' has no attribute {name!r}")

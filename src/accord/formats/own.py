@@ -157,8 +157,8 @@ def _text(text: str) -> str:
 
 def _messages(messages: Messages) -> list[dict[str, Any]]:
     for message in messages:
-        if is_plain(message) and (message["role"] == "assistant" or message["content"]):  # no system prompt is a choice
-            _text(message["content"])
+        if is_plain(message) and (message["role"] == "assistant" or message["content"] != ""):
+            _text(message["content"])  # as the stages' reader: only others may say nothing
     return [dict(message) for message in messages] or cannot("a prompt holds no messages")
 
 

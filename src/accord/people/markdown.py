@@ -71,8 +71,3 @@ def render(text: str) -> Markup:
     """Markdown as safe HTML. A block of code can be scrolled by keyboard."""
     made = _PARSER.render(text).replace("<pre><code", '<pre tabindex="0"><code')
     return Markup(_CLEANER.clean(made))
-
-
-def plain(text: str) -> Markup:
-    """Text as it stands, escaped; the page keeps its line breaks."""
-    return Markup.escape(text)
