@@ -111,6 +111,12 @@ def test_groups_join_when_a_later_ranking_connects_them(tmp_path: Path) -> None:
     assert groups[0] == groups[1] == groups[3] != groups[2]
 
 
+def test_what_is_left_out_joins_no_groups(tmp_path: Path) -> None:
+    facts = [rank(ADA, A, B), rank(ADA, C, D), rank(SIM, B, C), rank(BEN, A, D, flags=("gold",))]
+    first, second = viewed(tmp_path, facts)
+    assert first.group == min(A.id, B.id) and second.group == min(C.id, D.id)
+
+
 def test_a_pool_too_large_for_one_batch_element_is_cut_by_what_was_served(tmp_path: Path) -> None:
     pool = [Completion(prompt_id=PROMPT.id, text=f" {i}.", source=POLICY) for i in range(MOST_TOGETHER + 1)]
     chain = [rank(ADA, first, second) for first, second in pairwise(pool)]
