@@ -360,6 +360,12 @@ def test_a_tree_gives_rankings_samples_and_prompts() -> None:
     assert second.kind == "prompt" and [t["content"] for t in second.prompt] == ["Why?", "Because.", "Why not?"]
 
 
+def test_a_rank_with_none_to_compare_it_with_ranks_nothing() -> None:
+    replies = [{"text": text, "role": "assistant", "rank": rank} for text, rank in (("a", 0), ("b", None))]
+    [item] = rows_as_items("oasst-trees", [{"prompt": {"text": "q", "role": "prompter", "replies": replies}}])
+    assert item.kind == "sample" and [turns[0]["content"] for turns in item.completions] == ["a", "b"]
+
+
 def test_flat_messages_are_the_trees_again(tmp_path: Path) -> None:
     items = rows_as_items("oasst-trees", [TREE, {**TREE, "message_tree_id": "u"}])
     manifest = formats.write(tmp_path / "flat.jsonl", items, "oasst-messages", kinds=["all"])
