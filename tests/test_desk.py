@@ -458,6 +458,7 @@ def test_a_lease_without_a_slot_gives_none_back_when_it_ends(
     desk.heartbeat(bob.id, task.id)
     desk.heartbeat(chef.id, task.id)
     clock.now += 15 * MINUTE  # Ada's alone is over
+    assert desk.counts()["waiting"] == 0
     assert desk.claim(desk.add_person("Dan", "annotator").id) is None
     assert (desk.counts()["waiting"], desk.counts()["leased"]) == (0, 2)
 
@@ -580,6 +581,15 @@ def test_a_decision_stands_beside_the_judgements(desk: Desk, ada: Person, bob: P
     assert desk.counts() | {"submissions": 3, "adjudications": 1, "undone": 1, "filled": 2} == desk.counts()
 
 
+def test_a_gold_answer_set_in_mid_task_is_the_tasks_at_once(desk: Desk, ada: Person, chef: Person) -> None:
+    desk.add_tasks([pair()])
+    task = claimed(desk, ada).task
+    desk.set_gold(task.id, FIRST, by=chef)
+    assert claimed(desk, ada).task.gold == {"ranks": [1, 2]} == desk.assignment(ada.id, task.id).task.gold
+    desk.submit(ada.id, task.id, FIRST, key="1")
+    assert [fact.flags for fact in rankings(desk)] == [("gold",)]
+
+
 def test_the_last_decision_counts_whoever_made_it(desk: Desk, ada: Person, chef: Person) -> None:
     desk.add_tasks([pair()])
     task = claimed(desk, ada).task
@@ -664,6 +674,10 @@ def test_tokens_are_revoked_by_their_owner_or_an_admin(desk: Desk, ada: Person, 
     assert (desk.person_of_token(first), desk.person_of_token(second), desk.tokens(ada.id)) == (None, None, [])
     with pytest.raises(DataError, match="needs a label"):
         desk.make_token(ada.id, " ")
+    mia, kept = desk.add_person("Mia", "manager"), desk.make_token(ada.id, "kept")
+    with pytest.raises(Gone):
+        desk.revoke_token(desk.tokens(ada.id)[-1].id, mia)  # a manager is no admin
+    assert desk.person_of_token(kept) == ada
 
 
 def test_who_is_disabled_is_out_at_once_and_holds_nothing(desk: Desk, ada: Person, bob: Person, chef: Person) -> None:
