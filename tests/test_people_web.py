@@ -6,6 +6,7 @@ import io
 import json
 import re
 import socket
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -452,10 +453,20 @@ def test_a_manager_takes_the_answers_home_as_a_file_with_its_manifest(tmp_path: 
                 (file, manifest) = archive.namelist()
                 assert json.loads(archive.read(manifest))["rows"] == 1
                 assert held["completions"][0]["text"].encode() in archive.read(file)
-        for name in ("os:path", "../x", "no-such-format", "hh-redteam"):
+        for name in ("pyclbr:x", "../x", "no-such-format", "hh-redteam"):
             assert manager.get("/api/export", params={"format": name}).status_code == 422
+        assert "pyclbr" not in sys.modules  # no code is loaded by a name that came over the net
         manager.close()
         eve.close()
+
+
+def test_an_admin_does_not_lock_oneself_out(served: Served) -> None:
+    me = served.person("Ada", "admin")
+    served.person("Second", "admin")
+    with served.by_token(me) as admin:
+        assert admin.post(f"/api/people/{me.id}/disable").status_code == 422
+        assert admin.post(f"/api/people/{me.id}/role", json={"role": "manager"}).status_code == 422
+    assert served.desk.person(me.id) == me
 
 
 def test_all_tokens_of_a_person_end(served: Served) -> None:
