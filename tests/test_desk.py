@@ -180,6 +180,13 @@ def test_a_heartbeat_keeps_the_lease(desk: Desk, clock: Clock, ada: Person, bob:
     assert desk.claim(bob.id) is None
 
 
+def test_who_opens_the_page_again_has_the_task_for_the_whole_time(desk: Desk, clock: Clock, ada: Person) -> None:
+    desk.add_tasks([pair()])
+    first = claimed(desk, ada)
+    clock.now += 19 * MINUTE
+    assert claimed(desk, ada).until == first.until + 19 * MINUTE
+
+
 def test_a_released_task_goes_to_the_next_and_may_come_back(desk: Desk, ada: Person, bob: Person) -> None:
     desk.add_tasks([pair(overlap=2)])
     before = claimed(desk, ada)
@@ -438,6 +445,32 @@ def test_a_skip_undone_after_the_slot_went_costs_nobody_their_work(desk: Desk, a
     assert not desk.submit(bob.id, task.id, FIRST, key="1").extra
 
 
+def test_a_lease_without_a_slot_gives_none_back_when_it_ends(
+    desk: Desk, clock: Clock, ada: Person, bob: Person, chef: Person
+) -> None:
+    desk.add_tasks([pair(overlap=2)])
+    task = claimed(desk, ada).task
+    desk.skip(ada.id, task.id, "cannot decide")
+    claimed(desk, bob)
+    claimed(desk, chef)
+    desk.unskip(ada.id, task.id)
+    clock.now += 15 * MINUTE
+    desk.heartbeat(bob.id, task.id)
+    desk.heartbeat(chef.id, task.id)
+    clock.now += 15 * MINUTE  # Ada's alone is over
+    assert desk.counts()["waiting"] == 0
+    assert desk.claim(desk.add_person("Dan", "annotator").id) is None
+    assert (desk.counts()["waiting"], desk.counts()["leased"]) == (0, 2)
+
+
+def test_a_draft_may_be_as_long_in_any_alphabet(desk: Desk, ada: Person) -> None:
+    desk.add_tasks([pair()])
+    task = claimed(desk, ada).task
+    for letter in ("x", "\u044f", "\u5929", "\U0001f600"):
+        desk.save_draft(ada.id, task.id, {"text": letter * 100_000})
+        assert desk.assignment(ada.id, task.id).draft == {"text": letter * 100_000}
+
+
 def test_a_huge_draft_is_refused(desk: Desk, ada: Person) -> None:
     desk.add_tasks([pair()])
     task = claimed(desk, ada).task
@@ -548,6 +581,26 @@ def test_a_decision_stands_beside_the_judgements(desk: Desk, ada: Person, bob: P
     assert desk.counts() | {"submissions": 3, "adjudications": 1, "undone": 1, "filled": 2} == desk.counts()
 
 
+def test_a_gold_answer_set_in_mid_task_is_the_tasks_at_once(desk: Desk, ada: Person, chef: Person) -> None:
+    desk.add_tasks([pair()])
+    task = claimed(desk, ada).task
+    desk.set_gold(task.id, FIRST, by=chef)
+    assert claimed(desk, ada).task.gold == {"ranks": [1, 2]} == desk.assignment(ada.id, task.id).task.gold
+    desk.submit(ada.id, task.id, FIRST, key="1")
+    assert [fact.flags for fact in rankings(desk)] == [("gold",)]
+
+
+def test_the_last_decision_counts_whoever_made_it(desk: Desk, ada: Person, chef: Person) -> None:
+    desk.add_tasks([pair()])
+    task = claimed(desk, ada).task
+    mia = desk.add_person("Mia", "manager")
+    desk.adjudicate(chef.id, task.id, Answer(ranks=(2, 1)), key="1")
+    desk.adjudicate(mia.id, task.id, FIRST, key="1")
+    assert [(fact.annotator_id, fact.ranks) for fact in rankings(desk)] == [(mia.annotator_id, (1, 2))]
+    desk.adjudicate(chef.id, task.id, Answer(ranks=(1, 1)), key="2")
+    assert [(fact.annotator_id, fact.ranks) for fact in rankings(desk)] == [(chef.annotator_id, (1, 1))]
+
+
 # -- people ------------------------------------------------------------------------------------------------------------
 
 
@@ -584,6 +637,17 @@ def test_a_name_is_taken_in_any_spelling_and_alphabet(desk: Desk) -> None:
     assert desk.add_person("Zoe Gross", "annotator").name == "Zoe Gross"
 
 
+def test_names_are_written_as_their_languages_write_them(desk: Desk) -> None:
+    persian, joined = "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "\u0639\u0644\u06cc\u0631\u0636\u0627"
+    assert desk.add_person(persian, "annotator").name == persian
+    desk.add_person("Ann", "annotator")
+    for name in (joined, "A\u200dnn", "\uff21\uff4e\uff4e"):  # looks the same, or nearly so
+        with pytest.raises(DataError, match="is taken"):
+            desk.add_person(name, "annotator")
+    with pytest.raises(DataError, match="is no name"):
+        desk.add_person("\u200d\u200c", "annotator")
+
+
 def test_sessions_end(desk: Desk, clock: Clock, ada: Person) -> None:
     first, second = desk.open_session(ada.id), desk.open_session(ada.id)
     assert first != second
@@ -610,6 +674,10 @@ def test_tokens_are_revoked_by_their_owner_or_an_admin(desk: Desk, ada: Person, 
     assert (desk.person_of_token(first), desk.person_of_token(second), desk.tokens(ada.id)) == (None, None, [])
     with pytest.raises(DataError, match="needs a label"):
         desk.make_token(ada.id, " ")
+    mia, kept = desk.add_person("Mia", "manager"), desk.make_token(ada.id, "kept")
+    with pytest.raises(Gone):
+        desk.revoke_token(desk.tokens(ada.id)[-1].id, mia)  # a manager is no admin
+    assert desk.person_of_token(kept) == ada
 
 
 def test_who_is_disabled_is_out_at_once_and_holds_nothing(desk: Desk, ada: Person, bob: Person, chef: Person) -> None:
@@ -706,6 +774,17 @@ def test_new_guidelines_are_confirmed_before_the_next_claim(
     desk.submit(ada.id, back.task.id, FIRST, key="3")
     assert [fact.guideline for fact in rankings(desk)] == ["", "Be fair."]
     assert [row.guideline_rev for row in desk.submissions()] == [0, 1, 1]
+
+
+def test_who_reads_new_guidelines_in_mid_task_answers_by_them(desk: Desk, ada: Person, chef: Person) -> None:
+    desk.add_tasks([pair()])
+    assert claimed(desk, ada).guideline_rev == 0
+    desk.write_guideline("Be fair.", chef)
+    desk.confirm(ada.id, 1)
+    again = claimed(desk, ada)
+    assert again.guideline_rev == 1
+    desk.submit(ada.id, again.task.id, FIRST, key="1")
+    assert [fact.guideline for fact in rankings(desk)] == ["Be fair."]
 
 
 def test_programs_read_no_guidelines(desk: Desk, chef: Person) -> None:

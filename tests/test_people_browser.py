@@ -467,6 +467,22 @@ def test_a_draft_survives_a_reload(browser: Browser, served: Served) -> None:
         assert standing(page) == {"B": 1, "A": 2, "C": 3}
 
 
+def test_a_draft_left_in_a_browser_is_not_the_next_persons(browser: Browser, served: Served) -> None:
+    served.desk.add_tasks([task("label", "Good?", "oak", overlap=2)])
+    with Person(browser, served, "Eve") as eve:
+        page = eve.open()
+        page.route("**/draft", lambda route: route.abort())
+        eve.press("b", "n")
+        page.keyboard.type("Eve's own words")
+        expect(page.locator("#saved")).to_have_text("draft kept in this browser")
+        bob = served.person("Bob")
+        session = served.desk.open_session(bob.id)
+        eve.context.add_cookies([{"name": "accord_session", "value": session, "url": served.url}])
+        eve.open()
+        expect(page.locator("#note")).to_have_value("")
+        assert page.locator("input[type=radio][name=good-0]:checked").count() == 0
+
+
 def test_a_draft_made_without_connection_is_kept_in_the_browser(browser: Browser, served: Served) -> None:
     served.desk.add_tasks([task("demonstration", "Write!")])
     with Person(browser, served, "Eve") as eve:

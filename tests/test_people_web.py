@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import socket
+import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from accord.config import LabelConfig
 from accord.errors import UsageError
 from accord.people.app import create_app
+from accord.people.diff import word_diff
 from accord.people.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
 from tests.webapp import Served, serving, task
 
@@ -72,11 +78,13 @@ ROUTES: dict[str, tuple[str, int]] = {
     "GET /api/progress": ("manager", 200),
     "GET /api/quality": ("manager", 200),
     "GET /api/disagreements": ("manager", 200),
+    "GET /api/export": ("manager", 422),
     "POST /api/people": ("admin", 422),
     "POST /api/people/{person_id}/disable": ("admin", 404),
     "POST /api/people/{person_id}/role": ("admin", 422),
     "POST /api/people/{person_id}/link": ("admin", 404),
     "POST /api/people/{person_id}/token": ("admin", 404),
+    "POST /api/people/{person_id}/revoke": ("admin", 404),
 }
 UNSAFE = [route for route in ROUTES if not route.startswith("GET")]
 
@@ -227,7 +235,8 @@ def test_what_no_database_could_hold_is_refused(served: Served, body: bytes) -> 
     with served.by_token(served.person("Odd")) as client:
         held = client.post("/api/claim", json={}).json()["task_id"]
         sent = client.put(f"/api/tasks/{held}/draft", content=body, headers={"Content-Type": "application/json"})
-    assert sent.status_code == 422
+        upper = client.put(f"/api/tasks/{held}/draft", content=body, headers={"Content-Type": "application/JSON"})
+    assert sent.status_code == upper.status_code == 422
 
 
 def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(tmp_path: Path) -> None:
@@ -323,6 +332,12 @@ def test_an_invitation_lets_one_person_in_once(served: Served) -> None:
         assert first.get("/api/me").json()["name"] == "Bea" and first.get("/manage").status_code == 200
         late = second.post("/join", data={"name": "Late"})
         assert late.status_code == 422 and "used" in late.text and "accord_session" not in second.cookies
+
+
+@pytest.mark.parametrize("token", ["%E2%82%AC", "%0d%0aSet-Cookie:a=b", "a;b", "x" * 201])
+def test_an_invitation_that_no_cookie_could_hold_is_refused(served: Served, token: str) -> None:
+    told = httpx2.get(f"{served.url}/join/{token}")
+    assert (told.status_code, "set-cookie" in told.headers) == (422, False)
 
 
 def test_a_login_link_works_once_and_names_the_person(served: Served) -> None:
@@ -421,6 +436,47 @@ def test_a_manager_adds_tasks_and_decides_them(tmp_path: Path) -> None:
         assert client.get(f"/manage/task/{pair.id}").status_code == 200
 
 
+def test_a_manager_takes_the_answers_home_as_a_file_with_its_manifest(tmp_path: Path) -> None:
+    with serving(tmp_path) as served:
+        served.desk.add_tasks([task("pair", "Which?", "this", "that")])
+        manager = served.by_token(served.person("Mia", "manager"))
+        assert "nothing" in manager.get("/api/export").json()["error"].lower()
+        eve = served.by_token(served.person("Eve"))
+        held = eve.post("/api/claim", json={}).json()
+        sent = {"ranks": [1, 2], "seconds": 1}
+        eve.post(f"/api/tasks/{held['task_id']}/submit", json=sent, headers={"Idempotency-Key": "k" * 8})
+        page = manager.get("/manage/export").text
+        for path in re.findall(r'href="(/api/export[^"]+)"', page):
+            with zipfile.ZipFile(io.BytesIO(manager.get(path).content)) as archive:
+                (file, manifest) = archive.namelist()
+                assert json.loads(archive.read(manifest))["rows"] == 1
+                assert held["completions"][0]["text"].encode() in archive.read(file)
+        for name in ("pyclbr:x", "../x", "no-such-format", "hh-redteam"):
+            assert manager.get("/api/export", params={"format": name}).status_code == 422
+        assert "pyclbr" not in sys.modules  # no code is loaded by a name that came over the net
+        manager.close()
+        eve.close()
+
+
+def test_an_admin_does_not_lock_oneself_out(served: Served) -> None:
+    me = served.person("Ada", "admin")
+    served.person("Second", "admin")
+    with served.by_token(me) as admin:
+        assert admin.post(f"/api/people/{me.id}/disable").status_code == 422
+        assert admin.post(f"/api/people/{me.id}/role", json={"role": "manager"}).status_code == 422
+    assert served.desk.person(me.id) == me
+
+
+def test_all_tokens_of_a_person_end(served: Served) -> None:
+    lost = served.person("Careless")
+    with served.by_token(lost) as old, served.by_token(served.person("Ada", "admin")) as admin:
+        assert old.get("/api/me").status_code == 200
+        assert admin.post(f"/api/people/{lost.id}/revoke").status_code == 204
+        assert (old.get("/api/me").status_code, admin.get("/api/me").status_code) == (401, 200)
+    with served.by_token(lost) as new:
+        assert new.get("/api/me").status_code == 200
+
+
 def test_new_guidelines_are_confirmed_before_the_next_task(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         served.desk.add_tasks([task("label", "Good?", "yes")])
@@ -436,7 +492,7 @@ def test_new_guidelines_are_confirmed_before_the_next_task(tmp_path: Path) -> No
             assert eve.get("/task").status_code == 200
 
 
-def test_the_page_of_a_task_tells_no_source_and_no_length(tmp_path: Path) -> None:
+def test_sources_and_lengths_are_told_when_the_answer_stands(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         served.desk.add_tasks([task("ranking", "Which?", *("word " * n for n in (2, 30, 7)))])
         with served.by_cookie(served.person("Eve")) as eve:
@@ -446,9 +502,16 @@ def test_the_page_of_a_task_tells_no_source_and_no_length(tmp_path: Path) -> Non
             assert not re.search(r"\b30\b", words)
             held = eve.post("/api/claim", json={}).json()
             sent = {"ranks": [1, 2, 3], "seconds": 1}
-            eve.post(f"/api/tasks/{held['task_id']}/submit", json=sent, headers={"Idempotency-Key": "k" * 8})
+            path = f"/api/tasks/{held['task_id']}/submit"
+            receipt = eve.post(path, json=sent, headers={"Idempotency-Key": "k" * 8}).json()
+            undoable = eve.get("/history").text
+            eve.post(f"/api/submissions/{receipt['submission_id']}/undo")
+            undone = eve.get("/history").text
+            eve.post(path, json=sent, headers={"Idempotency-Key": "l" * 8})
+            served.desk.settings = LabelConfig(undo_minutes=0)
             past = eve.get("/history").text
-    assert "policy-1" in past and ">30<" in past
+    assert not any("policy-" in page or ">30<" in page for page in (undoable, undone))
+    assert past.count("policy-1") == 1 and past.count(">30<") == 1
 
 
 def test_the_minimum_reading_time_is_the_servers_too(tmp_path: Path) -> None:
@@ -472,6 +535,19 @@ def test_the_words_that_differ(served: Served) -> None:
         assert (told["removed"], told["added"]) == (1, 1)
         assert client.get(f"/api/tasks/{held['task_id']}/diff?a=0&b=2").status_code == 422
         assert client.get(f"/api/tasks/{held['task_id']}/diff?listed=true").status_code == 403
+
+
+@pytest.mark.parametrize("text", ["a " * 3000, " ".join(map(str, range(3001)))])
+def test_texts_that_would_hold_up_the_others_are_not_compared(text: str) -> None:
+    assert word_diff(text, text + " b") is None
+    assert word_diff(text[:900], text[:900] + " b") is not None
+
+
+def test_spaces_make_no_difference_and_are_kept() -> None:
+    found = word_diff(" a big cat\n\nsat", "a dog  sat.")
+    assert found is not None
+    assert (found.a, found.b) == (" a <del>big cat</del>\n\nsat", "a <ins>dog</ins>  sat<ins>.</ins>")
+    assert (found.removed, found.added) == (2, 2)
 
 
 def test_raw_requests_that_are_no_http_do_not_stop_the_server(served: Served) -> None:

@@ -14,8 +14,7 @@ from accord.errors import DataError, UsageError
 from accord.files import child, name_from
 
 if TYPE_CHECKING:
-    from accord.formats import Imported, Inspection, View
-    from accord.store import Store
+    from accord.formats import Imported, Inspection
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data files.")
 
@@ -132,27 +131,17 @@ def export(
         home = find_place(project)
         with Store.open(home.store) as store:
             left_out: dict[str, int] = {}
-            view, said = (formats.as_said, {}) if as_said else _training_view(store, simulated, left_out)
+            from accord.people.exporting import told, weighed
+
+            view, said = (formats.as_said, {}) if as_said else weighed(store, simulated=simulated, left_out=left_out)
             items = formats.from_facts(store, view)
             filters = {"judgements": said or "as said"}
             try:
                 written = formats.write(output, items, format, kinds=only or (), messages=messages, filters=filters)
             except DataError as error:
-                why = "left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-                why = why if left_out else error.why
+                why = told(left_out) or error.why
                 raise DataError(error.what, where=error.where, why=why, mend=error.mend) from error
             talk.result(written)
-
-
-def _training_view(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[View, dict[str, Any]]:
-    """What training makes of judgements, and what the manifest says of it; ``left_out`` is filled while items pass."""
-    from accord.people.quality import quality_weights
-    from accord.people.views import training_view
-
-    weights = quality_weights(store)
-    names = {annotator.id: annotator.name for annotator in store.annotators()}
-    said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
-    return training_view(store, weights=weights, simulated=simulated, left_out=left_out), said
 
 
 @app.command()

@@ -357,3 +357,10 @@ def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str
 def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
     """One more token for a person's programs, shown once."""
     return {"token": desk.make_token(desk.person(person_id).id, "made by an admin")}
+
+
+@doors("POST", "/api/people/{person_id}/revoke", "admin", status_code=204)
+def revoke_tokens(desk: TheDesk, me: Me, person_id: PersonId) -> None:
+    """End all tokens of a person's programs."""
+    for token in desk.tokens(desk.person(person_id).id):
+        desk.revoke_token(token.id, by=me)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-MAX_WORDS = 6_000  # both texts together: matching takes time that grows with the product
+# Matching takes time that grows with these, at worst with the square, and the server's other threads wait meanwhile.
+MAX_WORDS = 6_000  # both texts together
+MAX_PAIRS = 500_000  # of equal words, one from each text
 
-_PARTS = re.compile(r"\s+|\w+|[^\w\s]")
+_SPACE = re.compile(r"\s*")
+_PARTS = re.compile(r"(\w+|[^\w\s])(\s*)")
+
+
+Words = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -26,18 +33,38 @@ class Diff:
 
 def word_diff(a: str, b: str) -> Diff | None:
     """Compare two texts word by word; None where they are too long for it."""
-    left, right = _PARTS.findall(a), _PARTS.findall(b)
-    if len(left) + len(right) > 2 * MAX_WORDS:
+    left, right = _words(a), _words(b)
+    if len(left) + len(right) > MAX_WORDS or _pairs(left, right) > MAX_PAIRS:
         return None
-    shown: tuple[list[Markup], list[Markup]] = ([], [])
+    shown: tuple[list[Markup], list[Markup]] = ([_space(a)], [_space(b)])
     counts = [0, 0]
-    for same, i, j, k, m in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
-        for side, piece in enumerate((left[i:j], right[k:m])):
-            counts[side] += 0 if same == "equal" else sum(not part.isspace() for part in piece)
-            shown[side].append(_marked(piece, "" if same == "equal" else ("del", "ins")[side]))
+    matching = difflib.SequenceMatcher(None, [word for word, _ in left], [word for word, _ in right], autojunk=False)
+    for same, i, j, k, m in matching.get_opcodes():
+        for side, words in enumerate((left[i:j], right[k:m])):
+            counts[side] += 0 if same == "equal" else len(words)
+            shown[side].append(_marked(words, "" if same == "equal" else ("del", "ins")[side]))
     return Diff(Markup("").join(shown[0]), Markup("").join(shown[1]), *counts)
 
 
-def _marked(parts: Sequence[str], tag: str) -> Markup:
-    text = escape("".join(parts))
-    return Markup(f"<{tag}>{text}</{tag}>") if tag and text else text
+def _words(text: str) -> list[tuple[str, str]]:
+    """Words and signs, each with the space after it: how texts are spaced makes no difference."""
+    return _PARTS.findall(text)
+
+
+def _pairs(left: Words, right: Words) -> int:
+    many = Counter(word for word, _ in right)
+    return sum(many[word] for word, _ in left)
+
+
+def _space(text: str) -> Markup:
+    found = _SPACE.match(text)
+    return escape(found[0] if found else "")
+
+
+def _marked(words: Words, tag: str) -> Markup:
+    if not words:
+        return Markup("")
+    text = "".join(word + space for word, space in words)
+    space = words[-1][1]
+    inner = escape(text[: len(text) - len(space)])
+    return (Markup(f"<{tag}>{inner}</{tag}>") if tag else inner) + space

@@ -21,6 +21,7 @@ from accord.store.operations import confirmations, guidelines, invites, people, 
 
 SESSION_S = 30 * 86_400.0
 _MOST_NAME = 100
+_JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are written with them
 
 
 def hashed(token: str) -> str:
@@ -84,13 +85,20 @@ def add_person(connection: Connection, at: float, name: str, role: Role, *, simu
 
 def _clean_name(connection: Connection, name: str) -> str:
     name = unicodedata.normalize("NFC", " ".join(name.split()))
-    readable = all(unicodedata.category(character) not in ("Cc", "Cs", "Cf") for character in name)
-    if not name or len(name) > _MOST_NAME or not readable:
+    seen = _as_seen(name)
+    readable = all(unicodedata.category(character) not in ("Cc", "Cs", "Cf") for character in seen)
+    if not seen or len(name) > _MOST_NAME or not readable:
         raise DataError(f"{name!r:.40} is no name", mend=f"give 1 to {_MOST_NAME} letters")
     # Not by SQL: SQLite knows upper and lower case of ASCII alone.
-    if name.casefold() in {taken.casefold() for taken in connection.scalars(select(people.c.name))}:
+    if seen in map(_as_seen, connection.scalars(select(people.c.name))):
         raise DataError(f"the name {name!r} is taken", mend="choose another one")
     return name
+
+
+def _as_seen(name: str) -> str:
+    """What the eye tells apart: no upper and lower case, no widths of letters, nothing invisible."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return unicodedata.normalize("NFKC", folded).translate(dict.fromkeys(map(ord, _JOINERS))).strip()
 
 
 def _check_role(role: str) -> None:

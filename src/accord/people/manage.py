@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
+from fastapi.responses import FileResponse
 from markupsafe import Markup
+from starlette.background import BackgroundTask
 
 from accord.evals.svg import Dot, bars, dots
 from accord.people.api import Me, TaskId, TheDesk
@@ -80,6 +85,25 @@ def disagreements(request: Request) -> dict[str, Any]:
     """Tasks on which people differ, the most disputed first. Answers are by position as listed."""
     found = _quality(request).to_json()
     return {"num_disputed": found["num_disputed"], "disputed": found["disputed"]}
+
+
+# The name of a built-in format: one of one's own (``module:name``) would load code that a manager names.
+FormatName = Annotated[str, Query(pattern=r"^[a-z0-9-]{1,40}$")]
+
+
+@doors("GET", "/api/export", "manager", response_class=FileResponse)
+def export_file(desk: TheDesk, format: FormatName = "jsonl") -> FileResponse:
+    """What people said, as `accord export` writes it for training: a zip of the file and its manifest."""
+    from accord.people.exporting import zipped  # numpy and scipy: not needed to start
+
+    folder = Path(tempfile.mkdtemp(prefix="accord-export-"))
+    try:
+        made = zipped(desk.store, folder, format)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+    return FileResponse(made, media_type="application/zip", filename=made.name, background=gone)
 
 
 # ---- pages -------------------------------------------------------------------------------------------------------
@@ -157,7 +181,14 @@ def decide(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response
     """A task with what everybody said of it, and the form that decides."""
     task = desk.task(task_id)
     answers = [_in_task_order(one) for one in desk.submissions(task_id=task_id) if not one.undone]
-    given = {"mode": "adjudicate", "revision": len(answers), "draft": None, "lease_s": 0, "min_seconds": 0}
+    given = {
+        "mode": "adjudicate",
+        "person": me.id,
+        "revision": len(answers),
+        "draft": None,
+        "lease_s": 0,
+        "min_seconds": 0,
+    }
     return show_task(request, desk, task, task.completions, given, answers=answers, here="manage")
 
 

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from accord.errors import DataError
 from accord.people import markdown
-from accord.people.answers import Answer
+from accord.people.answers import MOST_TEXT, Answer
 from accord.people.api import Me, TaskId, TheDesk, settings_json
 from accord.people.desk import Assignment, Desk, Person, Submission, Task
 from accord.people.security import (
@@ -160,7 +160,7 @@ async def log_in(request: Request) -> Response:
 
 
 @doors("GET", "/join/{token}", "public", include_in_schema=False)
-def join_link(request: Request, token: Annotated[str, Path(max_length=200)]) -> Response:
+def join_link(request: Request, token: Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,200}$")]) -> Response:
     """An invitation. The token leaves the address bar at once, and a mere look at the link uses nothing up."""
     answer = _go("/join")
     answer.set_cookie(JOIN_COOKIE, token, max_age=3600, path="/join", **_cookie(request))
@@ -266,6 +266,7 @@ def _task_page(request: Request, desk: Desk, me: Person, assignment: Assignment)
     standing = desk.standing(me.id, since=_midnight())
     given = {
         "mode": "label",
+        "person": me.id,
         "revision": assignment.revision,
         "draft": assignment.draft,
         "lease_s": desk.settings.lease_minutes * 60,
@@ -299,6 +300,7 @@ def show_task(
             for letter, one in zip(LETTERS, shown, strict=False)
         ],
         "settings": settings_json(desk.settings),
+        "most_text": MOST_TEXT,
         "keys": [*_KEYS_OF_KIND[task.kind], *_on_completions(len(shown)), *_ALWAYS],
         "task_json": json.dumps({"task_id": task.id, "kind": task.kind, **given}),
     }
@@ -321,7 +323,10 @@ def guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
 
 @doors("GET", "/history", "annotator", include_in_schema=False)
 def history(request: Request, desk: TheDesk, me: Me) -> Response:
-    """One's own last answers. Where the texts came from, and how long they are, is told only here: afterwards."""
+    """One's own last answers. Where the texts came from, and how long they are, is told only here, when they stand.
+
+    Who could still take an answer back, or has, must not know it when answering again.
+    """
     rows = [_past(desk, one) for one in desk.submissions(person_id=me.id, last=30) if not one.adjudication]
     return page(request, "history.html.j2", here="history", rows=rows)
 
@@ -334,6 +339,7 @@ def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
         "submission": submission,
         "title": TITLES[submission.kind],
         "undoable": recent and not submission.undone,
+        "stands": not recent and not submission.undone,
         "prompt": task.prompt.turns()[-1]["content"],
         "completions": [
             {

@@ -250,7 +250,8 @@ def claim(
     wanted = [] if kinds is None else [tasks.c.kind.in_(kinds)]
     own = connection.execute(_OWN.where(*wanted), {"me": person_id}).first()
     if own is not None:
-        return own if own.state == "leased" else _renew(connection, at, settings, own, guideline_rev=rev)
+        # Leased anew from now, and by the guidelines that were confirmed since.
+        return _renew(connection, at, settings, own, guideline_rev=rev)
     next_one = connection.execute(_IN_TURN.where(*wanted), {"me": person_id}).first()
     return None if next_one is None else _lease(connection, at, settings, who, next_one, rev)
 
@@ -381,7 +382,7 @@ def give_back(connection: Connection, at: float, settings: LabelConfig, row: Row
 
 
 def save_draft(connection: Connection, at: float, person_id: int, task_id: str, draft: dict[str, Any]) -> None:
-    text = json.dumps(draft)
+    text = json.dumps(draft, ensure_ascii=False)  # as long in any alphabet
     if len(text) > _MOST_DRAFT:
         raise DataError(f"a draft of {len(text)} characters", mend=f"at most {_MOST_DRAFT} are kept")
     row = begun(connection, at, person_id, task_id)

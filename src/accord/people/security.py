@@ -229,7 +229,7 @@ class Links:
 
 def _require_sane(body: bytes, content_type: str) -> None:
     """Refuse JSON that no database and no other program could hold: NUL, half characters, NaN, enormous numbers."""
-    if not body or "json" not in content_type:
+    if not body or "json" not in content_type.lower():
         return
     try:
         value = json.loads(body)

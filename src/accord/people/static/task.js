@@ -12,7 +12,8 @@ const toast = document.getElementById("toast");
 const submit = document.getElementById("submit");
 const saved = document.getElementById("saved");
 const problem = document.getElementById("problem");
-const own = `${given.task_id}:${given.revision}`; // what this page answers: an undone answer is another revision
+// What this page answers. An undone answer is another revision; another person at this browser has another order.
+const own = `${given.person}:${given.task_id}:${given.revision}`;
 const path = `/api/tasks/${encodeURIComponent(given.task_id)}`;
 const adjudicating = given.mode === "adjudicate";
 
