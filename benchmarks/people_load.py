@@ -126,7 +126,7 @@ async def annotate(person: int, token: str, port: int, load: Load, end: float, l
 
 async def _ask(line: Line, log: Log, what: str, path: str, body: Any, more: str) -> Any:
     """Send until it is answered; the latency counts where nothing interrupted it."""
-    data, start, whole = json.dumps(body).encode(), time.perf_counter(), True
+    data, start, whole, pause_s = json.dumps(body).encode(), time.perf_counter(), True, 1.0
     while True:
         try:
             status, found = await line.post(path, data, more)
@@ -136,7 +136,8 @@ async def _ask(line: Line, log: Log, what: str, path: str, body: Any, more: str)
             if time.perf_counter() - start > GIVE_UP_S:
                 log.refused["no answer"] += 1
                 return None
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # as the page's script does
+            pause_s = min(2 * pause_s, 10.0)
     took = time.perf_counter() - start
     if whole and what:
         log.latency_s[what].append(took)

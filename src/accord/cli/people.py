@@ -73,7 +73,7 @@ def label(
             raise UsageError("--pairs has no effect without --add", mend="name a file of completions")
         project = find_place(folder)
         settings = load_label(overrides, defaults=project.label)
-        listening = _listen(host, port)
+        listening = _bound(host, port)
         from accord.people.desk import Desk
         from accord.store import Store
 
@@ -86,6 +86,7 @@ def label(
 
             names = [*LOOPBACK, *([] if host in _ANYWHERE else [_bracketed(host)]), *(allow_host or [])]
             app = create_app(desk, allowed_hosts=names)
+            listening.listen(1024)  # not before it can answer: who waits in line for its start would call it slow
             shown = "127.0.0.1" if host in _ANYWHERE else host
             url = f"http://{_bracketed(shown)}:{listening.getsockname()[1]}"
             entry = _entry(desk, app, url) if link else {}
@@ -132,13 +133,14 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
+    """A port of one's own, so that one that is taken is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sends small answers at once; else they wait 40 ms for an acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(1024)
     except OSError as error:
         listening.close()
         mend = "choose another one with --port, or 0 for any"

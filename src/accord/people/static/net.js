@@ -36,6 +36,7 @@ export async function call(method, path, body, headers = {}) {
 }
 
 // Send again and again until the server has answered. A refusal is an answer; silence, 429 and 5xx are not.
+// The pauses are drawn, so that the browsers of a server that comes back do not all knock at once.
 export async function persist(send, waiting) {
   for (let pause = 1000; ; pause = Math.min(2 * pause, 10000)) {
     try {
@@ -44,7 +45,7 @@ export async function persist(send, waiting) {
       const final = error instanceof Refused && error.status < 500 && error.status !== 429;
       if (final) throw error;
       waiting(error);
-      await Promise.race([sleep(Math.max(pause, 1000 * (error.waitS || 0))), again()]);
+      await Promise.race([sleep(Math.max(pause * (0.5 + Math.random()), 1000 * (error.waitS || 0))), again()]);
     }
   }
 }
