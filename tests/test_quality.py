@@ -16,6 +16,8 @@ from accord.people.quality import Quality, weights
 from accord.people.rows import Skip
 from accord.stats import Interval, Unknown
 
+AXES = ("helpfulness", "harmlessness", "truthfulness")
+
 DEFECTS = {"position": 1, "length": 1, "random": 1, "tie": 1, "flipped": 1, "fast": 1, "dropout": 1}
 FOUND = {
     "position": {"position-biased"},
@@ -104,6 +106,24 @@ def test_nothing_answered_yet_explains_itself() -> None:
     assert (quality.num_answers, quality.answers_left, quality.people, quality.agreement) == (0, 8, (), ())
     assert isinstance(quality.per_hour, Unknown) and isinstance(quality.hours_left, Unknown)
     json.dumps(quality.to_json(), allow_nan=False)
+
+
+def test_lenience_by_hand() -> None:
+    """Ann gives 5, 6, 4 where Bea gives 3, 3, 5: 2, 3 and -1 above her, so 4/3; Bea is as far below; on all axes."""
+    shop = two_people("rating", num_tasks=3, size=1)
+    for task, ann, bea in zip(shop.tasks, (5, 6, 4), (3, 3, 5), strict=True):
+        for person, value in ((1, ann), (2, bea)):
+            shop.submit(person, task, (0,), {"ratings": [dict.fromkeys(AXES, value)]})
+    told = [row.lenience for row in shop.report().people]
+    assert [round(one.value, 9) for one in told if isinstance(one, Interval)] == [round(4 / 3, 9), round(-4 / 3, 9)]
+    assert all(one.low <= one.value <= one.high and one.clusters == 3 for one in told if isinstance(one, Interval))
+
+
+def test_who_rates_alone_is_neither_lenient_nor_strict() -> None:
+    shop = two_people("rating", num_tasks=1, size=1)
+    shop.submit(1, shop.tasks[0], (0,), {"ratings": [dict.fromkeys(AXES, 4)]})
+    (row,) = shop.report().people
+    assert isinstance(row.lenience, Unknown)
 
 
 def test_agreement_and_left_wins_by_hand() -> None:

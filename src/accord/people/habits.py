@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accord.errors import DataError
-from accord.people.evidence import Choice, Evidence, Score, compared, gold_answer, valued
+from accord.people.evidence import LABEL, Choice, Evidence, Score, compared, gold_answer, valued
 from accord.people.figures import PersonRow
 from accord.stats import (
     AnnotatorStrengths,
@@ -57,7 +57,7 @@ def person_rows(
     """A row for everybody who answered or skipped anything, in the order of their ids."""
     choices, scores = _by_person(evidence.choices), _by_person(evidence.scores)
     done = _by_person(answers)
-    others = _others(evidence.choices)
+    others, ratings = _others(evidence.choices), _ratings(evidence.scores)
     worth, fitted = person_worth(evidence), _strengths(evidence.choices)
     silent = _silent(answers, task_of)
     rows = []
@@ -90,6 +90,7 @@ def person_rows(
                 longer_excess=_excess(said, others, _longer),
                 tied=share_of_tasks([(one.task_id, float(one.value == 0)) for one in said], "nothing was ordered"),
                 tied_excess=_excess(said, others, _tied),
+                lenience=_lenience(scores.get(person_id, []), ratings),
                 one_answer=_one_answer(scores.get(person_id, [])),
                 repeats=share_of_tasks(_repeats(said), "nothing was shown twice"),
                 silent_after=silent.get(person_id),
@@ -173,6 +174,27 @@ def _excess(own: Iterable[Choice], others: Mapping[tuple[str, str], list[Choice]
             tasks.append(one.task_id)
     if not differences:
         return Unknown("nobody else ordered the same completions")
+    return bootstrap_by_cluster(differences, tasks, resamples=RESAMPLES)
+
+
+def _ratings(scores: Iterable[Score]) -> dict[tuple[str, str], list[Score]]:
+    found: dict[tuple[str, str], list[Score]] = defaultdict(list)
+    for score in once(scores):
+        if score.axis != LABEL:
+            found[score.axis, score.item].append(score)
+    return found
+
+
+def _lenience(own: Iterable[Score], ratings: Mapping[tuple[str, str], list[Score]]) -> Estimate:
+    """How much higher a person rates than others do on the same completion and axis; interval by task."""
+    differences, tasks = [], []
+    for one in once(own):
+        theirs = [other.value for other in ratings.get((one.axis, one.item), ()) if other.person_id != one.person_id]
+        if theirs:
+            differences.append(one.value - fmean(theirs))
+            tasks.append(one.task_id)
+    if not differences:
+        return Unknown("nobody else rated the same completions")
     return bootstrap_by_cluster(differences, tasks, resamples=RESAMPLES)
 
 

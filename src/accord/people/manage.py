@@ -240,12 +240,18 @@ def _pictures(found: Quality, people: Sequence[PersonRow]) -> dict[str, Markup]:
         "gold": _by_person(people, "gold", "Gold questions answered right", "share right", rule=None),
         "first": _by_person(people, "first_shown", "Position", "share in which the one shown first wins"),
         "longer": _by_person(people, "longer", "Length", "share in which the longer one wins"),
+        "lenience": _lenience(people),
         "weights": bars(worth, title="Weight in training"),
     }
 
 
 def _by_person(people: Sequence[PersonRow], name: str, title: str, axis: str, rule: float | None = 0.5) -> Markup:
     return _dots([(_short(row.name), getattr(row, name)) for row in people], title, axis, rule=rule, span=(0.0, 1.0))
+
+
+def _lenience(people: Sequence[PersonRow]) -> Markup:
+    rows = [(_short(row.name), row.lenience) for row in people]
+    return _dots(rows, "Lenience", "points of the scale above what others give", rule=0.0)
 
 
 def _dots(
