@@ -39,8 +39,8 @@ class PersonRow:
     `accord.stats.bradley_terry_with_annotators`. ``first_shown``, ``longer``, ``tied``: shares of the orders of two
     completions in which the one shown first won, the longer won, neither did; ``longer_excess`` and ``tied_excess``:
     how much more often than with other people on the same two. ``words_per_s``: median over tasks of words shown by
-    seconds in view. ``lenience``: mean of own ratings less those of others on the same completion and axis, in points of
-    the scale. ``one_answer``: share of the value said most often, over labels and ratings. ``silent_after``: the
+    seconds in view. ``lenience``: mean of own ratings less those of others on the same completion and axis, in points.
+    ``one_answer``: share of the value said most often, over labels and ratings. ``silent_after``: the
     number of answers after which the person stopped although there was more to do; None for who did not.
     """
 
