@@ -126,9 +126,8 @@ class Machine(RuleBasedStateMachine):
             return
         task = found.task.id
         assert task in expected
-        if task not in live:
-            revision = mine[task].revision if task in mine else 1
-            self.parts[who, task] = Part("leased", True, self.now + LEASE_S, revision)
+        counts, revision = (mine[task].counts if task in live else True), mine[task].revision if task in mine else 1
+        self.parts[who, task] = Part("leased", counts, self.now + LEASE_S, revision)
         part = self.parts[who, task]
         assert (found.until, found.revision) == (part.until, part.revision)
 
