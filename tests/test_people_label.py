@@ -34,7 +34,7 @@ def labelling(folder: Path, *argv: str) -> Iterator[tuple[dict[str, Any], subpro
             lines.append(running.stdout.readline())
         yield json.loads("".join(lines)), running
     finally:
-        running.send_signal(signal.SIGINT)
+        running.terminate()  # a shell's background jobs ignore SIGINT until the server has its own handler
         running.communicate(timeout=20)
 
 
