@@ -440,6 +440,7 @@ def test_skip_wants_a_reason_and_can_be_undone(browser: Browser, served: Served)
         a, b = eve.texts()
         eve.press("2", "s", "Escape", "s", "3", "Enter")
         expect(page.get_by_role("heading", name="All done.")).to_be_visible()
+        expect(page.get_by_role("button", name="Undo last")).to_be_visible()  # so its script runs, and hears the key
         assert [skip.reason for skip in served.desk.skips()] == ["cannot decide"]
         eve.press("u")
         eve.page.wait_for_selector("#task[data-ready]")

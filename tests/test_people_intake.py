@@ -85,7 +85,7 @@ def test_accord_label_queues_a_file(tmp_path: Path) -> None:
     with Store.open(tmp_path / "accord.db"):
         pass
     for added in (2, 0):
-        with labelling(".", "--add", "samples.jsonl", "--pairs", "2", "kind=pair", cwd=tmp_path) as told:
+        with labelling(".", "--add", "samples.jsonl", "--pairs", "2", "kind=pair", cwd=tmp_path) as (told, _):
             assert told["added"] == added
     with Store.open(tmp_path / "accord.db") as store:
         tasks = list(Desk(store, LabelConfig()).tasks())

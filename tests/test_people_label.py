@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -18,24 +17,9 @@ import httpx2
 import pytest
 
 from accord.people.security import HEADERS
+from tests.webapp import labelling
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@contextmanager
-def labelling(folder: Path, *argv: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
-    """A running ``accord label`` and what it printed."""
-    command = [sys.executable, "-m", "accord", "label", str(folder), "--port", "0", "--json", *argv]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert running.stdout is not None
-        lines = [running.stdout.readline()]
-        while lines[-1] and lines[-1] != "}\n":
-            lines.append(running.stdout.readline())
-        yield json.loads("".join(lines)), running
-    finally:
-        running.terminate()  # a shell's background jobs ignore SIGINT until the server has its own handler
-        running.communicate(timeout=20)
 
 
 @pytest.fixture

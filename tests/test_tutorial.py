@@ -77,7 +77,7 @@ def test_from_a_run_by_hand_in_the_browser_to_a_policy(
     recipe = load_recipe(None, [*TOY, f"base.model={given}", "queue.prompts=3", "name=toy"])
     run(recipe, output_dir=tmp_path / "runs/toy", from_dir=reviews)
     clicked = []
-    with labelling("runs/toy", cwd=tmp_path) as told, page_of(told["link"]) as page:
+    with labelling("runs/toy", cwd=tmp_path) as (told, _), page_of(told["link"]) as page:
         clicked = [rank_the_last_first(page) for _ in range(3)]
         page.wait_for_selector(".hello")
     assert all(ranks == [2, 2, 4, 1] or ranks == [2, 2, 3, 1] for _, ranks in clicked)

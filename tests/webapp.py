@@ -76,13 +76,17 @@ class Served:
 
 
 @contextlib.contextmanager
-def labelling(*words: str, cwd: Path) -> Iterator[dict[str, Any]]:
-    """``accord label`` as a process, until the block ends; yields what it printed."""
-    command = [sys.executable, "-m", "accord", "label", *words, "--port", "0", "--json"]
-    server = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
+def labelling(place: Path | str, *words: str, cwd: Path | None = None) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
+    """``accord label`` as a process, until the block ends: what it printed, and the process."""
+    command = [sys.executable, "-m", "accord", "label", str(place), *words, "--port", "0", "--json"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    server = subprocess.Popen(command, cwd=cwd, **pipes)
     try:
         assert server.stdout is not None
-        yield json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")
+        lines = [server.stdout.readline()]
+        while lines[-1] and lines[-1] != "}\n":
+            lines.append(server.stdout.readline())
+        yield json.loads("".join(lines)), server
     finally:
         server.terminate()  # a shell's background jobs ignore SIGINT until the server has its own handler
         server.communicate(timeout=20)

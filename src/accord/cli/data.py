@@ -10,7 +10,7 @@ import typer
 from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, ProjectDir, find_place, find_project
 from accord.cli.talk import path_text, talking
-from accord.errors import DataError, UsageError
+from accord.errors import UsageError
 from accord.files import child, name_from
 
 if TYPE_CHECKING:
@@ -128,20 +128,11 @@ def export(
             found = formats.convert(data, output, data_format, to=format, only=only or (), messages=messages, **bounds)
             talk.result(_said(found))
             return
-        home = find_place(project)
-        with Store.open(home.store) as store:
-            left_out: dict[str, int] = {}
-            from accord.people.exporting import told, weighed
+        from accord.people.exporting import write_judgements
 
-            view, said = (formats.as_said, {}) if as_said else weighed(store, simulated=simulated, left_out=left_out)
-            items = formats.from_facts(store, view)
-            filters = {"judgements": said or "as said"}
-            try:
-                written = formats.write(output, items, format, kinds=only or (), messages=messages, filters=filters)
-            except DataError as error:
-                why = told(left_out) or error.why
-                raise DataError(error.what, where=error.where, why=why, mend=error.mend) from error
-            talk.result(written)
+        choice: dict[str, Any] = {"simulated": simulated, "as_said": as_said, "kinds": only or (), "messages": messages}
+        with Store.open(find_place(project).store) as store:
+            talk.result(write_judgements(store, output, format, **choice))
 
 
 @app.command()

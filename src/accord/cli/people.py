@@ -73,7 +73,7 @@ def label(
             raise UsageError("--pairs has no effect without --add", mend="name a file of completions")
         project = find_place(folder)
         settings = load_label(overrides, defaults=project.label)
-        listening = _bound(host, port)
+        listening = bound(host, port)
         from accord.people.desk import Desk
         from accord.store import Store
 
@@ -133,7 +133,7 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A port of one's own, so that one that is taken is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends small answers at once; else they wait 40 ms for an acknowledgement.

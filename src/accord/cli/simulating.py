@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from accord.cli.options import FromDir, Json, Seed, Verbose
+from accord.cli.people import bound
 from accord.cli.project import Project, find_place, find_project
 from accord.cli.talk import talking
 from accord.config import load_label
@@ -195,7 +195,7 @@ def _own_app(place: Project) -> Iterator[tuple[Office, str]]:
 def _serving(app: FastAPI) -> Iterator[str]:
     import uvicorn
 
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = bound("127.0.0.1", 0)
     config = uvicorn.Config(app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,18 @@ def write_groups(path: Path, groups: Iterable[RankedGroup]) -> None:
     write_jsonl(path, [group.to_json() for group in groups if len(set(group.ranks)) > 1])
 
 
+# -- samples of a policy -----------------------------------------------------------------------------------------------
+
+
+def _as_facts(
+    groups: Iterable[tuple[str, str, Sequence[str]]], source: Source
+) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
+    """Groups (prompt, film, texts) as facts: each prompt with its completions."""
+    for text, film, texts in groups:
+        prompt = Prompt(text=text, topic=film)
+        yield prompt, tuple(Completion(prompt_id=prompt.id, text=written, source=source) for written in texts)
+
+
 # -- simulated annotators ----------------------------------------------------------------------------------------------
 
 
@@ -222,14 +234,10 @@ def rank_samples(
     """
     taste = build_taste(words, ordinary_length(human_texts))
     team = annotators(config.annotators, seed)
-    shown: dict[str, Completion] = {}
-    prompts: dict[str, Prompt] = {}
-    dealt: list[list[Completion]] = []
-    for prompt_text, film, texts in groups:
-        prompt = Prompt(text=prompt_text, topic=film)
-        prompts[prompt.id] = prompt
-        dealt.append([Completion(prompt_id=prompt.id, text=text, source=source) for text in texts])
-        shown |= {completion.id: completion for completion in dealt[-1]}
+    drawn = list(_as_facts(groups, source))
+    dealt = [completions for _, completions in drawn]
+    prompts = {prompt.id: prompt for prompt, _ in drawn}
+    shown = {completion.id: completion for completions in dealt for completion in completions}
     rankings = list(simulate_rankings(dealt, taste, team, seed, per_group=config.annotators_per_group))
     with Store.open(store) as facts:
         facts.add([*(member.record() for member in team), *prompts.values(), *shown.values(), *rankings])
@@ -268,9 +276,4 @@ def queue_samples(groups: Sequence[tuple[str, str, Sequence[str]]], source: Sour
         desk = Desk(facts, LabelConfig())
         if desk.guideline().rev == 0:
             desk.write_guideline(GUIDELINE, None)
-        prompts = (Prompt(text=text, topic=film) for text, film, _ in groups)
-        shown = (
-            (prompt, tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in texts))
-            for prompt, (_, _, texts) in zip(prompts, groups, strict=True)
-        )
-        return queue_groups(desk, shown, serve_as="ranking", origin=source.name)
+        return queue_groups(desk, _as_facts(groups, source), serve_as="ranking", origin=source.name)

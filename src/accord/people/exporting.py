@@ -1,8 +1,9 @@
-"""What people said as a file for training: the view that `accord export` and the manager's page share."""
+"""What people said as a file: what `accord export` writes and the manager's page hands out."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,40 @@ from accord.people.views import training_view
 from accord.store import Store
 
 
-def weighed(store: Store, *, simulated: bool, left_out: dict[str, int]) -> tuple[formats.View, dict[str, Any]]:
+def write_judgements(
+    store: Store,
+    path: Path,
+    format: str,
+    *,
+    simulated: bool = False,
+    as_said: bool = False,
+    kinds: Collection[str] = (),
+    messages: bool = False,
+) -> formats.Manifest:
+    """Write what a store holds as training wants it; the manifest says what was left out, and every weight.
+
+    Args:
+        simulated: Also take what simulated annotators said.
+        as_said: Every judgement that stands, unweighted.
+        kinds, messages: As `accord.formats.write` has them.
+
+    Raises:
+        DataError: There is nothing to write; why says what was left out.
+        UsageError: There is no such format, or it can only be read.
+    """
+    left_out: dict[str, int] = {}
+    view, said = (formats.as_said, {}) if as_said else _weighed(store, simulated, left_out)
+    filters = {"judgements": said or "as said"}
+    try:
+        items = formats.from_facts(store, view)
+        return formats.write(path, items, format, kinds=kinds, messages=messages, filters=filters)
+    except DataError as error:
+        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        why = f"left out: {told}" if told else error.why
+        raise DataError(error.what, where=error.where, why=why, mend=error.mend) from error
+
+
+def _weighed(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[formats.View, dict[str, Any]]:
     """What training makes of judgements, and what the manifest says of it; ``left_out`` is filled while items pass."""
     weights = quality_weights(store)
     names = {annotator.id: annotator.name for annotator in store.annotators()}
@@ -22,26 +56,14 @@ def weighed(store: Store, *, simulated: bool, left_out: dict[str, int]) -> tuple
 
 
 def zipped(store: Store, folder: Path, format: str) -> Path:
-    """A zip in ``folder`` with the file in a built-in format and its manifest.
-
-    Raises:
-        DataError: There is nothing to write; why says what was left out.
-        UsageError: There is no such format, or it can only be read.
-    """
-    left_out: dict[str, int] = {}
-    view, said = weighed(store, simulated=False, left_out=left_out)
+    """A zip in ``folder`` with the file of `write_judgements` in a built-in format, and its manifest."""
     path = folder / f"{format}{formats.suffix_of(format)}"
     try:
-        formats.write(path, formats.from_facts(store, view), format, filters={"judgements": said})
-    except DataError as error:
-        raise DataError(error.what, why=told(left_out) or error.why, mend=error.mend) from error
+        write_judgements(store, path, format)
+    except DataError as error:  # where the server keeps the file for a moment is nobody's business
+        raise DataError(error.what, why=error.why, mend=error.mend) from error
     made = folder / f"{format}.zip"
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in (path, formats.manifest_path(path)):
             archive.write(file, file.name)
     return made
-
-
-def told(left_out: dict[str, int]) -> str:
-    """What was left out, in words; empty where nothing was."""
-    return "left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.items()) if left_out else ""

@@ -44,17 +44,14 @@ class Judged:
         self._until = 0.0
 
     def now(self) -> Quality:
-        from accord.people.quality import report  # numpy and scipy: not needed to start
+        from accord.people.quality import report_of  # numpy and scipy: not needed to start
 
         with self._lock:
-            counts = self._desk.counts()
-            state = tuple(counts.items())
+            state = tuple(self._desk.counts().items())
             start = time.monotonic()
             is_fresh = state == self._of or start < self._until
             if self._made is None or not is_fresh:
-                desk = self._desk
-                rows = (desk.submissions(), desk.tasks(), desk.people())
-                self._made = report(*rows, skips=desk.skips(), counts=counts, now=time.time())
+                self._made = report_of(self._desk, now=time.time())
                 end = time.monotonic()
                 self._of, self._until = state, end + self._ages * max(0.0, end - start - 0.5)
             return self._made

@@ -56,11 +56,9 @@ class DeskOffice:
         return self._desk.counts()["waiting"]
 
     def quality(self) -> dict[str, Any]:
-        from accord.people.quality import report
+        from accord.people.quality import report_of
 
-        desk = self._desk
-        rows = (desk.submissions(), desk.tasks(), desk.people())
-        return report(*rows, skips=desk.skips(), counts=desk.counts()).to_json()
+        return report_of(self._desk).to_json()
 
 
 @dataclass(frozen=True)

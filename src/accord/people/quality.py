@@ -32,6 +32,7 @@ from accord.stats import (
 )
 
 if TYPE_CHECKING:
+    from accord.people.desk import Desk
     from accord.people.rows import Person, Skip, Submission, Task
     from accord.store import Store
 
@@ -56,6 +57,12 @@ def quality_weights(store: Store) -> dict[str, float]:
     worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.people()}
     answered = dict.fromkeys(one.person_id for one in evidence.answers)
     return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
+
+
+def report_of(desk: Desk, *, now: float | None = None) -> Quality:
+    """The `report` on all that a desk holds."""
+    rows = (desk.submissions(), desk.tasks(), desk.people())
+    return report(*rows, skips=desk.skips(), counts=desk.counts(), now=now)
 
 
 def report(
