@@ -20,7 +20,7 @@ from accord.errors import AccordError, DataError, UsageError
 from accord.models import precision
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, load_policy, load_scalar, save_policy, save_scalar
-from accord.models.passes import Whole
+from accord.models.passes import Layout, Whole
 from accord.models.shape import DecoderConfig
 from accord.text.batches import Batch, Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
@@ -530,7 +530,7 @@ def test_bf16_is_close_to_fp32(T: int, kv_heads: int, tiny_config: DecoderConfig
 def test_dropout_keeps_the_mean_and_one_mask_a_sequence() -> None:
     torch.manual_seed(0)
     x, nothing = torch.ones(1200, 50), torch.empty(0)
-    run = Whole(nothing, nothing, nothing, torch.float32, B=400, T=3, real_N=None, cache=None)
+    run = Whole(nothing, nothing, nothing, torch.float32, B=400, T=3, run=Layout(), read=Layout(), cache=None)
     got = run.drop(x, 0.25)
     rows = got.view(400, 3, 50)
     assert torch.equal(rows[:, 0], rows[:, 1])

@@ -27,7 +27,8 @@ from accord.models.foreign import ForeignConfig, ForeignTrunk
 from accord.models.fused import gated_linear, linear, rms_norm
 from accord.models.lora import add_low_rank, is_adapted, merged_weight
 from accord.models.lstm import LstmConfig, LstmTrunk
-from accord.models.passes import Cache, Pass, Step, Whole
+from accord.models.passes import Cache, Layout, Pass, Step, Whole, real_tokens
+from accord.models.prefixes import shared_prefixes
 from accord.models.shape import DecoderConfig, rotary_frequencies
 from accord.text.batches import Batch
 
@@ -136,7 +137,7 @@ class Attention(Projections):
             q_MHC, k_NHC = run.rotate(qk_NHC).tensor_split((self.num_heads,), dim=1)
         else:
             k_NHC, v_NHC = self._heads(self.KV, x_ND, run).tensor_split((self.num_kv_heads,), dim=1)
-            q_MHC = self._heads(self.Q, x_ND[read_M], run)
+            q_MHC = self._heads(self.Q, x_ND.index_select(0, read_M), run)
             if self.qk_norm:
                 q_MHC, k_NHC = self.q_norm(q_MHC).to(run.dtype), self.k_norm(k_NHC).to(run.dtype)
             q_MHC, k_NHC = run.rotate(q_MHC, read_M), run.rotate(k_NHC)
@@ -197,7 +198,7 @@ class Block(nn.Module):
 
     def forward(self, x_ND: Tensor, run: Pass, dropout: float, read_M: Tensor | None = None) -> Tensor:
         """The stream behind the block, of all tokens or only of those that are read."""
-        x_MD = x_ND if read_M is None else x_ND[read_M]
+        x_MD = x_ND if read_M is None else x_ND.index_select(0, read_M)
         attended_MD = x_MD + run.drop(self.self_attn(self.input_layernorm(x_ND), run, read_M), dropout, read_M)
         seen_MD = self.post_attention_layernorm(x_MD if self.parallel else attended_MD)
         return attended_MD + run.drop(self.mlp(seen_MD, run.dtype), dropout, read_M)
@@ -231,7 +232,8 @@ class Trunk(nn.Module):
         """Hidden states in fp32, after the last norm, of the real tokens: ``(N, D)``, row after row.
 
         ``length_B`` says how many tokens of each row are real (None: all). ``read_M`` names those of the N that are
-        wanted, ``(M, D)``: the last block computes no more. Padding costs nothing but attention.
+        wanted, ``(M, D)``: the last block computes no more. Padding costs nothing but attention, and what several rows
+        begin with runs once (not under dropout, whose masks differ by row).
         """
         return self._whole(ids_BT, length_B, read_M)
 
@@ -311,13 +313,18 @@ class Trunk(nn.Module):
                 f"a sequence has {T} tokens but the model has {positions} positions",
                 mend="shorten the text or use a model with a longer context",
             )
-        position_N = torch.arange(T, device=ids_BT.device).repeat(B)
-        ids_N, real_N = ids_BT.flatten(), None
-        if length_B is not None and int(length_B.min()) < T:
-            real_N = (position_N < length_B.repeat_interleave(T)).nonzero().squeeze(1)
-            ids_N, position_N = ids_N[real_N], position_N[real_N]
-        run = Whole(*self._rotation(position_N), self.compute_dtype, B, T, real_N, cache)
-        return self._layers(ids_N, run, read_M)
+        length_B = ids_BT.new_full((B,), T) if length_B is None else length_B
+        real = real_tokens(length_B, T)
+        shared = None if self.training and self.dropout else shared_prefixes(ids_BT, length_B)
+        run, read, token_M = shared or real, None, read_M
+        if read_M is not None:
+            place_M = real.places(read_M)
+            read = Layout.of(place_M, B * T)
+            token_M = place_M if run.token_P is None else run.token_P[place_M]
+        ids_N, position_N = run.collect(ids_BT.flatten()), run.collect(torch.arange(T, device=ids_BT.device).repeat(B))
+        rows = Whole(*self._rotation(position_N), self.compute_dtype, B, T, run, read or run, cache)
+        out = self._layers(ids_N, rows, token_M)
+        return out if shared is None or read_M is not None else real.collect(run.spread(out))
 
     def _rotation(self, position_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cos_PC, sin_PC = self.get_buffer("cos_PC"), self.get_buffer("sin_PC")

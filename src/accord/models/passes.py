@@ -137,28 +137,67 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where N tokens stand in a rectangle of ``P = B * T`` places, and which of them stands at each place.
+
+    Several places may show one token, and those that are not real show any. Both None: token i stands at place i.
+    By `index_select`, whose backward pass adds rows up where that of an index in brackets sorts them first: 0.2 ms for
+    5 (bf16, 2,200 rows of 256 numbers).
+    """
+
+    place_N: Tensor | None = None
+    token_P: Tensor | None = None
+
+    @classmethod
+    def of(cls, place_N: Tensor, size: int) -> Layout:
+        """Each token at one place of a rectangle of so many."""
+        index_N = torch.arange(len(place_N), device=place_N.device)
+        return cls(place_N, place_N.new_zeros(size).index_copy(0, place_N, index_N))
+
+    def places(self, token_M: Tensor) -> Tensor:
+        """The places of some of the tokens."""
+        return token_M if self.place_N is None else self.place_N[token_M]
+
+    def spread(self, x_NHC: Tensor) -> Tensor:
+        """The rectangle, ``(P, H, C)``."""
+        return x_NHC if self.token_P is None else x_NHC.index_select(0, self.token_P)
+
+    def collect(self, y_PHC: Tensor) -> Tensor:
+        """The tokens out of the rectangle, ``(N, H, C)``."""
+        return y_PHC if self.place_N is None else y_PHC.index_select(0, self.place_N)
+
+
+def real_tokens(length_B: Tensor, T: int) -> Layout:
+    """Where the tokens of right-padded rows stand that are no padding."""
+    if int(length_B.min()) == T:
+        return Layout()
+    position_T = torch.arange(T, device=length_B.device)
+    return Layout.of((position_T < length_B[:, None]).flatten().nonzero().squeeze(1), len(length_B) * T)
+
+
+@dataclass(frozen=True)
 class Whole(Pass):
     """A pass over whole sequences: only real tokens run through the layers, attention alone sees them padded.
 
-    ``real_N`` are the places of the N tokens in the flat ``(B, T)`` rectangle, None where all are real.
+    ``run`` is where the tokens stand that run, ``read`` where those do that are read.
     """
 
     B: int
     T: int
-    real_N: Tensor | None
+    run: Layout
+    read: Layout
     cache: Cache | None
 
     def attend(
         self, layer: int, q_MHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int, read_M: Tensor | None = None
     ) -> Tensor:
-        place_M = self._places(read_M)
-        k_BTHC, v_BTHC = self._padded(k_NHC, self.real_N), self._padded(v_NHC, self.real_N)
+        asking = self.run if read_M is None else self.read
+        k_BTHC, v_BTHC = (self._rows(self.run.spread(x)) for x in (k_NHC, v_NHC))
         if self.cache is not None:
             self.cache.fill(layer, k_BTHC, v_BTHC)
-        q_BHTC = self._padded(q_MHC, place_M).transpose(1, 2)
-        y_BHTC = attend(q_BHTC, k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2), window)
-        y_NHC = y_BHTC.transpose(1, 2).flatten(0, 1)
-        return y_NHC if place_M is None else y_NHC[place_M]
+        q_BTHC = asking.spread(q_MHC).unflatten(0, (self.B, self.T))
+        y_BHTC = attend(q_BTHC.transpose(1, 2), k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2), window)
+        return asking.collect(y_BHTC.transpose(1, 2).flatten(0, 1))
 
     def drop(self, x_MD: Tensor, rate: float, read_M: Tensor | None = None) -> Tensor:
         """Dropout with one mask a sequence, the same at every position (Gal & Ghahramani 2016, arXiv:1512.05287).
@@ -168,22 +207,13 @@ class Whole(Pass):
         if rate == 0:
             return x_MD
         keep_BD = torch.rand(self.B, x_MD.shape[1], device=x_MD.device) >= rate
-        scale_BD, place_M = keep_BD.to(x_MD.dtype) / (1 - rate), self._places(read_M)
+        scale_BD, place_M = keep_BD.to(x_MD.dtype) / (1 - rate), (self.run if read_M is None else self.read).place_N
         if place_M is None:
             return (x_MD.view(self.B, self.T, -1) * scale_BD[:, None]).flatten(0, 1)
         return x_MD * scale_BD[place_M // self.T]
 
-    def _places(self, read_M: Tensor | None) -> Tensor | None:
-        """Where the tokens read stand in the rectangle; None where they fill it."""
-        if read_M is None or self.real_N is None:
-            return self.real_N if read_M is None else read_M
-        return self.real_N[read_M]
-
-    def _padded(self, x_MHC: Tensor, place_M: Tensor | None) -> Tensor:
-        shape = x_MHC.shape[1:]
-        if place_M is not None:
-            x_MHC = x_MHC.new_zeros(self.B * self.T, *shape).index_copy(0, place_M, x_MHC)
-        return x_MHC.view(self.B, self.T, *shape)
+    def _rows(self, x_PHC: Tensor) -> Tensor:
+        return x_PHC.view(self.B, self.T, *x_PHC.shape[1:])
 
 
 @dataclass(frozen=True)
