@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accord.errors import DataError
-from accord.text.batches import Example, collate, length_buckets, pack_blocks
+from accord.text.batches import Example, collate, example_buckets, length_buckets, pack_blocks
 from accord.text.tokenizer import END, PAD, Tokenizer, load_tokenizer, tokenizer_hash, train_tokenizer
 
 ids = st.lists(st.integers(2, 99), min_size=1, max_size=8).map(tuple)
@@ -177,6 +177,26 @@ def test_buckets_hold_every_item_once_within_the_limit(lengths: list[int], limit
     for bucket in buckets:
         assert len(bucket) == 1 or len(bucket) * max(lengths[i] for i in bucket) <= limit
     assert buckets == length_buckets(lengths, limit, seed)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=40), st.integers(1, 90))
+@settings(deadline=None)
+def test_completions_of_a_prompt_are_batched_together(kinds: list[tuple[int, int]], limit: int) -> None:
+    """Prompts of 12 tokens; at most one of the batches that hold a prompt is not full of it."""
+    examples = [Example((kind,) * 12, (9,) * length) for kind, length in kinds]
+    buckets = example_buckets(examples, limit)
+    assert sorted(i for b in buckets for i in b) == list(range(len(kinds)))
+    for bucket in buckets:
+        assert len(bucket) == 1 or len(bucket) * max(len(examples[i]) for i in bucket) <= limit
+    for kind in range(4):
+        rows = [i for i, (k, _) in enumerate(kinds) if k == kind]
+        if rows and len(rows) * max(len(examples[i]) for i in rows) <= limit and len(rows) > len(kinds) / 2:
+            assert sum(any(i in b for i in rows) for b in buckets) == 1
+
+
+def test_without_repeated_prompts_only_length_counts() -> None:
+    examples = [Example((i,), (9,) * (1 + i % 20)) for i in range(200)]
+    assert example_buckets(examples, 100) == length_buckets([len(e) for e in examples], 100, 0)
 
 
 def test_buckets_hold_like_lengths_and_the_seed_shuffles_them() -> None:

@@ -51,7 +51,7 @@ from accord.stats import (
     length_controlled_win_rate,
     win_rate,
 )
-from accord.text.batches import Example, collate, length_buckets
+from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer, tokenizer_hash
 
 FloatArray = npt.NDArray[np.float64]
@@ -167,7 +167,7 @@ def draw_samples(
 def completion_logps(model: CausalLM, examples: Sequence[Example], pad_id: int, temperature: float) -> FloatArray:
     """(B,) log-probability of each completion given its prompt, in nats, the end token among its tokens."""
     sum_B = torch.zeros(len(examples), dtype=torch.float64)
-    for bucket in length_buckets([len(e) for e in examples], BATCH_TOKENS, 0):
+    for bucket in example_buckets(examples, BATCH_TOKENS):
         batch = collate([examples[i] for i in bucket], pad_id)
         logp_N, _ = token_logp(*model.predictions(batch), temperature)
         row_N = torch.tensor(bucket).repeat_interleave(batch.mask_BT.sum(1))

@@ -195,7 +195,7 @@ class Whole(Pass):
         k_BTHC, v_BTHC = (self._rows(self.run.spread(x)) for x in (k_NHC, v_NHC))
         if self.cache is not None:
             self.cache.fill(layer, k_BTHC, v_BTHC)
-        q_BTHC = asking.spread(q_MHC).unflatten(0, (self.B, self.T))
+        q_BTHC = self._rows(asking.spread(q_MHC))
         y_BHTC = attend(q_BTHC.transpose(1, 2), k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2), window)
         return asking.collect(y_BHTC.transpose(1, 2).flatten(0, 1))
 

@@ -15,7 +15,7 @@ from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar
 from accord.models.precision import compute_dtype
 from accord.scoring.scorer import checked
-from accord.text.batches import Example, collate, length_buckets
+from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer
 
 
@@ -50,7 +50,7 @@ def raw_scores(
     """
     examples = [encode_scored(words, prompt, completion, max_tokens) for prompt, completion in pairs]
     score_SM = torch.empty(len(examples), model.score.out_features)
-    for bucket in length_buckets([len(e) for e in examples], batch_tokens, 0):
+    for bucket in example_buckets(examples, batch_tokens):
         batch = collate([examples[i] for i in bucket], words.pad_id)
         score_SM[bucket] = model(batch.ids_BT, batch.length_B, batch.last_B).reshape(len(bucket), -1)
     return score_SM.squeeze(1)

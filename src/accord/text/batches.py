@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+REPEATED_SHARE = 0.125  # of all tokens: from here on prompts are kept together
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,41 @@ def pack_blocks(texts: Iterable[Sequence[int]], end_id: int, block_tokens: int) 
     return torch.tensor([stream[s : s + block_tokens + 1] for s in starts], dtype=torch.long)
 
 
-def length_buckets(lengths: Sequence[int], max_tokens: int, seed: int) -> list[list[int]]:
+def length_buckets(
+    lengths: Sequence[int], max_tokens: int, seed: int, pieces: Sequence[Sequence[int]] | None = None
+) -> list[list[int]]:
     """Indices in batches of like length: at most ``max_tokens`` after padding (one item may exceed it alone).
 
-    Items of equal length and the order of the batches are shuffled by the seed.
+    Items of equal length and the order of the batches are shuffled by the seed. ``pieces`` stay whole (default: one
+    item each).
     """
+    pieces = [[i] for i in range(len(lengths))] if pieces is None else pieces
     generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    longest = [max(lengths[i] for i in piece) for piece in pieces]
     batches: list[list[int]] = []
-    for index in sorted(shuffled, key=lambda i: lengths[i], reverse=True):
-        if batches and len(batches[-1]) < max_tokens // max(1, lengths[batches[-1][0]]):
-            batches[-1].append(index)
+    room = 0
+    for p in sorted(torch.randperm(len(pieces), generator=generator).tolist(), key=longest.__getitem__, reverse=True):
+        if batches and len(batches[-1]) + len(pieces[p]) <= room:
+            batches[-1] += pieces[p]
         else:
-            batches.append([index])
+            batches.append([*pieces[p]])
+            room = max_tokens // max(1, longest[p])
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def example_buckets(examples: Sequence[Example], max_tokens: int, seed: int = 0) -> list[list[int]]:
+    """`length_buckets` of examples, those of one prompt side by side: a model runs what rows begin with once.
+
+    Where repeated prompts are few of the tokens, like lengths alone spare more.
+    """
+    lengths = [len(e) for e in examples]
+    same: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, example in enumerate(examples):
+        same[example.prompt].append(i)
+    if sum(len(prompt) * (len(rows) - 1) for prompt, rows in same.items()) < REPEATED_SHARE * sum(lengths):
+        return length_buckets(lengths, max_tokens, seed)
+    pieces = []
+    for rows in same.values():
+        size = max(1, max_tokens // max(lengths[i] for i in rows))
+        pieces += [rows[start : start + size] for start in range(0, len(rows), size)]
+    return length_buckets(lengths, max_tokens, seed, pieces)

@@ -25,7 +25,7 @@ from accord.models.precision import compute_dtype
 from accord.models.shape import DecoderConfig
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.seeds import stream_seed
-from accord.text.batches import Batch, Example, collate, length_buckets, pack_blocks
+from accord.text.batches import Batch, Example, collate, example_buckets, length_buckets, pack_blocks
 from accord.text.chat import encode_chat
 from accord.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from accord.train.learner import Learner, Log
@@ -77,7 +77,7 @@ def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_to
     """Mean negative log-likelihood of the tokens that count, in nats a token over all of them."""
     was_training = model.training
     model.eval()
-    batches = [[examples[i] for i in b] for b in length_buckets([len(e) for e in examples], batch_tokens, 0)]
+    batches = [[examples[i] for i in b] for b in example_buckets(examples, batch_tokens)]
     total = sum(float(completion_nll(model, collate(batch, pad_id))) for batch in batches)
     model.train(was_training)
     return total / max(1, sum(e.num_counted for e in examples))
@@ -293,5 +293,5 @@ def _demonstrations(words: Tokenizer, path: Path, max_tokens: int, log: Log) -> 
 def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int) -> Iterator[Tensor]:
     """Micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
     num_counted = sum(e.num_counted for e in rows)
-    for micro in length_buckets([len(e) for e in rows], micro_batch_tokens, 0):
+    for micro in example_buckets(rows, micro_batch_tokens):
         yield completion_nll(policy, collate([rows[i] for i in micro], pad_id)) / num_counted

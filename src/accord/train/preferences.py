@@ -19,7 +19,7 @@ from accord.algo.table import PreferenceAlgorithm
 from accord.config import DpoConfig
 from accord.errors import DataError
 from accord.models.decoder import CausalLM
-from accord.text.batches import Example, collate, length_buckets
+from accord.text.batches import Example, collate, example_buckets, length_buckets
 from accord.train.lm import logp_and_entropy
 
 #: Log-probabilities of completions under the reference, ``(S,)``; None where the loss has no reference.
@@ -113,7 +113,7 @@ def completion_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int) 
 def bucketed_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int) -> Tensor:
     """The same of any number of completions, without gradient, in buckets of like length."""
     logp_S = torch.empty(len(examples))
-    for bucket in length_buckets([len(e) for e in examples], batch_tokens, 0):
+    for bucket in example_buckets(examples, batch_tokens):
         logp_S[bucket] = completion_logp(policy, [examples[i] for i in bucket], pad_id)
     return logp_S
 

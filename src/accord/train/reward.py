@@ -28,7 +28,7 @@ from accord.models.precision import compute_dtype
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
-from accord.text.batches import Example, collate, length_buckets
+from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer
 from accord.train.judged import (
     READERS,
@@ -276,7 +276,7 @@ def bucketed_scores(
     Texts run in buckets of like length, since groups mix lengths: padding each group to its longest text would
     more than double the work.
     """
-    buckets = length_buckets([len(e) for e in examples], BUCKET_TOKENS, 0)
+    buckets = example_buckets(examples, BUCKET_TOKENS)
     readings = []
     for bucket in buckets:
         batch = collate([examples[i] for i in bucket], pad_id)
@@ -293,7 +293,7 @@ def bucketed_scores(
 def bucketed_values(scorer: ScalarModel, examples: Sequence[Example], pad_id: int) -> Tensor:
     """The heads at every token of each text, ``(S, T, H)``, 0 on padding, differentiable; in buckets of like length."""
     rows: dict[int, Tensor] = {}
-    for bucket in length_buckets([len(e) for e in examples], BUCKET_TOKENS, 0):
+    for bucket in example_buckets(examples, BUCKET_TOKENS):
         batch = collate([examples[i] for i in bucket], pad_id)
         value_NH = scorer(batch.ids_BT, batch.length_B).reshape(int(batch.length_B.sum()), -1)
         rows.update(zip(bucket, value_NH.split(batch.length_B.tolist()), strict=True))

@@ -20,7 +20,7 @@ from accord.config import RlConfig
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.scoring.weighted import score_in_parts
 from accord.seeds import stream_seed
-from accord.text.batches import Batch, Example, collate, length_buckets
+from accord.text.batches import Batch, Example, collate, example_buckets
 from accord.train.actors import Actors
 from accord.train.controllers import Controllers
 from accord.train.lm import logp_and_entropy
@@ -208,7 +208,7 @@ def micro_batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Buckets of like length over the given rows (all by default), as row indices and their batch."""
     chosen = list(range(len(examples))) if rows is None else list(rows)
-    for bucket in length_buckets([len(examples[i]) for i in chosen], config.micro_batch_tokens, 0):
+    for bucket in example_buckets([examples[i] for i in chosen], config.micro_batch_tokens):
         picked = [chosen[i] for i in bucket]
         yield picked, collate([examples[i] for i in picked], actors.words.pad_id)
 
