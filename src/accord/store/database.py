@@ -25,6 +25,9 @@ from accord.errors import AccordError, DataError, ResourceError, UsageError
 BUSY_TIMEOUT_S = 60.0
 #: Most values of one ``IN (...)``: databases take only so many.
 LOOKUP_IDS = 500
+#: Connections kept for the next reader: one for each thread of a web server, and the writer's. A new one costs a
+#: millisecond, for SQLite reads the whole schema again.
+_KEPT_OPEN = 41
 #: An arbitrary number that all Accord writers of one PostgreSQL database agree on.
 _WRITER_LOCK = 0xACC0_4D
 
@@ -84,7 +87,7 @@ def _sqlite_engine(path: Path) -> Engine:
     if not _may_be_sqlite(path):
         raise DataError("this file is not a database", where=str(path), mend="give another file, or a new name")
     url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=_KEPT_OPEN)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
