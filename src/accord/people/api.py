@@ -15,7 +15,7 @@ from accord.config import LabelConfig, TaskKindName
 from accord.people.answers import Answer
 from accord.people.desk import Assignment, Desk, NewTask, Person, Receipt, Role
 from accord.people.diff import word_diff
-from accord.people.security import SESSION_COOKIE, Doors, Links, csrf_token
+from accord.people.security import Doors, Links, csrf_token, session_cookie
 from accord.records import Completion, Prompt, Source
 
 doors = Doors()
@@ -170,7 +170,7 @@ def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
 
 @doors("GET", "/api/me", "annotator")
 def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
-    session = request.cookies.get(SESSION_COOKIE)
+    session = request.cookies.get(session_cookie(request))
     standing = desk.standing(me.id)
     return {
         "name": me.name,
@@ -183,10 +183,10 @@ def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
 
 @doors("POST", "/api/logout", "annotator")
 def logout(request: Request, desk: TheDesk) -> JSONResponse:
-    if session := request.cookies.get(SESSION_COOKIE):
+    if session := request.cookies.get(session_cookie(request)):
         desk.close_session(session)
     answer = JSONResponse({})
-    answer.delete_cookie(SESSION_COOKIE)
+    answer.delete_cookie(session_cookie(request))
     return answer
 
 
