@@ -28,8 +28,8 @@ LOOKUP_IDS = 500
 #: Connections kept for the next reader: one for each thread of a web server, and the writer's. A new one costs a
 #: millisecond, for SQLite reads the whole schema again.
 _KEPT_OPEN = 41
-#: An arbitrary number that all Accord writers of one PostgreSQL database agree on.
-_WRITER_LOCK = 0xACC0_4D
+#: By an arbitrary number that all Accord writers of one PostgreSQL database agree on.
+_LOCK_WRITERS = select(func.pg_advisory_xact_lock(0xACC0_4D))
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         connection.execution_options(accord_writes=True)
         with connection.begin():
             if not is_sqlite(connection):
-                connection.execute(select(func.pg_advisory_xact_lock(_WRITER_LOCK)))
+                connection.execute(_LOCK_WRITERS)
             yield connection
 
 
