@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Select, UpdateBase, event
 
 from accord.config import LabelConfig
 from accord.errors import DataError
@@ -847,3 +848,22 @@ def test_submissions_of_a_person_a_task_and_the_last(desk: Desk, clock: Clock, a
     ]
     assert [row.person_name for row in desk.submissions(task_id=tasks[1])] == ["Ada", "Bob"]
     assert [row.task_id for row in desk.submissions(person_id=bob.id, last=2)] == [tasks[2], tasks[1]]
+
+
+def test_a_claim_and_a_submit_build_no_statement_anew(desk: Desk, ada: Person) -> None:
+    """Building one and finding what it was compiled to takes ten times as long as running it."""
+    desk.add_tasks([pair(), pair(), pair()])
+    token = desk.make_token(ada.id, "tests")
+    runs: list[list[Any]] = []
+
+    def note(connection: Any, statement: Any, *given: Any) -> None:
+        if isinstance(statement, Select | UpdateBase):  # the library makes savepoints by itself
+            runs[-1].append(statement)
+
+    event.listen(desk.store._engine, "before_execute", note)
+    for i in range(3):
+        runs.append([])
+        assert desk.person_of_token(token) == ada
+        desk.submit(ada.id, claimed(desk, ada).task.id, FIRST, key=f"{i}")
+    known = {id(statement) for statement in runs[0]}
+    assert len(known) > 20 and all(id(statement) in known for run in runs[1:] for statement in run)

@@ -53,7 +53,7 @@ class Person:
         self.served, self.row = served, served.person(name, role)
         self.context: BrowserContext = browser.new_context(**({"viewport": {"width": 1280, "height": 860}} | more))
         session = served.desk.open_session(self.row.id)
-        self.context.add_cookies([{"name": "accord_session", "value": session, "url": served.url}])
+        self.context.add_cookies([{"name": served.cookie, "value": session, "url": served.url}])
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -478,7 +478,7 @@ def test_a_draft_left_in_a_browser_is_not_the_next_persons(browser: Browser, ser
         expect(page.locator("#saved")).to_have_text("draft kept in this browser")
         bob = served.person("Bob")
         session = served.desk.open_session(bob.id)
-        eve.context.add_cookies([{"name": "accord_session", "value": session, "url": served.url}])
+        eve.context.add_cookies([{"name": served.cookie, "value": session, "url": served.url}])
         eve.open()
         expect(page.locator("#note")).to_have_value("")
         assert page.locator("input[type=radio][name=good-0]:checked").count() == 0

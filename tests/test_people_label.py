@@ -65,7 +65,7 @@ def test_hosts_are_those_allowed(project: Path) -> None:
 def test_tokens_stay_out_of_what_the_server_prints_and_of_the_store(project: Path) -> None:
     with labelling(project) as (told, running):
         with entering(told, "Ada") as (client, _entered):
-            session = client.cookies["accord_session"]
+            session = client.cookies[f"accord_session_{told['url'].rpartition(':')[2]}"]
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=20)
         assert running.returncode == 0

@@ -186,8 +186,8 @@ def test_a_session_cookie_in_a_header_is_no_token_and_the_other_way_round(served
     session, token = served.desk.open_session(person.id), served.desk.make_token(person.id, "swap")
     with httpx2.Client(base_url=served.url) as client:
         assert client.get("/api/me", headers={"Authorization": f"Bearer {session}"}).status_code == 401
-        assert client.get("/api/me", headers={"Cookie": f"accord_session={token}"}).status_code == 401
-        both = {"Authorization": "Basic eDp5", "Cookie": f"accord_session={session}"}
+        assert client.get("/api/me", headers={"Cookie": f"{served.cookie}={token}"}).status_code == 401
+        both = {"Authorization": "Basic eDp5", "Cookie": f"{served.cookie}={session}"}
         assert client.get("/api/me", headers=both).status_code == 401
 
 
@@ -331,7 +331,7 @@ def test_an_invitation_lets_one_person_in_once(served: Served) -> None:
         assert first.post("/join", data={"name": "  Bea  "}).status_code == 303
         assert first.get("/api/me").json()["name"] == "Bea" and first.get("/manage").status_code == 200
         late = second.post("/join", data={"name": "Late"})
-        assert late.status_code == 422 and "used" in late.text and "accord_session" not in second.cookies
+        assert late.status_code == 422 and "used" in late.text and served.cookie not in second.cookies
 
 
 @pytest.mark.parametrize("token", ["%E2%82%AC", "%0d%0aSet-Cookie:a=b", "a;b", "x" * 201])
@@ -362,12 +362,24 @@ def test_login_links_end() -> None:
     assert links.person(token, use=True) is None and links.person("other", use=True) is None
 
 
+def test_two_servers_on_one_host_do_not_log_each_other_out(served: Served, tmp_path: Path) -> None:
+    """Browsers know no ports of cookies: both servers get what either has set."""
+    with serving(tmp_path) as other, httpx2.Client() as browser:
+        people = {served: served.person("Here"), other: other.person("There")}
+        for one, person in people.items():
+            link = f"{one.url}/join/{one.app.state.links.make(person.id)}"
+            assert browser.get(link, follow_redirects=True).status_code == 200
+            assert browser.post(f"{one.url}/join", data={}).status_code == 303
+        told = [browser.get(f"{one.url}/api/me").json()["name"] for one in people]
+        assert told == ["Here", "There"]
+
+
 def test_log_out_ends_the_session(served: Served) -> None:
     with served.by_cookie(served.person("Out")) as client:
-        session = client.cookies["accord_session"]
+        session = client.cookies[served.cookie]
         assert client.post("/api/logout").status_code == 200
     with httpx2.Client(base_url=served.url) as again:
-        assert again.get("/api/me", headers={"Cookie": f"accord_session={session}"}).status_code == 401
+        assert again.get("/api/me", headers={"Cookie": f"{served.cookie}={session}"}).status_code == 401
 
 
 def test_a_manager_invites_annotators_only(served: Served) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from html import unescape
 
@@ -88,6 +89,38 @@ def test_what_is_meant_is_shown() -> None:
     assert str(markdown.render("![a cat](https://example.org/cat.png)")) == (
         '<p><span class="no-image">[image: a cat]</span></p>\n'
     )
+
+
+HOSTILE = ("[", "![", "[a](", "> > a\n", "1. a\n", "**a *b ", "_a ", "~~", "`a ", "|a", "<a ", "a\n", "&#", "\\", "$")
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_no_text_makes_the_renderer_take_more_than_so_many_steps(part: str) -> None:
+    """A step is a call of a Python function. 100,000 characters of images took 15 million."""
+    for size in (markdown.MOST_MARKS, 2 * markdown.MOST_MARKS, 100_000):
+        assert _steps((part * size)[:size]) < 2_000_000
+
+
+def _steps(text: str) -> int:
+    steps = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += event == "call"
+
+    sys.setprofile(count)
+    try:
+        markdown.render.__wrapped__(text)
+    finally:
+        sys.setprofile(None)
+    return steps
+
+
+def test_a_text_of_too_many_marks_stands_as_it_is_written_and_a_long_one_of_few_does_not() -> None:
+    marks = "<b>*\n" * markdown.MOST_MARKS
+    made = str(markdown.render(marks))
+    assert made == "<p>" + "&lt;b&gt;*<br>\n" * markdown.MOST_MARKS + "</p>"
+    assert str(markdown.render("word " * 40_000 + "**bold**")).endswith("<strong>bold</strong></p>\n")
 
 
 # ---- in a real browser -------------------------------------------------------------------------------------------
@@ -173,7 +206,7 @@ def test_nothing_runs_and_nothing_leaves(hostile: Served, policy: str) -> None:
         views = 0
         for path, then in _views(hostile, policy):
             if "person" in then:
-                context.add_cookies([{"name": "accord_session", "value": then["person"], "url": hostile.url}])
+                context.add_cookies([{"name": hostile.cookie, "value": then["person"], "url": hostile.url}])
             answer = page.goto(hostile.url + path)
             assert answer is not None and answer.status == 200, path
             if "task" in path:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -603,6 +603,17 @@ def test_threads_share_a_store(place: str) -> None:
             thread.join()
         assert (len(new), sum(new)) == (60, 11)
         assert len(list(store.prompts())) == 11
+
+
+def test_forty_readers_at_once_open_no_connection_twice(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "accord.db") as store:
+        opened: list[object] = []
+        event.listen(store._engine, "connect", lambda connection, record: opened.append(connection))
+        for _ in range(3):
+            with ExitStack() as readers:
+                for _ in range(40):
+                    readers.enter_context(store.snapshot()).execute(text("SELECT 1"))
+        assert len(opened) <= 40
 
 
 # -- what an annotator can say besides ---------------------------------------------------------------------------------

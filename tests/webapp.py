@@ -35,7 +35,8 @@ class Served:
         self.desk = Desk(store, settings, clock=clock)
         self.app = create_app(self.desk, allowed_hosts=HOSTS)
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        port = self._listening.getsockname()[1]
+        self.url, self.cookie = f"http://127.0.0.1:{port}", f"accord_session_{port}"
         config = uvicorn.Config(
             self.app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2
         )
@@ -66,9 +67,9 @@ class Served:
     def by_cookie(self, person: Person, *, csrf: bool = True) -> httpx2.Client:
         """This person's browser; with ``csrf`` it sends what the pages' script sends."""
         session = self.desk.open_session(person.id)
-        client = httpx2.Client(base_url=self.url, timeout=20, cookies={"accord_session": session})
+        client = httpx2.Client(base_url=self.url, timeout=20, cookies={self.cookie: session})
         if csrf:
-            shown = httpx2.get(self.url, headers={"Cookie": f"accord_session={session}"}).text
+            shown = httpx2.get(self.url, headers={"Cookie": f"{self.cookie}={session}"}).text
             found = re.search(r'<meta name="csrf" content="(\w+)"', shown)
             assert found is not None
             client.headers["X-CSRF-Token"] = found[1]

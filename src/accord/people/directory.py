@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from accord.errors import DataError
 from accord.people.rows import ApiToken, Conflict, Forbidden, Gone, Guideline, Person, Role, Unconfirmed
@@ -35,10 +35,15 @@ def _new_token() -> str:
 # ---- people ----------------------------------------------------------------------------------------------------------
 
 
-def _people() -> Select[Any]:
-    annotators = schema.annotators
-    columns = (people.c.id, people.c.name, people.c.role, annotators.c.content_id, people.c.disabled)
-    return select(*columns, annotators.c.annotator_kind).join_from(people, annotators)
+_PEOPLE = select(
+    people.c.id,
+    people.c.name,
+    people.c.role,
+    schema.annotators.c.content_id,
+    people.c.disabled,
+    schema.annotators.c.annotator_kind,
+).join_from(people, schema.annotators)
+_PERSON = _PEOPLE.where(people.c.id == bindparam("me"))
 
 
 def _person(row: Any) -> Person:
@@ -47,11 +52,11 @@ def _person(row: Any) -> Person:
 
 
 def all_people(connection: Connection) -> list[Person]:
-    return [_person(row) for row in connection.execute(_people().order_by(people.c.id))]
+    return [_person(row) for row in connection.execute(_PEOPLE.order_by(people.c.id))]
 
 
 def person(connection: Connection, person_id: int) -> Person:
-    row = connection.execute(_people().where(people.c.id == person_id)).first()
+    row = connection.execute(_PERSON, {"me": person_id}).first()
     if row is None:
         raise Gone(f"there is no person {person_id}")
     return _person(row)
@@ -135,6 +140,14 @@ def _keep_an_admin(connection: Connection, person_id: int) -> None:
 # ---- invites, sessions, tokens ---------------------------------------------------------------------------------------
 
 
+_OF_SESSION = _PEOPLE.join(sessions, sessions.c.person_id == people.c.id).where(
+    sessions.c.token_hash == bindparam("token"), sessions.c.expires_at > bindparam("at"), ~people.c.disabled
+)
+_OF_TOKEN = _PEOPLE.join(tokens, tokens.c.person_id == people.c.id).where(
+    tokens.c.token_hash == bindparam("token"), tokens.c.revoked_at.is_(None), ~people.c.disabled
+)
+
+
 def invite(connection: Connection, at: float, role: Role, by: Person | None, hours: float) -> str:
     _check_role(role)
     if by is not None:
@@ -167,8 +180,7 @@ def open_session(connection: Connection, at: float, person_id: int) -> str:
 
 
 def person_of_session(connection: Connection, at: float, token: str) -> Person | None:
-    valid = (sessions.c.token_hash == hashed(token)) & (sessions.c.expires_at > at) & ~people.c.disabled
-    row = connection.execute(_people().join(sessions, sessions.c.person_id == people.c.id).where(valid)).first()
+    row = connection.execute(_OF_SESSION, {"token": hashed(token), "at": at}).first()
     return None if row is None else _person(row)
 
 
@@ -186,8 +198,7 @@ def make_token(connection: Connection, at: float, person_id: int, label: str) ->
 
 
 def person_of_token(connection: Connection, token: str) -> Person | None:
-    valid = (tokens.c.token_hash == hashed(token)) & tokens.c.revoked_at.is_(None) & ~people.c.disabled
-    row = connection.execute(_people().join(tokens, tokens.c.person_id == people.c.id).where(valid)).first()
+    row = connection.execute(_OF_TOKEN, {"token": hashed(token)}).first()
     return None if row is None else _person(row)
 
 
@@ -209,15 +220,26 @@ def revoke_token(connection: Connection, at: float, token_id: int, by: Person) -
 # ---- guidelines ------------------------------------------------------------------------------------------------------
 
 _NONE_YET = Guideline(0, "", 0.0)
+_GUIDELINES = select(guidelines.c.rev, guidelines.c.text, guidelines.c.created_at)
+_GUIDELINE = _GUIDELINES.where(guidelines.c.rev == bindparam("rev"))
+_LAST_GUIDELINE = _GUIDELINES.order_by(guidelines.c.rev.desc()).limit(1)
+# The newest revision, with the person where that one has confirmed it.
+_CONFIRMED = (
+    select(guidelines.c.rev, confirmations.c.person_id)
+    .outerjoin_from(
+        guidelines,
+        confirmations,
+        (confirmations.c.rev == guidelines.c.rev) & (confirmations.c.person_id == bindparam("me")),
+    )
+    .order_by(guidelines.c.rev.desc())
+    .limit(1)
+)
 
 
 def guideline(connection: Connection, rev: int | None = None) -> Guideline:
     """The guidelines of a revision, or the newest."""
-    columns = select(guidelines.c.rev, guidelines.c.text, guidelines.c.created_at)
-    chosen = (
-        columns.order_by(guidelines.c.rev.desc()).limit(1) if rev is None else columns.where(guidelines.c.rev == rev)
-    )
-    row = connection.execute(chosen).first()
+    found = connection.execute(_LAST_GUIDELINE) if rev is None else connection.execute(_GUIDELINE, {"rev": rev})
+    row = found.first()
     return _NONE_YET if row is None else Guideline(*row)
 
 
@@ -234,9 +256,7 @@ def write_guideline(connection: Connection, at: float, text: str, by: Person | N
 
 def _newest(connection: Connection, who: Person) -> tuple[int, bool]:
     """The newest revision, and whether a person has confirmed it. Programs read none and need not."""
-    mine = (confirmations.c.rev == guidelines.c.rev) & (confirmations.c.person_id == who.id)
-    columns = select(guidelines.c.rev, confirmations.c.person_id).outerjoin_from(guidelines, confirmations, mine)
-    row = connection.execute(columns.order_by(guidelines.c.rev.desc()).limit(1)).first()
+    row = connection.execute(_CONFIRMED, {"me": who.id}).first()
     return (0, True) if row is None else (row.rev, who.simulated or row.person_id is not None)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, func, select
+from sqlalchemy import Connection, Row, bindparam, case, func, select
 
 from accord.people import directory, queue
 from accord.people.answers import read_answer
@@ -23,13 +23,19 @@ _FETCH_ROWS = 1_000
 # ---- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def _tasks() -> Select[Any]:
-    return select(tasks, schema.prompts.c.content_id.label("prompt")).join_from(tasks, schema.prompts)
+_TASKS = select(tasks, schema.prompts.c.content_id.label("prompt")).join_from(tasks, schema.prompts)
+_TASK = _TASKS.where(tasks.c.task_id == bindparam("wanted"))
+_LISTED = (
+    select(task_completions.c.task_id, schema.completions.c.content_id)
+    .join_from(task_completions, schema.completions)
+    .where(task_completions.c.task_id.in_(bindparam("keys", expanding=True)))
+    .order_by(task_completions.c.task_id, task_completions.c.position)
+)
 
 
 def task(connection: Connection, task_id: str) -> Task:
     """Raises Gone where there is none."""
-    rows = connection.execute(_tasks().where(tasks.c.task_id == task_id)).all()
+    rows = connection.execute(_TASK, {"wanted": task_id}).all()
     if not rows:
         raise Gone(f"there is no task {task_id!r}")
     return _made(connection, rows)[0]
@@ -38,21 +44,14 @@ def task(connection: Connection, task_id: str) -> Task:
 def all_tasks(connection: Connection) -> Iterator[Task]:
     """Every task, oldest first; some hundreds are held at a time."""
     last = 0
-    while rows := connection.execute(_tasks().where(tasks.c.id > last).order_by(tasks.c.id).limit(LOOKUP_IDS)).all():
+    while rows := connection.execute(_TASKS.where(tasks.c.id > last).order_by(tasks.c.id).limit(LOOKUP_IDS)).all():
         yield from _made(connection, rows)
         last = rows[-1].id
 
 
 def _made(connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
-    items, completions = task_completions, schema.completions
-    listed = (
-        select(items.c.task_id, completions.c.content_id)
-        .join_from(items, completions)
-        .where(items.c.task_id.in_([row.id for row in rows]))
-        .order_by(items.c.task_id, items.c.position)
-    )
     ids: dict[int, list[str]] = {row.id: [] for row in rows}
-    for key, id_ in connection.execute(listed):
+    for key, id_ in connection.execute(_LISTED, {"keys": list(ids)}):
         ids[key].append(id_)
     prompts = find(connection, Prompt, [row.prompt for row in rows])
     found = find(connection, Completion, [id_ for some in ids.values() for id_ in some])

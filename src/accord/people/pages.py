@@ -24,7 +24,6 @@ from accord.people.answers import MOST_TEXT, Answer
 from accord.people.api import Me, TaskId, TheDesk, settings_json
 from accord.people.desk import Assignment, Desk, Person, Submission, Task
 from accord.people.security import (
-    SESSION_COOKIE,
     Doors,
     Limits,
     Links,
@@ -32,6 +31,7 @@ from accord.people.security import (
     csrf_token,
     require_own_origin,
     sane_text,
+    session_cookie,
 )
 from accord.records import Completion
 
@@ -120,7 +120,7 @@ def _moment(seconds: float) -> str:
 def page(request: Request, name: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A page from its template. Who is logged in, and the session's CSRF token, are known to every one."""
     me: Person | None = getattr(request.state, "person", None)
-    session = request.cookies.get(SESSION_COOKIE, "")
+    session = request.cookies.get(session_cookie(request), "")
     known = {"me": me, "csrf": csrf_token(session) if me and session else "", "here": "", "width": ""}
     return HTMLResponse(_templates().get_template(name).render(known | values), status)
 
@@ -204,7 +204,7 @@ async def come_in(request: Request) -> Response:
 async def _enter(request: Request, person: Person) -> Response:
     session = await run_in_threadpool(request.app.state.desk.open_session, person.id)
     answer = _go("/")
-    answer.set_cookie(SESSION_COOKIE, session, max_age=30 * 86_400, **_cookie(request))
+    answer.set_cookie(session_cookie(request), session, max_age=30 * 86_400, **_cookie(request))
     answer.delete_cookie(JOIN_COOKIE, path="/join")
     return answer
 

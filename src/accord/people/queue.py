@@ -214,28 +214,40 @@ _IN_TURN: Select[Any] = (
     .order_by(tasks.c.turn, tasks.c.id)
     .limit(1)
 )
+_HELD_BY = _HELD.where(assignments.c.person_id == bindparam("me"), tasks.c.task_id == bindparam("wanted"))
+_IS_OVER = (assignments.c.state == "leased") & (assignments.c.until <= bindparam("at"))
+_OVER = select(assignments.c.task_id, assignments.c.counts).where(_IS_OVER)
+_EXPIRE = update(assignments).where(_IS_OVER).values(state="expired", counts=False)
+_FREE_MORE = update(tasks).where(tasks.c.id == bindparam("key")).values(free=tasks.c.free + bindparam("more"))
+_TAKE_SLOT = update(tasks).where(tasks.c.id == bindparam("key"), tasks.c.free > 0).values(free=tasks.c.free - 1)
+_GIVE = insert(assignments)
+_CHANGE = update(assignments).where(assignments.c.id == bindparam("key"))
+_LEAN = select(people.c.lean).where(people.c.id == bindparam("me"))
+_LEAN_MORE = update(people).where(people.c.id == bindparam("me")).values(lean=people.c.lean + bindparam("more"))
 
 
 def held(connection: Connection, person_id: int, task_id: str) -> Row[Any]:
     """A person's assignment of a task, whatever its state. Raises Gone where the person never had it."""
-    mine = (assignments.c.person_id == person_id) & (tasks.c.task_id == task_id)
-    row = connection.execute(_HELD.where(mine)).first()
+    row = connection.execute(_HELD_BY, {"me": person_id, "wanted": task_id}).first()
     if row is None:
         raise Gone(f"you do not have a task {task_id!r}", mend="claim the next one")
     return row
 
 
+def change(connection: Connection, row: Row[Any], **values: Any) -> None:
+    """Set columns of an assignment that `held` has found."""
+    connection.execute(_CHANGE, {"key": row.id, **values})
+
+
 def expire(connection: Connection, at: float) -> None:
     """Take back the leases whose time is over."""
-    over = (assignments.c.state == "leased") & (assignments.c.until <= at)
-    rows = connection.execute(select(assignments.c.task_id, assignments.c.counts).where(over)).all()
+    rows = connection.execute(_OVER, {"at": at}).all()
     if not rows:
         return
-    connection.execute(update(assignments).where(over).values(state="expired", counts=False))
+    connection.execute(_EXPIRE, {"at": at})
     freed = Counter(row.task_id for row in rows if row.counts)
     if freed:
-        more = update(tasks).where(tasks.c.id == bindparam("key")).values(free=tasks.c.free + bindparam("more"))
-        connection.execute(more, [{"key": key, "more": number} for key, number in freed.items()])
+        connection.execute(_FREE_MORE, [{"key": key, "more": number} for key, number in freed.items()])
 
 
 def claim(
@@ -247,13 +259,16 @@ def claim(
     for kind in kinds or ():
         kind_of(kind)
     expire(connection, at)
-    wanted = [] if kinds is None else [tasks.c.kind.in_(kinds)]
-    own = connection.execute(_OWN.where(*wanted), {"me": person_id}).first()
+    own = connection.execute(_of_kinds(_OWN, kinds), {"me": person_id}).first()
     if own is not None:
         # Leased anew from now, and by the guidelines that were confirmed since.
         return _renew(connection, at, settings, own, guideline_rev=rev)
-    next_one = connection.execute(_IN_TURN.where(*wanted), {"me": person_id}).first()
+    next_one = connection.execute(_of_kinds(_IN_TURN, kinds), {"me": person_id}).first()
     return None if next_one is None else _lease(connection, at, settings, who, next_one, rev)
+
+
+def _of_kinds(statement: Select[Any], kinds: Sequence[str] | None) -> Select[Any]:
+    return statement if kinds is None else statement.where(tasks.c.kind.in_(kinds))
 
 
 def num_left(connection: Connection, person_id: int) -> int:
@@ -276,7 +291,7 @@ def _lease(connection: Connection, at: float, settings: LabelConfig, who: Person
         "given_at": at,
         "until": at + lease_s(settings),
     }
-    connection.execute(insert(assignments).values(_NO_ASSIGNMENT | row | {"task_id": task.id, "person_id": who.id}))
+    connection.execute(_GIVE, _NO_ASSIGNMENT | row | {"task_id": task.id, "person_id": who.id})
     return held(connection, who.id, task.task_id)
 
 
@@ -288,7 +303,7 @@ def _renew(connection: Connection, at: float, settings: LabelConfig, row: Row[An
         "given_at": at,
         "until": at + lease_s(settings),
     }
-    connection.execute(update(assignments).where(assignments.c.id == row.id).values(values | more))
+    change(connection, row, **values, **more)
     return held(connection, row.person_id, row.task)
 
 
@@ -298,23 +313,21 @@ def lease_s(settings: LabelConfig) -> float:
 
 def take_slot(connection: Connection, task_key: int) -> bool:
     """Take a free slot of a task, if there is one."""
-    one = update(tasks).where(tasks.c.id == task_key, tasks.c.free > 0).values(free=tasks.c.free - 1)
-    return connection.execute(one).rowcount == 1
+    return connection.execute(_TAKE_SLOT, {"key": task_key}).rowcount == 1
 
 
 def _give_slot(connection: Connection, row: Row[Any]) -> None:
     if row.counts:
-        connection.execute(update(tasks).where(tasks.c.id == row.task_id).values(free=tasks.c.free + 1))
+        connection.execute(_FREE_MORE, {"key": row.task_id, "more": 1})
 
 
 def _draw_order(connection: Connection, who: Person, num: int) -> list[int]:
     """A random order. Of two completions each order comes once in every two draws, so that a person sees both alike."""
     order = _RANDOM.sample(range(num), num)
     if num == 2:
-        mine = people.c.id == who.id
-        lean = connection.execute(select(people.c.lean).where(mine)).scalar_one()
+        lean = connection.execute(_LEAN, {"me": who.id}).scalar_one()
         order = order if lean == 0 else [1, 0] if lean > 0 else [0, 1]
-        connection.execute(update(people).where(mine).values(lean=lean + (1 if order == [0, 1] else -1)))
+        connection.execute(_LEAN_MORE, {"me": who.id, "more": 1 if order == [0, 1] else -1})
     return order
 
 
@@ -334,13 +347,12 @@ def heartbeat(connection: Connection, at: float, settings: LabelConfig, person_i
     if row.state == "expired" and not counts:
         raise Gone("the task has gone to somebody else", mend="an answer is still kept, beside theirs")
     until = at + lease_s(settings)
-    values = {"state": "leased", "counts": counts, "until": until}
-    connection.execute(update(assignments).where(assignments.c.id == row.id).values(values))
+    change(connection, row, state="leased", counts=counts, until=until)
     return until
 
 
 def _leave(connection: Connection, row: Row[Any], **values: Any) -> None:
-    connection.execute(update(assignments).where(assignments.c.id == row.id).values(counts=False, **values))
+    change(connection, row, counts=False, **values)
     _give_slot(connection, row)
 
 
@@ -386,7 +398,7 @@ def save_draft(connection: Connection, at: float, person_id: int, task_id: str, 
     if len(text) > _MOST_DRAFT:
         raise DataError(f"a draft of {len(text)} characters", mend=f"at most {_MOST_DRAFT} are kept")
     row = begun(connection, at, person_id, task_id)
-    connection.execute(update(assignments).where(assignments.c.id == row.id).values(draft=text))
+    change(connection, row, draft=text)
 
 
 def set_gold(

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import math
+import re
 import secrets
 import threading
 import time
@@ -28,7 +29,6 @@ from accord.people.desk import Desk, Person
 
 Access = Literal["public", "annotator", "manager", "admin"]
 LEVEL = {access: level for level, access in enumerate(get_args(Access))}
-SESSION_COOKIE = "accord_session"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 MAX_BODY = 1_000_000  # bytes
 CSP = (
@@ -46,6 +46,7 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 E = TypeVar("E", bound=Callable[..., Any])
+_UNSOUND = re.compile("[\x00\ud800-\udfff]")
 _LARGEST = 2**53  # integers beyond this are not the same number to every reader of JSON
 
 
@@ -121,9 +122,15 @@ def _credential(request: Request) -> tuple[str, bool]:
     """The token sent and whether it is the browser's cookie. A header given is never completed by a cookie."""
     given = request.headers.get("authorization")
     if given is None:
-        return request.cookies.get(SESSION_COOKIE, ""), True
+        return request.cookies.get(session_cookie(request), ""), True
     scheme, _, token = given.partition(" ")
     return (token.strip() if scheme.lower() == "bearer" else ""), False
+
+
+def session_cookie(request: Request) -> str:
+    """The name of the session's cookie, with the port: browsers send a host's cookies to every server on it."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return f"accord_session_{port}" if port.isdecimal() else "accord_session"
 
 
 def _person(desk: Desk, token: str, by_cookie: bool) -> Person | None:
@@ -251,7 +258,7 @@ def _sane(value: Any) -> bool:
 
 
 def sane_text(text: str) -> bool:
-    return "\x00" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return not _UNSOUND.search(text)
 
 
 class Frame:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from accord.config import LabelConfig
 from accord.errors import DataError
@@ -17,7 +17,12 @@ from accord.people.answers import ADJUDICATION, GOLD, Answer, check, facts
 from accord.people.rows import Conflict, Gone, Person, Receipt, Task
 from accord.records import Judgement, Withdrawal
 from accord.store import add_facts
-from accord.store.operations import assignments, submissions, tasks
+from accord.store.operations import submissions, tasks
+
+_SUBMISSIONS = select(submissions, tasks.c.task_id.label("task")).join_from(submissions, tasks)
+_OF_KEY = _SUBMISSIONS.where(submissions.c.person_id == bindparam("me"), submissions.c.key == bindparam("sent"))
+_LAST_AT = select(func.max(submissions.c.created_at)).where(submissions.c.person_id == bindparam("me"))
+_KEEP = insert(submissions)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,7 @@ def submit(connection: Connection, at: float, settings: LabelConfig, sent: Sent)
         what = f"answered after {sent.answer.seconds:g} seconds"
         raise DataError(what, where="answer.seconds", mend=f"take at least {settings.min_seconds:g}")
     counts = row.counts or queue.take_slot(connection, row.task_id)
-    values = {"state": "submitted", "counts": counts, "draft": None}
-    connection.execute(update(assignments).where(assignments.c.id == row.id).values(values))
+    queue.change(connection, row, state="submitted", counts=counts, draft=None)
     order, rev = tuple(json.loads(row.shown)), row.guideline_rev
     shown = _Shown(row.task_id, row.gold is not None, order, row.revision, rev, extra=not counts)
     return _record(connection, at, settings, sent, who, shown)
@@ -97,9 +101,7 @@ def _check(settings: LabelConfig, sent: Sent) -> None:
 
 def _known(connection: Connection, sent: Sent, *, adjudication: bool) -> Receipt | None:
     """The receipt given for this key before. Raises Conflict where it was for something else."""
-    mine = (submissions.c.person_id == sent.person_id) & (submissions.c.key == sent.key)
-    columns = select(submissions, tasks.c.task_id.label("task")).join_from(submissions, tasks)
-    row = connection.execute(columns.where(mine)).first()
+    row = connection.execute(_OF_KEY, {"me": sent.person_id, "sent": sent.key}).first()
     if row is None:
         return None
     same = (row.task, row.adjudication, row.answer) == (sent.task.id, adjudication, _content(sent.answer))
@@ -139,13 +141,13 @@ def _record(
         "adjudication": shown.adjudication,
         "judgement_ids": json.dumps([fact.id for fact in made if isinstance(fact, Judgement)]),
     }
-    connection.execute(insert(submissions).values(row))
+    connection.execute(_KEEP, row)
     return Receipt(row["submission_id"], sent.task.id, shown.revision, shown.extra, repeated=False)
 
 
 def _moment(connection: Connection, person_id: int, at: float) -> float:
     """Now, but a microsecond after the person's last answer at least: a fact said twice must not be one fact."""
-    last = connection.scalar(select(func.max(submissions.c.created_at)).where(submissions.c.person_id == person_id))
+    last = connection.scalar(_LAST_AT, {"me": person_id})
     return round(at, 6) if last is None else max(round(at, 6), round(last + 1e-6, 6))
 
 
@@ -156,8 +158,7 @@ def iso(moment: float) -> str:
 def undo(connection: Connection, at: float, settings: LabelConfig, person_id: int, submission_id: str) -> Row[Any]:
     """Withdraw the judgements of an answer and give the task back, with the answer as its draft."""
     who = directory.active(connection, person_id)
-    columns = select(submissions, tasks.c.task_id.label("task")).join_from(submissions, tasks)
-    row = connection.execute(columns.where(submissions.c.submission_id == submission_id)).first()
+    row = connection.execute(_SUBMISSIONS.where(submissions.c.submission_id == submission_id)).first()
     if row is None or row.person_id != person_id:
         raise Gone(f"you have no submission {submission_id!r}")
     if row.undone_at is not None:

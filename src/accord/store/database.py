@@ -25,8 +25,11 @@ from accord.errors import AccordError, DataError, ResourceError, UsageError
 BUSY_TIMEOUT_S = 60.0
 #: Most values of one ``IN (...)``: databases take only so many.
 LOOKUP_IDS = 500
-#: An arbitrary number that all Accord writers of one PostgreSQL database agree on.
-_WRITER_LOCK = 0xACC0_4D
+#: Connections kept for the next reader: one for each thread of a web server, and the writer's. A new one costs a
+#: millisecond, for SQLite reads the whole schema again.
+_KEPT_OPEN = 41
+#: By an arbitrary number that all Accord writers of one PostgreSQL database agree on.
+_LOCK_WRITERS = select(func.pg_advisory_xact_lock(0xACC0_4D))
 
 T = TypeVar("T")
 
@@ -84,7 +87,7 @@ def _sqlite_engine(path: Path) -> Engine:
     if not _may_be_sqlite(path):
         raise DataError("this file is not a database", where=str(path), mend="give another file, or a new name")
     url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=_KEPT_OPEN)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -130,7 +133,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         connection.execution_options(accord_writes=True)
         with connection.begin():
             if not is_sqlite(connection):
-                connection.execute(select(func.pg_advisory_xact_lock(_WRITER_LOCK)))
+                connection.execute(_LOCK_WRITERS)
             yield connection
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, exists, func, select
 
 from accord.errors import DataError
 from accord.records import Completion, Ranking, Record, Source, content_id
@@ -53,9 +53,23 @@ def find(connection: Connection, record: type[R], ids: Iterable[str]) -> dict[st
     kind = KIND_OF[record]
     found: dict[str, R] = {}
     for some in chunks(dict.fromkeys(ids), LOOKUP_IDS):
-        for id_, values in _stored(connection, kind, {}, history=True, ids=some):
+        wanted = {"ids": some}
+        sources = _sources(connection.execute(_sources_of_these(), wanted)) if record is Completion else {}
+        for id_, values in _by_fact(kind, connection.execute(_these(kind), wanted), sources):
             found[id_] = cast(R, to_record(kind, values))
     return found
+
+
+@cache
+def _these(kind: Kind) -> Select[Any]:
+    return _query(kind).select.where(kind.table.c.content_id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
+def _sources_of_these() -> Select[Any]:
+    completions = schema.completions.c
+    named = select(completions.source_id).where(completions.content_id.in_(bindparam("ids", expanding=True)))
+    return _query(KIND_OF[Source]).select.where(schema.sources.c.id.in_(named))
 
 
 def count(connection: Connection) -> dict[str, int]:
@@ -125,8 +139,7 @@ class _Query:
 
 
 @cache
-def _query(table_name: str) -> _Query:
-    kind = next(kind for kind in KINDS if kind.table.name == table_name)
+def _query(kind: Kind) -> _Query:
     table = kind.table
     query = _Query(select(table.c.content_id).select_from(table).order_by(table.c.id))
     for link in kind.links:
@@ -162,18 +175,22 @@ def _add_items(query: _Query) -> None:
 
 
 def _stored(
-    connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool, ids: Sequence[str] | None = None
+    connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Content id and fields of each fact, as they are stored; of these ``ids`` only, where they are given."""
-    query = _query(kind.table.name)
+    """Content id and fields of each fact, as they are stored."""
+    query = _query(kind)
     wanted = [query.names[name] == value for name, value in where.items() if value is not None]
     if kind.is_judgement and not history:
         wanted.append(_counts_now(kind.table))
-    if ids is not None:
-        wanted.append(kind.table.c.content_id.in_(ids))
-    sources = _sources(connection, ids) if kind.record is Completion else {}
-    for id_, rows in groupby(_stream(connection, query.select.where(*wanted)), key=lambda row: row[0]):
-        values = _values(query.fields, list(rows), ranking=kind.record is Ranking)
+    sources = _sources(connection.execute(_query(KIND_OF[Source]).select)) if kind.record is Completion else {}
+    return _by_fact(kind, _stream(connection, query.select.where(*wanted)), sources)
+
+
+def _by_fact(kind: Kind, rows: Iterable[Any], sources: Mapping[str, Record]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of the kind's query as content id and fields of each fact."""
+    fields = _query(kind).fields
+    for id_, some in groupby(rows, key=lambda row: row[0]):
+        values = _values(fields, list(some), ranking=kind.record is Ranking)
         if "source" in values:
             values["source"] = sources[values["source"]]
         yield id_, values
@@ -188,14 +205,9 @@ def _values(names: list[str], rows: list[Any], *, ranking: bool) -> dict[str, An
     return values
 
 
-def _sources(connection: Connection, completion_ids: Sequence[str] | None) -> dict[str, Record]:
-    """The sources of these completions by id, or all there are."""
-    ids: Sequence[str] | None = None
-    if completion_ids is not None:
-        named = select(schema.sources.c.content_id).join_from(schema.sources, schema.completions).distinct()
-        ids = connection.scalars(named.where(schema.completions.c.content_id.in_(completion_ids))).all()
+def _sources(rows: Iterable[Any]) -> dict[str, Record]:
     kind = KIND_OF[Source]
-    return {id_: to_record(kind, values) for id_, values in _stored(connection, kind, {}, history=True, ids=ids)}
+    return {id_: to_record(kind, values) for id_, values in _by_fact(kind, rows, {})}
 
 
 def _counts_now(table: Table) -> ColumnElement[bool]:

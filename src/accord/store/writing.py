@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import Connection, Insert, Table, func, select, text
+from sqlalchemy import Connection, Insert, Select, Table, bindparam, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from accord.errors import DataError
@@ -82,7 +83,7 @@ class _Batch:
 
     def add_judgements(self, kind: Kind, records: Sequence[Record]) -> int:
         judgements = cast(Sequence[Judgement], records)
-        last = self.connection.execute(select(func.max(kind.table.c.id))).scalar() or 0
+        last = self.connection.execute(_last_key(kind.table)).scalar() or 0
         new = sum(self._add_wave(kind, wave) for wave in _waves(judgements))
         if kind.table is schema.rankings:
             self._add_items(cast(Sequence[Ranking], records), last)
@@ -109,10 +110,7 @@ class _Batch:
 
     def _check_prompts(self, rankings: Mapping[str, Ranking], last: int) -> None:
         """Only completions of one prompt can be ranked. Looks at the rankings added after key ``last``."""
-        r, i, c = schema.rankings, schema.ranking_items, schema.completions
-        joined = r.join(i, i.c.ranking_id == r.c.id).join(c, c.c.id == i.c.completion_id)
-        strangers = select(r.c.content_id, c.c.content_id).select_from(joined)
-        found = self.connection.execute(strangers.where(r.c.id > last, c.c.prompt_id != r.c.prompt_id).limit(1)).first()
+        found = self.connection.execute(_STRANGER, {"last": last}).first()
         if found is not None:
             raise _refusal(rankings[found[0]], f"completion {found[1]} answers another prompt")
 
@@ -137,7 +135,7 @@ class _Batch:
 
     def _insert(self, table: Table, rows: Iterable[dict[str, Any]]) -> int:
         """Insert the rows that are not there yet, and return how many those were."""
-        statement = _insert_new(self.connection, table)
+        statement = _insert_new(table, is_sqlite(self.connection))
         return sum(self.connection.execute(statement, chunk).rowcount for chunk in chunks(rows, _INSERT_ROWS))
 
     def _find(self, table: Table, ids: Iterable[str | None]) -> Mapping[str, int]:
@@ -145,8 +143,7 @@ class _Batch:
         known = self.keys[table.name]
         wanted = (id_ for id_ in dict.fromkeys(ids) if id_ is not None and id_ not in known)
         for chunk in chunks(wanted, LOOKUP_IDS):
-            found = select(table.c.content_id, table.c.id).where(table.c.content_id.in_(chunk))
-            known.update((row[0], row[1]) for row in self.connection.execute(found))
+            known.update((row[0], row[1]) for row in self.connection.execute(_keys_of(table), {"ids": chunk}))
         return known
 
 
@@ -173,9 +170,37 @@ def _item_rows(ranking: Ranking, key: int, completions: Mapping[str, int]) -> It
         yield item | {"unacceptable": id_ in ranking.unacceptable}
 
 
-def _insert_new(connection: Connection, table: Table) -> Insert:
-    insert = sqlite.insert(table) if is_sqlite(connection) else postgresql.insert(table)
+# Statements that are built once: building one and looking up what it was compiled to takes longer than running it.
+
+
+@cache
+def _insert_new(table: Table, for_sqlite: bool) -> Insert:
+    insert = sqlite.insert(table) if for_sqlite else postgresql.insert(table)
     return insert.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+
+
+@cache
+def _keys_of(table: Table) -> Select[Any]:
+    return select(table.c.content_id, table.c.id).where(table.c.content_id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
+def _last_key(table: Table) -> Select[Any]:
+    return select(func.max(table.c.id))
+
+
+# A ranking added after key ``last`` with a completion of another prompt.
+_STRANGER = (
+    select(schema.rankings.c.content_id, schema.completions.c.content_id)
+    .select_from(schema.rankings)
+    .join(schema.ranking_items, schema.ranking_items.c.ranking_id == schema.rankings.c.id)
+    .join(schema.completions, schema.completions.c.id == schema.ranking_items.c.completion_id)
+    .where(
+        schema.rankings.c.id > bindparam("last"),
+        schema.completions.c.prompt_id != schema.rankings.c.prompt_id,
+    )
+    .limit(1)
+)
 
 
 def _waves(judgements: Sequence[Judgement]) -> Iterator[Sequence[Judgement]]:
