@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from accord.cli.project import create_project
+from accord.people.answers import Answer
 from accord.records import Prompt
 from tests.webapp import Served, serving, task
 
@@ -653,3 +654,65 @@ def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served
         page.wait_for_url("**/manage/disagreements")
     by_flag = {one.flags: one.ranks for one in served.store.rankings() if "adjudication" in one.flags}
     assert by_flag == {("adjudication",): (2, 1)} and len(ranks_by_text(served)) == 3
+
+
+# ---- gold questions ----------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_made_gold_answered_missed_and_retired(browser: Browser, served: Served) -> None:
+    """By keyboard, with the widget that annotators have; who gets it next sees a task like any other."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    with Person(browser, served, "Moe", "manager") as moe, Person(browser, served, "Eve") as eve:
+        page = moe.open("/manage/gold")
+        page.get_by_role("link", name="Make gold").click()
+        moe.ready()
+        assert page.get_by_label("Flags of A").count() == page.get_by_label("Edit A").count() == 0
+        moe.press("e", "f", "s", "u", "j", "j", "j", "K", "n")  # no edit, no flag, no skip; oak, fir, elm
+        page.keyboard.type("Firs come second.")
+        moe.press("Escape")
+        page.get_by_label("Ask up to").fill("0")
+        moe.press("Escape", "Enter")
+        assert page.url.endswith("/gold") and served.desk.counts()["gold"] == 0  # nobody to ask: refused by the form
+        page.get_by_label("Ask up to").fill("2")
+        moe.press("Enter")
+        page.wait_for_url("**/manage/gold")
+        expect(page.locator(".past")).to_contain_text("A > C > B")
+        expect(page.locator(".past")).to_contain_text("Firs come second.")
+        (made,) = served.desk.tasks()
+        assert made.gold is not None and made.overlap == 2 and "seconds" not in made.gold
+        eve.open()
+        assert "gold" not in eve.page.content().lower()
+        letters = "".join("ABC"[eve.texts().index(tree)] for tree in ("fir", "elm", "oak"))
+        for place, letter in enumerate(letters):
+            while standing(eve.page)[letter] > place + 1:
+                eve.page.get_by_label(f"Move {letter} up").click()
+        if letters == "ABC":
+            eve.press("Enter")  # an order nobody touched is asked about once
+        eve.press("Enter")
+        eve.submitted()
+        page.reload()
+        expect(page.locator(".past")).to_contain_text("1 of 2 answered")
+        expect(page.locator(".past")).to_contain_text("Eve (33 %)")  # fir before elm is right; oak is first in gold
+        page.get_by_role("link", name="Change").click()
+        moe.ready()
+        assert standing(page) == {"A": 1, "C": 2, "B": 3}  # what was said before
+        page.go_back()
+        page.get_by_role("button", name="Retire").click()
+        expect(page.get_by_text("There are none yet.")).to_be_visible()
+    (task_now,) = served.desk.tasks()
+    assert task_now.gold is None and task_now.overlap == 1
+
+
+def test_a_decided_disagreement_becomes_gold_with_the_decision(browser: Browser, served: Served) -> None:
+    served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
+    with Person(browser, served, "Moe", "manager") as moe:
+        (made,) = served.desk.tasks()
+        served.desk.adjudicate(moe.row.id, made.id, Answer(ranks=(2, 1), strength="slightly"), key="decided")
+        page = moe.open(f"/manage/task/{made.id}")
+        page.get_by_role("link", name="Make it a gold question").click()
+        moe.ready()
+        expect(page.locator("input[name=choice]:checked")).to_have_value("1 slightly")
+        moe.press("Enter")
+        page.wait_for_url("**/manage/gold")
+    gold = served.desk.task(made.id).gold
+    assert gold is not None and (gold["ranks"], gold["strength"]) == ([2, 1], "slightly")

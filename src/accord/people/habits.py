@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accord.errors import DataError
-from accord.people.evidence import LABEL, Choice, Evidence, Score, compared, gold_answer, valued
+from accord.people.evidence import LABEL, Choice, Evidence, Score, gold_points
 from accord.people.figures import PersonRow
 from accord.stats import (
     AnnotatorStrengths,
@@ -331,17 +331,8 @@ def _gold(own: Iterable[Submission], task_of: Mapping[str, Task], gold_tasks: fr
     trials = []
     for one in own:
         if one.task_id in gold_tasks:
-            task = task_of[one.task_id]
-            right = _statements(gold_answer(task), task.completions)
-            said = _statements(one.answer, [task.completions[i] for i in one.order])
-            trials += [(one.task_id, float(said.get(what) == value)) for what, value in right.items()]
+            trials += [(one.task_id, point) for point in gold_points(one, task_of[one.task_id])]
     return share_of_tasks(trials, "no gold question was answered")
-
-
-def _statements(answer: Any, shown: Sequence[Any]) -> dict[Hashable, int]:
-    """Orders of two completions; where none are compared, labels and values."""
-    orders: dict[Hashable, int] = {row[0]: row[1] for row in compared(answer, shown)}
-    return orders or {row[:2]: row[2] for row in valued(answer, shown)}
 
 
 def _one_answer(scores: Sequence[Score]) -> Estimate:

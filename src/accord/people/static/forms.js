@@ -6,7 +6,8 @@ function values(form) {
   const found = {};
   for (const field of form.elements) {
     if (!field.name || ((field.type === "radio" || field.type === "checkbox") && !field.checked)) continue;
-    found[field.name] = field.type === "number" || field.dataset.as === "number" ? Number(field.value) : field.value;
+    const isPlain = field.type !== "number" && !field.dataset.as; // else it holds JSON: a number, null
+    found[field.name] = isPlain ? field.value : JSON.parse(field.value);
   }
   return Object.keys(found).length ? found : undefined;
 }

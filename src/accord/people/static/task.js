@@ -13,12 +13,12 @@ const submit = document.getElementById("submit");
 const saved = document.getElementById("saved");
 const problem = document.getElementById("problem");
 // What this page answers. An undone answer is another revision; another person at this browser has another order.
-const own = `${given.person}:${given.task_id}:${given.revision}`;
+const own = `${given.person}:${given.task_id}:${given.mode}:${given.revision}`;
 const path = `/api/tasks/${encodeURIComponent(given.task_id)}`;
-const adjudicating = given.mode === "adjudicate";
+const managing = given.mode !== "label"; // no lease, no draft, no way back but another answer
 
 const say = (told) => (live.textContent = told);
-const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, path, listed: adjudicating };
+const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, path, listed: managing };
 const draft = memory.read(localStorage, `draft:${own}`) ?? given.draft ?? {};
 const time = timer(draft);
 const kind = KINDS[given.kind](task);
@@ -36,7 +36,7 @@ let unsent = null;
 function changed() {
   if (restoring || locked) return;
   tell("");
-  if (adjudicating) return;
+  if (managing) return;
   memory.write(localStorage, `draft:${own}`, read());
   saved.textContent = "";
   clearTimeout(unsent);
@@ -69,6 +69,14 @@ function onceKey() {
 
 // ---- sending -----------------------------------------------------------------------------------------------------
 
+const once = (verb, answer) => call("POST", `${path}/${verb}`, answer, { "Idempotency-Key": onceKey() });
+const SENDING = {
+  label: (answer) => once("submit", answer),
+  adjudicate: (answer) => once("adjudicate", answer),
+  gold: ({ seconds, pauses_s, ...answer }) => call("PUT", `${path}/gold`, { answer, overlap: form.elements.overlap.valueAsNumber }),
+};
+const NEXT = { label: "/task", adjudicate: "/manage/disagreements", gold: "/manage/gold" };
+
 function tell(told) {
   problem.hidden = !told;
   problem.textContent = told;
@@ -84,18 +92,18 @@ async function send() {
   if (locked || wait() > 0) return;
   const missing = kind.missing();
   if (missing) return tell(missing);
+  if (!form.reportValidity()) return;
   lock(true);
   clearTimeout(unsent);
   unsent = null;
   const answer = read();
   memory.write(localStorage, `draft:${own}`, answer);
-  const verb = adjudicating ? "adjudicate" : "submit";
   try {
     const receipt = await persist(
-      () => call("POST", `${path}/${verb}`, answer, { "Idempotency-Key": onceKey() }),
+      () => SENDING[given.mode](answer),
       () => notify("No connection. Your answer is kept and will be sent as soon as the server answers."),
     );
-    leave({ type: "submission", id: receipt.submission_id, told: receipt.extra ? "Kept as an extra: somebody else had this task" : "Saved" });
+    leave(receipt && { type: "submission", id: receipt.submission_id, told: receipt.extra ? "Kept as an extra: somebody else had this task" : "Saved" });
   } catch (error) {
     refused(error);
   }
@@ -110,8 +118,8 @@ function refused(error) {
 
 function leave(done) {
   forget();
-  memory.write(sessionStorage, "last", adjudicating ? null : done);
-  location.assign(adjudicating ? "/manage/disagreements" : "/task");
+  memory.write(sessionStorage, "last", managing ? null : done);
+  location.assign(NEXT[given.mode]);
 }
 
 function forget() {
@@ -147,7 +155,7 @@ async function beat() {
   }
 }
 
-if (!adjudicating) setInterval(beat, Math.min(Math.max(given.lease_s / 3, 5), 240) * 1000);
+if (!managing) setInterval(beat, Math.min(Math.max(given.lease_s / 3, 5), 240) * 1000);
 
 // ---- skip, undo --------------------------------------------------------------------------------------------------
 
@@ -211,8 +219,8 @@ function current() {
 const open = (id) => document.getElementById(id).showModal();
 const actions = {
   help: () => open("help"),
-  skip: () => !adjudicating && open("skip"),
-  undo: () => !adjudicating && undo(),
+  skip: () => !managing && open("skip"),
+  undo: () => !managing && undo(),
   close: (button) => button.closest("dialog").close(),
 };
 const keys = { "?": actions.help, s: actions.skip, u: actions.undo, ...more.keys, ...kind.keys };
@@ -280,7 +288,7 @@ restoring = false;
 countdown();
 if (memory.read(localStorage, `draft:${own}`)) save(); // the last page could not send it
 const last = undoable();
-if (last && !adjudicating) {
+if (last && !managing) {
   notify(last.told, true);
   undoButton.hidden = false;
 }
