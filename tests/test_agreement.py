@@ -182,7 +182,7 @@ def test_people_who_never_agree_are_not_certain_to() -> None:
 
 def test_the_interval_of_perfect_agreement_covers() -> None:
     """People who agree on purpose in .9 of the items and answer at random in the others: kappa .9. Twelve items often
-    show no disagreement at all; the bootstrap alone would then claim [1, 1], and cover in 60 % only."""
+    show no disagreement at all; the bootstrap alone would then claim [1, 1], and cover in 45 % only."""
     rng, covered, unanimous = np.random.default_rng(7), 0, 0
     for _ in range(300):
         purpose = rng.random(12) < 0.9
