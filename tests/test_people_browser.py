@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,20 @@ def ranks_by_text(served: Served, **where: Any) -> list[dict[str, int]]:
     ]
 
 
+def drafted(served: Served, person: Person) -> dict[str, Any]:
+    """What the server has of the answer that this person is at."""
+    held = served.desk.claim(person.row.id)
+    return (held.draft if held else None) or {}
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if is_so():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come about in ten seconds")
+
+
 def drag(page: Page, letter: str, other: str, share: float) -> None:
     """Drag a card by its handle onto another one, at a share of its height."""
     page.locator(f".card[data-letter={letter}]").scroll_into_view_if_needed()
@@ -162,6 +176,7 @@ def test_a_link_lets_one_in_and_the_token_leaves_the_address_bar(browser: Browse
     expect(page.get_by_role("heading", name="Hello, Gil.")).to_be_visible()
     page.get_by_role("link", name="Read the guidelines first").click()
     expect(page.locator(".prose em")).to_have_text("fair")
+    page.wait_for_load_state()  # the form's script runs
     page.get_by_role("button", name="I have read this").click()
     page.wait_for_selector("#task[data-ready]")
     page.locator(".menu summary").click()
@@ -464,6 +479,7 @@ def test_a_draft_survives_a_reload(browser: Browser, served: Served) -> None:
         expect(page.get_by_label("A is unacceptable")).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#note")).to_have_value("so far")
         assert page.locator("input[name=flag-0]:checked").count() == 1
+        eventually(lambda: drafted(served, eve).get("note") == "so far")  # sent as the page was left
     with Person(browser, served, "Eve") as elsewhere:  # another browser: what the server has
         page = elsewhere.open()
         assert standing(page) == {"B": 1, "A": 2, "C": 3}
@@ -498,8 +514,7 @@ def test_a_draft_made_without_connection_is_kept_in_the_browser(browser: Browser
         eve.ready()
         expect(page.locator("#text")).to_have_value("far from any network")
         expect(page.locator("#saved")).to_have_text("draft saved")
-    (row,) = [served.desk.claim(eve.row.id)]
-    assert row is not None and row.draft is not None and row.draft["text"] == "far from any network"
+    assert drafted(served, eve)["text"] == "far from any network"
 
 
 # ---- once, and only once -----------------------------------------------------------------------------------------
@@ -528,12 +543,9 @@ def test_a_double_click_is_one_judgement(browser: Browser, served: Served) -> No
         eve.press("1")
         page.get_by_role("button", name="Submit").dblclick()
         page.get_by_text("And now?").wait_for()
-        eve.press("1")
-        page.evaluate(  # and as fast as a script can, with the page's own key
+        page.evaluate(  # and as fast as a script can
             """async () => {
                 const given = JSON.parse(document.getElementById("task").dataset.task);
-                const key = `accord:key:${given.task_id}:${given.revision}`;
-                localStorage.setItem(key, JSON.stringify("the same key"));
                 const csrf = document.querySelector('meta[name="csrf"]').content;
                 const send = () => fetch(`/api/tasks/${given.task_id}/submit`, {
                     method: "POST",
@@ -597,7 +609,7 @@ def test_a_session_that_ended_loses_nothing(browser: Browser, served: Served) ->
 
 
 def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served: Served) -> None:
-    with serving(served_folder(served), min_seconds=3) as other, Person(browser, other, "Eve") as eve:
+    with serving(served_folder(served), min_seconds=5) as other, Person(browser, other, "Eve") as eve:
         other.desk.add_tasks([task("label", "Good?", "yes")])
         page = eve.open()
         button = page.locator("#submit")
@@ -611,11 +623,11 @@ def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served:
         page.evaluate(hide, False)
         eve.press("g", "Enter")
         assert list(other.desk.submissions()) == []
-        expect(button).to_be_enabled(timeout=8000)
+        expect(button).to_be_enabled(timeout=20000)
         eve.press("Enter")
         eve.submitted()
         (done,) = other.desk.submissions()
-    assert 3 <= done.seconds < 20 and 1.4 <= done.pauses_s < 10
+    assert 5 <= done.seconds < 30 and 1.4 <= done.pauses_s < 10
 
 
 def test_keys_rest_with_modifiers_and_in_windows(browser: Browser, served: Served) -> None:
