@@ -644,6 +644,57 @@ def test_keys_rest_with_modifiers_and_in_windows(browser: Browser, served: Serve
         assert page.locator("input[name=choice]:checked").count() == 1
 
 
+def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: Browser, served: Served) -> None:
+    """j and k become h and t, and with them Shift; x is taken, a digit is none. After a new login they are still so."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir", overlap=9)])
+    with Person(browser, served, "Eve") as eve:
+        page = eve.open()
+
+        def change(key: str, own: str) -> None:
+            page.get_by_role("button", name=f"{key} change", exact=True).click()
+            eve.press(own)
+
+        eve.press("?")
+        told = page.get_by_role("dialog").get_by_role("status")
+        change("j", "x")
+        expect(told).to_have_text("x means something else already.")
+        eve.press("5")
+        expect(told).to_have_text("Take a letter or a sign.")
+        eve.press("=")
+        expect(told).to_have_text("= means something else already.")
+        eve.press("-")
+        expect(told).to_have_text("Take a letter: it is used with Shift too.")
+        eve.press("H")
+        expect(told).to_have_text("Kept in this browser.")
+        change("k", "t")
+        change("x", "j")  # free again
+        expect(page.locator(".hint kbd").nth(0)).to_have_text("h")
+        expect(page.locator("dialog .keys")).to_contain_text("⇧h")
+        eve.press("Escape")
+        eve.press("h", "H", "j")  # A down, and unacceptable
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}
+        expect(page.get_by_label("A is unacceptable")).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_label("Move A down")).to_have_attribute("title", "Move down (Shift+h)")
+        eve.press("k", "x")  # mean nothing now
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}
+        page.locator(".menu summary").click()
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url("**/login")
+        session = served.desk.open_session(eve.row.id)
+        eve.context.add_cookies([{"name": "accord_session", "value": session, "url": served.url}])
+        eve.open()
+        eve.press("h", "T", "?")
+        page.get_by_role("button", name="Back to the usual keys").click()
+        expect(page.locator(".hint kbd").nth(0)).to_have_text("j")
+        eve.press("Escape", "n")
+        expect(page.locator("#note")).to_be_focused()
+        other = served.desk.open_session(served.person("Fay").id)
+        page.evaluate('key => localStorage.setItem(key, \'{"j": "h"}\')', f"accord:keys:{eve.row.id}")
+        eve.context.add_cookies([{"name": "accord_session", "value": other, "url": served.url}])
+        eve.open()
+        expect(page.locator(".hint kbd").nth(0)).to_have_text("j")  # Fay's own hands
+
+
 def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served: Served) -> None:
     served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
     for name, ranks in (("Eve", (1, 2)), ("Fay", (2, 1))):

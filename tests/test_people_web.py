@@ -24,6 +24,7 @@ from accord.people.answers import Answer
 from accord.people.app import create_app
 from accord.people.diff import word_diff
 from accord.people.gold import gold_report
+from accord.people.pages import EVERY_KEY, TITLES, keys_of
 from accord.people.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
 from accord.stats import Interval, wilson
 from tests.webapp import Served, serving, task
@@ -440,6 +441,19 @@ def test_a_manager_adds_tasks_and_decides_them(tmp_path: Path) -> None:
         (ranking,) = served.store.rankings()
         assert ranking.flags == ("adjudication",) and ranking.ranks == (2, 1)
         assert client.get(f"/manage/task/{pair.id}").status_code == 200
+
+
+def test_every_key_that_does_something_can_be_changed() -> None:
+    """But digits and the question mark; a key with Shift goes along with its letter."""
+    rows = [
+        key
+        for kind in TITLES
+        for mode in ("label", "gold")
+        for keys, _ in keys_of(kind, 2, mode)
+        for key in keys.split()
+    ]
+    lone = {key for key in rows if len(key) == 1} | {key[1:].upper() for key in rows if key.startswith("⇧")}
+    assert sorted(lone - set("0123456789?…↵")) == sorted(EVERY_KEY)
 
 
 def test_a_manager_sees_who_misses_which_gold_question_and_retires_one(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ _STRENGTHS = {
 }
 _ON_COMPLETIONS = [("e", "edit the best one"), ("f", "flags")]
 _LABELLING = [("s", "skip, with a reason"), ("u", "undo the last answer or skip")]
+EVERY_KEY = "=JKbdefgjknosuwx"  # what people may change: all that do something, but digits and ?
 _SUBMIT = {"label": "Submit", "adjudicate": "Decide", "gold": "Set gold"}
 
 
@@ -297,14 +298,16 @@ def show_task(
         ],
         "settings": settings_json(desk.settings),
         "most_text": MOST_TEXT,
+        "every_key": EVERY_KEY,
         "submit": _SUBMIT[given["mode"]],
-        "keys": _keys(task.kind, len(shown), given["mode"]),
+        "keys": keys_of(task.kind, len(shown), given["mode"]),
         "task_json": json.dumps({"task_id": task.id, "kind": task.kind, **given}),
     }
     return page(request, "task.html.j2", **known | values)
 
 
-def _keys(kind: str, count: int, mode: str) -> list[tuple[str, str]]:
+def keys_of(kind: str, count: int, mode: str) -> list[tuple[str, str]]:
+    """The keys of a page and what they do, for who asks by ``?``."""
     return [
         *_KEYS_OF_KIND[kind],
         *(_ON_COMPLETIONS if count and mode != "gold" else ()),

@@ -30,6 +30,12 @@ function show(form, told, good) {
   }
 }
 
+// Nothing of a person's work stays in the browser; keys of one's own do.
+function forget() {
+  sessionStorage.clear();
+  for (const name of Object.keys(localStorage)) if (!name.startsWith("accord:keys:")) localStorage.removeItem(name);
+}
+
 document.addEventListener("submit", async (event) => {
   const form = event.target.closest("form[data-api]");
   if (!form) return;
@@ -39,7 +45,7 @@ document.addEventListener("submit", async (event) => {
   const [verb, path] = form.dataset.api.split(" ");
   try {
     const answer = await call(verb, path, values(form));
-    if (path === "/api/logout") for (const store of [localStorage, sessionStorage]) store.clear();
+    if (path === "/api/logout") forget();
     if (form.dataset.show && answer) show(form, String(answer[form.dataset.show]), true);
     else if (form.dataset.then) location.assign(form.dataset.then);
     else location.reload();

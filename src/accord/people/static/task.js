@@ -3,6 +3,7 @@
 import { call, memory, persist } from "./net.js";
 import { KINDS } from "./kinds.js";
 import { extras } from "./extras.js";
+import { ownKeys } from "./keys.js";
 import { timer } from "./timer.js";
 
 const form = document.getElementById("task");
@@ -23,6 +24,7 @@ const draft = memory.read(localStorage, `draft:${own}`) ?? given.draft ?? {};
 const time = timer(draft);
 const kind = KINDS[given.kind](task);
 const more = extras(task, kind);
+const mine = ownKeys(given.person);
 let locked = false;
 let restoring = true;
 
@@ -204,6 +206,7 @@ function notify(told, undoing = false) {
     button.append("Undo ", key);
     button.addEventListener("click", undo);
     toast.append(button);
+    mine.label(toast);
     setTimeout(() => (toast.hidden = true), 8000);
   }
   toast.hidden = false;
@@ -216,6 +219,7 @@ function current() {
   return found >= 0 ? Number(task.cards[found].dataset.position) : null;
 }
 
+mine.offer(document.getElementById("help"));
 const open = (id) => document.getElementById(id).showModal();
 const actions = {
   help: () => open("help"),
@@ -246,7 +250,7 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     return send();
   }
-  const act = keys[event.key];
+  const act = keys[mine.usual(Object.keys(keys), event.key)];
   if (!act) return;
   event.preventDefault();
   act(event);
