@@ -91,6 +91,23 @@ def test_who_agrees_little_is_told_by_how_little_and_how_surely(kappa: float, hi
     assert [alarm.name for alarm in told] == ["random"] * is_told
 
 
+def test_who_works_with_one_other_alone_may_be_low_by_the_others_fault() -> None:
+    """Ann and Bea share five tasks, in three of them with nobody else: partners; Cy has two, with both. With a fourth
+    task of all three they are no partners: three of six are not most."""
+    shop = Workshop(make_tasks("pair", 6, 2, 3, 0), [ReplayedRater(name, {}) for name in ("ann", "bea", "cy")])
+    crews = [(1, 2), (1, 2), (1, 2), (1, 2, 3), (1, 2, 3)]
+    for task, crew in zip(shop.tasks, crews, strict=False):
+        for person_id in crew:
+            shop.submit(person_id, task, (0, 1), {"ranks": [1, 2]})
+    assert [row.partner for row in shop.report().people] == ["bea", "ann", ""]
+    (row, *_) = shop.report().people
+    told = alarms([replace(row, kappa=Interval(value, 0.0, value, 29, 29)) for value in (0.9, 0.9, 0.1)], ())
+    assert [alarm.cause.partition("; ")[2] for alarm in told] == ["or bea does: nobody else judged most of these tasks"]
+    for person_id in (1, 2, 3):
+        shop.submit(person_id, shop.tasks[5], (0, 1), {"ranks": [1, 2]})
+    assert [row.partner for row in shop.report().people] == ["", "", ""]
+
+
 def test_an_honest_team_is_left_alone() -> None:
     """Eight honest teams of 18, nine checks each: an accusation is an error in at most one of a thousand."""
     accused = [alarm for seed in range(8) for alarm in workshop("pair", 2, seed, {}, 100).work().alarms]

@@ -120,7 +120,8 @@ def _random(row: PersonRow, team: Team) -> Found | None:
     little = kappa.value < LITTLE_OF_TEAM * team.kappa and highest < team.kappa
     if little or kappa.high < LEAST_OF_TEAM * team.kappa:
         symptom = f"agrees with the others little beyond chance: kappa {kappa}, the team's median is {team.kappa:.2f}"
-        return symptom, "clicks at random, or understood the guidelines differently"
+        also = f"; or {row.partner} does: nobody else judged most of these tasks" if row.partner else ""
+        return symptom, "clicks at random, or understood the guidelines differently" + also
     return None
 
 
