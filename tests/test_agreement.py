@@ -140,6 +140,60 @@ def test_one_item_has_a_value_and_no_interval() -> None:
     assert isinstance(alpha, Interval) and math.isnan(alpha.low) and alpha.clusters == 1
 
 
+@pytest.mark.parametrize("num", [2, 6, 50])
+def test_few_items_without_any_disagreement_leave_room_for_some(num: int) -> None:
+    """Half of the items "a", half "b", two people, always the same. Wilson: raw in [K / (K + z^2), 1], z^2 = 3.8415.
+
+    Chance is 1/2, so kappa = 2 raw - 1 has the lower end (K - z^2) / (K + z^2). A resample of one value is left out.
+    """
+    said = ["a", "b"] * (num // 2)
+    judged = judged_items([*range(num)] * 2, said * 2)
+    raw = raw_agreement(judged)
+    assert isinstance(raw, Interval)
+    assert (raw.value, raw.low, raw.high) == pytest.approx((1.0, num / (num + 3.841459), 1.0), abs=1e-6)
+    lowest = (num - 3.841459) / (num + 3.841459)
+    for kappa in (fleiss_kappa(judged), krippendorff_alpha(judged), cohen_kappa(said, said)):
+        assert isinstance(kappa, Interval)
+        assert (kappa.value, kappa.low, kappa.high) == pytest.approx((1.0, lowest, 1.0), abs=1e-6)
+
+
+def test_numbers_all_alike_leave_room_by_the_chance_that_people_answer_at_random() -> None:
+    """Values 1 (once), 4, 5 (each twice) of five items by three people: chance (1 + 4 + 4) / 25 = 9/25, raw at least
+    5 / 8.8415 = .5655, so alpha at least 1 - .4345 / (16/25) = .3211, whatever the distances."""
+    judged = judged_items([*range(5)] * 3, [1, 4, 4, 5, 5] * 3)
+    for metric in ("nominal", "ordinal", "interval"):
+        alpha = krippendorff_alpha(judged, metric)
+        assert isinstance(alpha, Interval)
+        assert (alpha.value, alpha.low, alpha.high) == pytest.approx((1.0, 0.3211, 1.0), abs=1e-4)
+
+
+def test_people_who_never_agree_are_not_certain_to() -> None:
+    """Four items, "a" by one and "b" by the other. Wilson of 0 of 4: [0, z^2 / (4 + z^2)] = [0, .4899]. Fleiss: chance
+    1/2, kappa = 2 raw - 1 in [-1, -.0202]. Alpha: -3/4 = 1 - 7/4 (1 - raw), up to 1 - 7/4 * .5101 = .1073."""
+    judged = judged_items([1, 2, 3, 4] * 2, ["a"] * 4 + ["b"] * 4)
+    for found, ends in (
+        (raw_agreement(judged), (0.0, 0.0, 0.4899)),
+        (fleiss_kappa(judged), (-1.0, -1.0, -0.0202)),
+        (krippendorff_alpha(judged), (-0.75, -0.75, 0.1073)),
+    ):
+        assert isinstance(found, Interval)
+        assert (found.value, found.low, found.high) == pytest.approx(ends, abs=1e-4)
+
+
+def test_the_interval_of_perfect_agreement_covers() -> None:
+    """People who agree on purpose in .9 of the items and answer at random in the others: kappa .9. Twelve items often
+    show no disagreement at all; the bootstrap alone would then claim [1, 1], and cover in 45 % only."""
+    rng, covered, unanimous = np.random.default_rng(7), 0, 0
+    for _ in range(300):
+        purpose = rng.random(12) < 0.9
+        first, chance = rng.integers(0, 2, 12), rng.integers(0, 2, 12)
+        second = np.where(purpose, first, chance)
+        kappa = fleiss_kappa(judged_items([*range(12)] * 2, [*first, *second]), resamples=200)
+        covered += isinstance(kappa, Unknown) or kappa.low <= 0.9 <= kappa.high
+        unanimous += bool((first == second).all())
+    assert unanimous > 120 and covered >= 285
+
+
 def test_resamples_without_two_values_are_left_out_of_the_interval() -> None:
     """Two items, one split: a resample lacks the split with chance 1/4, and has alpha = 0 or below otherwise.
 

@@ -562,6 +562,32 @@ def test_answers_to_gold_tasks_are_flagged(desk: Desk, ada: Person, chef: Person
         desk.set_gold("no such task", None, chef)
 
 
+def test_a_gold_question_is_asked_of_as_many_as_the_manager_says(
+    desk: Desk, ada: Person, bob: Person, chef: Person
+) -> None:
+    """One place, filled by Ada. Gold for three: two more. Retired to one again: Ada's stands, nobody else is asked."""
+    desk.add_tasks([pair()])
+    desk.submit(ada.id, claimed(desk, ada).task.id, FIRST, key="1")
+    task = next(desk.tasks())
+    assert desk.claim(bob.id) is None
+    desk.set_gold(task.id, FIRST, chef, overlap=3)
+    assert desk.counts() | {"slots": 3, "waiting": 2, "filled": 1, "gold": 1} == desk.counts()
+    desk.submit(bob.id, claimed(desk, bob).task.id, FIRST, key="1")
+    desk.set_gold(task.id, None, chef, overlap=1)  # two have answered: none of them is turned away
+    assert desk.counts() | {"slots": 2, "waiting": 0, "filled": 2, "gold": 0} == desk.counts()
+
+
+def test_tasks_are_listed_from_one_on_and_gold_questions_alone(desk: Desk, ada: Person) -> None:
+    desk.add_tasks([pair(), pair(gold={"ranks": [1, 2]}, overlap=2), pair(gold={"ranks": [2, 1]})])
+    first, second, third = (task.id for task in desk.tasks())
+    assert [task.id for task in desk.tasks(after=first)] == [second, third]
+    assert [task.id for task in desk.tasks(gold=True)] == [second, third]
+    assert [task.id for task in desk.tasks(after=second, gold=True)] == [third] and not list(desk.tasks(after=third))
+    for key in "12":
+        desk.submit(ada.id, claimed(desk, ada).task.id, FIRST, key=key)
+    assert [one.task_id for one in desk.submissions(gold=True)] == [second]
+
+
 def test_a_decision_stands_beside_the_judgements(desk: Desk, ada: Person, bob: Person, chef: Person) -> None:
     desk.add_tasks([pair(overlap=2)])
     for person in (ada, bob):

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from accord.cli.project import create_project
+from accord.people.answers import Answer
 from accord.records import Prompt
 from tests.webapp import Served, serving, task
 
@@ -118,6 +119,20 @@ def ranks_by_text(served: Served, **where: Any) -> list[dict[str, int]]:
     ]
 
 
+def drafted(served: Served, person: Person) -> dict[str, Any]:
+    """What the server has of the answer that this person is at."""
+    held = served.desk.claim(person.row.id)
+    return (held.draft if held else None) or {}
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if is_so():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come about in ten seconds")
+
+
 def drag(page: Page, letter: str, other: str, share: float) -> None:
     """Drag a card by its handle onto another one, at a share of its height."""
     page.locator(f".card[data-letter={letter}]").scroll_into_view_if_needed()
@@ -161,6 +176,7 @@ def test_a_link_lets_one_in_and_the_token_leaves_the_address_bar(browser: Browse
     expect(page.get_by_role("heading", name="Hello, Gil.")).to_be_visible()
     page.get_by_role("link", name="Read the guidelines first").click()
     expect(page.locator(".prose em")).to_have_text("fair")
+    page.wait_for_load_state()  # the form's script runs
     page.get_by_role("button", name="I have read this").click()
     page.wait_for_selector("#task[data-ready]")
     page.locator(".menu summary").click()
@@ -463,6 +479,7 @@ def test_a_draft_survives_a_reload(browser: Browser, served: Served) -> None:
         expect(page.get_by_label("A is unacceptable")).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#note")).to_have_value("so far")
         assert page.locator("input[name=flag-0]:checked").count() == 1
+        eventually(lambda: drafted(served, eve).get("note") == "so far")  # sent as the page was left
     with Person(browser, served, "Eve") as elsewhere:  # another browser: what the server has
         page = elsewhere.open()
         assert standing(page) == {"B": 1, "A": 2, "C": 3}
@@ -497,8 +514,7 @@ def test_a_draft_made_without_connection_is_kept_in_the_browser(browser: Browser
         eve.ready()
         expect(page.locator("#text")).to_have_value("far from any network")
         expect(page.locator("#saved")).to_have_text("draft saved")
-    (row,) = [served.desk.claim(eve.row.id)]
-    assert row is not None and row.draft is not None and row.draft["text"] == "far from any network"
+    assert drafted(served, eve)["text"] == "far from any network"
 
 
 # ---- once, and only once -----------------------------------------------------------------------------------------
@@ -527,12 +543,9 @@ def test_a_double_click_is_one_judgement(browser: Browser, served: Served) -> No
         eve.press("1")
         page.get_by_role("button", name="Submit").dblclick()
         page.get_by_text("And now?").wait_for()
-        eve.press("1")
-        page.evaluate(  # and as fast as a script can, with the page's own key
+        page.evaluate(  # and as fast as a script can
             """async () => {
                 const given = JSON.parse(document.getElementById("task").dataset.task);
-                const key = `accord:key:${given.task_id}:${given.revision}`;
-                localStorage.setItem(key, JSON.stringify("the same key"));
                 const csrf = document.querySelector('meta[name="csrf"]').content;
                 const send = () => fetch(`/api/tasks/${given.task_id}/submit`, {
                     method: "POST",
@@ -596,7 +609,7 @@ def test_a_session_that_ended_loses_nothing(browser: Browser, served: Served) ->
 
 
 def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served: Served) -> None:
-    with serving(served_folder(served), min_seconds=3) as other, Person(browser, other, "Eve") as eve:
+    with serving(served_folder(served), min_seconds=5) as other, Person(browser, other, "Eve") as eve:
         other.desk.add_tasks([task("label", "Good?", "yes")])
         page = eve.open()
         button = page.locator("#submit")
@@ -610,11 +623,11 @@ def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served:
         page.evaluate(hide, False)
         eve.press("g", "Enter")
         assert list(other.desk.submissions()) == []
-        expect(button).to_be_enabled(timeout=8000)
+        expect(button).to_be_enabled(timeout=20000)
         eve.press("Enter")
         eve.submitted()
         (done,) = other.desk.submissions()
-    assert 3 <= done.seconds < 20 and 1.4 <= done.pauses_s < 10
+    assert 5 <= done.seconds < 30 and 1.4 <= done.pauses_s < 10
 
 
 def test_keys_rest_with_modifiers_and_in_windows(browser: Browser, served: Served) -> None:
@@ -629,6 +642,57 @@ def test_keys_rest_with_modifiers_and_in_windows(browser: Browser, served: Serve
         assert page.locator("input[name=choice]:checked").count() == 0
         eve.press("Escape", "3")
         assert page.locator("input[name=choice]:checked").count() == 1
+
+
+def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: Browser, served: Served) -> None:
+    """j and k become h and t, and with them Shift; x is taken, a digit is none. After a new login they are still so."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir", overlap=9)])
+    with Person(browser, served, "Eve") as eve:
+        page = eve.open()
+
+        def change(key: str, own: str) -> None:
+            page.get_by_role("button", name=f"{key} change", exact=True).click()
+            eve.press(own)
+
+        eve.press("?")
+        told = page.get_by_role("dialog").get_by_role("status")
+        change("j", "x")
+        expect(told).to_have_text("x means something else already.")
+        eve.press("5")
+        expect(told).to_have_text("Take a letter or a sign.")
+        eve.press("=")
+        expect(told).to_have_text("= means something else already.")
+        eve.press("-")
+        expect(told).to_have_text("Take a letter: it is used with Shift too.")
+        eve.press("H")
+        expect(told).to_have_text("Kept in this browser.")
+        change("k", "t")
+        change("x", "j")  # free again
+        expect(page.locator(".hint kbd").nth(0)).to_have_text("h")
+        expect(page.locator("dialog .keys")).to_contain_text("⇧h")
+        eve.press("Escape")
+        eve.press("h", "H", "j")  # A down, and unacceptable
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}
+        expect(page.get_by_label("A is unacceptable")).to_have_attribute("aria-pressed", "true")
+        expect(page.get_by_label("Move A down")).to_have_attribute("title", "Move down (Shift+h)")
+        eve.press("k", "x")  # mean nothing now
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}
+        page.locator(".menu summary").click()
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url("**/login")
+        session = served.desk.open_session(eve.row.id)
+        eve.context.add_cookies([{"name": "accord_session", "value": session, "url": served.url}])
+        eve.open()
+        eve.press("h", "T", "?")
+        page.get_by_role("button", name="Back to the usual keys").click()
+        expect(page.locator(".hint kbd").nth(0)).to_have_text("j")
+        eve.press("Escape", "n")
+        expect(page.locator("#note")).to_be_focused()
+        other = served.desk.open_session(served.person("Fay").id)
+        page.evaluate('key => localStorage.setItem(key, \'{"j": "h"}\')', f"accord:keys:{eve.row.id}")
+        eve.context.add_cookies([{"name": "accord_session", "value": other, "url": served.url}])
+        eve.open()
+        expect(page.locator(".hint kbd").nth(0)).to_have_text("j")  # Fay's own hands
 
 
 def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served: Served) -> None:
@@ -653,3 +717,65 @@ def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served
         page.wait_for_url("**/manage/disagreements")
     by_flag = {one.flags: one.ranks for one in served.store.rankings() if "adjudication" in one.flags}
     assert by_flag == {("adjudication",): (2, 1)} and len(ranks_by_text(served)) == 3
+
+
+# ---- gold questions ----------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_made_gold_answered_missed_and_retired(browser: Browser, served: Served) -> None:
+    """By keyboard, with the widget that annotators have; who gets it next sees a task like any other."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    with Person(browser, served, "Moe", "manager") as moe, Person(browser, served, "Eve") as eve:
+        page = moe.open("/manage/gold")
+        page.get_by_role("link", name="Make gold").click()
+        moe.ready()
+        assert page.get_by_label("Flags of A").count() == page.get_by_label("Edit A").count() == 0
+        moe.press("e", "f", "s", "u", "j", "j", "j", "K", "n")  # no edit, no flag, no skip; oak, fir, elm
+        page.keyboard.type("Firs come second.")
+        moe.press("Escape")
+        page.get_by_label("Ask up to").fill("0")
+        moe.press("Escape", "Enter")
+        assert page.url.endswith("/gold") and served.desk.counts()["gold"] == 0  # nobody to ask: refused by the form
+        page.get_by_label("Ask up to").fill("2")
+        moe.press("Enter")
+        page.wait_for_url("**/manage/gold")
+        expect(page.locator(".past")).to_contain_text("A > C > B")
+        expect(page.locator(".past")).to_contain_text("Firs come second.")
+        (made,) = served.desk.tasks()
+        assert made.gold is not None and made.overlap == 2 and "seconds" not in made.gold
+        eve.open()
+        assert "gold" not in eve.page.content().lower()
+        letters = "".join("ABC"[eve.texts().index(tree)] for tree in ("fir", "elm", "oak"))
+        for place, letter in enumerate(letters):
+            while standing(eve.page)[letter] > place + 1:
+                eve.page.get_by_label(f"Move {letter} up").click()
+        if letters == "ABC":
+            eve.press("Enter")  # an order nobody touched is asked about once
+        eve.press("Enter")
+        eve.submitted()
+        page.reload()
+        expect(page.locator(".past")).to_contain_text("1 of 2 answered")
+        expect(page.locator(".past")).to_contain_text("Eve (33 %)")  # fir before elm is right; oak is first in gold
+        page.get_by_role("link", name="Change").click()
+        moe.ready()
+        assert standing(page) == {"A": 1, "C": 2, "B": 3}  # what was said before
+        page.go_back()
+        page.get_by_role("button", name="Retire").click()
+        expect(page.get_by_text("There are none yet.")).to_be_visible()
+    (task_now,) = served.desk.tasks()
+    assert task_now.gold is None and task_now.overlap == 1
+
+
+def test_a_decided_disagreement_becomes_gold_with_the_decision(browser: Browser, served: Served) -> None:
+    served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
+    with Person(browser, served, "Moe", "manager") as moe:
+        (made,) = served.desk.tasks()
+        served.desk.adjudicate(moe.row.id, made.id, Answer(ranks=(2, 1), strength="slightly"), key="decided")
+        page = moe.open(f"/manage/task/{made.id}")
+        page.get_by_role("link", name="Make it a gold question").click()
+        moe.ready()
+        expect(page.locator("input[name=choice]:checked")).to_have_value("1 slightly")
+        moe.press("Enter")
+        page.wait_for_url("**/manage/gold")
+    gold = served.desk.task(made.id).gold
+    assert gold is not None and (gold["ranks"], gold["strength"]) == ([2, 1], "slightly")

@@ -148,12 +148,15 @@ def views(person: Person, served: Served) -> Iterator[tuple[str, Page]]:
     person.page.goto(served.url + "/task")
     yield "done", person.page
     disputed = person.open("/manage/disagreements").get_by_role("link", name="Decide").first
-    for name in ("", "/people", "/disagreements", "/guidelines", "/export"):
+    for name in ("", "/people", "/disagreements", "/gold", "/guidelines", "/export"):
         yield f"manage{name}", person.open(f"/manage{name}")
     person.open("/manage/disagreements")
     disputed.click()
     person.ready()
     yield "adjudication", person.page
+    person.open("/manage/gold").get_by_role("link", name="Change").first.click()
+    person.ready()
+    yield "gold answer", person.page
     yield "nothing", person.open("/nothing")
 
 
@@ -181,7 +184,7 @@ def test_every_page_is_accessible(browser: Browser, served: Served, scheme: Any,
         assert page.locator(".past li").count() > 20
         found += [("history", one["id"], []) for one in serious(checker, page)]
     assert not found, found
-    assert len(seen) == 32
+    assert len(seen) == 34
 
 
 @pytest.mark.skipif("ACCORD_PICTURES" not in os.environ, reason="writes pictures into ACCORD_PICTURES=FOLDER")

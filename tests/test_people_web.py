@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -19,9 +20,13 @@ from fastapi import FastAPI
 
 from accord.config import LabelConfig
 from accord.errors import UsageError
+from accord.people.answers import Answer
 from accord.people.app import create_app
 from accord.people.diff import word_diff
+from accord.people.gold import gold_report
+from accord.people.pages import EVERY_KEY, TITLES, keys_of
 from accord.people.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
+from accord.stats import Interval, wilson
 from tests.webapp import Served, serving, task
 
 
@@ -69,7 +74,9 @@ ROUTES: dict[str, tuple[str, int]] = {
     "GET /manage/guidelines": ("manager", 200),
     "GET /manage/export": ("manager", 200),
     "GET /manage/disagreements": ("manager", 200),
+    "GET /manage/gold": ("manager", 200),
     "GET /manage/task/{task_id}": ("manager", 404),
+    "GET /manage/task/{task_id}/gold": ("manager", 404),
     "POST /api/tasks": ("manager", 422),
     "POST /api/tasks/{task_id}/adjudicate": ("manager", 422),
     "PUT /api/tasks/{task_id}/gold": ("manager", 422),
@@ -446,6 +453,98 @@ def test_a_manager_adds_tasks_and_decides_them(tmp_path: Path) -> None:
         (ranking,) = served.store.rankings()
         assert ranking.flags == ("adjudication",) and ranking.ranks == (2, 1)
         assert client.get(f"/manage/task/{pair.id}").status_code == 200
+
+
+def test_every_key_that_does_something_can_be_changed() -> None:
+    """But digits and the question mark; a key with Shift goes along with its letter."""
+    rows = [
+        key
+        for kind in TITLES
+        for mode in ("label", "gold")
+        for keys, _ in keys_of(kind, 2, mode)
+        for key in keys.split()
+    ]
+    lone = {key for key in rows if len(key) == 1} | {key[1:].upper() for key in rows if key.startswith("⇧")}
+    assert sorted(lone - set("0123456789?…↵")) == sorted(EVERY_KEY)
+
+
+def test_a_manager_sees_who_misses_which_gold_question_and_retires_one(tmp_path: Path) -> None:
+    """Two gold questions of four people: all know the first; of the second, a ranking of three, Cy has one pair of
+    three right and Di none. So Cy has (1 + 1/3) / 2 = 67 % in all, Di 50 %."""
+    with serving(tmp_path, overlap=1) as served, served.by_token(served.person("Moe", "manager")) as moe:
+        rows = [
+            task("pair", "Easy?", "yes", "no", overlap=4, gold={"ranks": [1, 2], "note": "Obviously."}),
+            task("ranking", "Hard?", "a", "b", "c", overlap=4, gold={"ranks": [1, 2, 3]}),
+        ]
+        served.desk.add_tasks(rows)
+        easy, hard = served.desk.tasks()
+        for name, said in {"Ann": [1, 2, 3], "Bo": [1, 2, 3], "Cy": [1, 3, 1], "Di": [3, 2, 1]}.items():
+            for ranks in ([1, 2], said):
+                held = served.desk.claim(served.person(name).id)
+                assert held is not None
+                shown = tuple(ranks[i] for i in held.order)
+                served.desk.submit(served.person(name).id, held.task.id, Answer(ranks=shown), key="k" + held.task.id)
+        questions, people = gold_report(served.desk)
+        assert [row.task.id for row in questions] == [hard.id, easy.id]
+        assert [row.missed for row in questions] == [(("Di", 0.0), ("Cy", pytest.approx(1 / 3))), ()]
+        assert str(questions[0].right) == str(wilson(7 / 3, 4))
+        assert [(row.name, row.right.value) for row in people if isinstance(row.right, Interval)][:2] == [
+            ("Di", 0.5),
+            ("Cy", pytest.approx(2 / 3)),
+        ]
+        report = moe.get("/api/quality").json()["people"]
+        assert {row["name"]: row["gold"]["value"] for row in report}["Cy"] == pytest.approx(2 / 3)
+        shown = moe.get("/manage/gold").text
+        assert "Di, Cy (33 %)" in shown and "A &gt; B &gt; C" in shown and "Obviously." in shown
+        assert moe.put(f"/api/tasks/{hard.id}/gold", json={"answer": None, "overlap": 1}).status_code == 204
+        assert "Cy" not in moe.get("/manage/gold").text.split("Who misses them")[0]
+        report = moe.get("/api/quality").json()["people"]  # at once, although the report may be kept for a while
+        assert {row["name"]: row["gold"]["value"] for row in report}["Cy"] == 1.0
+
+
+def test_a_new_gold_answer_is_in_the_report_at_once(tmp_path: Path) -> None:
+    """The counts of the desk do not change with the answer alone."""
+    with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as moe:
+        served.desk.add_tasks([task("pair", "Which?", "one", "two", gold={"ranks": [1, 2]})])
+        ann = served.person("Ann")
+        held = served.desk.claim(ann.id)
+        assert held is not None
+        served.desk.submit(ann.id, held.task.id, Answer(ranks=tuple(1 + i for i in held.order)), key="key")
+        assert moe.get("/api/quality").json()["people"][0]["gold"]["value"] == 1.0
+        moe.put(f"/api/tasks/{held.task.id}/gold", json={"answer": {"ranks": [2, 1]}})
+        assert moe.get("/api/quality").json()["people"][0]["gold"]["value"] == 0.0
+
+
+def test_the_form_of_a_gold_answer_starts_from_what_is_known(tmp_path: Path) -> None:
+    """The gold answer, else what was decided, by its ranks alone; a text that somebody writes has none."""
+    with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as moe:
+        served.desk.add_tasks([task("pair", "Which?", "one", "two"), task("demonstration", "Write!")])
+        pair, written = served.desk.tasks()
+
+        def draft() -> Any:
+            found = re.search('data-task="([^"]*)"', moe.get(f"/manage/task/{pair.id}/gold").text)
+            assert found is not None
+            return json.loads(html.unescape(found[1]))["draft"]
+
+        assert draft() is None
+        served.desk.adjudicate(served.person("Moe").id, pair.id, Answer(ranks=(2, 1), note="no"), key="decided")
+        assert draft() == {"ranks": [2, 1], "unacceptable": None, "strength": None}
+        moe.put(f"/api/tasks/{pair.id}/gold", json={"answer": {"ranks": [1, 1]}})
+        assert draft() == {"ranks": [1, 1]}
+        assert moe.get(f"/manage/task/{written.id}/gold").status_code == 422
+        assert written.id not in moe.get("/manage/gold").text
+
+
+def test_tasks_that_could_be_gold_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as moe:
+        served.desk.add_tasks([task("pair", f"Question {i}", f"{i} a", f"{i} b") for i in range(65)])
+        seen, path, pages = [], "/manage/gold", 0
+        while path:
+            shown = moe.get(path).text
+            seen += re.findall(r"Question (\d+)", shown)
+            more = re.search(r'href="(/manage/gold\?after=[^"#]+)', shown)
+            path, pages = more[1] if more else "", pages + 1
+        assert seen == [str(i) for i in range(65)] and pages == 3
 
 
 def test_a_manager_takes_the_answers_home_as_a_file_with_its_manifest(tmp_path: Path) -> None:

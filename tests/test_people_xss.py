@@ -15,6 +15,7 @@ from html import unescape
 import pytest
 
 from accord.people import markdown
+from accord.people.answers import Answer
 from accord.people.diff import word_diff
 from accord.records import Completion, Prompt, Source
 from tests.webapp import NewTask, Served, serving
@@ -239,6 +240,11 @@ def _views(served: Served, policy: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield path, {}
     for task in served.desk.tasks():
         yield f"/manage/task/{task.id}", {"keys": "od" if task.completions else ""}
+    gold = next(task for task in served.desk.tasks() if task.kind == "pair")
+    for text in payloads()[:7]:
+        served.desk.set_gold(gold.id, Answer(ranks=(1, 2), note=text), admin)
+        yield "/manage/gold", {}
+    yield f"/manage/task/{gold.id}/gold", {"keys": "od"}
     judge = served.desk.people()[0]
     yield "/history", {"person": served.desk.open_session(judge.id)}
     yield "/", {}

@@ -11,6 +11,7 @@ from labelling import Workshop, gold, make_tasks
 
 from accord.errors import UsageError
 from accord.formats.film_reviews import RatedReview
+from accord.people.alarms import alarms
 from accord.people.panel import ReplayedRater, View, blocks, review_tasks, synthetic
 from accord.people.quality import Quality, weights
 from accord.people.rows import Skip
@@ -57,6 +58,54 @@ def test_planted_defects_of_labels_are_found() -> None:
     seen = found(workshop("label", 3, seed=1).work())
     assert seen.keys() == {"position", "length", "random", "tie", "flipped", "fast"}
     assert seen["flipped"] == {"flipped"} and seen["tie"] == {"one answer"} and "too fast" in seen["fast"]
+
+
+def test_a_coin_is_found_on_a_short_record_and_nobody_else_is_accused() -> None:
+    """29 pairs each of six people, three a pair; one of them flips coins. The 95 % interval alone finds 19 of 24."""
+    teams = [
+        Workshop(make_tasks("pair", 58, 2, 3, seed), synthetic(6, gold, seed, {"random": 1}), seed)
+        for seed in range(24)
+    ]
+    quality = [team.work() for team in teams]
+    accused = [(alarm.name, alarm.who.endswith("random")) for one in quality for alarm in one.alarms]
+    assert accused.count(("random", True)) >= 21 and not [name for name, is_coin in accused if not is_coin]
+
+
+@pytest.mark.parametrize(
+    ("kappa", "high", "is_told"),
+    [
+        (0.20, 0.52, True),  # a quarter of .8, and .20 + 2.326 / 1.960 * .32 = .58 is below .8
+        (0.25, 0.52, False),  # nearly a third: may be somebody weak
+        (0.20, 0.72, False),  # up to .20 + 2.326 / 1.960 * .52 = .82: a typical person may look so
+        (0.30, 0.47, True),  # a long record, wholly below .6 of .8
+    ],
+)
+def test_who_agrees_little_is_told_by_how_little_and_how_surely(kappa: float, high: float, is_told: bool) -> None:
+    shop = two_people()
+    shop.submit(1, shop.tasks[0], (0, 1), {"ranks": [1, 2]})
+    (row,) = shop.report().people
+    intervals = [
+        Interval(value, 2 * value - top, top, 29, 29) for value, top in ((0.8, 0.9), (0.8, 0.9), (kappa, high))
+    ]
+    told = alarms([replace(row, kappa=one) for one in intervals], ())
+    assert [alarm.name for alarm in told] == ["random"] * is_told
+
+
+def test_who_works_with_one_other_alone_may_be_low_by_the_others_fault() -> None:
+    """Ann and Bea share five tasks, in three of them with nobody else: partners; Cy has two, with both. With a fourth
+    task of all three they are no partners: three of six are not most."""
+    shop = Workshop(make_tasks("pair", 6, 2, 3, 0), [ReplayedRater(name, {}) for name in ("ann", "bea", "cy")])
+    crews = [(1, 2), (1, 2), (1, 2), (1, 2, 3), (1, 2, 3)]
+    for task, crew in zip(shop.tasks, crews, strict=False):
+        for person_id in crew:
+            shop.submit(person_id, task, (0, 1), {"ranks": [1, 2]})
+    assert [row.partner for row in shop.report().people] == ["bea", "ann", ""]
+    (row, *_) = shop.report().people
+    told = alarms([replace(row, kappa=Interval(value, 0.0, value, 29, 29)) for value in (0.9, 0.9, 0.1)], ())
+    assert [alarm.cause.partition("; ")[2] for alarm in told] == ["or bea does: nobody else judged most of these tasks"]
+    for person_id in (1, 2, 3):
+        shop.submit(person_id, shop.tasks[5], (0, 1), {"ranks": [1, 2]})
+    assert [row.partner for row in shop.report().people] == ["", "", ""]
 
 
 def test_an_honest_team_is_left_alone() -> None:

@@ -22,6 +22,9 @@ SURE_Z = 3.3  # standard errors from one half: one honest person in a thousand
 TIE_EXCESS, LENGTH_EXCESS = 0.3, 0.25
 SAME = 0.9  # share of one value
 LEAST_OF_TEAM = 0.6  # of the team's median kappa
+# On a short record the interval is too wide for that: a fraction of the team's kappa, if one typical person in a
+# hundred or fewer would come out so low (one-sided; the upper half of a 95 % interval stretched to 99 %).
+LITTLE_OF_TEAM, STRETCH = 0.3, 2.326 / 1.960
 POOR_ALPHA = 0.2
 
 Found = tuple[str, str]  # (symptom, likely cause)
@@ -111,9 +114,14 @@ def _flipped(row: PersonRow, team: Team) -> Found | None:
 
 def _random(row: PersonRow, team: Team) -> Found | None:
     kappa = _known(row.kappa)
-    if kappa and team.kappa > 0 and kappa.high < LEAST_OF_TEAM * team.kappa:
+    if not kappa or team.kappa <= 0:
+        return None
+    highest = kappa.value + STRETCH * (kappa.high - kappa.value)
+    little = kappa.value < LITTLE_OF_TEAM * team.kappa and highest < team.kappa
+    if little or kappa.high < LEAST_OF_TEAM * team.kappa:
         symptom = f"agrees with the others little beyond chance: kappa {kappa}, the team's median is {team.kappa:.2f}"
-        return symptom, "clicks at random, or understood the guidelines differently"
+        also = f"; or {row.partner} does: nobody else judged most of these tasks" if row.partner else ""
+        return symptom, "clicks at random, or understood the guidelines differently" + also
     return None
 
 

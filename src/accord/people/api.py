@@ -272,12 +272,14 @@ def adjudicate(desk: TheDesk, me: Me, task_id: TaskId, key: Key, answer: Answer)
 
 class Gold(Body):
     answer: Answer | None
+    overlap: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 @doors("PUT", "/api/tasks/{task_id}/gold", "manager", status_code=204)
-def set_gold(desk: TheDesk, me: Me, task_id: TaskId, gold: Gold) -> None:
+def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId, gold: Gold) -> None:
     """Make a task a gold question by its right answer (positions as listed), or an ordinary one."""
-    desk.set_gold(task_id, gold.answer, by=me)
+    desk.set_gold(task_id, gold.answer, by=me, overlap=gold.overlap)
+    request.app.state.judged.forget()
 
 
 class NewInvite(Body):

@@ -211,15 +211,19 @@ class Desk:
         with self.store.snapshot() as connection:
             return ledger.task(connection, task_id)
 
-    def tasks(self) -> Iterator[Task]:
-        """All tasks, oldest first, streamed."""
+    def tasks(self, *, after: str = "", gold: bool = False) -> Iterator[Task]:
+        """All tasks, oldest first, streamed; or those that came ``after`` one, or the gold questions only."""
         with self.store.snapshot() as connection:
-            yield from ledger.all_tasks(connection)
+            yield from ledger.all_tasks(connection, after=after, gold=gold)
 
-    def set_gold(self, task_id: str, answer: Answer | None, by: Person) -> None:
-        """Say what the right answer is, by position in ``task.completions``; None: there is none. Managers, admins."""
+    def set_gold(self, task_id: str, answer: Answer | None, by: Person, *, overlap: int | None = None) -> None:
+        """Say what the right answer is, by position in ``task.completions``; None: there is none. Managers, admins.
+
+        Args:
+            overlap: How many people are asked in all; who has the task, or has answered it, is never turned away.
+        """
         values = None if answer is None else answer.plain()
-        self.store.write(lambda c: queue.set_gold(c, self.settings, task_id, values, by))
+        self.store.write(lambda c: queue.set_gold(c, self.settings, task_id, values, by, overlap))
 
     # ---- leases ------------------------------------------------------------------------------------------------------
 
@@ -315,11 +319,14 @@ class Desk:
             return ledger.standing(connection, person_id, since)
 
     def submissions(
-        self, *, person_id: int | None = None, task_id: str | None = None, last: int | None = None
+        self, *, person_id: int | None = None, task_id: str | None = None, gold: bool = False, last: int | None = None
     ) -> Iterator[Submission]:
-        """All submissions, undone ones too, oldest first, streamed; or the ``last`` so many, newest first."""
+        """All submissions, undone ones too, oldest first, streamed; or the ``last`` so many, newest first.
+
+        Those of one person, of one task, or of ``gold`` questions only.
+        """
         with self.store.snapshot() as connection:
-            yield from ledger.all_submissions(connection, person_id=person_id, task_id=task_id, last=last)
+            yield from ledger.all_submissions(connection, person_id=person_id, task_id=task_id, gold=gold, last=last)
 
     def skips(self) -> Iterator[Skip]:
         """The tasks that people skipped and did not take again."""

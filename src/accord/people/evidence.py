@@ -119,6 +119,19 @@ def valued(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[str, s
         yield LABEL, completion.id, int(good)
 
 
+def gold_points(one: Submission, task: Task) -> list[float]:
+    """1 or 0 for each thing that the gold answer says: whether this answer says it too."""
+    right = _statements(gold_answer(task), task.completions)
+    said = _statements(one.answer, [task.completions[i] for i in one.order])
+    return [float(said.get(what) == value) for what, value in right.items()]
+
+
+def _statements(answer: Answer, shown: Sequence[Completion]) -> dict[tuple[object, object], int]:
+    """Orders of two completions; where none are compared, labels and values."""
+    orders: dict[tuple[object, object], int] = {(None, row[0]): row[1] for row in compared(answer, shown)}
+    return orders or {(row[0], row[1]): row[2] for row in valued(answer, shown)}
+
+
 def gold_answer(task: Task) -> Answer:
     """The right answer of a gold question, by position in ``task.completions``."""
     from accord.people.answers import Answer

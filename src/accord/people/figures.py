@@ -41,7 +41,8 @@ class PersonRow:
     how much more often than with other people on the same two. ``words_per_s``: median over tasks of words shown by
     seconds in view. ``lenience``: mean of own ratings less those of others on the same completion and axis, in points.
     ``one_answer``: share of the value said most often, over labels and ratings. ``silent_after``: the
-    number of answers after which the person stopped although there was more to do; None for who did not.
+    number of answers after which the person stopped although there was more to do; None for who did not. ``partner``:
+    the one other person who answered most of the same tasks with nobody else; "" where several did.
     """
 
     person_id: int
@@ -70,6 +71,7 @@ class PersonRow:
     one_answer: Estimate
     repeats: Estimate
     silent_after: int | None
+    partner: str
     weight: float
     weight_reason: str
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accord.errors import DataError
-from accord.people.evidence import LABEL, Choice, Evidence, Score, compared, gold_answer, valued
+from accord.people.evidence import LABEL, Choice, Evidence, Score, gold_points
 from accord.people.figures import PersonRow
 from accord.stats import (
     AnnotatorStrengths,
@@ -59,7 +59,7 @@ def person_rows(
     done = _by_person(answers)
     others, ratings = _others(evidence.choices), _ratings(evidence.scores)
     worth, fitted = person_worth(evidence), _strengths(evidence.choices)
-    silent = _silent(answers, task_of)
+    silent, partner = _silent(answers, task_of), _partners(answers)
     rows = []
     for person_id in sorted({*done, *skipped} & people.keys()):
         own, person = done.get(person_id, []), people[person_id]
@@ -94,6 +94,7 @@ def person_rows(
                 one_answer=_one_answer(scores.get(person_id, [])),
                 repeats=share_of_tasks(_repeats(said), "nothing was shown twice"),
                 silent_after=silent.get(person_id),
+                partner=people[partner[person_id]].name if person_id in partner else "",
                 weight=value.weight,
                 weight_reason=value.weight_reason,
             )
@@ -331,17 +332,8 @@ def _gold(own: Iterable[Submission], task_of: Mapping[str, Task], gold_tasks: fr
     trials = []
     for one in own:
         if one.task_id in gold_tasks:
-            task = task_of[one.task_id]
-            right = _statements(gold_answer(task), task.completions)
-            said = _statements(one.answer, [task.completions[i] for i in one.order])
-            trials += [(one.task_id, float(said.get(what) == value)) for what, value in right.items()]
+            trials += [(one.task_id, point) for point in gold_points(one, task_of[one.task_id])]
     return share_of_tasks(trials, "no gold question was answered")
-
-
-def _statements(answer: Any, shown: Sequence[Any]) -> dict[Hashable, int]:
-    """Orders of two completions; where none are compared, labels and values."""
-    orders: dict[Hashable, int] = {row[0]: row[1] for row in compared(answer, shown)}
-    return orders or {row[:2]: row[2] for row in valued(answer, shown)}
 
 
 def _one_answer(scores: Sequence[Score]) -> Estimate:
@@ -364,6 +356,23 @@ def _repeats(own: Iterable[Choice]) -> Iterator[Trial]:
         before = first.setdefault(one.item, one)
         if before.task_id != one.task_id:
             yield one.task_id, float(before.value == one.value)
+
+
+def _partners(answers: Sequence[Submission]) -> dict[int, int]:
+    """For each person the one other who alone answered most of what the person did and somebody else did too."""
+    answered: dict[str, set[int]] = defaultdict(set)
+    for one in answers:
+        answered[one.task_id].add(one.person_id)
+    together: dict[int, Counter[frozenset[int]]] = defaultdict(Counter)
+    for crew in answered.values():
+        for person_id in crew if len(crew) > 1 else ():
+            together[person_id][frozenset(crew - {person_id})] += 1
+    usual = {person_id: others.most_common(1)[0] for person_id, others in together.items()}
+    return {
+        person_id: next(iter(others))
+        for person_id, (others, times) in usual.items()
+        if len(others) == 1 and 2 * times > together[person_id].total()
+    }
 
 
 def _silent(answers: Sequence[Submission], task_of: Mapping[str, Task]) -> dict[int, int]:

@@ -41,10 +41,11 @@ def task(connection: Connection, task_id: str) -> Task:
     return _made(connection, rows)[0]
 
 
-def all_tasks(connection: Connection) -> Iterator[Task]:
-    """Every task, oldest first; some hundreds are held at a time."""
-    last = 0
-    while rows := connection.execute(_TASKS.where(tasks.c.id > last).order_by(tasks.c.id).limit(LOOKUP_IDS)).all():
+def all_tasks(connection: Connection, *, after: str = "", gold: bool = False) -> Iterator[Task]:
+    """Tasks, oldest first, those after one, or gold questions only; some hundreds are held at a time."""
+    last = connection.scalar(select(tasks.c.id).where(tasks.c.task_id == after)) or 0
+    wanted = _TASKS.where(tasks.c.gold.is_not(None)) if gold else _TASKS
+    while rows := connection.execute(wanted.where(tasks.c.id > last).order_by(tasks.c.id).limit(LOOKUP_IDS)).all():
         yield from _made(connection, rows)
         last = rows[-1].id
 
@@ -93,9 +94,9 @@ def assignment(row: Row[Any], task: Task) -> Assignment:
 
 
 def all_submissions(
-    connection: Connection, *, person_id: int | None, task_id: str | None, last: int | None
+    connection: Connection, *, person_id: int | None, task_id: str | None, gold: bool, last: int | None
 ) -> Iterator[Submission]:
-    """Submissions, oldest first; or the ``last`` so many, newest first."""
+    """Submissions, oldest first; or the ``last`` so many, newest first. With ``gold`` those of gold questions only."""
     more = (tasks.c.task_id.label("task"), tasks.c.kind, tasks.c.gold, people.c.name)
     query = (
         select(submissions, *more).join_from(submissions, tasks).join(people, people.c.id == submissions.c.person_id)
@@ -104,6 +105,8 @@ def all_submissions(
         query = query.where(submissions.c.person_id == person_id)
     if task_id is not None:
         query = query.where(tasks.c.task_id == task_id)
+    if gold:
+        query = query.where(tasks.c.gold.is_not(None))
     order = (submissions.c.id,) if last is None else (submissions.c.created_at.desc(), submissions.c.id.desc())
     found = query.order_by(*order).limit(last)
     with connection.execute(found, execution_options={"yield_per": _FETCH_ROWS}) as rows:  # a reader may stop early

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +16,12 @@ from fastapi.responses import FileResponse
 from markupsafe import Markup
 from starlette.background import BackgroundTask
 
+from accord.errors import DataError
 from accord.evals.svg import Dot, bars, dots
+from accord.people.answers import kind_of
 from accord.people.api import Me, TaskId, TheDesk
-from accord.people.desk import Desk, Submission
+from accord.people.desk import Desk, Person, Submission, Task
+from accord.people.evidence import gold_answer
 from accord.people.pages import LETTERS, page, said, show_task
 from accord.people.security import Doors
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 doors = Doors()
 
 _MOST_NAME = 26  # letters of a name in a picture
+_LISTED = 30  # tasks on a page
 
 
 class Judged:
@@ -55,6 +60,11 @@ class Judged:
                 end = time.monotonic()
                 self._of, self._until = state, end + self._ages * max(0.0, end - start - 0.5)
             return self._made
+
+    def forget(self) -> None:
+        """What the counts do not show has changed: make it anew."""
+        with self._lock:
+            self._of, self._until = (), 0.0
 
 
 def _quality(request: Request) -> Quality:
@@ -176,17 +186,56 @@ def export(request: Request, desk: TheDesk) -> Response:
 @doors("GET", "/manage/task/{task_id}", "manager", include_in_schema=False)
 def decide(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task with what everybody said of it, and the form that decides."""
+    return _form(request, desk, me, desk.task(task_id), "adjudicate")
+
+
+@doors("GET", "/manage/task/{task_id}/gold", "manager", include_in_schema=False)
+def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
+    """A task and the form that says its right answer: with the one it has, or with what was decided."""
     task = desk.task(task_id)
-    answers = [_in_task_order(one) for one in desk.submissions(task_id=task_id) if not one.undone]
-    given = {
-        "mode": "adjudicate",
-        "person": me.id,
-        "revision": len(answers),
-        "draft": None,
-        "lease_s": 0,
-        "min_seconds": 0,
-    }
-    return show_task(request, desk, task, task.completions, given, answers=answers, here="manage")
+    if task.kind == "demonstration":
+        raise DataError("a text that somebody writes has no right answer", mend="choose a task of another kind")
+    decided = [one for one in desk.submissions(task_id=task_id) if one.adjudication and not one.undone]
+    draft = task.gold or (decided[-1].answer.model_dump(include={*kind_of(task.kind).fields}) if decided else None)
+    team = sum(1 for one in desk.people() if one.role == "annotator" and not one.disabled)
+    return _form(request, desk, me, task, "gold", draft=draft, overlap=max(task.overlap, team))
+
+
+def _form(
+    request: Request, desk: Desk, me: Person, task: Task, mode: str, *, draft: Any = None, **values: Any
+) -> Response:
+    """A task as the manager answers it: its completions as listed, and what everybody said of it."""
+    answers = [_in_task_order(one) for one in desk.submissions(task_id=task.id) if not one.undone]
+    known = {"person": me.id, "revision": len(answers), "lease_s": 0, "min_seconds": 0}
+    given = known | {"mode": mode, "draft": draft}
+    return show_task(request, desk, task, task.completions, given, answers=answers, here="manage", **values)
+
+
+@doors("GET", "/manage/gold", "manager", include_in_schema=False)
+def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length=100)] = "") -> Response:
+    """The gold questions, and a page of the tasks that could be."""
+    from accord.people.gold import gold_report  # numpy and scipy: not needed to start
+
+    questions, people = gold_report(desk)
+    ordinary = (task for task in desk.tasks(after=after) if task.gold is None and task.kind != "demonstration")
+    found = list(islice(ordinary, _LISTED + 1))
+    return _page(
+        request,
+        "gold",
+        questions=[(row, _in_order(right_of(row.task))) for row in questions],
+        people=people,
+        tasks=found[:_LISTED],
+        after=found[_LISTED - 1].id if len(found) > _LISTED else "",
+        paged=bool(after),
+        overlap=desk.settings.overlap,
+        percent=percent,
+    )
+
+
+def right_of(task: Task) -> Sequence[Any]:
+    """Ranks, ratings or labels of a gold question, by place in ``task.completions``."""
+    answer = gold_answer(task)
+    return answer.ranks or answer.ratings or answer.good or ()
 
 
 def _in_task_order(submission: Submission) -> dict[str, Any]:

@@ -73,13 +73,9 @@ _STRENGTHS = {
     "negligibly": "barely better",
 }
 _ON_COMPLETIONS = [("e", "edit the best one"), ("f", "flags")]
-_ALWAYS = [
-    ("n", "note"),
-    ("s", "skip, with a reason"),
-    ("u", "undo the last answer or skip"),
-    ("↵", "submit"),
-    ("?", "this"),
-]
+_LABELLING = [("s", "skip, with a reason"), ("u", "undo the last answer or skip")]
+EVERY_KEY = "=JKbdefgjknosuwx"  # what people may change: all that do something, but digits and ?
+_SUBMIT = {"label": "Submit", "adjudicate": "Decide", "gold": "Set gold"}
 
 
 # ---- how pages are made ------------------------------------------------------------------------------------------
@@ -290,6 +286,7 @@ def show_task(
         "progress": None,
         "width": _WIDTHS.get(task.kind, ""),
         "mode": given["mode"],
+        "task_id": task.id,
         "title": TITLES[task.kind],
         "kind": task.kind,
     }
@@ -301,14 +298,25 @@ def show_task(
         ],
         "settings": settings_json(desk.settings),
         "most_text": MOST_TEXT,
-        "keys": [*_KEYS_OF_KIND[task.kind], *_on_completions(len(shown)), *_ALWAYS],
+        "every_key": EVERY_KEY,
+        "submit": _SUBMIT[given["mode"]],
+        "keys": keys_of(task.kind, len(shown), given["mode"]),
         "task_json": json.dumps({"task_id": task.id, "kind": task.kind, **given}),
     }
     return page(request, "task.html.j2", **known | values)
 
 
-def _on_completions(count: int) -> list[tuple[str, str]]:
-    return [*(_ON_COMPLETIONS if count else ()), *([("d", "compare words of two")] if count > 1 else ())]
+def keys_of(kind: str, count: int, mode: str) -> list[tuple[str, str]]:
+    """The keys of a page and what they do, for who asks by ``?``."""
+    return [
+        *_KEYS_OF_KIND[kind],
+        *(_ON_COMPLETIONS if count and mode != "gold" else ()),
+        *([("d", "compare words of two")] if count > 1 else ()),
+        ("n", "note"),
+        *(_LABELLING if mode == "label" else ()),
+        ("↵", "submit"),
+        ("?", "this"),
+    ]
 
 
 @doors("GET", "/guidelines", "annotator", include_in_schema=False)

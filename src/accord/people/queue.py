@@ -402,13 +402,22 @@ def save_draft(connection: Connection, at: float, person_id: int, task_id: str, 
 
 
 def set_gold(
-    connection: Connection, settings: LabelConfig, task_id: str, values: dict[str, Any] | None, by: Person
+    connection: Connection,
+    settings: LabelConfig,
+    task_id: str,
+    values: dict[str, Any] | None,
+    by: Person,
+    overlap: int | None,
 ) -> None:
+    """``overlap`` people are asked in all from now on, or as many as have the task already; None: as many as before."""
     directory.require(by, "admin", "manager")
-    row = connection.execute(select(tasks.c.id, tasks.c.kind).where(tasks.c.task_id == task_id)).first()
+    columns = select(tasks.c.id, tasks.c.kind, tasks.c.overlap, tasks.c.free)
+    row = connection.execute(columns.where(tasks.c.task_id == task_id)).first()
     if row is None:
         raise Gone(f"there is no task {task_id!r}")
     size = select(func.count()).select_from(task_completions).where(task_completions.c.task_id == row.id)
     num = connection.execute(size).scalar_one()
     gold = None if values is None else json.dumps(checked_gold(row.kind, settings, num, values))
-    connection.execute(update(tasks).where(tasks.c.id == row.id).values(gold=gold))
+    taken = row.overlap - row.free
+    places = row.overlap if overlap is None else max(1, taken, overlap)
+    connection.execute(update(tasks).where(tasks.c.id == row.id).values(gold=gold, overlap=places, free=places - taken))

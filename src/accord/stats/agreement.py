@@ -3,7 +3,8 @@
 Judgements come in long form, one value per judgement, so that missing ones need no mark. Whatever cannot be stated
 (nobody judged twice, everybody said the same) is an `Unknown` with its reason, not an exception: it is news, not an
 error. Intervals are percentile bootstraps that draw whole items (or whole clusters of items), which Zapf et al. 2016
-(BMC Med. Res. Methodol. 16:93) recommend for Fleiss' kappa and Krippendorff's alpha.
+(BMC Med. Res. Methodol. 16:93) recommend for Fleiss' kappa and Krippendorff's alpha. Where nobody disagrees every
+resample says 1, which few items cannot show: Wilson's bound on the raw agreement stands in then, see `_with_width`.
 
 Axes: N items, C values, K clusters, R resamples.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,11 +27,12 @@ from accord.stats.intervals import (
     Interval,
     Labels,
     Unknown,
-    bootstrap_by_cluster,
     cluster_draws,
     cluster_index,
     percentile_interval,
+    share_by_cluster,
     vector,
+    wilson,
 )
 
 Metric = Literal["nominal", "ordinal", "interval"]
@@ -114,7 +116,7 @@ def raw_agreement(judged: JudgedItems, *, level: float = 0.95, resamples: int = 
     """`DEFINITIONS` "raw": mean over items of the share of pairs of judgements that are equal."""
     if why := judged.lacking():
         return why
-    return bootstrap_by_cluster(_alike(judged), judged.cluster_N, level=level, resamples=resamples, seed=seed)
+    return share_by_cluster(_alike(judged), judged.cluster_N, level=level, resamples=resamples, seed=seed)
 
 
 def fleiss_kappa(judged: JudgedItems, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Estimate:
@@ -275,7 +277,23 @@ def _resampled(
     stated = draws[np.isfinite(draws)]
     if 2 * len(stated) < len(draws):
         return Interval(value, math.nan, math.nan, n, clusters)
-    return percentile_interval(value, stated, level, n, clusters)
+    return _with_width(percentile_interval(value, stated, level, n, clusters), judged, level)
+
+
+def _with_width(found: Interval, judged: JudgedItems, level: float) -> Interval:
+    """An agreement beyond chance whose resamples all say the same, with the interval of the raw agreement in its place.
+
+    1 - kappa = (1 - raw) / (1 - chance), with chance as the answers given have it, turns the ends of one into those of
+    the other. For alpha of numbers it takes people who do not agree to answer at random (Aickin 1990).
+    """
+    if not found.has_no_width:
+        return found
+    raw = float(_alike(judged).mean())
+    bounds = wilson(raw * found.clusters, found.clusters, level)
+    share_NC = judged.count_NC / judged.count_NC.sum(axis=1, keepdims=True)
+    room = 1 - float((share_NC.mean(axis=0) ** 2).sum())
+    unit = (1 - found.value) / (1 - raw) if raw < 1 else 1 / room
+    return replace(found, low=1 - unit * (1 - bounds.low), high=1 - unit * (1 - bounds.high))
 
 
 def pairwise_agreement(
@@ -302,4 +320,4 @@ def pairwise_agreement(
         raise DataError(
             "no pair of items is ordered by both", mend="agreement needs items that both scored differently"
         )
-    return bootstrap_by_cluster(np.concatenate(alike), np.concatenate(owner), level=level, seed=seed)
+    return share_by_cluster(np.concatenate(alike), np.concatenate(owner), level=level, seed=seed)

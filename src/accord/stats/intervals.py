@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -35,6 +35,11 @@ class Interval:
     high: float
     n: int
     clusters: int
+
+    @property
+    def has_no_width(self) -> bool:
+        """Every resample said the same; False where no interval is stated."""
+        return self.high - self.low < 1e-9
 
     def __str__(self) -> str:
         if math.isnan(self.low):
@@ -96,6 +101,27 @@ def bootstrap_by_cluster(
     ]
     value = float(sum_C.sum() / weight_C.sum())
     return percentile_interval(value, np.concatenate(means), level, int(counted.sum()), len(sum_C))
+
+
+def share_by_cluster(
+    shares: npt.ArrayLike,
+    clusters: Labels | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """`bootstrap_by_cluster` of shares, 0 to 1; where all clusters are alike, with Wilson's interval of so many trials.
+
+    A resample of six ones is six ones again: the bootstrap would be sure of what six cases cannot show. Of K clusters
+    that are all 1 Wilson's interval is [K / (K + z^2), 1]; at 95 % its lower end is 1 - 3.84 / K for large K, near the
+    rule of three (Hanley & Lippman-Hand 1983, JAMA 249:1743).
+    """
+    found = bootstrap_by_cluster(shares, clusters, level=level, resamples=resamples, seed=seed)
+    if not found.has_no_width:
+        return found
+    bounds = wilson(found.value * found.clusters, found.clusters, level)
+    return replace(found, low=bounds.low, high=bounds.high)
 
 
 def paired_difference(

@@ -12,10 +12,10 @@ from accord.stats.intervals import (
     FloatArray,
     Interval,
     Labels,
-    bootstrap_by_cluster,
     cluster_draws,
     cluster_index,
     percentile_interval,
+    share_by_cluster,
     sigmoid,
 )
 
@@ -37,7 +37,7 @@ def win_rate(
     """
     a_PK, b_PK = same_prompts(scores_a, scores_b)
     share_P = _outcomes(a_PK, b_PK).mean(axis=(1, 2))
-    return bootstrap_by_cluster(share_P, clusters, level=level, resamples=resamples, seed=seed)
+    return share_by_cluster(share_P, clusters, level=level, resamples=resamples, seed=seed)
 
 
 def length_controlled_win_rate(

@@ -102,7 +102,7 @@ export function extras({ form, cards, changed, say, current, path, listed }, kin
       edit: (button) => (editing === Number(button.dataset.of) ? closeEdit() : openEdit(Number(button.dataset.of))),
       discard: () => closeEdit(),
     },
-    keys: { n: openNote, d: compare, f: openFlags, e: () => cards.length && openEdit(best()) },
+    keys: { n: openNote, d: compare, f: openFlags, e: () => form.querySelector("[data-do=edit]") && openEdit(best()) },
     read() {
       const found = { note: note.value };
       const flags = cards.map((_, i) => flagged(i));

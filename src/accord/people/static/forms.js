@@ -6,7 +6,8 @@ function values(form) {
   const found = {};
   for (const field of form.elements) {
     if (!field.name || ((field.type === "radio" || field.type === "checkbox") && !field.checked)) continue;
-    found[field.name] = field.type === "number" || field.dataset.as === "number" ? Number(field.value) : field.value;
+    const isPlain = field.type !== "number" && !field.dataset.as; // else it holds JSON: a number, null
+    found[field.name] = isPlain ? field.value : JSON.parse(field.value);
   }
   return Object.keys(found).length ? found : undefined;
 }
@@ -29,6 +30,12 @@ function show(form, told, good) {
   }
 }
 
+// Nothing of a person's work stays in the browser; keys of one's own do.
+function forget() {
+  sessionStorage.clear();
+  for (const name of Object.keys(localStorage)) if (!name.startsWith("accord:keys:")) localStorage.removeItem(name);
+}
+
 document.addEventListener("submit", async (event) => {
   const form = event.target.closest("form[data-api]");
   if (!form) return;
@@ -38,7 +45,7 @@ document.addEventListener("submit", async (event) => {
   const [verb, path] = form.dataset.api.split(" ");
   try {
     const answer = await call(verb, path, values(form));
-    if (path === "/api/logout") for (const store of [localStorage, sessionStorage]) store.clear();
+    if (path === "/api/logout") forget();
     if (form.dataset.show && answer) show(form, String(answer[form.dataset.show]), true);
     else if (form.dataset.then) location.assign(form.dataset.then);
     else location.reload();

@@ -117,7 +117,7 @@ function label({ form, cards, changed }) {
   return {
     best: () => { const good = cards.findIndex((_, i) => value(i) === "good"); return good < 0 ? null : good; },
     keys: { g: () => give("good"), b: () => give("bad"), ...walk.keys },
-    missing: () => (firstEmpty() < 0 ? "" : (walk.to(firstEmpty()), "Say good or bad: g or b.")),
+    missing: () => (firstEmpty() < 0 ? "" : (walk.to(firstEmpty()), "Say good or bad.")),
     read: () => (firstEmpty() < 0 ? { good: cards.map((_, i) => value(i) === "good") } : {}),
     restore({ good }) {
       good?.forEach((is, i) => (form.querySelector(`input[name=good-${i}][value=${is ? "good" : "bad"}]`).checked = true));

@@ -3,6 +3,7 @@
 import { call, memory, persist } from "./net.js";
 import { KINDS } from "./kinds.js";
 import { extras } from "./extras.js";
+import { ownKeys } from "./keys.js";
 import { timer } from "./timer.js";
 
 const form = document.getElementById("task");
@@ -13,16 +14,17 @@ const submit = document.getElementById("submit");
 const saved = document.getElementById("saved");
 const problem = document.getElementById("problem");
 // What this page answers. An undone answer is another revision; another person at this browser has another order.
-const own = `${given.person}:${given.task_id}:${given.revision}`;
+const own = `${given.person}:${given.task_id}:${given.mode}:${given.revision}`;
 const path = `/api/tasks/${encodeURIComponent(given.task_id)}`;
-const adjudicating = given.mode === "adjudicate";
+const managing = given.mode !== "label"; // no lease, no draft, no way back but another answer
 
 const say = (told) => (live.textContent = told);
-const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, path, listed: adjudicating };
+const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, path, listed: managing };
 const draft = memory.read(localStorage, `draft:${own}`) ?? given.draft ?? {};
 const time = timer(draft);
 const kind = KINDS[given.kind](task);
 const more = extras(task, kind);
+const mine = ownKeys(given.person);
 let locked = false;
 let restoring = true;
 
@@ -36,7 +38,7 @@ let unsent = null;
 function changed() {
   if (restoring || locked) return;
   tell("");
-  if (adjudicating) return;
+  if (managing) return;
   memory.write(localStorage, `draft:${own}`, read());
   saved.textContent = "";
   clearTimeout(unsent);
@@ -69,6 +71,14 @@ function onceKey() {
 
 // ---- sending -----------------------------------------------------------------------------------------------------
 
+const once = (verb, answer) => call("POST", `${path}/${verb}`, answer, { "Idempotency-Key": onceKey() });
+const SENDING = {
+  label: (answer) => once("submit", answer),
+  adjudicate: (answer) => once("adjudicate", answer),
+  gold: ({ seconds, pauses_s, ...answer }) => call("PUT", `${path}/gold`, { answer, overlap: form.elements.overlap.valueAsNumber }),
+};
+const NEXT = { label: "/task", adjudicate: "/manage/disagreements", gold: "/manage/gold" };
+
 function tell(told) {
   problem.hidden = !told;
   problem.textContent = told;
@@ -84,18 +94,18 @@ async function send() {
   if (locked || wait() > 0) return;
   const missing = kind.missing();
   if (missing) return tell(missing);
+  if (!form.reportValidity()) return;
   lock(true);
   clearTimeout(unsent);
   unsent = null;
   const answer = read();
   memory.write(localStorage, `draft:${own}`, answer);
-  const verb = adjudicating ? "adjudicate" : "submit";
   try {
     const receipt = await persist(
-      () => call("POST", `${path}/${verb}`, answer, { "Idempotency-Key": onceKey() }),
+      () => SENDING[given.mode](answer),
       () => notify("No connection. Your answer is kept and will be sent as soon as the server answers."),
     );
-    leave({ type: "submission", id: receipt.submission_id, told: receipt.extra ? "Kept as an extra: somebody else had this task" : "Saved" });
+    leave(receipt && { type: "submission", id: receipt.submission_id, told: receipt.extra ? "Kept as an extra: somebody else had this task" : "Saved" });
   } catch (error) {
     refused(error);
   }
@@ -110,8 +120,8 @@ function refused(error) {
 
 function leave(done) {
   forget();
-  memory.write(sessionStorage, "last", adjudicating ? null : done);
-  location.assign(adjudicating ? "/manage/disagreements" : "/task");
+  memory.write(sessionStorage, "last", managing ? null : done);
+  location.assign(NEXT[given.mode]);
 }
 
 function forget() {
@@ -147,7 +157,7 @@ async function beat() {
   }
 }
 
-if (!adjudicating) setInterval(beat, Math.min(Math.max(given.lease_s / 3, 5), 240) * 1000);
+if (!managing) setInterval(beat, Math.min(Math.max(given.lease_s / 3, 5), 240) * 1000);
 
 // ---- skip, undo --------------------------------------------------------------------------------------------------
 
@@ -196,6 +206,7 @@ function notify(told, undoing = false) {
     button.append("Undo ", key);
     button.addEventListener("click", undo);
     toast.append(button);
+    mine.label(toast);
     setTimeout(() => (toast.hidden = true), 8000);
   }
   toast.hidden = false;
@@ -208,11 +219,12 @@ function current() {
   return found >= 0 ? Number(task.cards[found].dataset.position) : null;
 }
 
+mine.offer(document.getElementById("help"));
 const open = (id) => document.getElementById(id).showModal();
 const actions = {
   help: () => open("help"),
-  skip: () => !adjudicating && open("skip"),
-  undo: () => !adjudicating && undo(),
+  skip: () => !managing && open("skip"),
+  undo: () => !managing && undo(),
   close: (button) => button.closest("dialog").close(),
 };
 const keys = { "?": actions.help, s: actions.skip, u: actions.undo, ...more.keys, ...kind.keys };
@@ -238,7 +250,7 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     return send();
   }
-  const act = keys[event.key];
+  const act = keys[mine.usual(Object.keys(keys), event.key)];
   if (!act) return;
   event.preventDefault();
   act(event);
@@ -280,7 +292,7 @@ restoring = false;
 countdown();
 if (memory.read(localStorage, `draft:${own}`)) save(); // the last page could not send it
 const last = undoable();
-if (last && !adjudicating) {
+if (last && !managing) {
   notify(last.told, true);
   undoButton.hidden = false;
 }

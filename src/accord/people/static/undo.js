@@ -1,5 +1,6 @@
 // Undo of the last answer or skip, where the queue is empty and no task's own script runs.
 
+import { ownKeys } from "./keys.js";
 import { call, memory } from "./net.js";
 
 const button = document.getElementById("undo");
@@ -17,7 +18,8 @@ async function undo() {
 }
 
 if (last) {
+  const mine = ownKeys(button.dataset.person);
   button.hidden = false;
   button.addEventListener("click", undo);
-  document.addEventListener("keydown", (event) => event.key === "u" && !event.ctrlKey && !event.metaKey && !event.altKey && undo());
+  document.addEventListener("keydown", (event) => mine.usual(["u"], event.key) && !event.ctrlKey && !event.metaKey && !event.altKey && undo());
 }
