@@ -35,7 +35,7 @@ class Cache:
         self.keys, self.values = [k for k, _ in pairs], [v for _, v in pairs]
         self.length_B = torch.zeros(0, dtype=torch.long, device=device)
         self.longest = 0
-        self.fixed = FixedSteps(rows, slots, device) if device.type == "cuda" else None
+        self.fixed = None if device.type == "cpu" else FixedSteps(rows, slots, device)
         self._entering: tuple[Tensor | None, slice] = (None, slice(0))
 
     def _pair(self, rows: int, slots: int) -> tuple[Tensor, Tensor]:
