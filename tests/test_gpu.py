@@ -57,6 +57,7 @@ def test_token_log_probabilities_and_gradients_are_the_same(both: tuple[CausalLM
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
 
 
+@torch.no_grad()
 def test_bf16_is_near(config: DecoderConfig) -> None:
     model = random_policy(config, 0, std=0.1).to("cuda")
     exact_N = logp_and_entropy(model, collate(EXAMPLES, 1), entropy=False)[0]
