@@ -18,7 +18,7 @@ from accord.config import SftConfig
 from accord.errors import UsageError
 from accord.models.decoder import CausalLM
 from accord.models.graphs import FEWEST_ROWS, FEWEST_SLOTS, FixedSteps, rounded
-from accord.models.placement import AUTO, PLAIN, Placement
+from accord.models.placement import AUTO, Placement
 from accord.models.shape import DecoderConfig
 from accord.train.loop import identity_of
 
@@ -120,8 +120,3 @@ def _both_ways(model: CausalLM, B: int, T: int, steps: int, kept: list[int]) -> 
         for cache in caches:
             cache.keep(order)
     return found
-
-
-def test_models_take_inputs_from_the_cpu_and_answer_there(tiny_config: DecoderConfig) -> None:
-    assert str(PLAIN.device) == "cpu" and PLAIN.dtype == torch.float32
-    assert random_policy(tiny_config, 0).device == ON_THE_CPU
