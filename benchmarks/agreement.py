@@ -35,9 +35,9 @@ from accord.train.preferences import Tally, preference_losses
 from accord.train.reward import group_losses
 from accord.train.rollouts import evaluate_rollout, score_samples
 from benchmarks.ours import (
-    DTYPES,
     NEVER,
     NEW,
+    PLACEMENTS,
     PROMPT,
     ROWS,
     dpo_objective,
@@ -62,7 +62,7 @@ UPDATE = OptimConfig(lr=1e-4, betas=(0.9, 0.999), eps=1e-8, clip_norm=1e9, **ADA
 
 def sft(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
     """Losses of 20 steps on 32 rows each."""
-    policy, words = load_policy(model, DTYPES[precision])
+    policy, words = load_policy(model, PLACEMENTS[precision])
     rows = slices(text_ids(model, words), LENGTH)
     steps = [[next(rows) for _ in range(ROWS)] for _ in range(STEPS)]
     (folder / "steps.json").write_text(json.dumps(steps))
@@ -79,7 +79,7 @@ def reward(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
     """Losses of 20 steps on 32 pairs each, from a head that the peer reads too."""
     first, words, _ = load_scalar(model, head_seed=0)
     save_scalar(folder / "model", first, words)
-    scorer, _, _ = load_scalar(folder / "model", DTYPES[precision])
+    scorer, _, _ = load_scalar(folder / "model", PLACEMENTS[precision])
     rows = slices(text_ids(model, words), LENGTH)
     steps = [[(next(rows), next(rows)) for _ in range(ROWS)] for _ in range(STEPS)]
     (folder / "steps.json").write_text(json.dumps(steps))
@@ -160,8 +160,8 @@ def group(algorithm: str, epochs: int) -> Callable[[Path, str, Path], dict[str, 
 
     def sums(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
         config = group_config(algorithm, precision, UPDATE).model_copy(update={"ppo_epochs": epochs})
-        policy, words = load_policy(model, DTYPES[precision])
-        frozen = load_policy(model, DTYPES[precision])[0].eval().requires_grad_(False)
+        policy, words = load_policy(model, PLACEMENTS[precision])
+        frozen = load_policy(model, PLACEMENTS[precision])[0].eval().requires_grad_(False)
         candidates = ppo_prompts(model, words)
         prompts = [next(candidates) for _ in range(config.prompts_per_iteration)]
         engine = Engine(policy, NEVER, max_rows=ROWS)

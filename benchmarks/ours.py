@@ -24,6 +24,7 @@ from torch import Tensor
 from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES
 from accord.config import DpoConfig, OptimConfig, RewardConfig, RlConfig, ShapingConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
+from accord.models.placement import PLAIN, Placement
 from accord.models.precision import tune_allocator
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
@@ -40,7 +41,7 @@ from accord.train.reward import group_losses
 from accord.train.rl import rl_step
 from accord.train.rollouts import score_samples
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+PLACEMENTS = {"f32": PLAIN, "bf16": Placement("bf16", "cpu")}
 CONFIG = {"f32": "fp32", "bf16": "bf16"}
 PROMPT, NEW, ROWS = 32, 64, 32  # tokens, tokens, sequences an iteration
 NEVER: tuple[int, ...] = ()  # no stop token: every completion has its full length
@@ -67,7 +68,7 @@ def sample(
     model: Path, precision: str, max_rows: int = ROWS, prompts: int = ROWS, stop_ids: Collection[int] = NEVER
 ) -> Run:
     """Random prompts of 32 tokens, up to 64 new ones; counts the tokens of the completions, end token included."""
-    policy, _ = load_policy(model, DTYPES[precision])
+    policy, _ = load_policy(model, PLACEMENTS[precision])
     generator = torch.Generator().manual_seed(0)
     limit = min(policy.config.vocab_size, 8192)
     ids = torch.randint(3, limit, (prompts, PROMPT), generator=generator).tolist()
@@ -88,7 +89,7 @@ def sample_mixed(model: Path, precision: str, max_rows: str) -> Run:
 
 def sft(model: Path, precision: str) -> Run:
     """One optimizer step on 32 rows of 96 tokens, all but the first predicted."""
-    policy, words = load_policy(model, DTYPES[precision])
+    policy, words = load_policy(model, PLACEMENTS[precision])
     learner = Learner({"policy": policy}, {"policy": STILL}, 10**6)
     rows = slices(text_ids(model, words), PROMPT + NEW)
     policy.train()
@@ -103,7 +104,7 @@ def sft(model: Path, precision: str) -> Run:
 
 def reward(model: Path, precision: str) -> Run:
     """One optimizer step on 32 pairs of 96-token rows."""
-    scorer, words, _ = load_scalar(model, DTYPES[precision], head_seed=0)
+    scorer, words, _ = load_scalar(model, PLACEMENTS[precision], head_seed=0)
     learner = Learner({"reward": scorer}, {"reward": STILL}, 10**6)
     config = RewardConfig(center_coef=0.0, dropout=0.0, groups_per_step=ROWS)
     rows = slices(text_ids(model, words), PROMPT + NEW)
@@ -143,7 +144,7 @@ def dpo(model: Path, precision: str) -> Run:
 def dpo_objective(model: Path, precision: str) -> Objective:
     """DPO of a policy; the reference is a copy that is read whenever it is asked."""
     config = DpoConfig(groups_per_step=ROWS)
-    (policy, words), (copy, _) = (load_policy(model, DTYPES[precision]) for _ in range(2))
+    (policy, words), (copy, _) = (load_policy(model, PLACEMENTS[precision]) for _ in range(2))
     copy.eval().requires_grad_(False)
 
     def reference(examples: Sequence[Example]) -> Tensor:
@@ -212,8 +213,8 @@ def group_config(algorithm: str, precision: str, optim: OptimConfig) -> RlConfig
 
 def group(model: Path, precision: str, algorithm: str, stop: str) -> Run:
     """One iteration of an algorithm without a critic: 8 prompts x 4 rollouts, reference, one update, statistics."""
-    policy, words = load_policy(model, DTYPES[precision])
-    frozen = load_policy(model, DTYPES[precision])[0].eval().requires_grad_(False)
+    policy, words = load_policy(model, PLACEMENTS[precision])
+    frozen = load_policy(model, PLACEMENTS[precision])[0].eval().requires_grad_(False)
     actors = Actors(policy, None, frozen, DistinctTokens(words), words)
     return iteration(group_config(algorithm, precision, STILL), actors, model, stop)
 
@@ -241,12 +242,12 @@ def iteration(config: RlConfig, actors: Actors, model: Path, stop: str) -> Run:
 
 def make_actors(model: Path, reference: Path, reward_folder: Path, precision: str) -> Actors:
     """Policy, reference, a critic and a reward model of the policy's size, the last two from one folder."""
-    policy, words = load_policy(model, DTYPES[precision])
-    scalar, _, _ = load_scalar(model, DTYPES[precision], head_seed=0)
+    policy, words = load_policy(model, PLACEMENTS[precision])
+    scalar, _, _ = load_scalar(model, PLACEMENTS[precision], head_seed=0)
     save_scalar(reward_folder, scalar, words)
-    critic, _, _ = load_scalar(reward_folder, DTYPES[precision])
-    frozen = load_policy(reference, DTYPES[precision])[0].eval().requires_grad_(False)
-    return Actors(policy, critic, frozen, RewardModel.load(reward_folder, CONFIG[precision]), words)
+    critic, _, _ = load_scalar(reward_folder, PLACEMENTS[precision])
+    frozen = load_policy(reference, PLACEMENTS[precision])[0].eval().requires_grad_(False)
+    return Actors(policy, critic, frozen, RewardModel.load(reward_folder, PLACEMENTS[precision]), words)
 
 
 WORKLOADS: dict[str, Callable[..., Run]] = {

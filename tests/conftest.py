@@ -37,6 +37,13 @@ TEXTS = (
     "Two foxes crossed the frozen canal without looking down.",
 )
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests are on the CPU wherever they run, but for ``pytest -m gpu``."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]
 
 

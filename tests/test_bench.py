@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bound, imports, measure, process, rows, table
+from benchmarks import bound, gpu, imports, measure, process, rows, table
 from benchmarks.__main__ import chosen
 from benchmarks.measure import Reading
 
@@ -346,3 +346,12 @@ def test_the_rollout_of_the_agreement_is_what_was_scored(miniature: Path, tmp_pa
     assert len(found["losses"]) == 4 and len(found["norms"]) == 8
     # The first epoch's ratio is 1 and its advantages are whitened: the policy's share of the loss is 0.
     assert found["losses"][0] >= 0
+
+
+def test_the_rows_of_a_gpu_run_dry_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(["--device", "cpu", "--tiny", "--runs", "1", "sampling-135M", "update-1.1B"])
+    drawn, updated = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    wanted = {"work", "model", "precision", "peer", "peer_version", "ours", "theirs", "ratio", "unit"}
+    assert wanted <= set(drawn) and wanted <= set(updated)
+    assert drawn["ours"] > 0 and drawn["theirs"] > 0 and drawn["peer"] == "transformers"
+    assert updated["ours"] > 0 and updated["share_of_peak"] is None

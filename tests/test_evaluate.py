@@ -33,6 +33,7 @@ from accord.evals.results import Floor, PolicyRow, Snapshot, choose, plain, snap
 from accord.formats.jsonl import write_jsonl
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, save_policy, save_scalar
+from accord.models.placement import PLAIN
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Sampling
 from accord.stats import Interval
@@ -113,13 +114,13 @@ def bench_of(folders: dict[str, Path], K: int = 3) -> Bench:
         "validation",
         tuple(PROMPTS),
         tuple(FILMS),
-        Policy.load(folders["sft"], "fp32"),
+        Policy.load(folders["sft"], PLAIN),
         LengthScorer(),
         CountingJudge(),
         replace(SAMPLING, samples_per_prompt=K),
         seed=5,
         resamples=200,
-        precision="fp32",
+        placement=PLAIN,
     )
 
 
@@ -128,7 +129,7 @@ def bench_of(folders: dict[str, Path], K: int = 3) -> Bench:
 
 def test_completion_logps_against_a_plain_forward(folders: dict[str, Path]) -> None:
     """Second implementation: one text at a time, full softmax over all logits, no batch, no padding."""
-    policy = Policy.load(folders["sft"], "fp32")
+    policy = Policy.load(folders["sft"], PLAIN)
     rows = [(PROMPTS[0], TEXTS[0]), (PROMPTS[1], TEXTS[1][:9]), (PROMPTS[2], TEXTS[2][:20])]
     examples = [
         Example(tuple(policy.words.encode(p)), (*policy.words.encode(" " + c)[:15], policy.words.end_id))
@@ -146,17 +147,17 @@ def test_completion_logps_against_a_plain_forward(folders: dict[str, Path]) -> N
 
 def test_kl_of_a_policy_to_itself_is_exactly_zero(folders: dict[str, Path]) -> None:
     """Also where the same weights are loaded twice, so that both passes really run."""
-    twice = sample_policy(folders["sft"], PROMPTS, SAMPLING, reference=folders["sft"], seed=1, precision="fp32")
+    twice = sample_policy(folders["sft"], PROMPTS, SAMPLING, reference=folders["sft"], seed=1, placement=PLAIN)
     assert (twice.kl_PK == 0).all()
     assert (twice.logp_PK < 0).all()
-    own = Policy.load(folders["sft"], "fp32")
+    own = Policy.load(folders["sft"], PLAIN)
     once = draw_samples(own, own, PROMPTS, SAMPLING, seed=1)
     assert once.texts == twice.texts and (once.logp_PK == twice.logp_PK).all()
 
 
 def test_a_flat_reference_says_log_vocabulary_a_token(folders: dict[str, Path], words: Tokenizer) -> None:
     """Closed form: under a uniform reference, - log p of a completion of n tokens is n log V."""
-    samples = sample_policy(folders["sft"], PROMPTS, SAMPLING, reference=folders["flat"], seed=1, precision="fp32")
+    samples = sample_policy(folders["sft"], PROMPTS, SAMPLING, reference=folders["flat"], seed=1, placement=PLAIN)
     assert samples.ref_logp_PK == pytest.approx(-samples.tokens_PK * math.log(words.vocab_size), rel=1e-5)
     assert samples.kl_PK.mean() > 0
 
@@ -165,11 +166,11 @@ def test_kl_estimate_agrees_with_the_exact_kl(folders: dict[str, Path]) -> None:
     """One token a completion, so that KL is a sum over the vocabulary: the mean over samples must come near it."""
     prompt = PROMPTS[:1]
     samples = sample_policy(
-        folders["ppo"], prompt, Sampling(1, 4000), reference=folders["sft"], seed=3, precision="fp32"
+        folders["ppo"], prompt, Sampling(1, 4000), reference=folders["sft"], seed=3, placement=PLAIN
     )
     laws = []
     for name in ("ppo", "sft"):
-        policy = Policy.load(folders[name], "fp32")
+        policy = Policy.load(folders[name], PLAIN)
         ids = torch.tensor([policy.words.encode(prompt[0])])
         laws.append(F.log_softmax(policy.model(ids)[0, -1].double(), dim=-1))
     exact = float((laws[0].exp() * (laws[0] - laws[1])).sum())
@@ -180,7 +181,7 @@ def test_kl_estimate_agrees_with_the_exact_kl(folders: dict[str, Path]) -> None:
 
 def test_samples_follow_the_seed_alone(folders: dict[str, Path]) -> None:
     one, same, other = (
-        sample_policy(folders["ppo"], PROMPTS, SAMPLING, reference=folders["sft"], seed=seed, precision="fp32")
+        sample_policy(folders["ppo"], PROMPTS, SAMPLING, reference=folders["sft"], seed=seed, placement=PLAIN)
         for seed in (1, 1, 2)
     )
     assert one.texts == same.texts and (one.kl_PK == same.kl_PK).all()
@@ -380,7 +381,7 @@ def run_evaluate(folders: dict[str, Path], root: Path, output: Path, uncured: bo
         max_new_tokens=8,
         output_dir=output,
         seed=3,
-        precision="fp32",
+        placement=PLAIN,
     )
 
 

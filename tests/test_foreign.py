@@ -18,6 +18,7 @@ from accord.config import LoraConfig, OptimConfig, RewardConfig, RlConfig, SftCo
 from accord.errors import AccordError, DataError, UsageError
 from accord.models.folder import RewardScale, load_policy, load_scalar, save_policy, save_scalar
 from accord.models.lora import add_lora
+from accord.models.placement import Placement
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer
@@ -106,7 +107,7 @@ def test_decoding_equals_whole_passes_while_rows_come_and_go(case: str, words: T
 @torch.no_grad()
 def test_bf16_is_near(words: Tokenizer, tmp_path: Path) -> None:
     folder = saved(oracle_of(*CASES["bloom"], words), words, tmp_path)
-    fp32, bf16 = (load_policy(folder, dtype)[0].eval() for dtype in (torch.float32, torch.bfloat16))
+    fp32, bf16 = (load_policy(folder, Placement(name, "cpu"))[0].eval() for name in ("fp32", "bf16"))
     ids = some_ids(2, 20, words)
     exact, near = fp32.model(ids), bf16.model(ids)
     assert near.dtype == torch.float32

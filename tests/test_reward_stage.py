@@ -23,6 +23,7 @@ from accord.errors import AccordError, DataError, UsageError
 from accord.files import read_json
 from accord.models.decoder import CausalLM, ScalarModel, init_weights
 from accord.models.folder import RewardScale, load_scalar, save_policy, save_scalar
+from accord.models.placement import PLAIN
 from accord.models.shape import DecoderConfig
 from accord.records import JudgedGroup, RankedGroup
 from accord.scoring import Ensemble, RewardModel
@@ -88,7 +89,7 @@ def test_each_loss_recovers_a_known_utility(
     config = RewardConfig(**FAST | settings)
     result = reward(config, model=policy_folder, data=write_rows("data.jsonl", rows), output_dir=tmp_path / "out")
     fresh = word_texts(200, 99)
-    scores = RewardModel.load(result.model, "fp32").score([("Say:", text) for text in fresh])
+    scores = RewardModel.load(result.model, PLAIN).score([("Say:", text) for text in fresh])
     assert spearmanr(scores.numpy(), [utility(text) for text in fresh]).statistic > 0.95
     assert result.valid_accuracy is not None and result.valid_accuracy > 0.7
     logged = rows_of(tmp_path / "out" / "metrics.jsonl")
@@ -104,7 +105,7 @@ def test_turned_rankings_teach_the_opposite(policy_folder: Path, write_rows: Wri
     config = RewardConfig(**FAST, epochs=3)
     result = reward(config, model=policy_folder, data=write_rows("r.jsonl", rows), output_dir=tmp_path / "out")
     fresh = word_texts(100, 99)
-    scores = RewardModel.load(result.model, "fp32").score([("Say:", text) for text in fresh])
+    scores = RewardModel.load(result.model, PLAIN).score([("Say:", text) for text in fresh])
     assert spearmanr(scores.numpy(), [utility(text) for text in fresh]).statistic < -0.9
 
 
@@ -336,7 +337,7 @@ def test_heads_of_one_trunk_are_an_ensemble(policy_folder: Path, write_rows: Wri
     rows = utility_rankings(60, 4, 0)
     data = write_rows("data.jsonl", rows)
     result = train_small(policy_folder, data, tmp_path / "out", heads=3, combine=CombineConfig(rule="min"))
-    scorer = RewardModel.load(result.model, "fp32")
+    scorer = RewardModel.load(result.model, PLAIN)
     members = scorer.member_scores(PAIRS)
     assert members.shape == (30, 3)
     assert float(members.std(1).min()) > 0.0  # they differ
@@ -359,7 +360,7 @@ def test_the_rule_of_an_ensemble_stands_in_its_folder(
     data = write_rows("data.jsonl", utility_rankings(20, 3, 0))
     folder = train_small(policy_folder, data, tmp_path / "out", heads=2).model
     said = read_json(folder / "reward.json")
-    members = RewardModel.load(folder, "fp32").member_scores(PAIRS)
+    members = RewardModel.load(folder, PLAIN).member_scores(PAIRS)
     by_rule = {
         "mean": members.mean(1),
         "min": members.amin(1),
@@ -367,11 +368,11 @@ def test_the_rule_of_an_ensemble_stands_in_its_folder(
     }
     for rule, wanted in by_rule.items():
         (folder / "reward.json").write_text(json.dumps(said | {"combine": {"rule": rule, "variance_coef": 0.7}}))
-        torch.testing.assert_close(RewardModel.load(folder, "fp32").score(PAIRS), wanted)
+        torch.testing.assert_close(RewardModel.load(folder, PLAIN).score(PAIRS), wanted)
     for bad in ({"combine": {"rule": "os:remove"}}, {"transform": "cube"}, {"scale": [1.0]}):
         (folder / "reward.json").write_text(json.dumps(said | bad))
         with pytest.raises(DataError, match=r"reward\.json"):
-            RewardModel.load(folder, "fp32")
+            RewardModel.load(folder, PLAIN)
 
 
 def test_heads_are_kept_where_training_goes_on(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
@@ -406,8 +407,8 @@ def test_an_ensemble_of_models_with_their_own_tokenizers(
 ) -> None:
     data = write_rows("data.jsonl", utility_rankings(20, 3, 0))
     two = train_small(other_policy(tiny_config, tmp_path), data, tmp_path / "two", heads=2).model
-    one, several = RewardModel.load(reward_folder, "fp32"), RewardModel.load(two, "fp32")
-    together = Ensemble.load([reward_folder, two], precision="fp32")
+    one, several = RewardModel.load(reward_folder, PLAIN), RewardModel.load(two, PLAIN)
+    together = Ensemble.load([reward_folder, two], placement=PLAIN)
     members = torch.cat([one.score(PAIRS)[:, None], several.member_scores(PAIRS)], 1)
     torch.testing.assert_close(together.member_scores(PAIRS), members)
     torch.testing.assert_close(together.score(PAIRS), members.mean(1))
@@ -424,7 +425,7 @@ def test_models_of_two_seeds_differ(policy_folder: Path, write_rows: WriteRows, 
         reward(config, model=policy_folder, data=data, output_dir=tmp_path / name, seed=seed).model
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
-    scores = [RewardModel.load(folder, "fp32").score(PAIRS) for folder in (first, again, other)]
+    scores = [RewardModel.load(folder, PLAIN).score(PAIRS) for folder in (first, again, other)]
     assert torch.equal(scores[0], scores[1])
     assert not torch.allclose(scores[0], scores[2], atol=0.05)
 
@@ -455,9 +456,9 @@ def test_a_binary_model_may_score_with_the_chance_of_good(
 ) -> None:
     data = write_rows("data.jsonl", labels(200, 0))
     settings: dict[str, Any] = {"loss": "binary", "groups_per_step": 32}
-    logit = RewardModel.load(train_small(policy_folder, data, tmp_path / "l", **settings).model, "fp32")
+    logit = RewardModel.load(train_small(policy_folder, data, tmp_path / "l", **settings).model, PLAIN)
     folder = train_small(policy_folder, data, tmp_path / "p", transform="probability", **settings).model
-    chance = RewardModel.load(folder, "fp32").score(PAIRS)
+    chance = RewardModel.load(folder, PLAIN).score(PAIRS)
     raw = logit.score(PAIRS) / logit.scale.scale + logit.scale.offset
     torch.testing.assert_close(chance, torch.sigmoid(raw), rtol=0.0, atol=1e-5)
     assert bool((critic_of(policy_folder, folder).score.weight == 0).all())  # no factor turns the one into the other

@@ -27,6 +27,7 @@ from accord.config import CombineConfig, RlConfig, ScorerConfig, load_recipe
 from accord.errors import DataError, ResourceError, UsageError
 from accord.models.decoder import ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, load_scalar, save_scalar
+from accord.models.placement import PLAIN
 from accord.models.shape import DecoderConfig
 from accord.scoring import (
     FunctionScorer,
@@ -112,7 +113,7 @@ def test_anything_else_is_refused_with_the_scorer_and_the_text(given: Any, told:
 
 
 def test_a_reward_model_that_gives_no_number_is_told(reward_folder: Path) -> None:
-    scorer = RewardModel.load(reward_folder, "fp32")
+    scorer = RewardModel.load(reward_folder, PLAIN)
     with torch.no_grad():
         scorer.model.score.weight.fill_(math.nan)
     with pytest.raises(DataError, match="the reward model gave nan for ' fog'"):
@@ -126,8 +127,8 @@ def test_an_ensemble_is_one_part(reward_folder: Path, tmp_path: Path) -> None:
     save_scalar(tmp_path / "opposite", scorer, words)
     both = [str(reward_folder), str(tmp_path / "opposite")]
     config = ScorerConfig(ensemble=both, combine=CombineConfig(rule="min"), weight=2.0, name="worst")
-    alone = torch.stack([RewardModel.load(Path(folder), "fp32").score(PAIRS) for folder in both])
-    made = load_scorer([config, ScorerConfig(regex="x")], None, "fp32")
+    alone = torch.stack([RewardModel.load(Path(folder), PLAIN).score(PAIRS) for folder in both])
+    made = load_scorer([config, ScorerConfig(regex="x")], None, PLAIN)
     assert isinstance(made, WeightedScorer)
     torch.testing.assert_close(made.parts(PAIRS)["worst"], alone.amin(0))
     assert scorer_inputs([config]) == {"rewards.worst.0": Path(both[0]), "rewards.worst.1": Path(both[1])}
@@ -328,19 +329,19 @@ def harmless_folder(tmp_path: Path, tiny_config: DecoderConfig, words: Tokenizer
 
 
 def test_reward_models_of_several_axes_add_up_by_weight(reward_folder: Path, harmless_folder: Path) -> None:
-    helpful, harmless = (RewardModel.load(f, "fp32").score(PAIRS) for f in (reward_folder, harmless_folder))
+    helpful, harmless = (RewardModel.load(f, PLAIN).score(PAIRS) for f in (reward_folder, harmless_folder))
     axes = [
         ScorerConfig(name="helpful", model=str(reward_folder), weight=0.75),
         ScorerConfig(name="harmless", model=str(harmless_folder), weight=2.0),
     ]
-    whole, parts = score_in_parts(load_scorer(axes, precision="fp32"), PAIRS)
+    whole, parts = score_in_parts(load_scorer(axes, placement=PLAIN), PAIRS)
     torch.testing.assert_close(whole, 0.75 * helpful + 2.0 * harmless)
     assert torch.equal(parts["helpful"], helpful) and torch.equal(parts["harmless"], harmless)
     # a reward model that is given counts once
-    with_given = load_scorer(axes[1:], reward_folder, "fp32")
+    with_given = load_scorer(axes[1:], reward_folder, PLAIN)
     torch.testing.assert_close(with_given.score(PAIRS), helpful + 2.0 * harmless)
     assert set(score_in_parts(with_given, PAIRS)[1]) == {"reward_model", "harmless"}
-    assert torch.equal(load_scorer(reward_model=reward_folder, precision="fp32").score(PAIRS), helpful)
+    assert torch.equal(load_scorer(reward_model=reward_folder, placement=PLAIN).score(PAIRS), helpful)
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------

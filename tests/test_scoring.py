@@ -11,6 +11,7 @@ from conftest import TEXTS, WriteRows
 from accord.errors import DataError
 from accord.formats.jsonl import read_demonstrations
 from accord.models.folder import load_scalar
+from accord.models.placement import PLAIN
 from accord.scoring import score
 from accord.scoring.reward_model import RewardModel, encode_scored, raw_scores
 from accord.text.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ PAIRS = [
 
 @pytest.fixture
 def scorer(reward_folder: Path) -> RewardModel:
-    return RewardModel.load(reward_folder, "fp32")
+    return RewardModel.load(reward_folder, PLAIN)
 
 
 def test_a_score_is_the_heads_number_at_the_end_token_offset_and_scaled(scorer: RewardModel, words: Tokenizer) -> None:

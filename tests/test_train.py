@@ -31,6 +31,7 @@ from accord.config import (
 from accord.errors import DataError
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
 from accord.models.folder import load_policy, load_scalar, save_policy
+from accord.models.placement import PLAIN
 from accord.models.shape import DecoderConfig
 from accord.records import RankedGroup
 from accord.rollout.engine import Engine, Sampling
@@ -736,7 +737,7 @@ def test_reward_model_recovers_a_known_utility(policy_folder: Path, write_rows: 
     data = write_rows("rankings.jsonl", utility_rankings(120, 5, 0))
     config = RewardConfig(precision="fp32", epochs=3, dropout=0.0, optim=OptimConfig(lr=5e-3))
     result = reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
-    scorer = RewardModel.load(result.model, "fp32")
+    scorer = RewardModel.load(result.model, PLAIN)
     fresh = word_texts(200, 99)
     scores = scorer.score([("Say:", t) for t in fresh])
     assert spearmanr(scores.numpy(), [utility(t) for t in fresh]).statistic > 0.95

@@ -35,6 +35,7 @@ from accord.extend import is_outside
 
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "bf16", "fp32"]
+Device = Literal["auto", "cpu", "cuda"]
 ModelKind = Literal["llama", "lstm"]
 
 
@@ -206,7 +207,8 @@ SHARE_SPELLINGS = "Tokens that share runs of letters learn together; helps where
 class Training(Section):
     """What all stages that train share."""
 
-    precision: Precision = Field("auto", description="Matrix products: auto = bf16 where the processor has it.")
+    precision: Precision = Field("auto", description="Matrix products: auto = bf16 where the device has it.")
+    device: Device = Field("auto", description="Where models run: auto = on the GPU where CUDA finds one.")
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints; a killed run resumes from one.")
     activation_checkpointing: bool = Field(
         False, description="Keep each block's input only and compute the rest again: less memory, a third more time."

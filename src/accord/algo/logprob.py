@@ -17,12 +17,22 @@ from accord.algo.product import product
 
 CHUNK_ENTRIES = 4_194_304  # logits at once, or 256 rows of a large vocabulary
 PIECE_ENTRIES = 1_048_576  # logits that are exponentiated at once: 4 MB stay in a cache
+GPU_ENTRIES = 67_108_864  # both on a GPU, which wants few large kernels: 256 MB in fp32
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
     """Rows to work on at once: 256 or more, else adding up the weight's gradient would cost more than computing it."""
-    step = max(CHUNK_ENTRIES // weight_VD.shape[0], 256)
+    entries = CHUNK_ENTRIES if weight_VD.device.type == "cpu" else GPU_ENTRIES
+    step = max(entries // weight_VD.shape[0], 256)
     for start in range(0, hidden_ND.shape[0], step):
+        yield slice(start, start + step)
+
+
+def _pieces(logits_NV: Tensor) -> Iterator[slice]:
+    """Rows of a chunk to exponentiate at once."""
+    entries = PIECE_ENTRIES if logits_NV.device.type == "cpu" else GPU_ENTRIES
+    step = max(1, entries // logits_NV.shape[1])
+    for start in range(0, len(logits_NV), step):
         yield slice(start, start + step)
 
 
@@ -43,9 +53,7 @@ def _softmax_gap(
     """
     out_NV = product(hidden_ND, weight_VD)
     logp_N = torch.empty(len(target_N), device=out_NV.device)
-    step = max(1, PIECE_ENTRIES // out_NV.shape[1])
-    for start in range(0, len(target_N), step):
-        rows = slice(start, start + step)
+    for rows in _pieces(out_NV):
         logits, target = out_NV[rows].float(), target_N[rows, None]
         if temperature != 1.0:
             logits.div_(temperature)
@@ -58,7 +66,7 @@ def _softmax_gap(
         if not keep:
             continue
         probs.scatter_add_(1, target, probs.new_full(target.shape, -1.0))
-        if probs.data_ptr() != out_NV[rows].data_ptr():
+        if probs.dtype != out_NV.dtype or entropy_N is not None:  # else they stand there already
             out_NV[rows] = probs
     return out_NV, logp_N
 
@@ -77,9 +85,7 @@ def _logits_gradient(
     temperature.
     """
     out_NV = product(hidden_ND, weight_VD)
-    step = max(1, PIECE_ENTRIES // out_NV.shape[1])
-    for start in range(0, len(target_N), step):
-        rows = slice(start, start + step)
+    for rows in _pieces(out_NV):
         logp = torch.log_softmax(out_NV[rows].float() / temperature, -1)
         probs = logp.exp()
         entropy = -torch.linalg.vecdot(probs, logp)

@@ -14,7 +14,7 @@ PACKED_ROWS = 32  # a hint only: the layout serves any number of rows
 
 
 def _has_onednn(weight: Tensor) -> bool:
-    return not weight.is_cuda and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

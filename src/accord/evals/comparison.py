@@ -15,6 +15,7 @@ from accord.evals.evaluate import Bench, Policy, Scored, best_of_n_points, measu
 from accord.evals.judge import load_judge
 from accord.evals.results import choose, plain
 from accord.files import write_json
+from accord.models.placement import AUTO, Placement
 from accord.models.precision import tune_allocator
 from accord.rollout.engine import Sampling
 from accord.scoring.reward_model import RewardModel
@@ -49,16 +50,16 @@ def compare_policies(
     temperature: float = 1.0,
     output_dir: Path,
     seed: int = 0,
-    precision: str = "auto",
+    placement: Placement = AUTO,
     log: Log = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure every method against the SFT policy it started from; writes ``output_dir/comparison.json``."""
     tune_allocator()
-    reader, proxy, reference = load_judge(judge), RewardModel.load(reward_model, precision), Policy.load(sft, precision)
+    reader, proxy, reference = load_judge(judge), RewardModel.load(reward_model, placement), Policy.load(sft, placement)
     sampling = Sampling(max_new_tokens, config.samples_per_prompt, temperature)
 
     def bench(name: str, path: Path) -> Bench:
-        return Bench(name, *read_films(path), reference, proxy, reader, sampling, seed, config.bootstrap, precision)
+        return Bench(name, *read_films(path), reference, proxy, reader, sampling, seed, config.bootstrap, placement)
 
     valid, test = bench("validation", valid_prompts), bench("test", test_prompts)
     widest = max([config.curve_samples, config.samples_per_prompt, *(one.best_of for one in methods)])

@@ -38,7 +38,8 @@ from accord.files import write_json
 from accord.formats.jsonl import PromptRow, read_prompts, write_jsonl
 from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy
-from accord.models.precision import compute_dtype, tune_allocator
+from accord.models.placement import AUTO, Placement
+from accord.models.precision import tune_allocator
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer
@@ -117,13 +118,13 @@ class Policy:
     words: Tokenizer
 
     @classmethod
-    def load(cls, folder: Path, precision: str = "auto") -> Policy:
-        model, words = load_policy(folder, compute_dtype(precision))
+    def load(cls, folder: Path, placement: Placement = AUTO) -> Policy:
+        model, words = load_policy(folder, placement)
         return cls(folder, model.eval().requires_grad_(False), words)
 
 
 def sample_policy(
-    folder: Path, prompts: Sequence[str], sampling: Sampling, *, reference: Path, seed: int, precision: str = "auto"
+    folder: Path, prompts: Sequence[str], sampling: Sampling, *, reference: Path, seed: int, placement: Placement = AUTO
 ) -> PolicySamples:
     """Draw K completions a prompt from the policy in ``folder`` and find their log-probabilities there and in
     ``reference``, at the temperature they were drawn with.
@@ -131,7 +132,7 @@ def sample_policy(
     Raises:
         DataError: the two folders hold different tokenizers, so that their log-probabilities cannot be compared.
     """
-    return draw_samples(Policy.load(folder, precision), Policy.load(reference, precision), prompts, sampling, seed=seed)
+    return draw_samples(Policy.load(folder, placement), Policy.load(reference, placement), prompts, sampling, seed=seed)
 
 
 def draw_samples(
@@ -169,7 +170,7 @@ def completion_logps(model: CausalLM, examples: Sequence[Example], pad_id: int, 
     sum_B = torch.zeros(len(examples), dtype=torch.float64)
     for bucket in example_buckets(examples, BATCH_TOKENS):
         batch = collate([examples[i] for i in bucket], pad_id)
-        logp_N, _ = token_logp(*model.predictions(batch), temperature)
+        logp_N = token_logp(*model.predictions(batch), temperature)[0].cpu()
         row_N = torch.tensor(bucket).repeat_interleave(batch.mask_BT.sum(1))
         sum_B.index_add_(0, row_N, logp_N.double())
     return np.asarray(sum_B.numpy(), dtype=np.float64)
@@ -216,11 +217,11 @@ class Bench:
     sampling: Sampling
     seed: int
     resamples: int
-    precision: str = "auto"
+    placement: Placement = AUTO
 
     def sample(self, name: str, folder: Path, K: int | None = None) -> Scored:
         """Draw and score; ``K`` instead of the bench's own number of samples a prompt."""
-        policy = self.reference if folder == self.reference.folder else Policy.load(folder, self.precision)
+        policy = self.reference if folder == self.reference.folder else Policy.load(folder, self.placement)
         sampling = replace(self.sampling, samples_per_prompt=K) if K else self.sampling
         seed = stream_seed(self.seed, "eval", self.name, name)
         return self.scored(draw_samples(policy, self.reference, self.prompts, sampling, seed=seed))
@@ -372,7 +373,7 @@ def evaluate(
     rewards: Sequence[ScorerConfig] = (),
     output_dir: Path,
     seed: int = 0,
-    precision: str = "auto",
+    placement: Placement = AUTO,
     log: Log = lambda *_: None,
 ) -> EvalResults:
     """Choose a PPO snapshot on validation films, report it on test films beside base, SFT and best-of-n.
@@ -389,12 +390,12 @@ def evaluate(
     """
     tune_allocator()
     uncured = uncured or {}
-    reader, proxy = load_judge(judge), load_scorer(rewards, reward_model, precision)
-    reference = Policy.load(sft, precision)
+    reader, proxy = load_judge(judge), load_scorer(rewards, reward_model, placement)
+    reference = Policy.load(sft, placement)
     sampling = Sampling(max_new_tokens, config.samples_per_prompt, temperature)
 
     def bench(name: str, path: Path) -> Bench:
-        return Bench(name, *read_films(path), reference, proxy, reader, sampling, seed, config.bootstrap, precision)
+        return Bench(name, *read_films(path), reference, proxy, reader, sampling, seed, config.bootstrap, placement)
 
     valid, test = bench("validation", valid_prompts), bench("test", test_prompts)
     pool = valid.sample("sft", sft, max(config.curve_samples, config.samples_per_prompt))

@@ -24,7 +24,7 @@ from accord.loop.run import (
 )
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
-from accord.models.precision import compute_dtype
+from accord.models.placement import Placement
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
@@ -110,14 +110,15 @@ def _label(recipe: Recipe, stages: Stages) -> None:
 
     def work(folder: Path, log: Log) -> Any:
         log(0.0, "the reward model ranks samples of the SFT policy")
-        policy, words = load_policy(inputs["model"], compute_dtype(recipe.rl.precision))
+        placement = Placement.of(recipe.rl)
+        policy, words = load_policy(inputs["model"], placement)
         rows = [row.text for row in read_prompts(inputs["prompts"])]
         prompts = [rows[i % len(rows)] for i in range(config.labelled_prompts)]
         sampling = Sampling(recipe.rl.max_new_tokens, config.labelled_per_prompt, recipe.rl.temperature)
         seed = stream_seed(recipe.seed, "labelled")
         samples = Engine(policy, words.stop_ids).generate([words.encode(p) for p in prompts], sampling, seed=seed)
         pairs = [(prompts[s.prompt_index], words.decode(s.completion)) for s in samples]
-        scores = RewardModel.load(inputs["reward_model"], recipe.rl.precision).score(pairs).tolist()
+        scores = RewardModel.load(inputs["reward_model"], placement).score(pairs).tolist()
         groups: list[list[tuple[str, float]]] = [[] for _ in prompts]
         for sample, (_, text), score in zip(samples, pairs, scores, strict=True):
             if sample.finish == "stop" and text.strip():
@@ -175,7 +176,7 @@ def _evaluate(recipe: Recipe, stages: Stages, methods: Sequence[Method]) -> dict
             temperature=recipe.rl.temperature,
             output_dir=folder,
             seed=recipe.seed,
-            precision=recipe.rl.precision,
+            placement=Placement.of(recipe.rl),
             log=log,
         )
         return {"judge": judge.hash}

@@ -31,7 +31,7 @@ from accord.loop.films import SIMULATED_ORIGIN, prepare, queue_samples, rank_sam
 from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
 from accord.models.named import NAMED, add_model, folder_name
-from accord.models.precision import compute_dtype
+from accord.models.placement import Placement
 from accord.records import Source
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
@@ -327,7 +327,7 @@ class Stages:
 
     def _draw(self, model: Path, prompts: Path, num_prompts: int, stream: str) -> list[tuple[str, str, list[str]]]:
         """Samples of a policy: (prompt, topic, texts), prompts in their order and again from the first."""
-        policy, words = load_policy(model, compute_dtype(self.recipe.rl.precision))
+        policy, words = load_policy(model, Placement.of(self.recipe.rl))
         rows = read_prompts(prompts)
         chosen = [rows[i % len(rows)] for i in range(num_prompts)]
         samples = Engine(policy, words.stop_ids).generate(
@@ -441,7 +441,7 @@ class Stages:
                 temperature=self.recipe.rl.temperature,
                 output_dir=folder,
                 seed=self.recipe.seed,
-                precision=self.recipe.rl.precision,
+                placement=Placement.of(self.recipe.rl),
                 log=log,
             )
             return {"judge": judge.hash}
@@ -505,7 +505,7 @@ def write_run_files(recipe: Recipe, folder: Path) -> None:
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "precision": str(compute_dtype(recipe.rl.precision)).removeprefix("torch."),
+        **Placement.of(recipe.rl).facts(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     write_json(folder / "env.json", environment)

@@ -257,8 +257,15 @@ class Trunk(nn.Module):
 
     def step(self, cache: Cache, token_B: Tensor) -> Tensor:
         """Append one token to every row of the cache; the hidden states behind them, ``(B, D)``."""
-        rotation = self._rotation(cache.length_B)
-        hidden_BD = self._layers(token_B, Step(*rotation, self.compute_dtype, cache, cache.next_slots()))
+
+        def run(token_R: Tensor, length_R: Tensor, used: int) -> Tensor:
+            slot_N = cache.slots_behind(length_R)
+            return self._layers(token_R, Step(*self._rotation(length_R), self.compute_dtype, cache, slot_N, used))
+
+        if cache.fixed is not None and not torch.is_grad_enabled():
+            hidden_BD = cache.fixed(run, token_B, cache.length_B, cache.longest)
+        else:
+            hidden_BD = run(token_B, cache.length_B, cache.longest + 1)
         cache.grow()
         return hidden_BD
 
@@ -372,19 +379,24 @@ class CausalLM(nn.Module):
     def head_weight_VD(self) -> Tensor:
         return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
 
+    @property
+    def device(self) -> torch.device:
+        return self.head_weight_VD.device
+
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Logits ``(B, T, V)``: for small inputs and tests. Training goes through `predictions`."""
-        return F.linear(self.model(ids_BT), self.head_weight_VD).view(*ids_BT.shape, -1)
+        """Logits ``(B, T, V)``, on its device: for small inputs and tests. Training goes through `predictions`."""
+        return F.linear(self.model(ids_BT.to(self.device)), self.head_weight_VD).view(*ids_BT.shape, -1)
 
     def predictions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states that predict a counted token, ``(N, D)``, the vocabulary head ``(V, D)``, and those tokens.
 
-        Both in the compute type: what `algo.logprob` turns into log-probabilities.
+        Both in the compute type: what `algo.logprob` turns into log-probabilities. All on its device, wherever the
+        batch is.
         """
-        dtype = self.model.compute_dtype
+        dtype, device = self.model.compute_dtype, self.device
         flat_N, target_N = batch.predicting()
-        hidden_ND = self.model(*batch.inputs(), flat_N)
-        return hidden_ND.to(dtype), self.head_weight_VD.to(dtype), target_N
+        hidden_ND = self.model(*(x.to(device) for x in (*batch.inputs(), flat_N)))
+        return hidden_ND.to(dtype), self.head_weight_VD.to(dtype), target_N.to(device)
 
     @contextmanager
     def packed(self) -> Iterator[Product]:
@@ -408,7 +420,7 @@ class ScalarModel(nn.Module):
     """Backbone and one linear D -> 1 over every position: the reward model and the critic.
 
     Read at the last real token it is the score of the text; read at every position it is the value. A reward model may
-    have several heads, an ensemble on one trunk.
+    have several heads, an ensemble on one trunk. It takes ids from any device, and its numbers are on the CPU.
     """
 
     model: Backbone
@@ -424,16 +436,24 @@ class ScalarModel(nn.Module):
 
         Of several heads one each, ``(N, heads)``.
         """
-        return F.linear(self.model(ids_BT, length_B, read_M).float(), self.score.weight).squeeze(-1)
+        length_B, read_M = (None if x is None else x.to(self.device) for x in (length_B, read_M))
+        return self._numbers(self.model(ids_BT.to(self.device), length_B, read_M))
 
     def bag_of_words(self, ids_N: Tensor) -> Tensor:
         """The head on each token without its neighbours, ``(N,)``: what it says by itself."""
-        return F.linear(self.model.bare(ids_N).float(), self.score.weight).squeeze(-1)
+        return self._numbers(self.model.bare(ids_N.to(self.device)))
+
+    @property
+    def device(self) -> torch.device:
+        return self.score.weight.device
+
+    def _numbers(self, hidden_MD: Tensor) -> Tensor:
+        return F.linear(hidden_MD.float(), self.score.weight).squeeze(-1).cpu()
 
     @torch.no_grad()
     def merge_heads(self, gains: Sequence[float]) -> None:
         """Put one head in the place of all: their mean, each times its gain."""
-        gain_H1 = torch.tensor(gains, device=self.score.weight.device)[:, None]
+        gain_H1 = torch.tensor(gains, device=self.device)[:, None]
         self.score.weight = nn.Parameter((gain_H1 * self.score.weight).mean(0, keepdim=True))
         self.score.out_features = 1
 

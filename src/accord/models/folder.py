@@ -27,6 +27,7 @@ from accord.models.families import FAMILIES, family_of
 from accord.models.foreign import ForeignConfig
 from accord.models.lora import plain_weights
 from accord.models.lstm import LstmConfig
+from accord.models.placement import PLAIN, Placement
 from accord.models.shape import DecoderConfig
 from accord.text.tokenizer import GENERATION, Tokenizer, load_tokenizer
 
@@ -166,7 +167,7 @@ def _write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) 
         heads = model.score.out_features
         names = {str(head): "score" if heads == 1 else f"score_{head}" for head in range(heads)}
         described = {"architectures": [family.classifier], "num_labels": heads, "id2label": names}
-    weights = family.to_theirs({name: t.contiguous() for name, t in plain_weights(model).items()}, model.config)
+    weights = family.to_theirs({name: t.cpu().contiguous() for name, t in plain_weights(model).items()}, model.config)
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / "config.json", {**described, **family.write(model.config), **ids, "dtype": "float32"})
 
@@ -222,17 +223,17 @@ def _numbers(value: Any) -> float | tuple[float, ...]:
     return tuple(map(float, value)) if isinstance(value, list) and value else float(value)
 
 
-def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[CausalLM, Tokenizer]:
-    """Read a policy and its tokenizer. ``dtype`` is what its matrix products run in; the weights stay fp32."""
+def load_policy(folder: Path, placement: Placement = PLAIN) -> tuple[CausalLM, Tokenizer]:
+    """Read a policy and its tokenizer. ``placement``: its device, and what its matrix products run in."""
     model = CausalLM(_config(folder))
     LAYOUTS[type(model.config)].read(model, folder)
-    model.model.compute_dtype = dtype
-    return model, _words(folder, model.config)
+    model.model.compute_dtype = placement.dtype
+    return model.to(placement.device), _words(folder, model.config)
 
 
 def load_scalar(
     folder: Path,
-    dtype: torch.dtype = torch.float32,
+    placement: Placement = PLAIN,
     *,
     head_seed: int | None = None,
     zero_head: bool = False,
@@ -258,8 +259,8 @@ def load_scalar(
         init_score_head(model, head_seed)
         if zero_head:
             torch.nn.init.zeros_(model.score.weight)
-    model.model.compute_dtype = dtype
-    return model, _words(folder, model.config), scale
+    model.model.compute_dtype = placement.dtype
+    return model.to(placement.device), _words(folder, model.config), scale
 
 
 def _first_layers(config: Shape, count: int, folder: Path) -> tuple[DecoderConfig, tuple[str, ...]]:

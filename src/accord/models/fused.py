@@ -65,6 +65,8 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tens
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    if x.device.type != "cpu":  # one kernel there
+        return F.rms_norm(x, weight.shape, weight, eps)
     if not torch.is_grad_enabled():
         return _normed(x, weight, eps)[0]
     out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]

@@ -181,7 +181,8 @@ def save_adapter(folder: Path, model: CausalLM, base: str = "") -> None:
     )
 
     def fill(aside: Path) -> None:
-        save_file({n: t.detach().contiguous() for n, t in tensors.items()}, aside / WEIGHTS, metadata={"format": "pt"})
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, aside / WEIGHTS, metadata={"format": "pt"})
         raw = content.to_dict()
         write_json(aside / CONFIG, {k: sorted(v) if isinstance(v, set) else v for k, v in raw.items()})
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accord.models.fused import rotate, softmax
+from accord.models.graphs import FixedSteps
 from accord.models.shape import DecoderConfig
 
 
@@ -24,6 +25,7 @@ class Cache:
 
     The rows in use are always the first ones, ``length_B`` long each: who leaves is replaced by the last row, so that
     a pass reads plain slices and never gathers. On CPU they are kept in fp32, in which one-query attention is quicker.
+    ``fixed`` are its steps of fixed shapes, by which a GPU decodes.
     """
 
     def __init__(self, config: DecoderConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -33,6 +35,7 @@ class Cache:
         self.keys, self.values = [k for k, _ in pairs], [v for _, v in pairs]
         self.length_B = torch.zeros(0, dtype=torch.long, device=device)
         self.longest = 0
+        self.fixed = None if device.type == "cpu" else FixedSteps(rows, slots, device)
         self._entering: tuple[Tensor | None, slice] = (None, slice(0))
 
     def _pair(self, rows: int, slots: int) -> tuple[Tensor, Tensor]:
@@ -57,6 +60,8 @@ class Cache:
             k, v = self._pair(rows, slots)
             k[:B, :, :used], v[:B, :, :used] = old_k[:B, :, :used], old_v[:B, :, :used]
             self.keys[layer], self.values[layer] = k, v
+        if self.fixed is not None:  # the old ones are recordings of memory that is gone
+            self.fixed = FixedSteps(rows, slots, self.length_B.device)
 
     def enter(self, length_P: Tensor, index_N: Tensor | None) -> None:
         """Announce the prompts of the next pass, each once for every time the index names it (None: once each)."""
@@ -74,14 +79,14 @@ class Cache:
         self.keys[layer][rows, :, :T] = k_PTHC.transpose(1, 2)
         self.values[layer][rows, :, :T] = v_PTHC.transpose(1, 2)
 
-    def next_slots(self) -> Tensor:
-        """Where each row's next token goes in the flat ``(R * H_kv * S, C)`` keys and values, ``(B * H_kv,)``."""
+    def slots_behind(self, length_B: Tensor) -> Tensor:
+        """Where the first rows' next tokens go in the flat ``(R * H_kv * S, C)`` keys and values, ``(B * H_kv,)``."""
         _, H, S, _ = self.keys[0].shape
-        head_BH = torch.arange(self.num_rows * H, device=self.length_B.device).view(-1, H)
-        return (head_BH * S + self.length_B[:, None]).flatten()
+        head_BH = torch.arange(len(length_B) * H, device=length_B.device).view(-1, H)
+        return (head_BH * S + length_B[:, None]).flatten()
 
     def append(self, layer: int, slot_N: Tensor, k_BHC: Tensor, v_BHC: Tensor) -> None:
-        """Store one token's keys and values behind each row, at the slots that `next_slots` named."""
+        """Store one token's keys and values behind each row, at the slots that `slots_behind` named."""
         for stored, new in ((self.keys[layer], k_BHC), (self.values[layer], v_BHC)):
             C = stored.shape[-1]
             stored.view(-1, C).index_copy_(0, slot_N, new.reshape(-1, C).to(stored.dtype))
@@ -218,34 +223,46 @@ class Whole(Pass):
 
 @dataclass(frozen=True)
 class Step(Pass):
-    """A decoding pass: one token behind each row of the cache."""
+    """A decoding pass: one token behind each of the first rows of the cache, which sees its first ``used`` slots."""
 
     cache: Cache
     slot_N: Tensor
+    used: int
     masks: dict[int, Tensor] = field(default_factory=dict)
 
     def attend(
         self, layer: int, q_MHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int, read_M: Tensor | None = None
     ) -> Tensor:
-        cache, used = self.cache, self.cache.longest + 1
+        cache, used = self.cache, self.used
         cache.append(layer, self.slot_N, k_NHC, v_NHC)
         (N, H, C), H_kv = q_MHC.shape, k_NHC.shape[1]
         keys_JSC, values_JSC = (stored[layer][:N].flatten(0, 1)[:, :used] for stored in (cache.keys, cache.values))
         q_JGC = q_MHC.reshape(N * H_kv, H // H_kv, C).to(keys_JSC.dtype)
-        mask_J1S = self._mask(window, used, H_kv, keys_JSC.dtype)
-        logits_JGS = torch.baddbmm(mask_J1S, q_JGC, keys_JSC.transpose(1, 2), alpha=C**-0.5)
-        return torch.bmm(torch.softmax(logits_JGS, dim=-1), values_JSC).view(N, H, C)
+        return attend_one(q_JGC, keys_JSC, values_JSC, self._mask(window, H_kv, keys_JSC.dtype)).reshape(N, H, C)
 
-    def _mask(self, window: int, used: int, heads: int, dtype: torch.dtype) -> Tensor:
+    def _mask(self, window: int, heads: int, dtype: torch.dtype) -> Tensor:
         """0 at the cache slots that each row sees, -inf elsewhere, ``(J, 1, S)``; built once a pass and window."""
         if window not in self.masks:
-            slot_S, last_N1 = torch.arange(used, device=self.position_N.device), self.position_N[:, None]
+            slot_S, last_N1 = torch.arange(self.used, device=self.position_N.device), self.position_N[:, None]
             hidden_NS = slot_S > last_N1
             if window:
                 hidden_NS |= slot_S <= last_N1 - window
             mask_NS = torch.zeros(hidden_NS.shape, dtype=dtype, device=hidden_NS.device)
             self.masks[window] = mask_NS.masked_fill_(hidden_NS, float("-inf")).repeat_interleave(heads, 0)[:, None]
         return self.masks[window]
+
+
+def attend_one(q_JGC: Tensor, keys_JSC: Tensor, values_JSC: Tensor, mask_J1S: Tensor) -> Tensor:
+    """What one token takes from a cache, ``(J, G, C)``: a key head's G query heads stand where tokens do elsewhere.
+
+    On CPU by plain products. A GPU's kernel keeps the logits in fp32 whatever the type of the cache.
+    """
+    if q_JGC.device.type != "cpu":
+        mask_JGS = mask_J1S.expand(-1, q_JGC.shape[1], -1)
+        q, k, v, mask = (x[:, None] for x in (q_JGC, keys_JSC, values_JSC, mask_JGS))
+        return F.scaled_dot_product_attention(q, k, v, mask)[:, 0]
+    logits_JGS = torch.baddbmm(mask_J1S, q_JGC, keys_JSC.transpose(1, 2), alpha=q_JGC.shape[-1] ** -0.5)
+    return torch.bmm(torch.softmax(logits_JGS, dim=-1), values_JSC)
 
 
 def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> Tensor:
@@ -255,7 +272,7 @@ def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> T
     """
     B, H, T, C = q_BHTC.shape
     grouped = k_BHTC.shape[1] != H
-    if T > 256 or q_BHTC.is_cuda:
+    if T > 256 or q_BHTC.device.type != "cpu":
         if not window or window >= T:
             return F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, is_causal=True, enable_gqa=grouped)
         seen_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTC.device).tril().triu(1 - window)

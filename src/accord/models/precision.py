@@ -25,14 +25,29 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(flags.split())
 
 
-def compute_dtype(choice: str = "auto") -> torch.dtype:
-    """bf16 where the processor multiplies it natively (AMX or AVX512-bf16), else fp32. Masters stay fp32."""
+def compute_dtype(choice: str = "auto", device_type: str = "cpu") -> torch.dtype:
+    """bf16 where the device multiplies it natively, else fp32. Masters stay fp32.
+
+    Of processors these are those with AMX or AVX512-bf16, of NVIDIA's GPUs those since Ampere.
+    """
     if choice == "auto":
-        return torch.bfloat16 if cpu_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
+        return torch.bfloat16 if _multiplies_bf16(device_type) else torch.float32
     named = {"bf16": torch.bfloat16, "fp32": torch.float32}
     if choice not in named:
         raise UsageError(f"unknown precision {choice!r}", mend="use auto, bf16 or fp32")
     return named[choice]
+
+
+def _multiplies_bf16(device_type: str) -> bool:
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
+
+
+@cache
+def exact_cuda() -> None:
+    """Let fp32 be fp32 on a GPU: cuDNN's LSTM would round to TF32, as matrix products do not by default."""
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @cache

@@ -52,7 +52,7 @@ class _Shared(nn.Module):
     def __init__(self, sharing_VR: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("sharing_VR", sharing_VR, persistent=False)
-        self.rows_RD = nn.Parameter(torch.zeros(sharing_VR.shape[1], width))
+        self.rows_RD = nn.Parameter(torch.zeros(sharing_VR.shape[1], width, device=sharing_VR.device))
 
     def forward(self, own_VD: Tensor) -> Tensor:
         shared_VD: Tensor = torch.sparse.mm(self.get_buffer("sharing_VR"), self.rows_RD)
@@ -64,7 +64,7 @@ def share_spellings(embedding: nn.Embedding, words: Tokenizer) -> None:
 
     Each read of the table builds the sum anew: put forward passes under ``parametrize.cached()``.
     """
-    sharing_VR = sharing_matrix(words, embedding.num_embeddings)
+    sharing_VR = sharing_matrix(words, embedding.num_embeddings).to(embedding.weight.device)
     parametrize.register_parametrization(embedding, "weight", _Shared(sharing_VR, embedding.embedding_dim))
 
 

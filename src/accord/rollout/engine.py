@@ -119,7 +119,7 @@ class Session:
 
     def __init__(self, model: CausalLM, head: Product, stop_ids: frozenset[int], max_rows: int) -> None:
         self._model, self._head, self._stop_ids, self._max_rows = model, head, stop_ids, max_rows
-        self._device = model.head_weight_VD.device
+        self._device = model.device
         self._waiting: deque[list[_Row]] = deque()
         self._rows: list[_Row] = []
         self._cancelled: set[tuple[int, int]] = set()

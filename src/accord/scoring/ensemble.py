@@ -13,6 +13,7 @@ from torch import Tensor
 
 from accord.config import CombineConfig
 from accord.errors import UsageError
+from accord.models.placement import AUTO, Placement
 from accord.scoring.reward_model import RewardModel, combined
 
 
@@ -28,9 +29,11 @@ class Ensemble:
         self.models, self.combine = tuple(models), combine
 
     @classmethod
-    def load(cls, folders: Sequence[Path], combine: CombineConfig | None = None, precision: str = "auto") -> Ensemble:
+    def load(
+        cls, folders: Sequence[Path], combine: CombineConfig | None = None, placement: Placement = AUTO
+    ) -> Ensemble:
         """Read reward models from their Hugging Face folders."""
-        return cls([RewardModel.load(folder, precision) for folder in folders], combine or CombineConfig())
+        return cls([RewardModel.load(folder, placement) for folder in folders], combine or CombineConfig())
 
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """What each member says, ``(S, M)``: all heads of the first model, then those of the next."""

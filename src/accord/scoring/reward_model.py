@@ -13,7 +13,7 @@ from accord.config import CombineConfig
 from accord.errors import DataError
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar
-from accord.models.precision import compute_dtype
+from accord.models.placement import AUTO, Placement
 from accord.scoring.scorer import checked
 from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer
@@ -70,9 +70,9 @@ class RewardModel:
         self.model, self.words, self.scale = model.eval().requires_grad_(False), words, scale
 
     @classmethod
-    def load(cls, folder: Path, precision: str = "auto") -> RewardModel:
+    def load(cls, folder: Path, placement: Placement = AUTO) -> RewardModel:
         """Read a reward model from its Hugging Face folder."""
-        return cls(*load_scalar(folder, compute_dtype(precision)))
+        return cls(*load_scalar(folder, placement))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1.

@@ -11,7 +11,7 @@ from accord.config import SampleConfig, ScorerConfig
 from accord.errors import UsageError
 from accord.formats.jsonl import read_prompts, write_jsonl
 from accord.models.folder import load_policy
-from accord.models.precision import compute_dtype
+from accord.models.placement import AUTO
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer
@@ -60,7 +60,7 @@ def sample(
     scorer = load_scorer(rewards, reward_model) if reward_model or rewards else None
     if scorer is None and config.best_of > 1:
         raise UsageError("sample.best_of needs something to choose by", mend="give --reward-model DIR, or rl.rewards")
-    policy, words = load_policy(model, compute_dtype())
+    policy, words = load_policy(model, AUTO)
     prompts = [row.text for row in read_prompts(data, words.chat)]
     log(0.0, f"{len(prompts)} prompts")
     drawn = config.model_dump(exclude={"best_of"}) | {"samples_per_prompt": config.samples_per_prompt * config.best_of}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from accord.config import ScorerConfig
 from accord.errors import UsageError
+from accord.models.placement import AUTO, Placement
 from accord.scoring.ensemble import Ensemble
 from accord.scoring.http_scorer import HttpScorer
 from accord.scoring.reward_model import RewardModel
@@ -66,10 +67,10 @@ def chat_of(scorer: Scorer) -> ChatTemplate | None:
     return next((one.words.chat for one in models if isinstance(one, RewardModel)), None)
 
 
-#: How a scorer is made of its configuration and the precision of its matrix products.
-KINDS: dict[str, Callable[[ScorerConfig, str], Scorer]] = {
-    "model": lambda config, precision: RewardModel.load(Path(config.model), precision),
-    "ensemble": lambda config, precision: Ensemble.load([*map(Path, config.ensemble)], config.combine, precision),
+#: How a scorer is made of its configuration, and where its model goes.
+KINDS: dict[str, Callable[[ScorerConfig, Placement], Scorer]] = {
+    "model": lambda config, placement: RewardModel.load(Path(config.model), placement),
+    "ensemble": lambda config, placement: Ensemble.load([*map(Path, config.ensemble)], config.combine, placement),
     "function": lambda config, _: FunctionScorer(config.function),
     "regex": lambda config, _: RegexScorer(config.regex, absent=config.absent),
     "http": lambda config, _: HttpScorer(config.http, timeout_s=config.timeout_s, batch_size=config.batch_size),
@@ -78,7 +79,7 @@ GIVEN = "reward_model"  # the name of the given reward model among the parts
 
 
 def load_scorer(
-    configs: Sequence[ScorerConfig] = (), reward_model: Path | None = None, precision: str = "auto"
+    configs: Sequence[ScorerConfig] = (), reward_model: Path | None = None, placement: Placement = AUTO
 ) -> Scorer:
     """What ``rl.rewards`` and a given reward model describe together; the reward model counts once.
 
@@ -90,10 +91,10 @@ def load_scorer(
             "nothing says what a completion is worth",
             mend="give --reward-model DIR, or rl.rewards in a recipe or on the command line",
         )
-    given = [] if reward_model is None else [Part(GIVEN, 1.0, RewardModel.load(reward_model, precision))]
+    given = [] if reward_model is None else [Part(GIVEN, 1.0, RewardModel.load(reward_model, placement))]
     if not configs:
         return given[0].scorer
-    made = [Part(config.label, config.weight, KINDS[config.kind](config, precision)) for config in configs]
+    made = [Part(config.label, config.weight, KINDS[config.kind](config, placement)) for config in configs]
     return WeightedScorer([*given, *made])
 
 

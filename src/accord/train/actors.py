@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from accord.models.decoder import CausalLM, ScalarModel
 from accord.models.door import recompute_activations
 from accord.models.folder import load_policy, load_scalar
 from accord.models.lora import adapter_off, add_lora
-from accord.models.precision import compute_dtype
+from accord.models.placement import Placement
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer
 from accord.seeds import stream_seed
@@ -35,7 +34,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
-        return F.linear(hidden_ND.float(), self.score.weight).squeeze(-1)
+        return F.linear(hidden_ND.float(), self.score.weight).squeeze(-1).cpu()
 
 
 @dataclass
@@ -71,7 +70,7 @@ class Actors:
         where they are not asked for, so that a caller can let go of the policy's activations first.
         """
         hidden_ND, head_VD, target_N = self.policy.predictions(batch)
-        logp_N, entropy_N = token_logp(hidden_ND, head_VD, target_N, temperature, entropy=entropy)
+        logp_N, entropy_N = (x.cpu() for x in token_logp(hidden_ND, head_VD, target_N, temperature, entropy=entropy))
         if isinstance(self.critic, ValueHead):
             return logp_N, entropy_N, self.critic(hidden_ND)
         return logp_N, entropy_N, token_values(self.critic, batch) if self.critic is not None and values else None
@@ -88,24 +87,25 @@ def load_actors(
     config: RlConfig, algorithm: PolicyAlgorithm, model: Path, reward_model: Path | None, seed: int = 0
 ) -> Actors:
     """Read policy, reference (the same checkpoint, frozen) and scorers, and make the critic."""
-    scorer = load_scorer(config.rewards, reward_model, config.precision)
-    dtype = compute_dtype(config.precision)
-    policy, words = load_policy(model, dtype)
+    placement = Placement.of(config)
+    scorer = load_scorer(config.rewards, reward_model, placement)
+    policy, words = load_policy(model, placement)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
-    reference = policy if config.lora.rank else load_policy(model, dtype)[0].eval().requires_grad_(False)
+    reference = policy if config.lora.rank else load_policy(model, placement)[0].eval().requires_grad_(False)
     if config.activation_checkpointing:
         recompute_activations(policy.model)
     critic: ScalarModel | ValueHead | None = None
     if algorithm.critic:
         shared = config.values.shared
-        critic = ValueHead(policy.config.width) if shared else _own_critic(config, model, reward_model, dtype, seed)
+        critic = ValueHead(policy.config.width) if shared else _own_critic(config, model, reward_model, seed)
+        critic.to(policy.device)
     return Actors(policy, critic, reference, scorer, words)
 
 
-def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, dtype: torch.dtype, seed: int) -> ScalarModel:
+def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, seed: int) -> ScalarModel:
     """A critic that starts from the reward model, or with other tokens from the policy under a zero head."""
     start = reward_model if reward_model and tokenizer_hash(model) == tokenizer_hash(reward_model) else None
-    critic, _, scale = load_scalar(start or model, dtype, head_seed=0)
+    critic, _, scale = load_scalar(start or model, Placement.of(config), head_seed=0)
     critic.merge_heads(scale.gains if start else [0.0])
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))

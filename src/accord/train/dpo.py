@@ -29,7 +29,7 @@ from accord.models.decoder import CausalLM
 from accord.models.door import recompute_activations
 from accord.models.folder import load_policy, save_policy
 from accord.models.lora import adapter_off, add_lora, save_adapter
-from accord.models.precision import compute_dtype
+from accord.models.placement import Placement
 from accord.records import JudgedGroup, RankedGroup
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.scoring.scorer import Scorer
@@ -140,7 +140,7 @@ def dpo(
     """
     task = _task(config, _checked_row(config, reward_model), model, seed)
     if config.online:
-        scorer = load_scorer(config.rewards, reward_model, config.precision)
+        scorer = load_scorer(config.rewards, reward_model, Placement.of(config))
         source = _online(task, scorer, model, data, valid_data, log)
     else:
         source = _offline(task, model, data, valid_data, output_dir, log)
@@ -220,7 +220,7 @@ def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgo
 
 def _task(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -> Task:
     """The policy before its first step. It stays in eval mode: dropout would part it from its reference."""
-    policy, words = load_policy(model, compute_dtype(config.precision))
+    policy, words = load_policy(model, Placement.of(config))
     if config.activation_checkpointing:
         recompute_activations(policy.model)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
@@ -358,7 +358,7 @@ class LiveReference:
     def __init__(self, task: Task, model: Path) -> None:
         self._task, self._copy, self._known = task, task.policy, dict[Example, float]()
         if not task.config.lora.rank:
-            self._copy = load_policy(model, task.policy.model.compute_dtype)[0].eval().requires_grad_(False)
+            self._copy = load_policy(model, Placement.of(task.config))[0].eval().requires_grad_(False)
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
         new = [e for e in examples if e not in self._known]

@@ -137,7 +137,8 @@ class Checkpoints:
         """Write the learner and the stage's own JSON state; keep the newest two, and none of other inputs."""
 
         def fill(aside: Path) -> None:
-            save_file({k: t.detach().contiguous() for k, t in learner.tensors().items()}, aside / "learner.safetensors")
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.tensors().items()}
+            save_file(tensors, aside / "learner.safetensors")
             digest = sha256_file(aside / "learner.safetensors")
             content = {"identity": self.identity, "step": learner.step, "sha256": digest, "state": dict(state)}
             write_json(aside / "state.json", content)

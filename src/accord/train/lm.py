@@ -21,7 +21,7 @@ from accord.models.door import Shape, recompute_activations
 from accord.models.folder import load_policy, save_policy
 from accord.models.lora import add_lora, save_adapter
 from accord.models.lstm import LstmConfig
-from accord.models.precision import compute_dtype
+from accord.models.placement import Placement
 from accord.models.shape import DecoderConfig
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.seeds import stream_seed
@@ -52,7 +52,8 @@ def logp_and_entropy(
 
     With them the entropy of each of those positions; zeros unless asked for.
     """
-    return token_logp(*model.predictions(batch), temperature, entropy=entropy)
+    logp_N, entropy_N = token_logp(*model.predictions(batch), temperature, entropy=entropy)
+    return logp_N.cpu(), entropy_N.cpu()
 
 
 def completion_nll(model: CausalLM, batch: Batch) -> Tensor:
@@ -118,7 +119,8 @@ def pretrain(
     words = load_tokenizer(tokenizer)
     model = CausalLM(SHAPES[shape.kind](shape, words.vocab_size))
     init_weights(model, stream_seed(seed, "init"))
-    model.model.compute_dtype = compute_dtype(config.precision)
+    placement = Placement.of(config)
+    model.to(placement.device).model.compute_dtype = placement.dtype
     model.model.dropout = config.dropout
     if config.activation_checkpointing:
         recompute_activations(model.model)
@@ -222,7 +224,7 @@ def sft(
     Without ``valid_data`` every twentieth row is held out. Writes ``output_dir/model`` and ``metrics.jsonl``; with an
     adapter the model is merged, and ``output_dir/adapter`` holds the adapter alone.
     """
-    policy, words = load_policy(model, compute_dtype(config.precision))
+    policy, words = load_policy(model, Placement.of(config))
     policy.model.dropout = config.dropout
     if config.activation_checkpointing:
         recompute_activations(policy.model)

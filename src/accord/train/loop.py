@@ -22,8 +22,13 @@ def quiet(fraction: float, text: str) -> None:
 
 
 def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
-    """Hash of a stage's settings and of the contents of its input files: what makes two runs the same run."""
-    content = {"settings": dict(settings), "inputs": {name: sha256_tree(path) for name, path in inputs.items()}}
+    """Hash of a stage's settings and of the contents of its input files: what makes two runs the same run.
+
+    The device is none of it: a run may go on where there is a GPU.
+    """
+    config = {key: value for key, value in settings.get("config", {}).items() if key != "device"}
+    files = {name: sha256_tree(path) for name, path in inputs.items()}
+    content = {"settings": {**settings, "config": config}, "inputs": files}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

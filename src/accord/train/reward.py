@@ -24,7 +24,7 @@ from accord.models.decoder import ScalarModel
 from accord.models.door import recompute_activations
 from accord.models.folder import RewardScale, load_scalar, save_scalar
 from accord.models.lora import add_lora
-from accord.models.precision import compute_dtype
+from accord.models.placement import Placement
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
@@ -156,7 +156,7 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
     """The reward model before its first step, with what trains of it."""
     scorer, words, _ = load_scalar(
         model,
-        compute_dtype(config.precision),
+        Placement.of(config),
         head_seed=stream_seed(seed, "head"),
         zero_head=config.head_init == "zero",
         heads=config.heads,
