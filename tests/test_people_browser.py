@@ -681,7 +681,7 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
         page.get_by_role("button", name="Log out").click()
         page.wait_for_url("**/login")
         session = served.desk.open_session(eve.row.id)
-        eve.context.add_cookies([{"name": "accord_session", "value": session, "url": served.url}])
+        eve.context.add_cookies([{"name": served.cookie, "value": session, "url": served.url}])
         eve.open()
         eve.press("h", "T", "?")
         page.get_by_role("button", name="Back to the usual keys").click()
@@ -690,7 +690,7 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
         expect(page.locator("#note")).to_be_focused()
         other = served.desk.open_session(served.person("Fay").id)
         page.evaluate('key => localStorage.setItem(key, \'{"j": "h"}\')', f"accord:keys:{eve.row.id}")
-        eve.context.add_cookies([{"name": "accord_session", "value": other, "url": served.url}])
+        eve.context.add_cookies([{"name": served.cookie, "value": other, "url": served.url}])
         eve.open()
         expect(page.locator(".hint kbd").nth(0)).to_have_text("j")  # Fay's own hands
 
