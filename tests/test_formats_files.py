@@ -191,6 +191,12 @@ def test_a_stray_quote_costs_one_record_of_a_csv_file(tmp_path: Path) -> None:
         taken(file(tmp_path, b"prompt,prompt\na,b\n"), "accord")
 
 
+def test_a_tab_parts_cells_also_where_they_are_blank(tmp_path: Path) -> None:
+    lines = [b"prompt\tid", b"p1\t1", b" \t", b"", b"  ", b"p2\t2"]
+    items, rejected, _ = taken(file(tmp_path, b"\n".join(lines)))
+    assert [item.prompt for item in items] == ["p1", " ", "p2"] and not rejected
+
+
 def test_files_that_are_no_data(tmp_path: Path) -> None:
     for data, what in ((b"", "empty"), (b"\n \n", "empty"), (b"\xff\xfea\0", "UTF-16"), (b'{"x": 1}\n', "no format")):
         with pytest.raises(DataError, match=what):

@@ -102,6 +102,14 @@ def test_no_text_makes_the_renderer_take_more_than_so_many_steps(part: str) -> N
         assert _steps((part * size)[:size]) < 2_000_000
 
 
+def test_a_short_text_cannot_make_a_huge_table() -> None:
+    """Rows of one letter under a header of 200 cells are filled up: 14,530 characters made 6.6 MB."""
+    text = ("|a" * 200 + "\n" + "|-" * 200 + "\n" + "x\n" * 325 + "\n") * 10
+    assert len(markdown.render.__wrapped__(text)) < 10 * len(text)
+    honest = "|a|b|\n|-|-|\n" + "|1|2|\n" * 300
+    assert markdown.render.__wrapped__(honest).count("<tr>") == 301
+
+
 def _steps(text: str) -> int:
     steps = 0
 

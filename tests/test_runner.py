@@ -52,6 +52,19 @@ def test_a_finished_stage_is_skipped_until_settings_or_contents_change(tmp_path:
     assert stage(tmp_path / "run", work, source, resume=False, lr=2) == {"call": 4}
 
 
+def test_a_run_may_go_on_on_another_device(tmp_path: Path, source: Path) -> None:
+    made: list[str] = []
+
+    def stage(device: str) -> None:
+        settings = {"rl": {"config": {"kl_coef": 0.1, "device": device}}}
+        runner = Runner(tmp_path, {"one": 1.0}, True, lambda fraction, text: None)
+        runner.stage("one", settings=settings, inputs={"in": source}, work=lambda folder, log: made.append(device))
+
+    stage("cpu")
+    stage("cuda")
+    assert made == ["cpu"]
+
+
 def test_what_other_settings_half_overwrote_is_not_taken_for_the_old_result(tmp_path: Path, source: Path) -> None:
     work = Work()
     stage(tmp_path / "run", work, source, lr=1)

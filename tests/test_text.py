@@ -182,7 +182,7 @@ def test_buckets_hold_every_item_once_within_the_limit(lengths: list[int], limit
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=40), st.integers(1, 90))
 @settings(deadline=None)
 def test_completions_of_a_prompt_are_batched_together(kinds: list[tuple[int, int]], limit: int) -> None:
-    """Prompts of 12 tokens; at most one of the batches that hold a prompt is not full of it."""
+    """Prompts of 12 tokens: what most examples begin with stands in one batch if it fits."""
     examples = [Example((kind,) * 12, (9,) * length) for kind, length in kinds]
     buckets = example_buckets(examples, limit)
     assert sorted(i for b in buckets for i in b) == list(range(len(kinds)))
@@ -192,6 +192,22 @@ def test_completions_of_a_prompt_are_batched_together(kinds: list[tuple[int, int
         rows = [i for i, (k, _) in enumerate(kinds) if k == kind]
         if rows and len(rows) * max(len(examples[i]) for i in rows) <= limit and len(rows) > len(kinds) / 2:
             assert sum(any(i in b for i in rows) for b in buckets) == 1
+
+
+def test_a_long_completion_pads_none_of_its_sisters() -> None:
+    """16 prompts of 100 tokens with seven completions of 20 and one of 500: the short stay with their prompt."""
+    examples = [Example((p,) * 100, (9,) * (500 if k == 3 else 20)) for p in range(16) for k in range(8)]
+    buckets = example_buckets(examples, 4096)
+    assert {max(len(examples[i]) for i in b) - min(len(examples[i]) for i in b) for b in buckets} <= {0, 480}
+    padded = sum(len(b) * max(len(examples[i]) for i in b) for b in buckets)
+    assert padded < 1.1 * sum(map(len, examples))
+    for p in range(16):
+        short = {i for i in range(8 * p, 8 * p + 8) if i % 8 != 3}
+        assert any(short <= set(b) for b in buckets)
+
+
+def test_examples_without_tokens_are_batched_too() -> None:
+    assert example_buckets([Example((), ()), Example((1, 2), (3,)), Example((1, 2), (4,))], 9) != []
 
 
 def test_without_repeated_prompts_only_length_counts() -> None:

@@ -1134,3 +1134,12 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     schema["properties"]["extends"] = {"type": "string", "description": "A recipe whose keys hold unless given here."}
     return schema
+
+
+def without_device(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, nested as they are, without any key ``device``: it does not make two runs different."""
+    return {
+        key: without_device(value) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if key != "device"
+    }

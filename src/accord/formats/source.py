@@ -348,7 +348,8 @@ def _csv_rows(lines: _Lines, container: Container) -> Iterator[Row]:
 
     header: list[str] = []
     while (first := pull()) is not None:
-        if not first[1].strip(b"\r\n" if len(header) == 1 else None):  # spaces may be all that a single column says
+        # A tab may part two cells, and spaces may be all that a single column says.
+        if not first[1].strip(b"\r\n" if len(header) == 1 else b"\r\n " if container.delimiter == "\t" else None):
             continue
         taken, odd, size = [first], first[1].count(b'"') % 2, len(first[1])
         while odd and size <= MAX_ROW and (more := pull()) is not None:  # a quote is open: the record goes on

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import accord
+from accord.config import without_device
 from accord.files import read_json, sha256_tree, write_folder, write_json
 
 Log = Callable[[float, str], None]
@@ -135,7 +136,7 @@ def _sparse(report: Log, every_s: float = 1.0) -> Log:
 def _identity(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
     content = {
         "version": accord.__version__,
-        "settings": settings,
+        "settings": without_device(settings),
         "inputs": {name: sha256_tree(path) for name, path in inputs.items()},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -233,7 +233,7 @@ class Trunk(nn.Module):
 
         ``length_B`` says how many tokens of each row are real (None: all). ``read_M`` names those of the N that are
         wanted, ``(M, D)``: the last block computes no more. Padding costs nothing but attention, and what several rows
-        begin with runs once (not under dropout, whose masks differ by row).
+        begin with runs once (not under dropout, whose masks differ by row; that of an adapter draws one for a token).
         """
         return self._whole(ids_BT, length_B, read_M)
 

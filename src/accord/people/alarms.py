@@ -25,6 +25,7 @@ LEAST_OF_TEAM = 0.6  # of the team's median kappa
 # On a short record the interval is too wide for that: a fraction of the team's kappa, if one typical person in a
 # hundred or fewer would come out so low (one-sided; the upper half of a 95 % interval stretched to 99 %).
 LITTLE_OF_TEAM, STRETCH = 0.3, 2.326 / 1.960
+TASKS_FOR_LITTLE = 12  # on 8 to 10 tasks it accused 7 of 2,160 honest people
 POOR_ALPHA = 0.2
 
 Found = tuple[str, str]  # (symptom, likely cause)
@@ -117,7 +118,8 @@ def _random(row: PersonRow, team: Team) -> Found | None:
     if not kappa or team.kappa <= 0:
         return None
     highest = kappa.value + STRETCH * (kappa.high - kappa.value)
-    little = kappa.value < LITTLE_OF_TEAM * team.kappa and highest < team.kappa
+    many = kappa.clusters >= TASKS_FOR_LITTLE
+    little = many and kappa.value < LITTLE_OF_TEAM * team.kappa and highest < team.kappa
     if little or kappa.high < LEAST_OF_TEAM * team.kappa:
         symptom = f"agrees with the others little beyond chance: kappa {kappa}, the team's median is {team.kappa:.2f}"
         also = f"; or {row.partner} does: nobody else judged most of these tasks" if row.partner else ""

@@ -69,6 +69,7 @@ _PARSER = _parser()
 
 #: Most marks of a text that is read as markdown. Honest texts have a few in a hundred characters.
 MOST_MARKS = 10_000
+MOST_CELLS = 10_000
 # Where the parser stops and tries its rules: what a text costs goes with their number, not with its length.
 _MARK = re.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{}~|]")
 
@@ -77,9 +78,12 @@ _MARK = re.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{}~|]")
 def render(text: str) -> Markup:
     """Markdown as safe HTML. A block of code can be scrolled by keyboard.
 
-    A text of more than `MOST_MARKS` marks stands as it is written: 100,000 brackets would take seconds.
+    A text of more than `MOST_MARKS` marks stands as it is written: 100,000 brackets would take seconds. So does what
+    could be a table of more than `MOST_CELLS` cells: every short row of one is filled up to the width of the first.
     """
-    if sum(1 for _ in _MARK.finditer(text)) > MOST_MARKS:
+    lines = text.split("\n")
+    cells = len(lines) * max(line.count("|") for line in lines)
+    if cells > MOST_CELLS or sum(1 for _ in _MARK.finditer(text)) > MOST_MARKS:
         return Markup("<p>") + escape(text).replace("\n", Markup("<br>\n")) + Markup("</p>")
     made = _PARSER.render(text).replace("<pre><code", '<pre tabindex="0"><code')
     return Markup(_CLEANER.clean(made))

@@ -284,7 +284,8 @@ def _with_width(found: Interval, judged: JudgedItems, level: float) -> Interval:
     """An agreement beyond chance whose resamples all say the same, with the interval of the raw agreement in its place.
 
     1 - kappa = (1 - raw) / (1 - chance), with chance as the answers given have it, turns the ends of one into those of
-    the other. For alpha of numbers it takes people who do not agree to answer at random (Aickin 1990).
+    the other, cut at -1: of answers that are nearly all the same nothing can be said. For alpha of numbers it takes
+    people who do not agree to answer at random (Aickin 1990).
     """
     if not found.has_no_width:
         return found
@@ -293,7 +294,8 @@ def _with_width(found: Interval, judged: JudgedItems, level: float) -> Interval:
     share_NC = judged.count_NC / judged.count_NC.sum(axis=1, keepdims=True)
     room = 1 - float((share_NC.mean(axis=0) ** 2).sum())
     unit = (1 - found.value) / (1 - raw) if raw < 1 else 1 / room
-    return replace(found, low=1 - unit * (1 - bounds.low), high=1 - unit * (1 - bounds.high))
+    low, high = (max(-1.0, 1 - unit * (1 - bound)) for bound in (bounds.low, bounds.high))
+    return replace(found, low=low, high=high)
 
 
 def pairwise_agreement(

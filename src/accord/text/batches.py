@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 REPEATED_SHARE = 0.125  # of all tokens: from here on prompts are kept together
+LIKE = 0.75  # a completion this share of its longest sister's length or more is padded to it
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def length_buckets(
 def example_buckets(examples: Sequence[Example], max_tokens: int, seed: int = 0) -> list[list[int]]:
     """`length_buckets` of examples, those of one prompt side by side: a model runs what rows begin with once.
 
-    Where repeated prompts are few of the tokens, like lengths alone spare more.
+    Only like lengths stay together, since attention sees the padding; and where repeated prompts are few of the tokens,
+    like lengths alone spare more.
     """
     lengths = [len(e) for e in examples]
     same: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -128,8 +130,12 @@ def example_buckets(examples: Sequence[Example], max_tokens: int, seed: int = 0)
         same[example.prompt].append(i)
     if sum(len(prompt) * (len(rows) - 1) for prompt, rows in same.items()) < REPEATED_SHARE * sum(lengths):
         return length_buckets(lengths, max_tokens, seed)
-    pieces = []
+    pieces: list[list[int]] = []
     for rows in same.values():
-        size = max(1, max_tokens // max(lengths[i] for i in rows))
-        pieces += [rows[start : start + size] for start in range(0, len(rows), size)]
+        rows = sorted(rows, key=lengths.__getitem__, reverse=True)
+        while rows:
+            longest = max(1, lengths[rows[0]])
+            fitting = rows[: max(1, max_tokens // longest)]
+            pieces.append([i for i in fitting if lengths[i] >= LIKE * longest])
+            rows = rows[len(pieces[-1]) :]
     return length_buckets(lengths, max_tokens, seed, pieces)

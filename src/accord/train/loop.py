@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from accord.config import without_device
 from accord.files import sha256_tree
 from accord.models.precision import tune_allocator
 from accord.seeds import stream_seed
@@ -26,9 +27,8 @@ def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
 
     The device is none of it: a run may go on where there is a GPU.
     """
-    config = {key: value for key, value in settings.get("config", {}).items() if key != "device"}
     files = {name: sha256_tree(path) for name, path in inputs.items()}
-    content = {"settings": {**settings, "config": config}, "inputs": files}
+    content = {"settings": without_device(settings), "inputs": files}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
