@@ -695,6 +695,25 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
         expect(page.locator(".hint kbd").nth(0)).to_have_text("j")  # Fay's own hands
 
 
+def test_keys_that_no_keyboard_sends_are_not_kept(browser: Browser, served: Served) -> None:
+    """Shift makes SS of ß, so it cannot stand for j and J; what else lies in the browser's memory stops no page."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    with Person(browser, served, "Eve") as eve:
+        page = eve.open()
+        place = f"accord:keys:{eve.row.id}"
+        for held in ('{"j": 7, "k": "t"}', '{"j": "ß", "k": "t"}', '{"j": ["h"], "k": "t"}', '{"j": "hh", "k": "t"}'):
+            page.evaluate("([place, held]) => localStorage.setItem(place, held)", [place, held])
+            eve.open()
+            assert page.locator(".hint kbd").all_text_contents()[:2] == ["j", "t"], held
+        eve.press("j", "j", "T", "?")
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}
+        page.get_by_role("button", name="j change", exact=True).click()
+        page.evaluate(
+            "key => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))", "ß"
+        )
+        expect(page.get_by_role("dialog").get_by_role("status")).to_have_text("Take a letter or a sign.")
+
+
 def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served: Served) -> None:
     served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
     for name, ranks in (("Eve", (1, 2)), ("Fay", (2, 1))):
