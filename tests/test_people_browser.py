@@ -782,7 +782,20 @@ def test_a_task_is_made_gold_answered_missed_and_retired(browser: Browser, serve
         page.get_by_role("button", name="Retire").click()
         expect(page.get_by_text("There are none yet.")).to_be_visible()
     (task_now,) = served.desk.tasks()
-    assert task_now.gold is None and task_now.overlap == 1
+    assert task_now.gold is None and task_now.overlap == 2
+
+
+def test_a_retired_question_asks_no_fewer_than_the_task_asked(browser: Browser, served: Served) -> None:
+    """Five were to be asked, although one is usual here; eight as gold."""
+    served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=5)])
+    (made,) = served.desk.tasks()
+    with Person(browser, served, "Moe", "manager") as moe:
+        served.desk.set_gold(made.id, Answer(ranks=(1, 2)), moe.row, overlap=8)
+        page = moe.open("/manage/gold")
+        page.get_by_role("button", name="Retire").click()
+        expect(page.get_by_text("There are none yet.")).to_be_visible()
+    (task_now,) = served.desk.tasks()
+    assert task_now.gold is None and task_now.overlap >= 5
 
 
 def test_a_decided_disagreement_becomes_gold_with_the_decision(browser: Browser, served: Served) -> None:
