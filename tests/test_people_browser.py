@@ -798,6 +798,29 @@ def test_a_retired_question_asks_no_fewer_than_the_task_asked(browser: Browser, 
     assert task_now.gold is None and task_now.overlap >= 5
 
 
+@pytest.mark.parametrize("path", ["/manage/task/{}/gold", "/manage/task/{}"])
+def test_what_a_manager_could_not_send_does_not_come_back(browser: Browser, served: Served, path: str) -> None:
+    """Moe's answer is refused; Mia sets another. Moe's browser then starts from hers, and drafts nothing."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    (made,) = served.desk.tasks()
+    with Person(browser, served, "Moe", "manager") as moe:
+        page, drafts = moe.page, list[str]()
+        page.on("request", lambda request: drafts.append(request.url) if request.url.endswith("/draft") else None)
+        moe.open(path.format(made.id))
+        moe.ready()
+        cookies = moe.context.cookies()
+        moe.context.clear_cookies()
+        moe.press("j", "J", "Enter")  # elm, oak, fir
+        expect(page.locator("#problem")).to_contain_text("You are logged out")
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}  # while the page is open nothing is lost
+        moe.context.add_cookies(cookies)  # type: ignore[arg-type]
+        served.desk.set_gold(made.id, Answer(ranks=(3, 2, 1)), served.person("Mia", "manager"))
+        moe.open(path.format(made.id))
+        moe.ready()
+        hers = {"C": 1, "B": 2, "A": 3} if path.endswith("gold") else {"A": 1, "B": 2, "C": 3}
+        assert standing(page) == hers and drafts == []
+
+
 def test_a_decided_disagreement_becomes_gold_with_the_decision(browser: Browser, served: Served) -> None:
     served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
     with Person(browser, served, "Moe", "manager") as moe:
