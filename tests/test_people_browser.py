@@ -695,6 +695,25 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
         expect(page.locator(".hint kbd").nth(0)).to_have_text("j")  # Fay's own hands
 
 
+def test_keys_that_no_keyboard_sends_are_not_kept(browser: Browser, served: Served) -> None:
+    """Shift makes SS of ß, so it cannot stand for j and J; what else lies in the browser's memory stops no page."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    with Person(browser, served, "Eve") as eve:
+        page = eve.open()
+        place = f"accord:keys:{eve.row.id}"
+        for held in ('{"j": 7, "k": "t"}', '{"j": "ß", "k": "t"}', '{"j": ["h"], "k": "t"}', '{"j": "hh", "k": "t"}'):
+            page.evaluate("([place, held]) => localStorage.setItem(place, held)", [place, held])
+            eve.open()
+            assert page.locator(".hint kbd").all_text_contents()[:2] == ["j", "t"], held
+        eve.press("j", "j", "T", "?")
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}
+        page.get_by_role("button", name="j change", exact=True).click()
+        page.evaluate(
+            "key => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))", "ß"
+        )
+        expect(page.get_by_role("dialog").get_by_role("status")).to_have_text("Take a letter or a sign.")
+
+
 def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served: Served) -> None:
     served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
     for name, ranks in (("Eve", (1, 2)), ("Fay", (2, 1))):
@@ -763,7 +782,43 @@ def test_a_task_is_made_gold_answered_missed_and_retired(browser: Browser, serve
         page.get_by_role("button", name="Retire").click()
         expect(page.get_by_text("There are none yet.")).to_be_visible()
     (task_now,) = served.desk.tasks()
-    assert task_now.gold is None and task_now.overlap == 1
+    assert task_now.gold is None and task_now.overlap == 2
+
+
+def test_a_retired_question_asks_no_fewer_than_the_task_asked(browser: Browser, served: Served) -> None:
+    """Five were to be asked, although one is usual here; eight as gold."""
+    served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=5)])
+    (made,) = served.desk.tasks()
+    with Person(browser, served, "Moe", "manager") as moe:
+        served.desk.set_gold(made.id, Answer(ranks=(1, 2)), moe.row, overlap=8)
+        page = moe.open("/manage/gold")
+        page.get_by_role("button", name="Retire").click()
+        expect(page.get_by_text("There are none yet.")).to_be_visible()
+    (task_now,) = served.desk.tasks()
+    assert task_now.gold is None and task_now.overlap >= 5
+
+
+@pytest.mark.parametrize("path", ["/manage/task/{}/gold", "/manage/task/{}"])
+def test_what_a_manager_could_not_send_does_not_come_back(browser: Browser, served: Served, path: str) -> None:
+    """Moe's answer is refused; Mia sets another. Moe's browser then starts from hers, and drafts nothing."""
+    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    (made,) = served.desk.tasks()
+    with Person(browser, served, "Moe", "manager") as moe:
+        page, drafts = moe.page, list[str]()
+        page.on("request", lambda request: drafts.append(request.url) if request.url.endswith("/draft") else None)
+        moe.open(path.format(made.id))
+        moe.ready()
+        cookies = moe.context.cookies()
+        moe.context.clear_cookies()
+        moe.press("j", "J", "Enter")  # elm, oak, fir
+        expect(page.locator("#problem")).to_contain_text("You are logged out")
+        assert standing(page) == {"B": 1, "A": 2, "C": 3}  # while the page is open nothing is lost
+        moe.context.add_cookies(cookies)  # type: ignore[arg-type]
+        served.desk.set_gold(made.id, Answer(ranks=(3, 2, 1)), served.person("Mia", "manager"))
+        moe.open(path.format(made.id))
+        moe.ready()
+        hers = {"C": 1, "B": 2, "A": 3} if path.endswith("gold") else {"A": 1, "B": 2, "C": 3}
+        assert standing(page) == hers and drafts == []
 
 
 def test_a_decided_disagreement_becomes_gold_with_the_decision(browser: Browser, served: Served) -> None:

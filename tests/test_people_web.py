@@ -532,6 +532,8 @@ def test_the_form_of_a_gold_answer_starts_from_what_is_known(tmp_path: Path) -> 
         moe.put(f"/api/tasks/{pair.id}/gold", json={"answer": {"ranks": [1, 1]}})
         assert draft() == {"ranks": [1, 1]}
         assert moe.get(f"/manage/task/{written.id}/gold").status_code == 422
+        assert moe.put(f"/api/tasks/{written.id}/gold", json={"answer": {"text": "x"}}).status_code == 422
+        assert served.desk.task(written.id).gold is None
         assert written.id not in moe.get("/manage/gold").text
 
 

@@ -114,6 +114,12 @@ def check(kind: str, settings: LabelConfig, num_completions: int, answer: Answer
         raise _wrong("edit", "the edited text is empty")
 
 
+def check_can_be_gold(kind: str) -> None:
+    """Raise DataError where tasks of this kind have no right answer."""
+    if kind == "demonstration":
+        raise DataError("a text that somebody writes has no right answer", mend="choose a task of another kind")
+
+
 def kind_of(name: str) -> TaskKind:
     """The row of a kind. Raises DataError for an unknown one."""
     if name not in KINDS:

@@ -16,9 +16,8 @@ from fastapi.responses import FileResponse
 from markupsafe import Markup
 from starlette.background import BackgroundTask
 
-from accord.errors import DataError
 from accord.evals.svg import Dot, bars, dots
-from accord.people.answers import kind_of
+from accord.people.answers import check_can_be_gold, kind_of
 from accord.people.api import Me, TaskId, TheDesk
 from accord.people.desk import Desk, Person, Submission, Task
 from accord.people.evidence import gold_answer
@@ -193,8 +192,7 @@ def decide(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response
 def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task and the form that says its right answer: with the one it has, or with what was decided."""
     task = desk.task(task_id)
-    if task.kind == "demonstration":
-        raise DataError("a text that somebody writes has no right answer", mend="choose a task of another kind")
+    check_can_be_gold(task.kind)
     decided = [one for one in desk.submissions(task_id=task_id) if one.adjudication and not one.undone]
     draft = task.gold or (decided[-1].answer.model_dump(include={*kind_of(task.kind).fields}) if decided else None)
     team = sum(1 for one in desk.people() if one.role == "annotator" and not one.disabled)
@@ -227,7 +225,6 @@ def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length
         tasks=found[:_LISTED],
         after=found[_LISTED - 1].id if len(found) > _LISTED else "",
         paged=bool(after),
-        overlap=desk.settings.overlap,
         percent=percent,
     )
 

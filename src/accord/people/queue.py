@@ -37,7 +37,7 @@ from sqlalchemy import (
 from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people import directory
-from accord.people.answers import MOST_NOTE, MOST_TEXT, check, kind_of, read_answer
+from accord.people.answers import MOST_NOTE, MOST_TEXT, check, check_can_be_gold, kind_of, read_answer
 from accord.people.rows import Gone, NewTask, Person
 from accord.records import Completion, Prompt
 from accord.store import add_facts, schema
@@ -83,6 +83,7 @@ def prepare(new: NewTask, settings: LabelConfig) -> NewTask:
 
 
 def checked_gold(kind: str, settings: LabelConfig, num_completions: int, values: dict[str, Any]) -> dict[str, Any]:
+    check_can_be_gold(kind)
     answer = read_answer(values)
     check(kind, settings, num_completions, answer)
     return answer.plain()

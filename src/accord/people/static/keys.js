@@ -3,9 +3,13 @@
 
 import { memory } from "./net.js";
 
+// A letter or a sign that Shift leaves one key: that of ß would be SS, which no key sends.
+const fits = (key) => typeof key === "string" && /^[^\s\d?]$/u.test(key) && [...key.toUpperCase()].length === 1;
+
 export function ownKeys(person) {
   const place = `keys:${person}`;
-  let own = memory.read(localStorage, place) ?? {}; // usual key -> own key; Shift goes along
+  const kept = Object.entries(memory.read(localStorage, place) ?? {}); // by whichever version, or by hand
+  let own = Object.fromEntries(kept.filter(([, key]) => fits(key))); // usual key -> own key; Shift goes along
 
   const shown = (key) => own[key] ?? own[key.toLowerCase()]?.toUpperCase() ?? key;
 
@@ -47,7 +51,7 @@ export function ownKeys(person) {
     function take(key, wanted) {
       const other = every.find((one) => one !== key && shown(one) === wanted);
       const isPaired = key !== key.toUpperCase() && every.includes(key.toUpperCase()); // j and J
-      if (!/^[^\s\d?]$/u.test(wanted)) told.textContent = "Take a letter or a sign.";
+      if (!fits(wanted)) told.textContent = "Take a letter or a sign.";
       else if (other) told.textContent = `${wanted} means something else already.`;
       else if (isPaired && wanted === wanted.toUpperCase()) told.textContent = "Take a letter: it is used with Shift too.";
       else keep(Object.fromEntries(Object.entries({ ...own, [key]: wanted }).filter(([usual, one]) => usual !== one)), "Kept in this browser.");

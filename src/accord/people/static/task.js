@@ -20,7 +20,8 @@ const managing = given.mode !== "label"; // no lease, no draft, no way back but 
 
 const say = (told) => (live.textContent = told);
 const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, path, listed: managing };
-const draft = memory.read(localStorage, `draft:${own}`) ?? given.draft ?? {};
+const kept = managing ? null : memory.read(localStorage, `draft:${own}`);
+const draft = kept ?? given.draft ?? {};
 const time = timer(draft);
 const kind = KINDS[given.kind](task);
 const more = extras(task, kind);
@@ -99,7 +100,7 @@ async function send() {
   clearTimeout(unsent);
   unsent = null;
   const answer = read();
-  memory.write(localStorage, `draft:${own}`, answer);
+  if (!managing) memory.write(localStorage, `draft:${own}`, answer);
   try {
     const receipt = await persist(
       () => SENDING[given.mode](answer),
@@ -290,7 +291,7 @@ for (const part of [kind, more]) {
 }
 restoring = false;
 countdown();
-if (memory.read(localStorage, `draft:${own}`)) save(); // the last page could not send it
+if (kept) save(); // the last page could not send it
 const last = undoable();
 if (last && !managing) {
   notify(last.told, true);
