@@ -126,7 +126,9 @@ class Machine(RuleBasedStateMachine):
             return
         task = found.task.id
         assert task in expected
-        counts, revision = (mine[task].counts if task in live else True), mine[task].revision if task in mine else 1
+        # A lease beyond the overlap (a skip taken back too late) takes a slot that has become free.
+        counts = task not in live or mine[task].counts or self.free(task) > 0
+        revision = mine[task].revision if task in mine else 1
         self.parts[who, task] = Part("leased", counts, self.now + LEASE_S, revision)
         part = self.parts[who, task]
         assert (found.until, found.revision) == (part.until, part.revision)

@@ -134,8 +134,8 @@ def example_buckets(examples: Sequence[Example], max_tokens: int, seed: int = 0)
     for rows in same.values():
         rows = sorted(rows, key=lengths.__getitem__, reverse=True)
         while rows:
-            longest = max(1, lengths[rows[0]])
-            fitting = rows[: max(1, max_tokens // longest)]
+            longest = lengths[rows[0]]
+            fitting = rows[: max(1, max_tokens // max(1, longest))]
             pieces.append([i for i in fitting if lengths[i] >= LIKE * longest])
             rows = rows[len(pieces[-1]) :]
     return length_buckets(lengths, max_tokens, seed, pieces)
