@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accord.config import LabelConfig
-from accord.people.answers import check, read_answer
-from accord.people.panel import Mind, View
+from accord.people.desk.answers import check, read_answer
+from accord.people.desk.rows import Person, Skip, Submission, Task
 from accord.people.quality import Quality, report
-from accord.people.rows import Person, Skip, Submission, Task
+from accord.people.simulation.panel import Mind, View
 from accord.records import Completion, Prompt, Source
 
 SETTINGS = LabelConfig()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from accord.config import AxisConfig, LabelConfig
 from accord.errors import DataError
-from accord.people.answers import KINDS, Answer, check, facts, read_answer
-from accord.people.rows import Task
+from accord.people.desk.answers import KINDS, Answer, check, facts, read_answer
+from accord.people.desk.rows import Task
 from accord.records import (
     Completion,
     Demonstration,

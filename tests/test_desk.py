@@ -14,8 +14,8 @@ from sqlalchemy import Select, UpdateBase, event
 
 from accord.config import LabelConfig
 from accord.errors import DataError
-from accord.people.answers import Answer, Edit
 from accord.people.desk import Assignment, Conflict, Desk, Forbidden, Gone, NewTask, Person, Unconfirmed, group_tasks
+from accord.people.desk.answers import Answer, Edit
 from accord.records import Completion, Prompt, Ranking, Source
 from accord.store import Store
 

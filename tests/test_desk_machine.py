@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 )
 
 from accord.config import LabelConfig
-from accord.people.answers import Answer
 from accord.people.desk import Conflict, Desk, Gone, NewTask, Person
+from accord.people.desk.answers import Answer
 from accord.records import Completion, Label, Prompt, Source
 from accord.store import Store, operations
 

@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import event, insert
 
 from accord.config import LabelConfig
-from accord.people.answers import Answer
 from accord.people.desk import Desk, NewTask, Person, Receipt
+from accord.people.desk.answers import Answer
 from accord.records import Completion, Prompt, Source
 from accord.store import Store, operations
 
@@ -108,7 +108,7 @@ def test_one_person_in_many_windows_gets_one_task(place: str) -> None:
 _ANNOTATORS = """
 import sys, threading
 from accord.config import LabelConfig
-from accord.people.answers import Answer
+from accord.people.desk.answers import Answer
 from accord.people.desk import Desk
 from accord.store import Store
 

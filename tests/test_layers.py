@@ -30,6 +30,8 @@ LAYERS = [
 ORDER = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 # Pairs within a layer that are ordered, as DESIGN writes them with "<"; others of a layer are strangers.
 ORDERED = {("extend", "errors"), ("files", "errors"), ("seeds", "errors"), ("models", "dist"), ("scoring", "rollout")}
+# The parts of the people's room, from left to right.
+PEOPLE = ["desk", "intake", "views", "quality", "exporting", "web", "simulation"]
 
 
 def room_of(path: Path) -> str:
@@ -47,9 +49,10 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
             yield from (f"{stem}.{alias.name}" for alias in node.names)
 
 
-def rooms_imported(source: str, package: tuple[str, ...] = ("accord",)) -> set[str]:
-    names = [name.split(".") for name in imported(ast.parse(source), package)]
-    return {name[1] for name in names if name[0] == "accord" and len(name) > 1}
+def rooms_imported(source: str, package: tuple[str, ...] = ("accord",), of: tuple[str, ...] = ("accord",)) -> set[str]:
+    names = [tuple(name.split(".")) for name in imported(ast.parse(source), package)]
+    depth = len(of)
+    return {name[depth] for name in names if name[:depth] == of and len(name) > depth}
 
 
 def allowed(room: str, other: str) -> bool:
@@ -68,6 +71,14 @@ def test_imports_point_left(path: Path) -> None:
     package = ("accord", *path.relative_to(SRC).parts[:-1])
     wrong = {other for other in rooms_imported(path.read_text(), package) if not allowed(room, other)}
     assert not wrong, f"{room} may not import {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("path", sorted((SRC / "people").rglob("*.py")), ids=lambda path: str(path.relative_to(SRC)))
+def test_the_parts_of_the_people_s_room_point_left(path: Path) -> None:
+    package = path.relative_to(SRC).with_suffix("").parts
+    part = package[1]
+    used = rooms_imported(path.read_text(), ("accord", *package[:-1]), of=("accord", "people"))
+    assert part == "__init__" or used <= set(PEOPLE[: PEOPLE.index(part) + 1])
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) == "algo"], ids=lambda path: path.name)

@@ -28,7 +28,7 @@ from accord.loop.run import run
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
 from accord.people.desk import Desk
-from accord.people.simulated import GUIDELINE
+from accord.people.simulation.simulated import GUIDELINE
 from accord.records import Source
 from accord.scoring import RewardModel
 from accord.store import Store

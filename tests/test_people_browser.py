@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from accord.cli.project import create_project
-from accord.people.answers import Answer
+from accord.people.desk.answers import Answer
 from accord.records import Prompt
 from tests.webapp import Served, serving, task
 

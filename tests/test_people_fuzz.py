@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accord.people.answers import Answer
-from accord.people.security import Buckets
+from accord.people.desk.answers import Answer
+from accord.people.web.security import Buckets
 from tests.webapp import Served, serving, task
 
 SCHEMATHESIS = shutil.which("schemathesis", path=str(Path(sys.executable).parent))

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from accord.people.security import HEADERS
+from accord.people.web.security import HEADERS
 from tests.webapp import labelling
 
 ROOT = Path(__file__).resolve().parents[1]

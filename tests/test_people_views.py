@@ -13,8 +13,8 @@ from accord import formats
 from accord.config import LabelConfig
 from accord.formats import Item
 from accord.formats.jsonl import read_rankings
-from accord.people.answers import Answer, Edit
 from accord.people.desk import Desk, NewTask, group_tasks
+from accord.people.desk.answers import Answer, Edit
 from accord.people.views import MOST_TOGETHER, training_view
 from accord.records import (
     Annotator,

@@ -20,12 +20,12 @@ from fastapi import FastAPI
 
 from accord.config import LabelConfig
 from accord.errors import UsageError
-from accord.people.answers import Answer
-from accord.people.app import create_app
-from accord.people.diff import word_diff
-from accord.people.gold import gold_report
-from accord.people.pages import EVERY_KEY, TITLES, keys_of
-from accord.people.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
+from accord.people.desk.answers import Answer
+from accord.people.quality.gold import gold_report
+from accord.people.web.app import create_app
+from accord.people.web.diff import word_diff
+from accord.people.web.pages import EVERY_KEY, TITLES, keys_of
+from accord.people.web.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
 from accord.stats import Interval, wilson
 from tests.webapp import Served, serving, task
 

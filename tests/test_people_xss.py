@@ -14,9 +14,9 @@ from html import unescape
 
 import pytest
 
-from accord.people import markdown
-from accord.people.answers import Answer
-from accord.people.diff import word_diff
+from accord.people.desk.answers import Answer
+from accord.people.web import markdown
+from accord.people.web.diff import word_diff
 from accord.records import Completion, Prompt, Source
 from tests.webapp import NewTask, Served, serving
 from tests.xss import EVIL, payloads, short

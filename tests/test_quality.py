@@ -11,10 +11,10 @@ from labelling import Workshop, gold, make_tasks
 
 from accord.errors import UsageError
 from accord.formats.film_reviews import RatedReview
-from accord.people.alarms import alarms
-from accord.people.panel import ReplayedRater, View, blocks, review_tasks, synthetic
+from accord.people.desk.rows import Skip
 from accord.people.quality import Quality, weights
-from accord.people.rows import Skip
+from accord.people.quality.alarms import alarms
+from accord.people.simulation.panel import ReplayedRater, View, blocks, review_tasks, synthetic
 from accord.stats import Interval, Unknown
 
 AXES = ("helpfulness", "harmlessness", "truthfulness")

@@ -22,11 +22,11 @@ from accord.cli.simulating import parse_defects, summary
 from accord.config import LabelConfig
 from accord.errors import ResourceError, UsageError
 from accord.formats import film_reviews
-from accord.people.client import TRIES, Client, Refused
 from accord.people.desk import Desk, NewTask
-from accord.people.panel import ReplayedRater, View, blocks, review_tasks, synthetic
-from accord.people.playing import DeskOffice, play
 from accord.people.quality import quality_weights, report, weights
+from accord.people.simulation.client import TRIES, Client, Refused
+from accord.people.simulation.panel import ReplayedRater, View, blocks, review_tasks, synthetic
+from accord.people.simulation.playing import DeskOffice, play
 from accord.store import Store
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accord.errors import DataError, UsageError
-from accord.people import simulated as sim
-from accord.people.simulated import SimulatedAnnotator, Taste
+from accord.people.simulation import simulated as sim
+from accord.people.simulation.simulated import SimulatedAnnotator, Taste
 from accord.records import Completion, Prompt, Ranking, Source
 
 WORDS = {"good": 2.0, "splendid": 3.0, "warm": 1.0, "dull": -2.0, "awful": -3.0, "like": 1.5, "no": -1.2}

@@ -19,8 +19,8 @@ import httpx2
 import uvicorn
 
 from accord.config import LabelConfig
-from accord.people.app import create_app
 from accord.people.desk import Desk, NewTask, Person
+from accord.people.web.app import create_app
 from accord.records import Completion, Prompt, Source
 from accord.store import Store
 

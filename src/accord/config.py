@@ -663,7 +663,7 @@ class EvalConfig(Section):
     distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
 
 
-#: What people are asked to do with the completions of a prompt; how is said in `accord.people.answers`.
+#: What people are asked to do with the completions of a prompt; how is said in `accord.people.desk.answers`.
 TaskKindName = Literal["pair", "ranking", "rating", "label", "demonstration"]
 
 

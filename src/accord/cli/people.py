@@ -82,7 +82,7 @@ def label(
             if guidelines is not None:
                 desk.write_guideline(_read(guidelines), by=None)
             added = {} if add is None else {"added": _add(desk, add, pairs)}
-            from accord.people.app import LOOPBACK, create_app
+            from accord.people.web.app import LOOPBACK, create_app
 
             names = [*LOOPBACK, *([] if host in _ANYWHERE else [_bracketed(host)]), *(allow_host or [])]
             app = create_app(desk, allowed_hosts=names)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from accord.formats.film_reviews import FilmReviews
-    from accord.people.panel import Mind
-    from accord.people.playing import Office
+    from accord.people.simulation.panel import Mind
+    from accord.people.simulation.playing import Office
 
 TASKS, SIZE, SYNTHETIC_OVERLAP = 30, 4, 5
 
@@ -85,8 +85,8 @@ def simulate(
         if place is None and not token:
             raise UsageError("a running app needs an admin's token", mend="set ACCORD_TOKEN, or give --token")
         from accord.formats.film_reviews import fetch, read
-        from accord.people.panel import review_tasks
-        from accord.people.playing import play
+        from accord.people.simulation.panel import review_tasks
+        from accord.people.simulation.playing import play
 
         home = place or find_project(None)
         data = read(fetch((home.root if home else Path.cwd()) / "downloads", from_dir))
@@ -140,7 +140,7 @@ class Crew:
 def panel(data: FilmReviews, count: int, seed: int) -> Iterator[Crew]:
     """Blocks of real raters until there are ``count``. Reviews of films kept for judging and testing are left out."""
     from accord.formats.film_reviews import split_of
-    from accord.people.panel import blocks
+    from accord.people.simulation.panel import blocks
 
     left = count
     for block in blocks([review for review in data.rated if split_of(review.film) == "train"], seed):
@@ -157,8 +157,8 @@ def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[st
     from statistics import median
 
     from accord.formats.film_reviews import split_of
-    from accord.people.panel import synthetic
-    from accord.people.simulated import build_taste, ordinary_length
+    from accord.people.simulation.panel import synthetic
+    from accord.people.simulation.simulated import build_taste, ordinary_length
 
     texts = [review.text for review in data.rated if split_of(review.film) == "train"]
     taste = build_taste(data.words(), ordinary_length(texts))
@@ -171,7 +171,7 @@ def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[st
 
 @contextlib.contextmanager
 def _running_app(url: str, token: str) -> Iterator[tuple[Office, str]]:
-    from accord.people.client import Client
+    from accord.people.simulation.client import Client
 
     with contextlib.closing(Client(url, token)) as client:
         yield client, url
@@ -180,9 +180,9 @@ def _running_app(url: str, token: str) -> Iterator[tuple[Office, str]]:
 @contextlib.contextmanager
 def _own_app(place: Project) -> Iterator[tuple[Office, str]]:
     """The app of a project on a free loopback port."""
-    from accord.people.app import create_app
     from accord.people.desk import Desk
-    from accord.people.playing import DeskOffice
+    from accord.people.simulation.playing import DeskOffice
+    from accord.people.web.app import create_app
     from accord.store import Store
 
     with Store.open(place.store) as store:

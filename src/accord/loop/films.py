@@ -33,7 +33,7 @@ from accord.formats.film_reviews import (
 from accord.formats.jsonl import write_jsonl
 from accord.people.desk import Desk
 from accord.people.intake import queue_groups
-from accord.people.simulated import (
+from accord.people.simulation.simulated import (
     GUIDELINE,
     agreement,
     annotators,

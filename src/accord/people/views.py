@@ -18,8 +18,8 @@ from itertools import chain
 
 from accord.config import LabelConfig
 from accord.formats import View, Weighed
-from accord.people.answers import ADJUDICATION, GOLD
 from accord.people.desk import Desk
+from accord.people.desk.answers import ADJUDICATION, GOLD
 from accord.records import Judgement, Label, Ranking, Rating
 from accord.store import Store
 

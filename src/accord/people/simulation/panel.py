@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from accord.errors import UsageError
 from accord.formats.film_reviews import HUMAN_SOURCE, RATING_HIGH, RATING_LOW, RatedReview
-from accord.people.simulated import ranks_of
+from accord.people.simulation.simulated import ranks_of
 from accord.seeds import stream_seed
 
 REVIEW_PROMPT = "Write one or two sentences of a film review that speaks well of its film."

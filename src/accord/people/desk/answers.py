@@ -30,7 +30,7 @@ from accord.records import (
 )
 
 if TYPE_CHECKING:
-    from accord.people.rows import Task
+    from accord.people.desk.rows import Task
 
 #: Flags of judgements that training reads in a way of its own: see `accord.people.views`.
 ADJUDICATION, GOLD = "adjudication", "gold"

@@ -17,15 +17,15 @@ from markupsafe import Markup
 from starlette.background import BackgroundTask
 
 from accord.evals.svg import Dot, bars, dots
-from accord.people.answers import check_can_be_gold, kind_of
-from accord.people.api import Me, TaskId, TheDesk
 from accord.people.desk import Desk, Person, Submission, Task
-from accord.people.evidence import gold_answer
-from accord.people.pages import LETTERS, page, said, show_task
-from accord.people.security import Doors
+from accord.people.desk.answers import check_can_be_gold, kind_of
+from accord.people.quality.evidence import gold_answer
+from accord.people.web.api import Me, TaskId, TheDesk
+from accord.people.web.pages import LETTERS, page, said, show_task
+from accord.people.web.security import Doors
 
 if TYPE_CHECKING:
-    from accord.people.figures import PersonRow, Quality
+    from accord.people.quality.figures import PersonRow, Quality
     from accord.stats import Estimate
 
 doors = Doors()
@@ -212,7 +212,7 @@ def _form(
 @doors("GET", "/manage/gold", "manager", include_in_schema=False)
 def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length=100)] = "") -> Response:
     """The gold questions, and a page of the tasks that could be."""
-    from accord.people.gold import gold_report  # numpy and scipy: not needed to start
+    from accord.people.quality.gold import gold_report  # numpy and scipy: not needed to start
 
     questions, people = gold_report(desk)
     ordinary = (task for task in desk.tasks(after=after) if task.gold is None and task.kind != "demonstration")

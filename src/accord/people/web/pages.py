@@ -19,11 +19,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 
 from accord.errors import DataError
-from accord.people import markdown
-from accord.people.answers import MOST_TEXT, Answer
-from accord.people.api import Me, TaskId, TheDesk, settings_json
 from accord.people.desk import Assignment, Desk, Person, Submission, Task
-from accord.people.security import (
+from accord.people.desk.answers import MOST_TEXT, Answer
+from accord.people.web import markdown
+from accord.people.web.api import Me, TaskId, TheDesk, settings_json
+from accord.people.web.security import (
     Doors,
     Limits,
     Links,
@@ -85,7 +85,7 @@ _SUBMIT = {"label": "Submit", "adjudicate": "Decide", "gold": "Set gold"}
 def _assets() -> dict[str, tuple[str, bytes]]:
     """Style, script and icon by name, with their types."""
     types = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-    folder = files("accord.people") / "static"
+    folder = files("accord.people.web") / "static"
     return {one.name: (types[one.name.rpartition(".")[2]], one.read_bytes()) for one in folder.iterdir()}
 
 
@@ -98,7 +98,7 @@ def _version() -> str:
 @cache
 def _templates() -> Environment:
     made = Environment(
-        loader=PackageLoader("accord.people"),
+        loader=PackageLoader("accord.people.web"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from accord.errors import DataError
-from accord.people.answers import Answer
+from accord.people.desk.answers import Answer
 from accord.records import Completion, Prompt
 
 Role = Literal["admin", "manager", "annotator"]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from accord.people.evidence import gold_points
-from accord.people.habits import Trial, share_of_tasks
+from accord.people.quality.evidence import gold_points
+from accord.people.quality.habits import Trial, share_of_tasks
 from accord.stats import Estimate
 
 if TYPE_CHECKING:
     from accord.people.desk import Desk
-    from accord.people.rows import Task
+    from accord.people.desk.rows import Task
 
 
 @dataclass(frozen=True)

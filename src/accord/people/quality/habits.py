@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accord.errors import DataError
-from accord.people.evidence import LABEL, Choice, Evidence, Score, gold_points
-from accord.people.figures import PersonRow
+from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, gold_points
+from accord.people.quality.figures import PersonRow
 from accord.stats import (
     AnnotatorStrengths,
     Estimate,
@@ -36,7 +36,7 @@ from accord.stats import (
 )
 
 if TYPE_CHECKING:
-    from accord.people.rows import Person, Submission, Task
+    from accord.people.desk.rows import Person, Submission, Task
 
 PRIOR_TASKS = 10.0
 LEAST_WEIGHT = 0.05

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from accord.people.client import Client
-from accord.people.panel import Mind, View
+from accord.people.simulation.client import Client
+from accord.people.simulation.panel import Mind, View
 
 if TYPE_CHECKING:
     from accord.people.desk import Desk
@@ -48,7 +48,7 @@ class DeskOffice:
             self._desk.revoke_token(token.id, by=person)
 
     def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int:
-        from accord.people.api import GivenTask
+        from accord.people.web.api import GivenTask
 
         return self._desk.add_tasks([GivenTask.model_validate(task).made() for task in tasks])
 

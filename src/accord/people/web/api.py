@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from accord.config import LabelConfig, TaskKindName
-from accord.people.answers import Answer
 from accord.people.desk import Assignment, Desk, NewTask, Person, Receipt, Role
-from accord.people.diff import word_diff
-from accord.people.security import Doors, Links, csrf_token, session_cookie
+from accord.people.desk.answers import Answer
+from accord.people.web.diff import word_diff
+from accord.people.web.security import Doors, Links, csrf_token, session_cookie
 from accord.records import Completion, Prompt, Source
 
 doors = Doors()

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 
 import accord
 from accord.errors import AccordError, ResourceError
-from accord.people import api, manage, pages
 from accord.people.desk import Conflict, Desk, Forbidden, Gone, Unconfirmed
-from accord.people.security import HEADERS, MAX_BODY, Frame, Guarded, Limits, Links
+from accord.people.web import api, manage, pages
+from accord.people.web.security import HEADERS, MAX_BODY, Frame, Guarded, Limits, Links
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _STATUS: tuple[tuple[type[AccordError], int], ...] = (
@@ -30,7 +30,7 @@ _TITLES = {401: "Log in first", 403: "Not for you", 404: "Not here", 409: "Chang
 def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAPI:
     """The app of one desk. A request for another host than those allowed is refused (DNS rebinding).
 
-    Every route names who may use it; see `accord.people.security`.
+    Every route names who may use it; see `accord.people.web.security`.
     """
     app = FastAPI(
         title="Accord: people",

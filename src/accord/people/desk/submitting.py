@@ -12,9 +12,9 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from accord.config import LabelConfig
 from accord.errors import DataError
-from accord.people import directory, queue
-from accord.people.answers import ADJUDICATION, GOLD, Answer, check, facts
-from accord.people.rows import Conflict, Gone, Person, Receipt, Task
+from accord.people.desk import directory, queue
+from accord.people.desk.answers import ADJUDICATION, GOLD, Answer, check, facts
+from accord.people.desk.rows import Conflict, Gone, Person, Receipt, Task
 from accord.records import Judgement, Withdrawal
 from accord.store import add_facts
 from accord.store.operations import submissions, tasks

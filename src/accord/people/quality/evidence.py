@@ -12,8 +12,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from accord.people.answers import Answer
-    from accord.people.rows import Submission, Task
+    from accord.people.desk.answers import Answer
+    from accord.people.desk.rows import Submission, Task
     from accord.records import Completion
 
 LABEL = "label"  # the axis of good and bad
@@ -134,6 +134,6 @@ def _statements(answer: Answer, shown: Sequence[Completion]) -> dict[tuple[objec
 
 def gold_answer(task: Task) -> Answer:
     """The right answer of a gold question, by position in ``task.completions``."""
-    from accord.people.answers import Answer
+    from accord.people.desk.answers import Answer
 
     return Answer.model_validate(task.gold)

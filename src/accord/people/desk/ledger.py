@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, select
 
-from accord.people import directory, queue
-from accord.people.answers import read_answer
-from accord.people.rows import Assignment, Gone, Progress, Skip, Standing, Submission, Task
+from accord.people.desk import directory, queue
+from accord.people.desk.answers import read_answer
+from accord.people.desk.rows import Assignment, Gone, Progress, Skip, Standing, Submission, Task
 from accord.records import Completion, Prompt
 from accord.store import find, schema
 from accord.store.database import LOOKUP_IDS

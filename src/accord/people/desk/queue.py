@@ -36,9 +36,9 @@ from sqlalchemy import (
 
 from accord.config import LabelConfig
 from accord.errors import DataError
-from accord.people import directory
-from accord.people.answers import MOST_NOTE, MOST_TEXT, check, check_can_be_gold, kind_of, read_answer
-from accord.people.rows import Gone, NewTask, Person
+from accord.people.desk import directory
+from accord.people.desk.answers import MOST_NOTE, MOST_TEXT, check, check_can_be_gold, kind_of, read_answer
+from accord.people.desk.rows import Gone, NewTask, Person
 from accord.records import Completion, Prompt
 from accord.store import add_facts, schema
 from accord.store.database import LOOKUP_IDS, chunks

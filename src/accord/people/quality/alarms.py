@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from accord.people.figures import AgreementRow, Alarm, PersonRow
+from accord.people.quality.figures import AgreementRow, Alarm, PersonRow
 from accord.stats import Estimate, Interval
 
 FEWEST_TASKS = 8

@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 
 from accord.config import LabelConfig
 from accord.errors import AccordError
-from accord.people import directory, ledger, queue, submitting
-from accord.people.answers import Answer
-from accord.people.queue import group_tasks
-from accord.people.rows import (
+from accord.people.desk import directory, ledger, queue, submitting
+from accord.people.desk.answers import Answer
+from accord.people.desk.queue import group_tasks
+from accord.people.desk.rows import (
     ApiToken,
     Assignment,
     Conflict,
@@ -37,7 +37,7 @@ from accord.people.rows import (
     Task,
     Unconfirmed,
 )
-from accord.people.submitting import Sent
+from accord.people.desk.submitting import Sent
 from accord.records import Completion, Prompt
 from accord.store import Store
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from accord.errors import DataError
-from accord.people.rows import ApiToken, Conflict, Forbidden, Gone, Guideline, Person, Role, Unconfirmed
+from accord.people.desk.rows import ApiToken, Conflict, Forbidden, Gone, Guideline, Person, Role, Unconfirmed
 from accord.records import Annotator
 from accord.store import add_facts, schema
 from accord.store.operations import confirmations, guidelines, invites, people, sessions, tokens

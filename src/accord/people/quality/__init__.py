@@ -1,7 +1,7 @@
 """How well the labelling goes: progress, agreement, what each person's answers are worth, what looks wrong.
 
 `report` reads plain rows (of the desk, or of a test) and computes everything a manager is shown. `weights` is what the
-reward stage multiplies a person's judgements by; how it is found is said in `accord.people.habits`.
+reward stage multiplies a person's judgements by; how it is found is said in `accord.people.quality.habits`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from accord.config import LabelConfig
-from accord.people.alarms import alarms
-from accord.people.evidence import LABEL, Choice, Evidence, Score, read
-from accord.people.figures import AgreementRow, CoupleRow, DisputedTask, Quality
-from accord.people.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
+from accord.people.quality.alarms import alarms
+from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, read
+from accord.people.quality.figures import AgreementRow, CoupleRow, DisputedTask, Quality
+from accord.people.quality.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
 from accord.stats import (
     DEFINITIONS,
     Estimate,
@@ -33,7 +33,7 @@ from accord.stats import (
 
 if TYPE_CHECKING:
     from accord.people.desk import Desk
-    from accord.people.rows import Person, Skip, Submission, Task
+    from accord.people.desk.rows import Person, Skip, Submission, Task
     from accord.store import Store
 
 RESAMPLES = 500
