@@ -69,6 +69,8 @@ def test_pair_accuracy_by_hand() -> None:
     assert pair_accuracy(scores, pairs.where(pairs.same_verdict)).value == pytest.approx(0.5)
     better = accuracy_difference([r.mean for r in REVIEWS], scores, pairs)
     assert better.value == pytest.approx(1.5 / 4)
+    every = pair_accuracy([r.mean for r in REVIEWS], pairs)  # two films, both right: Wilson's 2 / (2 + 1.96^2)
+    assert (every.value, every.low, every.high) == (1, pytest.approx(2 / (2 + 1.959964**2), abs=1e-6), 1)
 
 
 def test_scores_must_be_whole_and_finite() -> None:

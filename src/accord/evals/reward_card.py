@@ -28,7 +28,7 @@ from accord.evals.tfidf import (
     words,
 )
 from accord.records import RankedGroup
-from accord.stats import Calibration, Interval, bootstrap_by_cluster, margin_calibration, paired_difference
+from accord.stats import Calibration, Interval, margin_calibration, paired_difference, share_by_cluster
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -117,7 +117,7 @@ def pair_hits(scores: npt.ArrayLike, pairs: Pairs) -> FloatArray:
 
 def pair_accuracy(scores: npt.ArrayLike, pairs: Pairs, *, seed: int = 0) -> Interval:
     """Share of pairs that the scores (one per review) order as people did; interval by film."""
-    return bootstrap_by_cluster(pair_hits(scores, pairs), pairs.films, seed=seed)
+    return share_by_cluster(pair_hits(scores, pairs), pairs.films, seed=seed)
 
 
 def accuracy_difference(scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, pairs: Pairs, *, seed: int = 0) -> Interval:

@@ -369,7 +369,7 @@ class Stages:
 
     def _reward_card(self, model: Path, rankings: Path) -> dict[str, Any]:
         """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
-        scorer = RewardModel.load(model)
+        scorer = RewardModel.load(model, Placement.of(self.recipe.reward))
         valid, test = (read_judged(self.path(f"data/reviews_{split}.jsonl")) for split in ("valid", "test"))
         human = [g for g in read_rankings(rankings) if g.origin != SIMULATED_ORIGIN]
         taught = {BASELINE: [g for g in human if g.topic], "tfidf_all_human_rankings": human}

@@ -31,6 +31,7 @@ from accord.stats.intervals import (
     Unknown,
     bootstrap_by_cluster,
     paired_difference,
+    share_by_cluster,
     wilson,
 )
 from accord.stats.strengths import Strengths, bradley_terry
@@ -68,6 +69,7 @@ __all__ = [
     "paired_difference",
     "pairwise_agreement",
     "raw_agreement",
+    "share_by_cluster",
     "wilson",
     "win_rate",
 ]
