@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from accord.config import AxisConfig, LabelConfig
 from accord.errors import DataError
 from accord.people.desk.answers import KINDS, Answer, check, facts, read_answer
-from accord.people.desk.rows import Task
 from accord.records import (
     Completion,
     Demonstration,
@@ -34,24 +33,9 @@ C = tuple(Completion(prompt_id=PROMPT.id, text=f"Because {i}.", source=MODEL) fo
 BY: dict[str, Any] = {"annotator_id": "b2:ada", "guideline": "Be fair.", "created_at": "2026-01-01T00:00:00+00:00"}
 
 
-def task_of(kind: str, num: int) -> Task:
-    return Task(
-        id="t",
-        kind=kind,
-        prompt=PROMPT,
-        completions=C[:num],
-        overlap=1,
-        priority=0.0,
-        group="",
-        gold=None,
-        origin="",
-        created_at=0.0,
-    )
-
-
 def said(kind: str, order: tuple[int, ...], answer: Answer, flags: tuple[str, ...] = ()) -> list[Record]:
     check(kind, SETTINGS, len(order), answer)
-    return facts(task_of(kind, len(order)), order, answer, SETTINGS, flags=flags, **BY)
+    return facts(kind, PROMPT, [C[i] for i in order], answer, SETTINGS, flags=flags, **BY)
 
 
 # -- each kind by hand -------------------------------------------------------------------------------------------------
@@ -108,7 +92,7 @@ def test_ratings_stand_on_the_scale_of_their_axis() -> None:
 
 def test_without_guidelines_a_rating_answers_its_question() -> None:
     answer = Answer(ratings=({"wit": 4, "depth": 1},))
-    made = facts(task_of("rating", 1), (0,), answer, SETTINGS, **{**BY, "guideline": ""})
+    made = facts("rating", PROMPT, C[:1], answer, SETTINGS, **{**BY, "guideline": ""})
     assert [fact.guideline for fact in made if isinstance(fact, Rating)] == ["Is it witty?", ""]
 
 

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from accord.algo.product import Product, prepacked
 from accord.errors import DataError, UsageError
-from accord.models.door import Backbone, Shape
+from accord.models.door import Backbone, Headed, Shape
 from accord.models.foreign import ForeignConfig, ForeignTrunk
 from accord.models.fused import gated_linear, linear, rms_norm
 from accord.models.lora import add_low_rank, is_adapted, merged_weight
@@ -362,10 +362,8 @@ BACKBONES: Mapping[type, Callable[[Any], Backbone]] = {
 }
 
 
-class CausalLM(nn.Module):
+class CausalLM(Headed):
     """A policy: backbone and vocabulary head. ``head_weight`` is the embedding itself when tied."""
-
-    model: Backbone
 
     def __init__(self, config: Shape) -> None:
         super().__init__()
@@ -416,7 +414,7 @@ class CausalLM(nn.Module):
             self._decoding = False
 
 
-class ScalarModel(nn.Module):
+class ScalarModel(Headed):
     """Backbone and one linear D -> 1 over every position: the reward model and the critic.
 
     Read at the last real token it is the score of the text; read at every position it is the value. A reward model may

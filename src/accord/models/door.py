@@ -90,6 +90,13 @@ class Backbone(Protocol):
         """Draw the weights that training from scratch starts with."""
 
 
+class Headed(nn.Module):
+    """A backbone and a head on it, as `decoder.CausalLM` and `decoder.ScalarModel` are."""
+
+    model: Backbone
+    config: Shape
+
+
 @runtime_checkable
 class Adaptable(Protocol):
     """A backbone whose linear layers can carry the adapter of `accord.models.lora`."""

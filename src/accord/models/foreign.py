@@ -17,16 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from accord.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from accord.models.decoder import CausalLM, ScalarModel
+from accord.models.door import Headed
 
 NO_LIMIT = 1 << 20  # positions of an architecture that names no limit
 SAFE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -259,7 +257,7 @@ class ForeignTrunk(nn.Module):
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-def read(model: CausalLM | ScalarModel, folder: Path, left_out: Sequence[str] = ()) -> bool:
+def read(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> bool:
     """Fill a model from a folder. Returns whether the folder holds a score head; a model that wants one gets it.
 
     Raises DataError where weights are missing or left over, or the architecture does not behave as the door asks.
@@ -342,7 +340,7 @@ def _probe(trunk: ForeignTrunk, whole: Any, head: nn.Linear, folder: Path) -> No
             )
 
 
-def write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) -> None:
+def write(model: Headed, ids: Mapping[str, int], folder: Path) -> None:
     """Write weights and config as `transformers` does, under the architecture's own names."""
     heads: Any = model
     scalar = hasattr(model, "score")

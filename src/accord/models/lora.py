@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,8 @@ from torch import Tensor, nn
 from accord.config import LoraConfig
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
-from accord.models.door import Adaptable
+from accord.models.door import Adaptable, Headed
 from accord.models.families import FAMILIES
-
-if TYPE_CHECKING:
-    from accord.models.decoder import CausalLM, ScalarModel
 
 NAME = "default"  # peft can hold several adapters at once; here it is one
 PREFIX = "base_model.model."
@@ -81,7 +78,7 @@ def merged_weight(layer: Any) -> Tensor:
 # ---- the adapter of a model ----------------------------------------------------------------------------------------
 
 
-def add_lora(model: CausalLM | ScalarModel, config: LoraConfig, seed: int) -> None:
+def add_lora(model: Headed, config: LoraConfig, seed: int) -> None:
     """Freeze the model and put an adapter on its trunk; a score head stays trainable. Rank 0: nothing happens.
 
     The new model computes what the old one did, as B starts at 0. Call it once compute type and device are set.
@@ -95,7 +92,7 @@ def add_lora(model: CausalLM | ScalarModel, config: LoraConfig, seed: int) -> No
         _inject(model, [target for target in config.targets if target in present], settings)
 
 
-def _adaptable(model: CausalLM | ScalarModel) -> Adaptable:
+def _adaptable(model: Headed) -> Adaptable:
     trunk = model.model
     if not isinstance(trunk, Adaptable):
         raise UsageError(
@@ -105,7 +102,7 @@ def _adaptable(model: CausalLM | ScalarModel) -> Adaptable:
     return trunk
 
 
-def _inject(model: CausalLM | ScalarModel, targets: Sequence[str], settings: Mapping[str, Any]) -> None:
+def _inject(model: Headed, targets: Sequence[str], settings: Mapping[str, Any]) -> None:
     peft = _peft()
     if not targets:
         raise UsageError("no layer of the model is among lora.targets", mend="name q_proj or v_proj, for example")
@@ -149,7 +146,7 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
 # ---- PEFT folders --------------------------------------------------------------------------------------------------
 
 
-def save_adapter(folder: Path, model: CausalLM, base: str = "") -> None:
+def save_adapter(folder: Path, model: Headed, base: str = "") -> None:
     """Write the adapter alone, so that ``peft.PeftModel.from_pretrained(base model, folder)`` gives the policy.
 
     ``base`` is the path or name of the model it belongs to.
@@ -196,7 +193,7 @@ def _without_blocks(ranks: dict[str, int], num_layers: int) -> dict[str, int]:
     return short if alike and len(short) * num_layers == len(ranks) else ranks
 
 
-def _their_matrices(model: CausalLM, layers: Mapping[str, Any], scaling: float) -> dict[str, tuple[Tensor, Tensor]]:
+def _their_matrices(model: Headed, layers: Mapping[str, Any], scaling: float) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B by the family's own names of the matrices, B laid out as the matrix itself is, for one scaling of all.
 
     Targets that lie in one matrix have one adapter of the summed rank there: A stacked, B block-diagonal.
@@ -221,7 +218,7 @@ def _their_matrices(model: CausalLM, layers: Mapping[str, Any], scaling: float) 
     return matrices
 
 
-def load_adapter(model: CausalLM | ScalarModel, folder: Path) -> None:
+def load_adapter(model: Headed, folder: Path) -> None:
     """Put the adapter of a PEFT folder on a model without one, as `add_lora` does.
 
     Raises DataError where the folder holds another kind of adapter, or one of another model.
@@ -257,9 +254,7 @@ def _readable_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def _our_matrices(
-    model: CausalLM | ScalarModel, raw: Mapping[str, Any], folder: Path
-) -> dict[str, tuple[Tensor, Tensor, float]]:
+def _our_matrices(model: Headed, raw: Mapping[str, Any], folder: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
     """A, B and scaling by our names. The adapter of a joined matrix becomes one a target, all with the same A."""
     family = FAMILIES[model.config.family]
     found: dict[str, tuple[Tensor, Tensor, float]] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
@@ -28,9 +28,6 @@ from accord.records import (
     Source,
     Strength,
 )
-
-if TYPE_CHECKING:
-    from accord.people.desk.rows import Task
 
 #: Flags of judgements that training reads in a way of its own: see `accord.people.views`.
 ADJUDICATION, GOLD = "adjudication", "gold"
@@ -128,8 +125,9 @@ def kind_of(name: str) -> TaskKind:
 
 
 def facts(
-    task: Task,
-    order: Sequence[int],
+    kind: str,
+    prompt: Prompt,
+    shown: Sequence[Completion],
     answer: Answer,
     settings: LabelConfig,
     *,
@@ -144,15 +142,14 @@ def facts(
     of its own, a demonstration of the same text, and a ranking of the edit above what it improves.
 
     Args:
-        order: ``order[i]`` is the place in ``task.completions`` of the completion shown at position i.
+        shown: The completions in the order in which the annotator saw them.
         flags: "gold", "adjudication": on every judgement but remarks, whose flags are those ticked.
 
     Raises:
         DataError: The edit changes nothing.
     """
-    shown = [task.completions[i] for i in order]
     by: dict[str, Any] = {"annotator_id": annotator_id, "guideline": guideline, "created_at": created_at}
-    judgements = KINDS[task.kind].judge(settings, task.prompt, shown, answer, by | {"flags": flags})
+    judgements = KINDS[kind].judge(settings, prompt, shown, answer, by | {"flags": flags})
     judgements[0] = replace(judgements[0], seconds=answer.seconds or None, note=answer.note)
     remarks = [
         Remark(completion_id=completion.id, flags=ticked, **by)

@@ -123,7 +123,8 @@ def _record(
     flags = (ADJUDICATION,) * shown.adjudication + (GOLD,) * shown.is_gold
     guideline = directory.guideline(connection, shown.guideline_rev).text
     said = {"annotator_id": who.annotator_id, "guideline": guideline, "created_at": iso(created_at)}
-    made = facts(sent.task, shown.order, sent.answer, settings, flags=flags, **said)
+    task, seen = sent.task, [sent.task.completions[i] for i in shown.order]
+    made = facts(task.kind, task.prompt, seen, sent.answer, settings, flags=flags, **said)
     add_facts(connection, made)
     row: dict[str, Any] = {
         "submission_id": secrets.token_urlsafe(12),
