@@ -19,6 +19,7 @@ from torch import Tensor
 
 from accord.config import SampleConfig
 from accord.errors import AccordError, DataError, UsageError
+from accord.models import passes
 from accord.models.decoder import CausalLM
 from accord.models.passes import Step
 from accord.models.shape import DecoderConfig
@@ -143,6 +144,26 @@ def test_behaviour_logp_in_bf16_is_near(policy: CausalLM) -> None:
         [lp for s in samples for lp in s.behaviour_logp]
     )
     assert float(gap.abs().mean()) < 0.05
+
+
+def test_what_the_cache_is_kept_in_changes_nothing(policy: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 or fp32, or from the one into the other as a longer request comes in: the numbers themselves are bf16."""
+    policy.model.compute_dtype = torch.bfloat16
+    found = []
+    for few, kinds in ((64, {torch.bfloat16}), (0, {torch.float32}), (16, {torch.bfloat16, torch.float32})):
+        monkeypatch.setattr(passes, "FEW_SLOTS", few)
+        samples, seen = [], set()
+        with Engine(policy, []).session() as session:
+            for index, limit in enumerate((6, 40)):
+                session.submit(index, PROMPTS[index], Sampling(limit, 3), seed=5)
+                for _ in range(2):
+                    samples += session.step()
+                    seen.add(session._cache.keys[0].dtype)
+            while session.busy:
+                samples += session.step()
+        assert seen == kinds
+        found.append([token.sample for token in samples if token.sample is not None])
+    assert len(found[0]) == 6 and found[0] == found[1] == found[2]
 
 
 def watched_passes(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
