@@ -121,7 +121,7 @@ def test_the_wheel_holds_the_pages(tmp_path: Path) -> None:
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    room = ROOT / "src" / "accord" / "people"
+    room = ROOT / "src" / "accord" / "people" / "web"
     pages = [file for folder in ("templates", "static") for file in (room / folder).rglob("*") if file.is_file()]
     assert len(pages) > 25
     assert {str(file.relative_to(ROOT / "src")) for file in pages} <= names
@@ -129,7 +129,7 @@ def test_the_wheel_holds_the_pages(tmp_path: Path) -> None:
 
 def test_no_page_names_another_host() -> None:
     """Works offline: nothing on a page, in the style or the script comes from elsewhere."""
-    room = ROOT / "src" / "accord" / "people"
+    room = ROOT / "src" / "accord" / "people" / "web"
     for file in (*(room / "templates").rglob("*.j2"), *(room / "static").iterdir()):
         text = file.read_text().replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.search(r"https?://|@import|url\(|//[a-z]+\.[a-z]+/", text), file
