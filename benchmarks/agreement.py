@@ -26,10 +26,10 @@ from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
-from accord.train.actors import Actors
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.lm import sft_losses
+from accord.train.policy_models import PolicyModels
 from accord.train.policy_update import update_policy
 from accord.train.preferences import Tally, preference_losses
 from accord.train.reward import group_losses
@@ -167,7 +167,7 @@ def group(algorithm: str, epochs: int) -> Callable[[Path, str, Path], dict[str, 
         engine = Engine(policy, NEVER, max_rows=ROWS)
         samples = _samples_without_padding(engine, prompts, words, config.samples_per_prompt)
         score_B = torch.randn(ROWS, generator=torch.Generator().manual_seed(0))
-        actors = Actors(policy, None, frozen, FixedScores(score_B), words)
+        actors = PolicyModels(policy, None, frozen, FixedScores(score_B), words)
         rollout = {
             "prompts": prompts,
             "completions": [list(s.completion) for s in samples],

@@ -33,10 +33,10 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
 from accord.text.tokenizer import train_tokenizer
-from accord.train.actors import Actors
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.lm import sft_losses
+from accord.train.policy_models import PolicyModels
 from accord.train.rl import rl_step
 from accord.train.rollouts import score_samples
 
@@ -153,7 +153,7 @@ def _iterate(setting: Setting) -> float:
     policy, words = load_policy(folder / "policy", place)
     reference = load_policy(folder / "policy", place)[0].eval().requires_grad_(False)
     critic = load_scalar(folder / "reward", place)[0]
-    actors = Actors(policy, critic, reference, RewardModel.load(folder / "reward", place), words)
+    actors = PolicyModels(policy, critic, reference, RewardModel.load(folder / "reward", place), words)
     learner = Learner(actors.trained(), {"actor": STILL, "critic": STILL}, 10**6)
     engine, controllers = Engine(policy, (), max_rows=setting.rows), Controllers.of(config, float(setting.tokens))
     texts, algorithm = [words.decode(ids) for ids in setting.prompts], POLICY_ALGORITHMS["ppo"]

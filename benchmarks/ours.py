@@ -30,12 +30,12 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
-from accord.train.actors import Actors
 from accord.train.alarms import alarms
 from accord.train.controllers import Controllers
 from accord.train.judged import EncodedGroup
 from accord.train.learner import Learner, Metrics
 from accord.train.lm import sft_losses
+from accord.train.policy_models import PolicyModels
 from accord.train.preferences import ComparedGroup, Objective, Tally, bucketed_logp, preference_losses, ranked_group
 from accord.train.reward import group_losses
 from accord.train.rl import rl_step
@@ -215,11 +215,11 @@ def group(model: Path, precision: str, algorithm: str, stop: str) -> Run:
     """One iteration of an algorithm without a critic: 8 prompts x 4 rollouts, reference, one update, statistics."""
     policy, words = load_policy(model, PLACEMENTS[precision])
     frozen = load_policy(model, PLACEMENTS[precision])[0].eval().requires_grad_(False)
-    actors = Actors(policy, None, frozen, DistinctTokens(words), words)
+    actors = PolicyModels(policy, None, frozen, DistinctTokens(words), words)
     return iteration(group_config(algorithm, precision, STILL), actors, model, stop)
 
 
-def iteration(config: RlConfig, actors: Actors, model: Path, stop: str) -> Run:
+def iteration(config: RlConfig, actors: PolicyModels, model: Path, stop: str) -> Run:
     """What an iteration of the stage does, from the prompts to the row of metrics."""
     words, algorithm = actors.words, POLICY_ALGORITHMS[config.algorithm]
     learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, 10**6)
@@ -240,14 +240,14 @@ def iteration(config: RlConfig, actors: Actors, model: Path, stop: str) -> Run:
     return run
 
 
-def make_actors(model: Path, reference: Path, reward_folder: Path, precision: str) -> Actors:
+def make_actors(model: Path, reference: Path, reward_folder: Path, precision: str) -> PolicyModels:
     """Policy, reference, a critic and a reward model of the policy's size, the last two from one folder."""
     policy, words = load_policy(model, PLACEMENTS[precision])
     scalar, _, _ = load_scalar(model, PLACEMENTS[precision], head_seed=0)
     save_scalar(reward_folder, scalar, words)
     critic, _, _ = load_scalar(reward_folder, PLACEMENTS[precision])
     frozen = load_policy(reference, PLACEMENTS[precision])[0].eval().requires_grad_(False)
-    return Actors(policy, critic, frozen, RewardModel.load(reward_folder, PLACEMENTS[precision]), words)
+    return PolicyModels(policy, critic, frozen, RewardModel.load(reward_folder, PLACEMENTS[precision]), words)
 
 
 WORKLOADS: dict[str, Callable[..., Run]] = {

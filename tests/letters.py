@@ -13,9 +13,9 @@ from accord.config import OptimConfig, RlConfig
 from accord.models.decoder import ScalarModel
 from accord.models.folder import load_policy, load_scalar
 from accord.rollout.engine import Engine
-from accord.train.actors import Actors, ValueHead
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
+from accord.train.policy_models import PolicyModels, ValueHead
 from accord.train.prompts import Prompts
 from accord.train.rl import find_algorithm, rl_step
 from accord.train.rollouts import draw
@@ -49,7 +49,7 @@ def rl_config(**changes: Any) -> RlConfig:
     return RlConfig(**settings | changes)
 
 
-def actors_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> Actors:
+def actors_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> PolicyModels:
     """The models of policy optimisation; a critic of the kind that the settings ask for, by default a trunk's own."""
     policy, words = load_policy(folder)
     reference, _ = load_policy(folder)
@@ -60,10 +60,10 @@ def actors_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> Acto
         critic = None
     elif config is not None and config.values.shared:
         critic = ValueHead(policy.config.width)
-    return Actors(policy, critic, reference.eval().requires_grad_(False), scorer, words)
+    return PolicyModels(policy, critic, reference.eval().requires_grad_(False), scorer, words)
 
 
-def optimise(config: RlConfig, actors: Actors) -> list[dict[str, float]]:
+def optimise(config: RlConfig, actors: PolicyModels) -> list[dict[str, float]]:
     """The loop of the stage, with a scorer that is a function."""
     algorithm = find_algorithm(config)
     updates = config.iterations * config.ppo_epochs * config.minibatches

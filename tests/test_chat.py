@@ -300,7 +300,7 @@ def test_a_template_without_one_place_for_a_turn_is_refused(tmp_path: Path, sour
     words = load_tokenizer(write_folder(tmp_path, template=source))
     with pytest.raises(DataError, match=r"it writes message 3 (0|2) times") as caught:
         encode_chat(words, CHAT)
-    assert "{% generation %}" in caught.value.mend
+    assert "{% generation %}" in caught.value.hint
 
 
 def test_all_tokens_of_a_blocks_last_character_count(tmp_path: Path) -> None:

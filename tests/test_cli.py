@@ -198,7 +198,7 @@ def test_text_result_says_what_next(calls: list[tuple[str, dict[str, Any]]]) -> 
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (UsageError("odd", mend="do this"), 2, "accord: odd\n  mend: do this\n"),
+        (UsageError("odd", hint="do this"), 2, "accord: odd\n  hint: do this\n"),
         (DataError('"chosen" is empty', where="prefs.jsonl:412"), 3, 'accord: prefs.jsonl:412: "chosen" is empty\n'),
         (ResourceError("no network"), 4, "accord: no network\n"),
         (OSError(28, "No space left on device", "x"), 4, "No space left on device: x"),
@@ -367,7 +367,7 @@ def test_doctor_checks_everything() -> None:
     checks = {check["name"]: check for check in json.loads(done.out.split("\n{", 1)[0])["checks"]}
     assert set(checks) == {"python", "torch", "cores", "bf16", "memory", "disk", "folder", "sqlite"}
     assert checks["python"]["state"] == checks["torch"]["state"] == checks["sqlite"]["state"] == "ok"
-    assert all(check["mend"] for check in checks.values() if check["state"] != "ok")
+    assert all(check["hint"] for check in checks.values() if check["state"] != "ok")
 
 
 def test_doctor_fails_on_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_doctor_fails_on_a_folder_that_cannot_be_written(monkeypatch: pytest.Mon
     bad = doctor.Check("folder", "bad", "no", "mend it")
     monkeypatch.setattr(doctor, "examine", lambda folder: [bad])
     done = Done("doctor")
-    assert done.code == 4 and "[BAD ] folder" in done.out and "mend: mend it" in done.out
+    assert done.code == 4 and "[BAD ] folder" in done.out and "hint: mend it" in done.out
 
 
 @pytest.mark.parametrize(("version", "state"), [("2.9.1", "bad"), ("2.10.0+cpu", "ok"), ("3.0a1", "ok")])

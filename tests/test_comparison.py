@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accord.evals.comparison_page import Estimate, write_comparison
+from accord.report.comparison_page import Estimate, write_comparison
 
 
 def interval(value: float, half: float) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from accord.config import SampleConfig
 from accord.errors import AccordError, DataError, UsageError
-from accord.models import passes
 from accord.models.decoder import CausalLM
-from accord.models.passes import Step
+from accord.models.forward import Step
 from accord.models.shape import DecoderConfig
 from accord.rollout.draw import draw, truncate
 from accord.rollout.engine import Engine, Sample, Sampling, Token
@@ -151,7 +150,7 @@ def test_what_the_cache_is_kept_in_changes_nothing(policy: CausalLM, monkeypatch
     policy.model.compute_dtype = torch.bfloat16
     found = []
     for few, kinds in ((64, {torch.bfloat16}), (0, {torch.float32}), (16, {torch.bfloat16, torch.float32})):
-        monkeypatch.setattr(passes, "FEW_SLOTS", few)
+        monkeypatch.setattr(forward, "FEW_SLOTS", few)
         samples, seen = [], set()
         with Engine(policy, []).session() as session:
             for index, limit in enumerate((6, 40)):

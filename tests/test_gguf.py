@@ -24,13 +24,13 @@ from gguf.quants import quantize
 from tokenizers import pre_tokenizers
 from typer.testing import CliRunner
 
+from accord.artefacts import obtain
 from accord.cli.main import app
 from accord.errors import DataError, UsageError
-from accord.formats.artefacts import obtain
-from accord.models import named
+from accord.models import known_models
 from accord.models.folder import load_policy
 from accord.models.gguf import convert
-from accord.models.named import NAMED, add_model, folder_name
+from accord.models.known_models import NAMED, add_model, folder_name
 from accord.text.tokenizer import load_tokenizer
 
 TEXTS = [
@@ -307,7 +307,7 @@ def test_a_damaged_file_is_a_data_error(tmp_path: Path, kept: int) -> None:
 # -- models by name, and `accord init --model` -------------------------------------------------------------------------
 
 
-def wheel_of(tiny: Tiny, folder: Path) -> named.NamedModel:
+def wheel_of(tiny: Tiny, folder: Path) -> known_models.NamedModel:
     """The row of a wheel that holds a tiny file and code that nobody may run."""
     folder.mkdir(parents=True, exist_ok=True)
     model = NAMED["smollm2"]

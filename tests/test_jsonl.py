@@ -180,7 +180,7 @@ def test_a_fault_names_file_line_field_and_cure(
     with pytest.raises(DataError, match=says) as caught:
         reader(path)
     assert caught.value.where == f"{path}:3"
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("reader", READERS)

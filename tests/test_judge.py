@@ -230,8 +230,8 @@ def test_probes_mark_what_reaches_the_lowest_reference() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("ACCORD_TEST_ARTEFACTS" not in os.environ, reason="needs the downloaded film reviews")
 def test_on_the_real_ratings_no_hack_reaches_a_full_positive_review(tmp_path: Path) -> None:
+    from accord.demo import film_reviews
     from accord.evals.reward_card import held_out_pairs, longer_wins, pair_accuracy
-    from accord.formats import film_reviews
 
     data = film_reviews.read(film_reviews.fetch(tmp_path, os.environ["ACCORD_TEST_ARTEFACTS"]))
     own = [review for review in data.rated if film_reviews.split_of(review.film) == "judge"]

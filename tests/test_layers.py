@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 
 # From left to right. Rooms of one group may use each other in the order given, within a line.
 LAYERS = [
-    ["errors", "extend", "files", "seeds"],
+    ["errors", "extend", "files", "seeds", "artefacts"],
     ["records"],
     ["config"],
     ["grid"],
@@ -20,16 +20,26 @@ LAYERS = [
     ["text", "store", "formats"],
     ["dist", "models"],
     ["rollout", "scoring"],
+    ["report"],
+    ["people"],
     ["train", "evals"],
-    ["people", "serve"],
+    ["serve"],
     ["loop"],
-    ["cluster"],
+    ["cluster", "demo"],
     ["cli"],
     ["__main__"],
 ]
 ORDER = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, room in enumerate(rooms)}
 # Pairs within a layer that are ordered, as DESIGN writes them with "<"; others of a layer are strangers.
-ORDERED = {("extend", "errors"), ("files", "errors"), ("seeds", "errors"), ("models", "dist"), ("scoring", "rollout")}
+ORDERED = {
+    ("extend", "errors"),
+    ("artefacts", "errors"),
+    ("artefacts", "files"),
+    ("files", "errors"),
+    ("seeds", "errors"),
+    ("models", "dist"),
+    ("scoring", "rollout"),
+}
 # The parts of the people's room, from left to right.
 PEOPLE = ["desk", "intake", "views", "quality", "exporting", "web", "simulation"]
 

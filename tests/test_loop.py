@@ -18,9 +18,8 @@ from conftest import random_policy
 from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _tar, _wheel
 
 from accord.config import LabelConfig, Recipe, load_recipe
+from accord.demo import film_reviews
 from accord.errors import DataError, UsageError
-from accord.evals.comparison_page import write_comparison
-from accord.formats import film_reviews
 from accord.grid import grid
 from accord.loop import films, sweep
 from accord.loop.compare import compare
@@ -30,6 +29,7 @@ from accord.models.shape import DecoderConfig
 from accord.people.desk import Desk
 from accord.people.simulation.simulated import GUIDELINE
 from accord.records import Source
+from accord.report.comparison_page import write_comparison
 from accord.scoring import RewardModel
 from accord.store import Store
 from accord.text.tokenizer import train_tokenizer

@@ -28,9 +28,9 @@ from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer
-from accord.train.actors import load_actors
 from accord.train.learner import Learner
 from accord.train.lm import completion_nll, logp_and_entropy, sft
+from accord.train.policy_models import load_policy_models
 from accord.train.reward import reward
 from accord.train.rl import rl
 
@@ -399,9 +399,9 @@ def test_the_reference_is_the_policy_itself_and_nothing_frozen_moves(inputs: dic
         return sum(type(found) is CausalLM for found in gc.get_objects())
 
     count = trunks()
-    actors = load_actors(rl_config(), PPO, inputs["model"], inputs["reward_model"])
+    actors = load_policy_models(rl_config(), PPO, inputs["model"], inputs["reward_model"])
     assert trunks() == count + 1
-    full = load_actors(rl_config(lora=RlLoraConfig()), PPO, inputs["model"], inputs["reward_model"])
+    full = load_policy_models(rl_config(lora=RlLoraConfig()), PPO, inputs["model"], inputs["reward_model"])
     assert trunks() == count + 3
     assert actors.reference is actors.policy and full.reference is not full.policy
     train_somewhere(actors.policy)

@@ -20,7 +20,7 @@ from accord.errors import AccordError, DataError, UsageError
 from accord.models import precision
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, load_policy, load_scalar, save_policy, save_scalar
-from accord.models.passes import Layout, Whole
+from accord.models.forward import Layout, Whole
 from accord.models.shape import DecoderConfig
 from accord.text.batches import Batch, Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from labelling import Workshop, gold, make_tasks
 
+from accord.demo.film_reviews import RatedReview
 from accord.errors import UsageError
-from accord.formats.film_reviews import RatedReview
 from accord.people.desk.rows import Skip
 from accord.people.quality import Quality, weights
 from accord.people.quality.alarms import alarms

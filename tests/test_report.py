@@ -18,10 +18,7 @@ import yaml
 
 from accord.config import EvalConfig, Recipe
 from accord.errors import DataError
-from accord.evals.glossary import GLOSSARY, TERMS
 from accord.evals.judge import run_probes
-from accord.evals.parts import MEASURES
-from accord.evals.report import write_model_card, write_report, write_seeds_report
 from accord.evals.results import (
     CurvePoint,
     EvalResults,
@@ -34,9 +31,12 @@ from accord.evals.results import (
     summarise,
 )
 from accord.evals.reward_card import Accuracies, RewardCard
-from accord.evals.svg import Axis, Point, Series, chart, nice_ticks
 from accord.files import read_json, write_json
 from accord.formats.jsonl import write_jsonl
+from accord.report.glossary import GLOSSARY, TERMS
+from accord.report.parts import MEASURES
+from accord.report.run_page import write_model_card, write_report, write_seeds_report
+from accord.report.svg import Axis, Point, Series, chart, nice_ticks
 from accord.stats import Calibration, CalibrationBin, Interval
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" <img src=x onerror=alert(1)>"

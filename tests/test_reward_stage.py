@@ -28,8 +28,8 @@ from accord.models.shape import DecoderConfig
 from accord.records import JudgedGroup, RankedGroup
 from accord.scoring import Ensemble, RewardModel
 from accord.text.tokenizer import Tokenizer, train_tokenizer
-from accord.train.actors import load_actors
 from accord.train.judged import EncodedGroup, agreement, encode_group, encode_groups, judge, read_groups
+from accord.train.policy_models import load_policy_models
 from accord.train.reward import RewardResult, group_losses, reward
 from accord.train.rl import find_algorithm, rl
 
@@ -387,7 +387,7 @@ def test_heads_are_kept_where_training_goes_on(policy_folder: Path, write_rows: 
 
 def critic_of(policy: Path, reward_model: Path) -> ScalarModel:
     config = rl_config()
-    critic = load_actors(config, find_algorithm(config), policy, reward_model).critic
+    critic = load_policy_models(config, find_algorithm(config), policy, reward_model).critic
     assert isinstance(critic, ScalarModel)
     return critic
 
@@ -523,7 +523,7 @@ def test_what_cannot_teach_is_refused(
 ) -> None:
     with pytest.raises(AccordError, match=told) as caught:
         train_small(policy_folder, write_rows("data.jsonl", rows), tmp_path / "out", **settings)
-    assert caught.value.mend or caught.value.why
+    assert caught.value.hint or caught.value.why
     assert not (tmp_path / "out" / "model").exists()
 
 

@@ -26,9 +26,9 @@ from accord.models.folder import load_scalar, save_scalar
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sample, Sampling
 from accord.text.tokenizer import Tokenizer, train_tokenizer
-from accord.train.actors import Actors, load_actors
 from accord.train.alarms import alarms, trends
 from accord.train.controllers import Controllers
+from accord.train.policy_models import PolicyModels, load_policy_models
 from accord.train.policy_update import PretrainingMix, Update, prepare_update
 from accord.train.prompts import pick_prompts
 from accord.train.reward import reward
@@ -199,7 +199,7 @@ def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_pa
 
 
 def test_critic_starts_from_the_reward_model(policy_folder: Path, reward_folder: Path) -> None:
-    actors = load_actors(rl_config(), PPO, policy_folder, reward_folder)
+    actors = load_policy_models(rl_config(), PPO, policy_folder, reward_folder)
     raw = load_file(reward_folder / "model.safetensors")["score.weight"]
     assert torch.equal(actors.critic.score.weight, 2.0 * raw)  # in calibrated units: reward.json says scale 2
     assert not any(p.requires_grad for p in actors.reference.parameters())
@@ -213,7 +213,7 @@ def test_critic_of_a_reward_model_with_other_tokens_starts_from_the_policy(
     other = train_tokenizer(TEXTS[:3], 290)
     foreign = ScalarModel(replace(tiny_config, vocab_size=290, num_layers=1))
     save_scalar(tmp_path / "m", foreign, other)
-    actors = load_actors(rl_config(), PPO, policy_folder, tmp_path / "m")
+    actors = load_policy_models(rl_config(), PPO, policy_folder, tmp_path / "m")
     assert actors.critic.config == actors.policy.config
     assert torch.equal(actors.critic.model.embed_tokens.weight, actors.policy.model.embed_tokens.weight)
     assert bool((actors.critic.score.weight == 0).all())
@@ -377,7 +377,7 @@ def test_an_update_does_not_depend_on_micro_batches(letters_folder: Path, settin
     assert split["policy_loss"] == pytest.approx(whole["policy_loss"], abs=1e-5)
 
 
-def some_rollout(actors: Actors, config: RlConfig, completions: Sequence[str]) -> Rollout:
+def some_rollout(actors: PolicyModels, config: RlConfig, completions: Sequence[str]) -> Rollout:
     """A rollout of given completions of the first prompt; the first two end, the others are cut."""
     prompt = tuple(actors.words.encode(PROMPTS[0]))
     samples = []

@@ -42,7 +42,7 @@ from accord.scoring import (
 from accord.scoring.scorer import checked
 from accord.scoring.weighted import score_in_parts, scorer_inputs
 from accord.text.tokenizer import Tokenizer
-from accord.train.actors import load_actors
+from accord.train.policy_models import load_policy_models
 from accord.train.rl import rl
 
 PAIRS = [("The village:", " fog"), ("He:", " wrote a long letter"), ("A", "")]
@@ -420,12 +420,12 @@ def test_rl_without_a_reward_model(own: str, policy_folder: Path, write_rows: Wr
 
 
 def test_without_a_reward_model_the_critic_starts_from_the_policy(policy_folder: Path) -> None:
-    actors = load_actors(toy(rewards=[{"regex": "e"}]), POLICY_ALGORITHMS["ppo"], policy_folder, None)
+    actors = load_policy_models(toy(rewards=[{"regex": "e"}]), POLICY_ALGORITHMS["ppo"], policy_folder, None)
     start = load_file(policy_folder / "model.safetensors")
     assert torch.equal(actors.critic.model.embed_tokens.weight, start["model.embed_tokens.weight"])
     assert bool((actors.critic.score.weight == 0).all())
     with pytest.raises(UsageError, match="nothing says what a completion is worth"):
-        load_actors(toy(), POLICY_ALGORITHMS["ppo"], policy_folder, None)
+        load_policy_models(toy(), POLICY_ALGORITHMS["ppo"], policy_folder, None)
 
 
 def test_a_file_is_scored_by_all_parts(reward_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:

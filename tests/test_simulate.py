@@ -20,8 +20,8 @@ from webapp import Served, serving
 from accord.cli.main import app
 from accord.cli.simulating import parse_defects, summary
 from accord.config import LabelConfig
+from accord.demo import film_reviews
 from accord.errors import ResourceError, UsageError
-from accord.formats import film_reviews
 from accord.people.desk import Desk, NewTask
 from accord.people.quality import quality_weights, report, weights
 from accord.people.simulation.client import TRIES, Client, Refused

@@ -930,7 +930,7 @@ def test_a_newer_store_is_refused_and_left_alone(place: str) -> None:
         DataError, match=f"schema 0999, and this Accord knows none after {schema.SCHEMA_VERSION}"
     ) as caught:
         Store.open(place)
-    assert "pip install --upgrade accord" in caught.value.mend
+    assert "pip install --upgrade accord" in caught.value.hint
 
 
 # -- what cannot be opened ---------------------------------------------------------------------------------------------
@@ -939,7 +939,7 @@ def test_a_newer_store_is_refused_and_left_alone(place: str) -> None:
 def _refused(place: str | Path, kind: type[AccordError], what: str) -> AccordError:
     with pytest.raises(kind, match=what) as caught:
         Store.open(place)
-    assert caught.value.mend
+    assert caught.value.hint
     return caught.value
 
 
@@ -1010,7 +1010,7 @@ for place in sys.argv[2:]:
         with Store.open(place) as store:
             store.add([Prompt(text="new")])
     except ResourceError as error:
-        print(f"{error.what} | {error.where} | {bool(error.mend)}")
+        print(f"{error.what} | {error.where} | {bool(error.hint)}")
 """
 
 
@@ -1070,7 +1070,7 @@ def test_odd_paths_and_a_changed_working_folder(tmp_path: Path, monkeypatch: pyt
 def test_postgresql_without_its_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     error = _refused("postgresql://ada:secret@host/name", ResourceError, "needs the package psycopg")
-    assert "accord[postgres]" in error.mend
+    assert "accord[postgres]" in error.hint
     assert "secret" not in str(error)
 
 

@@ -16,10 +16,10 @@ from test_report import results_of
 
 from accord.config import Recipe, load_recipe
 from accord.errors import DataError, UsageError
-from accord.evals.figures import snapshot_line
-from accord.evals.sweep_report import Outcome, of_stage, write_sweep_report
 from accord.grid import Point, folder_name, grid
 from accord.loop import sweep_stage
+from accord.report.figures import snapshot_line
+from accord.report.sweep_page import Outcome, of_stage, write_sweep_report
 
 
 def load(more: Sequence[str]) -> Recipe:

@@ -13,18 +13,18 @@ class AccordError(Exception):
         what: What is wrong, with the offending value.
         where: File and line, key or table that holds it.
         why: The reason it cannot be accepted, when ``what`` does not say so.
-        mend: What the reader can do about it.
+        hint: What the reader can do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str = "", why: str = "", mend: str = "") -> None:
-        self.what, self.where, self.why, self.mend = what, where, why, mend
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
+        self.what, self.where, self.why, self.hint = what, where, why, hint
         lines = [f"{where}: {what}" if where else what]
         if why:
             lines.append(f"  why:  {why}")
-        if mend:
-            lines.append(f"  mend: {mend}")
+        if hint:
+            lines.append(f"  hint: {hint}")
         super().__init__("\n".join(lines))
 
 

@@ -30,14 +30,14 @@ def row(table: Mapping[str, T], name: str) -> T:
     """
     if name in table:
         return table[name]
-    found: T = outside(name, mend="give module:name, or one of " + ", ".join(table))
+    found: T = outside(name, hint="give module:name, or one of " + ", ".join(table))
     return found
 
 
-def outside(name: str, mend: str = "write it as module:name") -> Any:
+def outside(name: str, hint: str = "write it as module:name") -> Any:
     """The object that ``module:name`` names. Raises UsageError where there is none."""
     if not is_outside(name):
-        raise UsageError(f"there is no {name!r}", mend=mend)
+        raise UsageError(f"there is no {name!r}", hint=hint)
     module, attribute = name.split(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -47,10 +47,10 @@ def outside(name: str, mend: str = "write it as module:name") -> Any:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{name!r}: there is no module {error.name!r}",
-            mend="start in the folder that holds it, or install its package",
+            hint="start in the folder that holds it, or install its package",
         ) from error
     except AttributeError as error:
-        raise UsageError(f"{name!r}: {error}", mend="check the name") from error
+        raise UsageError(f"{name!r}: {error}", hint="check the name") from error
 
 
 @contextmanager
@@ -61,4 +61,4 @@ def blaming(name: str) -> Iterator[None]:
     except AccordError:
         raise
     except Exception as error:
-        raise DataError(f"{name} failed: {type(error).__name__}: {error}", mend="run with -v to see where") from error
+        raise DataError(f"{name} failed: {type(error).__name__}: {error}", hint="run with -v to see where") from error

@@ -38,7 +38,7 @@ def child(folder: Path, name: str) -> Path:
     path = folder / name
     if not _NAME.fullmatch(name) or path.resolve().parent != folder.resolve():
         raise UsageError(
-            f"{name!r} is no name for a file in {folder}", mend="use a-z, 0-9, dot, dash and underscore, at most 64"
+            f"{name!r} is no name for a file in {folder}", hint="use a-z, 0-9, dot, dash and underscore, at most 64"
         )
     return path
 
@@ -92,7 +92,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         _fsync(path.parent)
     except OSError as error:
         raise ResourceError(
-            f"cannot write the file ({error.strerror})", where=str(path), mend="choose another --output-dir"
+            f"cannot write the file ({error.strerror})", where=str(path), hint="choose another --output-dir"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -138,7 +138,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         _fsync(path.parent)
     except OSError as error:
         raise ResourceError(
-            f"cannot write the folder ({error.strerror})", where=str(path), mend="choose another --output-dir"
+            f"cannot write the folder ({error.strerror})", where=str(path), hint="choose another --output-dir"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

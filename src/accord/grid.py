@@ -41,12 +41,12 @@ def grid(axes: Sequence[str], load: Callable[[list[str]], Recipe]) -> list[Point
     for axis in axes:
         key, values = _axis(axis)
         if key in found:
-            raise UsageError(f"{key} is given twice", where="--sweep", mend="give a key all its values at once")
+            raise UsageError(f"{key} is given twice", where="--sweep", hint="give a key all its values at once")
         found[key] = values
     combinations = list(itertools.product(*found.values()))
     if len(combinations) > MOST:
         sizes = " * ".join(str(len(values)) for values in found.values())
-        raise UsageError(f"{sizes} = {len(combinations)} combinations", where="--sweep", mend=f"at most {MOST} run")
+        raise UsageError(f"{sizes} = {len(combinations)} combinations", where="--sweep", hint=f"at most {MOST} run")
     points = []
     for combination in combinations:
         values_of = dict(zip(found, combination, strict=True))
@@ -60,12 +60,12 @@ def _axis(text: str) -> tuple[str, list[str]]:
     try:
         node = yaml.compose(f"[{listed}]", Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise UsageError(f"{text!r} cannot be read", where="--sweep", mend="write it like key=a,b,c") from error
+        raise UsageError(f"{text!r} cannot be read", where="--sweep", hint="write it like key=a,b,c") from error
     nodes = node.value if isinstance(node, yaml.SequenceNode) else []
     values = [f"[{listed}]"[one.start_mark.index : one.end_mark.index].strip() for one in nodes]
     if not key.strip() or len(values) < 2:
-        mend = "write it like rl.kl_coef=.01,.05; a single value is an override without --sweep"
-        raise UsageError(f"{text!r} has {len(values)} value" + "s" * (len(values) != 1), where="--sweep", mend=mend)
+        hint = "write it like rl.kl_coef=.01,.05; a single value is an override without --sweep"
+        raise UsageError(f"{text!r} has {len(values)} value" + "s" * (len(values) != 1), where="--sweep", hint=hint)
     if len(set(values)) < len(values):
         raise UsageError(f"{text!r} names one value twice", where="--sweep")
     return key.strip(), values

@@ -38,9 +38,9 @@ def now_utc() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _require(condition: bool, what: str, mend: str = "") -> None:
+def _require(condition: bool, what: str, hint: str = "") -> None:
     if not condition:
-        raise DataError(what, mend=mend)
+        raise DataError(what, hint=hint)
 
 
 def _one_of(field_name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -64,7 +64,7 @@ class Record:
     def __post_init__(self) -> None:
         for name in _text_fields(type(self)):
             if not isinstance(value := getattr(self, name), str):
-                raise DataError(f"{name} of a {self.kind} is {value!r}", mend="give text")
+                raise DataError(f"{name} of a {self.kind} is {value!r}", hint="give text")
 
     @cached_property
     def id(self) -> str:

@@ -157,10 +157,10 @@ def inspect(
         talk.result(found[0] if len(found) == 1 else found, text="\n\n".join(map(_text, found)))
 
 
-def _project(given: Path | None, mend: str) -> Project:
+def _project(given: Path | None, hint: str) -> Project:
     home = find_project(given)
     if home is None:
-        raise UsageError("there is no project here", mend=mend)
+        raise UsageError("there is no project here", hint=hint)
     return home
 
 
@@ -175,7 +175,7 @@ def _scale(text: str) -> tuple[float, float] | None:
     try:
         low, high = map(float, text.split(","))
     except ValueError:
-        raise UsageError(f"--scale is {text!r}", mend="give two numbers, like 1,7") from None
+        raise UsageError(f"--scale is {text!r}", hint="give two numbers, like 1,7") from None
     return low, high
 
 

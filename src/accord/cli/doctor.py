@@ -34,10 +34,10 @@ class Check:
     name: str
     state: Literal["ok", "warn", "bad"]
     found: str
-    mend: str = ""
+    hint: str = ""
 
     def text(self) -> str:
-        return f"[{MARKS[self.state]}] {self.name:<10} {self.found}" + (f"\n{'':18}mend: {self.mend}" * bool(self.mend))
+        return f"[{MARKS[self.state]}] {self.name:<10} {self.found}" + (f"\n{'':18}hint: {self.hint}" * bool(self.hint))
 
 
 def doctor(project: ProjectDir = None, json: Json = False, verbose: Verbose = False) -> None:
@@ -57,7 +57,7 @@ def doctor(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
         talk.result({"version": accord.__version__, "checks": checks}, text="\n".join(c.text() for c in checks))
         bad = [check.name for check in checks if check.state == "bad"]
         if bad:
-            raise ResourceError("this machine is not fit for a run: " + ", ".join(bad), mend="see the lines above")
+            raise ResourceError("this machine is not fit for a run: " + ", ".join(bad), hint="see the lines above")
 
 
 def examine(folder: Path) -> list[Check]:
@@ -84,14 +84,14 @@ def check_python() -> Check:
 
 def check_torch() -> Check:
     """The version installed, without importing it first: a broken torch should not break the doctor."""
-    mend = "run `make install`, or pip install torch"
+    hint = "run `make install`, or pip install torch"
     try:
         version = metadata.version("torch")
         import torch
     except metadata.PackageNotFoundError:
-        return Check("torch", "bad", "not installed", mend)
+        return Check("torch", "bad", "not installed", hint)
     except Exception as error:
-        return Check("torch", "bad", f"does not load: {error}", mend)
+        return Check("torch", "bad", f"does not load: {error}", hint)
     device = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPU" if torch.cuda.is_available() else "CPU"
     if _numbers(version) < MIN_TORCH:
         return Check("torch", "bad", version, "pip install 'torch>=2.10'")

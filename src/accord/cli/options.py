@@ -50,7 +50,7 @@ def stage_recipe(recipe: str | None, overrides: Sequence[str] | None, sections: 
         known = key.split(".", 1)[0] in Recipe.model_fields
         if known and not any(key == section or key.startswith(f"{section}.") for section in sections):
             readable = [section if "." in section else f"{section}.*" for section in sections]
-            raise UsageError(f"{override!r} has no effect here", mend="this command reads " + " and ".join(readable))
+            raise UsageError(f"{override!r} has no effect here", hint="this command reads " + " and ".join(readable))
     return load_recipe(recipe, overrides or ())
 
 

@@ -70,7 +70,7 @@ def label(
     with talking(json, verbose) as talk:
         folder, overrides = _split(words or [])
         if pairs is not None and add is None:
-            raise UsageError("--pairs has no effect without --add", mend="name a file of completions")
+            raise UsageError("--pairs has no effect without --add", hint="name a file of completions")
         project = find_place(folder)
         settings = load_label(overrides, defaults=project.label)
         listening = bound(host, port)
@@ -119,14 +119,14 @@ def _add(desk: Desk, file: Path, num_pairs: int | None) -> int:
 
     kind = desk.settings.kind
     if num_pairs is not None and kind != "pair":
-        raise UsageError(f"--pairs has no effect where kind={kind}", mend="add kind=pair")
+        raise UsageError(f"--pairs has no effect where kind={kind}", hint="add kind=pair")
     written = Source(origin="policy", name=file.name)
     try:
         groups = groups_of(formats.read(file), written)
         serve_as = "pairs" if kind == "pair" else kind
         return queue_groups(desk, groups, serve_as=serve_as, num_pairs=num_pairs, origin=file.name)
     except formats.CannotSay as reason:
-        raise DataError(str(reason), where=str(file), mend="queue plain prompts and completions") from reason
+        raise DataError(str(reason), where=str(file), hint="queue plain prompts and completions") from reason
 
 
 def _bracketed(host: str) -> str:
@@ -143,8 +143,8 @@ def bound(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        mend = "choose another one with --port, or 0 for any"
-        raise ResourceError(f"cannot listen on {host} port {port}: {error.strerror}", mend=mend) from error
+        hint = "choose another one with --port, or 0 for any"
+        raise ResourceError(f"cannot listen on {host} port {port}: {error.strerror}", hint=hint) from error
     return listening
 
 

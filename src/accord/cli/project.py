@@ -14,7 +14,7 @@ from accord.cli.talk import path_text, talking
 from accord.config import Layer, read_layer, recipe_schema
 from accord.errors import DataError, UsageError
 from accord.files import write_json, write_text
-from accord.models.named import NAMED, add_model, folder_name
+from accord.models.known_models import NAMED, add_model, folder_name
 
 FILE, STORE, SCHEMA = "accord.yaml", "accord.db", "recipe.schema.json"
 FOLDERS = ("models", "runs", "exports")
@@ -68,7 +68,7 @@ def find_project(given: Path | None) -> Project | None:
     """
     if given is not None:
         if not (given / FILE).is_file():
-            raise UsageError(f"no {FILE} here", where=str(given), mend=f"run `accord init {given}` first")
+            raise UsageError(f"no {FILE} here", where=str(given), hint=f"run `accord init {given}` first")
         return _read(given.resolve())
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
@@ -86,7 +86,7 @@ def find_place(given: Path | None) -> Project:
     found = find_project(given)
     if found is None:
         raise UsageError(
-            "there is no project here", mend="run `accord init`, or name the folder of a project or of a run"
+            "there is no project here", hint="run `accord init`, or name the folder of a project or of a run"
         )
     return found
 
@@ -98,7 +98,7 @@ def _read(root: Path) -> Project:
     if unknown:
         key = sorted(map(str, unknown))[0]
         raise UsageError(
-            f"unknown key {key!r}", where=layer.where((key,)), mend="keys of a recipe go below `defaults:`"
+            f"unknown key {key!r}", where=layer.where((key,)), hint="keys of a recipe go below `defaults:`"
         )
     store = values["store"]
     if not isinstance(store, str) or not store:
@@ -142,7 +142,7 @@ def init(
     """
     with talking(json, verbose) as talk:
         if from_dir is not None and model not in NAMED:
-            raise UsageError("--from-dir has no effect without --model NAME", mend=f"NAME is one of {', '.join(NAMED)}")
+            raise UsageError("--from-dir has no effect without --model NAME", hint=f"NAME is one of {', '.join(NAMED)}")
         target = folder / "models" / folder_name(model) if model is not None else None
         made = create_project(folder)
         next_step = "accord run demo --dry-run, accord doctor"
@@ -163,7 +163,7 @@ def create_project(folder: Path) -> list[str]:
     from accord.store import Store
 
     if folder.exists() and not folder.is_dir():
-        raise DataError("is a file, not a folder", where=str(folder), mend="choose another name")
+        raise DataError("is a file, not a folder", where=str(folder), hint="choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     missing = [name for name in (*FOLDERS, SCHEMA, FILE) if not (folder / name).exists()]
     for name in missing:

@@ -129,8 +129,8 @@ def parse_seeds(text: str) -> list[int]:
     """``"0,1,2"`` as numbers; raises UsageError for anything else, and for a seed named twice."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"seeds {text!r} are not whole numbers", where="--seeds", mend="write them like 0,1,2")
+        raise UsageError(f"seeds {text!r} are not whole numbers", where="--seeds", hint="write them like 0,1,2")
     seeds = [int(part) for part in parts]
     if len(set(seeds)) < len(seeds):
-        raise UsageError(f"seeds {text!r} name one seed twice", where="--seeds", mend="name each seed once")
+        raise UsageError(f"seeds {text!r} name one seed twice", where="--seeds", hint="name each seed once")
     return seeds

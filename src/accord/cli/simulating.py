@@ -22,7 +22,7 @@ from accord.errors import ResourceError, UsageError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from accord.formats.film_reviews import FilmReviews
+    from accord.demo.film_reviews import FilmReviews
     from accord.people.simulation.panel import Mind
     from accord.people.simulation.playing import Office
 
@@ -79,12 +79,12 @@ def simulate(
     with talking(json, verbose) as talk:
         planted = parse_defects(defects)
         if planted and annotators == "panel":
-            raise UsageError("--defects has no effect on real raters", mend="add --annotators synthetic")
+            raise UsageError("--defects has no effect on real raters", hint="add --annotators synthetic")
         size = size or (2 if kind == "pair" else SIZE)
         place = None if "://" in target else find_place(Path(target) if target else None)
         if place is None and not token:
-            raise UsageError("a running app needs an admin's token", mend="set ACCORD_TOKEN, or give --token")
-        from accord.formats.film_reviews import fetch, read
+            raise UsageError("a running app needs an admin's token", hint="set ACCORD_TOKEN, or give --token")
+        from accord.demo.film_reviews import fetch, read
         from accord.people.simulation.panel import review_tasks
         from accord.people.simulation.playing import play
 
@@ -120,7 +120,7 @@ def parse_defects(text: str) -> dict[str, int]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = part.partition("=")
         if not number.isascii() or not number.isdigit():
-            raise UsageError(f"{part!r} is no defect", where="--defects", mend="write them like position=1,random=2")
+            raise UsageError(f"{part!r} is no defect", where="--defects", hint="write them like position=1,random=2")
         found[name.strip()] = int(number)
     return found
 
@@ -139,7 +139,7 @@ class Crew:
 
 def panel(data: FilmReviews, count: int, seed: int) -> Iterator[Crew]:
     """Blocks of real raters until there are ``count``. Reviews of films kept for judging and testing are left out."""
-    from accord.formats.film_reviews import split_of
+    from accord.demo.film_reviews import split_of
     from accord.people.simulation.panel import blocks
 
     left = count
@@ -156,7 +156,7 @@ def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[st
     """Annotators whose gold scorer is the hidden taste of the demo, around the taste's median over the reviews."""
     from statistics import median
 
-    from accord.formats.film_reviews import split_of
+    from accord.demo.film_reviews import split_of
     from accord.people.simulation.panel import synthetic
     from accord.people.simulation.simulated import build_taste, ordinary_length
 

@@ -72,12 +72,12 @@ def _bug(error: Exception, as_json: bool, verbose: bool) -> NoReturn:
     _fail(told, "this is a bug in Accord; run again with -v for the traceback", 1, as_json, verbose, error)
 
 
-def _fail(told: str, mend: str, code: int, as_json: bool, verbose: bool, error: BaseException) -> NoReturn:
+def _fail(told: str, hint: str, code: int, as_json: bool, verbose: bool, error: BaseException) -> NoReturn:
     if verbose:
         traceback.print_exception(error, file=sys.stderr)
     if as_json:
-        sys.stdout.write(json.dumps({"error": told, "mend": mend, "exit_code": code}, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"accord: {told}\n" + (f"  mend: {mend}\n" if mend else ""))
+        sys.stdout.write(json.dumps({"error": told, "hint": hint, "exit_code": code}, ensure_ascii=False) + "\n")
+    sys.stderr.write(f"accord: {told}\n" + (f"  hint: {hint}\n" if hint else ""))
     raise typer.Exit(code) from None
 
 

@@ -144,7 +144,7 @@ def draw_samples(
             "policy and reference have different tokenizers",
             where=str(policy.folder),
             why="KL and likelihood compare log-probabilities of the same tokens",
-            mend=f"evaluate against the checkpoint the policy started from, not {reference.folder}",
+            hint=f"evaluate against the checkpoint the policy started from, not {reference.folder}",
         )
     engine = Engine(policy.model, policy.words.stop_ids, max_rows=ENGINE_ROWS)
     drawn = engine.generate([policy.words.encode(p) for p in prompts], sampling, seed=seed)
@@ -443,7 +443,7 @@ def read_films(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Prompts of a file and their films; a prompt without a topic is a film of its own."""
     rows: list[PromptRow] = read_prompts(path)
     if len({row.text for row in rows}) < len(rows):
-        raise UsageError("a prompt stands twice", where=str(path), mend="evaluate on each prompt once")
+        raise UsageError("a prompt stands twice", where=str(path), hint="evaluate on each prompt once")
     return tuple(row.text for row in rows), tuple(row.topic or row.text for row in rows)
 
 

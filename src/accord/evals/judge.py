@@ -132,9 +132,9 @@ def load_judge(folder: Path | str) -> Judge:
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path / "judge.safetensors")) from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"not a judge of format {FORMAT} ({error!r})", where=str(path), mend="fit it anew") from error
+        raise DataError(f"not a judge of format {FORMAT} ({error!r})", where=str(path), hint="fit it anew") from error
     if judge.hash != header["hash"]:
-        raise DataError("its content does not have the hash it was saved with", where=str(path), mend="fit it anew")
+        raise DataError("its content does not have the hash it was saved with", where=str(path), hint="fit it anew")
     return judge
 
 

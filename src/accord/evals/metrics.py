@@ -145,5 +145,5 @@ def describe(texts: Sequence[str]) -> dict[str, float]:
 
 def _some(texts: Sequence[str]) -> Sequence[str]:
     if not len(texts):
-        raise DataError("no texts to measure", mend="give at least one completion")
+        raise DataError("no texts to measure", hint="give at least one completion")
     return texts

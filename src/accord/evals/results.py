@@ -177,7 +177,7 @@ class EvalResults:
         for row in self.policies:
             if row.name == name:
                 return row
-        raise DataError(f"no policy {name!r}", mend="one of " + ", ".join(row.name for row in self.policies))
+        raise DataError(f"no policy {name!r}", hint="one of " + ", ".join(row.name for row in self.policies))
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT} | cast("dict[str, Any]", plain(self))
@@ -211,7 +211,7 @@ def choose(snapshots: Sequence[Snapshot]) -> tuple[Snapshot, str]:
     Where none holds all of them it is the one that violates them least. Of equals the earlier wins.
     """
     if not snapshots:
-        raise DataError("no snapshot to choose among", mend="lower rl.eval_every, so that training writes some")
+        raise DataError("no snapshot to choose among", hint="lower rl.eval_every, so that training writes some")
     ordered = sorted(snapshots, key=lambda s: s.step)
     holding = [s for s in ordered if s.held]
     if holding:

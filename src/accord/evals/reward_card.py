@@ -81,7 +81,7 @@ class Pairs:
             raise DataError(f"scores of shape {score_M.shape}", why="expected one finite score per review")
         if len(self) and len(score_M) <= max(self.better.max(), self.worse.max()):
             raise DataError(
-                f"{len(score_M)} scores", why="the pairs index more reviews", mend="score all reviews, in order"
+                f"{len(score_M)} scores", why="the pairs index more reviews", hint="score all reviews, in order"
             )
         return np.asarray(score_M[self.better] - score_M[self.worse])
 
@@ -100,7 +100,7 @@ def held_out_pairs(reviews: Sequence[RatedText], min_gap: float = 1.0) -> Pairs:
         if means[a] - means[b] > min_gap
     ]
     if not found:
-        raise DataError(f"no two reviews of one film lie more than {min_gap} apart", mend="hold out more films")
+        raise DataError(f"no two reviews of one film lie more than {min_gap} apart", hint="hold out more films")
     return Pairs(
         better=np.array([a for a, _, _ in found], dtype=np.int64),
         worse=np.array([b for _, b, _ in found], dtype=np.int64),

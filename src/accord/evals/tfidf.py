@@ -55,7 +55,7 @@ def fit_vocabulary(texts: Iterable[str], terms: Terms, min_texts: int = 2) -> tu
     counts = Counter(term for one in found for term in one)
     vocabulary = sorted(term for term, count in counts.items() if count >= min_texts)
     if not vocabulary:
-        raise DataError(f"no term stands in {min_texts} of the {len(found)} texts", mend="give more texts")
+        raise DataError(f"no term stands in {min_texts} of the {len(found)} texts", hint="give more texts")
     frequency = np.array([counts[term] for term in vocabulary], dtype=np.float64)
     return vocabulary, 1 + np.log((1 + len(found)) / (1 + frequency))
 

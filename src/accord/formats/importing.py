@@ -98,7 +98,7 @@ def convert(
         ResourceError: The disk does not take it, or a package is missing.
     """
     if output.exists() and output.samefile(file):
-        raise UsageError("the output is the file that is read", where=str(output), mend="choose another -o")
+        raise UsageError("the output is the file that is read", where=str(output), hint="choose another -o")
     tally = Tally()
     with Rejects(rejects_path(output), max_rejects) as rejects:
         reading = read(file, format, on_reject=rejects, limit=limit)

@@ -78,10 +78,10 @@ class Item:
         texts = tuple(_said(text, as_messages) for text in self.completions)
         object.__setattr__(self, "completions", texts)
         if self.prompt is None and len(texts) != 1:
-            raise DataError(f"{len(texts)} texts to learn from in one row", mend="give one")
+            raise DataError(f"{len(texts)} texts to learn from in one row", hint="give one")
         for name in ("ranks", "labels", "ratings", "sources"):
             if getattr(self, name) and len(getattr(self, name)) != len(texts):
-                raise DataError(f"{len(getattr(self, name))} {name} for {len(texts)} completions", mend="one for each")
+                raise DataError(f"{len(getattr(self, name))} {name} for {len(texts)} completions", hint="one for each")
 
     @property
     def kind(self) -> str:

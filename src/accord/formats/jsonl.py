@@ -176,7 +176,7 @@ def at_row(where: str) -> Iterator[None]:
         yield
     except DataError as error:
         why = f"{error.why} ({error.where})" if error.why else error.where
-        raise DataError(error.what, where=where, why=why, mend=error.mend) from error
+        raise DataError(error.what, where=where, why=why, hint=error.hint) from error
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ class _Row:
     def where(self) -> str:
         return f"{self.path}:{self.number}"
 
-    def fail(self, what: str, mend: str = "") -> NoReturn:
-        raise DataError(what, where=self.where, mend=mend or f"write lines like {self.form}")
+    def fail(self, what: str, hint: str = "") -> NoReturn:
+        raise DataError(what, where=self.where, hint=hint or f"write lines like {self.form}")
 
     def field(self, name: str) -> Any:
         if name not in self.fields:
@@ -429,7 +429,7 @@ def _weight(row: _Row) -> float:
 def _read(path: Path | str, parse: Callable[[_Row], T], form: str) -> list[T]:
     found = [parse(row) for row in _rows(Path(path), form)]
     if not found:
-        raise DataError("the file has no lines", where=str(path), mend=f"write lines like {form}")
+        raise DataError("the file has no lines", where=str(path), hint=f"write lines like {form}")
     return found
 
 
@@ -445,9 +445,9 @@ def _content(path: Path) -> bytes:
         data = path.read_bytes()
         data = gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data
     except FileNotFoundError as error:
-        raise DataError("there is no such file", where=str(path), mend="check the path") from error
+        raise DataError("there is no such file", where=str(path), hint="check the path") from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"the file cannot be read: {error}", where=str(path), mend="check the file") from error
+        raise DataError(f"the file cannot be read: {error}", where=str(path), hint="check the file") from error
     return data.removeprefix(b"\xef\xbb\xbf")
 
 

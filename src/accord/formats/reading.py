@@ -44,7 +44,7 @@ class Reading(Iterator[Item]):
         name = self.detected.format
         format = format_named(name)
         if format.read is None:
-            raise UsageError(f"{name} can be written only", mend="name the format that the file has")
+            raise UsageError(f"{name} can be written only", hint="name the format that the file has")
         with blaming(name) if is_outside(name) else contextlib.nullcontext():
             yield from format.read(itertools.islice(self._rows(), self._limit), self._reject)
 
@@ -103,13 +103,13 @@ class Rejects:
             raise DataError(
                 f"more than {self.most} rows are no good, the last because: {reject.problem}",
                 where=reject.where,
-                mend=f"{f'see {self.path}; ' if self.path else ''}is it the right --format? --max-rejects allows more",
+                hint=f"{f'see {self.path}; ' if self.path else ''}is it the right --format? --max-rejects allows more",
             )
 
     def _write(self, reject: Reject, path: Path) -> None:
         if self._file is None:
             self._file = self._open.enter_context(whole_file(path))
-        row = {("fix" if name == "mend" else name): value for name, value in dataclasses.asdict(reject).items()}
+        row = {("fix" if name == "hint" else name): value for name, value in dataclasses.asdict(reject).items()}
         self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
     def __enter__(self) -> Self:

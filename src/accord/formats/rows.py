@@ -18,9 +18,9 @@ MAX_SHOWN = 2_000
 class RowError(DataError):
     """A fault of one row. ``field`` is its name, "" where the row as a whole is at fault."""
 
-    def __init__(self, problem: str, *, field: str = "", where: str = "", mend: str = "") -> None:
+    def __init__(self, problem: str, *, field: str = "", where: str = "", hint: str = "") -> None:
         self.field, self.problem = field, problem
-        super().__init__(f'"{field}": {problem}' if field else problem, where=where, mend=mend)
+        super().__init__(f'"{field}": {problem}' if field else problem, where=where, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Reject:
     where: str
     field: str
     problem: str
-    mend: str
+    hint: str
     row: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.field, self.problem, self.mend) if part)
+        return ": ".join(part for part in (self.where, self.field, self.problem, self.hint) if part)
 
 
 OnReject = Callable[[Reject], None]
@@ -42,7 +42,7 @@ OnReject = Callable[[Reject], None]
 
 def refuse(reject: Reject) -> NoReturn:
     """What to do about a bad row where nobody says otherwise: stop."""
-    raise RowError(reject.problem, field=reject.field, where=reject.where, mend=reject.mend)
+    raise RowError(reject.problem, field=reject.field, where=reject.where, hint=reject.hint)
 
 
 def reject_of(error: DataError, where: str, raw: bytes = b"") -> Reject:
@@ -52,7 +52,7 @@ def reject_of(error: DataError, where: str, raw: bytes = b"") -> Reject:
         shown if len(shown) <= MAX_SHOWN and len(raw) <= 4 * MAX_SHOWN else f"{shown[:MAX_SHOWN]}... ({len(raw)} bytes)"
     )
     field, problem = (error.field, error.problem) if isinstance(error, RowError) else ("", error.what)
-    return Reject(error.where or where, field, problem, error.mend, row)
+    return Reject(error.where or where, field, problem, error.hint, row)
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Row:
         """The row's text; of a table without texts (Parquet), its fields as JSON."""
         return self.raw or json.dumps(self.fields, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
 
-    def fail(self, field: str, problem: str, mend: str = "") -> NoReturn:
-        raise RowError(problem, field=field, where=self.where, mend=mend)
+    def fail(self, field: str, problem: str, hint: str = "") -> NoReturn:
+        raise RowError(problem, field=field, where=self.where, hint=hint)
 
     def get(self, field: str) -> Any:
         if field not in self.fields:
@@ -173,7 +173,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def parse_object(line: bytes, where: str, mend: str = "write one JSON object a line") -> dict[str, Any]:
+def parse_object(line: bytes, where: str, hint: str = "write one JSON object a line") -> dict[str, Any]:
     """The object of a line of JSON.
 
     Raises:
@@ -184,15 +184,15 @@ def parse_object(line: bytes, where: str, mend: str = "write one JSON object a l
         if rb"\u" in line:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
-        raise RowError(f"byte {error.start + 1} of the line is not UTF-8", where=where, mend="save as UTF-8") from error
+        raise RowError(f"byte {error.start + 1} of the line is not UTF-8", where=where, hint="save as UTF-8") from error
     except UnicodeEncodeError as error:
-        raise RowError("a text holds half of a surrogate pair", where=where, mend="write the file as UTF-8") from error
+        raise RowError("a text holds half of a surrogate pair", where=where, hint="write the file as UTF-8") from error
     except RecursionError as error:
-        raise RowError("not JSON that can be read: nested too deeply", where=where, mend=mend) from error
+        raise RowError("not JSON that can be read: nested too deeply", where=where, hint=hint) from error
     except ValueError as error:
-        raise RowError(f"not JSON: {error}", where=where, mend=mend) from error
+        raise RowError(f"not JSON: {error}", where=where, hint=hint) from error
     if not isinstance(value, dict):
-        raise RowError(f"the line is {kind_of(value)}, not an object", where=where, mend=mend)
+        raise RowError(f"the line is {kind_of(value)}, not an object", where=where, hint=hint)
     return value
 
 

@@ -34,7 +34,7 @@ def container_named(path: Path) -> Container:
     suffix = (suffixes[-2:-1] if compression else suffixes[-1:]) or [".jsonl"]
     container = Container(_KINDS.get(suffix[0], "jsonl"), compression, "\t" if suffix[0] == ".tsv" else ",")
     if container.kind == "parquet" and compression:
-        raise UsageError("Parquet compresses by itself", where=str(path), mend="leave out .gz or .zst")
+        raise UsageError("Parquet compresses by itself", where=str(path), hint="leave out .gz or .zst")
     return container
 
 
@@ -186,7 +186,7 @@ def _widened(arrow: Any, schema: Any, batch: list[Fields], path: Path) -> Any:
                 f'column "{name}" holds values of several kinds',
                 where=str(path),
                 why=f"Parquet wants one kind a column: {error}",
-                mend="write JSON lines, or rows of one form (all text, or all messages)",
+                hint="write JSON lines, or rows of one form (all text, or all messages)",
             ) from error
     return schema
 

@@ -55,10 +55,10 @@ def container_of(path: Path) -> Container:
     with opened(path) as (file, compression):
         head = _head(file, path)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError("the file is UTF-16", where=str(path), mend="save it as UTF-8")
+        raise DataError("the file is UTF-16", where=str(path), hint="save it as UTF-8")
     lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
     if not lines:
-        raise DataError("the file is empty", where=str(path), mend="check the path")
+        raise DataError("the file is empty", where=str(path), hint="check the path")
     first, others = lines[0].lstrip()[:1], lines[1:_LOOKED_AT]
     if first == b"{" or 2 * sum(map(_is_object, others)) > len(others):  # the first line may be damaged
         return Container("jsonl", compression)
@@ -75,7 +75,7 @@ def _head(file: io.BufferedReader, path: Path) -> bytes:
             head += more
     except EOFError as error:
         if not head:
-            raise DataError(f"the file cannot be read: {error}", where=str(path), mend="fetch it again") from error
+            raise DataError(f"the file cannot be read: {error}", where=str(path), hint="fetch it again") from error
     return head
 
 
@@ -157,11 +157,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError("there is no such file", where=str(path), mend="check the path") from error
+        raise DataError("there is no such file", where=str(path), hint="check the path") from error
     except IsADirectoryError as error:
-        raise DataError("is a folder", where=str(path), mend="give a file in it") from error
+        raise DataError("is a folder", where=str(path), hint="give a file in it") from error
     except OSError as error:
-        raise DataError(f"the file cannot be read: {error}", where=str(path), mend="check the file") from error
+        raise DataError(f"the file cannot be read: {error}", where=str(path), hint="check the file") from error
 
 
 def zstandard() -> Any:
@@ -169,7 +169,7 @@ def zstandard() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise ResourceError("zstd files need the package zstandard", mend=INSTALL) from error
+        raise ResourceError("zstd files need the package zstandard", hint=INSTALL) from error
     return zstandard
 
 
@@ -178,7 +178,7 @@ def pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ResourceError("Parquet files need the package pyarrow", mend=INSTALL) from error
+        raise ResourceError("Parquet files need the package pyarrow", hint=INSTALL) from error
     return pyarrow, pyarrow.parquet
 
 
@@ -216,14 +216,14 @@ class _Lines:
         try:
             found: bytes = read()
         except EOFError as error:
-            fault = RowError(f"the file breaks off here: {error}", mend="fetch it again; what stood before was read")
+            fault = RowError(f"the file breaks off here: {error}", hint="fetch it again; what stood before was read")
             self.reject(fault, self.number + 1)
             return b""
         return found
 
 
 def _too_long(size: int) -> RowError:
-    return RowError(f"{size:,} bytes in one row, more than {MAX_ROW:,}", mend="split it or remove it")
+    return RowError(f"{size:,} bytes in one row, more than {MAX_ROW:,}", hint="split it or remove it")
 
 
 def _jsonl_rows(lines: _Lines, container: Container) -> Iterator[Row]:
@@ -322,7 +322,7 @@ def _array_rows(lines: _Lines, container: Container) -> Iterator[Row]:
                 yield row
     if cutter.size or not cutter.ended:
         what = "something stands behind the end of the array" if cutter.ended else "the array does not end"
-        fault = RowError(what, mend="the file is cut off, or a bracket or quote is missing or too many")
+        fault = RowError(what, hint="the file is cut off, or a bracket or quote is missing or too many")
         lines.reject(fault, cutter.start if cutter.size else cutter.number, cutter.rest())
 
 
@@ -360,7 +360,7 @@ def _csv_rows(lines: _Lines, container: Container) -> Iterator[Row]:
             cells = _cells(raw, container.delimiter, len(header))
         except RowError as error:
             if not header:
-                raise DataError(error.problem, where=lines.where(1), mend=_HEADER) from error
+                raise DataError(error.problem, where=lines.where(1), hint=_HEADER) from error
             # Give up the first line only and read the others afresh: a stray quote costs one record.
             lines.reject(error, *first)
             again.extendleft(reversed(taken[1:]))
@@ -378,20 +378,20 @@ _HEADER = "the first line of a CSV file names its columns, like prompt,chosen,re
 def _header(cells: list[str], where: str) -> list[str]:
     names = [name.strip() for name in cells]
     if len(set(names)) < len(names) or not all(names):
-        raise DataError("columns without a name, or two of one name", where=where, mend=_HEADER)
+        raise DataError("columns without a name, or two of one name", where=where, hint=_HEADER)
     return names
 
 
 def _cells(raw: bytes, delimiter: str, width: int) -> list[str]:
-    mend = "put texts with commas, quotes or line ends into quotes, and double the quotes in them"
+    hint = "put texts with commas, quotes or line ends into quotes, and double the quotes in them"
     try:
         cells = next(csv.reader([raw.decode("utf-8").rstrip("\r\n")], delimiter=delimiter, strict=True))
     except UnicodeDecodeError as error:
-        raise RowError(f"byte {error.start + 1} of the row is not UTF-8", mend="save as UTF-8") from error
+        raise RowError(f"byte {error.start + 1} of the row is not UTF-8", hint="save as UTF-8") from error
     except csv.Error as error:
-        raise RowError(f"not CSV: {error}", mend=mend) from error
+        raise RowError(f"not CSV: {error}", hint=hint) from error
     if width and len(cells) != width:
-        raise RowError(f"{len(cells)} cells for {width} columns", mend=mend)
+        raise RowError(f"{len(cells)} cells for {width} columns", hint=hint)
     return cells
 
 
@@ -437,7 +437,7 @@ def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[Row]:
                         number += 1
                         yield Row(_unfolded(_plain(fields)), f"{path}:{number}")
         except Exception as error:  # pyarrow's errors are of many classes, KeyError and ValueError among them
-            fault = RowError(f"the file breaks off here: {error}", mend="fetch it again; what stood before was read")
+            fault = RowError(f"the file breaks off here: {error}", hint="fetch it again; what stood before was read")
             on_reject(reject_of(fault, f"{path}:{number + 1}"))
 
 

@@ -63,9 +63,9 @@ def format_named(name: str) -> Format:
     """A row of the table, or a `Format` of a user's own as ``module:name``. Raises UsageError where there is none."""
     if name in FORMATS:
         return FORMATS[name]
-    found = extend.outside(name, mend=f"give one of {', '.join(sorted({*FORMATS, *FAMILIES}))}, or module:name")
+    found = extend.outside(name, hint=f"give one of {', '.join(sorted({*FORMATS, *FAMILIES}))}, or module:name")
     if not isinstance(found, Format):
-        raise UsageError(f"{name!r} is {type(found).__name__}, not a Format", mend="see accord.formats.Format")
+        raise UsageError(f"{name!r} is {type(found).__name__}, not a Format", hint="see accord.formats.Format")
     return found
 
 
@@ -108,13 +108,13 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
 
 def _unknown(path: Path, container: Container, sample: Sequence[Fields]) -> DataError:
     if not sample:
-        return DataError(f"no row of the file can be read as {container}", where=str(path), mend="see what it holds")
+        return DataError(f"no row of the file can be read as {container}", where=str(path), hint="see what it holds")
     names = ", ".join(f'"{name}"' for name in _names(sample))
     return DataError(
         "no format is known that has these rows",
         where=str(path),
         why=f"its rows have {names}",
-        mend=f"rename its fields, write a format of your own (module:name), or give --format {', '.join(FORMATS)}",
+        hint=f"rename its fields, write a format of your own (module:name), or give --format {', '.join(FORMATS)}",
     )
 
 

@@ -97,7 +97,7 @@ def write(
             f"{chosen.name} cannot be CSV",
             where=str(path),
             why="CSV has no words for some texts, and a tree cannot do without one of its messages",
-            mend="write .jsonl or .parquet",
+            hint="write .jsonl or .parquet",
         )
     written = _Written(chosen, container, left_out)
     num_rows = write_rows(path, container, written.rows(stream), left_out)
@@ -128,7 +128,7 @@ def wanted_kinds(named: Iterable[str]) -> frozenset[str]:
     """The kinds of items that are taken. Raises UsageError for one that there is not."""
     kinds = frozenset(named)
     if unknown := kinds - {*KINDS, "all"}:
-        raise UsageError(f"there is no kind {min(unknown)!r}", mend=f"give all, or some of {', '.join(KINDS)}")
+        raise UsageError(f"there is no kind {min(unknown)!r}", hint=f"give all, or some of {', '.join(KINDS)}")
     return frozenset(KINDS) if "all" in kinds else kinds or frozenset(KINDS) - {"sample"}
 
 
@@ -148,7 +148,7 @@ def _choose(formats: tuple[Format, ...], items: Iterator[Item]) -> tuple[Format,
     """The one of these formats that the first item of all can be written in, and the items."""
     writable = [format for format in formats if format.write is not None]
     if not writable:
-        raise UsageError(f"{formats[0].name} can be read only", mend="choose another format to write")
+        raise UsageError(f"{formats[0].name} can be read only", hint="choose another format to write")
     if len(writable) == 1:
         return writable[0], items
     skipped: list[Item] = []

@@ -10,9 +10,9 @@ from typing import Any
 from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import DataError
 from accord.evals.comparison import Method, compare_policies
-from accord.evals.comparison_page import write_comparison
 from accord.files import read_json, write_json
 from accord.formats.jsonl import read_prompts, write_jsonl
+from accord.loop.cache import Log, Runner
 from accord.loop.run import (
     SHARES,
     Stages,
@@ -22,9 +22,9 @@ from accord.loop.run import (
     fit_and_save_judge,
     write_run_files,
 )
-from accord.loop.runner import Log, Runner
 from accord.models.folder import load_policy
 from accord.models.placement import Placement
+from accord.report.comparison_page import write_comparison
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
@@ -127,7 +127,7 @@ def _label(recipe: Recipe, stages: Stages) -> None:
         if not kept:
             raise DataError(
                 f"of {len(samples)} samples of the SFT policy no two of one prompt ended",
-                mend="raise rl.max_new_tokens, or train SFT to end",
+                hint="raise rl.max_new_tokens, or train SFT to end",
             )
         write_jsonl(folder / "rankings.jsonl", (_ranking(prompt, group) for prompt, group in kept))
         return {"groups": len(kept), "labelled": len(samples)}

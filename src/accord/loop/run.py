@@ -17,22 +17,22 @@ import yaml
 
 import accord
 from accord.config import DpoConfig, Recipe, RlConfig
+from accord.demo.film_reviews import completion_for, prompt_for
+from accord.demo.films import SIMULATED_ORIGIN, prepare, queue_samples, rank_samples, read_judged
 from accord.errors import UsageError
 from accord.evals.evaluate import evaluate
 from accord.evals.judge import Judge, fit_judge, run_probes
-from accord.evals.report import write_model_card, write_report, write_seeds_report
 from accord.evals.results import card_json, summarise
 from accord.evals.reward_card import fit_pair_baseline, held_out_pairs, longer_wins, reward_card
 from accord.extend import outside
 from accord.files import read_json, write_folder, write_json, write_text
-from accord.formats.film_reviews import completion_for, prompt_for
 from accord.formats.jsonl import read_demonstrations, read_prompts, read_rankings
-from accord.loop.films import SIMULATED_ORIGIN, prepare, queue_samples, rank_samples, read_judged
-from accord.loop.runner import Log, Runner
+from accord.loop.cache import Log, Runner
 from accord.models.folder import load_policy
-from accord.models.named import NAMED, add_model, folder_name
+from accord.models.known_models import NAMED, add_model, folder_name
 from accord.models.placement import Placement
 from accord.records import Source
+from accord.report.run_page import write_model_card, write_report, write_seeds_report
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.weighted import scorer_inputs
@@ -169,7 +169,7 @@ def check_sampling(recipe: Recipe) -> None:
         raise UsageError(
             f"sample.best_of {recipe.sample.best_of} has no effect in a run",
             why="its samples are ranked before there is a reward model",
-            mend="use it with `accord sample`",
+            hint="use it with `accord sample`",
         )
 
 

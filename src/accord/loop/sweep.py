@@ -10,10 +10,10 @@ from typing import Any
 
 from accord.config import Recipe
 from accord.errors import DataError
-from accord.evals.sweep_report import Outcome, of_run, of_stage, write_sweep_report
 from accord.grid import Point
+from accord.loop.cache import Log, Runner
 from accord.loop.run import run
-from accord.loop.runner import Log, Runner
+from accord.report.sweep_page import Outcome, of_run, of_stage, write_sweep_report
 from accord.scoring.weighted import scorer_inputs
 
 

@@ -3,7 +3,7 @@
 Parameters carry Llama's Hugging Face names in every family.
 
 Shapes: B sequences, T tokens, N real tokens of all sequences (row after row), M of them that are read, D width, V
-vocabulary, H heads, C head width, F width of the feed-forward. How tokens run through it: `accord.models.passes`.
+vocabulary, H heads, C head width, F width of the feed-forward. How tokens run through it: `accord.models.forward`.
 Rotary positions: Su et al. 2021 (arXiv:2104.09864); RMS norm: Zhang & Sennrich 2019 (arXiv:1910.07467).
 """
 
@@ -22,14 +22,14 @@ from torch.utils.checkpoint import checkpoint
 
 from accord.algo.product import Product, prepacked
 from accord.errors import DataError, UsageError
-from accord.models.door import Backbone, Headed, Shape
-from accord.models.foreign import ForeignConfig, ForeignTrunk
+from accord.models.backbone import Backbone, Headed, Shape
+from accord.models.forward import Cache, Layout, Pass, Step, Whole, real_tokens
 from accord.models.fused import gated_linear, linear, rms_norm
 from accord.models.lora import add_low_rank, is_adapted, merged_weight
 from accord.models.lstm import LstmConfig, LstmTrunk
-from accord.models.passes import Cache, Layout, Pass, Step, Whole, real_tokens
 from accord.models.prefixes import shared_prefixes
 from accord.models.shape import DecoderConfig, rotary_frequencies
+from accord.models.transformers_adapter import ForeignConfig, ForeignTrunk
 from accord.text.batches import Batch
 
 
@@ -205,7 +205,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Token ids to hidden states: the backbone that is read most, behind the door of `accord.models.door`.
+    """Token ids to hidden states: the backbone that is read most, behind the door of `accord.models.backbone`.
 
     ``checkpointing`` trades a second forward pass for the memory of the activations: only each block's input is kept
     (Chen 2016, arXiv:1604.06174).
@@ -318,7 +318,7 @@ class Trunk(nn.Module):
         if positions < T:
             raise DataError(
                 f"a sequence has {T} tokens but the model has {positions} positions",
-                mend="shorten the text or use a model with a longer context",
+                hint="shorten the text or use a model with a longer context",
             )
         length_B = ids_BT.new_full((B,), T) if length_B is None else length_B
         real = real_tokens(length_B, T)
@@ -404,7 +404,7 @@ class CausalLM(Headed):
         """
         dtype = self.model.compute_dtype
         if self._decoding:
-            raise UsageError("another session is open on this model", mend="close it first: read its stream to the end")
+            raise UsageError("another session is open on this model", hint="close it first: read its stream to the end")
         self._decoding = True
         try:
             with self.model.packed():

@@ -55,7 +55,7 @@ def family_of(raw: Raw) -> Family | None:
     kind = raw.get("model_type")
     _refuse(("quantization_config" in raw, "quantised weights"))
     if not isinstance(kind, str):
-        raise DataError(f"model_type is {kind!r}, not the name of an architecture", mend="give a Hugging Face folder")
+        raise DataError(f"model_type is {kind!r}, not the name of an architecture", hint="give a Hugging Face folder")
     return FAMILIES.get(kind)
 
 
@@ -64,7 +64,7 @@ def _refuse(*checks: tuple[bool, str]) -> None:
     if reasons := [reason for bad, reason in checks if bad]:
         raise DataError(
             "this checkpoint uses what the decoder does not know: " + ", ".join(reasons),
-            mend="use another checkpoint of the family",
+            hint="use another checkpoint of the family",
         )
 
 

@@ -20,15 +20,15 @@ from torch import Tensor
 from accord.config import CombineConfig
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
-from accord.models import foreign
+from accord.models import transformers_adapter
+from accord.models.backbone import Shape
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
-from accord.models.door import Shape
 from accord.models.families import FAMILIES, family_of
-from accord.models.foreign import ForeignConfig
 from accord.models.lora import plain_weights
 from accord.models.lstm import LstmConfig
 from accord.models.placement import PLAIN, Placement
 from accord.models.shape import DecoderConfig
+from accord.models.transformers_adapter import ForeignConfig
 from accord.text.tokenizer import GENERATION, Tokenizer, load_tokenizer
 
 WEIGHTS, INDEX, REWARD = "model.safetensors", "model.safetensors.index.json", "reward.json"
@@ -86,7 +86,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             raise DataError(
                 f"no {name} in the folder",
                 where=str(folder),
-                mend="give a Hugging Face model folder with safetensors weights (pickled ones are refused)",
+                hint="give a Hugging Face model folder with safetensors weights (pickled ones are refused)",
             )
         try:
             weights |= load_file(path)
@@ -99,24 +99,24 @@ def _shards(index: Path) -> list[str]:
     try:
         return sorted(set(read_json(index)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError("no weight_map in the index", where=str(index), mend="copy the folder again, whole") from error
+        raise DataError("no weight_map in the index", where=str(index), hint="copy the folder again, whole") from error
 
 
 def _config(folder: Path) -> Shape:
     if not folder.is_dir():
-        raise DataError("no such model folder", where=str(folder), mend="give the path of a Hugging Face folder")
+        raise DataError("no such model folder", where=str(folder), hint="give the path of a Hugging Face folder")
     path = folder / "config.json"
     raw = read_json(path)
     try:
         family = family_of(raw)
-        return family.read(raw) if family else foreign.read_config(raw, folder)
+        return family.read(raw) if family else transformers_adapter.read_config(raw, folder)
     except DataError as error:
-        raise DataError(error.what, where=str(path), why=error.why, mend=error.mend) from error
+        raise DataError(error.what, where=str(path), why=error.why, hint=error.hint) from error
     except KeyError as error:
-        raise DataError(f"{error} is missing", where=str(path), mend="give a Hugging Face config.json") from error
+        raise DataError(f"{error} is missing", where=str(path), hint="give a Hugging Face config.json") from error
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(
-            f"an entry is malformed ({error})", where=str(path), mend="give a Hugging Face config.json"
+            f"an entry is malformed ({error})", where=str(path), hint="give a Hugging Face config.json"
         ) from error
 
 
@@ -141,7 +141,7 @@ def _read(model: CausalLM | ScalarModel, folder: Path, left_out: tuple[str, ...]
             f"weights that the decoder does not know, such as {(unread or list(weights))[0]}",
             where=str(folder / WEIGHTS),
             why="leaving them out would give wrong numbers: is the checkpoint quantised?",
-            mend="give a checkpoint in fp32, bf16 or fp16",
+            hint="give a checkpoint in fp32, bf16 or fp16",
         )
     missing = [name for name in wanted if name not in weights and name != "score.weight"]
     wrong = [
@@ -184,7 +184,7 @@ _OWN = Layout(_read, _write)
 LAYOUTS: Mapping[type, Layout] = {
     DecoderConfig: _OWN,
     LstmConfig: _OWN,
-    ForeignConfig: Layout(foreign.read, foreign.write),
+    ForeignConfig: Layout(transformers_adapter.read, transformers_adapter.write),
 }
 
 
@@ -194,7 +194,7 @@ def _words(folder: Path, config: Shape) -> Tokenizer:
         raise DataError(
             f"the tokenizer has {words.vocab_size} entries but the model's vocabulary only {config.vocab_size}",
             where=str(folder),
-            mend="give the folder the tokenizer that the model was trained with",
+            hint="give the folder the tokenizer that the model was trained with",
         )
     return words
 
@@ -208,10 +208,10 @@ def _scale(path: Path) -> RewardScale:
         if (isinstance(offset, tuple) and len(offset)) != (isinstance(scale, tuple) and len(scale)):
             raise ValueError("as many offsets as scales")
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError("offset and scale are not both numbers", where=str(path), mend="train it again") from error
+        raise DataError("offset and scale are not both numbers", where=str(path), hint="train it again") from error
     transform = raw.get("transform", "logit")
     if transform not in ("logit", "probability"):
-        raise DataError(f"transform is {transform!r}", where=str(path), mend="write logit or probability")
+        raise DataError(f"transform is {transform!r}", where=str(path), hint="write logit or probability")
     try:
         return RewardScale(offset, scale, transform, CombineConfig.model_validate(raw.get("combine", {})))
     except ValidationError as error:
@@ -254,7 +254,7 @@ def load_scalar(
             raise DataError(
                 "the folder holds a language model, not a reward model (no score.weight)",
                 where=str(folder),
-                mend="train one with `accord reward --model FOLDER --data FILE.jsonl -o OUT`",
+                hint="train one with `accord reward --model FOLDER --data FILE.jsonl -o OUT`",
             )
         init_score_head(model, head_seed)
         if zero_head:
@@ -269,13 +269,13 @@ def _first_layers(config: Shape, count: int, folder: Path) -> tuple[DecoderConfi
         raise UsageError(
             f"a model of type {config.family!r} cannot be cut to its first layers",
             where=str(folder),
-            mend="leave reward.trunk_layers at 0, which takes all",
+            hint="leave reward.trunk_layers at 0, which takes all",
         )
     if count > config.num_layers:
         raise UsageError(
             f"{count} layers are asked of a model that has {config.num_layers}",
             where=str(folder),
-            mend="lower reward.trunk_layers; 0 takes all",
+            hint="lower reward.trunk_layers; 0 takes all",
         )
     above = tuple(f"model.layers.{layer}." for layer in range(count, config.num_layers))
     return replace(config, num_layers=count, windowed=config.windowed[:count]), ("score.weight", *above)

@@ -101,11 +101,11 @@ def convert(
         special = _special(meta)
         weights = _weights(reader, config, log)
     except DataError as error:
-        raise DataError(error.what, where=str(source), why=error.why, mend=error.mend) from error
+        raise DataError(error.what, where=str(source), why=error.why, hint=error.hint) from error
     except KeyError as error:
         raise DataError(f"{error} is missing", where=str(source), why="a language model must state it") from error
     except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise DataError(f"an entry is malformed ({error})", where=str(source), mend="fetch the file again") from error
+        raise DataError(f"an entry is malformed ({error})", where=str(source), hint="fetch the file again") from error
     card = _card(
         title or str(meta.get("general.name", source.stem)),
         licence or str(meta.get("general.license", "unknown")),
@@ -134,7 +134,7 @@ def _open(source: Path) -> GGUFReader:
             f"cannot be read as GGUF ({error})",
             where=str(source),
             why="damaged, or no GGUF file",
-            mend="fetch it again",
+            hint="fetch it again",
         ) from error
 
 
@@ -143,7 +143,7 @@ def _refuse(*checks: tuple[bool, str]) -> None:
         raise DataError(
             "this file uses what is not known here: " + ", ".join(reasons),
             why="only Llama models with byte-level BPE can be converted",
-            mend="give the model as a Hugging Face folder",
+            hint="give the model as a Hugging Face folder",
         )
 
 
@@ -218,7 +218,7 @@ def _check_shapes(found: Mapping[str, tuple[int, ...]], config: DecoderConfig) -
         raise DataError(
             "; ".join([*missing[:3], *more[:3], *wrong[:3]]),
             why="the weights are not those that the file's metadata describe, or it is one part of several",
-            mend="fetch the file again, whole",
+            hint="fetch the file again, whole",
         )
 
 
@@ -264,7 +264,7 @@ def _tokenizer(meta: Meta) -> tokenizers.Tokenizer:
     try:
         inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"the tokenizer cannot be built ({error})", mend="fetch the file again") from error
+        raise DataError(f"the tokenizer cannot be built ({error})", hint="fetch the file again") from error
     inner.pre_tokenizer = pre_tokenizers.Sequence([*_CUTS[cut], pre_tokenizers.ByteLevel(add_prefix_space=False)])
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(t, normalized=False) for t in _of_type(meta, TokenType.CONTROL)])

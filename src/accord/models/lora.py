@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from accord.config import LoraConfig
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
-from accord.models.door import Adaptable, Headed
+from accord.models.backbone import Adaptable, Headed
 from accord.models.families import FAMILIES
 
 NAME = "default"  # peft can hold several adapters at once; here it is one
@@ -40,7 +40,7 @@ def _peft() -> ModuleType:
     except ImportError as error:
         raise UsageError(
             "LoRA needs the package peft, which is not installed",
-            mend="run `pip install 'accord[lora]'`, or train in full with lora.rank=0",
+            hint="run `pip install 'accord[lora]'`, or train in full with lora.rank=0",
         ) from error
     module: ModuleType = peft
     return module
@@ -97,7 +97,7 @@ def _adaptable(model: Headed) -> Adaptable:
     if not isinstance(trunk, Adaptable):
         raise UsageError(
             f"LoRA is for the families the decoder reads, and this model is {model.config.family!r}",
-            mend="train it in full with lora.rank=0",
+            hint="train it in full with lora.rank=0",
         )
     return trunk
 
@@ -105,7 +105,7 @@ def _adaptable(model: Headed) -> Adaptable:
 def _inject(model: Headed, targets: Sequence[str], settings: Mapping[str, Any]) -> None:
     peft = _peft()
     if not targets:
-        raise UsageError("no layer of the model is among lora.targets", mend="name q_proj or v_proj, for example")
+        raise UsageError("no layer of the model is among lora.targets", hint="name q_proj or v_proj, for example")
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=list(targets), **settings), model.model, NAME)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or name == "score.weight")
@@ -153,7 +153,7 @@ def save_adapter(folder: Path, model: Headed, base: str = "") -> None:
     """
     family, layers = FAMILIES[model.config.family], adapted_layers(model)
     if not layers:
-        raise UsageError("the model has no adapter to save", mend="train with lora.rank above 0")
+        raise UsageError("the model has no adapter to save", hint="train with lora.rank above 0")
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     first = next(iter(layers.values()))
@@ -239,7 +239,7 @@ def load_adapter(model: Headed, folder: Path) -> None:
 def _readable_config(folder: Path) -> dict[str, Any]:
     raw = read_json(folder / CONFIG)
     if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
-        raise DataError("not the adapter of a LoRA", where=str(folder / CONFIG), mend="give a folder that PEFT wrote")
+        raise DataError("not the adapter of a LoRA", where=str(folder / CONFIG), hint="give a folder that PEFT wrote")
     beyond = [key for key in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices") if raw.get(key)]
     beyond += ["bias"] if raw.get("bias", "none") != "none" else []
     if raw.get("init_lora_weights", True) not in (True, False, "gaussian", "eva", "orthogonal"):  # changed the base too
@@ -249,7 +249,7 @@ def _readable_config(folder: Path) -> dict[str, Any]:
             f"the adapter uses {', '.join(beyond)}",
             where=str(folder / CONFIG),
             why="leaving it out would give wrong numbers",
-            mend="merge it into its model with peft, and give the merged folder",
+            hint="merge it into its model with peft, and give the merged folder",
         )
     return raw
 
@@ -275,7 +275,7 @@ def _our_matrices(model: Headed, raw: Mapping[str, Any], folder: Path) -> dict[s
         raise DataError(
             f"the adapter does not fit the model ({error})",
             where=str(folder / WEIGHTS),
-            mend="give the model that the adapter was trained on",
+            hint="give the model that the adapter was trained on",
         ) from error
     return found
 

@@ -1,4 +1,4 @@
-"""The LSTM behind the door of `accord.models.door`: embedding, `nn.LSTM`, and its recurrent state as the cache.
+"""The LSTM behind the door of `accord.models.backbone`: embedding, `nn.LSTM`, and its recurrent state as the cache.
 
 Its folder has a format of its own (``model_type`` "accord_lstm"), in the layout of every other.
 Long short-term memory: Hochreiter & Schmidhuber 1997.

@@ -36,7 +36,7 @@ class Placement:
             raise UsageError(
                 "device is cuda, and there is no CUDA here",
                 why="no GPU is visible" if torch.version.cuda else "the installed torch is built without CUDA",
-                mend="set device=auto or device=cpu; on a machine with a GPU install torch's CUDA build",
+                hint="set device=auto or device=cpu; on a machine with a GPU install torch's CUDA build",
             )
         if device.type == "cuda":
             exact_cuda()

@@ -34,7 +34,7 @@ def compute_dtype(choice: str = "auto", device_type: str = "cpu") -> torch.dtype
         return torch.bfloat16 if _multiplies_bf16(device_type) else torch.float32
     named = {"bf16": torch.bfloat16, "fp32": torch.float32}
     if choice not in named:
-        raise UsageError(f"unknown precision {choice!r}", mend="use auto, bf16 or fp32")
+        raise UsageError(f"unknown precision {choice!r}", hint="use auto, bf16 or fp32")
     return named[choice]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accord.models.passes import Layout
+from accord.models.forward import Layout
 
 LEAST_SHARE = 0.08  # of the tokens; below it, adding up gradients costs what is saved
 

@@ -44,7 +44,7 @@ def write_judgements(
     except DataError as error:
         told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         why = f"left out: {told}" if told else error.why
-        raise DataError(error.what, where=error.where, why=why, mend=error.mend) from error
+        raise DataError(error.what, where=error.where, why=why, hint=error.hint) from error
 
 
 def _weighed(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[formats.View, dict[str, Any]]:
@@ -61,7 +61,7 @@ def zipped(store: Store, folder: Path, format: str) -> Path:
     try:
         write_judgements(store, path, format)
     except DataError as error:  # where the server keeps the file for a moment is nobody's business
-        raise DataError(error.what, why=error.why, mend=error.mend) from error
+        raise DataError(error.what, why=error.why, hint=error.hint) from error
     made = folder / f"{format}.zip"
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in (path, formats.manifest_path(path)):

@@ -49,14 +49,14 @@ class Sampling:
         if not 0 < self.temperature < math.inf:
             raise UsageError(
                 f"temperature {self.temperature} is not a number above 0",
-                mend="use 1.0 for the model's own law, or top_k 1 for its likeliest token",
+                hint="use 1.0 for the model's own law, or top_k 1 for its likeliest token",
             )
         if self.max_new_tokens < 1 or self.samples_per_prompt < 1:
             raise UsageError("max_new_tokens and samples_per_prompt must be at least 1")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UsageError(
                 f"top_k {self.top_k} and top_p {self.top_p} name no set of tokens",
-                mend="top_k counts tokens (0 = all), top_p lies in (0, 1]",
+                hint="top_k counts tokens (0 = all), top_p lies in (0, 1]",
             )
 
     @property
@@ -157,7 +157,7 @@ class Session:
         alive: list[int] = []
         tokens, logps = token_B.tolist(), logp_B.tolist()
         if any(map(math.isnan, logps)):
-            raise DataError("the model's logits are not numbers", mend="give a checkpoint whose weights are finite")
+            raise DataError("the model's logits are not numbers", hint="give a checkpoint whose weights are finite")
         for index, (row, token, logp) in enumerate(zip(self._rows, tokens, logps, strict=True)):
             row.tokens.append(token)
             row.logps.append(logp)
@@ -266,7 +266,7 @@ class Engine:
 
     def __init__(self, model: CausalLM, stop_ids: Collection[int], *, max_rows: int = 128) -> None:
         if max_rows < 1:
-            raise UsageError(f"max_rows {max_rows} leaves no room for a sample", mend="use 1 or more")
+            raise UsageError(f"max_rows {max_rows} leaves no room for a sample", hint="use 1 or more")
         self.model, self.stop_ids, self.max_rows = model, frozenset(stop_ids), max_rows
 
     @contextmanager
@@ -293,7 +293,7 @@ class Engine:
     def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int) -> Iterator[Token]:
         """The same samples token by token, as they are drawn; closing the iterator ends the work."""
         if not prompts:
-            raise UsageError("the engine was given no prompts", mend="give at least one")
+            raise UsageError("the engine was given no prompts", hint="give at least one")
         for count in {min(map(len, prompts)), max(map(len, prompts))}:
             _check_room(self.model.config.max_positions, count, sampling.max_new_tokens)
         return self._stream(prompts, sampling, seed)
@@ -309,11 +309,11 @@ class Engine:
 
 def _check_room(positions: int, prompt_tokens: int, new_tokens: int) -> None:
     if prompt_tokens == 0:
-        raise UsageError("the engine was given an empty prompt", mend="give at least one token each")
+        raise UsageError("the engine was given an empty prompt", hint="give at least one token each")
     if prompt_tokens + new_tokens - 1 > positions:  # the last token is never fed back
         raise UsageError(
             f"{prompt_tokens} prompt tokens and {new_tokens} new ones exceed its {positions} positions",
-            mend="shorten the prompts, lower max_new_tokens or use a model with a longer context",
+            hint="shorten the prompts, lower max_new_tokens or use a model with a longer context",
         )
 
 

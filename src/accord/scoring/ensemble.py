@@ -25,7 +25,7 @@ class Ensemble:
 
     def __init__(self, models: Sequence[RewardModel], combine: CombineConfig) -> None:
         if not models:
-            raise UsageError("an ensemble of no reward model", mend="give at least one folder")
+            raise UsageError("an ensemble of no reward model", hint="give at least one folder")
         self.models, self.combine = tuple(models), combine
 
     @classmethod

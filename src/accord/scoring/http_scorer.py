@@ -68,7 +68,7 @@ class HttpScorer:
         raise ResourceError(
             f"no scores after {TRIES} tries ({failure})",
             where=self.url,
-            mend="start the server; raise timeout_s or lower batch_size if it is slow",
+            hint="start the server; raise timeout_s or lower batch_size if it is slow",
         ) from failure
 
     def _parsed(self, answer: bytes) -> Any:

@@ -31,7 +31,7 @@ def encode_scored(words: Tokenizer, prompt: str, completion: str, max_tokens: in
         raise DataError(
             f"a prompt of {len(head)} tokens leaves no room for a completion in {max_tokens}",
             where=f"prompt {prompt[:40]!r}",
-            mend="shorten the prompt, raise max_tokens or use a model with a longer context",
+            hint="shorten the prompt, raise max_tokens or use a model with a longer context",
         )
     return Example(tuple(head), (*tail[:room], words.end_id))
 

@@ -59,7 +59,7 @@ def sample(
     """
     scorer = load_scorer(rewards, reward_model) if reward_model or rewards else None
     if scorer is None and config.best_of > 1:
-        raise UsageError("sample.best_of needs something to choose by", mend="give --reward-model DIR, or rl.rewards")
+        raise UsageError("sample.best_of needs something to choose by", hint="give --reward-model DIR, or rl.rewards")
     policy, words = load_policy(model, AUTO)
     prompts = [row.text for row in read_prompts(data, words.chat)]
     log(0.0, f"{len(prompts)} prompts")

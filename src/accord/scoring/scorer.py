@@ -36,7 +36,7 @@ def checked(name: str, scores: Any, pairs: Sequence[tuple[str, str]]) -> Tensor:
     if len(given) != len(pairs):
         raise DataError(
             f"{name} gave {len(given)} scores for {len(pairs)} completions",
-            mend="give one number for each completion, in their order",
+            hint="give one number for each completion, in their order",
         )
     score_S = torch.tensor([_number(one) for one in given], dtype=torch.float32)
     wrong = (~score_S.isfinite()).nonzero().flatten().tolist()

@@ -36,7 +36,7 @@ class WeightedScorer:
         self.each = tuple(parts)
         names = [part.name for part in parts]
         if len(set(names)) < len(names):
-            raise UsageError(f"two scorers share a name: {', '.join(sorted(names))}", mend="give each its own")
+            raise UsageError(f"two scorers share a name: {', '.join(sorted(names))}", hint="give each its own")
         if not any(part.weight for part in parts):
             raise UsageError("no scorer has a weight above or below 0", why="nothing would be optimised")
 
@@ -89,7 +89,7 @@ def load_scorer(
     if reward_model is None and not configs:
         raise UsageError(
             "nothing says what a completion is worth",
-            mend="give --reward-model DIR, or rl.rewards in a recipe or on the command line",
+            hint="give --reward-model DIR, or rl.rewards in a recipe or on the command line",
         )
     given = [] if reward_model is None else [Part(GIVEN, 1.0, RewardModel.load(reward_model, placement))]
     if not configs:

@@ -154,7 +154,7 @@ def krippendorff_alpha(
         return why
     values_C, size = _numbers(judged, metric), len(judged.values)
     if size > MAX_VALUES:
-        raise DataError(f"{size} different values", why=f"alpha takes up to {MAX_VALUES}", mend="round the values")
+        raise DataError(f"{size} different values", why=f"alpha takes up to {MAX_VALUES}", hint="round the values")
     pairs_NCC = judged.count_NC[:, :, None] * judged.count_NC[:, None, :]
     pairs_NCC[:, range(size), range(size)] -= judged.count_NC
     pairs_NCC /= judged.count_NC.sum(axis=1)[:, None, None] - 1
@@ -185,7 +185,7 @@ def cohen_kappa(
         clusters: (N,) the unit of resampling; None makes each item its own.
     """
     if len(first) != len(second):
-        raise DataError(f"{len(first)} and {len(second)} judgements", mend="give both people's of the same items")
+        raise DataError(f"{len(first)} and {len(second)} judgements", hint="give both people's of the same items")
     if not len(first):
         return Unknown("the two judged nothing in common")
     levels = sorted(set(first) | set(second), key=_order)
@@ -226,7 +226,7 @@ def _numbers(judged: JudgedItems, metric: Metric) -> FloatArray:
     if metric == "nominal":
         return np.zeros(len(judged.values))
     if not all(isinstance(value, int | float | np.number) for value in judged.values):
-        raise DataError(f"{metric} alpha of values that are not numbers", mend="use the nominal metric")
+        raise DataError(f"{metric} alpha of values that are not numbers", hint="use the nominal metric")
     return np.array(judged.values, dtype=np.float64)
 
 
@@ -320,6 +320,6 @@ def pairwise_agreement(
         owner.append(np.full(len(alike[-1]), group))
     if not sum(map(len, alike)):
         raise DataError(
-            "no pair of items is ordered by both", mend="agreement needs items that both scored differently"
+            "no pair of items is ordered by both", hint="agreement needs items that both scored differently"
         )
     return share_by_cluster(np.concatenate(alike), np.concatenate(owner), level=level, seed=seed)

@@ -83,7 +83,7 @@ def bradley_terry_with_annotators(
     both = cluster_index([*first, *second], 2 * len(outcome_M))
     first_M, second_M = both[: len(outcome_M)], both[len(outcome_M) :]
     if (first_M == second_M).any():
-        raise DataError("an item was compared with itself", mend="leave such pairs out")
+        raise DataError("an item was compared with itself", hint="leave such pairs out")
     items, people = tuple(dict.fromkeys([*first, *second])), tuple(dict.fromkeys(annotators))
     annotator_M = cluster_index(annotators, len(outcome_M))
     theta, spread, mean_A2, cov_A22 = _fit(first_M, second_M, annotator_M, outcome_M, max_steps)

@@ -33,7 +33,7 @@ def best_of_n_scores(gold: npt.ArrayLike, proxy: npt.ArrayLike, n: int) -> Float
     size = proxy_PN.shape[1]
     if gold_PN.shape != proxy_PN.shape or not 1 <= n <= size:
         raise DataError(
-            f"best of {n} among samples {gold_PN.shape}, proxy {proxy_PN.shape}", mend="n must not exceed N"
+            f"best of {n} among samples {gold_PN.shape}, proxy {proxy_PN.shape}", hint="n must not exceed N"
         )
     chance_N = np.array([math.comb(i, n - 1) for i in range(size)], dtype=np.float64) / math.comb(size, n)
     below_N = np.concatenate([[0.0], np.cumsum(chance_N)])

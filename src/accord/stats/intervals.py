@@ -160,7 +160,7 @@ def vector(values: npt.ArrayLike, name: str, length: int | None = None) -> Float
             f"{name} has shape {vector.shape}", why=f"expected ({'N' if length is None else length},), N > 0"
         )
     if not np.isfinite(vector).all():
-        raise DataError(f"{name} holds NaN or infinity", mend="leave the item out, or mend what scored it")
+        raise DataError(f"{name} holds NaN or infinity", hint="leave the item out, or mend what scored it")
     return vector
 
 
@@ -169,7 +169,7 @@ def cluster_index(clusters: Labels | None, n: int) -> IntArray:
     if clusters is None:
         return np.arange(n)
     if len(clusters) != n:
-        raise DataError(f"{len(clusters)} cluster labels for {n} items", mend="give one label per item")
+        raise DataError(f"{len(clusters)} cluster labels for {n} items", hint="give one label per item")
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in clusters], dtype=np.int64)
 

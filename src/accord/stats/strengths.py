@@ -51,12 +51,12 @@ def bradley_terry(
         raise DataError(
             "the comparisons do not determine the strengths",
             why="some items never won or tied against the others, so their distance is infinite or unknown",
-            mend="collect comparisons across the parts, or give l2 > 0",
+            hint="collect comparisons across the parts, or give l2 > 0",
         )
     davidson = tie_model == "davidson"
     if davidson and not tie_nn.any():
         raise DataError(
-            "Davidson's model needs a tie", why="its tie parameter would be minus infinity", mend="use 'half'"
+            "Davidson's model needs a tie", why="its tie parameter would be minus infinity", hint="use 'half'"
         )
     if not davidson:
         win_nn, tie_nn = win_nn + tie_nn / 2, np.zeros_like(tie_nn)
@@ -139,7 +139,7 @@ def _maximise(win_nn: FloatArray, tie_nn: FloatArray, davidson: bool, l2: float)
             value, gradient, information = evaluate(point + step)
         point = point + step
     raise DataError(
-        "the strengths did not converge in 100 steps", why="they lie nearly infinitely far apart", mend="give l2 > 0"
+        "the strengths did not converge in 100 steps", why="they lie nearly infinitely far apart", hint="give l2 > 0"
     )
 
 

@@ -57,11 +57,11 @@ def _engine_by_url(text: str) -> Engine:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
-        raise UsageError("the store's URL cannot be understood", mend=_EXAMPLES) from error
+        raise UsageError("the store's URL cannot be understood", hint=_EXAMPLES) from error
     if url.drivername == "sqlite":
         return _sqlite_engine(Path(url.database or ""))
     if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise UsageError(f"no store lives behind {url.drivername}://", mend=_EXAMPLES)
+        raise UsageError(f"no store lives behind {url.drivername}://", hint=_EXAMPLES)
     return _postgresql_engine(url)
 
 
@@ -72,20 +72,20 @@ def _postgresql_engine(url: URL) -> Engine:
         raise ResourceError(
             "PostgreSQL needs the package psycopg, which is not installed",
             where=url.set(query={}).render_as_string(hide_password=True),
-            mend="run `pip install 'accord[postgres]'`, or give a path to use SQLite",
+            hint="run `pip install 'accord[postgres]'`, or give a path to use SQLite",
         ) from error
 
 
 def _sqlite_engine(path: Path) -> Engine:
     if path.name in ("", ":memory:"):
-        raise UsageError(f"the store needs a file, not {str(path)!r}", mend=_EXAMPLES)
+        raise UsageError(f"the store needs a file, not {str(path)!r}", hint=_EXAMPLES)
     path = path.absolute()
     if path.is_dir():
-        raise DataError("this is a folder, not a store", where=str(path), mend=f"give a file: {path / 'accord.db'}")
+        raise DataError("this is a folder, not a store", where=str(path), hint=f"give a file: {path / 'accord.db'}")
     if not path.parent.is_dir():
-        raise DataError("the folder of the store does not exist", where=str(path), mend=f"make {path.parent} first")
+        raise DataError("the folder of the store does not exist", where=str(path), hint=f"make {path.parent} first")
     if not _may_be_sqlite(path):
-        raise DataError("this file is not a database", where=str(path), mend="give another file, or a new name")
+        raise DataError("this file is not a database", where=str(path), hint="give another file, or a new name")
     url = URL.create("sqlite", database=str(path))
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=_KEPT_OPEN)
     event.listen(engine, "connect", _prepare_sqlite)
@@ -195,8 +195,8 @@ def explained(engine: Engine) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte is the kind, the rest its details
-        kind, what, why, mend = _SQLITE_ERRORS.get(code) or _other(cause)
-        raise kind(what, where=place_of(engine), why=why, mend=mend) from error
+        kind, what, why, hint = _SQLITE_ERRORS.get(code) or _other(cause)
+        raise kind(what, where=place_of(engine), why=why, hint=hint) from error
 
 
 def _other(cause: BaseException | None) -> tuple[type[AccordError], str, str, str]:

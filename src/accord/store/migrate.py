@@ -44,7 +44,7 @@ def _version(connection: Connection) -> str | None:
         raise DataError(
             f"this database is not a store of Accord; it holds {', '.join(sorted(names)[:3])}",
             where=where,
-            mend="give another file, or an empty database",
+            hint="give another file, or an empty database",
         )
     version = connection.execute(text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).scalar()
     if version is None or version > schema.SCHEMA_VERSION:
@@ -52,7 +52,7 @@ def _version(connection: Connection) -> str | None:
             f"the store has schema {version}, and this Accord knows none after {schema.SCHEMA_VERSION}",
             where=where,
             why="a newer Accord has written it",
-            mend="run `pip install --upgrade accord`",
+            hint="run `pip install --upgrade accord`",
         )
     return str(version)
 

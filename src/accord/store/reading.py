@@ -225,7 +225,7 @@ def _require_one_scale(connection: Connection, current: ColumnElement[bool]) -> 
         raise DataError(
             f"the ratings stand on {len(scales)} scales: {shown}",
             why="a mean over different scales means nothing",
-            mend="ask for one of them: scale=(low, high)",
+            hint="ask for one of them: scale=(low, high)",
         )
 
 

@@ -200,5 +200,5 @@ class Store:
 
     def _open_engine(self) -> Engine:
         if self._closed:
-            raise UsageError("the store is closed", where=self.place, mend="open it again with Store.open")
+            raise UsageError("the store is closed", where=self.place, hint="open it again with Store.open")
         return self._engine

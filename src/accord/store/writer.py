@@ -51,7 +51,7 @@ class Writer:
         request = _Request(work, Future())
         with self._lock:
             if self._closed:
-                raise UsageError("the store is closed", where=place_of(self._engine), mend="open it again")
+                raise UsageError("the store is closed", where=place_of(self._engine), hint="open it again")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="accord-writer", daemon=True)
                 self._thread.start()

@@ -27,7 +27,7 @@ def prepare(records: Iterable[Record]) -> Facts:
     for record in records:
         kind = KIND_OF.get(type(record))
         if kind is None:
-            raise DataError(f"{record!r:.80} is no fact", mend="add prompts, completions, annotators and judgements")
+            raise DataError(f"{record!r:.80} is no fact", hint="add prompts, completions, annotators and judgements")
         _ = record.id
         facts[kind].append(record)
     return {kind: facts[kind] for kind in KINDS if facts[kind]}
@@ -159,8 +159,8 @@ def _key(record: Record, name: str, named: str | None, keys: Mapping[str, int]) 
     return key
 
 
-def _refusal(record: Record, what: str, mend: str = "") -> DataError:
-    return DataError(what, where=f"{record.kind} {record.id}", why="nothing of this batch was stored", mend=mend)
+def _refusal(record: Record, what: str, hint: str = "") -> DataError:
+    return DataError(what, where=f"{record.kind} {record.id}", why="nothing of this batch was stored", hint=hint)
 
 
 def _item_rows(ranking: Ranking, key: int, completions: Mapping[str, int]) -> Iterator[dict[str, Any]]:

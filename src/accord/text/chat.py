@@ -23,7 +23,7 @@ def encode_chat(words: Tokenizer, messages: Sequence[Message], counted_from: int
         DataError: The model has no chat template, the template refuses the messages, or nothing counts.
     """
     if words.chat is None:
-        raise DataError("the model has no chat template", mend="give a chat model's folder, or write texts")
+        raise DataError("the model has no chat template", hint="give a chat model's folder, or write texts")
     text, spans = words.chat.assistant_spans(messages, counted_from)
     ids, places = words.encode_spans(text)
     mask = [any(start < b and a < end for start, end in spans) for a, b in places]

@@ -155,7 +155,7 @@ class ChatTemplate:
                 str(error) or type(error).__name__,
                 where=f"{self.where}:{line}" if line else self.where,
                 why="the chat template refuses it" if isinstance(error, _Refusal) else "the chat template is broken",
-                mend="compare the messages with what the template expects (roles, order, fields)",
+                hint="compare the messages with what the template expects (roles, order, fields)",
             ) from error
 
     def _fail(self, what: str) -> NoReturn:
@@ -163,7 +163,7 @@ class ChatTemplate:
             what,
             where=self.where,
             why="the tokens of the assistant's turns cannot be told from the others",
-            mend="put {% generation %} and {% endgeneration %} around the assistant's text in the template",
+            hint="put {% generation %} and {% endgeneration %} around the assistant's text in the template",
         )
 
 

@@ -115,7 +115,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise DataError(
             "no tokenizer.json in the folder",
             where=str(folder),
-            mend="give a Hugging Face model folder with a fast tokenizer",
+            hint="give a Hugging Face model folder with a fast tokenizer",
         )
     try:
         inner = tokenizers.Tokenizer.from_file(str(path))
@@ -131,7 +131,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             "the tokenizer names no end-of-sequence token",
             where=str(folder / FILES[1]),
             why="completions must be able to end",
-            mend='add "eos_token": "<the token>" to tokenizer_config.json',
+            hint='add "eos_token": "<the token>" to tokenizer_config.json',
         )
     chat = _chat_template(folder, inner, settings)
     turn_end = inner.token_to_id(chat.turn_end) if chat and chat.turn_end else None
@@ -151,7 +151,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     found = [read_json(path) if path.exists() else {} for path in paths]
     for path, content in zip(paths, found, strict=True):
         if not isinstance(content, dict):
-            raise DataError("not a JSON object", where=str(path), mend="copy the folder again, whole")
+            raise DataError("not a JSON object", where=str(path), hint="copy the folder again, whole")
     new, old = found
     return {**new} if "added_tokens_decoder" in new else {**new, **old}
 
@@ -190,7 +190,7 @@ def _end_ids(folder: Path) -> list[int]:
     found = raw.get("eos_token_id") if isinstance(raw, dict) else raw
     ids = [] if found is None else found if isinstance(found, list) else [found]
     if not all(type(i) is int and i >= 0 for i in ids):
-        raise DataError(f"eos_token_id is {found!r}", where=str(path), mend="write a token's id, or a list of them")
+        raise DataError(f"eos_token_id is {found!r}", where=str(path), hint="write a token's id, or a list of them")
     return ids
 
 
@@ -204,11 +204,11 @@ def _chat_template(folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[
         try:
             source = path.read_text(encoding="utf-8")
         except ValueError as error:
-            raise DataError(f"the template is not UTF-8 ({error})", where=str(path), mend="save as UTF-8") from error
+            raise DataError(f"the template is not UTF-8 ({error})", where=str(path), hint="save as UTF-8") from error
     if source is None:
         return None
     if not isinstance(source, str):
-        raise DataError("the chat template is not a text", where=str(path), mend="copy the folder again, whole")
+        raise DataError("the chat template is not a text", where=str(path), hint="copy the folder again, whole")
     special = [token.content for token in inner.get_added_tokens_decoder().values() if token.special]
     named = {name: text for name in NAMED if (text := _text(settings.get(name)))}
     return ChatTemplate(source, named, tuple(special), str(path))

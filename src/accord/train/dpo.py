@@ -25,8 +25,8 @@ from accord.errors import DataError, UsageError
 from accord.extend import row as row_of
 from accord.files import write_bytes
 from accord.formats.jsonl import read_judgements, read_prompts
+from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM
-from accord.models.door import recompute_activations
 from accord.models.folder import load_policy, save_policy
 from accord.models.lora import adapter_off, add_lora, save_adapter
 from accord.models.placement import Placement
@@ -196,24 +196,24 @@ def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgo
     if not isinstance(row, PreferenceAlgorithm):
         raise UsageError(
             f"{config.loss!r} is no row of preference losses",
-            mend="make it an accord.algo.table.PreferenceAlgorithm(function)",
+            hint="make it an accord.algo.table.PreferenceAlgorithm(function)",
         )
     scored = reward_model is not None or bool(config.rewards)
     if scored and not config.online:
         raise UsageError(
             "a reward model or dpo.rewards have no effect on judgements of a file",
-            mend="leave them out, or add dpo.online=true and give prompts",
+            hint="leave them out, or add dpo.online=true and give prompts",
         )
     if config.online and not scored:
         raise UsageError(
             "dpo.online draws completions, and nothing says what they are worth",
-            mend="give --reward-model DIR, or dpo.rewards",
+            hint="give --reward-model DIR, or dpo.rewards",
         )
     if not row.paired and config.groups_per_step < 2:
         raise UsageError(
             f"dpo.loss {config.loss} needs steps of several prompts",
             why="its zero point is measured on completions under each other's prompts",
-            mend="raise dpo.groups_per_step",
+            hint="raise dpo.groups_per_step",
         )
     return row
 
@@ -286,7 +286,7 @@ def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
         raise DataError(
             f"thumbs (rows with a label), but dpo.loss {task.config.loss} compares completions of one prompt",
             where=str(path),
-            mend="use dpo.loss=kto, or give rankings or pairs",
+            hint="use dpo.loss=kto, or give rankings or pairs",
         )
     groups = [group for group in (_encoded(task, j) for j in judged) if group is not None]
     kept = [group for group in groups if group.shares]
@@ -296,7 +296,7 @@ def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
         raise DataError(
             f"no judgement of {len(judged)} can be learnt from: {told}",
             where=str(path),
-            mend="give rankings with some order, or raise dpo.max_tokens",
+            hint="give rankings with some order, or raise dpo.max_tokens",
         )
     if too_long or ties:
         log(0.0, f"{too_long + ties} of {len(judged)} judgements left out: {told}")

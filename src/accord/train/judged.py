@@ -56,7 +56,7 @@ def read_groups(
     found = READERS[loss.reads](data, chat)
     groups = _telling(config, found)
     if not groups:
-        raise DataError("every ranking is one single tie", where=str(data), mend="give rankings with some order")
+        raise DataError("every ranking is one single tie", where=str(data), hint="give rankings with some order")
     _check_details(config, loss, groups, data)
     elements = batch_elements(groups)
     held_out = elements[::HELD_OUT_EVERY]
@@ -66,12 +66,12 @@ def read_groups(
         elements = [element for i, element in enumerate(elements) if i % HELD_OUT_EVERY]
     train, valid = ([group for element in part for group in element] for part in (elements, held_out))
     if not valid:
-        raise DataError("every held-out ranking is one single tie", where=str(valid_data), mend="give others")
+        raise DataError("every held-out ranking is one single tie", where=str(valid_data), hint="give others")
     values = {value for group in train if isinstance(group, JudgedGroup) for value in group.values}
     if len(values) == 1:
         same = "good" if values == {1.0} else "bad"
         what = f"every label is {same}" if loss.reads == "labels" else f"every rating is {values.pop():g}"
-        raise DataError(what, where=str(data), why="there is nothing to tell apart", mend="give others beside them")
+        raise DataError(what, where=str(data), why="there is nothing to tell apart", hint="give others beside them")
     return train, valid, len(found) - len(groups)
 
 
@@ -95,7 +95,7 @@ def check_settings(config: RewardConfig, loss: RewardLoss) -> None:
         raise UsageError(
             f"reward.pairs has no effect with loss {config.loss}",
             why=f"it reads {loss.reads}, not pairs",
-            mend="leave reward.pairs out, or use bradley_terry or per_token",
+            hint="leave reward.pairs out, or use bradley_terry or per_token",
         )
     if (config.pooled_coef > 0 or config.bag_coef > 0) and (
         loss.all_positions or loss.reads not in ("pairs", "orders")
@@ -103,7 +103,7 @@ def check_settings(config: RewardConfig, loss: RewardLoss) -> None:
         raise UsageError(
             f"pooled_coef and bag_coef have no effect with loss {config.loss}",
             why="they teach further readings of a text that is ranked as a whole",
-            mend="leave them at 0, or use another loss",
+            hint="leave them at 0, or use another loss",
         )
 
 
@@ -117,13 +117,13 @@ def _check_details(config: RewardConfig, loss: RewardLoss, groups: Sequence[Grou
             f'no pair has a "{wanted}"',
             where=str(data),
             why=f"reward.pairs.margin={margin} reads it",
-            mend=f'add "{wanted}" to the lines of pairs, or set reward.pairs.margin=none',
+            hint=f'add "{wanted}" to the lines of pairs, or set reward.pairs.margin=none',
         )
     if loss.reads != "pairs" and any(group.probability is not None for group in ranked):
         raise DataError(
             f'loss {config.loss} does not read "probability"',
             where=str(data),
-            mend="use bradley_terry or per_token for soft labels, or remove them",
+            hint="use bradley_terry or per_token for soft labels, or remove them",
         )
 
 

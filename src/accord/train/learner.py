@@ -76,7 +76,7 @@ class Learner:
             raise DataError(
                 f"the {what} is {value} at step {self.step}",
                 why="a step along it would ruin the weights",
-                mend="lower the learning rate, or look at the data of this step; the last checkpoint is intact",
+                hint="lower the learning rate, or look at the data of this step; the last checkpoint is intact",
             )
 
     def tensors(self) -> dict[str, Tensor]:

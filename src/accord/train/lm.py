@@ -16,8 +16,8 @@ from accord.algo.logprob import token_logp, token_nll
 from accord.config import ModelConfig, ModelKind, PretrainConfig, SftConfig, TokenizerConfig
 from accord.errors import DataError
 from accord.formats.jsonl import Conversation, at_row, read_lessons, read_texts
+from accord.models.backbone import Shape, recompute_activations
 from accord.models.decoder import CausalLM, init_weights
-from accord.models.door import Shape, recompute_activations
 from accord.models.folder import load_policy, save_policy
 from accord.models.lora import add_lora, save_adapter
 from accord.models.lstm import LstmConfig
@@ -131,7 +131,7 @@ def pretrain(
             f"the texts fill only {len(blocks_NT)} blocks of {config.block_tokens} tokens",
             where=str(texts),
             why=f"a batch needs {config.batch_blocks}",
-            mend="give more text, or lower pretrain.batch_blocks or pretrain.block_tokens",
+            hint="give more text, or lower pretrain.batch_blocks or pretrain.block_tokens",
         )
     total = round(per_epoch * config.epochs)
     if config.share_spellings:
@@ -285,7 +285,7 @@ def _demonstrations(words: Tokenizer, path: Path, max_tokens: int, log: Log) -> 
         raise DataError(
             f"all demonstrations are longer than {max_tokens} tokens",
             where=str(path),
-            mend="raise sft.max_tokens, use a model with a longer context, or shorten the texts",
+            hint="raise sft.max_tokens, use a model with a longer context, or shorten the texts",
         )
     if len(kept) < len(rows):
         log(0.0, f"{len(rows) - len(kept)} of {len(rows)} demonstrations left out: longer than {max_tokens} tokens")

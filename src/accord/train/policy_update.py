@@ -17,10 +17,10 @@ from accord.algo.table import KL_LOSSES, KlPlace, PolicyAlgorithm
 from accord.config import RlConfig
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.seeds import stream_seed
-from accord.train.actors import Actors, ValueHead, token_values
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.lm import block_loss
+from accord.train.policy_models import PolicyModels, ValueHead, token_values
 from accord.train.prompts import permutation
 from accord.train.rollouts import Rollout, micro_batches
 
@@ -51,7 +51,7 @@ class Update:
 
     config: RlConfig
     algorithm: PolicyAlgorithm
-    actors: Actors
+    actors: PolicyModels
     controllers: Controllers
     rollout: Rollout
     advantage_BC: Tensor
@@ -138,7 +138,7 @@ COMBINE: dict[str, Callable[[float, float], float]] = {"ratio_max": max, "ratio_
 def update_policy(
     config: RlConfig,
     algorithm: PolicyAlgorithm,
-    actors: Actors,
+    actors: PolicyModels,
     learner: Learner,
     controllers: Controllers,
     rollout: Rollout,
@@ -169,7 +169,7 @@ def update_policy(
 def prepare_update(
     config: RlConfig,
     algorithm: PolicyAlgorithm,
-    actors: Actors,
+    actors: PolicyModels,
     controllers: Controllers,
     rollout: Rollout,
     mix: PretrainingMix | None = None,

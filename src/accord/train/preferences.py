@@ -229,5 +229,5 @@ def require_both_classes(groups: Sequence[ComparedGroup], where: str) -> None:
                 f"no completion is {kind}",
                 where=where,
                 why="with one kind alone all completions move together",
-                mend=f"add rows of {kind} ones, or use accord sft on good ones alone",
+                hint=f"add rows of {kind} ones, or use accord sft on good ones alone",
             )

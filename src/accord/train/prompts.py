@@ -41,7 +41,7 @@ def choose_prompts(
         kept, dropped[name] = passed, len(kept) - len(passed)
     if not kept:
         told = ", ".join(f"rl.prompts.{name} dropped {count}" for name, count in dropped.items())
-        raise DataError(f"none of {len(rows)} prompts is left: {told}", mend="loosen the filter, or look at the file")
+        raise DataError(f"none of {len(rows)} prompts is left: {told}", hint="loosen the filter, or look at the file")
     return kept, dropped
 
 

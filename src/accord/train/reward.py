@@ -20,8 +20,8 @@ from accord.algo.table import REWARD_LOSSES
 from accord.config import RewardConfig
 from accord.errors import UsageError
 from accord.extend import row
+from accord.models.backbone import recompute_activations
 from accord.models.decoder import ScalarModel
-from accord.models.door import recompute_activations
 from accord.models.folder import RewardScale, load_scalar, save_scalar
 from accord.models.lora import add_lora
 from accord.models.placement import Placement
@@ -140,7 +140,7 @@ def reward_loss(config: RewardConfig) -> RewardLoss:
     if not isinstance(found, RewardLoss) or found.reads not in READERS:
         raise UsageError(
             f"{config.loss!r} is no row of reward losses",
-            mend=f"make it an accord.algo.reward_loss.RewardLoss(function, reads={' | '.join(map(repr, READERS))})",
+            hint=f"make it an accord.algo.reward_loss.RewardLoss(function, reads={' | '.join(map(repr, READERS))})",
         )
     return found
 
@@ -166,7 +166,7 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
         raise UsageError(
             f"reward.heads is {config.heads}, but the reward model to go on with has {scorer.score.out_features}",
             where=str(model),
-            mend=f"set reward.heads={scorer.score.out_features}, or start from a policy",
+            hint=f"set reward.heads={scorer.score.out_features}, or start from a policy",
         )
     scorer.model.dropout = config.dropout
     if config.activation_checkpointing:

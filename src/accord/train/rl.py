@@ -19,11 +19,11 @@ from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.text.batches import pack_blocks
 from accord.text.tokenizer import Tokenizer
-from accord.train.actors import Actors, load_actors
 from accord.train.alarms import NAIVE, alarms, trends
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner, Log, Metrics
 from accord.train.loop import append_event, identity_of, quiet, snapshot_folder, snapshots_of, train_steps
+from accord.train.policy_models import PolicyModels, load_policy_models
 from accord.train.policy_update import PretrainingMix, kl_place, update_policy
 from accord.train.prompts import Prompts, choose_prompts
 from accord.train.rollouts import Scored, draw, evaluate_rollout, rollout_stats, shape_scores
@@ -68,7 +68,7 @@ def rl(
     With an adapter all of these are merged, and ``output_dir/adapter`` holds the last adapter alone.
     """
     algorithm = find_algorithm(config)
-    actors = load_actors(config, algorithm, model, reward_model, seed)
+    actors = load_policy_models(config, algorithm, model, reward_model, seed)
     rows, dropped = choose_prompts(config.prompts, read_prompts(data, actors.words.chat), actors.words.encode)
     if dropped:
         log(0.0, f"{len(rows)} prompts; left out: " + ", ".join(f"{n} by {name}" for name, n in dropped.items()))
@@ -127,17 +127,17 @@ def find_algorithm(config: RlConfig) -> PolicyAlgorithm:
     algorithm = row(POLICY_ALGORITHMS, config.algorithm)
     if not isinstance(algorithm, PolicyAlgorithm):
         raise UsageError(
-            f"{config.algorithm!r} is no row of algorithms", mend="make it an accord.algo.table.PolicyAlgorithm(...)"
+            f"{config.algorithm!r} is no row of algorithms", hint="make it an accord.algo.table.PolicyAlgorithm(...)"
         )
     if config.samples_per_prompt < algorithm.min_group:
         raise UsageError(
             f"{config.algorithm} compares completions of one prompt, and rl.samples_per_prompt is "
             f"{config.samples_per_prompt}",
-            mend=f"set rl.samples_per_prompt to {algorithm.min_group} or more; 4 to 8 are usual",
+            hint=f"set rl.samples_per_prompt to {algorithm.min_group} or more; 4 to 8 are usual",
         )
     if config.values.shared and not algorithm.critic:
         raise UsageError(
-            f"rl.values.shared says where values come from, and {config.algorithm} learns none", mend="leave it out"
+            f"rl.values.shared says where values come from, and {config.algorithm} learns none", hint="leave it out"
         )
     return algorithm
 
@@ -150,7 +150,7 @@ def read_mix(config: RlConfig, words: Tokenizer, ptx_data: Path | None) -> Pretr
     if (config.ptx.coef > 0) != (ptx_data is not None):
         raise UsageError(
             f"rl.ptx.coef is {config.ptx.coef} and texts to remember are {'not ' if ptx_data is None else ''}given",
-            mend="give both --ptx-data FILE and rl.ptx.coef above 0, or neither",
+            hint="give both --ptx-data FILE and rl.ptx.coef above 0, or neither",
         )
     if ptx_data is None:
         return None
@@ -159,7 +159,7 @@ def read_mix(config: RlConfig, words: Tokenizer, ptx_data: Path | None) -> Pretr
         raise DataError(
             f"the texts do not fill one block of {config.ptx.block_tokens} tokens",
             where=str(ptx_data),
-            mend="give more text, or lower rl.ptx.block_tokens",
+            hint="give more text, or lower rl.ptx.block_tokens",
         )
     return PretrainingMix(blocks_NT, config.ptx.blocks, config.ptx.coef)
 
@@ -167,7 +167,7 @@ def read_mix(config: RlConfig, words: Tokenizer, ptx_data: Path | None) -> Pretr
 def rl_step(
     config: RlConfig,
     algorithm: PolicyAlgorithm,
-    actors: Actors,
+    actors: PolicyModels,
     learner: Learner,
     controllers: Controllers,
     scored: Scored,
@@ -190,7 +190,7 @@ def rl_step(
     return stats
 
 
-def _reference_length(config: RlConfig, actors: Actors, engine: Engine, prompts: Prompts, seed: int) -> float:
+def _reference_length(config: RlConfig, actors: PolicyModels, engine: Engine, prompts: Prompts, seed: int) -> float:
     """Mean completion length of the policy before any update, in tokens: what the length leash holds on to."""
     chosen = prompts.pick(LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"))
     sampling = Sampling(config.max_new_tokens, 1, config.temperature)

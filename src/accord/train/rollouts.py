@@ -21,9 +21,9 @@ from accord.rollout.engine import Engine, Sample, Sampling
 from accord.scoring.weighted import score_in_parts
 from accord.seeds import stream_seed
 from accord.text.batches import Batch, Example, collate, example_buckets
-from accord.train.actors import Actors
 from accord.train.controllers import Controllers
 from accord.train.lm import logp_and_entropy
+from accord.train.policy_models import PolicyModels
 from accord.train.prompts import Prompts
 
 FLAT = 1e-6
@@ -100,7 +100,7 @@ class Rollout:
 def draw(
     config: RlConfig,
     algorithm: PolicyAlgorithm,
-    actors: Actors,
+    actors: PolicyModels,
     engine: Engine,
     prompts: Prompts,
     step: int,
@@ -127,14 +127,14 @@ def draw(
 
 
 def _draw_once(
-    config: RlConfig, actors: Actors, engine: Engine, prompts: Sequence[str], seed: int, *stream: int
+    config: RlConfig, actors: PolicyModels, engine: Engine, prompts: Sequence[str], seed: int, *stream: int
 ) -> Scored:
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
     ids = [actors.words.encode(p) for p in prompts]
     return score_samples(actors, prompts, engine.generate(ids, sampling, seed=stream_seed(seed, "rollout", *stream)))
 
 
-def score_samples(actors: Actors, prompts: Sequence[str], samples: Sequence[Sample]) -> Scored:
+def score_samples(actors: PolicyModels, prompts: Sequence[str], samples: Sequence[Sample]) -> Scored:
     """Decode samples and have them scored, by text."""
     texts = tuple((prompts[s.prompt_index], actors.words.decode(s.completion)) for s in samples)
     score_B, parts = score_in_parts(actors.scorer, texts)
@@ -159,7 +159,7 @@ def shape_scores(config: RlConfig, scored: Scored, controllers: Controllers) -> 
 
 
 @torch.no_grad()
-def evaluate_rollout(config: RlConfig, actors: Actors, scored: Scored, score_B: Tensor) -> Rollout:
+def evaluate_rollout(config: RlConfig, actors: PolicyModels, scored: Scored, score_B: Tensor) -> Rollout:
     """Run policy, reference and critic over the samples once, with the learner's own numerics.
 
     Where the first update will see all samples in one micro-batch, this pass is its forward pass too.
@@ -204,7 +204,7 @@ def evaluate_rollout(config: RlConfig, actors: Actors, scored: Scored, score_B: 
 
 
 def micro_batches(
-    config: RlConfig, actors: Actors, examples: Sequence[Example], rows: Sequence[int] | None = None
+    config: RlConfig, actors: PolicyModels, examples: Sequence[Example], rows: Sequence[int] | None = None
 ) -> Iterator[tuple[list[int], Batch]]:
     """Buckets of like length over the given rows (all by default), as row indices and their batch."""
     chosen = list(range(len(examples))) if rows is None else list(rows)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from accord.config import LabelConfig
 from accord.errors import AccordError
-from accord.people.desk import directory, ledger, queue, submitting
+from accord.people.desk import directory, queries, queue, submitting
 from accord.people.desk.answers import Answer
 from accord.people.desk.queue import group_tasks
 from accord.people.desk.rows import (
@@ -185,7 +185,7 @@ class Desk:
                 prepared.append(queue.prepare(task, self.settings))
             except AccordError as error:
                 where = f"task {number}" + (f", {error.where}" if error.where else "")
-                raise type(error)(error.what, where=where, why=error.why, mend=error.mend) from error
+                raise type(error)(error.what, where=where, why=error.why, hint=error.hint) from error
         at = self._clock()
         return self.store.write(lambda c: queue.add_tasks(c, at, prepared))
 
@@ -209,12 +209,12 @@ class Desk:
 
     def task(self, task_id: str) -> Task:
         with self.store.snapshot() as connection:
-            return ledger.task(connection, task_id)
+            return queries.task(connection, task_id)
 
     def tasks(self, *, after: str = "", gold: bool = False) -> Iterator[Task]:
         """All tasks, oldest first, streamed; or those that came ``after`` one, or the gold questions only."""
         with self.store.snapshot() as connection:
-            yield from ledger.all_tasks(connection, after=after, gold=gold)
+            yield from queries.all_tasks(connection, after=after, gold=gold)
 
     def set_gold(self, task_id: str, answer: Answer | None, by: Person, *, overlap: int | None = None) -> None:
         """Say what the right answer is, by position in ``task.completions``; None: there is none. Managers, admins.
@@ -242,7 +242,7 @@ class Desk:
         with self.store.snapshot() as connection:
             row = queue.held(connection, person_id, task_id)
             if row.state != "leased" or row.until <= self._clock():
-                raise Gone("you do not have this task now", mend="claim the next one")
+                raise Gone("you do not have this task now", hint="claim the next one")
         return self._assignment(row)
 
     def heartbeat(self, person_id: int, task_id: str) -> float:
@@ -304,19 +304,19 @@ class Desk:
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """Sums over queue and answers; `ledger.counts` says which."""
+        """Sums over queue and answers; `queries.counts` says which."""
         with self.store.snapshot() as connection:
-            return ledger.counts(connection, self._clock())
+            return queries.counts(connection, self._clock())
 
     def progress(self) -> list[Progress]:
         """One row a person and kind of task."""
         with self.store.snapshot() as connection:
-            return ledger.progress(connection)
+            return queries.progress(connection)
 
     def standing(self, person_id: int, *, since: float = 0.0) -> Standing:
         """One person's own progress; ``since`` is where "today" begins."""
         with self.store.snapshot() as connection:
-            return ledger.standing(connection, person_id, since)
+            return queries.standing(connection, person_id, since)
 
     def submissions(
         self, *, person_id: int | None = None, task_id: str | None = None, gold: bool = False, last: int | None = None
@@ -326,12 +326,12 @@ class Desk:
         Those of one person, of one task, or of ``gold`` questions only.
         """
         with self.store.snapshot() as connection:
-            yield from ledger.all_submissions(connection, person_id=person_id, task_id=task_id, gold=gold, last=last)
+            yield from queries.all_submissions(connection, person_id=person_id, task_id=task_id, gold=gold, last=last)
 
     def skips(self) -> Iterator[Skip]:
         """The tasks that people skipped and did not take again."""
         with self.store.snapshot() as connection:
-            yield from ledger.skips(connection)
+            yield from queries.skips(connection)
 
     def _assignment(self, row: Any) -> Assignment:
-        return ledger.assignment(row, self._known_task(row.task))
+        return queries.assignment(row, self._known_task(row.task))

@@ -114,13 +114,13 @@ def check(kind: str, settings: LabelConfig, num_completions: int, answer: Answer
 def check_can_be_gold(kind: str) -> None:
     """Raise DataError where tasks of this kind have no right answer."""
     if kind == "demonstration":
-        raise DataError("a text that somebody writes has no right answer", mend="choose a task of another kind")
+        raise DataError("a text that somebody writes has no right answer", hint="choose a task of another kind")
 
 
 def kind_of(name: str) -> TaskKind:
     """The row of a kind. Raises DataError for an unknown one."""
     if name not in KINDS:
-        raise DataError(f"there is no task of the kind {name!r}", mend="give one of " + ", ".join(KINDS))
+        raise DataError(f"there is no task of the kind {name!r}", hint="give one of " + ", ".join(KINDS))
     return KINDS[name]
 
 
@@ -173,8 +173,8 @@ def _edited(original: Completion, text: str, by: Mapping[str, Any]) -> list[Reco
     ]
 
 
-def _wrong(field: str, what: str, mend: str = "") -> DataError:
-    return DataError(what, where=f"answer.{field}", mend=mend)
+def _wrong(field: str, what: str, hint: str = "") -> DataError:
+    return DataError(what, where=f"answer.{field}", hint=hint)
 
 
 def _check_flags(settings: LabelConfig, answer: Answer) -> None:

@@ -66,7 +66,7 @@ def active(connection: Connection, person_id: int) -> Person:
     """The person, who must not be disabled."""
     found = person(connection, person_id)
     if found.disabled:
-        raise Forbidden(f"{found.name} is disabled", mend="an admin can ask for another account")
+        raise Forbidden(f"{found.name} is disabled", hint="an admin can ask for another account")
     return found
 
 
@@ -93,10 +93,10 @@ def _clean_name(connection: Connection, name: str) -> str:
     seen = _as_seen(name)
     readable = all(unicodedata.category(character) not in ("Cc", "Cs", "Cf") for character in seen)
     if not seen or len(name) > _MOST_NAME or not readable:
-        raise DataError(f"{name!r:.40} is no name", mend=f"give 1 to {_MOST_NAME} letters")
+        raise DataError(f"{name!r:.40} is no name", hint=f"give 1 to {_MOST_NAME} letters")
     # Not by SQL: SQLite knows upper and lower case of ASCII alone.
     if seen in map(_as_seen, connection.scalars(select(people.c.name))):
-        raise DataError(f"the name {name!r} is taken", mend="choose another one")
+        raise DataError(f"the name {name!r} is taken", hint="choose another one")
     return name
 
 
@@ -108,7 +108,7 @@ def _as_seen(name: str) -> str:
 
 def _check_role(role: str) -> None:
     if role not in get_args(Role):
-        raise DataError(f"there is no role {role!r}", mend="give one of " + ", ".join(get_args(Role)))
+        raise DataError(f"there is no role {role!r}", hint="give one of " + ", ".join(get_args(Role)))
 
 
 def set_role(connection: Connection, person_id: int, role: Role, by: Person) -> None:
@@ -134,7 +134,7 @@ def _keep_an_admin(connection: Connection, person_id: int) -> None:
         person(connection, person_id).role == "admin"
         and not connection.execute(select(people.c.id).where(others)).first()
     ):
-        raise Conflict("the last admin stays one", mend="make somebody else an admin first")
+        raise Conflict("the last admin stays one", hint="make somebody else an admin first")
 
 
 # ---- invites, sessions, tokens ---------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def invite(connection: Connection, at: float, role: Role, by: Person | None, hou
     if by is not None:
         require(by, "admin", *(("manager",) if role == "annotator" else ()))
     if not 0 < hours <= 8_760:
-        raise DataError(f"an invite cannot last {hours} hours", mend="give more than 0 and at most 8760")
+        raise DataError(f"an invite cannot last {hours} hours", hint="give more than 0 and at most 8760")
     token = _new_token()
     row = {"token_hash": hashed(token), "role": role, "invited_by": by and by.id, "created_at": at}
     connection.execute(insert(invites).values(row | {"expires_at": at + hours * 3600}))
@@ -164,7 +164,7 @@ def accept_invite(connection: Connection, at: float, token: str, name: str) -> P
     found = connection.execute(select(invites).where(invites.c.token_hash == hashed(token))).first()
     if found is None or found.used_by is not None or found.expires_at <= at:
         why = "it was never given" if found is None else "it was used" if found.used_by else "it has expired"
-        raise Gone("this invite is not valid", why=why, mend="ask for a new one")
+        raise Gone("this invite is not valid", why=why, hint="ask for a new one")
     made = add_person(connection, at, name, found.role, simulated=False)
     connection.execute(update(invites).where(invites.c.id == found.id).values(used_by=made.id))
     return made
@@ -191,7 +191,7 @@ def close_session(connection: Connection, token: str) -> None:
 def make_token(connection: Connection, at: float, person_id: int, label: str) -> str:
     token, label = _new_token(), label.strip()
     if not label or len(label) > _MOST_NAME:
-        raise DataError("a token needs a label", mend=f"say in 1 to {_MOST_NAME} letters what it is for")
+        raise DataError("a token needs a label", hint=f"say in 1 to {_MOST_NAME} letters what it is for")
     row = {"token_hash": hashed(token), "person_id": active(connection, person_id).id, "label": label}
     connection.execute(insert(tokens).values(row | {"created_at": at}))
     return token
@@ -268,7 +268,7 @@ def confirmed_rev(connection: Connection, who: Person) -> int:
     """The newest revision. Raises Unconfirmed where the person has not confirmed it."""
     rev, is_confirmed = _newest(connection, who)
     if not is_confirmed:
-        raise Unconfirmed("the guidelines have changed", why=f"revision {rev} is new", mend="read and confirm it")
+        raise Unconfirmed("the guidelines have changed", why=f"revision {rev} is new", hint="read and confirm it")
     return rev
 
 
@@ -276,6 +276,6 @@ def confirm(connection: Connection, at: float, person_id: int, rev: int) -> None
     who = active(connection, person_id)
     newest, is_confirmed = _newest(connection, who)
     if rev != newest:
-        raise Conflict(f"the guidelines are at revision {newest}, not {rev}", mend="read the newest ones")
+        raise Conflict(f"the guidelines are at revision {newest}, not {rev}", hint="read the newest ones")
     if not is_confirmed:
         connection.execute(insert(confirmations).values(person_id=person_id, rev=rev, created_at=at))

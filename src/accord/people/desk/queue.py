@@ -71,13 +71,13 @@ def prepare(new: NewTask, settings: LabelConfig) -> NewTask:
     overlap = settings.overlap if new.overlap is None else new.overlap
     num = len(new.completions)
     if not row.fewest <= num <= row.most:
-        raise DataError(f"a {new.kind} task of {num} completions", mend=f"give {row.fewest} to {row.most}")
+        raise DataError(f"a {new.kind} task of {num} completions", hint=f"give {row.fewest} to {row.most}")
     if len({completion.id for completion in new.completions}) < num:
         raise DataError("a completion stands twice in a task")
     if any(completion.prompt_id != new.prompt.id for completion in new.completions):
         raise DataError("a completion of the task answers another prompt")
     if not 1 <= overlap <= 1000 or not abs(new.priority) < 1e300:
-        raise DataError(f"overlap {overlap}, priority {new.priority}", mend="give 1 to 1000, and a finite number")
+        raise DataError(f"overlap {overlap}, priority {new.priority}", hint="give 1 to 1000, and a finite number")
     gold = None if new.gold is None else checked_gold(new.kind, settings, num, new.gold)
     return NewTask(**{**vars(new), "overlap": overlap, "gold": gold})
 
@@ -172,7 +172,7 @@ def group_tasks(
     most = num * (num - 1) // 2
     wanted = most if num_pairs is None else num_pairs
     if not 1 <= wanted <= most:
-        raise DataError(f"{wanted} pairs of {num} completions", mend=f"there are {most}")
+        raise DataError(f"{wanted} pairs of {num} completions", hint=f"there are {most}")
     pairs = _random_pairs(num, wanted)
     chosen = [(completions[i], completions[j]) for i, j in pairs]
     return [NewTask(kind="pair", prompt=prompt, completions=pair, group=group, **task) for pair in chosen]
@@ -231,7 +231,7 @@ def held(connection: Connection, person_id: int, task_id: str) -> Row[Any]:
     """A person's assignment of a task, whatever its state. Raises Gone where the person never had it."""
     row = connection.execute(_HELD_BY, {"me": person_id, "wanted": task_id}).first()
     if row is None:
-        raise Gone(f"you do not have a task {task_id!r}", mend="claim the next one")
+        raise Gone(f"you do not have a task {task_id!r}", hint="claim the next one")
     return row
 
 
@@ -338,7 +338,7 @@ def begun(connection: Connection, at: float, person_id: int, task_id: str) -> Ro
     expire(connection, at)
     row = held(connection, person_id, task_id)
     if row.state not in ("leased", "expired"):
-        raise Gone(f"you do not have this task now: it is {row.state}", mend="claim the next one")
+        raise Gone(f"you do not have this task now: it is {row.state}", hint="claim the next one")
     return row
 
 
@@ -346,7 +346,7 @@ def heartbeat(connection: Connection, at: float, settings: LabelConfig, person_i
     row = begun(connection, at, person_id, task_id)
     counts = row.counts or (row.state == "expired" and take_slot(connection, row.task_id))
     if row.state == "expired" and not counts:
-        raise Gone("the task has gone to somebody else", mend="an answer is still kept, beside theirs")
+        raise Gone("the task has gone to somebody else", hint="an answer is still kept, beside theirs")
     until = at + lease_s(settings)
     change(connection, row, state="leased", counts=counts, until=until)
     return until
@@ -372,10 +372,10 @@ def skip(
 ) -> None:
     if reason not in settings.skip_reasons:
         raise DataError(
-            f"there is no reason {reason!r}", where="reason", mend="one of " + ", ".join(settings.skip_reasons)
+            f"there is no reason {reason!r}", where="reason", hint="one of " + ", ".join(settings.skip_reasons)
         )
     if len(note) > MOST_NOTE:
-        raise DataError(f"a note of {len(note)} characters", where="note", mend=f"write at most {MOST_NOTE}")
+        raise DataError(f"a note of {len(note)} characters", where="note", hint=f"write at most {MOST_NOTE}")
     row = begun(connection, at, person_id, task_id)
     _leave(connection, row, state="skipped", reason=reason, note=note)
 
@@ -397,7 +397,7 @@ def give_back(connection: Connection, at: float, settings: LabelConfig, row: Row
 def save_draft(connection: Connection, at: float, person_id: int, task_id: str, draft: dict[str, Any]) -> None:
     text = json.dumps(draft, ensure_ascii=False)  # as long in any alphabet
     if len(text) > _MOST_DRAFT:
-        raise DataError(f"a draft of {len(text)} characters", mend=f"at most {_MOST_DRAFT} are kept")
+        raise DataError(f"a draft of {len(text)} characters", hint=f"at most {_MOST_DRAFT} are kept")
     row = begun(connection, at, person_id, task_id)
     change(connection, row, draft=text)
 

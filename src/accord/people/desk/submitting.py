@@ -56,13 +56,13 @@ def submit(connection: Connection, at: float, settings: LabelConfig, sent: Sent)
     queue.expire(connection, at)
     row = queue.held(connection, sent.person_id, sent.task.id)
     if row.state == "submitted":
-        raise Conflict("you have answered this task already", mend="undo that answer first")
+        raise Conflict("you have answered this task already", hint="undo that answer first")
     if row.state in ("skipped", "barred"):
-        raise Gone(f"you do not have this task: it is {row.state}", mend="undo the skip first, or claim the next one")
+        raise Gone(f"you do not have this task: it is {row.state}", hint="undo the skip first, or claim the next one")
     _check(settings, sent)
     if sent.answer.seconds < settings.min_seconds:
         what = f"answered after {sent.answer.seconds:g} seconds"
-        raise DataError(what, where="answer.seconds", mend=f"take at least {settings.min_seconds:g}")
+        raise DataError(what, where="answer.seconds", hint=f"take at least {settings.min_seconds:g}")
     counts = row.counts or queue.take_slot(connection, row.task_id)
     queue.change(connection, row, state="submitted", counts=counts, draft=None)
     order, rev = tuple(json.loads(row.shown)), row.guideline_rev
@@ -106,7 +106,7 @@ def _known(connection: Connection, sent: Sent, *, adjudication: bool) -> Receipt
         return None
     same = (row.task, row.adjudication, row.answer) == (sent.task.id, adjudication, _content(sent.answer))
     if not same:
-        raise Conflict("this key came with another answer", where="key", mend="make a new key for every new answer")
+        raise Conflict("this key came with another answer", where="key", hint="make a new key for every new answer")
     return Receipt(row.submission_id, row.task, row.revision, row.extra, repeated=True)
 
 
@@ -166,7 +166,7 @@ def undo(connection: Connection, at: float, settings: LabelConfig, person_id: in
         raise Gone("this answer was taken back already")
     if row.adjudication:
         raise Gone(
-            "a decision on a disputed task is not taken back", mend="decide again: only the last decision counts"
+            "a decision on a disputed task is not taken back", hint="decide again: only the last decision counts"
         )
     if at - row.created_at > settings.undo_minutes * 60:
         raise Gone(f"an answer can be taken back for {settings.undo_minutes:g} minutes")

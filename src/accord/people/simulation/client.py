@@ -43,7 +43,7 @@ class Client:
     def __init__(self, url: str, token: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{url!r} is not the address of an app", mend="write it like http://127.0.0.1:8765")
+            raise UsageError(f"{url!r} is not the address of an app", hint="write it like http://127.0.0.1:8765")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
         self._url, self._path = url, parts.path.rstrip("/")

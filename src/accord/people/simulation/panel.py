@@ -4,7 +4,7 @@
 and so is their disagreement. The task is not: they rated single texts, and a program turns one person's ratings of the
 texts shown into an order, so ties are common. They are recorded as simulated annotators, because nobody was shown the
 task, the order or the guidelines, and no time was measured; the same people's own ratings are facts of their own
-(`accord.formats.film_reviews.records_of`) with annotators of the kind "human".
+(`accord.demo.film_reviews.records_of`) with annotators of the kind "human".
 
 **Synthetic annotators** follow a gold scorer with noise. A defect takes the place of judgement (see `DEFECTS`); it is
 planted so that the manager page must find it.
@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from accord.demo.film_reviews import HUMAN_SOURCE, RATING_HIGH, RATING_LOW, RatedReview
 from accord.errors import UsageError
-from accord.formats.film_reviews import HUMAN_SOURCE, RATING_HIGH, RATING_LOW, RatedReview
 from accord.people.simulation.simulated import ranks_of
 from accord.seeds import stream_seed
 
@@ -230,10 +230,10 @@ def synthetic(count: int, gold: Callable[[str], float], seed: int, defects: Mapp
     """
     unknown = sorted(set(defects) - (set(DEFECTS) - {""}))
     if unknown:
-        raise UsageError(f"there is no defect {unknown[0]!r}", mend="give some of " + ", ".join(filter(None, DEFECTS)))
+        raise UsageError(f"there is no defect {unknown[0]!r}", hint="give some of " + ", ".join(filter(None, DEFECTS)))
     planted = [name for name, number in defects.items() for _ in range(number)]
     if len(planted) > count:
-        raise UsageError(f"{len(planted)} defects among {count} annotators", mend="give more annotators with --count")
+        raise UsageError(f"{len(planted)} defects among {count} annotators", hint="give more annotators with --count")
     given = [*planted, *[""] * (count - len(planted))]
     return [
         Synthetic(" ".join(filter(None, (f"synthetic {i + 1:02d}", defect))), gold, seed, defect=defect)

@@ -152,7 +152,7 @@ def ordinary_length(texts: Iterable[str]) -> tuple[float, float]:
     """
     lengths = sorted(len(words_of(text)) for text in texts)
     if not lengths:
-        raise UsageError("the ordinary length of no texts is unknown", mend="give human-written texts")
+        raise UsageError("the ordinary length of no texts is unknown", hint="give human-written texts")
     last = len(lengths) - 1
     return float(max(1, lengths[round(0.20 * last)])), float(max(1, lengths[round(0.95 * last)]))
 
@@ -166,11 +166,11 @@ def build_taste(words: Mapping[str, float], typical_length: tuple[float, float])
     shortest, longest = typical_length
     if not 0 < shortest <= longest:
         raise UsageError(
-            f"an ordinary length of {shortest:g} to {longest:g} words", mend="give 0 < shortest <= longest"
+            f"an ordinary length of {shortest:g} to {longest:g} words", hint="give 0 < shortest <= longest"
         )
     valence = {word.lower(): value for word, value in words.items() if word.lower() not in _GRAMMAR}
     if not valence:
-        raise UsageError("a taste needs rated words, and there are none", mend="give the words of the lexicon")
+        raise UsageError("a taste needs rated words, and there are none", hint="give the words of the lexicon")
     return Taste(valence, shortest, longest)
 
 
@@ -209,7 +209,7 @@ def annotators(n: int, seed: int) -> tuple[SimulatedAnnotator, ...]:
         UsageError: ``n`` is below 1.
     """
     if n < 1:
-        raise UsageError(f"{n} simulated annotators", mend="ask for at least 1")
+        raise UsageError(f"{n} simulated annotators", hint="ask for at least 1")
     return tuple(_annotator(i, seed) for i in range(n))
 
 
@@ -236,7 +236,7 @@ def rank(taste: Taste, annotator: SimulatedAnnotator, completions: Sequence[Comp
     """
     prompt_ids = {completion.prompt_id for completion in completions}
     if len(prompt_ids) > 1:
-        raise UsageError(f"a ranking of completions of {len(prompt_ids)} prompts", mend="rank one prompt at a time")
+        raise UsageError(f"a ranking of completions of {len(prompt_ids)} prompts", hint="rank one prompt at a time")
     by_id = {completion.id: completion.text for completion in sorted(completions, key=lambda c: c.id)}
     group = _group_key(by_id)
     felt = {key: annotator.utility(taste, text) + _noise(annotator, seed, group, key) for key, text in by_id.items()}
@@ -291,7 +291,7 @@ def simulate_rankings(
     if not 1 <= per_group <= len(team):
         raise UsageError(
             f"{per_group} rankings a group from {len(team)} simulated annotators",
-            mend="ask for 1 up to the team's size",
+            hint="ask for 1 up to the team's size",
         )
     for group in groups:
         distinct = list({completion.text: completion for completion in group}.values())

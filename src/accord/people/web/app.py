@@ -57,7 +57,7 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAP
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AccordError)
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    told = ". ".join(part[:1].upper() + part[1:] for part in (error.what, error.why, error.mend) if part)
+    told = ". ".join(part[:1].upper() + part[1:] for part in (error.what, error.why, error.hint) if part)
     return _told(request, status, f"{error.where}: {told}" if error.where else told)
 
 

@@ -16,13 +16,13 @@ from fastapi.responses import FileResponse
 from markupsafe import Markup
 from starlette.background import BackgroundTask
 
-from accord.evals.svg import Dot, bars, dots
 from accord.people.desk import Desk, Person, Submission, Task
 from accord.people.desk.answers import check_can_be_gold, kind_of
 from accord.people.quality.evidence import gold_answer
 from accord.people.web.api import Me, TaskId, TheDesk
 from accord.people.web.pages import LETTERS, page, said, show_task
 from accord.people.web.security import Doors
+from accord.report.svg import Dot, bars, dots
 
 if TYPE_CHECKING:
     from accord.people.quality.figures import PersonRow, Quality

@@ -78,7 +78,7 @@ class Guarded(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self.access = getattr(endpoint, "access", None)
         if self.access not in LEVEL:
-            raise UsageError(f"the route {path} declares no access", mend=f"give one of {', '.join(LEVEL)}")
+            raise UsageError(f"the route {path} declares no access", hint=f"give one of {', '.join(LEVEL)}")
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

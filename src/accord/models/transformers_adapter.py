@@ -1,4 +1,4 @@
-"""Any other architecture through `transformers`, behind the door of `accord.models.door`: slower, the same numbers.
+"""Any other architecture through `transformers`, behind the door of `accord.models.backbone`: slower, the same numbers.
 
 Needs the extra ``accord[transformers]``, which is imported when such a folder is opened. The backbone is the
 architecture's own base model, and the head stays ours: the two heads, the engine and the learner know no difference.
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from accord.errors import DataError, UsageError
-from accord.models.door import Headed
+from accord.models.backbone import Headed
 
 NO_LIMIT = 1 << 20  # positions of an architecture that names no limit
 SAFE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -52,7 +52,7 @@ def _transformers(family: str) -> ModuleType:
     except ImportError as error:
         raise UsageError(
             f"a model of type {family!r} is read through the package transformers, which is not installed",
-            mend="run `pip install 'accord[transformers]'`",
+            hint="run `pip install 'accord[transformers]'`",
         ) from error
     module: ModuleType = transformers
     return module
@@ -87,13 +87,13 @@ def read_config(raw: Mapping[str, Any], folder: Path) -> ForeignConfig:
         raise DataError(
             f"this checkpoint's architecture is not supported: model_type is {family!r}",
             why="neither the decoder nor the installed transformers knows it",
-            mend="use a checkpoint of another architecture, or a newer transformers",
+            hint="use a checkpoint of another architecture, or a newer transformers",
         ) from error
     beyond = [name for name, none in HEAD_SETTINGS.items() if getattr(theirs, name, none) not in (None, none)]
     if beyond:
         raise DataError(
             f"the vocabulary head of {family!r} is more than one product: {', '.join(beyond)}",
-            mend="use a checkpoint of another architecture",
+            hint="use a checkpoint of another architecture",
         )
     try:
         return ForeignConfig(
@@ -190,7 +190,7 @@ class ForeignTrunk(nn.Module):
         if positions < T:
             raise DataError(
                 f"a sequence has {T} tokens but the model has {positions} positions",
-                mend="shorten the text or use a model with a longer context",
+                hint="shorten the text or use a model with a longer context",
             )
         if self.training and self.dropout:
             embedded_BTD = self.embed_tokens(ids_BT)
@@ -233,7 +233,7 @@ class ForeignTrunk(nn.Module):
 
     def init_weights(self, generator: torch.Generator) -> None:
         raise UsageError(
-            "training from scratch is for the decoder and the LSTM", mend="give a checkpoint to start from"
+            "training from scratch is for the decoder and the LSTM", hint="give a checkpoint to start from"
         )
 
     def _continue(self, state: ForeignState, ids_BT: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ def read(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> bool:
         raise DataError(
             f"transformers cannot open this {family!r} folder ({str(error).splitlines()[0]})",
             where=str(folder),
-            mend="give a whole Hugging Face folder with safetensors weights (pickled ones are refused)",
+            hint="give a whole Hugging Face folder with safetensors weights (pickled ones are refused)",
         ) from error
     missing = sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]}))
     has_head = scalar and "score.weight" not in missing
@@ -293,7 +293,7 @@ def read(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> bool:
         raise DataError(
             f"{family!r} does not end in one linear head without a bias over a base model",
             where=str(folder),
-            mend="use a checkpoint of another architecture",
+            hint="use a checkpoint of another architecture",
         )
     heads.model.adopt(whole.base_model)
     if scalar:
@@ -336,7 +336,7 @@ def _probe(trunk: ForeignTrunk, whole: Any, head: nn.Linear, folder: Path) -> No
                 f"{what} in a model of type {trunk.config.family!r}",
                 where=str(folder),
                 why="training and sampling would disagree",
-                mend="use a checkpoint of another architecture",
+                hint="use a checkpoint of another architecture",
             )
 
 

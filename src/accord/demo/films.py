@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import DataConfig, LabelConfig
-from accord.files import write_json
-from accord.formats.facts import ORIGINS
-from accord.formats.film_reviews import (
+from accord.demo.film_reviews import (
     HUMAN_SOURCE,
     RATING_HIGH,
     RATING_LOW,
@@ -30,6 +28,8 @@ from accord.formats.film_reviews import (
     records_of,
     split_of,
 )
+from accord.files import write_json
+from accord.formats.facts import ORIGINS
 from accord.formats.jsonl import write_jsonl
 from accord.people.desk import Desk
 from accord.people.intake import queue_groups

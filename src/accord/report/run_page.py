@@ -14,11 +14,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import accord
-from accord.evals import parts
-from accord.evals.figures import Figure, dot_of, seeds_frontier, snapshot_line, win_figure
-from accord.evals.glossary import GLOSSARY, TERMS
-from accord.evals.run_folder import RunFolder, read_run
 from accord.files import read_json, write_text
+from accord.report import parts
+from accord.report.figures import Figure, dot_of, seeds_frontier, snapshot_line, win_figure
+from accord.report.glossary import GLOSSARY, TERMS
+from accord.report.run_folder import RunFolder, read_run
 
 SECTIONS = {
     "floors": parts.tiles,

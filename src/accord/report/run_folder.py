@@ -68,7 +68,7 @@ def read_run(path: Path) -> RunFolder:
         DataError: there is no such folder.
     """
     if not path.is_dir():
-        raise DataError("no such run folder", where=str(path), mend="give the folder that `accord run` wrote")
+        raise DataError("no such run folder", where=str(path), hint="give the folder that `accord run` wrote")
     files: dict[str, Any] = {}
     damaged: dict[str, str] = {}
     for name in JSON_FILES:

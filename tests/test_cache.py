@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from accord.config import load_recipe
+from accord.loop.cache import Log, Runner
 from accord.loop.run import uncured, uncured_note
-from accord.loop.runner import Log, Runner
 
 
 class Work:

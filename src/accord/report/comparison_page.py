@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from accord.evals.figures import Figure, kl_axis
-from accord.evals.parts import NONE, number, percent
-from accord.evals.report import write_page
-from accord.evals.svg import WIDE, Axis, Dot, Point, Series, chart, dots, swatch
+from accord.report.figures import Figure, kl_axis
+from accord.report.parts import NONE, number, percent
+from accord.report.run_page import write_page
+from accord.report.svg import WIDE, Axis, Dot, Point, Series, chart, dots, swatch
 
 STYLES = tuple(f"m{i}" for i in range(10))
 

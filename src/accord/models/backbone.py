@@ -119,6 +119,6 @@ def recompute_activations(trunk: Backbone) -> None:
     if not isinstance(trunk, Recomputing):
         raise UsageError(
             "activation_checkpointing is for models that the decoder reads",
-            mend="leave it out, and lower micro_batch_tokens where memory is short",
+            hint="leave it out, and lower micro_batch_tokens where memory is short",
         )
     trunk.checkpointing = True

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accord.evals import parts
-from accord.evals.figures import Figure, dot_of, kl_axis, legend, win_figure
-from accord.evals.glossary import TERMS
-from accord.evals.report import RUN_COLUMNS, SEED_LINES, run_numbers, write_page
-from accord.evals.run_folder import read_run
-from accord.evals.svg import Axis, Dot, Point, Series, chart, dots
 from accord.files import write_json
 from accord.grid import Point as Combination
+from accord.report import parts
+from accord.report.figures import Figure, dot_of, kl_axis, legend, win_figure
+from accord.report.glossary import TERMS
+from accord.report.run_folder import read_run
+from accord.report.run_page import RUN_COLUMNS, SEED_LINES, run_numbers, write_page
+from accord.report.svg import Axis, Dot, Point, Series, chart, dots
 
 #: What a single stage's result may hold: column, glossary term, key, decimals.
 STAGE_COLUMNS = (

@@ -1,0 +1,223 @@
+"""The recipe: all sections of a run, and how one is found, read and built."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from accord.config.base import Section, layered
+from accord.config.layers import Layer, build, names_row, override_layer, read_layer, yaml_word
+from accord.config.sections import (
+    BaseConfig,
+    DataConfig,
+    DpoConfig,
+    EvalConfig,
+    LabelConfig,
+    ModelConfig,
+    PretrainConfig,
+    QueueConfig,
+    RewardConfig,
+    RlConfig,
+    SampleConfig,
+    SftConfig,
+    TokenizerConfig,
+    UncuredConfig,
+)
+from accord.errors import UsageError
+
+#: Folders of a seed of a comparison that are not those of its methods.
+SHARED_STAGES = frozenset(
+    {"data", "base", "tokenizer", "pretrain", "sft", "rankings", "reward", "labelled", "eval", "downloads"}
+)
+
+
+class CompareConfig(Section):
+    """Several ways from one SFT policy and one reward model to a better policy, side by side."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), strict=False, min_length=1, description="One whole comparison per seed.")
+    methods: dict[str, dict[str, Any]] = Field(
+        {}, description="Name to {rl: ...}, {dpo: ...} (what differs from the recipe's own) or {best_of: n}."
+    )
+    labelled_prompts: int = Field(320, ge=1, description="Prompts whose SFT samples are labelled for the dpo methods.")
+    labelled_per_prompt: int = Field(4, ge=2, description="Samples of each of them; the reward model ranks them.")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
+    seed: int = Field(0, ge=0, description="Decides every random choice of the run.")
+    data: DataConfig = Field(DataConfig(), description="Rankings.")
+    base: BaseConfig = Field(BaseConfig(), description="A given model in place of a pretrained one.")
+    tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="Tokenizer.")
+    model: ModelConfig = Field(ModelConfig(), description="Shape of the backbone.")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="Pretraining.")
+    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
+    reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
+    rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
+    dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
+    uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
+    eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    queue: QueueConfig = Field(QueueConfig(), description="What waits for people at the end.")
+    compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
+
+    @model_validator(mode="after")
+    def _methods_can_be_run(self) -> Self:
+        for name in self.compare.methods:
+            self.method(name)
+        return self
+
+    def method(self, name: str) -> RlConfig | DpoConfig | int:
+        """The settings of one of the compared methods: the recipe's own section with what the method changes; n of
+        best-of-n. Raises ValueError where they cannot be understood."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in SHARED_STAGES:
+            raise ValueError(f"compare.methods.{name}: a method's folder cannot be called so; give it another name")
+        given = self.compare.methods[name]
+        if len(given) != 1 or not given.keys() <= {"rl", "dpo", "best_of"}:
+            raise ValueError(
+                f"compare.methods.{name} has {', '.join(given) or 'nothing'}: give one of rl, dpo, best_of"
+            )
+        ((stage, change),) = given.items()
+        if stage == "best_of":
+            if not isinstance(change, int) or change < 2:
+                raise ValueError(f"compare.methods.{name}.best_of is {change!r}, not a number from 2 on")
+            return change
+        own: RlConfig | DpoConfig = getattr(self, stage)
+        if not isinstance(change, dict):
+            raise ValueError(f"compare.methods.{name}.{stage} is {yaml_word(change)}: write `key: value` lines")
+        try:
+            made = type(own)(**layered(type(own), own.model_dump(exclude_unset=True), change))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, (name, stage, *first["loc"])))
+            raise ValueError(f"compare.methods.{key}: {first['msg'].removeprefix('Value error, ')}") from error
+        if isinstance(made, DpoConfig) and made.online:
+            raise ValueError(
+                f"compare.methods.{name}.dpo.online: the dpo methods of a comparison share labelled samples"
+            )
+        return made
+
+    def check_lengths(self) -> None:
+        """Refuse texts longer than the recipe's own model has positions; a given model is asked once it is there.
+
+        Raises UsageError.
+        """
+        if self.base.model:
+            return
+        lengths = {
+            "pretrain.block_tokens": self.pretrain.block_tokens,
+            "sft.max_tokens": self.sft.max_tokens,
+            "sample.max_new_tokens": self.sample.max_new_tokens,
+            "reward.max_tokens": self.reward.max_tokens,
+            "rl.max_new_tokens": self.rl.max_new_tokens,
+            "rl.ptx.block_tokens": self.rl.ptx.block_tokens if self.rl.ptx.coef > 0 else 0,
+            "uncured.max_new_tokens": self.uncured.max_new_tokens,
+        }
+        for key, length in lengths.items():
+            if length > self.model.max_positions:
+                raise UsageError(
+                    f"{key} {length} is above model.max_positions {self.model.max_positions}",
+                    where=f"recipe {self.name}",
+                    hint=f"raise model.max_positions or lower {key}",
+                )
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its final value, ready for JSON: the run's ``resolved.json``."""
+        return self.model_dump(mode="json")
+
+
+# ---- doors -----------------------------------------------------------------------------------------------------
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name and path of the recipes that come with Accord: inside the wheel, or the repository's own folder."""
+    here = Path(__file__).resolve()
+    folders = (here.parents[1] / "recipes", here.parents[3] / "recipes")
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """A path as it stands, or the name of a shipped recipe."""
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(recipe) in shipped:
+        return shipped[str(recipe)]
+    near = difflib.get_close_matches(path.stem, shipped, n=1)
+    raise UsageError(
+        f"no recipe {str(recipe)!r}",
+        why="it is neither a file nor one of the shipped recipes",
+        hint=f"did you mean {near[0]!r}?" if near else "give a YAML file or one of: " + ", ".join(shipped),
+    )
+
+
+def recipe_layers(recipe: str | Path) -> list[Layer]:
+    """The recipe's own layer, above those of the recipe that it ``extends`` (a name, or a path beside it)."""
+    layers: list[Layer] = []
+    path: Path | None = find_recipe(recipe)
+    while path is not None:
+        layer = read_layer(path)
+        if any(layer.name == seen.name for seen in layers):
+            raise UsageError("recipes extend each other in a circle", where=layer.where(("extends",)))
+        layers.insert(0, Layer({k: v for k, v in layer.values.items() if k != "extends"}, layer.name, layer.lines))
+        base = layer.values.get("extends")
+        path = None if base is None else _base_recipe(layer, base)
+    return layers
+
+
+def _base_recipe(layer: Layer, base: Any) -> Path:
+    if not isinstance(base, str):
+        raise UsageError(f"extends is {yaml_word(base)}, not the name of a recipe", where=layer.where(("extends",)))
+    beside = Path(layer.name).parent / base
+    try:
+        return find_recipe(beside if beside.is_file() else base)
+    except UsageError as error:
+        raise UsageError(error.what, where=layer.where(("extends",)), why=error.why, hint=error.hint) from error
+
+
+def load_recipe(recipe: str | Path | None, overrides: Sequence[str] = (), *, defaults: Layer | None = None) -> Recipe:
+    """Read a recipe by path or shipped name and apply ``key=value`` overrides.
+
+    Args:
+        recipe: A YAML file, or the name of a recipe that comes with Accord ("demo"); None for the defaults alone,
+            as a single stage on a user's own model needs them (the recipe's ``model`` section then says nothing).
+        overrides: Dotted, typed by YAML: ``rl.kl_coef=0.02``.
+        defaults: A project's own defaults; the recipe wins over them.
+
+    Raises:
+        UsageError: For anything that cannot be understood, with file, line, key and a suggestion.
+    """
+    layers = [defaults] if defaults else []
+    if recipe is not None:
+        own = recipe_layers(recipe)
+        named_by_file = Layer({"name": Path(own[-1].name).stem}, own[-1].name, {})
+        layers += [*own[:-1], named_by_file, own[-1]]
+    given = sorted(map(override_layer, overrides), key=lambda layer: not names_row(Recipe, layer.values))
+    made = build(Recipe, [*layers, *given])
+    if recipe is not None:
+        made.check_lengths()
+    return made
+
+
+def load_label(overrides: Sequence[str] = (), *, defaults: Layer | None = None) -> LabelConfig:
+    """A project's settings of labelling (its key ``label``), with ``key=value`` overrides on top.
+
+    Raises:
+        UsageError: For anything that cannot be understood, with file, line, key and a suggestion.
+    """
+    return build(LabelConfig, [*([defaults] if defaults else []), *map(override_layer, overrides)])
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe's YAML, for editors: keys complete and explain themselves."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["extends"] = {"type": "string", "description": "A recipe whose keys hold unless given here."}
+    return schema

@@ -1,0 +1,1 @@
+"""The film demo: one task among others, imported by nothing but its own command."""
