@@ -54,7 +54,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """Public functions replaced by recorders with the same signature: no training happens here."""
     made: list[tuple[str, dict[str, Any]]] = []
-    for name in ("demo", "run", "pretrain", "sft", "sample", "reward", "rl", "dpo", "score"):
+    for name in ("run_seeds", "run", "pretrain", "sft", "sample", "reward", "rl", "dpo", "score"):
         signature = inspect.signature(getattr(accord, name))
 
         def record(
@@ -128,7 +128,7 @@ def test_rl_hands_over_config_and_paths(calls: list[tuple[str, dict[str, Any]]])
         ("score --reward-model m --data d -o out.jsonl", "score"),
         ("pretrain --texts t --valid-texts v --tokenizer k -o out model.width=128 pretrain.epochs=1", "pretrain"),
         ("run demo rl.iterations=2 --seed 4", "run"),
-        ("demo --seeds 0,1 --smoke", "demo"),
+        ("demo --seeds 0,1 --smoke", "run_seeds"),
     ],
 )
 def test_each_command_calls_its_function(calls: list[tuple[str, dict[str, Any]]], argv: str, name: str) -> None:

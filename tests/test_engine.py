@@ -19,6 +19,7 @@ from torch import Tensor
 
 from accord.config import SampleConfig
 from accord.errors import AccordError, DataError, UsageError
+from accord.models import forward
 from accord.models.decoder import CausalLM
 from accord.models.forward import Step
 from accord.models.shape import DecoderConfig

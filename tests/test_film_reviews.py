@@ -17,8 +17,8 @@ import pytest
 
 from accord import artefacts
 from accord.artefacts import Pin
+from accord.demo import film_reviews as fr
 from accord.errors import DataError, ResourceError
-from accord.formats import film_reviews as fr
 from accord.records import Annotator, Completion, Prompt, Rating
 
 FILM_ROWS = [  # id, text, ratings; the ids are not in file order on purpose

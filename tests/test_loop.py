@@ -18,10 +18,10 @@ from conftest import random_policy
 from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _tar, _wheel
 
 from accord.config import LabelConfig, Recipe, load_recipe
-from accord.demo import film_reviews
+from accord.demo import film_reviews, films
 from accord.errors import DataError, UsageError
 from accord.grid import grid
-from accord.loop import films, sweep
+from accord.loop import sweep
 from accord.loop.compare import compare
 from accord.loop.run import run
 from accord.models.folder import save_policy

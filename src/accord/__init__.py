@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _DOORS = {
-    "demo": "accord.loop",
     "run": "accord.loop",
+    "run_seeds": "accord.loop",
     "compare": "accord.loop",
     "sweep": "accord.loop",
     "sweep_stage": "accord.loop",

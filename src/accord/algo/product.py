@@ -17,6 +17,13 @@ def _has_onednn(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _packs(weight: Tensor) -> bool:
+    """Whether oneDNN lays this weight out: in bf16 it refuses on processors without AVX512, which `F.linear` serves."""
+    if not _has_onednn(weight):
+        return False
+    return weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` of matrices, not differentiable; the weight may be a transposed view.
 
@@ -33,7 +40,7 @@ def prepacked(weight: Tensor, bias: Tensor | None) -> Product:
 
     Its plain product lays the weight out anew in each call, which at 32 rows costs as much as the product itself.
     """
-    if not _has_onednn(weight):
+    if not _packs(weight):
         return lambda x: F.linear(x, weight, bias)
     laid = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
 

@@ -46,7 +46,7 @@ def demo(
         home = find_project(project)
         recipe = load_recipe("smoke" if smoke else "demo", overrides or (), defaults=home.defaults if home else None)
         wanted, folder = parse_seeds(seeds), run_dir(output_dir, home, recipe.name)
-        made = accord.demo(
+        made = accord.run_seeds(
             recipe,
             output_dir=folder,
             seeds=wanted,

@@ -62,7 +62,7 @@ SHARES = {
 }
 
 
-def demo(
+def run_seeds(
     recipe: Recipe,
     *,
     output_dir: Path,

@@ -92,7 +92,7 @@ def write_seeds_report(out_dir: Path, seed_dirs: Sequence[Path]) -> Path:
 def write_page(path: Path, template: str, context: Mapping[str, Any]) -> Path:
     """Fill a template; everything in it is escaped but the pictures, which are escaped where they are drawn."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "pages"),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=not template.endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
