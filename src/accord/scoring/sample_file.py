@@ -10,9 +10,8 @@ from typing import Any
 from accord.config import SampleConfig, ScorerConfig
 from accord.errors import UsageError
 from accord.formats.jsonl import read_prompts, write_jsonl
-from accord.models.folder import load_policy
-from accord.models.placement import AUTO
-from accord.rollout.engine import Engine, Sampling
+from accord.rollout.engine import Sampling
+from accord.rollout.generator import Generated, open_generator
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer
 from accord.stats import best_of_n_kl_bound
@@ -60,21 +59,11 @@ def sample(
     scorer = load_scorer(rewards, reward_model) if reward_model or rewards else None
     if scorer is None and config.best_of > 1:
         raise UsageError("sample.best_of needs something to choose by", hint="give --reward-model DIR, or rl.rewards")
-    policy, words = load_policy(model, AUTO)
-    prompts = [row.text for row in read_prompts(data, words.chat)]
+    generator = open_generator(model)
+    prompts = [row.text for row in read_prompts(data, generator.chat)]
     log(0.0, f"{len(prompts)} prompts")
     drawn = config.model_dump(exclude={"best_of"}) | {"samples_per_prompt": config.samples_per_prompt * config.best_of}
-    samples = Engine(policy, words.stop_ids).generate([words.encode(p) for p in prompts], Sampling(**drawn), seed=seed)
-    rows: list[dict[str, Any]] = [
-        {
-            "prompt": prompts[s.prompt_index],
-            "completion": words.decode(s.completion),
-            "logp": round(sum(s.behaviour_logp), 6),
-            "tokens": len(s.completion),
-            "finish": s.finish,
-        }
-        for s in samples
-    ]
+    rows = [_as_row(one) for one in generator.generate(prompts, Sampling(**drawn), seed=seed)]
     if scorer is not None:
         log(0.9, "scoring")
         rows = best_rows(rows, scorer, config.best_of, config.samples_per_prompt)
@@ -88,6 +77,17 @@ def sample(
         best_of=config.best_of,
         kl_bound=best_of_n_kl_bound(config.best_of),
     )
+
+
+def _as_row(one: Generated) -> dict[str, Any]:
+    """Return the line that a completion is written as."""
+    return {
+        "prompt": one.prompt,
+        "completion": one.text,
+        "logp": round(sum(one.behaviour_logp), 6),
+        "tokens": len(one.completion_ids),
+        "finish": one.finish,
+    }
 
 
 def best_rows(rows: Sequence[dict[str, Any]], scorer: Scorer, best_of: int, per_prompt: int) -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ from accord.models.folder import load_policy, save_policy
 from accord.models.lora import adapter_off, add_lora, save_adapter
 from accord.models.placement import Placement
 from accord.records import JudgedGroup, RankedGroup
-from accord.rollout.engine import Engine, Sample, Sampling
+from accord.rollout.engine import Sampling
+from accord.rollout.generator import EngineGenerator, Generated
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.seeds import stream_seed
@@ -374,7 +375,7 @@ class LiveReference:
 
 
 def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log) -> Source:
-    config, engine = task.config, Engine(task.policy, task.words.stop_ids)
+    config, generator = task.config, EngineGenerator(task.policy, task.words)
     rows = read_prompts(data, task.words.chat)
     prompts = Prompts([row.text for row in rows], [row.weight for row in rows])
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
@@ -382,13 +383,12 @@ def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Pat
 
     def groups(step: int) -> tuple[list[ComparedGroup], dict[str, float]]:
         chosen = prompts.pick(config.groups_per_step, step, task.seed)
-        ids = [task.words.encode(p) for p in chosen]
-        samples = engine.generate(ids, sampling, seed=stream_seed(task.seed, "rollout", step))
-        examples = [Example(s.prompt, s.completion) for s in samples]
-        found, told = _judged_samples(task, scorer, chosen, samples, examples, stream_seed(task.seed, "labels", step))
+        drawn = generator.generate(chosen, sampling, seed=stream_seed(task.seed, "rollout", step))
+        examples = [Example(one.prompt_ids, one.completion_ids) for one in drawn]
+        found, told = _judged_samples(task, scorer, drawn, examples, stream_seed(task.seed, "labels", step))
         if reference:
             reference.forget()
-            told["kl"] = sum(sum(s.behaviour_logp) for s in samples) / len(samples) - float(reference(examples).mean())
+            told["kl"] = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn) - float(reference(examples).mean())
         return found, told
 
     valid = [] if valid_data is None else _read_groups(task, valid_data, log)
@@ -404,35 +404,27 @@ def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Pat
 
 
 def _judged_samples(
-    task: Task,
-    scorer: Scorer,
-    prompts: Sequence[str],
-    samples: Sequence[Sample],
-    examples: Sequence[Example],
-    seed: int,
+    task: Task, scorer: Scorer, drawn: Sequence[Generated], examples: Sequence[Example], seed: int
 ) -> tuple[list[ComparedGroup], dict[str, float]]:
     """Samples ranked by their scores, prompt by prompt, and what there is to log; prompts that tie are left out."""
     config = task.config
-    texts = [(prompts[s.prompt_index], task.words.decode(s.completion)) for s in samples]
-    raw_S = scorer.score(texts)
-    cut_S = torch.tensor([s.finish != "stop" for s in samples])
-    score_PK = (raw_S - config.missing_eos_penalty * cut_S).view(len(prompts), config.samples_per_prompt)
+    raw_S = scorer.score([one.pair for one in drawn])
+    cut_S = torch.tensor([not one.finished for one in drawn])
+    score_PK = (raw_S - config.missing_eos_penalty * cut_S).view(-1, config.samples_per_prompt)
     rank_PK = judged_ranks(score_PK, config.label_noise, torch.Generator().manual_seed(seed))
     groups = [
         ranked_group(config, task.row, examples[p * len(ranks) : (p + 1) * len(ranks)], ranks, 1.0)
         for p, ranks in enumerate(rank_PK.tolist())
     ]
     kept = [g for g in groups if g.shares]
-    return kept, _sample_stats(raw_S, cut_S, samples, texts) | {"ties": 1 - len(kept) / len(groups)}
+    return kept, _sample_stats(raw_S, cut_S, drawn) | {"ties": 1 - len(kept) / len(groups)}
 
 
-def _sample_stats(
-    raw_S: Tensor, cut_S: Tensor, samples: Sequence[Sample], texts: Sequence[tuple[str, str]]
-) -> dict[str, float]:
+def _sample_stats(raw_S: Tensor, cut_S: Tensor, drawn: Sequence[Generated]) -> dict[str, float]:
     return {
         "score": float(raw_S.mean()),
         "score_std": float(raw_S.std(unbiased=False)),
-        "length": sum(len(s.completion) for s in samples) / len(samples),
+        "length": sum(len(one.completion_ids) for one in drawn) / len(drawn),
         "eos_rate": 1 - float(cut_S.float().mean()),
-        "distinct": len({" ".join(text.split()) for _, text in texts}) / len(texts),
+        "distinct": len({" ".join(one.text.split()) for one in drawn}) / len(drawn),
     }

@@ -1,0 +1,103 @@
+"""Prompts in, completions out, as texts: the one place where a policy is asked to write.
+
+Whoever wants completions calls a `Generator`. Ours runs the `Engine` on a policy in memory; another (a server, say)
+needs only the one method and the chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from accord.models.decoder import CausalLM
+from accord.models.folder import load_policy
+from accord.models.placement import AUTO, Placement
+from accord.rollout.engine import Engine, Finish, Sample, Sampling
+from accord.text.template import ChatTemplate
+from accord.text.tokenizer import Tokenizer
+
+ENGINE_ROWS = 128  # samples alive at once unless a caller says otherwise; more is faster where memory allows
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One completion, as text and as tokens.
+
+    ``completion_ids`` end with a stop token where ``finish`` is "stop"; ``behaviour_logp`` holds one log-probability
+    (nats) for each of them, under the distribution it was drawn from.
+    """
+
+    prompt: str
+    text: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    behaviour_logp: tuple[float, ...]
+    finish: Finish
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Prompt and completion, as scorers read them."""
+        return self.prompt, self.text
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended by itself."""
+        return self.finish == "stop"
+
+
+class Generator(Protocol):
+    """What writes completions. ``chat`` lays out prompts of several turns; None for a policy that has no template."""
+
+    @property
+    def chat(self) -> ChatTemplate | None: ...
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, *, seed: int) -> list[Generated]:
+        """Return K = ``sampling.samples_per_prompt`` completions of each prompt side by side, in prompt order.
+
+        The same seed, prompts and sampling give the same completions.
+        """
+
+
+class EngineGenerator:
+    """A `Generator` over a policy in memory, always with its present weights."""
+
+    def __init__(self, policy: CausalLM, tokenizer: Tokenizer, *, max_rows: int = ENGINE_ROWS) -> None:
+        self.tokenizer = tokenizer
+        self._engine = Engine(policy, tokenizer.stop_ids, max_rows=max_rows)
+
+    @property
+    def chat(self) -> ChatTemplate | None:
+        return self.tokenizer.chat
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling, *, seed: int) -> list[Generated]:
+        ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        samples = self._engine.generate(ids, sampling, seed=seed)
+        return decoded(self.tokenizer, prompts, samples)
+
+
+def decoded(tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Sample]) -> list[Generated]:
+    """Return the engine's samples with their texts; ``prompts`` are those that their ``prompt_index`` counts."""
+    return [
+        Generated(
+            prompt=prompts[sample.prompt_index],
+            text=tokenizer.decode(sample.completion),
+            prompt_ids=sample.prompt,
+            completion_ids=sample.completion,
+            behaviour_logp=sample.behaviour_logp,
+            finish=sample.finish,
+        )
+        for sample in samples
+    ]
+
+
+def open_generator(policy: Path, placement: Placement = AUTO, *, max_rows: int = ENGINE_ROWS) -> EngineGenerator:
+    """Read a policy's folder and return what writes completions with it."""
+    return EngineGenerator(*load_policy(policy, placement), max_rows=max_rows)
+
+
+def by_prompt(generated: Sequence[Generated], samples_per_prompt: int) -> list[list[Generated]]:
+    """Return the completions of each prompt as a list of their own, in prompt order."""
+    starts = range(0, len(generated), samples_per_prompt)
+    return [list(generated[start : start + samples_per_prompt]) for start in starts]
