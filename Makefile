@@ -1,8 +1,9 @@
-# make install | demo | test | check | bench | wheel
+# make install | demo | quick | test | check | bench | wheel
 #   PYTHON=python3.12        which Python the environment is made from (3.11 or newer)
 #   PIP_ARGS="--index-url …" passed on to pip, for example to take torch's CPU build
 #   ARGS="--seeds 0,1,2"     passed on to `accord demo`
 #   TESTS="tests/test_x.py"  passed on to pytest
+#   WORKERS=4                processes that share the tests; 0: this one alone, as a debugger needs it
 #   ROWS=name,...            rows of `make bench` by name or its start; all by default
 #   PEERS=folder             the peers' scripts for `make bench`
 #   DIST=folder              where `make wheel` puts the wheel
@@ -12,13 +13,14 @@ VENV ?= .venv
 PIP_ARGS ?=
 ARGS ?=
 TESTS ?=
+WORKERS ?= 2
 ROWS ?=
 PEERS ?= ../shared/peers
 DIST ?= dist
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench wheel clean
+.PHONY: install demo quick test check bench wheel clean
 
 install: $(STAMP)
 
@@ -31,8 +33,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/accord demo $(ARGS)
 
+quick: install
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' $(TESTS)
+
 test: install
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 check: install
 	$(BIN)/ruff format --check .

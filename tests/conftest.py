@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from accord.models.decoder import CausalLM
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("accord", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("accord")
 
 TEXTS = (
     "The old lighthouse keeper counted ships until the fog took the harbour.",
@@ -42,6 +47,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests are on the CPU wherever they run, but for ``pytest -m gpu``."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that share a fixture of their module run in one process; where several share the work, slow tests first.
+
+    A fixture of a module (a server, a browser, a trained model) would otherwise be made once in every process, and
+    a slow test that comes last leaves the others waiting.
+    """
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name
+        if any(each[-1].scope == "module" for each in fixtures if each):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]

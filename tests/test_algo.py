@@ -35,6 +35,7 @@ def near(got: Tensor | float, wanted: object, atol: float = 1e-6) -> None:
 # -- reward losses -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bradley_terry_values() -> None:
     # log(1 + e^-D): D=0 log 2; D=1 log(1 + .367879) = .313262; D=-1 is one more; D=-50 is 50 up to e^-50
     gap = t64([0.0, 1.0, 2.0, -1.0, 50.0, -50.0])

@@ -267,6 +267,7 @@ def miniature(policy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield policy_folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "options", "items"),
     [

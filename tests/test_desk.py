@@ -78,6 +78,7 @@ def rankings(desk: Desk) -> list[Ranking]:
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_slot_goes_to_one_person_only(desk: Desk, clock: Clock, ada: Person, bob: Person) -> None:
     assert desk.add_tasks([pair()]) == 1
     mine = claimed(desk, ada)
@@ -229,6 +230,7 @@ def test_what_is_not_ones_own_is_not_there(desk: Desk, ada: Person, bob: Person)
 # -- fair --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_pairs_each_person_sees_each_order_half_the_time(desk: Desk, ada: Person, bob: Person) -> None:
     desk.add_tasks([pair(overlap=2) for _ in range(32)])
     orders: dict[int, list[tuple[int, ...]]] = {ada.id: [], bob.id: []}
@@ -243,6 +245,7 @@ def test_of_pairs_each_person_sees_each_order_half_the_time(desk: Desk, ada: Per
     assert len(set(orders[ada.id][::2] + orders[bob.id][::2])) == 2  # fails by chance once in 2 ** 31
 
 
+@pytest.mark.slow
 def test_orders_of_many_are_drawn_evenly(desk: Desk, ada: Person) -> None:
     # 3 completions, 6 orders, 120 draws: 20 each, standard deviation 4.1; the bound is at 5 of them.
     desk.add_tasks([NewTask(kind="ranking", prompt=PROMPT, completions=C[:3]) for _ in range(120)])
@@ -325,6 +328,7 @@ def test_the_same_key_again_changes_nothing(desk: Desk, clock: Clock, ada: Perso
     assert len(rankings(desk)) == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_leaves_the_lease_and_nothing_else(desk: Desk, ada: Person) -> None:
     desk.add_tasks([pair()])
     before = claimed(desk, ada)
@@ -588,6 +592,7 @@ def test_tasks_are_listed_from_one_on_and_gold_questions_alone(desk: Desk, ada: 
     assert [one.task_id for one in desk.submissions(gold=True)] == [second]
 
 
+@pytest.mark.slow
 def test_a_decision_stands_beside_the_judgements(desk: Desk, ada: Person, bob: Person, chef: Person) -> None:
     desk.add_tasks([pair(overlap=2)])
     for person in (ada, bob):

@@ -251,6 +251,7 @@ class Machine(RuleBasedStateMachine):
         }
 
 
+@pytest.mark.slow
 def test_any_schedule_agrees_with_the_model(place: str) -> None:
     with Store.open(place) as store:
 

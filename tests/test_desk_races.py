@@ -53,6 +53,7 @@ def in_threads(work: Callable[[int], None], number: int) -> None:
         raise errors[0]
 
 
+@pytest.mark.slow
 def test_fifty_at_once_fill_every_slot_once(place: str) -> None:
     receipts: list[Receipt] = []
     with Store.open(place) as store:
@@ -163,6 +164,7 @@ def check_nothing_lost(place: str, told: list[str]) -> list[Any]:
         return rows
 
 
+@pytest.mark.slow
 def test_several_processes_on_one_store_share_the_queue(place: str) -> None:
     names = [f"p{i}" for i in range(6)]
     queue_pairs(place, names, tasks=20, overlap=2)
@@ -175,6 +177,7 @@ def test_several_processes_on_one_store_share_the_queue(place: str) -> None:
     assert not any(row.extra for row in rows)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_answer_that_was_acknowledged(place: str) -> None:
     names = [f"p{i}" for i in range(4)]
     queue_pairs(place, names, tasks=400, overlap=2)
@@ -276,6 +279,7 @@ def full_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
         yield path, desk, people, Work(store)
 
 
+@pytest.mark.slow
 def test_work_at_the_desk_does_not_grow_with_the_queue(full_house: tuple[Path, Desk, list[Person], Work]) -> None:
     """Bounds in SQLite's own steps, which no other load on the machine changes; a million of them take about 20 ms."""
     path, desk, people, work = full_house

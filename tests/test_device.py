@@ -56,6 +56,7 @@ def pretended() -> dict[str, str | None]:
     return {row["name"]: row["wrong"] for row in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_stage_runs_on_one_device_and_finds_the_numbers_of_the_cpu(
     name: str, pretended: dict[str, str | None]

@@ -325,6 +325,7 @@ LETTERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_learns_to_end_with_a_letter(
     name: str, letters_folder: Path, letter_rows: tuple[Rows, Rows], write_rows: WriteRows, tmp_path: Path
@@ -383,6 +384,7 @@ def test_a_gap_between_held_out_and_trained_judgements_rings(
     assert "overfit" in {row["alarm"] for row in rows_of(tmp_path / "out" / "events.jsonl")}
 
 
+@pytest.mark.slow
 def test_the_reference_is_computed_once_and_only_for_what_it_was_computed_for(
     letters_folder: Path,
     write_rows: WriteRows,
@@ -417,6 +419,7 @@ def test_the_reference_is_computed_once_and_only_for_what_it_was_computed_for(
     assert len(got ^ wanted) <= 4  # rounding may fall on either side
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_against_the_model_under_it(
     letters_folder: Path,
     write_rows: WriteRows,
@@ -554,6 +557,7 @@ def prompts(write_rows: WriteRows) -> Path:
     return write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "sign"), [("dpo", 1.0), ("dpo", -1.0), ("kto", 1.0), ("ipo_sum", 1.0)])
 def test_online_a_scorer_is_followed_or_avoided(
     loss: str,
@@ -570,6 +574,7 @@ def test_online_a_scorer_is_followed_or_avoided(
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4) and rows[-1]["kl"] > 0.1
 
 
+@pytest.mark.slow
 def test_online_with_an_adapter_the_reference_is_the_policy_without_it(
     letters_folder: Path,
     prompts: Path,
@@ -594,6 +599,7 @@ def test_online_scores_that_all_tie_teach_nothing_and_ring(
     assert all(torch.equal(start[name], end[name]) for name in start)
 
 
+@pytest.mark.slow
 def test_online_a_completion_that_does_not_end_pays_for_it(
     letters_folder: Path,
     prompts: Path,

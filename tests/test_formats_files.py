@@ -106,6 +106,7 @@ def test_u2028_inside_a_string_ends_no_line(tmp_path: Path) -> None:
     assert taken(path)[0] == [Item(prompt="a\u2028b\x85c", completions=("a", "b"), ranks=(1, 2))]
 
 
+@pytest.mark.slow
 def test_a_line_of_100_megabytes_is_skipped_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     with path.open("wb") as out:
@@ -118,6 +119,7 @@ def test_a_line_of_100_megabytes_is_skipped_in_bounded_memory(tmp_path: Path) ->
     assert "bytes in one row, more than" in taken(path)[1][0].problem
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """25 MB of rows, compressed. Reading and writing them takes less than 12 MB more than a small file took."""
     path = tmp_path / "data.jsonl.gz"
@@ -151,6 +153,7 @@ def in_another_process(path: Path) -> tuple[int, int, int]:
     return items, rejected, grown
 
 
+@pytest.mark.slow
 def test_what_stands_before_a_cut_is_read(tmp_path: Path) -> None:
     import zstandard
 
@@ -235,6 +238,7 @@ FIELDS = sorted(
 )
 
 
+@pytest.mark.slow
 @quickly
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), values, max_size=5), min_size=1, max_size=4))
 def test_rows_with_anything_in_their_fields_are_items_or_rejects(

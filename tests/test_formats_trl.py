@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_implicit_prompts_are_found_as_trl_finds_them(data: st.DataObject) -> None:
@@ -109,6 +110,7 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
     return {"output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 4, "bf16": False, **quiet}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chat", "kind"), [(False, "json"), (True, "parquet")])
 def test_its_dpo_trainer_takes_a_step(tmp_path: Path, tiny: tuple[Any, Any], chat: bool, kind: str) -> None:
     from transformers import LlamaForCausalLM
@@ -127,6 +129,7 @@ def test_its_dpo_trainer_takes_a_step(tmp_path: Path, tiny: tuple[Any, Any], cha
     assert trainer.train().training_loss == pytest.approx(0.6931, abs=1e-3)  # log 2 before the first step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chat", "kind"), [(False, "parquet"), (True, "json")])
 def test_its_reward_trainer_takes_a_step(tmp_path: Path, tiny: tuple[Any, Any], chat: bool, kind: str) -> None:
     from transformers import LlamaForSequenceClassification

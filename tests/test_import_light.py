@@ -31,6 +31,7 @@ def heavy_after(code: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", LIGHT_ROOMS)
 def test_room_is_torch_free(room: str) -> None:
     modules = modules_of(room)
@@ -38,6 +39,7 @@ def test_room_is_torch_free(room: str) -> None:
     assert heavy_after("\n".join(f"import {module}" for module in modules)) == []
 
 
+@pytest.mark.slow
 def test_facade_and_help_are_torch_free() -> None:
     code = (
         "import accord, contextlib, io\n"
@@ -54,6 +56,7 @@ def test_the_look_sees_torch() -> None:
     assert heavy_after("import types; sys.modules['torch'] = types.ModuleType('torch')") == ["torch"]
 
 
+@pytest.mark.slow
 def test_help_answers_at_once() -> None:
     """0.5 s on an idle machine (measured 0.3 s); the bound leaves room for a loaded one."""
     seconds = []

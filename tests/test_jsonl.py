@@ -216,6 +216,7 @@ ROWS = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, JSON))
 LINES = ROWS.map(lambda row: json.dumps(row).encode())
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(st.binary(max_size=60), st.lists(st.one_of(LINES, st.binary(max_size=20)), max_size=4).map(b"\n".join))
@@ -235,6 +236,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
 GROUPS = st.lists(st.tuples(TEXT, st.integers(1, 9)), min_size=2, max_size=9)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(TEXT, GROUPS, st.floats(1e-3, 1e3)), min_size=1, max_size=4),

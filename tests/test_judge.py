@@ -59,6 +59,7 @@ def _film_reviews() -> tuple[list[str], list[float], list[str]]:
     return own, [rating + offset[film] for rating, film in zip(ratings, films, strict=True)], films
 
 
+@pytest.mark.slow
 def test_the_plain_judge_is_scikit_learns_ridge_on_its_tfidf() -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
@@ -94,6 +95,7 @@ def test_the_plain_judge_is_scikit_learns_ridge_on_its_tfidf() -> None:
     assert plain.alpha != min(by_text, key=lambda alpha: by_text[alpha])
 
 
+@pytest.mark.slow
 def test_it_learns_what_people_meant(judge: Judge) -> None:
     texts, ratings, _ = _reviews(seed=2)
     assert np.corrcoef(judge.score(texts), ratings)[0, 1] > 0.75

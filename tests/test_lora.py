@@ -70,6 +70,7 @@ def with_peft(base: Path, adapter: Path, **settings: Any) -> Any:
 # -- against peft ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_family
 @torch.no_grad()
 def test_a_saved_adapter_gives_the_same_logits_under_peft(case: str, words: Tokenizer, tmp_path: Path) -> None:
@@ -102,6 +103,7 @@ def test_an_adapter_on_some_layers_only(case: str, words: Tokenizer, tmp_path: P
     assert len(json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "targets"),
     [
@@ -357,6 +359,7 @@ def inputs(policy_folder: Path, reward_folder: Path, write_rows: WriteRows) -> d
     return {"model": policy_folder, "reward_model": reward_folder, "data": prompts}
 
 
+@pytest.mark.slow
 def test_rl_trains_an_adapter_and_starts_at_its_reference(
     inputs: dict[str, Path], words: Tokenizer, tmp_path: Path
 ) -> None:
@@ -377,6 +380,7 @@ def test_rl_trains_an_adapter_and_starts_at_its_reference(
         torch.testing.assert_close(merged, wanted, rtol=0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [*({"algorithm": name} for name in POLICY_ALGORITHMS), {"values": {"shared": True}}], ids=str
 )
@@ -392,6 +396,7 @@ def test_every_row_trains_an_adapter(settings: dict[str, Any], inputs: dict[str,
     assert changed and all(name.split(".")[-2] in LoraConfig().targets for name in changed)
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_policy_itself_and_nothing_frozen_moves(inputs: dict[str, Path]) -> None:
     def trunks() -> int:
         import gc
@@ -412,6 +417,7 @@ def test_the_reference_is_the_policy_itself_and_nothing_frozen_moves(inputs: dic
     assert "score.weight" in names and all(".lora_" in name for name in names - {"score.weight"})
 
 
+@pytest.mark.slow
 def test_sft_trains_an_adapter_on_weights_that_stand_still(
     tiny_config: DecoderConfig, words: Tokenizer, write_rows: WriteRows, tmp_path: Path
 ) -> None:
@@ -430,6 +436,7 @@ def test_sft_trains_an_adapter_on_weights_that_stand_still(
         assert torch.equal(tensor, end[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "reward", "rl"])
 def test_a_stage_with_an_adapter_killed_midway_ends_the_same(
     stage: str, inputs: dict[str, Path], write_rows: WriteRows, tmp_path: Path

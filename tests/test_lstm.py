@@ -256,6 +256,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory, words: Tokenizer) -> dict[
     return {name: folder / f"{name}.jsonl" for name in rows} | {"tokenizer": folder / "tokenizer"}
 
 
+@pytest.mark.slow
 def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str, Path], tmp_path: Path) -> None:
     """Pretraining, SFT, reward model, PPO, and online DPO in its place, each through its ordinary stage."""
     started = pretrain(
@@ -318,6 +319,7 @@ def test_the_whole_chain_teaches_an_lstm_to_end_with_a_letter(letters: dict[str,
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [*({"algorithm": name} for name in POLICY_ALGORITHMS), {"values": {"shared": True}}, {"entropy_coef": 0.1}],
@@ -369,6 +371,7 @@ def stopping(at: float) -> Callable[[float, str], None]:
     return log
 
 
+@pytest.mark.slow
 def test_stages_that_were_stopped_end_bit_identical(
     policy: CausalLM,
     shape: LstmConfig,

@@ -54,6 +54,7 @@ json_values = st.recursive(
 fields = st.dictionaries(st.sampled_from(sorted(Answer.model_fields)), json_values, max_size=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=json_values | fields, door=st.sampled_from(["submit", "draft", "skip", "adjudicate", "gold"]))
 def test_any_body_on_a_held_task_gets_an_answer(served: Served, body: Any, door: str) -> None:

@@ -79,6 +79,7 @@ def test_a_group_that_cannot_be_served_queues_nothing(desk: Desk, tmp_path: Path
     assert list(desk.tasks()) == []
 
 
+@pytest.mark.slow
 def test_accord_label_queues_a_file(tmp_path: Path) -> None:
     rows = [{"prompt": "P", "completion": f" {i}."} for i in range(4)]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -92,6 +93,7 @@ def test_accord_label_queues_a_file(tmp_path: Path) -> None:
     assert [(task.kind, task.origin, len(task.completions)) for task in tasks] == [("pair", "samples.jsonl", 2)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from accord.people.web.security import HEADERS
-from tests.webapp import labelling
+from tests.webapp import http, labelling
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,11 +31,12 @@ def project(tmp_path: Path) -> Path:
 @contextmanager
 def entering(told: dict[str, Any], name: str = "") -> Iterator[tuple[httpx2.Client, httpx2.Response]]:
     """Somebody who opens the link, and what the app says to it."""
-    with httpx2.Client(base_url=told["url"], follow_redirects=True) as client:
+    with http(base_url=told["url"], follow_redirects=True) as client:
         client.get(told["link"])
         yield client, client.post("/join", data={"name": name})
 
 
+@pytest.mark.slow
 def test_the_first_start_makes_an_admin_and_later_ones_log_that_one_in(project: Path) -> None:
     with labelling(project) as (told, _):
         with entering(told, "Ada") as (client, entered):
@@ -53,15 +54,17 @@ def test_the_first_start_makes_an_admin_and_later_ones_log_that_one_in(project: 
         assert "link" not in silent
 
 
+@pytest.mark.slow
 def test_hosts_are_those_allowed(project: Path) -> None:
     with labelling(project, "--host", "0.0.0.0", "--allow-host", "labels.example.org") as (told, _):
-        with httpx2.Client(base_url=told["url"]) as client:
+        with http(base_url=told["url"]) as client:
             assert client.get("/login").status_code == 200
             assert client.get("/login", headers={"Host": "labels.example.org"}).status_code == 200
             assert client.get("/login", headers={"Host": "evil.example.org"}).status_code == 400
         assert "0.0.0.0" not in told["hosts"]
 
 
+@pytest.mark.slow
 def test_tokens_stay_out_of_what_the_server_prints_and_of_the_store(project: Path) -> None:
     with labelling(project) as (told, running):
         with entering(told, "Ada") as (client, _entered):
@@ -75,6 +78,7 @@ def test_tokens_stay_out_of_what_the_server_prints_and_of_the_store(project: Pat
     assert token.encode() not in held and session.encode() not in held
 
 
+@pytest.mark.slow
 def test_guidelines_come_from_a_file_and_keys_from_the_command_line(project: Path, tmp_path: Path) -> None:
     (tmp_path / "guide.md").write_text("# Be kind")
     argv = ("min_seconds=2", "--guidelines", str(tmp_path / "guide.md"))
@@ -82,6 +86,7 @@ def test_guidelines_come_from_a_file_and_keys_from_the_command_line(project: Pat
         assert "Be kind" in client.get("/guidelines").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "told", "code"),
     [

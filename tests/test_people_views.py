@@ -111,6 +111,7 @@ def test_groups_join_when_a_later_ranking_connects_them(tmp_path: Path) -> None:
     assert groups[0] == groups[1] == groups[3] != groups[2]
 
 
+@pytest.mark.slow
 def test_what_is_left_out_joins_no_groups(tmp_path: Path) -> None:
     facts = [rank(ADA, A, B), rank(ADA, C, D), rank(SIM, B, C), rank(BEN, A, D, flags=("gold",))]
     first, second = viewed(tmp_path, facts)

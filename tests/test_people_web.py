@@ -27,7 +27,7 @@ from accord.people.web.diff import word_diff
 from accord.people.web.pages import EVERY_KEY, TITLES, keys_of
 from accord.people.web.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
 from accord.stats import Interval, wilson
-from tests.webapp import Served, serving, task
+from tests.webapp import Served, http, http_get, serving, task
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_the_table_names_every_route(served: Served) -> None:
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_route_lets_in_whom_the_table_says_and_nobody_else(served: Served, route: str) -> None:
     least, status = ROUTES[route]
-    with httpx2.Client(base_url=served.url) as nobody:
+    with http(base_url=served.url) as nobody:
         assert ask(nobody, route).status_code == (status if least == "public" else 401)
         assert ask(nobody, route, headers={"Authorization": "Bearer wrong"}).status_code in (status, 401, 429)
     for role in ("annotator", "manager", "admin"):
@@ -183,7 +183,7 @@ def test_a_cookie_alone_changes_nothing(served: Served, route: str) -> None:
 
 @pytest.mark.parametrize("path", ["/login", "/join"])
 def test_nobody_is_logged_in_by_another_site(served: Served, path: str) -> None:
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
             assert client.post(path, data={"token": "x", "name": "x"}, headers=headers).status_code == 403
 
@@ -191,7 +191,7 @@ def test_nobody_is_logged_in_by_another_site(served: Served, path: str) -> None:
 def test_a_session_cookie_in_a_header_is_no_token_and_the_other_way_round(served: Served) -> None:
     person = served.person("Swap", "admin")
     session, token = served.desk.open_session(person.id), served.desk.make_token(person.id, "swap")
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         assert client.get("/api/me", headers={"Authorization": f"Bearer {session}"}).status_code == 401
         assert client.get("/api/me", headers={"Cookie": f"{served.cookie}={token}"}).status_code == 401
         both = {"Authorization": "Basic eDp5", "Cookie": f"{served.cookie}={session}"}
@@ -203,14 +203,14 @@ def test_a_session_cookie_in_a_header_is_no_token_and_the_other_way_round(served
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost.evil:80", "[::1", "0.0.0.0"])
 def test_another_host_is_refused(served: Served, host: str) -> None:
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         answer = client.get("/login", headers={"Host": host})
     assert answer.status_code == 400 and "csrf" not in answer.text
 
 
 def test_ports_of_a_host_do_not_matter(served: Served) -> None:
     assert [host_name(host) for host in ("a:80", "A", "[::1]:80", "[::1]", "")] == ["a", "a", "[::1]", "[::1]", ""]
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         assert client.get("/login", headers={"Host": "localhost:1"}).status_code == 200
 
 
@@ -246,8 +246,9 @@ def test_what_no_database_could_hold_is_refused(served: Served, body: bytes) -> 
     assert sent.status_code == upper.status_code == 422
 
 
+@pytest.mark.slow
 def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(tmp_path: Path) -> None:
-    with serving(tmp_path) as served, httpx2.Client(base_url=served.url) as client:
+    with serving(tmp_path) as served, http(base_url=served.url) as client:
         token = served.desk.make_token(served.person("Fast").id, "fast")
         answers = [client.post("/login", data={"token": "wrong"}) for _ in range(12)]
         assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
@@ -283,7 +284,7 @@ def test_buckets_fill_again() -> None:
 
 @pytest.mark.parametrize("path", ["/login", "/", "/nothing", "/api/me", "/static/x/app.css", "/static/x/..%2fapp.py"])
 def test_every_answer_has_the_headers(served: Served, path: str) -> None:
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         headers = client.get(path).headers
     assert {name: headers[name] for name in HEADERS} == HEADERS
     assert headers["cache-control"] in ("no-store", "no-cache")
@@ -293,7 +294,7 @@ def test_every_answer_has_the_headers(served: Served, path: str) -> None:
 
 
 def test_assets_may_be_kept_only_under_their_version(served: Served) -> None:
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         found = re.findall(r"/static/\w+/[\w.]+", client.get("/login").text)
         assert len(found) >= 3
         for path in found:
@@ -304,7 +305,7 @@ def test_assets_may_be_kept_only_under_their_version(served: Served) -> None:
 
 def test_cookies_are_for_the_browser_alone(served: Served) -> None:
     token = served.desk.make_token(served.person("Cookies").id, "x")
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         plain = client.post("/login", data={"token": token}).headers["set-cookie"].lower()
         secure = client.post("/login", data={"token": token}, headers={"X-Forwarded-Proto": "https"})
         assert "httponly" in plain and "samesite=lax" in plain and "secure" not in plain
@@ -329,7 +330,7 @@ def test_an_error_nobody_foresaw_tells_nothing_and_keeps_the_headers(
 
 def test_an_invitation_lets_one_person_in_once(served: Served) -> None:
     token = served.desk.invite("manager", by=None)
-    with httpx2.Client(base_url=served.url) as first, httpx2.Client(base_url=served.url) as second:
+    with http(base_url=served.url) as first, http(base_url=served.url) as second:
         for client in (first, second):  # looking at the link uses nothing up, and it leaves the address bar
             seen = client.get(f"/join/{token}")
             assert (seen.status_code, seen.headers["location"]) == (303, "/join") and token not in seen.text
@@ -343,18 +344,18 @@ def test_an_invitation_lets_one_person_in_once(served: Served) -> None:
 
 @pytest.mark.parametrize("token", ["%E2%82%AC", "%0d%0aSet-Cookie:a=b", "a;b", "x" * 201])
 def test_an_invitation_that_no_cookie_could_hold_is_refused(served: Served, token: str) -> None:
-    told = httpx2.get(f"{served.url}/join/{token}")
+    told = http_get(f"{served.url}/join/{token}")
     assert (told.status_code, "set-cookie" in told.headers) == (422, False)
 
 
 def test_a_login_link_works_once_and_names_the_person(served: Served) -> None:
     with served.by_token(served.person("Ada")) as admin:
         url = admin.post(f"/api/people/{served.person('Lost').id}/link").json()["url"]
-    with httpx2.Client(base_url=served.url, follow_redirects=True) as client:
+    with http(base_url=served.url, follow_redirects=True) as client:
         assert "Lost" in client.get(url).text
         client.post("/join")
         assert client.get("/api/me").json()["name"] == "Lost"
-    with httpx2.Client(base_url=served.url, follow_redirects=True) as client:
+    with http(base_url=served.url, follow_redirects=True) as client:
         client.get(url)
         assert client.post("/join", data={"name": ""}).status_code == 422
         assert client.get("/api/me").status_code == 401
@@ -371,7 +372,7 @@ def test_login_links_end() -> None:
 
 def test_two_servers_on_one_host_do_not_log_each_other_out(served: Served, tmp_path: Path) -> None:
     """Browsers know no ports of cookies: both servers get what either has set."""
-    with serving(tmp_path) as other, httpx2.Client() as browser:
+    with serving(tmp_path) as other, http() as browser:
         people = {served: served.person("Here"), other: other.person("There")}
         for one, person in people.items():
             link = f"{one.url}/join/{one.app.state.links.make(person.id)}"
@@ -385,7 +386,7 @@ def test_log_out_ends_the_session(served: Served) -> None:
     with served.by_cookie(served.person("Out")) as client:
         session = client.cookies[served.cookie]
         assert client.post("/api/logout").status_code == 200
-    with httpx2.Client(base_url=served.url) as again:
+    with http(base_url=served.url) as again:
         assert again.get("/api/me", headers={"Cookie": f"{served.cookie}={session}"}).status_code == 401
 
 
@@ -400,6 +401,7 @@ def test_a_manager_invites_annotators_only(served: Served) -> None:
 # ---- a task's way through the doors ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_answer_goes_through_once_and_comes_back_on_undo(tmp_path: Path) -> None:
     with serving(tmp_path, overlap=1) as served:
         served.desk.add_tasks([task("pair", "Which?", "long " * 50, "short")])
@@ -549,6 +551,7 @@ def test_tasks_that_could_be_gold_are_listed_a_page_at_a_time(tmp_path: Path) ->
         assert seen == [str(i) for i in range(65)] and pages == 3
 
 
+@pytest.mark.slow
 def test_a_manager_takes_the_answers_home_as_a_file_with_its_manifest(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         served.desk.add_tasks([task("pair", "Which?", "this", "that")])
@@ -627,6 +630,7 @@ def test_sources_and_lengths_are_told_when_the_answer_stands(tmp_path: Path) -> 
     assert past.count("policy-1") == 1 and past.count(">30<") == 1
 
 
+@pytest.mark.slow
 def test_the_minimum_reading_time_is_the_servers_too(tmp_path: Path) -> None:
     with serving(tmp_path, min_seconds=5) as served:
         served.desk.add_tasks([task("label", "Good?", "yes")])
@@ -674,5 +678,5 @@ def test_raw_requests_that_are_no_http_do_not_stop_the_server(served: Served) ->
             raw_socket.sendall(raw)
             raw_socket.shutdown(socket.SHUT_WR)
             raw_socket.recv(100)
-    with httpx2.Client(base_url=served.url) as client:
+    with http(base_url=served.url) as client:
         assert client.get("/login").status_code == 200

@@ -95,6 +95,7 @@ def test_what_is_meant_is_shown() -> None:
 HOSTILE = ("[", "![", "[a](", "> > a\n", "1. a\n", "**a *b ", "_a ", "~~", "`a ", "|a", "<a ", "a\n", "&#", "\\", "$")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", HOSTILE)
 def test_no_text_makes_the_renderer_take_more_than_so_many_steps(part: str) -> None:
     """A step is a call of a Python function. 100,000 characters of images took 15 million."""

@@ -523,6 +523,7 @@ def exact_groups(name: str) -> Tensor:
     return torch.softmax(logits.detach(), 0)
 
 
+@pytest.mark.slow
 def test_only_rloo_keeps_the_optimum_where_the_kl_is_in_the_loss() -> None:
     """Two controls that must fail: what a row does to the size of advantages, it does to the price of KL."""
     assert kl(exact_groups("rloo"), BANDIT_OPTIMUM) < 1e-8
@@ -551,10 +552,12 @@ def exact_bandit(place: str) -> Tensor:
     return torch.softmax(logits.detach(), 0)
 
 
+@pytest.mark.slow
 def test_ratio_weighted_kl_in_the_loss_reaches_the_optimum() -> None:
     assert kl(exact_bandit("loss"), BANDIT_OPTIMUM) < 1e-8
 
 
+@pytest.mark.slow
 def test_naive_k3_in_the_loss_ends_at_another_policy() -> None:
     """A control that must fail: argmax of E score - KL(ref || pi), where J is 1.4753, below 1.547956."""
     pi = exact_bandit("loss_k3_naive")
@@ -589,6 +592,7 @@ def exact_tree(loss_of: Any) -> Tensor:
     return logp_BT().detach().sum(1).exp()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "reinforce", "rloo", "dr_grpo"])
 def test_kl_in_the_reward_reaches_the_optimum_of_the_two_token_tree(name: str) -> None:
     algorithm = POLICY_ALGORITHMS[name]
@@ -608,6 +612,7 @@ def test_kl_in_the_reward_reaches_the_optimum_of_the_two_token_tree(name: str) -
     assert float(pi[2:].sum()) == pytest.approx(0.859804, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_kl_of_each_state_alone_in_the_loss_misses_the_optimum_of_the_tree() -> None:
     """A control that must fail: k2 a token drops what a choice does to the states after it."""
 

@@ -200,6 +200,7 @@ def minimised(row: PreferenceAlgorithm, weight_N: Tensor, given: PreferenceSetti
     return float(loss.detach()), torch.softmax(logits.detach(), 0)
 
 
+@pytest.mark.slow
 def test_dpo_on_the_whole_population_reaches_the_optimum_of_the_bandit() -> None:
     """What RLHF with the same score and price of KL ends at. No policy has a loss below the entropy of the labels:
     three gaps of 1, two of 2, one of 3: (3 * .582203 + 2 * .365335 + .190865) / 6 = .444690.
@@ -211,6 +212,7 @@ def test_dpo_on_the_whole_population_reaches_the_optimum_of_the_bandit() -> None
     assert floor == pytest.approx(0.444690, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_ipo_on_the_same_population_ends_elsewhere() -> None:
     """ref * exp(chance to beat the reference): its pairs are drawn from the reference."""
     drawn = 2 * REF[ORDERED[:, 0]] * REF[ORDERED[:, 1]] * WINS
@@ -229,6 +231,7 @@ def test_cdpo_settles_where_the_labels_are_as_wrong_as_it_believes() -> None:
     assert below < -1e-3 and there == pytest.approx(0.0, abs=1e-7) and above > 1e-3
 
 
+@pytest.mark.slow
 def test_online_dpo_reaches_the_optimum_when_labels_are_drawn_from_the_gap_of_scores() -> None:
     """1024 pairs a step from the policy of the moment; and two controls that must not."""
 
@@ -254,6 +257,7 @@ def test_online_dpo_reaches_the_optimum_when_labels_are_drawn_from_the_gap_of_sc
     assert kl(trained(3.0), OPTIMUM) > 0.05  # labels of a third of the gap: too shy
 
 
+@pytest.mark.slow
 def test_without_disagreement_dpo_runs_away_and_ipo_stays() -> None:
     """Two completions, the first always preferred, beta .5: IPO's h is 1 / (2 * .5) = 1, its chance 1 / (1 + e^-1)."""
 

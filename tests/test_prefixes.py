@@ -71,6 +71,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAMILIES)
 @settings(deadline=None, max_examples=25)
 @given(rows=rows_of_letters, data=st.data())

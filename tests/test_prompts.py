@@ -97,6 +97,7 @@ def test_equal_weights_change_nothing(weight: float) -> None:
         assert pick_prompts(texts, 4, step, 1, [weight] * 11) == pick_prompts(texts, 4, step, 1)
 
 
+@pytest.mark.slow
 def test_a_prompt_is_drawn_by_its_weight() -> None:
     texts, weights = ["a", "b", "c", "d"], [3.0, 1.0, 0.5, 0.5]
     # a pass has 4 places over weights of 5: shares 2.4, .8, .4, .4

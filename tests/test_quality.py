@@ -44,6 +44,7 @@ def found(quality: Quality) -> dict[str, set[str]]:
     return by_defect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("pair", 2), ("ranking", 4), ("rating", 3)])
 def test_planted_defects_are_found_and_nobody_else_is_accused(kind: str, size: int) -> None:
     quality = workshop(kind, size, seed=1).work()
@@ -54,12 +55,14 @@ def test_planted_defects_are_found_and_nobody_else_is_accused(kind: str, size: i
     assert seen == FOUND
 
 
+@pytest.mark.slow
 def test_planted_defects_of_labels_are_found() -> None:
     seen = found(workshop("label", 3, seed=1).work())
     assert seen.keys() == {"position", "length", "random", "tie", "flipped", "fast"}
     assert seen["flipped"] == {"flipped"} and seen["tie"] == {"one answer"} and "too fast" in seen["fast"]
 
 
+@pytest.mark.slow
 def test_a_coin_is_found_on_a_short_record_and_nobody_else_is_accused() -> None:
     """29 pairs each of six people, three a pair; one of them flips coins. The 95 % interval alone finds 19 of 24."""
     teams = [
@@ -108,12 +111,14 @@ def test_who_works_with_one_other_alone_may_be_low_by_the_others_fault() -> None
     assert [row.partner for row in shop.report().people] == ["", "", ""]
 
 
+@pytest.mark.slow
 def test_an_honest_team_is_left_alone() -> None:
     """Eight honest teams of 18, nine checks each: an accusation is an error in at most one of a thousand."""
     accused = [alarm for seed in range(8) for alarm in workshop("pair", 2, seed, {}, 100).work().alarms]
     assert len(accused) <= 1
 
 
+@pytest.mark.slow
 def test_weights_tell_good_from_bad() -> None:
     quality = workshop("ranking", 4, seed=2).work()
     given = weights(quality)

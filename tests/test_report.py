@@ -366,6 +366,7 @@ FILES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", FILES)
 def test_any_missing_part_is_left_out(run: Path, gone: str) -> None:
     path = run / gone

@@ -186,6 +186,7 @@ def ppo(policy_folder: Path, reward_folder: Path, write_rows: WriteRows) -> Job:
     return Job("rl", (config,), inputs, total=10)
 
 
+@pytest.mark.slow
 def test_pretraining_killed_again_and_again_ends_the_same(pretraining: Job, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_until(pretraining, whole, "end")
@@ -200,6 +201,7 @@ def test_pretraining_killed_again_and_again_ends_the_same(pretraining: Job, tmp_
     assert_the_same(whole, killed, 20)
 
 
+@pytest.mark.slow
 def test_pretraining_killed_from_outside_ends_the_same(pretraining: Job, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_until(pretraining, whole, "end")
@@ -210,6 +212,7 @@ def test_pretraining_killed_from_outside_ends_the_same(pretraining: Job, tmp_pat
     assert_the_same(whole, killed, 20)
 
 
+@pytest.mark.slow
 def test_ppo_killed_again_and_again_ends_the_same(ppo: Job, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_until(ppo, whole, "end")
@@ -248,6 +251,7 @@ POLICY_STATES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLICY_STATES)
 def test_policy_optimisation_killed_again_and_again_ends_the_same(
     name: str, policy_folder: Path, texts: Path, write_rows: WriteRows, tmp_path: Path
@@ -290,6 +294,7 @@ def test_policy_optimisation_killed_again_and_again_ends_the_same(
     assert_the_same(whole, killed, 8)
 
 
+@pytest.mark.slow
 def test_sft_and_reward_killed_once_end_the_same(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     demos = [{"prompt": t.split()[0], "completion": " " + " ".join(t.split()[1:4])} for t in TEXTS]
     pairs = [{"prompt": "A", "chosen": f" {t.split()[-1]}", "rejected": f" {t.split()[1]}"} for t in TEXTS]
@@ -316,6 +321,7 @@ def dpo_job(model: Path, data: Path, **changes: Any) -> Job:
     return Job("dpo", (config,), inputs, total=9)
 
 
+@pytest.mark.slow
 def test_dpo_killed_again_and_again_ends_the_same(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     """The reference's log-probabilities are those of the first start: at the last, the policy is another one."""
     pairs = [{"prompt": t.split()[0], "chosen": f" {t.split()[-1]}", "rejected": f" {t.split()[1]}"} for t in TEXTS]
@@ -336,6 +342,7 @@ def test_dpo_killed_again_and_again_ends_the_same(policy_folder: Path, write_row
     assert sorted(p.name for p in (killed / "snapshots").iterdir())[-2:] == ["step_000008", "step_000009"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_online_dpo_killed_ends_the_same(
     loss: str, policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path

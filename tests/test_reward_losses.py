@@ -332,6 +332,7 @@ def judged_of(groups: Sequence[Group], values: Tensor | None = None) -> Judgemen
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REWARD_LOSSES)
 @pytest.mark.parametrize("seed", range(3))
 def test_gradients_are_those_of_finite_differences(name: str, seed: int) -> None:

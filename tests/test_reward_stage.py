@@ -82,6 +82,7 @@ LESSONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "rows"), LESSONS.values(), ids=LESSONS.keys())
 def test_each_loss_recovers_a_known_utility(
     settings: dict[str, Any], rows: list[dict[str, Any]], policy_folder: Path, write_rows: WriteRows, tmp_path: Path
@@ -100,6 +101,7 @@ def test_each_loss_recovers_a_known_utility(
     assert names | {"length_correlation"} <= logged[0].keys()
 
 
+@pytest.mark.slow
 def test_turned_rankings_teach_the_opposite(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     rows = [{**row, "ranks": [6 - rank for rank in row["ranks"]]} for row in utility_rankings(120, 5, 0)]
     config = RewardConfig(**FAST, epochs=3)
@@ -109,6 +111,7 @@ def test_turned_rankings_teach_the_opposite(policy_folder: Path, write_rows: Wri
     assert spearmanr(scores.numpy(), [utility(text) for text in fresh]).statistic < -0.9
 
 
+@pytest.mark.slow
 def test_a_loss_from_outside_the_package(
     policy_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +433,7 @@ def test_models_of_two_seeds_differ(policy_folder: Path, write_rows: WriteRows, 
     assert not torch.allclose(scores[0], scores[2], atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"heads": 2}, {"loss": "per_token"}], ids=["heads", "per_token"])
 def test_an_interrupted_run_goes_on_bit_for_bit(
     settings: dict[str, Any], policy_folder: Path, write_rows: WriteRows, tmp_path: Path
@@ -475,6 +479,7 @@ def other_policy(config: DecoderConfig, folder: Path) -> Path:
     return folder / "other"
 
 
+@pytest.mark.slow
 def test_a_reward_model_with_another_tokenizer_trains_and_serves_a_policy(
     policy_folder: Path, tiny_config: DecoderConfig, write_rows: WriteRows, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def by_hand(policy: CausalLM, prompt: Sequence[int], completion: Sequence[int]) 
     return [float(logp[len(prompt) + i - 1, token]) for i, token in enumerate(completion)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, sign: float) -> None:
     stats = optimise(rl_config(), actors_of(letters_folder, LastLetter(sign)))
@@ -65,12 +66,14 @@ def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, si
     assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
 
 
+@pytest.mark.slow
 def test_a_high_price_of_kl_keeps_the_policy_at_home(letters_folder: Path) -> None:
     free = optimise(rl_config(iterations=8, kl_coef=0.0), actors_of(letters_folder, LastLetter()))
     held = optimise(rl_config(iterations=8, kl_coef=1.0), actors_of(letters_folder, LastLetter()))
     assert held[-1]["kl"] < 0.5 * free[-1]["kl"]
 
 
+@pytest.mark.slow
 def test_length_leash_holds_the_length_against_a_taste_for_short_texts(letters_folder: Path) -> None:
     class Brief:
         def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
@@ -96,6 +99,7 @@ def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:
     assert stats["return"] == pytest.approx(stats["score"] - (1 - stats["eos_rate"]), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path, minibatches: int) -> None:
     """With Adam's eps at 1 a step is smooth in the gradient, so weights may be compared.
@@ -169,6 +173,7 @@ def test_every_prompt_is_picked_once_a_pass() -> None:
     assert pick_prompts(prompts, 6, 0, 0) != pick_prompts(prompts, 6, 0, 1)
 
 
+@pytest.mark.slow
 def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     rows = [{"prompt": "Say:", "chosen": f" {'ba' * n}", "rejected": f" {'ab' * n}"} for n in range(1, 13)]
     rankings = write_rows("rankings.jsonl", rows)
@@ -279,6 +284,7 @@ def test_alarms_that_look_back_name_what_changed() -> None:
     assert trends(without_critic, [without_critic] * 9) == []
 
 
+@pytest.mark.slow
 def test_a_run_tells_the_alarms_that_look_back(
     policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path
 ) -> None:
@@ -314,6 +320,7 @@ def row_config(name: str, **changes: Any) -> RlConfig:
     return rl_config(**shared | ROWS[name] | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLICY_ALGORITHMS)
 def test_every_row_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
     config = row_config(name)
@@ -340,6 +347,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_of_ppo_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
     config = rl_config(**VARIANTS[name])
@@ -348,6 +356,7 @@ def test_every_variant_of_ppo_learns_to_end_with_a_letter(letters_folder: Path, 
     assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_the_sign_of_the_score_decides_where_it_goes(letters_folder: Path, name: str) -> None:
     config = row_config(name)
@@ -358,6 +367,7 @@ def test_the_sign_of_the_score_decides_where_it_goes(letters_folder: Path, name:
 SMOOTH = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [*({"name": name} for name in POLICY_ALGORITHMS), {"values": {"shared": True}}, {"entropy_coef": 0.1}],
@@ -595,6 +605,7 @@ def test_the_running_baseline_is_that_of_the_rollouts_before(letters_folder: Pat
     assert found == [[4.0, 1.0, 1.0], [-2.0, -2.0, 4.0], [-1.0, -1.0, -1.0]]
 
 
+@pytest.mark.slow
 def test_an_entropy_bonus_holds_entropy_up(letters_folder: Path) -> None:
     plain, bonus = (
         optimise(config, actors_of(letters_folder, LastLetter(), config))
@@ -610,6 +621,7 @@ class Flat:
         return torch.tensor([float(len(text) % 3) if prompt == PROMPTS[0] else 1.0 for prompt, text in pairs])
 
 
+@pytest.mark.slow
 def test_dapo_draws_other_prompts_for_flat_groups(letters_folder: Path) -> None:
     config = row_config("dapo", iterations=2, redraws=8)
     stats = optimise(config, actors_of(letters_folder, Flat(), config))
@@ -644,6 +656,7 @@ def test_a_policy_that_never_ends_gets_an_alarm_and_no_nan(policy_folder: Path, 
     assert any(event["alarm"] == "no end" for event in alarms(stats))
 
 
+@pytest.mark.slow
 def test_pretraining_texts_are_not_forgotten(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     texts = write_rows("texts.jsonl", [{"text": text} for text in TEXTS])
     prompts = write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
@@ -678,6 +691,7 @@ def test_naive_k3_is_told_once_with_its_reason(letters_folder: Path, write_rows:
     assert event["step"] == 0 and "other direction" in event["cause"]
 
 
+@pytest.mark.slow
 def test_an_algorithm_from_outside_the_package(
     letters_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,6 +235,7 @@ def test_scores_over_http_come_in_batches_and_in_order(server: Server) -> None:
     assert HttpScorer(server.url).score([]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_after_pauses_that_double(server: Server) -> None:
     server.faults = [503, 429, "drop", "hang"]
     scorer = HttpScorer(server.url, timeout_s=0.6, pause_s=0.04)

@@ -57,6 +57,7 @@ def queue(served: Served, kind: str, count: int, size: int, overlap: int) -> Non
 # ---- over HTTP -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("pair", 2), ("ranking", 4), ("rating", 2), ("label", 2)])
 def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, kind: str, size: int) -> None:
     """A mind's opinion of a text does not depend on the order shown; so it can be asked again in the task's order."""
@@ -84,6 +85,7 @@ def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, 
     assert {annotator.annotator_kind for annotator in served.store.annotators()} == {"simulated"}
 
 
+@pytest.mark.slow
 def test_an_admins_client_does_what_the_desk_itself_does(served: Served, door: Callable[[str], Client]) -> None:
     admin = door(served.desk.make_token(served.person("ada", "admin").id, "tests"))
     rows = review_tasks([f"Review {i}." for i in range(12)], 3, 4, "ranking", 2, seed=0)
@@ -117,6 +119,7 @@ def test_who_loses_patience_leaves_with_tasks_left(served: Served) -> None:
     assert served.desk.counts()["waiting"] == 3
 
 
+@pytest.mark.slow
 def test_refusals_and_silence_are_errors_that_say_why(served: Served, door: Callable[[str], Client]) -> None:
     person = served.person("bob")
     bob = door(served.desk.make_token(person.id, "tests"))
@@ -157,6 +160,7 @@ def dropping(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_only_what_is_safe_is_sent_again() -> None:
     """Tasks sent twice would be answered twice; a claim is one lease however often it is asked for."""
     with dropping(b"") as (url, heard), contextlib.closing(Client(url, "token")) as client:
@@ -214,6 +218,7 @@ def simulate(*argv: str) -> dict[str, object]:
     return told
 
 
+@pytest.mark.slow
 def test_the_panel_answers_a_project_and_their_scores_are_the_real_ones(tmp_path: Path, artefacts: Path) -> None:
     """Seven raters are five of one block and two of the other: 4 tasks each, all raters of a block on each."""
     folder = tmp_path / "project"
@@ -235,6 +240,7 @@ def test_the_panel_answers_a_project_and_their_scores_are_the_real_ones(tmp_path
         assert list(ranking.ranks) == [levels.index(score) + 1 for score in scores]
 
 
+@pytest.mark.slow
 def test_planted_defects_are_told_in_words(tmp_path: Path, artefacts: Path) -> None:
     folder = tmp_path / "project"
     assert CliRunner().invoke(app, ["init", str(folder)]).exit_code == 0

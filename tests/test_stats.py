@@ -79,6 +79,7 @@ def test_the_draws_do_not_depend_on_the_memory_limit(monkeypatch: pytest.MonkeyP
     assert bootstrap_by_cluster(values, resamples=300) == whole
 
 
+@pytest.mark.slow
 def test_the_interval_by_cluster_covers_and_the_interval_by_item_does_not() -> None:
     """40 clusters of 8 items, cluster sd 1, item sd 1, true mean 0: by cluster 95 % (less a little), by item far less.
 
@@ -174,6 +175,7 @@ def _judged(rng: np.random.Generator, quality: float, lengths: np.ndarray, per_l
     return quality + per_log_word * np.log(lengths) + rng.gumbel(size=lengths.shape)
 
 
+@pytest.mark.slow
 def test_length_control_removes_what_length_alone_wins() -> None:
     rng = np.random.default_rng(5)
     short, full = rng.integers(5, 25, (300, 4)), rng.integers(12, 50, (300, 4))
@@ -184,6 +186,7 @@ def test_length_control_removes_what_length_alone_wins() -> None:
     assert controlled.high - controlled.low < 0.12
 
 
+@pytest.mark.slow
 def test_length_control_keeps_a_true_difference() -> None:
     rng = np.random.default_rng(6)
     short, full = rng.integers(5, 25, (400, 4)), rng.integers(12, 50, (400, 4))
@@ -339,6 +342,7 @@ def test_agreement_by_hand() -> None:
     assert (agreement.n, agreement.clusters) == (3, 2)
 
 
+@pytest.mark.slow
 def test_agreement_of_correlated_normals() -> None:
     rng = np.random.default_rng(10)
     gold = rng.normal(size=20_000)

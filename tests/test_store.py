@@ -231,6 +231,7 @@ def test_a_reader_of_several_tables_sees_one_snapshot(place: str) -> None:
         assert list(store.completions()) == [GOOD, late]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "odd", ["", "\x00", "a\x00b", "\ud83d", "\udca9\ud83d", "\x1a", "\x1a0041", "\x1a\x1a001a", "\u2028 \uffff 😀"]
 )
@@ -278,6 +279,7 @@ def worlds(draw: st.DrawFn) -> list[Record]:
     ]
 
 
+@pytest.mark.slow
 def test_any_record_survives(place: str) -> None:
     with Store.open(place) as store:
 
@@ -304,6 +306,7 @@ def _many_ratings(num_completions: int, num_raters: int) -> list[Record]:
     return [PROMPT, *raters, *completions, *ratings]
 
 
+@pytest.mark.slow
 def test_many_ratings_take_few_statements(place: str) -> None:
     statements: list[str] = []
     with Store.open(place) as store:
@@ -314,6 +317,7 @@ def test_many_ratings_take_few_statements(place: str) -> None:
     assert ("://" in place) == any(statement.startswith("ANALYZE") for statement in statements)
 
 
+@pytest.mark.slow
 def test_many_ratings_take_little_room(tmp_path: Path) -> None:
     with Store.open(tmp_path / "accord.db") as store:
         store.add(_many_ratings(500, 20))
@@ -325,6 +329,7 @@ def test_many_ratings_take_little_room(tmp_path: Path) -> None:
 STRANGER = content_id("nobody", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -455,6 +460,7 @@ def test_mean_ratings_never_mixes_scales(place: str) -> None:
 # -- for ever ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", FACT_TABLES)
 def test_the_database_refuses_to_change_or_delete_facts(place: str, table: str) -> None:
     column = "rank" if table == "ranking_items" else "content_id"
@@ -554,6 +560,7 @@ print(new)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_acknowledged(place: str) -> None:
     acknowledged = 0
     for kills in range(2):
@@ -575,6 +582,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(place: str) -> None:
             assert store.verify() == []
 
 
+@pytest.mark.slow
 def test_two_processes_write_to_one_new_store(place: str) -> None:
     # Both make the schema, both add the shared facts, and prompts 20..39 are common to both.
     processes = [run_python(_APPENDER, place, "0", "40"), run_python(_APPENDER, place, "20", "60")]
@@ -587,6 +595,7 @@ def test_two_processes_write_to_one_new_store(place: str) -> None:
         assert store.verify() == []
 
 
+@pytest.mark.slow
 def test_threads_share_a_store(place: str) -> None:
     new: list[int] = []
 
@@ -640,6 +649,7 @@ def test_details_of_a_judgement_come_back(place: str) -> None:
         assert list(store.mean_ratings(axis="wit")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("judgement", [RANKING, RATING, LABEL, DEMONSTRATION, REMARK], ids=lambda j: j.kind)
 def test_a_withdrawn_judgement_is_left_out_and_kept(place: str, judgement: Any) -> None:
     back = Withdrawal(annotator_id=ADA.id, judgement_id=judgement.id, created_at=AT, note="undone")
@@ -1014,6 +1024,7 @@ for place in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_read_only_folder_and_file_are_named(tmp_path: Path) -> None:
     # Not in tmp_path: only its owner may enter it, and the subprocess gives up root's rights.
     folder = Path(tempfile.mkdtemp(prefix="accord-test-"))

@@ -82,6 +82,7 @@ def demonstrations(write_rows: WriteRows) -> Path:
     return write_rows("demos.jsonl", [{"prompt": text[:6], "completion": text[6:20]} for text in TEXTS * 2])
 
 
+@pytest.mark.slow
 def test_a_stage_is_swept_and_continued(policy_folder: Path, demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "lrs"
     argv = (

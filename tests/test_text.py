@@ -169,6 +169,7 @@ def test_every_token_of_the_stream_is_predicted_once_from_the_one_before(texts: 
     assert 0 <= len(stream) - 1 - len(targets) < size or not stream
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 60), st.integers(0, 99))
 @settings(deadline=None)
 def test_buckets_hold_every_item_once_within_the_limit(lengths: list[int], limit: int, seed: int) -> None:

@@ -530,6 +530,7 @@ def text_files(write_rows: WriteRows, words: Tokenizer, tmp_path: Path) -> dict[
     return {"texts": texts, "valid_texts": valid, "tokenizer": folder}
 
 
+@pytest.mark.slow
 def test_pretraining_learns_its_texts(text_files: dict[str, Path], tmp_path: Path) -> None:
     config = PretrainConfig(precision="fp32", epochs=30.0, block_tokens=16, batch_blocks=4, optim=FAST)
     result = pretrain(config, SHAPE, **text_files, output_dir=tmp_path / "out")
@@ -604,6 +605,7 @@ def run_sft(model: Path, data: Path, output_dir: Path, **settings: Any) -> LmRes
     return sft(SftConfig(**config | settings), model=model, data=data, output_dir=output_dir)
 
 
+@pytest.mark.slow
 def test_sft_memorises_and_learns_to_end(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     data = write_rows("demos.jsonl", demonstrations())
     result = run_sft(policy_folder, data, tmp_path / "out", epochs=60)
@@ -733,6 +735,7 @@ def utility_rankings(count: int, K: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_reward_model_recovers_a_known_utility(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     data = write_rows("rankings.jsonl", utility_rankings(120, 5, 0))
     config = RewardConfig(precision="fp32", epochs=3, dropout=0.0, optim=OptimConfig(lr=5e-3))

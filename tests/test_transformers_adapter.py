@@ -234,6 +234,7 @@ def test_what_is_the_decoders_alone_is_refused(words: Tokenizer, tmp_path: Path)
 FAST = OptimConfig(lr=5e-3, weight_decay=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["bloom", "opt"])
 def test_the_whole_loop_raises_the_share_of_a_letter(case: str, words: Tokenizer, tmp_path: Path) -> None:
     """SFT, rankings of its own samples by their last letter, reward model, PPO, and what its samples then end with."""

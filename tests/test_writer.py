@@ -137,6 +137,7 @@ def test_closing_finishes_what_waits_and_refuses_what_comes(place: str) -> None:
         assert texts(store) == [f"{i}" for i in range(5)]
 
 
+@pytest.mark.slow
 def test_a_store_that_is_only_read_starts_no_thread(tmp_path: Path) -> None:
     with Store.open(tmp_path / "accord.db") as store:
         assert list(store.prompts()) == []

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,6 +26,17 @@ from accord.records import Completion, Prompt, Source
 from accord.store import Store
 
 HOSTS = ("127.0.0.1", "localhost")
+# A client makes a context of its own in 50 ms, which is longer than most tests take; no test here speaks TLS.
+_TLS = ssl.create_default_context()
+
+
+def http(**more: Any) -> httpx2.Client:
+    """Return a client as a test needs it: ready at once, and patient where the machine is busy."""
+    return httpx2.Client(**{"verify": _TLS, "timeout": 20} | more)
+
+
+def http_get(url: str, **more: Any) -> httpx2.Response:
+    return httpx2.get(url, verify=_TLS, timeout=20, **more)
 
 
 class Served:
@@ -62,14 +74,14 @@ class Served:
     def by_token(self, person: Person) -> httpx2.Client:
         """A program of this person's."""
         token = self.desk.make_token(person.id, "tests")
-        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+        return http(base_url=self.url, headers={"Authorization": f"Bearer {token}"})
 
     def by_cookie(self, person: Person, *, csrf: bool = True) -> httpx2.Client:
         """This person's browser; with ``csrf`` it sends what the pages' script sends."""
         session = self.desk.open_session(person.id)
-        client = httpx2.Client(base_url=self.url, timeout=20, cookies={self.cookie: session})
+        client = http(base_url=self.url, cookies={self.cookie: session})
         if csrf:
-            shown = httpx2.get(self.url, headers={"Cookie": f"{self.cookie}={session}"}).text
+            shown = http_get(self.url, headers={"Cookie": f"{self.cookie}={session}"}).text
             found = re.search(r'<meta name="csrf" content="(\w+)"', shown)
             assert found is not None
             client.headers["X-CSRF-Token"] = found[1]
