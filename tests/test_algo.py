@@ -19,7 +19,7 @@ from accord.algo.kl import AdaptiveKL, LengthLeash, kl_k1, kl_k3
 from accord.algo.logprob import token_logp, token_nll
 from accord.algo.reductions import masked_mean, masked_whiten
 from accord.algo.reward_loss import bradley_terry, group_pairs, ranking_loss, self_distillation
-from accord.algo.table import POLICY_ALGORITHMS
+from accord.algo.table import POLICY_ALGORITHMS, Named
 from accord.config import RlConfig
 
 
@@ -344,7 +344,7 @@ def test_ppo_row_whitens_advantages_but_not_returns() -> None:
     assert returns is not None
     near(advantage[0], [1.300397, 0.436990, -0.316996, -1.420391])
     near(returns[0], [0.8849375, 0.92625, 0.975, 1.0])
-    assert POLICY_ALGORITHMS["ppo"].advantages is whitened_gae
+    assert POLICY_ALGORITHMS["ppo"].advantages == Named("accord.algo.advantages:whitened_gae")
 
 
 # -- log-probabilities without all logits ------------------------------------------------------------------------------

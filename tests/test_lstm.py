@@ -18,7 +18,6 @@ from torch import Tensor
 
 from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import (
-    COMPARING,
     DpoConfig,
     LoraConfig,
     ModelConfig,
@@ -329,7 +328,7 @@ def test_every_row_moves_an_lstm_from_its_reference(
     settings: dict[str, Any], policy: CausalLM, words: Tokenizer, tmp_path: Path
 ) -> None:
     save_policy(tmp_path / "lstm", policy, words)
-    group = 1 if settings.get("algorithm", "ppo") not in COMPARING else 4
+    group = 1 if POLICY_ALGORITHMS[str(settings.get("algorithm", "ppo"))].min_group == 1 else 4
     sizes = {"iterations": 3, "prompts_per_iteration": 24 // group, "samples_per_prompt": group}
     config = rl_config(**sizes, kl_coef=0.05, **settings)
     actors = actors_of(tmp_path / "lstm", LastLetter(), config)

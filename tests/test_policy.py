@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ from accord.algo.policy_loss import (
     update_stats,
 )
 from accord.algo.shaping import RunningMoments, overlong
-from accord.algo.table import KL_LOSSES, POLICY_ALGORITHMS, PolicyAlgorithm
-from accord.config import ALGORITHM_DEFAULTS, COMPARING, WITH_CRITIC, RlConfig
+from accord.algo.table import KL_PLACES, POLICY_ALGORITHMS, PolicyAlgorithm
+from accord.config import RlConfig
 from accord.errors import UsageError
 from accord.train.rl import find_algorithm
 
@@ -54,15 +55,21 @@ def tokens(logp: Tensor, old: Tensor, advantage: Tensor) -> Tokens:
     return Tokens(logp, old, advantage, torch.zeros(len(logp), dtype=torch.long))
 
 
+def kl_loss(place: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The term of the loss of one of the places where KL is paid."""
+    loss = KL_PLACES[place].loss
+    assert loss is not None
+    return loss
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
 def test_configuration_and_table_know_the_same_rows() -> None:
     known = RlConfig.model_json_schema()["properties"]["algorithm"]["anyOf"][0]["enum"]
-    assert sorted(known) == sorted(POLICY_ALGORITHMS)
-    assert ALGORITHM_DEFAULTS.keys() <= POLICY_ALGORITHMS.keys()
-    assert sorted(COMPARING) == GROUPED
-    assert {name for name, algorithm in POLICY_ALGORITHMS.items() if algorithm.critic} == WITH_CRITIC
+    assert known == list(POLICY_ALGORITHMS)
+    assert RlConfig.model_json_schema()["properties"]["kl_in"]["enum"] == ["auto", *KL_PLACES]
+    assert {algorithm.kl_in for algorithm in POLICY_ALGORITHMS.values()} <= KL_PLACES.keys()
 
 
 @pytest.mark.parametrize("name", GROUPED)
@@ -111,7 +118,7 @@ def test_every_row_as_a_whole_by_hand(name: str) -> None:
     loss, place = WHOLE_ROWS[name]
     near((weight_B[[0, 1, 1, 1]] * loss_N).sum(), loss)
     assert row.kl_in == place
-    assert row.drop_flat == (name == "dapo")
+    assert row.drop_zero_variance == (name == "dapo")
 
 
 # -- surrogates --------------------------------------------------------------------------------------------------------
@@ -412,12 +419,13 @@ PI, REF = t64([0.5, 0.3, 0.2]), t64([0.4, 0.4, 0.2])
     ("place", "wanted"),
     # KL(pi || ref) by the logits: pi * (log(pi / ref) - KL) = .5 * (.223144 - .025267), ...; KL(ref || pi): pi - ref
     [("loss", [0.098938, -0.093885, -0.005053]), ("loss_k3_naive", [0.1, -0.1, 0.0])],
+    ids=["loss", "loss_k3_naive"],
 )
 def test_gradient_of_the_kl_in_the_loss(place: str, wanted: list[float]) -> None:
     logits = PI.log().requires_grad_()
     logp = torch.log_softmax(logits, 0)
     # an expectation over samples of pi, whose own probabilities carry no gradient
-    (PI * KL_LOSSES[place](logp, REF.log(), logp - PI.log())).sum().backward()
+    (PI * kl_loss(place)(logp, REF.log(), logp - PI.log())).sum().backward()
     near(logits.grad, wanted)
 
 
@@ -515,7 +523,7 @@ def exact_groups(name: str) -> Tensor:
         pi = logp.detach().exp()
         chance = pi[action].prod(1).repeat_interleave(3) / 3
         here = tokens(logp[action].flatten(), logp.detach()[action].flatten(), advantage)
-        exact = KL_LOSSES["loss"](logp, BANDIT_REF.log(), logp - logp.detach())
+        exact = kl_loss("loss")(logp, BANDIT_REF.log(), logp - logp.detach())
         loss = (chance * row.surrogate(here, config)).sum() + (pi * exact).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -545,7 +553,7 @@ def exact_bandit(place: str) -> Tensor:
         logp = torch.log_softmax(logits, 0)
         pi = logp.detach().exp()
         here = tokens(logp, logp.detach(), BANDIT_SCORE)
-        loss = (pi * (clipped(here, RlConfig()) + KL_LOSSES[place](logp, BANDIT_REF.log(), here.log_ratio_N))).sum()
+        loss = (pi * (clipped(here, RlConfig()) + kl_loss(place)(logp, BANDIT_REF.log(), here.log_ratio_N))).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -688,7 +696,7 @@ def test_one_completion_a_prompt_is_refused_where_completions_are_compared(name:
         find_algorithm(unchecked)
 
 
-@pytest.mark.parametrize("name", sorted(POLICY_ALGORITHMS.keys() - WITH_CRITIC))
+@pytest.mark.parametrize("name", sorted(name for name, row in POLICY_ALGORITHMS.items() if not row.critic))
 def test_values_are_refused_where_none_are_learnt(name: str) -> None:
     with pytest.raises(ValueError, match="learns none"):
         RlConfig(algorithm=name, values={"shared": True})

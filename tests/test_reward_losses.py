@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
-from typing import get_args
 
 import pytest
 import torch
@@ -27,7 +26,7 @@ from accord.algo.reward_loss import (
     score_penalty,
 )
 from accord.algo.table import ENSEMBLE_RULES, REWARD_LOSSES
-from accord.config import EnsembleRule, RewardConfig, RewardLoss
+from accord.config import CombineConfig, RewardConfig
 from accord.stats import bradley_terry as strengths
 
 
@@ -389,9 +388,10 @@ def test_a_tie_of_all_says_nothing_and_is_no_nan(name: str) -> None:
 
 
 def test_rows_and_their_names() -> None:
-    assert set(REWARD_LOSSES) == set(RewardLoss.__metadata__[0].names)
-    assert set(ENSEMBLE_RULES) == set(get_args(EnsembleRule))
     assert all(RewardConfig(loss=name).loss == name for name in REWARD_LOSSES)
+    assert all(CombineConfig(rule=name).rule == name for name in ENSEMBLE_RULES)
+    with pytest.raises(ValueError, match=r"rows are mean, min, uwo$"):
+        CombineConfig(rule="mine:rule")  # a reward model's folder names it: it must load anywhere
 
 
 def test_half_ties_keep_the_order_of_places() -> None:
@@ -405,12 +405,12 @@ def test_half_ties_keep_the_order_of_places() -> None:
 
 def test_rules_of_an_ensemble_of_five() -> None:
     score = t64([[1.0, 2.0, 3.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    near(ENSEMBLE_RULES["mean"](score, 0.5), [2.0, 0.0])
-    near(ENSEMBLE_RULES["min"](score, 0.5), [1.0, 0.0])
+    near(ENSEMBLE_RULES["mean"].combine(score, 0.5), [2.0, 0.0])
+    near(ENSEMBLE_RULES["min"].combine(score, 0.5), [1.0, 0.0])
     # variance (1 + 0 + 1 + 0 + 0) / 5 = .4: 2 - .5 * .4; the unbiased one (.5) is 5/4 of it
-    near(ENSEMBLE_RULES["uwo"](score, 0.5), [1.8, 0.0])
-    near(ENSEMBLE_RULES["uwo"](score, 0.5 * 5 / 4), [1.75, 0.0])
-    near(ENSEMBLE_RULES["uwo"](score[:, :1], 0.5), [1.0, 0.0])  # alone: no disagreement, no NaN
+    near(ENSEMBLE_RULES["uwo"].combine(score, 0.5), [1.8, 0.0])
+    near(ENSEMBLE_RULES["uwo"].combine(score, 0.5 * 5 / 4), [1.75, 0.0])
+    near(ENSEMBLE_RULES["uwo"].combine(score[:, :1], 0.5), [1.0, 0.0])  # alone: no disagreement, no NaN
 
 
 def test_correlation_by_hand() -> None:

@@ -116,7 +116,7 @@ def test_a_loss_from_outside_the_package(
     policy_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (
-        "from accord.algo.reward_loss import RewardLoss\n"
+        "from accord.algo.table import RewardLoss\n"
         "def hinge(judged, total_weight, center_coef):\n"
         "    pairs = judged.pairs\n"
         "    gap = judged.score_S[pairs.chosen_N] - judged.score_S[pairs.rejected_N]\n"

@@ -9,9 +9,8 @@ T tokens of the longest text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,24 +72,6 @@ class Judgements:
         """The groups' weights, each shared equally by its completions."""
         size_G = torch.bincount(self.group_S, minlength=len(self.weight_G))
         return (self.weight_G / size_G)[self.group_S]
-
-
-#: (judgements, total_weight, center_coef) -> (loss, stats). ``total_weight`` is that of all groups of the step. Stats
-#: are detached and add up over micro-batches like the loss.
-Loss = Callable[[Judgements, float, float], tuple[Tensor, dict[str, Tensor]]]
-
-
-@dataclass(frozen=True)
-class RewardLoss:
-    """A way to learn scores from judgements.
-
-    ``reads`` says which ones: pairs that ranks make, whole orders, labels (good or bad) or ratings. ``all_positions``
-    asks for the head's number at every token.
-    """
-
-    loss: Loss
-    reads: Literal["pairs", "orders", "labels", "ratings"]
-    all_positions: bool = False
 
 
 # -- judgements --------------------------------------------------------------------------------------------------------

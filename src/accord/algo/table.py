@@ -1,97 +1,306 @@
-"""The algorithms as rows of a table: a row names its small functions, and what it needs follows from them.
+"""Every algorithm as a row of a table: a row names its small functions and says what they need.
 
-Adding an algorithm is a function (or none), a golden test and a row; the loop does not change.
+This is the one place where an algorithm's name, usual settings and needs are written down: the configuration, the
+stages, the docs' test and the tests' test all read it. It imports no torch: a row holds its functions by name and
+imports them when they are first called, so that ``accord --help`` can list the rows at once.
+
+Adding an algorithm is a function (or none), a golden test, a heading in ``docs/algorithms.md`` and a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from accord.algo import advantages as credit
-from accord.algo import policy_loss as loss
-from accord.algo import preference_loss as preference
-from accord.algo.advantages import Rewarded
-from accord.algo.ensemble import mean, uncertainty_weighted, worst_case
-from accord.algo.kl import k3_naive, ratio_weighted_k3
-from accord.algo.policy_loss import Tokens
-from accord.algo.preference_loss import PreferenceSettings
-from accord.algo.reward_loss import RewardLoss, best_of_k, binary, pairwise, per_token, plackett_luce, regression
-from accord.algo.settings import PolicySettings
+    from accord.algo.advantages import Rewarded
+    from accord.algo.policy_loss import Tokens
+    from accord.algo.preference_loss import PreferenceSettings
+    from accord.algo.reward_loss import Judgements
+    from accord.algo.settings import PolicySettings
 
-#: Where the KL to the reference lives: in the reward of each token, or in the loss as one of `KL_LOSSES`.
-KlPlace = Literal["reward", "loss", "loss_k3_naive"]
-
-Advantages = Callable[[Rewarded, PolicySettings], tuple[Tensor, Tensor | None]]
-Surrogate = Callable[[Tokens, PolicySettings], Tensor]
-Aggregate = Callable[[Tensor, PolicySettings], Tensor]
+    Advantages = Callable[[Rewarded, PolicySettings], tuple[Tensor, Tensor | None]]
+    Surrogate = Callable[[Tokens, PolicySettings], Tensor]
+    Aggregate = Callable[[Tensor, PolicySettings], Tensor]
+    #: (logp, ref_logp, log_ratio) -> the KL to the reference a token, as a term of the loss
+    KlLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+    #: (judgements, total_weight, center_coef) -> (loss, stats). ``total_weight`` is that of all groups of the step.
+    #: Stats are detached and add up over micro-batches like the loss.
+    JudgementLoss = Callable[[Judgements, float, float], tuple[Tensor, dict[str, Tensor]]]
+    #: (better_N, worse_N, settings) -> loss_N, of the strengths of both sides of N comparisons
+    ComparisonLoss = Callable[[Tensor, Tensor, PreferenceSettings], Tensor]
+    #: (score_SM, variance_coef) -> score_S
+    CombineScores = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
-class PolicyAlgorithm:
+class Named:
+    """A function by its dotted name, ``package.module:function``, imported when it is first called."""
+
+    name: str
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        module, _, attribute = self.name.partition(":")
+        found: Callable[..., Any] = getattr(import_module(module), attribute)
+        return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What every row of a table says of itself.
+
+    Attributes:
+        defaults: Settings that come with the row's name unless they are given: the usual values of its paper, at our
+            sizes. Only rows of these tables have them; the configuration does not import a user's own row.
+        heading: Where ``docs/algorithms.md`` explains it.
+        golden: The test that holds its numbers against ones worked out elsewhere.
+    """
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    heading: str = ""
+    golden: str = ""
+
+
+def defaults_of(table: Mapping[str, Row]) -> dict[str, Mapping[str, Any]]:
+    """Return what each row of a table sets unless it is given, by the row's name."""
+    return {name: row.defaults for name, row in table.items()}
+
+
+# -- policy optimisation -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KlPlace(Row):
+    """A place where the KL to the reference is paid: as a term of the loss, or (``loss`` None) in the reward."""
+
+    loss: KlLoss | None = None
+
+
+KL_PLACES: dict[str, KlPlace] = {
+    "reward": KlPlace(
+        heading="Reward with a price of KL (`rl.kl_in=reward`)", golden="test_algo.py::test_token_rewards_by_hand"
+    ),
+    "loss": KlPlace(
+        Named("accord.algo.kl:ratio_weighted_k3"),
+        heading="KL in the loss (`rl.kl_in=loss`, `rl.kl_in=loss_k3_naive`)",
+        golden="test_policy.py::test_gradient_of_the_kl_in_the_loss[loss]",
+    ),
+    "loss_k3_naive": KlPlace(
+        Named("accord.algo.kl:k3_naive"),
+        heading="KL in the loss (`rl.kl_in=loss`, `rl.kl_in=loss_k3_naive`)",
+        golden="test_policy.py::test_gradient_of_the_kl_in_the_loss[loss_k3_naive]",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PolicyAlgorithm(Row):
     """A way to improve a policy from scored samples.
 
     Attributes:
         advantages: Rewards of a rollout -> advantages ``(B, T)``, and returns for the critic or None.
         surrogate: Tokens of a micro-batch -> a loss a token ``(N,)``.
         aggregate: Lengths of a minibatch's sequences -> the weight of each one's tokens ``(B,)``.
-        kl_in: Where the KL to the reference lives unless the settings say otherwise.
+        kl_in: Where the KL to the reference is paid unless the settings say otherwise: a row of `KL_PLACES`.
         critic: Whether it learns values.
         min_group: Fewest completions of a prompt.
-        drop_flat: Whether prompts whose completions all score the same are replaced by others.
+        drop_zero_variance: Whether prompts whose completions all score the same are replaced by others.
     """
 
     advantages: Advantages
     surrogate: Surrogate
     aggregate: Aggregate
-    kl_in: KlPlace = "reward"
+    kl_in: str = "reward"
     critic: bool = False
     min_group: int = 1
-    drop_flat: bool = False
+    drop_zero_variance: bool = False
 
+
+_CLIPPED = Named("accord.algo.policy_loss:clipped")
+_GRADIENT = Named("accord.algo.policy_loss:policy_gradient")
+_TOKEN_MEAN = Named("accord.algo.policy_loss:token_mean")
+_SEQUENCE_SUM = Named("accord.algo.policy_loss:sequence_sum")
+_WHOLE_ROWS = "test_policy.py::test_every_row_as_a_whole_by_hand"
+# One pass: a surrogate without a ratio is right for samples of the policy itself only, and GRPO's paper, after which
+# the others are set here, takes one update a rollout.
+_ONE_PASS = {"ppo_epochs": 1}
+# The papers take 8 to 64 completions a prompt; 8 of 8 are as many samples as PPO's 64 of 1.
+_GROUPS_OF_8 = {**_ONE_PASS, "prompts_per_iteration": 8, "samples_per_prompt": 8}
 
 POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
-    "ppo": PolicyAlgorithm(credit.whitened_gae, loss.clipped, loss.token_mean, critic=True),
-    "reinforce": PolicyAlgorithm(credit.whole_return, loss.policy_gradient, loss.sequence_sum),
-    "reinforce_baseline": PolicyAlgorithm(credit.above_running_mean, loss.policy_gradient, loss.sequence_sum),
-    "rloo": PolicyAlgorithm(credit.leave_one_out, loss.policy_gradient, loss.sequence_sum, min_group=2),
-    "grpo": PolicyAlgorithm(credit.group_normalised, loss.clipped, loss.sequence_mean, "loss", min_group=2),
-    "dr_grpo": PolicyAlgorithm(credit.group_centred, loss.clipped, loss.fixed_length, "loss", min_group=2),
-    "dapo": PolicyAlgorithm(
-        credit.group_normalised, loss.clipped, loss.token_mean, "loss", min_group=2, drop_flat=True
+    "ppo": PolicyAlgorithm(
+        Named("accord.algo.advantages:whitened_gae"),
+        _CLIPPED,
+        _TOKEN_MEAN,
+        critic=True,
+        heading="PPO (`ppo`)",
+        golden=f"{_WHOLE_ROWS}[ppo]",
     ),
-    "raft": PolicyAlgorithm(credit.best_of_group, loss.policy_gradient, loss.token_mean, "loss", min_group=2),
+    "reinforce": PolicyAlgorithm(
+        Named("accord.algo.advantages:whole_return"),
+        _GRADIENT,
+        _SEQUENCE_SUM,
+        defaults=_ONE_PASS,
+        heading="REINFORCE (`reinforce`, `reinforce_baseline`)",
+        golden=f"{_WHOLE_ROWS}[reinforce]",
+    ),
+    "reinforce_baseline": PolicyAlgorithm(
+        Named("accord.algo.advantages:above_running_mean"),
+        _GRADIENT,
+        _SEQUENCE_SUM,
+        defaults=_ONE_PASS,
+        heading="REINFORCE (`reinforce`, `reinforce_baseline`)",
+        golden=f"{_WHOLE_ROWS}[reinforce_baseline]",
+    ),
+    "rloo": PolicyAlgorithm(
+        Named("accord.algo.advantages:leave_one_out"),
+        _GRADIENT,
+        _SEQUENCE_SUM,
+        min_group=2,
+        defaults={**_ONE_PASS, "prompts_per_iteration": 16, "samples_per_prompt": 4},
+        heading="RLOO (`rloo`)",
+        golden=f"{_WHOLE_ROWS}[rloo]",
+    ),
+    "grpo": PolicyAlgorithm(
+        Named("accord.algo.advantages:group_normalised"),
+        _CLIPPED,
+        Named("accord.algo.policy_loss:sequence_mean"),
+        kl_in="loss",
+        min_group=2,
+        defaults={**_GROUPS_OF_8, "kl_coef": 0.04},
+        heading="GRPO (`grpo`)",
+        golden=f"{_WHOLE_ROWS}[grpo]",
+    ),
+    "dr_grpo": PolicyAlgorithm(
+        Named("accord.algo.advantages:group_centred"),
+        _CLIPPED,
+        Named("accord.algo.policy_loss:fixed_length"),
+        kl_in="loss",
+        min_group=2,
+        defaults={**_GROUPS_OF_8, "kl_coef": 0.0},
+        heading="Dr. GRPO (`dr_grpo`)",
+        golden=f"{_WHOLE_ROWS}[dr_grpo]",
+    ),
+    "dapo": PolicyAlgorithm(
+        Named("accord.algo.advantages:group_normalised"),
+        _CLIPPED,
+        _TOKEN_MEAN,
+        kl_in="loss",
+        min_group=2,
+        drop_zero_variance=True,
+        defaults={
+            **_GROUPS_OF_8,
+            "kl_coef": 0.0,
+            "missing_eos_penalty": 0.0,  # the soft punishment of overlong completions stands in for it
+            "trust": {"clip_high": 0.28},
+            "shaping": {"overlong_tokens": 16},  # a fifth of the room, as the paper's 4,096 of 20,480
+        },
+        heading="DAPO (`dapo`)",
+        golden=f"{_WHOLE_ROWS}[dapo]",
+    ),
+    "raft": PolicyAlgorithm(
+        Named("accord.algo.advantages:best_of_group"),
+        _GRADIENT,
+        _TOKEN_MEAN,
+        kl_in="loss",
+        min_group=2,
+        defaults={**_GROUPS_OF_8, "kl_coef": 0.0},
+        heading="RAFT (`raft`)",
+        golden=f"{_WHOLE_ROWS}[raft]",
+    ),
 }
 
-#: (logp, ref_logp, log_ratio) -> the KL to the reference a token, as a term of the loss.
-KL_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "loss": ratio_weighted_k3,
-    "loss_k3_naive": k3_naive,
-}
-
-REWARD_LOSSES: dict[str, RewardLoss] = {
-    "bradley_terry": RewardLoss(pairwise, reads="pairs"),
-    "best_of_k": RewardLoss(best_of_k, reads="orders"),
-    "plackett_luce": RewardLoss(plackett_luce, reads="orders"),
-    "binary": RewardLoss(binary, reads="labels"),
-    "regression": RewardLoss(regression, reads="ratings"),
-    "per_token": RewardLoss(per_token, reads="pairs", all_positions=True),
-}
-
-#: (score_SM, variance_coef) -> score_S
-EnsembleRule = Callable[[Tensor, float], Tensor]
-
-ENSEMBLE_RULES: dict[str, EnsembleRule] = {"mean": mean, "min": worst_case, "uwo": uncertainty_weighted}
-
-#: (better_N, worse_N, settings) -> loss_N, of the strengths of both sides of N comparisons
-PreferenceLoss = Callable[[Tensor, Tensor, PreferenceSettings], Tensor]
+# -- reward models -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class PreferenceAlgorithm:
+class RewardLoss(Row):
+    """A way to learn scores from judgements.
+
+    Attributes:
+        loss: Judgements of a micro-batch -> its share of the step's loss.
+        reads: Which judgements: pairs that ranks make, whole orders, labels (good or bad) or ratings.
+        all_positions: Whether it asks for the head's number at every token.
+    """
+
+    loss: JudgementLoss
+    reads: Literal["pairs", "orders", "labels", "ratings"]
+    all_positions: bool = False
+
+
+REWARD_LOSSES: dict[str, RewardLoss] = {
+    "bradley_terry": RewardLoss(
+        Named("accord.algo.reward_loss:pairwise"),
+        reads="pairs",
+        heading="Bradley-Terry on all pairs of a ranking (`bradley_terry`)",
+        golden="test_reward_losses.py::test_a_margin_and_a_soft_label_of_a_group_reach_its_pair_but_no_tie",
+    ),
+    "best_of_k": RewardLoss(
+        Named("accord.algo.reward_loss:best_of_k"),
+        reads="orders",
+        heading="Best of K (`best_of_k`)",
+        golden="test_reward_losses.py::test_best_of_four_is_a_cross_entropy",
+    ),
+    "plackett_luce": RewardLoss(
+        Named("accord.algo.reward_loss:plackett_luce"),
+        reads="orders",
+        heading="Plackett-Luce (`plackett_luce`)",
+        golden="test_reward_losses.py::test_plackett_luce_of_four",
+    ),
+    "binary": RewardLoss(
+        Named("accord.algo.reward_loss:binary"),
+        reads="labels",
+        heading="Good or bad (`binary`)",
+        golden="test_reward_losses.py::test_binary_is_the_cross_entropy_of_a_thumb",
+    ),
+    "regression": RewardLoss(
+        Named("accord.algo.reward_loss:regression"),
+        reads="ratings",
+        heading="Ratings (`regression`)",
+        golden="test_reward_losses.py::test_regression_is_a_squared_distance",
+    ),
+    "per_token": RewardLoss(
+        Named("accord.algo.reward_loss:per_token"),
+        reads="pairs",
+        all_positions=True,
+        heading="Every token (`per_token`)",
+        golden="test_reward_losses.py::test_per_token_starts_at_the_first_difference_and_holds_the_end",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class EnsembleRule(Row):
+    """A way to make one score out of those of several members."""
+
+    combine: CombineScores
+
+
+_ENSEMBLES = "Ensembles (`mean`, `min`, `uwo`)"
+_RULES_BY_HAND = "test_reward_losses.py::test_rules_of_an_ensemble_of_five"
+
+ENSEMBLE_RULES: dict[str, EnsembleRule] = {
+    "mean": EnsembleRule(Named("accord.algo.ensemble:mean"), heading=_ENSEMBLES, golden=_RULES_BY_HAND),
+    "min": EnsembleRule(Named("accord.algo.ensemble:worst_case"), heading=_ENSEMBLES, golden=_RULES_BY_HAND),
+    "uwo": EnsembleRule(Named("accord.algo.ensemble:uncertainty_weighted"), heading=_ENSEMBLES, golden=_RULES_BY_HAND),
+}
+
+# -- direct preference -------------------------------------------------------------------------------------------------
+
+_strength = Named("accord.algo.preference_loss:strength")
+
+
+@dataclass(frozen=True)
+class PreferenceAlgorithm(Row):
     """A way to improve a policy from comparisons of completions, without a reward model.
 
     Attributes:
@@ -101,23 +310,70 @@ class PreferenceAlgorithm:
         paired: Whether completions are compared with each other; else each with the zero point, and thumbs will do.
     """
 
-    loss: PreferenceLoss
+    loss: ComparisonLoss
     needs_reference: bool = True
     length_normalized: bool = False
     paired: bool = True
 
     def strength(self, logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor) -> Tensor:
-        """What this row compares, one number a completion, as `preference_loss.strength` has it."""
+        """Return what this row compares, one number a completion, as `preference_loss.strength` has it."""
         reference_S = ref_logp_S if self.needs_reference else None
-        return preference.strength(logp_S, reference_S, length_S if self.length_normalized else None)
+        found: Tensor = _strength(logp_S, reference_S, length_S if self.length_normalized else None)
+        return found
 
+
+_PAIRS_BY_HAND = "test_preference.py::test_pairs_against_a_reference_by_hand"
+_AS_TRL = "test_preference.py::test_losses_are_those_of_trl"
 
 PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
-    "dpo": PreferenceAlgorithm(preference.dpo),
-    "cdpo": PreferenceAlgorithm(preference.cdpo),
-    "ipo": PreferenceAlgorithm(preference.ipo, length_normalized=True),
-    "ipo_sum": PreferenceAlgorithm(preference.ipo),
-    "kto": PreferenceAlgorithm(preference.kto, paired=False),
-    "simpo": PreferenceAlgorithm(preference.simpo, needs_reference=False, length_normalized=True),
-    "orpo": PreferenceAlgorithm(preference.orpo, needs_reference=False, length_normalized=True),
+    "dpo": PreferenceAlgorithm(
+        Named("accord.algo.preference_loss:dpo"),
+        heading="DPO (`dpo.loss=dpo`)",
+        golden=f"{_PAIRS_BY_HAND}[dpo]",
+    ),
+    "cdpo": PreferenceAlgorithm(
+        Named("accord.algo.preference_loss:cdpo"),
+        heading="Conservative DPO (`dpo.loss=cdpo`)",
+        golden=f"{_PAIRS_BY_HAND}[cdpo]",
+    ),
+    "ipo": PreferenceAlgorithm(
+        Named("accord.algo.preference_loss:ipo"),
+        length_normalized=True,
+        heading="IPO (`dpo.loss=ipo`, `dpo.loss=ipo_sum`)",
+        golden=f"{_PAIRS_BY_HAND}[ipo]",
+    ),
+    "ipo_sum": PreferenceAlgorithm(
+        Named("accord.algo.preference_loss:ipo"),
+        heading="IPO (`dpo.loss=ipo`, `dpo.loss=ipo_sum`)",
+        golden=f"{_PAIRS_BY_HAND}[ipo_sum]",
+    ),
+    "kto": PreferenceAlgorithm(
+        Named("accord.algo.preference_loss:kto"),
+        paired=False,
+        heading="KTO (`dpo.loss=kto`)",
+        golden="test_preference.py::test_kto_by_hand",
+    ),
+    "simpo": PreferenceAlgorithm(
+        Named("accord.algo.preference_loss:simpo"),
+        needs_reference=False,
+        length_normalized=True,
+        defaults={"dpo_beta": 2.0},  # of a mean over tokens, which is small: the paper takes 2 to 2.5
+        heading="SimPO (`dpo.loss=simpo`)",
+        golden=f"{_AS_TRL}[simpo]",
+    ),
+    "orpo": PreferenceAlgorithm(
+        Named("accord.algo.preference_loss:orpo"),
+        needs_reference=False,
+        length_normalized=True,
+        heading="ORPO (`dpo.loss=orpo`)",
+        golden=f"{_AS_TRL}[orpo]",
+    ),
+}
+
+TABLES: dict[str, Mapping[str, Row]] = {
+    "rl.algorithm": POLICY_ALGORITHMS,
+    "rl.kl_in": KL_PLACES,
+    "reward.loss": REWARD_LOSSES,
+    "reward.combine.rule": ENSEMBLE_RULES,
+    "dpo.loss": PREFERENCE_LOSSES,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
@@ -16,23 +16,25 @@ S = TypeVar("S", bound="Section")
 
 
 class Rows:
-    """Mark of a key that names a row of a table, or ``module:name`` of a user's own."""
+    """Mark of a key that names a row of a table or, where ``own``, ``module:name`` of a user's own."""
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    def __init__(self, names: Iterable[str], *, own: bool = True) -> None:
+        self.names, self.own = tuple(names), own
 
     def check(self, name: str) -> str:
-        if name in self.names or is_outside(name):
+        if name in self.names or (self.own and is_outside(name)):
             return name
         near = difflib.get_close_matches(name, self.names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{name!r} is not known: {hint}rows are {', '.join(self.names)}; your own is module:name")
+        own = "; your own is module:name" if self.own else ""
+        raise ValueError(f"{name!r} is not known: {hint}rows are {', '.join(self.names)}{own}")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"enum": list(self.names)}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]}
+        known: dict[str, Any] = {"enum": list(self.names)}
+        return {"anyOf": [known, {"type": "string", "pattern": "^[^:]+:[^:]+$"}]} if self.own else known
 
 
 def exact_div(total: int, parts: int, total_name: str, parts_name: str) -> int:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from accord.algo.table import (
+    ENSEMBLE_RULES,
+    KL_PLACES,
+    POLICY_ALGORITHMS,
+    PREFERENCE_LOSSES,
+    REWARD_LOSSES,
+    defaults_of,
+)
 from accord.config.base import Rows, Section, exact_div
 from accord.extend import is_outside
 
@@ -17,35 +25,13 @@ Device = Literal["auto", "cpu", "cuda"]
 ModelKind = Literal["llama", "lstm"]
 
 
-#: Names of the rows whose functions stand in `accord.algo.table`.
-RewardLoss = Annotated[str, Rows("bradley_terry", "best_of_k", "plackett_luce", "binary", "regression", "per_token")]
-EnsembleRule = Literal["mean", "min", "uwo"]  # not of a user's own: a reward model's folder names one
-Algorithm = Annotated[str, Rows("ppo", "reinforce", "reinforce_baseline", "rloo", "grpo", "dr_grpo", "dapo", "raft")]
-#: What an algorithm sets unless it is given: the usual values of its paper, at our sizes. Naming the algorithm in a
-#: layer (an override, say) brings them along, over the layers below.
-ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "reinforce": {"ppo_epochs": 1},
-    "reinforce_baseline": {"ppo_epochs": 1},
-    "rloo": {"ppo_epochs": 1, "prompts_per_iteration": 16, "samples_per_prompt": 4},
-    "grpo": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.04},
-    "dr_grpo": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.0},
-    "dapo": {
-        "ppo_epochs": 1,
-        "prompts_per_iteration": 8,
-        "samples_per_prompt": 8,
-        "kl_coef": 0.0,
-        "missing_eos_penalty": 0.0,
-        "trust": {"clip_high": 0.28},
-        "shaping": {"overlong_tokens": 16},
-    },
-    "raft": {"ppo_epochs": 1, "prompts_per_iteration": 8, "samples_per_prompt": 8, "kl_coef": 0.0},
-}
-#: Rows that compare completions of one prompt, and those that learn values; a test compares them with the table.
-COMPARING = frozenset({"rloo", "grpo", "dr_grpo", "dapo", "raft"})
-WITH_CRITIC = frozenset({"ppo"})
-PreferenceLoss = Annotated[str, Rows("dpo", "cdpo", "ipo", "ipo_sum", "kto", "simpo", "orpo")]
-#: What a preference loss sets unless it is given: the usual values of its paper.
-PREFERENCE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"simpo": {"dpo_beta": 2.0}}
+#: Keys that name a row of one of the tables of `accord.algo.table`, or ``module:name`` of a user's own.
+AlgorithmName = Annotated[str, Rows(POLICY_ALGORITHMS)]
+RewardLossName = Annotated[str, Rows(REWARD_LOSSES)]
+PreferenceLossName = Annotated[str, Rows(PREFERENCE_LOSSES)]
+# The next two name no row of a user's own: a reward model's folder names its rule, and must load anywhere.
+EnsembleRuleName = Annotated[str, Rows(ENSEMBLE_RULES, own=False)]
+KlPlaceName = Annotated[str, Rows(["auto", *KL_PLACES], own=False)]
 
 
 def _regex(text: str) -> str:
@@ -232,14 +218,14 @@ class PairsConfig(Section):
 class CombineConfig(Section):
     """How the scores of several heads or models become one. Each is normalised on its own before."""
 
-    rule: EnsembleRule = Field("mean", description="mean, min (the worst case) or uwo: mean minus variance.")
+    rule: EnsembleRuleName = Field("mean", description="mean, min (the worst case) or uwo: mean minus variance.")
     variance_coef: float = Field(0.5, ge=0, description="Weight of the variance between members in uwo.")
 
 
 class RewardConfig(Training):
     """The reward model: one score per completion, learned from judgements."""
 
-    loss: RewardLoss = Field("bradley_terry", description="Row of the table of reward losses: pairs, orders, labels...")
+    loss: RewardLossName = Field("bradley_terry", description="Row of the table of reward losses: pairs, orders, ...")
     pairs: PairsConfig = Field(PairsConfig(), description="Ties, margins and noise of pairs.")
     epochs: int = Field(1, ge=1, description="Passes over the judgements; more than a few overfit.")
     groups_per_step: int = Field(8, ge=1, description="Rankings per optimiser step; each weighs the same, whatever K.")
@@ -396,9 +382,9 @@ class RlConfig(Training):
     """Optimise the policy against the reward model without drifting from the reference."""
 
     refused = dict.fromkeys(("top_k", "top_p"), TRUNCATED)
-    usual = ("algorithm", ALGORITHM_DEFAULTS)
+    usual = ("algorithm", defaults_of(POLICY_ALGORITHMS))
     checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints; a killed run resumes from one.")
-    algorithm: Algorithm = Field("ppo", description="Row of the table of algorithms.")
+    algorithm: AlgorithmName = Field("ppo", description="Row of the table of algorithms.")
     iterations: int = Field(60, ge=1, description="Rounds of rollout and update.")
     prompts_per_iteration: int = Field(64, ge=1, description="Prompts per round.")
     rewards: tuple[ScorerConfig, ...] = Field(
@@ -421,9 +407,7 @@ class RlConfig(Training):
     values: ValuesConfig = Field(ValuesConfig(), description="The critic's values.")
     kl_coef: float = Field(0.05, ge=0, description="Price of one nat of KL to the reference, per token (start value).")
     kl_target: float | None = Field(None, gt=0, description="Nats per completion to steer to; null: kl_coef stays.")
-    kl_in: Literal["auto", "reward", "loss", "loss_k3_naive"] = Field(
-        "auto", description="Where that price is paid: auto = where the algorithm has it."
-    )
+    kl_in: KlPlaceName = Field("auto", description="Where that price is paid: auto = where the algorithm has it.")
     discount: float = Field(1.0, gt=0, le=1, description="Of later rewards; 1 because completions are finite.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE: 0 trusts the critic, 1 trusts the samples.")
     missing_eos_penalty: float = Field(1.0, ge=0, description="Taken from the score of a completion that did not end.")
@@ -444,12 +428,13 @@ class RlConfig(Training):
 
     @model_validator(mode="after")
     def _fits_the_algorithm(self) -> Self:
-        if self.algorithm in COMPARING and self.samples_per_prompt < 2:
+        row = POLICY_ALGORITHMS.get(self.algorithm)  # a user's own is asked when the stage loads it
+        if row is not None and self.samples_per_prompt < row.min_group:
             raise ValueError(
                 f"{self.algorithm} compares completions of one prompt, and samples_per_prompt is "
                 f"{self.samples_per_prompt}: 4 to 8 are usual"
             )
-        if self.values.shared and self.algorithm not in WITH_CRITIC and not is_outside(self.algorithm):
+        if row is not None and self.values.shared and not row.critic:
             raise ValueError(f"values.shared says where values come from, and {self.algorithm} learns none")
         return self
 
@@ -493,8 +478,8 @@ class RlConfig(Training):
 class DpoConfig(Training):
     """Direct preference: improve a policy from judgements of completions, without a reward model."""
 
-    usual = ("loss", PREFERENCE_DEFAULTS)
-    loss: PreferenceLoss = Field("dpo", description="Row of the table of preference losses.")
+    usual = ("loss", defaults_of(PREFERENCE_LOSSES))
+    loss: PreferenceLossName = Field("dpo", description="Row of the table of preference losses.")
     epochs: int = Field(1, ge=1, description="Passes over the judgements, or over the prompts when online.")
     groups_per_step: int = Field(32, ge=1, description="Prompts per optimiser step; each weighs the same, whatever K.")
     max_tokens: int = Field(160, ge=2, description="Prompt and completion longer than this are left out, and counted.")

@@ -60,7 +60,7 @@ def combined(score_SM: Tensor, combine: CombineConfig) -> Tensor:
     """One score out of those of M members, ``(S,)``."""
     if score_SM.shape[1] == 1:
         return score_SM[:, 0]
-    return ENSEMBLE_RULES[combine.rule](score_SM, combine.variance_coef)
+    return ENSEMBLE_RULES[combine.rule].combine(score_SM, combine.variance_coef)
 
 
 class RewardModel:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from accord.algo.reductions import correlation
-from accord.algo.reward_loss import MARGINS, Judgements, Positions, RewardLoss, group_pairs, judgements
+from accord.algo.reward_loss import MARGINS, Judgements, Positions, group_pairs, judgements
+from accord.algo.table import RewardLoss
 from accord.config import PairsConfig, RewardConfig
 from accord.errors import DataError, UsageError
 from accord.formats.jsonl import Chat, read_judged, read_rankings

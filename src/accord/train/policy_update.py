@@ -13,7 +13,7 @@ from torch import Tensor
 
 from accord.algo.advantages import Rewarded, token_rewards
 from accord.algo.policy_loss import Tokens, clipped_value_loss, explained_variance, trust_region, update_stats
-from accord.algo.table import KL_LOSSES, KlPlace, PolicyAlgorithm
+from accord.algo.table import KL_PLACES, PolicyAlgorithm
 from accord.config import RlConfig
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.seeds import stream_seed
@@ -40,8 +40,8 @@ class PretrainingMix:
         return self.coef * block_loss(policy, self.blocks_NT[rows])
 
 
-def kl_place(config: RlConfig, algorithm: PolicyAlgorithm) -> KlPlace:
-    """Where the KL to the reference lives in this run."""
+def kl_place(config: RlConfig, algorithm: PolicyAlgorithm) -> str:
+    """Return where this run pays for the KL to the reference: the name of a row of `KL_PLACES`."""
     return algorithm.kl_in if config.kl_in == "auto" else config.kl_in
 
 
@@ -103,10 +103,10 @@ class Update:
         old_logp_N, advantage_N = rollout.old_logp_BC[picked][inside], self.advantage_BC[picked][inside]
         tokens = Tokens(logp_N, old_logp_N, advantage_N, row_N)
         loss_N = self.algorithm.surrogate(tokens, config)
-        place, price = kl_place(config, self.algorithm), self.controllers.kl.coef
-        if place != "reward" and price > 0:
+        kl_loss, price = KL_PLACES[kl_place(config, self.algorithm)].loss, self.controllers.kl.coef
+        if kl_loss is not None and price > 0:
             ref_logp_N = rollout.ref_logp_BC[picked][inside]
-            loss_N = loss_N + price * KL_LOSSES[place](logp_N, ref_logp_N, tokens.log_ratio_N)
+            loss_N = loss_N + price * kl_loss(logp_N, ref_logp_N, tokens.log_ratio_N)
         if self.controllers.trust.coef > 0:
             loss_N = loss_N + self.controllers.trust.coef * trust_region(tokens)
         if config.entropy_coef > 0:
@@ -176,7 +176,7 @@ def prepare_update(
 ) -> tuple[Update, dict[str, float]]:
     """Rewards, advantages and returns of a rollout, and what they look like."""
     mask = rollout.mask_BC
-    price = controllers.kl.coef if kl_place(config, algorithm) == "reward" else 0.0
+    price = controllers.kl.coef if KL_PLACES[kl_place(config, algorithm)].loss is None else 0.0
     reward_BC = token_rewards(rollout.score_B, rollout.old_logp_BC, rollout.ref_logp_BC, mask, price)
     rewarded = Rewarded(reward_BC, rollout.value_BC, mask, config.samples_per_prompt, controllers.returns.mean)
     advantage_BC, return_BC = algorithm.advantages(rewarded, config)

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 
 from accord.algo.reductions import correlation
-from accord.algo.reward_loss import Positions, RewardLoss, score_penalty, self_distillation
-from accord.algo.table import REWARD_LOSSES
+from accord.algo.reward_loss import Positions, score_penalty, self_distillation
+from accord.algo.table import REWARD_LOSSES, RewardLoss
 from accord.config import RewardConfig
 from accord.errors import UsageError
 from accord.extend import row
@@ -140,7 +140,7 @@ def reward_loss(config: RewardConfig) -> RewardLoss:
     if not isinstance(found, RewardLoss) or found.reads not in READERS:
         raise UsageError(
             f"{config.loss!r} is no row of reward losses",
-            hint=f"make it an accord.algo.reward_loss.RewardLoss(function, reads={' | '.join(map(repr, READERS))})",
+            hint=f"make it an accord.algo.table.RewardLoss(function, reads={' | '.join(map(repr, READERS))})",
         )
     return found
 

@@ -113,7 +113,7 @@ def draw(
     """
     wanted, group = config.prompts_per_iteration, config.samples_per_prompt
     scored = _draw_once(config, actors, engine, prompts.pick(wanted, step, seed), seed, step)
-    for attempt in range(config.redraws if algorithm.drop_flat else 0):
+    for attempt in range(config.redraws if algorithm.drop_zero_variance else 0):
         flat = int(scored.flat_P(group).sum())
         missing = wanted - (len(scored.samples) // group - flat)
         if missing <= 0:
