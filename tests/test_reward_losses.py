@@ -390,7 +390,7 @@ def test_a_tie_of_all_says_nothing_and_is_no_nan(name: str) -> None:
 def test_rows_and_their_names() -> None:
     assert all(RewardConfig(loss=name).loss == name for name in REWARD_LOSSES)
     assert all(CombineConfig(rule=name).rule == name for name in ENSEMBLE_RULES)
-    with pytest.raises(ValueError, match=r"rows are mean, min, uwo$"):
+    with pytest.raises(ValueError, match="rows are mean, min, uwo "):
         CombineConfig(rule="mine:rule")  # a reward model's folder names it: it must load anywhere
 
 
