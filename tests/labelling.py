@@ -11,7 +11,7 @@ from accord.config import LabelConfig
 from accord.people.desk.answers import check, read_answer
 from accord.people.desk.rows import Person, Skip, Submission, Task
 from accord.people.quality import Quality, report
-from accord.people.simulation.panel import Mind, View
+from accord.people.simulation.annotators import ShownTask, SimulatedAnnotator
 from accord.records import Completion, Prompt, Source
 
 SETTINGS = LabelConfig()
@@ -59,39 +59,39 @@ def make_tasks(kind: str, count: int, size: int, overlap: int, seed: int) -> lis
 
 @dataclass
 class Workshop:
-    """Minds that answer tasks in turn, a second apart; the order shown is drawn for each anew."""
+    """Annotators that answer tasks in turn, a second apart; the order shown is drawn for each anew."""
 
     tasks: list[Task]
-    minds: Sequence[Mind]
+    annotators: Sequence[SimulatedAnnotator]
     seed: int = 0
     submissions: list[Submission] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.people = [
-            Person(i + 1, mind.name, "annotator", f"annotator-{i + 1}", False, True)
-            for i, mind in enumerate(self.minds)
+            Person(i + 1, annotator.name, "annotator", f"annotator-{i + 1}", False, True)
+            for i, annotator in enumerate(self.annotators)
         ]
 
     def work(self) -> Quality:
         """Everybody in turn takes the first task with a free slot; then the report."""
         draw, slots = random.Random(self.seed), {task.id: task.overlap for task in self.tasks}
         seen: set[tuple[int, str]] = set()
-        waiting = list(range(len(self.minds)))
+        waiting = list(range(len(self.annotators)))
         while waiting:
             waiting = [i for i in waiting if self._step(i, draw, slots, seen)]
         return self.report()
 
     def _step(self, i: int, draw: random.Random, slots: dict[str, int], seen: set[tuple[int, str]]) -> bool:
-        mind = self.minds[i]
+        annotator = self.annotators[i]
         done = sum(one.person_id == i + 1 for one in self.submissions)
         task = next((task for task in self.tasks if slots[task.id] and (i, task.id) not in seen), None)
-        if task is None or done >= mind.patience:
+        if task is None or done >= annotator.patience:
             return False
         seen.add((i, task.id))
         order = draw.sample(range(len(task.completions)), len(task.completions))
         shown = tuple(task.completions[place].text for place in order)
-        said = mind.answer(View(task.kind, task.prompt.text, shown, SETTINGS.model_dump(mode="json")))
+        said = annotator.answer(ShownTask(task.kind, task.prompt.text, shown, SETTINGS.model_dump(mode="json")))
         if said is None:
             self.skips.append(Skip(task.id, task.kind, i + 1, SETTINGS.skip_reasons[0], ""))
             return True

@@ -19,6 +19,7 @@ from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _
 
 from accord.config import LabelConfig, Recipe, load_recipe
 from accord.demo import film_reviews, films
+from accord.demo.taste import GUIDELINE
 from accord.errors import DataError, UsageError
 from accord.grid import grid
 from accord.loop import sweep
@@ -27,7 +28,6 @@ from accord.loop.run import run
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
 from accord.people.desk import Desk
-from accord.people.simulation.simulated import GUIDELINE
 from accord.records import Source
 from accord.report.comparison_page import write_comparison
 from accord.scoring import RewardModel

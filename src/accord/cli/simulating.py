@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,11 +22,7 @@ from accord.errors import ResourceError, UsageError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from accord.demo.film_reviews import FilmReviews
-    from accord.people.simulation.panel import Mind
-    from accord.people.simulation.playing import Office
-
-TASKS, SIZE, SYNTHETIC_OVERLAP = 30, 4, 5
+    from accord.people.simulation.playing import ProjectAdmin
 
 
 def simulate(
@@ -34,23 +30,27 @@ def simulate(
         str, typer.Argument(metavar="[PROJECT|URL]", help="The folder of a project or run, or a running app.")
     ] = "",
     annotators: Annotated[
-        Literal["panel", "synthetic"],
-        typer.Option(help="panel: real raters' scores, replayed. synthetic: a gold scorer with noise, and defects."),
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="panel: real raters' scores, replayed. synthetic: a gold scorer with noise, and defects. "
+            "Or yours, module:NAME.",
+        ),
     ] = "panel",
     count: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many annotators.")] = 15,
     tasks: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help=f"Tasks on film reviews to add first; by default {TASKS} a panel."),
+        typer.Option(min=0, metavar="N", help="Tasks to add first; by default 30 on film reviews a panel."),
     ] = None,
     kind: Annotated[
         Literal["pair", "ranking", "rating", "label"], typer.Option(help="What those tasks ask.")
     ] = "ranking",
     size: Annotated[
-        int | None, typer.Option(min=1, max=9, metavar="K", help=f"Reviews in each; {SIZE} by default, 2 of a pair.")
+        int | None, typer.Option(min=1, max=9, metavar="K", help="Texts in each; 4 by default, 2 of a pair.")
     ] = None,
     overlap: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help=f"Annotators a task: by default the panel, or {SYNTHETIC_OVERLAP}."),
+        typer.Option(min=1, metavar="N", help="Annotators a task: by default the panel, or 5."),
     ] = None,
     defects: Annotated[
         str, typer.Option(metavar="NAME=N,...", help="Synthetic annotators that do not judge, like position=1,tie=2.")
@@ -68,50 +68,45 @@ def simulate(
     They answer over HTTP, as people's browsers do; without the URL of a running app, one is started for the time being.
     The panel replays real raters of film reviews: what each said of a review is real, and so is the disagreement; but
     they rated single texts and never saw these tasks. All are recorded as simulated annotators. Synthetic ones first
-    answer what waits. Ends with the agreement, alarms and weights that a manager sees.
+    answer what waits. A function of yours, ``module:NAME``, makes others (docs/people.md). Ends with the agreement,
+    alarms and weights that a manager sees.
 
     \b
     Examples:
       accord simulate reviews
       accord simulate reviews --annotators synthetic --count 12 --defects position=1,random=1,tie=1
+      accord simulate --annotators mine:reviewers
       ACCORD_TOKEN=... accord simulate http://127.0.0.1:8765 --tasks 40 --kind pair
     """
     with talking(json, verbose) as talk:
         planted = parse_defects(defects)
-        if planted and annotators == "panel":
-            raise UsageError("--defects has no effect on real raters", hint="add --annotators synthetic")
-        size = size or (2 if kind == "pair" else SIZE)
         place = None if "://" in target else find_place(Path(target) if target else None)
         if place is None and not token:
             raise UsageError("a running app needs an admin's token", hint="set ACCORD_TOKEN, or give --token")
-        from accord.demo.film_reviews import fetch, read
-        from accord.people.simulation.panel import review_tasks
+        from accord.people.simulation.annotators import AnnotatorRequest, make_annotators
         from accord.people.simulation.playing import play
 
         home = place or find_project(None)
-        data = read(fetch((home.root if home else Path.cwd()) / "downloads", from_dir))
-        crews = (
-            list(panel(data, count, seed)) if annotators == "panel" else [synthetic_crew(data, count, seed, planted)]
-        )
-        with _own_app(place) if place else _running_app(target, token or "") as (office, url):
-            if tasks is None:
-                tasks = TASKS if annotators == "panel" or not office.waiting() else 0
+        downloads = (home.root if home else Path.cwd()) / "downloads"
+        request = AnnotatorRequest(count, seed, downloads, from_dir, planted, tasks, kind, size, overlap)
+        with _own_app(place) if place else _running_app(target, token or "") as (admin, url):
+            groups = make_annotators(annotators, replace(request, waiting=admin.waiting()))
             added, played = 0, []
-            for crew in crews:
-                at_once = min(overlap or crew.overlap, len(crew.minds))
-                added += office.add_tasks(review_tasks(crew.texts, tasks, size, kind, at_once, seed))
-                played.append(play(office, url, crew.minds, talk.log))
-            quality = office.quality()
+            for group in groups:
+                added += admin.add_tasks(group.tasks)
+                played.append(play(admin, url, group.annotators, talk.log))
+            quality = admin.quality()
         answers = sum(sum(one.answered.values()) for one in played)
-        told = {
+        result = {
             "annotators": annotators,
+            "who": "; ".join(dict.fromkeys(group.who for group in groups)),
             "tasks_added": added,
             "answers": answers,
             "skipped": sum(sum(one.skipped.values()) for one in played),
             "left": [name for one in played for name in one.left],
             "quality": quality,
         }
-        talk.result(told, text=summary(told))
+        talk.result(result, text=summary(result))
 
 
 def parse_defects(text: str) -> dict[str, int]:
@@ -125,52 +120,11 @@ def parse_defects(text: str) -> dict[str, int]:
     return found
 
 
-# ---- who answers -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Crew:
-    """Who answers together, the reviews that new tasks for them are made of, and how many a task by default."""
-
-    minds: Sequence[Mind]
-    texts: Sequence[str]
-    overlap: int
-
-
-def panel(data: FilmReviews, count: int, seed: int) -> Iterator[Crew]:
-    """Blocks of real raters until there are ``count``. Reviews of films kept for judging and testing are left out."""
-    from accord.demo.film_reviews import split_of
-    from accord.people.simulation.panel import blocks
-
-    left = count
-    for block in blocks([review for review in data.rated if split_of(review.film) == "train"], seed):
-        raters = block.raters[:left]
-        left -= len(raters)
-        yield Crew(raters, block.texts, len(raters))
-        if not left:
-            return
-    raise UsageError(f"there are {count - left} raters, not {count}", where="--count")
-
-
-def synthetic_crew(data: FilmReviews, count: int, seed: int, defects: Mapping[str, int]) -> Crew:
-    """Annotators whose gold scorer is the hidden taste of the demo, around the taste's median over the reviews."""
-    from statistics import median
-
-    from accord.demo.film_reviews import split_of
-    from accord.people.simulation.panel import synthetic
-    from accord.people.simulation.simulated import build_taste, ordinary_length
-
-    texts = [review.text for review in data.rated if split_of(review.film) == "train"]
-    taste = build_taste(data.words(), ordinary_length(texts))
-    middle = median(map(taste.utility, texts))
-    return Crew(synthetic(count, lambda text: taste.utility(text) - middle, seed, defects), texts, SYNTHETIC_OVERLAP)
-
-
 # ---- the app ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _running_app(url: str, token: str) -> Iterator[tuple[Office, str]]:
+def _running_app(url: str, token: str) -> Iterator[tuple[ProjectAdmin, str]]:
     from accord.people.simulation.client import Client
 
     with contextlib.closing(Client(url, token)) as client:
@@ -178,17 +132,17 @@ def _running_app(url: str, token: str) -> Iterator[tuple[Office, str]]:
 
 
 @contextlib.contextmanager
-def _own_app(place: Project) -> Iterator[tuple[Office, str]]:
+def _own_app(place: Project) -> Iterator[tuple[ProjectAdmin, str]]:
     """The app of a project on a free loopback port."""
     from accord.people.desk import Desk
-    from accord.people.simulation.playing import DeskOffice
+    from accord.people.simulation.playing import DeskAdmin
     from accord.people.web.app import create_app
     from accord.store import Store
 
     with Store.open(place.store) as store:
         desk = Desk(store, load_label(defaults=place.label))
         with _serving(create_app(desk)) as url:
-            yield DeskOffice(desk), url
+            yield DeskAdmin(desk), url
 
 
 @contextlib.contextmanager
@@ -212,15 +166,14 @@ def _serving(app: FastAPI) -> Iterator[str]:
         listening.close()
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- the summary ----------------------------------------------------------------------------------------------------
 
 
-def summary(told: Mapping[str, Any]) -> str:
+def summary(result: Mapping[str, Any]) -> str:
     """Agreement, alarms and weights in a few lines."""
-    quality = told["quality"]
-    who = "real raters, replayed by a program" if told["annotators"] == "panel" else "programs, and no people"
+    quality = result["quality"]
     lines = [
-        f"{told['answers']} answers by simulated annotators ({who}), {told['skipped']} skipped, "
+        f"{result['answers']} answers by simulated annotators ({result['who']}), {result['skipped']} skipped, "
         f"{quality['answers_left']} still wanted"
     ]
     for row in quality["agreement"]:

@@ -28,12 +28,7 @@ from accord.demo.film_reviews import (
     records_of,
     split_of,
 )
-from accord.files import write_json
-from accord.formats.facts import ORIGINS
-from accord.formats.jsonl import write_jsonl
-from accord.people.desk import Desk
-from accord.people.intake import queue_groups
-from accord.people.simulation.simulated import (
+from accord.demo.taste import (
     GUIDELINE,
     agreement,
     annotators,
@@ -42,6 +37,11 @@ from accord.people.simulation.simulated import (
     ordinary_length,
     simulate_rankings,
 )
+from accord.files import write_json
+from accord.formats.facts import ORIGINS
+from accord.formats.jsonl import write_jsonl
+from accord.people.desk import Desk
+from accord.people.intake import queue_groups
 from accord.records import Completion, Prompt, RankedGroup, Source
 from accord.seeds import stream_seed
 from accord.store import Store

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from accord.extend import blaming
+from accord.people.simulation.annotators import ShownTask, SimulatedAnnotator
 from accord.people.simulation.client import Client
-from accord.people.simulation.panel import Mind, View
 
 if TYPE_CHECKING:
     from accord.people.desk import Desk
@@ -18,8 +19,8 @@ NOT_MINE = "not my field"  # the reason for skipping what a replayed rater never
 Log = Callable[[float, str], None]
 
 
-class Office(Protocol):
-    """What a simulation needs of an admin: a `Client` with an admin's token, or a `DeskOffice`."""
+class ProjectAdmin(Protocol):
+    """What a simulation needs of an admin: a `Client` with an admin's token, or a `DeskAdmin`."""
 
     def add_person(self, name: str) -> tuple[int, str]: ...
 
@@ -32,7 +33,7 @@ class Office(Protocol):
     def quality(self) -> dict[str, Any]: ...
 
 
-class DeskOffice:
+class DeskAdmin:
     """The same on the desk itself: a project needs no admin's account for a simulation of its own."""
 
     def __init__(self, desk: Desk) -> None:
@@ -70,30 +71,30 @@ class Played:
     left: tuple[str, ...]
 
 
-def play(office: Office, url: str, minds: Sequence[Mind], log: Log) -> Played:
-    """Register the minds as simulated annotators and let them answer in turn until there is nothing left for anybody.
+def play(admin: ProjectAdmin, url: str, annotators: Sequence[SimulatedAnnotator], log: Log) -> Played:
+    """Register them as simulated annotators and let them answer in turn until there is nothing left for anybody.
 
     They are dismissed afterwards: their tokens open nothing any more.
     """
-    expected = office.waiting()
+    expected = admin.waiting()
     run = secrets.token_hex(2)  # names are taken once; a second simulation of the same raters has its own
-    answered, skipped, left = ({f"{mind.name} #{run}": 0 for mind in minds} for _ in range(3))
+    answered, skipped, left = ({f"{annotator.name} #{run}": 0 for annotator in annotators} for _ in range(3))
     people, seats = [], []
-    for mind in minds:
-        person_id, token = office.add_person(f"{mind.name} #{run}")
+    for annotator in annotators:
+        person_id, token = admin.add_person(f"{annotator.name} #{run}")
         people.append(person_id)
-        seats.append((f"{mind.name} #{run}", mind, Client(url, token)))
+        seats.append((f"{annotator.name} #{run}", annotator, Client(url, token)))
     try:
         waiting = list(seats)
         while waiting:
             still = []
-            for name, mind, client in waiting:
-                if answered[name] >= mind.patience:
+            for name, annotator, client in waiting:
+                if answered[name] >= annotator.patience:
                     left[name] = 1
                 elif (task := client.claim()) is not None:
-                    did = answered if _answer(client, mind, task) else skipped
+                    did = answered if _answer(client, annotator, task) else skipped
                     did[name] += 1
-                    still.append((name, mind, client))
+                    still.append((name, annotator, client))
             waiting = still
             done = sum(answered.values())
             log(min(1.0, done / max(1, expected)), f"{done} answers, {len(waiting)} annotators at work")
@@ -101,14 +102,15 @@ def play(office: Office, url: str, minds: Sequence[Mind], log: Log) -> Played:
         for _, _, client in seats:
             client.close()
         for person_id in people:
-            office.dismiss(person_id)
+            admin.dismiss(person_id)
     return Played(answered, skipped, tuple(name for name, gone in left.items() if gone))
 
 
-def _answer(client: Client, mind: Mind, task: Mapping[str, Any]) -> bool:
+def _answer(client: Client, annotator: SimulatedAnnotator, task: Mapping[str, Any]) -> bool:
     prompt = " ".join(turn["content"] for turn in task["prompt"])
     texts = tuple(completion["text"] for completion in task["completions"])
-    said = mind.answer(View(task["kind"], prompt, texts, task["settings"]))
+    with blaming(annotator.name):
+        said = annotator.answer(ShownTask(task["kind"], prompt, texts, task["settings"]))
     if said is None:
         reasons = task["settings"]["skip_reasons"]
         client.skip(task["task_id"], NOT_MINE if NOT_MINE in reasons else reasons[0])

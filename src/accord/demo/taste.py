@@ -35,6 +35,7 @@ from itertools import combinations, pairwise
 from statistics import fmean
 
 from accord.errors import UsageError
+from accord.people.simulation.annotators import ranks_of
 from accord.records import Annotator, Completion, Ranking, content_id
 from accord.seeds import stream_seed
 
@@ -178,7 +179,7 @@ def build_taste(words: Mapping[str, float], typical_length: tuple[float, float])
 
 
 @dataclass(frozen=True)
-class SimulatedAnnotator:
+class TasteAnnotator:
     """One simulated annotator: its weights, the standard deviation of its noise, and how near it calls equal."""
 
     name: str
@@ -200,7 +201,7 @@ class SimulatedAnnotator:
         return taste.utility(text, positivity_weight=self.positivity_weight, substance_weight=self.substance_weight)
 
 
-def annotators(n: int, seed: int) -> tuple[SimulatedAnnotator, ...]:
+def annotators(n: int, seed: int) -> tuple[TasteAnnotator, ...]:
     """``n`` simulated annotators: weights 15-25 % apart, noise 0.25-0.45, ties within 0.05-0.2 units of utility.
 
     The first of more are the same as the first of fewer.
@@ -213,9 +214,9 @@ def annotators(n: int, seed: int) -> tuple[SimulatedAnnotator, ...]:
     return tuple(_annotator(i, seed) for i in range(n))
 
 
-def _annotator(index: int, seed: int) -> SimulatedAnnotator:
+def _annotator(index: int, seed: int) -> TasteAnnotator:
     draw = random.Random(stream_seed(seed, "simulated annotator", index))
-    return SimulatedAnnotator(
+    return TasteAnnotator(
         name=f"simulated-{seed}-{index:02d}",
         positivity_weight=POSITIVITY_WEIGHT * math.exp(draw.gauss(0.0, 0.15)),
         substance_weight=SUBSTANCE_WEIGHT * math.exp(draw.gauss(0.0, 0.25)),
@@ -227,7 +228,7 @@ def _annotator(index: int, seed: int) -> SimulatedAnnotator:
 # -- rankings ----------------------------------------------------------------------------------------------------------
 
 
-def rank(taste: Taste, annotator: SimulatedAnnotator, completions: Sequence[Completion], seed: int) -> Ranking:
+def rank(taste: Taste, annotator: TasteAnnotator, completions: Sequence[Completion], seed: int) -> Ranking:
     """One simulated annotator's ranking of distinct completions of one prompt, shown in an order of its own.
 
     Raises:
@@ -257,26 +258,15 @@ def _group_key(ids: Iterable[str]) -> str:
     return content_id("group", sorted(ids))
 
 
-def _noise(annotator: SimulatedAnnotator, seed: int, group: str, completion_id: str) -> float:
+def _noise(annotator: TasteAnnotator, seed: int, group: str, completion_id: str) -> float:
     stream = stream_seed(seed, "noise", annotator.name, group, completion_id)
     return random.Random(stream).gauss(0.0, annotator.noise)
-
-
-def ranks_of(felt: Mapping[str, float], tie_within: float) -> dict[str, int]:
-    """Ranks from 1 = best; whatever is within the threshold of the best of a tie joins it."""
-    ranks: dict[str, int] = {}
-    rank_now, best = 0, math.inf
-    for key in sorted(felt, key=lambda k: (-felt[k], k)):
-        if not ranks or best - felt[key] > tie_within:
-            rank_now, best = rank_now + 1, felt[key]
-        ranks[key] = rank_now
-    return ranks
 
 
 def simulate_rankings(
     groups: Iterable[Sequence[Completion]],
     taste: Taste,
-    team: Sequence[SimulatedAnnotator],
+    team: Sequence[TasteAnnotator],
     seed: int,
     *,
     per_group: int = 1,
@@ -343,7 +333,7 @@ def _share(hits: Sequence[bool]) -> float | None:
     return fmean(hits) if hits else None
 
 
-def describe(taste: Taste, team: Sequence[SimulatedAnnotator]) -> list[str]:
+def describe(taste: Taste, team: Sequence[TasteAnnotator]) -> list[str]:
     """What a report must say about simulated annotators, a sentence an item."""
     return [
         f"{len(team)} simulated annotators, programs and not people, ranked completions. Their guideline: {GUIDELINE}",

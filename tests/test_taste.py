@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accord.demo import taste as sim
+from accord.demo.taste import Taste, TasteAnnotator
 from accord.errors import DataError, UsageError
-from accord.people.simulation import simulated as sim
-from accord.people.simulation.simulated import SimulatedAnnotator, Taste
+from accord.people.simulation.annotators import ranks_of
 from accord.records import Completion, Prompt, Ranking, Source
 
 WORDS = {"good": 2.0, "splendid": 3.0, "warm": 1.0, "dull": -2.0, "awful": -3.0, "like": 1.5, "no": -1.2}
@@ -35,8 +36,8 @@ def _completions(texts: Sequence[str], prompt: Prompt = PROMPT) -> list[Completi
     return [Completion(prompt_id=prompt.id, text=text, source=SOURCE) for text in texts]
 
 
-def _quiet(noise: float = 0.0, tie_within: float = 0.0) -> SimulatedAnnotator:
-    return SimulatedAnnotator("simulated-quiet", 1.0, 1.0, noise, tie_within)
+def _quiet(noise: float = 0.0, tie_within: float = 0.0) -> TasteAnnotator:
+    return TasteAnnotator("simulated-quiet", 1.0, 1.0, noise, tie_within)
 
 
 def _groups(n: int, seed: int = 3) -> list[list[Completion]]:
@@ -154,7 +155,7 @@ def test_a_quiet_annotator_ranks_by_utility_with_ties(taste: Taste) -> None:
 
 def test_ties_are_measured_from_the_best_of_the_tie() -> None:
     # Steps of 0.6 with a threshold of 1: a chain would tie all four; from the best, b joins a, and d joins c.
-    assert sim.ranks_of({"a": 3.0, "b": 2.4, "c": 1.8, "d": 1.2}, 1.0) == {"a": 1, "b": 1, "c": 2, "d": 2}
+    assert ranks_of({"a": 3.0, "b": 2.4, "c": 1.8, "d": 1.2}, 1.0) == {"a": 1, "b": 1, "c": 2, "d": 2}
 
 
 def test_the_order_given_and_the_order_shown_do_not_matter(taste: Taste) -> None:
