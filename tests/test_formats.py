@@ -271,7 +271,7 @@ def easy_item(name: str) -> Item:
 
 def test_a_file_is_known_as_what_it_was_written_as(tmp_path: Path) -> None:
     """The whole table: a more particular name comes first, and a pair that equally is another format says so."""
-    as_well = {"hh": "trl-implicit", "openai-sft": "trl-lm"}
+    as_well = {"openai-sft": "trl-lm"}
     same = {"trl-lm": "openai-sft"}  # {"messages"} and nothing else is both
     for name in SAYS:
         path = tmp_path / f"{name}.jsonl"
@@ -314,7 +314,7 @@ def test_hh_keeps_marks_in_a_completion_and_refuses_what_shares_nothing() -> Non
         ({"chosen": HH_ROW["chosen"], "rejected": HH_ROW["chosen"]}, "rejected"),
         ({"chosen": "Hello", "rejected": HH_ROW["chosen"]}, "chosen"),
     ):
-        with pytest.raises(DataError, match=f'^here:1: "{field}": '):
+        with pytest.raises(DataError, match=f'^here:1: "{field}" '):
             rows_as_items("hh", [row])
 
 
@@ -395,7 +395,7 @@ def test_alpaca_and_sharegpt_by_hand() -> None:
     [item] = rows_as_items("sharegpt", [{"conversations": turns, "system": "s", "tools": "[]"}])
     assert item.completions == ((said("system", "s"), said("user", "q"), said("assistant", "a")),)
     assert item.extra == {"tools": "[]"}
-    with pytest.raises(DataError, match=r'"conversations\[0\].from": is \'martian\''):
+    with pytest.raises(DataError, match=r'"conversations\[0\].from" is \'martian\''):
         rows_as_items("sharegpt", [{"conversations": [{"from": "martian", "value": "q"}]}])
 
 

@@ -66,10 +66,10 @@ def test_compression_bom_and_line_ends_are_told_by_content(
         (b"[" * 100_000, "nested too deeply"),
         (b'{"prompt": "\xff", "chosen": "a", "rejected": "b"}', "byte 13 of the line is not UTF-8"),
         (rb'{"prompt": "\ud800", "chosen": "a", "rejected": "b"}', "half of a surrogate pair"),
-        (b'{"prompt": "p", "chosen": "a", "rejected": "a"}', "is the same as chosen"),
+        (b'{"prompt": "p", "chosen": "a", "rejected": "a"}', "is the same text as chosen"),
         (b'{"prompt": "p", "chosen": 3, "rejected": "a"}', "is a number, not a string"),
         (b'{"prompt": "p", "chosen": []}', "holds no messages"),
-        (b'{"prompt": "p", "chosen": [[]], "rejected": "a"}', "is a list, not an object"),
+        (b'{"prompt": "p", "chosen": [[]], "rejected": "a"}', "is a list, not a message"),
         (b"17", "is a number, not an object"),
     ],
 )

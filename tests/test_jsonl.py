@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from accord.errors import DataError, ResourceError
-from accord.formats import jsonl
-from accord.formats.jsonl import (
+from accord.formats import stage_rows
+from accord.formats.jsonl import write_jsonl
+from accord.formats.stage_rows import (
     PromptRow,
     read_demonstrations,
     read_judged,
@@ -23,7 +24,6 @@ from accord.formats.jsonl import (
     read_prompts,
     read_rankings,
     read_texts,
-    write_jsonl,
 )
 
 read_labels, read_ratings = partial(read_judged, what="label"), partial(read_judged, what="rating")
@@ -131,24 +131,24 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
             '{"prompt": "p", "completions": "ab", "ranks": [1, 2]}',
             '"completions" is a string, not a list',
         ),
-        (read_rankings, '{"prompt": "p", "completions": ["a", 3], "ranks": [1, 2]}', r'"completions"\[1\] is a number'),
+        (read_rankings, '{"prompt": "p", "completions": ["a", 3], "ranks": [1, 2]}', r'"completions\[1\]" is a number'),
         (read_rankings, '{"prompt": "p", "completions": ["a"], "ranks": [1]}', "has 1 texts"),
-        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1]}', "1 ranks for 2 completions"),
+        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1]}', '"ranks" are 1 for 2 completions'),
         (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, NaN]}', "NaN is not a number"),
         (
             read_rankings,
             '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, 1e999]}',
             "1e999 is too large a number",
         ),
-        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, true]}', r'"ranks"\[1\] is true or'),
+        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, true]}', r'"ranks\[1\]" is true or'),
         (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [0, 1]}', '"ranks" holds 0'),
-        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, null]}', "ranks 1 of 2 completions"),
+        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, null]}', "ranks 1 of 2"),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "strength": "very"}', "is 'very'"),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "margin": "1"}', '"margin" is a string'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "probability": 0.2}', '"probability" is 0.2'),
         (read_labels, '{"prompt": "p", "completion": "x"}', '"label" is missing'),
         (read_labels, '{"prompt": "p", "completion": "x", "label": 1}', '"label" is a number, not true or false'),
-        (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": []}', '0 "unacceptable" for 1'),
+        (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": []}', '"unacceptable" are 0 for 1'),
         (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": ["no"]}', "not true or false"),
         (read_ratings, '{"prompt": "p", "completion": "x", "rating": true}', '"rating" is true or false, not a number'),
         (read_ratings, '{"prompt": "p", "completion": "x", "rating": "4"}', '"rating" is a string, not a number'),
@@ -160,7 +160,7 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (read_judgements, '{"prompt": "p", "completion": "c", "label": null}', '"label" is null'),
         (read_judgements, '{"prompt": "p", "label": true}', '"completion" is missing'),
         (read_demonstrations, '{"prompt": "p", "completion": null}', '"completion" is null, not a string'),
-        (read_demonstrations, '{"prompt": ["p"], "completion": "c"}', r'"prompt"\[0\] is a string, not a message'),
+        (read_demonstrations, '{"prompt": ["p"], "completion": "c"}', r'"prompt\[0\]" is a string, not a message'),
         (read_demonstrations, '{"completion": "c"}', '"prompt" is missing'),
         (read_texts, r'{"text": "\ud800"}', "surrogate"),
         (read_texts, '["text"]', "a list, not an object"),
@@ -187,9 +187,9 @@ def test_a_fault_names_file_line_field_and_cure(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no lines"),
-        (b"\n \n", "no lines"),
-        (gzip.compress(b"{}" * 999, mtime=0)[:-9], "cannot be read"),
+        (b"", "the file is empty"),
+        (b"\n \n", "the file is empty"),
+        (gzip.compress(b"{}" * 999, mtime=0)[:-9], "breaks off here: the compressed data ends too early"),
         (b"\x1f\x8b", "read"),
     ],
 )
@@ -202,7 +202,7 @@ def test_empty_and_cut_files(tmp_path: Path, reader: Callable[[Path], list[Any]]
 def test_missing_file_and_folder(tmp_path: Path, reader: Callable[[Path], list[Any]]) -> None:
     with pytest.raises(DataError, match="no such file"):
         reader(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         reader(tmp_path)
 
 
@@ -276,4 +276,4 @@ def test_a_folder_in_the_way_is_a_resource_error(tmp_path: Path) -> None:
 
 def test_a_large_text_survives(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "big.jsonl", [{"text": "é" * 1_000_000}])
-    assert jsonl.read_texts(tmp_path / "big.jsonl") == ["é" * 1_000_000]
+    assert stage_rows.read_texts(tmp_path / "big.jsonl") == ["é" * 1_000_000]

@@ -54,7 +54,7 @@ def row_by_row(read: Callable[[Row], Iterable[Item]], fields: Iterable[str]) -> 
                 continue
             extra = {name: value for name, value in row.fields.items() if name not in known and value is not None}
             for item in found:
-                yield replace(item, extra={**extra, **item.extra}) if extra else item
+                yield replace(item, extra={**extra, **item.extra}, where=row.where, row=row.fields)
 
     return reader
 

@@ -64,9 +64,13 @@ def _write(item: Item) -> Iterable[Fields]:
         yield row
 
 
+def is_dialogue(text: object) -> bool:
+    """Whether a text begins as HH's dialogues do."""
+    return isinstance(text, str) and text.startswith(_HUMAN)
+
+
 def _why(fields: Fields) -> str:
-    both = (fields.get("chosen"), fields.get("rejected"))
-    found = "prompt" not in fields and all(isinstance(text, str) and text.startswith(_HUMAN) for text in both)
+    found = "prompt" not in fields and is_dialogue(fields.get("chosen")) and is_dialogue(fields.get("rejected"))
     return '"chosen" and "rejected" are dialogues that begin with "\\n\\nHuman:"' if found else ""
 
 

@@ -43,6 +43,7 @@ class Item:
     steps of one solution, in order, and ``labels`` say which are right. ``demonstration``: the completion was written
     to show how. ``strength``, ``margin``, ``probability``, ``weight``, ``topic`` and ``origin`` mean what they mean in
     a `RankedGroup`. ``sources`` says who wrote each completion, where known. ``extra`` keeps what nobody asked for.
+    ``where`` and ``row`` say which row of which file it was read from; they make no difference between items.
 
     Raises:
         DataError: The parts do not fit together.
@@ -68,6 +69,8 @@ class Item:
     created_at: str = ""
     sources: tuple[Source | None, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False, repr=False)
+    row: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         as_messages = not isinstance(self.prompt, str | None)

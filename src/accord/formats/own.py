@@ -1,51 +1,68 @@
-"""Accord's own rows, which every stage reads (`accord.formats.jsonl`)."""
+"""Accord's own rows, which every stage reads (`accord.formats.stage_rows`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
-from accord.formats.item import Item, Messages, Text, cannot, is_plain, plain_turns
-from accord.formats.rows import Row
+from accord.formats.item import Item, Messages, Text, cannot, common_length, is_plain, plain_turns, turns_of
+from accord.formats.rows import Row, RowError
 from accord.records import Strength
 
 _JUDGED = ("ranks", "unacceptable", "chosen", "rejected", "label", "rating", "scale", "axis")
 _CLEAR = ("strength", "margin", "probability")
 _BESIDES = ("weight", "topic", "origin", "group", "annotator", "created_at")
+_STAGES_READ = ("weight", "topic", "origin", "group")
 FIELDS = frozenset(("prompt", "completion", "completions", "messages", "text", *_JUDGED, *_CLEAR, *_BESIDES))
+Besides = dict[str, Any]
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def _read(row: Row) -> Iterable[Item]:
-    besides = _besides(row)
+    """All that a row says. Which columns it has says what it is."""
+    besides = _besides(row, *_BESIDES)
     if "prompt" not in row:
         said: Text = row.messages("messages") if "messages" in row else row.text("text")
         return [Item(prompt=None, completions=(said,), **besides)]
-    prompt = row.text_or_messages("prompt")
     if "completions" in row:
-        return [_group(row, prompt, besides)]
+        return [_group(row, besides)]
     if "chosen" in row or "rejected" in row:
-        pair = (row.text_or_messages("chosen"), row.text_or_messages("rejected"))
-        if pair[0] == pair[1]:
-            row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
-        return [Item(prompt=prompt, completions=pair, ranks=(1, 2), **besides, **_clear(row))]
+        return [read_pair(row, besides | _clear(row))]
     if "completion" not in row:
-        return [Item(prompt=prompt, **besides)]
-    judged = _judged(row)
-    return [Item(prompt=prompt, completions=(row.text_or_messages("completion"),), **judged, **besides)]
-
-
-def _judged(row: Row) -> dict[str, Any]:
+        return [Item(prompt=row.text_or_messages("prompt"), **besides)]
     if "label" in row:
-        return {"labels": (row.truth("label", row.get("label")),)}
-    if "rating" in row:
-        rating = row.number("rating", row.get("rating"))
-        return {"ratings": (rating,), "scale": _scale(row), "axis": row.optional_text("axis")}
-    return {"demonstration": True}
+        return [read_label(row, besides)]
+    return [_rated(row, besides) if "rating" in row else read_demonstration(row, besides)]
+
+
+def read_label(row: Row, besides: Besides) -> Item:
+    """A completion that somebody called good or bad."""
+    return _answered(row, besides, labels=(row.truth("label", row.get("label")),))
+
+
+def _rated(row: Row, besides: Besides) -> Item:
+    rating = row.number("rating", row.get("rating"))
+    return _answered(row, besides, ratings=(rating,), scale=_scale(row), axis=row.optional_text("axis"))
+
+
+def read_demonstration(row: Row, besides: Besides) -> Item:
+    """A completion to imitate."""
+    return _answered(row, besides, demonstration=True)
+
+
+def _answered(row: Row, besides: Besides, **judged: Any) -> Item:
+    prompt, completion = row.text_or_messages("prompt"), row.text_or_messages("completion")
+    return Item(prompt=_beside(prompt, completion), completions=(completion,), **judged, **besides)
+
+
+def _beside(prompt: Text, *completions: Text) -> Text:
+    """A prompt of text beside a completion of messages is one turn of the user's."""
+    return prompt if all(isinstance(text, str) for text in completions) else turns_of(prompt)
 
 
 def _scale(row: Row) -> tuple[float, float] | None:
@@ -57,51 +74,160 @@ def _scale(row: Row) -> tuple[float, float] | None:
     return ends[0], ends[1]
 
 
-def _group(row: Row, prompt: Text, besides: dict[str, Any]) -> Item:
+def read_pair(row: Row, besides: Besides) -> Item:
+    """A prompt with a chosen and a rejected completion; whole dialogues beside a prompt of text bring their own."""
+    prompt, *sides = (row.text_or_messages(name) for name in ("prompt", "chosen", "rejected"))
+    if isinstance(prompt, str) and not isinstance(sides[0], str) and sides[0][0]["role"] != "assistant":
+        return read_dialogues(row, besides)
+    return _preferred(row, _beside(prompt, *sides), sides, besides)
+
+
+def read_dialogues(row: Row, besides: Besides) -> Item:
+    """A chosen and a rejected dialogue; the prompt is what both begin with."""
+    chosen, rejected = row.text_or_messages("chosen"), row.text_or_messages("rejected")
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        row.fail("rejected", "is not of the form that chosen has", "write both as texts or both as messages")
+    length = common_length(chosen, rejected)
+    if isinstance(chosen, str):
+        length -= chosen[:length].endswith(" ")
+    elif not 0 < length < min(len(chosen), len(rejected)):
+        row.fail("chosen", "shares no prompt with rejected that both answer", "begin both with the same messages")
+    return _preferred(row, chosen[:length], (chosen[length:], rejected[length:]), besides)
+
+
+def _preferred(row: Row, prompt: Text, sides: Iterable[Text], besides: Besides) -> Item:
+    pair = Item(prompt=prompt, completions=tuple(sides), ranks=(1.0, 2.0), **besides)
+    if pair.completions[0] == pair.completions[1]:
+        row.fail("rejected", "is the same text as chosen", "remove the row: it says nothing")
+    return pair
+
+
+def _group(row: Row, besides: Besides) -> Item:
+    """A ranking, or labels of several completions, or both; without either they are samples."""
+    ranked = _ranked(row, besides) if "ranks" in row else _several(row, besides)
+    return replace(ranked, labels=_flags(row, ranked)) if "unacceptable" in row else ranked
+
+
+def _several(row: Row, besides: Besides) -> Item:
     texts = [Row({f"completions[{i}]": text}, row.where) for i, text in enumerate(row.items("completions"))]
     completions = tuple(text.text_or_messages(f"completions[{i}]") for i, text in enumerate(texts))
-    ranks: tuple[float | None, ...] = ()
-    labels: tuple[bool | None, ...] = ()
-    if "ranks" in row:
-        given = row.items("ranks")
-        ranks = tuple(None if rank is None else row.number(f"ranks[{i}]", rank) for i, rank in enumerate(given))
-        _check_ranks(row, ranks, completions)
-    if "unacceptable" in row:
-        flags = row.items("unacceptable")
-        labels = tuple(
-            None if flag is None else not row.truth(f"unacceptable[{i}]", flag) for i, flag in enumerate(flags)
-        )
-        if len(labels) != len(completions):
-            row.fail("unacceptable", f"are {len(labels)} for {len(completions)} completions", "write one for each")
-    clear = _clear(row) if len(ranks) == 2 and ranks[0] != ranks[1] else {}
-    return Item(prompt=prompt, completions=completions, ranks=ranks, labels=labels, **besides, **clear)
+    return Item(prompt=_beside(row.text_or_messages("prompt"), *completions), completions=completions, **besides)
 
 
-def _check_ranks(row: Row, ranks: tuple[float | None, ...], completions: tuple[Text, ...]) -> None:
+def _ranked(row: Row, besides: Besides) -> Item:
+    found = _several(row, besides)
+    if len(found.completions) < 2:
+        row.fail("completions", f"has {len(found.completions)} texts", "a ranking needs at least 2")
+    given = row.items("ranks")
+    ranks = tuple(None if rank is None else row.number(f"ranks[{i}]", rank) for i, rank in enumerate(given))
+    _check_ranks(row, ranks, len(found.completions))
     ranked = [rank for rank in ranks if rank is not None]
-    if len(ranks) != len(completions):
-        row.fail("ranks", f"are {len(ranks)} for {len(completions)} completions", "write one for each, 1 = best")
-    if len(ranked) < 2 or min(ranked) < 1:
-        row.fail("ranks", "rank fewer than two completions, or hold one below 1", "1 = best, equal = tie, null = none")
+    return replace(found, ranks=ranks, **(_clear(row) if len(ranked) == 2 and ranked[0] != ranked[1] else {}))
+
+
+def _flags(row: Row, group: Item) -> tuple[bool | None, ...]:
+    given = row.items("unacceptable")
+    flags = tuple(None if f is None else not row.truth(f"unacceptable[{i}]", f) for i, f in enumerate(given))
+    if len(flags) != len(group.completions):
+        row.fail("unacceptable", f"are {len(flags)} for {len(group.completions)} completions", "write one for each")
+    return flags
+
+
+def _check_ranks(row: Row, ranks: Sequence[float | None], num_completions: int) -> None:
+    ranked = [rank for rank in ranks if rank is not None]
+    if len(ranks) != num_completions:
+        row.fail("ranks", f"are {len(ranks)} for {num_completions} completions", "write one for each, 1 = best")
+    if len(ranked) < 2:
+        row.fail("ranks", f"ranks {len(ranked)} of {num_completions} completions", "a ranking needs at least 2")
+    if min(ranked) < 1:
+        row.fail("ranks", f"holds {min(ranked):g}", "ranks start at 1 = best; equal ranks are a tie, null is none")
 
 
 def _clear(row: Row) -> dict[str, Any]:
     strength = row.optional_text("strength") or None
     strength = {"much": "significantly", "barely": "negligibly"}.get(strength or "", strength)
     if strength is not None and strength not in get_args(Strength):
-        row.fail("strength", f"is {strength[:40]!r}", f"write one of {', '.join(get_args(Strength))}")
+        row.fail("strength", f"is {strength[:40]!r}", f"write one of {', '.join(get_args(Strength))}, much, barely")
     probability = row.optional_number("probability")
     if probability is not None and not 0.5 <= probability <= 1:
-        row.fail("probability", f"is {probability:g}", "write 0.5 to 1")
+        row.fail("probability", f"is {probability:g}", "write 0.5 to 1: how sure it is that the better one is better")
     return {"strength": strength, "margin": row.optional_number("margin"), "probability": probability}
 
 
-def _besides(row: Row) -> dict[str, Any]:
+def _besides(row: Row, *names: str) -> Besides:
+    """What a row says beside its texts, of the columns that somebody asks for."""
+    found: Besides = {name: row.optional_text(name) for name in names if name not in ("weight", "created_at")}
     weight = row.optional_number("weight")
     if weight is not None and weight <= 0:
         row.fail("weight", f"is {weight:g}", "write a number above 0, or remove the row")
-    texts = {name: row.optional_text(name) for name in _BESIDES if name not in ("weight", "created_at")}
-    return {"weight": 1.0 if weight is None else weight, **texts, "created_at": row.moment("created_at")}
+    found["weight"] = 1.0 if weight is None else weight
+    return found | ({"created_at": row.moment("created_at")} if "created_at" in names else {})
+
+
+# -- one view of a row: stages read what they need and leave the other columns alone -----------------------------------
+
+
+def _as_prompt(row: Row) -> Item:
+    besides = _besides(row, "topic")
+    if "prompt" not in row.fields and "messages" in row.fields:
+        return Item(prompt=None, completions=(row.messages("messages"),), **besides)
+    return Item(prompt=row.text_or_messages("prompt"), **besides)
+
+
+def _as_answer(row: Row) -> Item:
+    return read_demonstration(row, {})
+
+
+def _as_lesson(row: Row) -> Item:
+    if "messages" in row.fields:
+        return Item(prompt=None, completions=(row.messages("messages"),))
+    return read_demonstration(row, {})
+
+
+def _as_text(row: Row) -> Item:
+    return Item(prompt=None, completions=(row.text("text"),))
+
+
+def _as_ranking(row: Row) -> Item:
+    besides = _besides(row, *_STAGES_READ)
+    if "completions" in row or "ranks" in row:
+        return _ranked(row, besides)
+    if "chosen" in row or "rejected" in row:
+        return read_pair(row, besides | _clear(row))
+    what = 'neither "completions" and "ranks" nor "chosen" and "rejected" are there'
+    hint = 'write rows like {"prompt": "...", "chosen": "...", "rejected": "..."}'
+    raise RowError(what, where=row.where, hint=hint)
+
+
+def _as_labels(row: Row) -> Item:
+    besides = _besides(row, *_STAGES_READ)
+    if "unacceptable" not in row.fields:
+        return read_label(row, besides)
+    several = _several(row, besides)
+    return replace(several, labels=_flags(row, several))
+
+
+def _as_rating(row: Row) -> Item:
+    return _answered(row, _besides(row, *_STAGES_READ), ratings=(row.number("rating", row.get("rating")),))
+
+
+def _as_judgement(row: Row) -> Item:
+    labelled = "label" in row.fields or ("unacceptable" in row.fields and "ranks" not in row.fields)
+    return _as_labels(row) if labelled else _as_ranking(row)
+
+
+#: How Accord's own rows are read by what somebody wants of them (`accord.formats.stage_rows`).
+VIEWS: Mapping[str, Callable[[Row], Item]] = {
+    "prompts": _as_prompt,
+    "lessons": _as_lesson,
+    "demonstrations": _as_answer,
+    "completions": _as_answer,
+    "texts": _as_text,
+    "rankings": _as_ranking,
+    "labels": _as_labels,
+    "ratings": _as_rating,
+    "judgements": _as_judgement,
+}
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ class RowError(DataError):
 
     def __init__(self, problem: str, *, field: str = "", where: str = "", hint: str = "") -> None:
         self.field, self.problem = field, problem
-        super().__init__(f'"{field}": {problem}' if field else problem, where=where, hint=hint)
+        super().__init__(f'"{field}" {problem}' if field else problem, where=where, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,10 @@ class Row:
         return text
 
     def number(self, field: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e15:
-            self.fail(field, f"is {kind_of(value)}, not a usable number", "write a finite number, without quotes")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fail(field, f"is {kind_of(value)}, not a number", "write a number, without quotes")
+        if not abs(value) <= 1e15:
+            self.fail(field, "is too large or not a number", "write a finite number")
         return float(value)
 
     def optional_number(self, field: str) -> float | None:
@@ -134,7 +136,9 @@ class Row:
         return tuple(self._message(f"{field}[{i}]", message) for i, message in enumerate(found))
 
     def _message(self, field: str, value: Any) -> dict[str, Any]:
-        message = dict(self.object(field, value))
+        if not isinstance(value, dict):
+            self.fail(field, f"is {kind_of(value)}, not a message", _MESSAGE)
+        message = dict(value)
         self.string(f"{field}.role", message.get("role"))
         content = message.get("content")
         if isinstance(content, list):

@@ -93,7 +93,7 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
     container = container_of(path)
     if format is not None and len(among) == 1:
         return Detected(among[0].name if format in PLAIN_FILES else format, container, "you said so")
-    sample = [row.fields for row in itertools.islice(rows(path, container, lambda reject: None), SAMPLE_ROWS)]
+    sample = sample_of(path, container)
     fits = {c.name: {i: why for i, row in enumerate(sample) if (why := c.matches(row))} for c in among}
     for candidate in among:
         if own := fits[candidate.name]:
@@ -104,6 +104,11 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
     count = f"{len(fits[best])} of the first {len(sample)} rows: {next(iter(fits[best].values()))}"
     also = tuple(name for name, found in fits.items() if name != best and len(found) == len(fits[best]))
     return Detected(best, container, count, also)
+
+
+def sample_of(path: Path, container: Container) -> list[Fields]:
+    """The first good rows of a file."""
+    return [row.fields for row in itertools.islice(rows(path, container, lambda reject: None), SAMPLE_ROWS)]
 
 
 def _unknown(path: Path, container: Container, sample: Sequence[Fields]) -> DataError:

@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from accord.formats import own
 from accord.formats.format import Fields, Format, all_messages, has, item_by_item, row_by_row
-from accord.formats.item import Item, Text, cannot, chosen_rejected, common_length, turns_of
+from accord.formats.hh import is_dialogue
+from accord.formats.item import Item, Text, cannot, chosen_rejected, turns_of
 from accord.formats.rows import Row
 
 FIELDS = frozenset(
@@ -43,45 +45,19 @@ def _read_prompt(row: Row) -> Iterable[Item]:
 
 
 def _read_demonstration(row: Row) -> Iterable[Item]:
-    prompt, completion = row.text_or_messages("prompt"), row.text_or_messages("completion")
-    return [Item(prompt=_like(prompt, completion), completions=(completion,), demonstration=True)]
+    return [own.read_demonstration(row, {})]
 
 
 def _read_unpaired(row: Row) -> Iterable[Item]:
-    prompt, completion = row.text_or_messages("prompt"), row.text_or_messages("completion")
-    label = row.truth("label", row.get("label"))
-    return [Item(prompt=_like(prompt, completion), completions=(completion,), labels=(label,))]
+    return [own.read_label(row, {})]
 
 
 def _read_preference(row: Row) -> Iterable[Item]:
-    prompt, chosen, rejected = (row.text_or_messages(name) for name in ("prompt", "chosen", "rejected"))
-    if isinstance(prompt, str) and not isinstance(chosen, str) and chosen[0]["role"] != "assistant":
-        return _read_implicit(row)  # whole dialogues beside their first question
-    return [_preference(row, _like(prompt, chosen), chosen, rejected)]
+    return [own.read_pair(row, {"margin": row.optional_number("margin")})]
 
 
 def _read_implicit(row: Row) -> Iterable[Item]:
-    chosen, rejected = row.text_or_messages("chosen"), row.text_or_messages("rejected")
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        row.fail("rejected", "is not of the form that chosen has", "write both as texts or both as messages")
-    length = common_length(chosen, rejected)
-    if isinstance(chosen, str):
-        length -= chosen[:length].endswith(" ")
-    elif not 0 < length < min(len(chosen), len(rejected)):
-        row.fail("chosen", "shares no prompt with rejected that both answer", "begin both with the same messages")
-    return [_preference(row, chosen[:length], chosen[length:], rejected[length:])]
-
-
-def _preference(row: Row, prompt: Text, chosen: Text, rejected: Text) -> Item:
-    if chosen == rejected:
-        row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
-    margin = row.optional_number("margin")
-    return Item(prompt=prompt, completions=(chosen, rejected), ranks=(1, 2), margin=margin)
-
-
-def _like(prompt: Text, completion: Text) -> Text:
-    """A prompt of text beside completions of messages is one turn of the user's."""
-    return prompt if isinstance(completion, str) else turns_of(prompt)
+    return [own.read_dialogues(row, {"margin": row.optional_number("margin")})]
 
 
 def _read_steps(row: Row) -> Iterable[Item]:
@@ -179,7 +155,7 @@ def _preference_why(fields: Fields) -> str:
 
 def _implicit_why(fields: Fields) -> str:
     both = _spoken(fields.get("chosen")) and _spoken(fields.get("rejected"))
-    others = {"prompt", "instruction", "conversations"} & fields.keys()
+    others = {"prompt", "instruction", "conversations"} & fields.keys() or is_dialogue(fields.get("chosen"))
     return '"chosen" and "rejected" with the prompt inside' if both and not others else ""
 
 

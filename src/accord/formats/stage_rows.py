@@ -1,0 +1,415 @@
+"""What the stages read of a file of any known format: prompts, demonstrations, judgements, texts.
+
+A file is told by its rows, as ``accord import`` tells it (`accord.formats.table.FORMATS`); ``format`` names it where
+that is not wanted. Accord's own rows, one JSON object a line:
+
+* demonstrations: ``{"prompt": "...", "completion": "..."}``
+* prompts: ``{"prompt": "..."}``
+* rankings: ``{"prompt": "...", "completions": ["...", "..."], "ranks": [1, 2]}``, 1 = best, equal = tie, null = not
+  judged, as if the completion were not there; or pairs: ``{"prompt": "...", "chosen": "...", "rejected": "..."}``.
+  Either of two completions may say how clear the choice was: ``"strength"`` (significantly or much, better, slightly,
+  negligibly or barely), ``"margin"`` (a number) or ``"probability"`` (0.5 to 1, that the better one is better)
+* labels: ``{"prompt": "...", "completion": "...", "label": true}``, true = good; or
+  ``{"prompt": "...", "completions": ["...", "..."], "unacceptable": [false, true]}``
+* ratings: ``{"prompt": "...", "completion": "...", "rating": 4}``
+* texts: ``{"text": "..."}``
+
+For chat models a prompt may be a list of messages, ``[{"role": "user", "content": "..."}]``, and a completion then a
+text or a list with one message of the assistant's. Such a row is rendered to text as it is read, by the model's
+template; so are dialogues of other formats. Demonstrations may also be whole conversations, ``{"messages": [...]}``:
+every turn of the assistant's counts.
+
+``topic`` (unit of splitting), ``weight`` (> 0), ``origin`` and ``group`` may be added; other columns are ignored. Lines
+of one group judge completions of one prompt, by several people or pair by pair: the reward stage scores each text once
+and keeps them in one batch element. Empty lines are skipped. Every fault is a ``DataError`` that names file, line and
+column: a stage leaves no row out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Protocol
+
+from accord.errors import DataError
+from accord.formats import own
+from accord.formats.format import Fields, row_by_row
+from accord.formats.item import Item, Messages, Text, turns_of
+from accord.formats.reading import Reading
+from accord.formats.rows import kind_of, refuse
+from accord.formats.source import container_of, rows
+from accord.formats.table import PLAIN_FILES, Detected, detect, format_named, sample_of
+from accord.records import JudgedGroup, RankedGroup
+
+Turns = list[dict[str, Any]]
+
+
+class Chat(Protocol):
+    """What makes texts of messages: a model's chat template (`accord.text.template.ChatTemplate`)."""
+
+    def prompt(self, messages: Turns) -> str: ...
+
+    def reply(self, messages: Turns, content: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation to learn from, and where it stands; the assistant's turns from ``counted_from`` on count."""
+
+    messages: Turns
+    where: str
+    counted_from: int = 0
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt to complete; ``topic`` is the unit of splitting, "" where the file names none.
+
+    ``weight`` says how often training draws it: twice as often as one of half the weight.
+    """
+
+    text: str
+    topic: str = ""
+    weight: float = 1.0
+
+
+@contextlib.contextmanager
+def at_row(where: str) -> Iterator[None]:
+    """Let a chat template's complaint inside name this row."""
+    try:
+        yield
+    except DataError as error:
+        why = f"{error.why} ({error.where})" if error.why else error.where
+        raise DataError(error.what, where=where, why=why, hint=error.hint) from error
+
+
+# -- what stages ask for -----------------------------------------------------------------------------------------------
+
+
+def read_prompts(path: Path | str, chat: Chat | None = None, format: str | None = None) -> list[PromptRow]:
+    """Return the prompts of a file, whatever else its rows hold.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    return [
+        PromptRow(said.asked(said.prompt_alone, chat), said.topic, said.item.weight)
+        for said in _said(path, "prompts", format)
+    ]
+
+
+def read_demonstrations(path: Path | str, chat: Chat | None = None, format: str | None = None) -> list[tuple[str, str]]:
+    """Return (prompt, completion) of every demonstration. Spaces are kept: a completion often starts with one.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    found = []
+    for said in _said(path, "demonstrations", format):
+        prompt, completions = said.last_turn()
+        found.append((said.asked(prompt, chat), said.reply(prompt, completions[0], chat)))
+    return found
+
+
+def read_completions(path: Path | str, chat: Chat | None = None, format: str | None = None) -> list[tuple[str, str]]:
+    """Return (prompt, completion) of every completion in a file, whatever was said of it.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    found = []
+    for said in _said(path, "completions", format):
+        prompt, completions = said.last_turn()
+        found += [(said.asked(prompt, chat), said.reply(prompt, text, chat)) for text in completions]
+    return found
+
+
+def read_lessons(path: Path | str, format: str | None = None) -> list[tuple[str, str] | Conversation]:
+    """Return what a policy is to imitate: (prompt, completion) where both are texts, else the whole conversation.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    return [said.lesson() for said in _said(path, "lessons", format)]
+
+
+def read_texts(path: Path | str, format: str | None = None) -> list[str]:
+    """Return the texts of a file; a demonstration in plain text is one, from its prompt on.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    return [said.whole_text() for said in _said(path, "texts", format)]
+
+
+def read_rankings(path: Path | str, chat: Chat | None = None, format: str | None = None) -> list[RankedGroup]:
+    """Return the ranked groups of a file; a pair is a group of two. Without an ``origin`` it is the file's name.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    return [said.ranked_group(chat) for said in _said(path, "rankings", format)]
+
+
+def read_judgements(
+    path: Path | str, chat: Chat | None = None, format: str | None = None
+) -> list[RankedGroup | JudgedGroup]:
+    """Return the rankings, pairs and labels of a file, which may be mixed.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    return [
+        said.ranked_group(chat) if said.item.kind == "ranking" else said.judged_group(said.item.labels, chat)
+        for said in _said(path, "judgements", format)
+    ]
+
+
+def read_judged(
+    path: Path | str, what: Literal["label", "rating"], chat: Chat | None = None, format: str | None = None
+) -> list[JudgedGroup]:
+    """Return the completions that were judged one by one: labels as 1 (good) and 0 (bad), or ratings.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    found = _said(path, f"{what}s", format)
+    return [said.judged_group(said.item.labels if what == "label" else said.item.ratings, chat) for said in found]
+
+
+# -- one item as a stage wants it --------------------------------------------------------------------------------------
+
+_END = "end the prompt with what the assistant answers"
+_EMPTY = "write a text there or remove the row; `accord import FILE -o ROWS` leaves such rows out and counts them"
+_NO_TEMPLATE = "give a model folder that has a chat_template, or write the prompt as text"
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One item of a file. What a stage cannot read of it is a DataError with its row and column."""
+
+    item: Item
+    path: Path
+
+    @property
+    def topic(self) -> str:
+        """The unit of splitting: what the row calls so; of Open-Assistant the tree, whose prompts begin alike."""
+        named = (self.item.topic, self.item.extra.get("topic"), self.item.extra.get("message_tree_id"))
+        return next((name for name in named if name and isinstance(name, str)), "")
+
+    @property
+    def prompt_alone(self) -> Text:
+        """The prompt; that of a whole conversation ends before the assistant's last words."""
+        if self.item.prompt is not None:
+            return self.item.prompt
+        said = self.messages(self.item.completions[0])
+        while len(said) > 1 and said[-1]["role"] == "assistant":
+            said = said[:-1]
+        return said
+
+    def fail(self, what: str, hint: str) -> NoReturn:
+        raise DataError(what, where=self.item.where or str(self.path), hint=hint)
+
+    def column(self, text: object, otherwise: str = "a text") -> str:
+        """The column that holds a text, in quotes."""
+        for name, value in self.item.row.items():
+            if value is text or value == text:
+                return f'"{name}"'
+            if isinstance(value, list) and text in value:
+                return f'"{name}[{value.index(text)}]"'
+        return otherwise
+
+    def text(self, text: str) -> str:
+        if not text.strip():
+            self.fail(f"{self.column(text)} is empty", _EMPTY)
+        return text
+
+    def messages(self, messages: Text) -> Messages:
+        """Messages that a template can render: all of text, and none of them empty but a system prompt by choice."""
+        for i, message in enumerate(turns_of(messages)):
+            content, where = message.get("content"), f"message {i + 1} of {len(messages)}"
+            if not isinstance(content, str):
+                self.fail(f"{where}: its content is {kind_of(content)}, not a string", "only texts can be learned from")
+            if not message["role"].strip():
+                self.fail(f"{where}: its role is empty", "write user, assistant or system")
+            if not content.strip() and (content or message["role"] == "assistant"):
+                self.fail(f"{self.column(content, where)} is empty", _EMPTY)
+        return turns_of(messages)
+
+    def asked(self, prompt: Text, chat: Chat | None) -> str:
+        """A prompt as the model sees it."""
+        if isinstance(prompt, str):
+            return self.text(prompt)
+        said = self.messages(prompt)
+        if said[-1]["role"] == "assistant":
+            self.fail(f"{self._prompt_column} ends with what the assistant said", _END)
+        template = self.template(chat)
+        with at_row(self.item.where):
+            return template.prompt(_turns(said))
+
+    def reply(self, prompt: Text, completion: Text, chat: Chat | None) -> str:
+        """A completion as the model writes it."""
+        if isinstance(completion, str):
+            return self.text(completion)
+        said = self.messages(completion)
+        if len(said) != 1 or said[0]["role"] != "assistant":
+            column = self.column([dict(message) for message in completion], "a completion")
+            self.fail(f"{column} is not one message of the assistant's", 'write a text or [{"role": "assistant", ...}]')
+        template = self.template(chat)
+        with at_row(self.item.where):
+            return template.reply(_turns(prompt), said[0]["content"])
+
+    def template(self, chat: Chat | None) -> Chat:
+        if chat is None:
+            what = f"{self._prompt_column} is a list of messages, but there is no chat template to render it"
+            self.fail(what, _NO_TEMPLATE)
+        return chat
+
+    @property
+    def _prompt_column(self) -> str:
+        return next((f'"{name}"' for name in ("prompt", "messages") if name in self.item.row), "the prompt")
+
+    def last_turn(self) -> tuple[Text, Sequence[Text]]:
+        """The prompt and its completions; of a whole conversation what the assistant says last, to all before."""
+        if self.item.prompt is not None:
+            return self.item.prompt, self.item.completions
+        said = self.messages(self.item.completions[0])
+        if len(said) < 2 or said[-1]["role"] != "assistant":
+            self.fail("the conversation does not end with what the assistant answers", _END)
+        return said[:-1], (said[-1:],)
+
+    def lesson(self) -> tuple[str, str] | Conversation:
+        prompt, completion = self.item.prompt, self.item.completions[0]
+        if isinstance(prompt, str) and isinstance(completion, str):
+            return self.text(prompt), self.text(completion)
+        before = () if prompt is None else self.messages(prompt)
+        learned = self.messages(completion)
+        if not any(message["role"] == "assistant" for message in learned):
+            self.fail("no message of the assistant's to learn from", 'its role must be "assistant"')
+        return Conversation(_turns((*before, *learned)), self.item.where, len(before))
+
+    def whole_text(self) -> str:
+        prompt, text = self.item.prompt, self.item.completions[0]
+        if not isinstance(text, str) or not isinstance(prompt, str | None):
+            self.fail("a conversation is no plain text", 'write rows like {"text": "..."}')
+        return self.text(text) if prompt is None else self.text(prompt) + self.text(text)
+
+    def ranked_group(self, chat: Chat | None) -> RankedGroup:
+        item, prompt = self.item, self.prompt_alone
+        asked = self.asked(prompt, chat)
+        judged = [(text, rank) for text, rank in zip(item.completions, item.ranks, strict=True) if rank is not None]
+        return RankedGroup(
+            prompt=asked,
+            completions=tuple(self.reply(prompt, text, chat) for text, _ in judged),
+            ranks=tuple(float(rank) for _, rank in judged),
+            strength=item.strength,
+            margin=item.margin,
+            probability=item.probability,
+            **self._besides(),
+        )
+
+    def judged_group(self, values: Sequence[float | bool | None], chat: Chat | None) -> JudgedGroup:
+        prompt = self.prompt_alone
+        judged = [(text, v) for text, v in zip(self.item.completions, values, strict=True) if v is not None]
+        return JudgedGroup(
+            prompt=self.asked(prompt, chat),
+            completions=tuple(self.reply(prompt, text, chat) for text, _ in judged),
+            values=tuple(float(value) for _, value in judged),
+            **self._besides(),
+        )
+
+    def _besides(self) -> dict[str, Any]:
+        item = self.item
+        origin = item.origin or self.path.name
+        return {"origin": origin, "topic": self.topic, "weight": item.weight, "group": item.group}
+
+
+def _turns(messages: Text) -> Turns:
+    return [dict(message) for message in turns_of(messages)]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a stage asks of each row: the kinds of items that will do, and the columns of Accord's own that say it.
+
+    ``marks``: a row with a prompt and any of these is meant as such a row. ``whole``: or with this column alone.
+    """
+
+    kinds: tuple[str, ...]
+    form: str
+    marks: frozenset[str] = frozenset()
+    whole: str = ""
+
+    def has(self, fields: Fields) -> bool:
+        prompted = isinstance(fields.get("prompt"), str | list) and (not self.marks or bool(self.marks & fields.keys()))
+        alone = isinstance(fields.get(self.whole), str | list)
+        return (prompted and self.whole != "text") or alone
+
+
+_ALL = ("ranking", "label", "rating", "demonstration", "sample", "prompt", "conversation", "steps")
+_COMPLETED = ("ranking", "label", "rating", "demonstration", "sample", "conversation")
+_RANKED = frozenset(("completions", "ranks", "chosen", "rejected"))
+_ANSWERED = frozenset(("completion", "completions"))
+_PAIR = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
+_ANSWER = '{"prompt": "...", "completion": "..."}'
+_WANTED: Mapping[str, _Wanted] = {
+    "prompts": _Wanted(_ALL, '{"prompt": "..."}', whole="messages"),
+    "lessons": _Wanted(("demonstration", "conversation"), _ANSWER, frozenset(("completion",)), "messages"),
+    "demonstrations": _Wanted(("demonstration", "conversation"), _ANSWER, frozenset(("completion",))),
+    "completions": _Wanted(_COMPLETED, _ANSWER, frozenset(("completion",))),
+    "texts": _Wanted(("text", "demonstration"), '{"text": "..."}', whole="text"),
+    "rankings": _Wanted(("ranking",), _PAIR, _RANKED),
+    "judgements": _Wanted(("ranking", "label"), _PAIR, _RANKED | {"label", "unacceptable"}),
+    "labels": _Wanted(("label",), '{"prompt": "...", "completion": "...", "label": true}', _ANSWERED),
+    "ratings": _Wanted(("rating",), '{"prompt": "...", "completion": "...", "rating": 4}', _ANSWERED),
+}
+
+
+def _said(path: Path | str, view: str, format: str | None) -> list[_Said]:
+    """The items of a file that a stage asks for. Raises DataError for the first row that is something else."""
+    path = Path(path)
+    found = [_Said(item, path) for item in _items(path, view, format)]
+    if not found:
+        raise DataError(f"the file holds no {view}", where=str(path), hint=f"write rows like {_WANTED[view].form}")
+    return found
+
+
+def _items(path: Path, view: str, format: str | None) -> Iterator[Item]:
+    wanted, detected = _WANTED[view], _detected(path, view, format)
+    if detected is None:
+        read = row_by_row(lambda row: (own.VIEWS[view](row),), own.FIELDS)
+        yield from read(rows(path, container_of(path), refuse), refuse)
+        return
+    main = format_named(detected.format).main
+    for item in Reading(path, detected, refuse, None):
+        if item.kind in wanted.kinds:
+            yield item
+        elif not main or item.kind in main:  # others are not what people come to the format for
+            raise DataError(
+                f"a {item.kind} is not among {view}",
+                where=item.where or str(path),
+                why=f"its row has {', '.join(map(_quoted, item.row)) or 'no columns'}, read as {detected.format}",
+                hint=f"write rows like {wanted.form}, or name the format that the file has",
+            )
+
+
+def _quoted(name: str) -> str:
+    return f'"{name[:40]}"'
+
+
+def _detected(path: Path, view: str, format: str | None) -> Detected | None:
+    """What a file is; None where its rows are Accord's own for this view, whatever other columns look like."""
+    if format is not None and format not in (own.ACCORD.name, *PLAIN_FILES):
+        return detect(path, format)
+    sample = sample_of(path, container_of(path))
+    if 2 * sum(map(_WANTED[view].has, sample)) >= len(sample):
+        return None
+    try:
+        return detect(path, format)
+    except DataError:
+        return None  # reading on names the row and the column at fault
