@@ -523,7 +523,11 @@ READERS: dict[str, Callable[[Path, Any], Any]] = {
         ("prompts", {"prompt": []}, "holds no messages"),
         ("prompts", {"prompt": ["hi"]}, r'"prompt\[0\]" is a string, not a message'),
         ("prompts", {"prompt": [{"content": "hi"}]}, r'"prompt\[0\].role" is null'),
-        ("prompts", {"prompt": [{"role": "user", "content": ["hi"]}]}, r'"prompt\[0\].content" holds a part that is no text'),
+        (
+            "prompts",
+            {"prompt": [{"role": "user", "content": ["hi"]}]},
+            r'"prompt\[0\].content" holds a part that is no text',
+        ),
         ("pairs", {"prompt": "p", "completion": [CHAT[1]]}, "not one message of the assistant"),
         ("pairs", {"prompt": "p", "completion": {"role": "assistant"}}, '"completion" is an object, not a string'),
         ("pairs", {"prompt": CHAT[:2], "completion": [CHAT[1]]}, "not one message of the assistant"),

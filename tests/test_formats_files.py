@@ -253,7 +253,7 @@ def test_rows_with_anything_in_their_fields_are_items_or_rejects(
 
 
 #: A file that begins so is another one altogether, not a damaged text.
-MAGIC = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1")
+MAGIC = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xff\xfe", b"\xfe\xff")
 
 
 @quickly

@@ -27,7 +27,7 @@ from accord.formats.stage_rows import (
     read_texts,
 )
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = next((up / "shared/data" for up in Path(__file__).parents if (up / "shared/data").is_dir()), Path("shared/data"))
 
 
 class Template:
@@ -284,12 +284,12 @@ LABEL = lines({"prompt": "Q", "completion": "a", "label": True})
         (read_demonstrations, DIALOGUES["hh"], 'not among demonstrations.*"chosen", "rejected", read as hh'),
         (read_lessons, DIALOGUES["hh"], "a ranking is not among lessons"),
         (read_texts, DIALOGUES["hh"], "a ranking is not among texts"),
-        (read_lessons, PAIR, 'a ranking is not among lessons.*"chosen"'),
+        (read_lessons, PAIR, '"completion" is missing.*chosen, rejected'),
         (read_rankings, DEMONSTRATIONS["alpaca"], 'a demonstration is not among rankings.*"instruction", "input"'),
-        (read_rankings, DEMONSTRATIONS["accord"], 'neither "completions" and "ranks" nor "chosen"|"completion"'),
-        (partial(read_judged, what="label"), PAIR, 'a ranking is not among labels.*"chosen"'),
+        (read_rankings, DEMONSTRATIONS["accord"], 'neither "completions" and "ranks" nor "chosen"'),
+        (partial(read_judged, what="label"), PAIR, '"label" is missing.*chosen, rejected'),
         (partial(read_judged, what="rating"), LABEL, '"rating" is missing'),
-        (read_rankings, LABEL, 'a label is not among rankings.*"label"'),
+        (read_rankings, LABEL, 'neither "completions" and "ranks" nor "chosen" and "rejected" are there'),
         (read_prompts, lines({"foo": 1}), '"prompt" is missing.*foo'),
         (read_rankings, CONVERSATIONS["sharegpt"], 'a conversation is not among rankings.*"conversations"'),
         (read_rankings, lines({"prompt": "Q", "completions": ["a"], "labels": [True]}), '"ranks" is missing|has 1'),

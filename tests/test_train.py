@@ -685,7 +685,7 @@ def test_a_diverging_run_stops_with_its_last_checkpoint_intact(
         ("sft", {"prompt": "Q"}, '"completion" is missing'),
         ("sft", {"prompt": "Q", "completion": " "}, '"completion" is empty'),
         ("reward", {"prompt": "Q", "chosen": "a"}, '"rejected" is missing'),
-        ("reward", {"prompt": "Q", "completions": ["a", "b"], "ranks": [1]}, "1 ranks for 2 completions"),
+        ("reward", {"prompt": "Q", "completions": ["a", "b"], "ranks": [1]}, '"ranks" are 1 for 2 completions'),
         ("rl", {"text": "Q"}, '"prompt" is missing'),
     ],
 )

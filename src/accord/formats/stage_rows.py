@@ -38,7 +38,7 @@ from accord.formats import own
 from accord.formats.format import Fields, row_by_row
 from accord.formats.item import Item, Messages, Text, turns_of
 from accord.formats.reading import Reading
-from accord.formats.rows import kind_of, refuse
+from accord.formats.rows import Row, kind_of, refuse
 from accord.formats.source import container_of, rows
 from accord.formats.table import PLAIN_FILES, Detected, detect, format_named, sample_of
 from accord.records import JudgedGroup, RankedGroup
@@ -390,12 +390,18 @@ def _items(path: Path, view: str, format: str | None) -> Iterator[Item]:
         if item.kind in wanted.kinds:
             yield item
         elif not main or item.kind in main:  # others are not what people come to the format for
-            raise DataError(
-                f"a {item.kind} is not among {view}",
-                where=item.where or str(path),
-                why=f"its row has {', '.join(map(_quoted, item.row)) or 'no columns'}, read as {detected.format}",
-                hint=f"write rows like {wanted.form}, or name the format that the file has",
-            )
+            _refuse_kind(item, view, detected.format, str(path))
+
+
+def _refuse_kind(item: Item, view: str, format: str, path: str) -> NoReturn:
+    if format in (own.ACCORD.name, *own.ACCORD.reads_too):
+        own.VIEWS[view](Row(item.row, item.where))  # names the column that is missing
+    raise DataError(
+        f"a {item.kind} is not among {view}",
+        where=item.where or path,
+        why=f"its row has {', '.join(map(_quoted, item.row)) or 'no columns'}, read as {format}",
+        hint=f"write rows like {_WANTED[view].form}, or name the format that the file has",
+    )
 
 
 def _quoted(name: str) -> str:
