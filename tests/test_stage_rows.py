@@ -26,6 +26,7 @@ from accord.formats.stage_rows import (
     read_rankings,
     read_texts,
 )
+from accord.records import RankedGroup
 
 DATA = next((up / "shared/data" for up in Path(__file__).parents if (up / "shared/data").is_dir()), Path("shared/data"))
 
@@ -315,23 +316,37 @@ def test_a_bad_row_stops_a_stage_whatever_the_format(tmp_path: Path) -> None:
     assert caught.value.where == f"{empty}:3"
 
 
-@pytest.mark.parametrize("name", ["hh-harmless-base-test.jsonl.gz", "oasst-en_100_tree.jsonl"])
-def test_published_files_read_as_their_conversational_rows(tmp_path: Path, name: str) -> None:
-    """A stage sees of a published file what it sees of the rows that ``accord import`` writes of it."""
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
-    chosen = [item for item in formats.read(path, on_reject=lambda reject: None) if item.kind == "ranking"]
-    formats.write(tmp_path / "rows.jsonl", chosen, "accord")
-    try:
-        found = read_rankings(path, CHAT)
-    except DataError as error:  # a few of HH's pairs are no pairs: a stage says which, and stops
-        assert error.where.startswith(f"{path}:") and error.hint
-        rejects: list[formats.Reject] = []
-        list(formats.read(path, on_reject=rejects.append))
-        assert rejects[0].where == error.where
-    else:
-        own = read_rankings(tmp_path / "rows.jsonl", CHAT)
-        assert len(found) == len(own) > 50
-        for mine, theirs in zip(found, own, strict=True):
-            assert (mine.prompt, mine.completions, mine.ranks) == (theirs.prompt, theirs.completions, theirs.ranks)
+def test_published_trees_read_as_the_rows_that_import_writes_of_them(tmp_path: Path) -> None:
+    path = published("oasst-en_100_tree.jsonl")
+    formats.convert(path, tmp_path / "rows.jsonl")
+    assert_same_rankings(read_rankings(path, CHAT), read_rankings(tmp_path / "rows.jsonl", CHAT), at_least=100)
+
+
+def test_published_dialogues_read_as_the_rows_that_import_writes_of_them(tmp_path: Path) -> None:
+    """Four of them prefer silence: an empty text, which import leaves out and counts. A stage names it and stops."""
+    path = published("hh-harmless-base-test.jsonl.gz")
+    found = formats.convert(path, tmp_path / "rows.jsonl")
+    assert found.left_out == {"a text is empty": 4}
+    with pytest.raises(DataError, match="is empty") as caught:
+        read_rankings(path, CHAT)
+    assert caught.value.where == f"{path}:87" and "accord import" in caught.value.hint
+    whole = [line for line in gzip.decompress(path.read_bytes()).splitlines(True) if not silent(line)]
+    mine = read_rankings(file_of(tmp_path, gzip.compress(b"".join(whole))), CHAT)
+    assert_same_rankings(mine, read_rankings(tmp_path / "rows.jsonl", CHAT), at_least=2308)
+
+
+def silent(line: bytes) -> bool:
+    return any(
+        text.endswith("\n\nAssistant: ") or text.endswith("\n\nAssistant:") for text in json.loads(line).values()
+    )
+
+
+def published(name: str) -> Path:
+    if not (DATA / name).exists():
+        pytest.skip(f"{name} is not here")
+    return DATA / name
+
+
+def assert_same_rankings(mine: Sequence[RankedGroup], theirs: Sequence[RankedGroup], at_least: int) -> None:
+    shown = [[(group.prompt, group.completions, group.ranks) for group in groups] for groups in (mine, theirs)]
+    assert shown[0] == shown[1] and len(mine) >= at_least
