@@ -61,7 +61,7 @@ def demo(
 def _next_steps(folder: Path, recipe: Recipe, home: Project | None) -> str:
     """Where the report is, and how people get to the samples that wait for them."""
     report = f"open {path_text(folder / 'report.html')}"
-    if not recipe.queue.prompts or recipe.compare.methods:
+    if not recipe.ask.queue or recipe.compare.methods:
         return report
     place = path_text(home.root if home else folder)
     return f"{report}\n      accord label {place}   (people rank what the new policy writes)"

@@ -4,36 +4,86 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from accord.config.base import Section, layered
+from accord.config.base import Rows, S, Section, layered
 from accord.config.layers import Layer, build, names_row, override_layer, read_layer, yaml_word
 from accord.config.sections import (
     BaseConfig,
-    DataConfig,
     DpoConfig,
     EvalConfig,
     LabelConfig,
     ModelConfig,
     PretrainConfig,
-    QueueConfig,
     RewardConfig,
     RlConfig,
     SampleConfig,
+    ScorerConfig,
     SftConfig,
     TokenizerConfig,
-    UncuredConfig,
 )
 from accord.errors import UsageError
+from accord.extend import is_outside
 
-#: Folders of a seed of a comparison that are not those of its methods.
+#: Folders of a run that are not those of its controls or methods.
 SHARED_STAGES = frozenset(
-    {"data", "base", "tokenizer", "pretrain", "sft", "rankings", "reward", "labelled", "eval", "downloads"}
+    {
+        *("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "rankings", "reward", "labelled", "eval"),
+        *("rl", "dpo", "model", "downloads"),
+    }
 )
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class TaskConfig(Section):
+    """What a run is about: what there is to answer, and what people have said of answers."""
+
+    use: Annotated[str, Rows("files", "store")] = Field(
+        "files", description="files (named below), store (the project's facts), or module:NAME of your own."
+    )
+    prompts: str = Field("", description="files: prompts to train and measure on; empty = those of the other files.")
+    demonstrations: str = Field("", description="files: what fine-tuning imitates; empty = no fine-tuning.")
+    judgements: str = Field("", description="files: rankings, pairs, labels or ratings that stand already.")
+    texts: str = Field("", description="files: plain texts, to pretrain a model of your own and for rl.ptx.")
+    judge_share: float = Field(0.15, ge=0, lt=1, description="Share of topics whose judgements teach the judge alone.")
+    valid_share: float = Field(0.1, gt=0, lt=1, description="Share of topics on which snapshots are chosen.")
+    test_share: float = Field(0.15, gt=0, lt=1, description="Share of topics on which policies are reported.")
+    measured_prompts: int = Field(200, ge=2, description="Most prompts that are measured on, of valid and of test.")
+    options: dict[str, Any] = Field({}, description="Settings of a task of your own: module:NAME says which.")
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> Self:
+        if self.options and not is_outside(self.use):
+            raise ValueError(f"options are for a task of your own, and use is {self.use!r}")
+        named = [name for name in ("prompts", "demonstrations", "judgements", "texts") if getattr(self, name)]
+        if named and self.use != "files":
+            raise ValueError(f"{named[0]} names a file, and use is {self.use!r}, which brings its own")
+        if self.judge_share + self.valid_share + self.test_share >= 1:
+            raise ValueError("judge_share, valid_share and test_share leave nothing to train on: they sum to 1")
+        return self
+
+
+class AskConfig(Section):
+    """Who says which of the policy's samples are better."""
+
+    who: Annotated[str, Rows("nobody", "people", "panel", "simulated", "scorer")] = Field(
+        "nobody",
+        description="nobody, people (at the desk), panel or simulated (the task's), scorer, or module:NAME of yours.",
+    )
+    prompts: int = Field(150, ge=1, description="Train prompts whose samples they rank.")
+    weight: float = Field(1.0, gt=0, description="Weight of one of their rankings against one that stands already.")
+    scorer: ScorerConfig | None = Field(None, description="who: scorer; what ranks the samples.")
+    queue: int = Field(24, ge=0, description="Train prompts whose samples of the new policy wait for people; 0: none.")
+
+    @model_validator(mode="after")
+    def _a_scorer_is_named(self) -> Self:
+        if (self.who == "scorer") != (self.scorer is not None):
+            raise ValueError("scorer says what ranks where who is scorer: give both or neither")
+        return self
 
 
 class CompareConfig(Section):
@@ -50,58 +100,65 @@ class CompareConfig(Section):
 class Recipe(Section):
     """A whole run."""
 
+    refused: ClassVar[Mapping[str, str]] = {
+        "data": "rankings belong to the task now: write task.options (the film demo's deals, group_size, tie_width, "
+        "other_corpora, annotators, annotators_per_group), ask.prompts for ranked_prompts, ask.weight for "
+        "simulated_weight",
+        "uncured": "any recipe may name controls now: write controls: {uncured: {rl: {...}}}",
+        "queue": "it is ask.queue now",
+    }
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
     seed: int = Field(0, ge=0, description="Decides every random choice of the run.")
-    data: DataConfig = Field(DataConfig(), description="Rankings.")
+    task: TaskConfig = Field(TaskConfig(), description="What the run is about.")
     base: BaseConfig = Field(BaseConfig(), description="A given model in place of a pretrained one.")
     tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="Tokenizer.")
     model: ModelConfig = Field(ModelConfig(), description="Shape of the backbone.")
     pretrain: PretrainConfig = Field(PretrainConfig(), description="Pretraining.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
+    ask: AskConfig = Field(AskConfig(), description="Who ranks them.")
     reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
     dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
-    uncured: UncuredConfig = Field(UncuredConfig(), description="The same optimisation without its cure.")
+    controls: dict[str, dict[str, Any]] = Field(
+        {}, description="Name to {rl: ...}: the same optimisation with these changes, reported beside it."
+    )
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
-    queue: QueueConfig = Field(QueueConfig(), description="What waits for people at the end.")
     compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
 
     @model_validator(mode="after")
-    def _methods_can_be_run(self) -> Self:
+    def _methods_and_controls_can_be_run(self) -> Self:
         for name in self.compare.methods:
             self.method(name)
+        for name in self.controls:
+            self.control(name)
         return self
 
     def method(self, name: str) -> RlConfig | DpoConfig | int:
         """The settings of one of the compared methods: the recipe's own section with what the method changes; n of
         best-of-n. Raises ValueError where they cannot be understood."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in SHARED_STAGES:
-            raise ValueError(f"compare.methods.{name}: a method's folder cannot be called so; give it another name")
-        given = self.compare.methods[name]
-        if len(given) != 1 or not given.keys() <= {"rl", "dpo", "best_of"}:
-            raise ValueError(
-                f"compare.methods.{name} has {', '.join(given) or 'nothing'}: give one of rl, dpo, best_of"
-            )
-        ((stage, change),) = given.items()
+        key = f"compare.methods.{name}"
+        if name in SHARED_STAGES:
+            raise ValueError(f"{key}: a method's folder cannot be called so; give it another name")
+        stage, change = _only_change(key, name, self.compare.methods[name], ("rl", "dpo", "best_of"))
         if stage == "best_of":
             if not isinstance(change, int) or change < 2:
-                raise ValueError(f"compare.methods.{name}.best_of is {change!r}, not a number from 2 on")
+                raise ValueError(f"{key}.best_of is {change!r}, not a number from 2 on")
             return change
         own: RlConfig | DpoConfig = getattr(self, stage)
-        if not isinstance(change, dict):
-            raise ValueError(f"compare.methods.{name}.{stage} is {yaml_word(change)}: write `key: value` lines")
-        try:
-            made = type(own)(**layered(type(own), own.model_dump(exclude_unset=True), change))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, (name, stage, *first["loc"])))
-            raise ValueError(f"compare.methods.{key}: {first['msg'].removeprefix('Value error, ')}") from error
+        made = _changed(f"{key}.{stage}", own, change)
         if isinstance(made, DpoConfig) and made.online:
-            raise ValueError(
-                f"compare.methods.{name}.dpo.online: the dpo methods of a comparison share labelled samples"
-            )
+            raise ValueError(f"{key}.dpo.online: the dpo methods of a comparison share labelled samples")
         return made
+
+    def control(self, name: str) -> RlConfig:
+        """The optimisation that a control names: the recipe's ``rl`` with the control's changes.
+
+        Raises ValueError where they cannot be understood.
+        """
+        key = f"controls.{name}"
+        stage, change = _only_change(key, name, self.controls[name], ("rl",))
+        return _changed(f"{key}.{stage}", self.rl, change)
 
     def check_lengths(self) -> None:
         """Refuse texts longer than the recipe's own model has positions; a given model is asked once it is there.
@@ -117,7 +174,7 @@ class Recipe(Section):
             "reward.max_tokens": self.reward.max_tokens,
             "rl.max_new_tokens": self.rl.max_new_tokens,
             "rl.ptx.block_tokens": self.rl.ptx.block_tokens if self.rl.ptx.coef > 0 else 0,
-            "uncured.max_new_tokens": self.uncured.max_new_tokens,
+            **{f"controls.{name}.rl.max_new_tokens": self.control(name).max_new_tokens for name in self.controls},
         }
         for key, length in lengths.items():
             if length > self.model.max_positions:
@@ -130,6 +187,28 @@ class Recipe(Section):
     def resolved(self) -> dict[str, Any]:
         """Every key with its final value, ready for JSON: the run's ``resolved.json``."""
         return self.model_dump(mode="json")
+
+
+def _only_change(key: str, name: str, given: Mapping[str, Any], stages: Sequence[str]) -> tuple[str, Any]:
+    """The one stage that a method or control changes, and how."""
+    if not _FOLDER.fullmatch(name):
+        raise ValueError(f"{key}: a folder cannot be called so; give it another name")
+    if len(given) != 1 or not given.keys() <= set(stages):
+        raise ValueError(f"{key} has {', '.join(given) or 'nothing'}: give one of {', '.join(stages)}")
+    ((stage, change),) = given.items()
+    return stage, change
+
+
+def _changed(key: str, own: S, change: Any) -> S:
+    """A section with a method's or control's changes. Raises ValueError where they cannot be understood."""
+    if not isinstance(change, dict):
+        raise ValueError(f"{key} is {yaml_word(change)}: write `key: value` lines")
+    try:
+        return type(own)(**layered(type(own), own.model_dump(exclude_unset=True), change))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, (key, *first["loc"])))
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 # ---- doors -----------------------------------------------------------------------------------------------------

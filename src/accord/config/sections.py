@@ -117,21 +117,6 @@ class DpoLoraConfig(LoraConfig):
     dropout: float = Field(0.0, ge=0, le=0, description="Always 0 here: policy and reference must differ by training.")
 
 
-class DataConfig(Section):
-    """Which rankings the loop learns from: real ratings turned into rankings, and simulated annotators."""
-
-    group_size: int = Field(9, ge=2, le=64, description="Most texts in one ranking (K).")
-    deals: int = Field(2, ge=1, description="Rankings that each rated review is dealt into.")
-    tie_width: float = Field(0.5, gt=0, description="Mean ratings that round to the same step of this width tie.")
-    other_corpora: tuple[Literal["amazon", "editorial", "tweet", "word"], ...] = Field(
-        ("amazon", "tweet", "word"), strict=False, description="Rated texts besides film reviews that are ranked too."
-    )
-    annotators: int = Field(8, ge=1, description="Simulated annotators; each keeps a hidden taste of its own.")
-    ranked_prompts: int = Field(150, ge=1, description="Groups of SFT samples that the simulated annotators rank.")
-    annotators_per_group: int = Field(2, ge=1, description="Simulated annotators that rank the same group.")
-    simulated_weight: float = Field(1.0, gt=0, description="Weight of a simulated ranking against a human one.")
-
-
 class BaseConfig(Section):
     """A model to start from. The recipe then trains no tokenizer and pretrains nothing."""
 
@@ -508,18 +493,6 @@ class DpoConfig(Training):
     optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")
 
 
-class UncuredConfig(Section):
-    """A second optimisation without what keeps the first in bounds, for the report to show what then happens."""
-
-    iterations: int = Field(0, ge=0, description="Rounds without the cure; 0 = no such run.")
-    eval_every: int = Field(10, ge=1, description="Rounds between evaluations on validation prompts.")
-    kl_coef: float = Field(0.0, ge=0, description="There: price of one nat of KL to the reference.")
-    length_coef: float = Field(0.0, ge=0, description="There: how fast the price of a token moves.")
-    max_new_tokens: int = Field(40, ge=1, description="There: room for the end; too little teaches to be short.")
-    missing_eos_penalty: float = Field(1.0, ge=0, description="There: taken from the score of what did not end.")
-    actor: OptimConfig = Field(OptimConfig(lr=1e-3, schedule="linear", eps=1e-5), description="There: optimiser.")
-
-
 class EvalConfig(Section):
     """The judge's side: what is measured on prompts that nothing was trained on."""
 
@@ -590,9 +563,3 @@ class LabelConfig(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"one of the {key} stands there twice: {', '.join(names)}")
         return self
-
-
-class QueueConfig(Section):
-    """What waits for people at the end of a run."""
-
-    prompts: int = Field(24, ge=0, description="Train prompts whose samples `accord label` then shows; 0: none.")

@@ -1,4 +1,6 @@
-"""The demo's task as files: film reviews into the store, and out of it what each stage eats.
+"""The film demo as a task: reviews and ratings into the store, and out of it what each stage reads.
+
+A recipe names it ``accord.demo.films:FILMS``, as it would a user's own.
 
 Splits are by film: "train" teaches the reward model and gives the prompts of the policy; "judge" teaches the judge
 alone (its ratings; its texts may be read by the language model); "valid" chooses checkpoints; "test" is reported.
@@ -9,18 +11,19 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from accord.config import DataConfig, LabelConfig
+from pydantic import Field
+
+from accord.config import Section
 from accord.demo.film_reviews import (
     HUMAN_SOURCE,
     RATING_HIGH,
     RATING_LOW,
     FilmReviews,
-    Split,
     completion_for,
     fetch,
     prompt_for,
@@ -37,15 +40,24 @@ from accord.demo.taste import (
     ordinary_length,
     simulate_rankings,
 )
-from accord.files import write_json
+from accord.evals.judge import fit_judge, load_judge, run_probes
+from accord.evals.results import card_json
+from accord.evals.reward_card import fit_pair_baseline, held_out_pairs, longer_wins, reward_card
+from accord.files import read_json, write_json
 from accord.formats.facts import ORIGINS
-from accord.formats.jsonl import write_jsonl
-from accord.people.desk import Desk
-from accord.people.intake import queue_groups
-from accord.records import Completion, Prompt, RankedGroup, Source
+from accord.formats.jsonl import read_demonstrations, read_rankings, write_jsonl
+from accord.loop.asking import as_facts, read_samples
+from accord.loop.cache import Inputs, Log
+from accord.loop.task import Annotators, Asked, HeldOut, PlainTask, Split, TaskJudge, TaskPlace
+from accord.models.placement import Placement
+from accord.records import Completion, Prompt, RankedGroup, Ranking
+from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed
 from accord.store import Store
 
+#: The baseline that the floor names: taught by the human rankings of film reviews. The card also shows one taught by
+#: all human rankings (products, tweets, words), as the reward model is.
+BASELINE = "tfidf_bradley_terry"
 HUMAN_ORIGIN = "human ratings"
 OTHER_PROMPTS = {"amazon": "Product review:", "editorial": "Editorial:", "tweet": "Tweet:", "word": "Word:"}
 SIMULATED_ORIGIN = ORIGINS["simulated"]
@@ -53,34 +65,78 @@ LANGUAGE_CORPORA = ("amazon", "tweet")  # opinions in everyday words; words alon
 LANGUAGE_SPLITS: tuple[Split, ...] = ("train", "judge")
 
 
-def prepare(config: DataConfig, folder: Path, *, store: str, cache: Path, from_dir: Path | None, seed: int) -> Any:
-    """Fetch, verify, join, load into the store, and write the files of all stages. Returns the manifest."""
-    data = read(fetch(cache, from_dir))
-    with Store.open(store) as facts:
-        facts.add(records_of(data))
-        counts = facts.counts()
-        rated = rated_by_film(facts)
-    write_texts(data, folder)
-    write_judged(data, folder)
-    write_json(folder / "words.json", data.words())
-    rng = random.Random(stream_seed(seed, "rankings"))
-    train = film_groups(config, {f: rows for f, rows in rated.items() if split_of(f) == "train"}, rng)
-    write_groups(folder / "rankings.jsonl", [*train, *other_groups(config, data, rng)])
-    once = config.model_copy(update={"deals": 1})
-    write_groups(
-        folder / "rankings_valid.jsonl",
-        film_groups(once, {f: rows for f, rows in rated.items() if split_of(f) == "valid"}, rng),
+class FilmConfig(Section):
+    """How ratings become rankings, and who the simulated annotators are: ``task.options`` of the film demo."""
+
+    group_size: int = Field(9, ge=2, le=64, description="Most texts in one ranking (K).")
+    deals: int = Field(2, ge=1, description="Rankings that each rated review is dealt into.")
+    tie_width: float = Field(0.5, gt=0, description="Mean ratings that round to the same step of this width tie.")
+    other_corpora: tuple[Literal["amazon", "editorial", "tweet", "word"], ...] = Field(
+        ("amazon", "tweet", "word"), strict=False, description="Rated texts besides film reviews that are ranked too."
     )
-    manifest = {
-        "artefacts": dict(data.sha256),
-        "counts": data.counts(),
-        "films": dict(Counter(split_of(film) for film in rated)),
-        "rated_reviews": dict(Counter(split_of(review.film) for review in data.rated)),
-        "human_rankings": len(train),
-        "store": counts,
-    }
-    write_json(folder / "manifest.json", manifest)
-    return manifest
+    annotators: int = Field(8, ge=1, description="Simulated annotators; each keeps a hidden taste of its own.")
+    annotators_per_group: int = Field(2, ge=1, description="Simulated annotators that rank the same group.")
+
+
+class FilmTask(PlainTask):
+    """Write reviews that people read as positive: prompts name a film, people's ratings say how positive a text is."""
+
+    has = frozenset({"demonstrations", "judgements", "texts"})
+    guideline = GUIDELINE
+
+    def __init__(self, place: TaskPlace) -> None:
+        super().__init__(place)
+        self.config = place.options(FilmConfig)
+        self.settings = {"films": self.config.model_dump()}
+        file = place.folder.joinpath
+        self.judges = {"ratings": TaskJudge({"ratings": file("reviews_judge.jsonl")}, fit_ratings, load_ratings)}
+        taste = {"words": file("words.json"), "human": file("demonstrations.jsonl")}
+        self.annotators = {"simulated": Annotators(taste, self.simulated, self.settings)}
+        reviews = {split: file(f"reviews_{split}.jsonl") for split in ("valid", "test")}
+        self.held_out = HeldOut(reviews, review_card, BASELINE)
+
+    def path(self, kind: str, split: Split) -> Path:
+        name = {"judgements": "rankings"}.get(kind, kind)
+        plain = split == "train" and kind != "prompts"
+        return self.place.folder / (f"{name}.jsonl" if plain else f"{name}_{split}.jsonl")
+
+    def judgements(self, split: Split) -> Path | None:
+        """Rankings of people's ratings; the "judge" split has ratings for its judge and no rankings."""
+        return None if split == "judge" else super().judgements(split)
+
+    def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any:
+        """Fetch, verify, join, load into the store, and write the files of all stages. Returns the manifest."""
+        log(0.0, "fetching and joining reviews and ratings")
+        data = read(fetch(self.place.cache, self.place.from_dir))
+        with Store.open(self.place.store) as facts:
+            facts.add(records_of(data))
+            counts = facts.counts()
+            rated = rated_by_film(facts)
+        write_texts(data, folder)
+        write_judged(data, folder)
+        write_json(folder / "words.json", data.words())
+        num_rankings = write_rankings(self.config, data, rated, folder, self.place.seed)
+        manifest = {
+            "artefacts": dict(data.sha256),
+            "counts": data.counts(),
+            "films": dict(Counter(split_of(film) for film in rated)),
+            "rated_reviews": dict(Counter(split_of(review.film) for review in data.rated)),
+            "human_rankings": num_rankings,
+            "store": counts,
+        }
+        write_json(folder / "manifest.json", manifest)
+        return manifest
+
+    def simulated(self, inputs: Inputs, asked: Asked) -> Any:
+        """Let simulated annotators rank a policy's samples; keep it all in the store."""
+        return rank_samples(self.config, asked, words=read_json(inputs["words"]), human_texts=_texts(inputs["human"]))
+
+
+FILMS = FilmTask
+
+
+def _texts(demonstrations: Path) -> list[str]:
+    return [completion for _, completion in read_demonstrations(demonstrations)]
 
 
 # -- what the language model reads ------------------------------------------------------------------------------------
@@ -132,10 +188,59 @@ class JudgedReview:
 
 def read_judged(path: Path) -> list[JudgedReview]:
     """The rated reviews of a split, as `write_judged` wrote them."""
-    return [JudgedReview(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [JudgedReview(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+# -- what evaluates and trains nothing --------------------------------------------------------------------------------
+
+
+def fit_ratings(inputs: Inputs, folder: Path, log: Log) -> Any:
+    """The judge of a run, fitted to the ratings of its own films."""
+    rows = read_judged(inputs["ratings"])
+    log(0.0, f"fitting the judge to ratings of {len({r.film for r in rows})} films that trained nothing")
+    judge = fit_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
+    judge.save(folder)
+    return {"judge": judge.hash}
+
+
+def load_ratings(folder: Path, placement: Placement) -> Any:
+    """The judge as `fit_ratings` saved it."""
+    return load_judge(folder)
+
+
+def review_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> dict[str, Any]:
+    """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
+    valid, test = (read_judged(inputs[split]) for split in ("valid", "test"))
+    human = [g for g in read_rankings(rankings) if g.origin != SIMULATED_ORIGIN]
+    taught = {BASELINE: [g for g in human if g.topic], "tfidf_all_human_rankings": human}
+    texts = [r.text for r in test]
+    baselines: dict[str, Any] = {"longer_wins": longer_wins(texts)}
+    for name, groups in taught.items():
+        fitted = fit_pair_baseline(groups, [r.text for r in valid], held_out_pairs(valid), seed=seed)
+        baselines[name] = fitted.score(texts)
+
+    def score(prompts: Sequence[str], written: Sequence[str]) -> Any:
+        return scorer.score([(p, completion_for(t)) for p, t in zip(prompts, written, strict=True)]).numpy()
+
+    card = reward_card(score([prompt_for(r.film) for r in test], texts), test, baselines, seed=seed)
+    film = prompt_for(test[0].film)
+    return card_json(card, {"reward model": run_probes(lambda t: score([film] * len(t), t))})
 
 
 # -- rankings: views of the ratings ------------------------------------------------------------------------------------
+
+
+def write_rankings(
+    config: FilmConfig, data: FilmReviews, rated: dict[str, list[tuple[str, float]]], folder: Path, seed: int
+) -> int:
+    """The rankings of train and of validation films; returns how many the train films give."""
+    rng = random.Random(stream_seed(seed, "rankings"))
+    train = film_groups(config, {f: rows for f, rows in rated.items() if split_of(f) == "train"}, rng)
+    write_groups(folder / "rankings.jsonl", [*train, *other_groups(config, data, rng)])
+    once = config.model_copy(update={"deals": 1})
+    valid = film_groups(once, {f: rows for f, rows in rated.items() if split_of(f) == "valid"}, rng)
+    write_groups(folder / "rankings_valid.jsonl", valid)
+    return len(train)
 
 
 def rated_by_film(store: Store) -> dict[str, list[tuple[str, float]]]:
@@ -150,7 +255,7 @@ def rated_by_film(store: Store) -> dict[str, list[tuple[str, float]]]:
     return {film: sorted(rows) for film, rows in sorted(rated.items())}
 
 
-def film_groups(config: DataConfig, rated: dict[str, list[tuple[str, float]]], rng: random.Random) -> list[RankedGroup]:
+def film_groups(config: FilmConfig, rated: dict[str, list[tuple[str, float]]], rng: random.Random) -> list[RankedGroup]:
     """Reviews of one film ranked by their mean rating, each review dealt into ``deals`` rankings."""
     return [
         ranked_group(config, prompt_for(film), rows, HUMAN_ORIGIN, film)
@@ -160,7 +265,7 @@ def film_groups(config: DataConfig, rated: dict[str, list[tuple[str, float]]], r
     ]
 
 
-def other_groups(config: DataConfig, data: FilmReviews, rng: random.Random) -> list[RankedGroup]:
+def other_groups(config: FilmConfig, data: FilmReviews, rng: random.Random) -> list[RankedGroup]:
     """Rated texts that are no film reviews: like kind and like length together, under a prompt that names the kind.
 
     Words are ranked among words only, so that no ranking says that one word is as good as a review.
@@ -188,7 +293,7 @@ def deal_out(
 
 
 def ranked_group(
-    config: DataConfig, prompt: str, rows: Sequence[tuple[str, float]], origin: str, topic: str
+    config: FilmConfig, prompt: str, rows: Sequence[tuple[str, float]], origin: str, topic: str
 ) -> RankedGroup:
     """Rank texts by mean rating, 1 = best; means that fall into one step of ``tie_width`` are a tie."""
     steps = [round(mean / config.tie_width) for _, mean in rows]
@@ -201,58 +306,27 @@ def write_groups(path: Path, groups: Iterable[RankedGroup]) -> None:
     write_jsonl(path, [group.to_json() for group in groups if len(set(group.ranks)) > 1])
 
 
-# -- samples of a policy -----------------------------------------------------------------------------------------------
-
-
-def _as_facts(
-    groups: Iterable[tuple[str, str, Sequence[str]]], source: Source
-) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
-    """Groups (prompt, film, texts) as facts: each prompt with its completions."""
-    for text, film, texts in groups:
-        prompt = Prompt(text=text, topic=film)
-        yield prompt, tuple(Completion(prompt_id=prompt.id, text=written, source=source) for written in texts)
-
-
 # -- simulated annotators ----------------------------------------------------------------------------------------------
 
 
 def rank_samples(
-    config: DataConfig,
-    *,
-    groups: Sequence[tuple[str, str, Sequence[str]]],
-    source: Source,
-    words: Mapping[str, float],
-    human_texts: Sequence[str],
-    store: str,
-    output: Path,
-    seed: int,
+    config: FilmConfig, asked: Asked, *, words: Mapping[str, float], human_texts: Sequence[str]
 ) -> dict[str, Any]:
-    """Let simulated annotators rank groups (prompt, film, texts) of a policy's samples; keep it all in the store.
+    """Let simulated annotators rank a policy's samples; keep it all in the store.
 
-    Returns who they were and how far they agreed. ``source`` says who wrote the samples, ``words`` are human ratings of
-    single words, ``human_texts`` show the ordinary length of a review.
+    Returns who they were and how far they agreed. ``words`` are human ratings of single words, ``human_texts`` show the
+    ordinary length of a review.
     """
     taste = build_taste(words, ordinary_length(human_texts))
-    team = annotators(config.annotators, seed)
-    drawn = list(_as_facts(groups, source))
+    team = annotators(config.annotators, asked.seed)
+    drawn = list(as_facts(read_samples(asked.samples), asked.source))
     dealt = [completions for _, completions in drawn]
     prompts = {prompt.id: prompt for prompt, _ in drawn}
     shown = {completion.id: completion for completions in dealt for completion in completions}
-    rankings = list(simulate_rankings(dealt, taste, team, seed, per_group=config.annotators_per_group))
-    with Store.open(store) as facts:
+    rankings = list(simulate_rankings(dealt, taste, team, asked.seed, per_group=config.annotators_per_group))
+    with Store.open(asked.store) as facts:
         facts.add([*(member.record() for member in team), *prompts.values(), *shown.values(), *rankings])
-    views = [
-        RankedGroup(
-            prompt=prompts[ranking.prompt_id].text,
-            completions=tuple(shown[i].text for i in ranking.completion_ids),
-            ranks=ranking.ranks,
-            origin=SIMULATED_ORIGIN,
-            topic=prompts[ranking.prompt_id].topic,
-            weight=config.simulated_weight,
-        )
-        for ranking in rankings
-    ]
-    write_groups(output, views)
+    write_groups(asked.judgements, [_view(one, prompts, shown, asked.weight) for one in rankings])
     agreed = agreement(rankings, {i: taste.utility(c.text) for i, c in shown.items()})
     return {
         "rankings": len(rankings),
@@ -264,16 +338,16 @@ def rank_samples(
     }
 
 
-# -- for people --------------------------------------------------------------------------------------------------------
-
-
-def queue_samples(groups: Sequence[tuple[str, str, Sequence[str]]], source: Source, *, store: str) -> int:
-    """Queue groups (prompt, film, texts) of a policy's samples as rankings for people, and return how many were new.
-
-    See `accord.people.intake.queue_groups`. Where there are no guidelines yet, people get those of the simulated.
-    """
-    with Store.open(store) as facts:
-        desk = Desk(facts, LabelConfig())
-        if desk.guideline().rev == 0:
-            desk.write_guideline(GUIDELINE, None)
-        return queue_groups(desk, _as_facts(groups, source), serve_as="ranking", origin=source.name)
+def _view(
+    ranking: Ranking, prompts: Mapping[str, Prompt], shown: Mapping[str, Completion], weight: float
+) -> RankedGroup:
+    """A simulated ranking as the reward stage reads it."""
+    prompt = prompts[ranking.prompt_id]
+    return RankedGroup(
+        prompt=prompt.text,
+        completions=tuple(shown[i].text for i in ranking.completion_ids),
+        ranks=ranking.ranks,
+        origin=SIMULATED_ORIGIN,
+        topic=prompt.topic,
+        weight=weight,
+    )

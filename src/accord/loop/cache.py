@@ -1,4 +1,4 @@
-"""Stages of a run: skipped where their inputs did not change, continued where they were interrupted."""
+"""Stages of a run as values: skipped where their inputs did not change, continued where they were interrupted."""
 
 from __future__ import annotations
 
@@ -19,64 +19,83 @@ from accord.config import without_device
 from accord.files import read_json, sha256_tree, write_folder, write_json
 
 Log = Callable[[float, str], None]
+Inputs = Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of a run's work. ``settings`` and the contents of ``inputs`` decide its result, and nothing else.
+
+    ``work(inputs, folder, log)`` writes into ``folder`` and reads what ``inputs`` names: it is given no other path.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    inputs: Inputs
+    work: Callable[[Inputs, Path, Log], Any]
+
+    def identity(self) -> str:
+        """Hash of the settings and the input contents: equal ones give equal results, on whatever device."""
+        content = {
+            "version": accord.__version__,
+            "settings": without_device(self.settings),
+            "inputs": {name: sha256_tree(path) for name, path in self.inputs.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass
 class Runner:
-    """One run's folder. ``shares`` says how much of the whole run's time each stage takes, for the time left.
+    """One run's folder. ``time_shares`` says how much of the run's time each stage takes, for the time left.
 
-    ``lenders`` are folders of other runs: a finished stage of theirs with the same settings and inputs is taken over.
+    ``reuse_from`` are folders of other runs: a finished stage of theirs with the same settings and inputs is taken
+    over.
     """
 
     folder: Path
-    shares: Mapping[str, float]
+    time_shares: Mapping[str, float]
     resume: bool
     log: Log
-    lenders: Sequence[Path] = ()
+    reuse_from: Sequence[Path] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     _done: float = 0.0
 
-    def stage(
-        self,
-        name: str,
-        *,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, Path],
-        work: Callable[[Path, Log], Any],
-    ) -> dict[str, Any]:
-        """Run ``work(folder, log)`` unless a finished stage with the same settings and input contents stands there.
+    def run(self, stage: Stage) -> dict[str, Any]:
+        """Carry out a stage unless a finished one with the same settings and input contents stands there.
 
         Returns the stage's result as plain JSON. ``seconds`` counts the work of all starts that led to it.
         """
-        folder, share = self.folder / name, self.shares.get(name, 0.0)
-        identity = _identity(settings, inputs)
-        stamp = folder / "stage.json"
-        found = self._finished(name, identity) if self.resume else None
+        identity = stage.identity()
+        found = self._finished(stage.name, identity) if self.resume else None
         if found is not None:
-            self._finish(name, share, found["seconds"], "already done")
+            self._finish(stage.name, found["seconds"], "already done")
             result: dict[str, Any] = found["result"]
             return result
+        return self._carry_out(stage, identity)
+
+    def _carry_out(self, stage: Stage, identity: str) -> dict[str, Any]:
+        name, folder, share = stage.name, self.folder / stage.name, self.time_shares.get(stage.name, 0.0)
+        stamp = folder / "stage.json"
         stamp.unlink(missing_ok=True)  # from here on the folder holds neither the old result nor the new one
         _leave_shared(folder)
         self.log(self._done, f"{name}: starting")
-        earlier = self._earlier_seconds(folder, identity)
-        started = time.monotonic()
+        earlier, started = self._earlier_seconds(folder, identity), time.monotonic()
 
         def report(fraction: float, text: str) -> None:
             write_seconds(folder, identity, earlier + time.monotonic() - started)
             self.log(self._done + share * fraction, f"{name}: {text}")
 
-        result = _plain(work(folder, _sparse(report)))
+        result = _plain(stage.work(stage.inputs, folder, _sparse(report)))
         seconds = earlier + time.monotonic() - started
         write_json(stamp, {"identity": identity, "seconds": round(seconds, 1), "result": result})
         (folder / "running.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the result stands; they have done their work
-        self._finish(name, share, seconds, f"done in {seconds:.0f} s")
+        self._finish(name, seconds, f"done in {seconds:.0f} s")
         return result
 
     def _finished(self, name: str, identity: str) -> dict[str, Any] | None:
-        """What a finished stage of this identity left, taken over from a lender where the run has none of its own."""
-        for home in (self.folder, *self.lenders):
+        """What a finished stage of this identity left, taken over from another run where this one has none."""
+        for home in (self.folder, *self.reuse_from):
             stamp = home / name / "stage.json"
             found: dict[str, Any] = read_json(stamp) if stamp.exists() else {}
             if found.get("identity") == identity:
@@ -85,8 +104,8 @@ class Runner:
                 return found
         return None
 
-    def _finish(self, name: str, share: float, seconds: float, text: str) -> None:
-        self._done += share
+    def _finish(self, name: str, seconds: float, text: str) -> None:
+        self._done += self.time_shares.get(name, 0.0)
         self.seconds[name] = seconds
         self.log(min(1.0, self._done), f"{name}: {text}")
 
@@ -131,15 +150,6 @@ def _sparse(report: Log, every_s: float = 1.0) -> Log:
             report(fraction, text)
 
     return sparse
-
-
-def _identity(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
-    content = {
-        "version": accord.__version__,
-        "settings": without_device(settings),
-        "inputs": {name: sha256_tree(path) for name, path in inputs.items()},
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 from accord.config import Recipe
 from accord.errors import DataError
 from accord.grid import Point
-from accord.loop.cache import Log, Runner
-from accord.loop.run import run
+from accord.loop.cache import Inputs, Log, Runner, Stage
+from accord.loop.run import Where, run_in
 from accord.report.sweep_page import Outcome, of_run, of_stage, write_sweep_report
 from accord.scoring.weighted import scorer_inputs
 
@@ -53,15 +53,9 @@ def sweep(
 
     def work(point: Point, log: Log) -> Outcome:
         folder = output_dir / point.name
-        run(
-            point.recipe,
-            output_dir=folder,
-            store=store or str(output_dir / "accord.db"),
-            cache=output_dir / "downloads",
-            from_dir=from_dir,
-            lenders=[other for other in folders if other != folder],
-            log=log,
-        )
+        others = [other for other in folders if other != folder]
+        where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir, others)
+        run_in(point.recipe, folder, where, resume=True, log=log)
         return of_run(point, folder)
 
     return _each(points, work, output_dir, log)
@@ -91,12 +85,12 @@ def sweep_stage(
         recipe, read = point.recipe, dict(inputs)
         if "rl" in sections:
             read |= scorer_inputs(point.recipe.rl.rewards)
-        result = Runner(output_dir, {point.name: 1.0}, resume, log).stage(
-            point.name,
-            settings={"seed": recipe.seed, **{name: getattr(recipe, name).model_dump() for name in sections}},
-            inputs=read,
-            work=lambda folder, log: stage(recipe, folder, log),
-        )
+
+        def once(inputs: Inputs, folder: Path, log: Log) -> Any:
+            return stage(recipe, folder, log)
+
+        settings = {"seed": recipe.seed, **{name: getattr(recipe, name).model_dump() for name in sections}}
+        result = Runner(output_dir, {point.name: 1.0}, resume, log).run(Stage(point.name, settings, read, once))
         return of_stage(point, result)
 
     return _each(points, work, output_dir, log)

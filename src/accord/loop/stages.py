@@ -1,0 +1,257 @@
+"""The stages of a run as values: each names its settings and its input files, and works with these alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accord.config import DpoConfig, Recipe, RlConfig
+from accord.files import read_json, write_folder, write_json
+from accord.formats import read
+from accord.formats.jsonl import read_prompts, write_jsonl
+from accord.loop.cache import Inputs, Log, Runner, Stage
+from accord.loop.task import Task
+from accord.models.folder import load_policy
+from accord.models.known_models import NAMED, add_model
+from accord.models.placement import Placement
+from accord.records import Source
+from accord.rollout.engine import Engine, Sampling
+from accord.scoring.reward_model import RewardModel
+from accord.scoring.weighted import scorer_inputs
+from accord.seeds import stream_seed
+from accord.train.dpo import dpo
+from accord.train.lm import pretrain, sft, tokenizer
+from accord.train.reward import reward
+from accord.train.rl import rl
+
+
+@dataclass(frozen=True)
+class Home:
+    """One run: what was asked for, what it is about, and where its work is kept."""
+
+    recipe: Recipe
+    task: Task
+    runner: Runner
+    store: str
+    cache: Path
+    from_dir: Path | None = None
+
+    def path(self, name: str) -> Path:
+        return self.runner.folder / name
+
+    def do(self, stage: Stage) -> dict[str, Any]:
+        """Carry a stage out, or find it done; its result."""
+        return self.runner.run(stage)
+
+    def stage(
+        self, name: str, settings: Mapping[str, Any], inputs: Inputs, work: Callable[[Inputs, Path, Log], Any]
+    ) -> Stage:
+        return Stage(name, {"seed": self.recipe.seed, **settings}, inputs, work)
+
+    def training(self, name: str, train: Callable[..., Any], inputs: Mapping[str, Path | None], *configs: Any) -> Stage:
+        """A stage of `accord.train` with its sections of the recipe; an input that is None is left out."""
+        labels = ("config", "shape")[: len(configs)]
+
+        def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+            seed, resume = self.recipe.seed, self.runner.resume
+            return train(*configs, **inputs, output_dir=folder, seed=seed, resume=resume, log=log)
+
+        given = {key: path for key, path in inputs.items() if path is not None}
+        settings = {label: config.model_dump() for label, config in zip(labels, configs, strict=True)}
+        return self.stage(name, settings, given, work)
+
+
+# ---- up to the policy that optimisation starts from ----------------------------------------------------------------
+
+
+def data_stage(home: Home) -> Stage:
+    """What the task derives: prompts, demonstrations, judgements and texts of each split."""
+    settings = {"task": home.recipe.task.use, **home.task.settings, "store": home.store}
+    return home.stage("data", settings, home.task.inputs, home.task.prepare)
+
+
+def is_folder(model: str) -> bool:
+    """Whether ``base.model`` is a folder to be used as it stands; a name that Accord knows comes first."""
+    return bool(model) and model not in NAMED and Path(model).is_dir()
+
+
+def start_of(home: Home) -> Path:
+    """The model that everything starts from; a given Hugging Face folder is used where it stands."""
+    given = home.recipe.base.model
+    if is_folder(given):
+        return Path(given)
+    return home.path("base/model" if given else "pretrain/model")
+
+
+def start_stages(home: Home) -> list[Stage]:
+    """How that model comes about: not at all, by a download, or by pretraining."""
+    given = home.recipe.base.model
+    if is_folder(given):
+        return []
+    return [_base_stage(home)] if given else [_tokenizer_stage(home), _pretrain_stage(home)]
+
+
+def _base_stage(home: Home) -> Stage:
+    wanted, cache, from_dir = home.recipe.base.model, home.cache, home.from_dir
+
+    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        add_model(str(inputs.get("file", wanted)), folder / "model", cache=cache, from_dir=from_dir, log=log)
+        return {"model": folder / "model"}
+
+    return home.stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
+
+
+def _tokenizer_stage(home: Home) -> Stage:
+    config = home.recipe.tokenizer
+
+    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        return tokenizer(config, texts=inputs["texts"], output_dir=folder)
+
+    return home.stage("tokenizer", {"config": config.model_dump()}, _given(texts=home.task.texts("train")), work)
+
+
+def _pretrain_stage(home: Home) -> Stage:
+    inputs = {
+        "texts": home.task.texts("train"),
+        "valid_texts": home.task.texts("valid"),
+        "tokenizer": home.path("tokenizer"),
+    }
+    return home.training("pretrain", pretrain, inputs, home.recipe.pretrain, home.recipe.model)
+
+
+def sft_stage(home: Home) -> Stage | None:
+    """Fine-tuning, where the task has demonstrations."""
+    data = home.task.demonstrations("train")
+    if data is None:
+        return None
+    inputs = {"model": start_of(home), "data": data, "valid_data": home.task.demonstrations("valid")}
+    return home.training("sft", sft, inputs, home.recipe.sft)
+
+
+def _given(**inputs: Path | None) -> dict[str, Path]:
+    return {name: path for name, path in inputs.items() if path is not None}
+
+
+# ---- samples and judgements ----------------------------------------------------------------------------------------
+
+
+def sampling_of(home: Home) -> dict[str, Any]:
+    """How the samples that somebody ranks are drawn."""
+    return home.recipe.sample.model_dump(exclude={"best_of"})
+
+
+def source_of(home: Home, policy: str) -> Source:
+    """Who wrote the samples of a policy, as facts say it."""
+    drawn = ", ".join(f"{key} {value}" for key, value in sampling_of(home).items())
+    name, version = f"{home.recipe.name}/{policy}", f"seed {home.recipe.seed}"
+    return Source(origin="policy", name=name, version=version, sampling=drawn)
+
+
+def sample_stage(home: Home, name: str, policy: Path, prompts: Path, count: int, stream: str) -> Stage:
+    """Completions of ``count`` train prompts by a policy, prompts in their order and again from the first.
+
+    ``samples.jsonl`` holds ``{"prompt", "text", "topic", "completions"}`` rows, ``text`` being what the model read of
+    the prompt; ``stream`` names the random stream.
+    """
+    placement, sampling = Placement.of(home.recipe.rl), sampling_of(home)
+    seed = stream_seed(home.recipe.seed, stream)
+
+    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        log(0.0, f"samples of {count} prompts")
+        rows = draw(inputs["model"], inputs["prompts"], count, Sampling(**sampling), seed, placement)
+        write_jsonl(folder / "samples.jsonl", rows)
+        return {"prompts": len(rows), "completions": sum(len(row["completions"]) for row in rows)}
+
+    settings = {"count": count, "stream": stream, "sample": sampling}
+    return home.stage(name, settings, {"model": policy, "prompts": prompts}, work)
+
+
+def draw(
+    model: Path, prompts: Path, count: int, sampling: Sampling, seed: int, placement: Placement
+) -> list[dict[str, Any]]:
+    """Samples of a policy by prompt, without those that are empty: nobody can be shown nothing."""
+    policy, words = load_policy(model, placement)
+    rows, asked = read_prompts(prompts, words.chat), [item.prompt for item in read(prompts)]
+    chosen = [i % len(rows) for i in range(count)]
+    drawn = Engine(policy, words.stop_ids).generate([words.encode(rows[i].text) for i in chosen], sampling, seed=seed)
+    texts: list[list[str]] = [[] for _ in chosen]
+    for one in drawn:
+        text = words.decode(one.completion)
+        if text.strip():
+            texts[one.prompt_index].append(text)
+    return [
+        {"prompt": asked[i], "text": rows[i].text, "topic": rows[i].topic, "completions": group}
+        for i, group in zip(chosen, texts, strict=True)
+    ]
+
+
+# ---- training on judgements ----------------------------------------------------------------------------------------
+
+
+def reward_stage(home: Home, judgements: Path) -> Stage:
+    """The reward model, and where the task holds something out for it, ``card.json``: how it fares there."""
+    config, held_out = home.recipe.reward, home.task.held_out
+    given = {"model": start_of(home), "data": judgements, "valid_data": home.task.judgements("valid")}
+    inner = home.training("reward", reward, given, config)
+    if held_out is None:
+        return inner
+    names, seed = tuple(inner.inputs), home.recipe.seed
+
+    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        result = inner.work({name: inputs[name] for name in names}, folder, log)
+        log(1.0, "held-out pairs and baselines")
+        scorer = RewardModel.load(folder / "model", Placement.of(config))
+        write_json(folder / "card.json", held_out.card(inputs, scorer, inputs["data"], seed))
+        return result
+
+    return Stage(inner.name, inner.settings, {**inner.inputs, **held_out.inputs}, work)
+
+
+def rl_stage(home: Home, name: str, config: RlConfig, policy: Path, reward_model: Path) -> Stage:
+    """Policy optimisation against the reward model, and the scores that ``rl.rewards`` adds."""
+    inputs = {"model": policy, "reward_model": reward_model, "data": home.task.prompts("train")}
+    if config.ptx.coef > 0:
+        inputs |= _given(ptx_data=home.task.texts("train"))
+    inner = home.training(name, rl, inputs, config)
+    names = tuple(inner.inputs)
+
+    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        return inner.work({name: inputs[name] for name in names}, folder, log)
+
+    return Stage(name, inner.settings, {**inner.inputs, **scorer_inputs(config.rewards)}, work)
+
+
+def dpo_stage(home: Home, name: str, config: DpoConfig, policy: Path, judgements: Path) -> Stage:
+    """Direct preference optimisation on judgements."""
+    return home.training(name, dpo, {"model": policy, "data": judgements}, config)
+
+
+# ---- judges --------------------------------------------------------------------------------------------------------
+
+
+def judge_stage(home: Home, name: str) -> Stage:
+    """A judge of the task's, fitted to what trains nothing else."""
+    one = home.task.judges[name]
+    return home.stage(f"judge_{name}", one.settings, one.inputs, one.fit)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def publish(home: Home, snapshot: Path) -> Path:
+    """Put the chosen policy where a user looks for it: ``model/`` in the run's folder."""
+    write_folder(home.path("model"), lambda aside: copy_into(snapshot, aside))
+    return home.path("model")
+
+
+def copy_into(source: Path, folder: Path) -> None:
+    """Copy a folder's content into another that exists."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def json_of(home: Home, name: str) -> Any:
+    """The JSON of a file in the run's folder."""
+    return read_json(home.path(name))
