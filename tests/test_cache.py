@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from accord.config import load_recipe
-from accord.loop.cache import Log, Runner
-from accord.loop.run import uncured, uncured_note
+from accord.errors import UsageError
+from accord.loop.cache import Inputs, Log, Runner, Stage
+from accord.loop.round import control_note
 
 
 class Work:
@@ -18,7 +19,7 @@ class Work:
     def __init__(self) -> None:
         self.calls, self.dies = 0, False
 
-    def __call__(self, folder: Path, log: Log) -> Any:
+    def __call__(self, inputs: Inputs, folder: Path, log: Log) -> Any:
         self.calls += 1
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result").write_text(f"half {self.calls}")
@@ -37,7 +38,7 @@ def source(tmp_path: Path) -> Path:
 
 def stage(run: Path, work: Work, source: Path, resume: bool = True, **settings: Any) -> Any:
     runner = Runner(run, {"s": 1.0}, resume, lambda fraction, text: None)
-    return runner.stage("s", settings=settings, inputs={"source": source}, work=work)
+    return runner.run(Stage("s", settings, {"source": source}, work))
 
 
 def test_a_finished_stage_is_skipped_until_settings_or_contents_change(tmp_path: Path, source: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_run_may_go_on_on_another_device(tmp_path: Path, source: Path) -> None
     def stage(device: str) -> None:
         settings = {"rl": {"config": {"kl_coef": 0.1, "device": device}}}
         runner = Runner(tmp_path, {"one": 1.0}, True, lambda fraction, text: None)
-        runner.stage("one", settings=settings, inputs={"in": source}, work=lambda folder, log: made.append(device))
+        runner.run(Stage("one", settings, {"in": source}, lambda inputs, folder, log: made.append(device)))
 
     stage("cpu")
     stage("cuda")
@@ -76,14 +77,37 @@ def test_what_other_settings_half_overwrote_is_not_taken_for_the_old_result(tmp_
     assert (tmp_path / "run" / "s" / "result").read_text() == "whole 3"
 
 
-def test_the_uncured_run_changes_what_the_recipe_says_and_the_note_names_it() -> None:
-    recipe = load_recipe("demo", ["uncured.kl_coef=0.01", "uncured.iterations=3", f"rl.length_coef={0.25}"])
-    bare = uncured(recipe)
+def test_a_control_changes_what_it_names_and_the_note_says_so() -> None:
+    changes = ["controls.uncured.rl.kl_coef=0.01", "controls.uncured.rl.iterations=3", "rl.length_coef=0.25"]
+    recipe = load_recipe("demo", changes)
+    bare = recipe.control("uncured")
     assert (bare.kl_coef, bare.length_coef, bare.iterations) == (0.01, 0.0, 3)
     assert bare.critic == recipe.rl.critic and bare.clip == recipe.rl.clip
-    note = uncured_note(recipe)
+    note = control_note(recipe, "uncured")
     assert "kl_coef 0.01 instead of 0.05" in note and "length_coef 0.0 instead of 0.25" in note
     assert "iterations 3 instead of" in note and "actor.lr" in note and "clip" not in note
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["uncured.iterations=3"], "controls: {uncured: {rl: {...}}}"),
+        (["queue.prompts=3"], "ask.queue"),
+        (["data.deals=3"], "task.options"),
+        (["controls={x: {dpo: {}}}"], "controls.x has dpo: give one of rl"),
+        (["controls={x: {rl: {kl_coeff: 1}}}"], "controls.x.rl.kl_coeff"),
+        (["controls={../x: {rl: {}}}"], "cannot be called so"),
+        (["task.options={deals: 1}"], "options are for a task of your own"),
+        (["task={use: store, judgements: x.jsonl}"], "brings its own"),
+        (["task={judge_share: 0.5, valid_share: 0.3, test_share: 0.2}"], "leave nothing to train on"),
+        (["ask.who=scorer"], "give both or neither"),
+        (["ask.who=peple"], "did you mean 'people'"),
+    ],
+)
+def test_what_moved_says_where_and_what_cannot_be_is_refused(overrides: list[str], told: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        load_recipe(None, overrides)
+    assert told in str(refused.value)
 
 
 def test_a_stage_of_another_run_is_taken_over_where_it_is_the_same(tmp_path: Path, source: Path) -> None:
@@ -92,7 +116,7 @@ def test_a_stage_of_another_run_is_taken_over_where_it_is_the_same(tmp_path: Pat
 
     def second(**settings: Any) -> Any:
         runner = Runner(tmp_path / "second", {"s": 1.0}, True, lambda fraction, text: None, [tmp_path / "first"])
-        return runner.stage("s", settings=settings, inputs={"source": source}, work=work)
+        return runner.run(Stage("s", settings, {"source": source}, work))
 
     assert second(lr=1) == {"call": 1}
     assert (tmp_path / "second" / "s" / "result").read_text() == "whole 1"

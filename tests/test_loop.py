@@ -23,6 +23,7 @@ from accord.demo.taste import GUIDELINE
 from accord.errors import DataError, UsageError
 from accord.grid import grid
 from accord.loop import sweep
+from accord.loop.asking import queue_samples
 from accord.loop.compare import compare
 from accord.loop.run import run
 from accord.models.folder import save_policy
@@ -38,7 +39,8 @@ GOOD, BAD = ("warm", "bright", "lively", "tender"), ("dull", "noisy", "hollow", 
 PARTS = ("plot", "cast", "score", "ending", "pace", "humour", "camera", "dialogue")
 TOY = [
     *("sft.epochs=0.5", "sft.lora.rank=2", "sft.batch_tokens=512", "sft.dropout=0", "sample.max_new_tokens=6"),
-    *("data.ranked_prompts=4", "data.other_corpora=[]", "data.deals=1"),
+    *("task.use=accord.demo.films:FILMS", "task.options={other_corpora: [], deals: 1}"),
+    *("ask.who=simulated", "ask.prompts=4"),
     *("reward.epochs=1", "reward.trunk_layers=2", "reward.freeze_embeddings=true"),
     *("rl.iterations=2", "rl.prompts_per_iteration=4", "rl.max_new_tokens=6", "rl.ppo_epochs=1", "rl.eval_every=1"),
     *("rl.lora.rank=2", "rl.lora.critic_rank=2", "eval.samples_per_prompt=1", "eval.best_of=2"),
@@ -118,7 +120,7 @@ def test_the_whole_loop_runs_from_a_given_folder(tmp_path: Path, reviews: Path, 
 
 
 def test_samples_of_the_new_policy_wait_for_people(tmp_path: Path, reviews: Path, given: Path) -> None:
-    recipe = load_recipe(None, [*TOY, f"base.model={given}", "queue.prompts=3", "name=toy"])
+    recipe = load_recipe(None, [*TOY, f"base.model={given}", "ask.queue=3", "name=toy"])
     place = tmp_path / "run" / "accord.db"
     for _ in range(2):  # the second time the stage's stamp is gone, as after a kill: nothing is queued twice
         run(recipe, output_dir=tmp_path / "run", from_dir=reviews)
@@ -139,9 +141,10 @@ def test_samples_of_the_new_policy_wait_for_people(tmp_path: Path, reviews: Path
 
 def test_equal_samples_are_shown_once_and_a_lone_one_not_at_all(tmp_path: Path) -> None:
     source = Source(origin="policy", name="smoke/rl")
-    groups = [("Film: Ran\nReview:", "Ran", [" A.", " B.", " A."]), ("Film: Heat\nReview:", "Heat", [" A.", " A."])]
+    texts = {"Ran": [" A.", " B.", " A."], "Heat": [" A.", " A."]}
+    groups = [{"prompt": f"Film: {n}\nReview:", "topic": n, "completions": given} for n, given in texts.items()]
     place = str(tmp_path / "accord.db")
-    assert [films.queue_samples(groups, source, store=place) for _ in range(2)] == [1, 0]
+    assert [queue_samples(groups, source, store=place) for _ in range(2)] == [1, 0]
     with Store.open(place) as store:
         (task,) = Desk(store, LabelConfig()).tasks()
         assert [completion.text for completion in task.completions] == [" A.", " B."]
@@ -153,7 +156,7 @@ def test_a_sweep_does_what_is_shared_once(tmp_path: Path, reviews: Path, given: 
     points = grid(["rl.kl_coef=0,0.5"], lambda more: load_recipe(None, [f"base.model={given}", *TOY, *more]))
     made = sweep(points, output_dir=out, from_dir=reviews, log=lambda _, text: said.append(text))
     first, second = (point.name for point in points)
-    for name in ("data", "sft", "rankings", "reward"):
+    for name in ("data", "sft", "sample", "ask", "rankings", "reward"):
         assert f"{first}: {name}: starting" in said
         assert f"{second}: {name}: already done" in said and f"{second}: {name}: starting" not in said
     assert f"{second}: rl: starting" in said and f"{second}: eval: starting" in said

@@ -74,7 +74,7 @@ def test_from_a_run_by_hand_in_the_browser_to_a_policy(
     reviews: Path,  # noqa: F811
     given: Path,  # noqa: F811
 ) -> None:
-    recipe = load_recipe(None, [*TOY, f"base.model={given}", "queue.prompts=3", "name=toy"])
+    recipe = load_recipe(None, [*TOY, f"base.model={given}", "ask.queue=3", "name=toy"])
     run(recipe, output_dir=tmp_path / "runs/toy", from_dir=reviews)
     clicked = []
     with labelling("runs/toy", cwd=tmp_path) as (told, _), page_of(told["link"]) as page:
