@@ -12,6 +12,7 @@ from typer.main import get_command
 import accord
 from accord.cli.main import app
 from accord.config import Recipe, Section
+from accord.demo.films import FilmConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -73,11 +74,13 @@ def test_python_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_recipe_keys_exist(page: Path) -> None:
-    """``rl.kl_coef=0.02`` in a page names a key of the recipe."""
+    """``rl.kl_coef=0.02`` in a page names a key of the recipe; ``task.options`` in a page are the demo's."""
     sections = "|".join(key for key, field in Recipe.model_fields.items() if isinstance(field.default, Section))
     for code in code_of(page):
         for dotted in re.findall(rf"(?<![\w/.])((?:{sections})\.[a-z_.]+)=", code):
             value: object = Recipe()
+            if dotted.startswith("task.options."):
+                value, dotted = FilmConfig(), dotted.removeprefix("task.options.")
             for part in dotted.split("."):
                 assert hasattr(value, part), dotted
                 value = getattr(value, part)

@@ -42,7 +42,7 @@ _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class TaskConfig(Section):
     """What a run is about: what there is to answer, and what people have said of answers."""
 
-    use: Annotated[str, Rows("files", "store")] = Field(
+    use: Annotated[str, Rows(("files", "store"))] = Field(
         "files", description="files (named below), store (the project's facts), or module:NAME of your own."
     )
     prompts: str = Field("", description="files: prompts to train and measure on; empty = those of the other files.")
@@ -70,7 +70,7 @@ class TaskConfig(Section):
 class AskConfig(Section):
     """Who says which of the policy's samples are better."""
 
-    who: Annotated[str, Rows("nobody", "people", "panel", "simulated", "scorer")] = Field(
+    who: Annotated[str, Rows(("nobody", "people", "panel", "simulated", "scorer"))] = Field(
         "nobody",
         description="nobody, people (at the desk), panel or simulated (the task's), scorer, or module:NAME of yours.",
     )
