@@ -14,10 +14,12 @@ from torch import Tensor
 
 from accord.algo.reductions import masked_whiten
 from accord.algo.settings import PolicySettings
+from accord.algo.shapes import check_fields, shaped
 
 GROUP_EPS = 1e-4
 
 
+@shaped
 def token_rewards(score_B: Tensor, logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, kl_coef: float) -> Tensor:
     """``r_t = -kl_coef * (log pi - log ref) + [t is last] * score`` (Ziegler 2019; Stiennon 2020).
 
@@ -47,6 +49,9 @@ class Rewarded:
     group: int = 1
     running_return: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @property
     def return_B(self) -> Tensor:
         """Sum of each completion's rewards."""
@@ -56,11 +61,17 @@ class Rewarded:
     def return_PK(self) -> Tensor:
         return self.return_B.view(-1, self.group)
 
-    def spread(self, advantage_B: Tensor) -> Tensor:
-        """One advantage a completion, on each of its tokens, ``(B, T)``."""
-        return torch.where(self.mask_BT, advantage_B.reshape(-1, 1), 0.0)
+    def spread(self, advantage: Tensor) -> Tensor:
+        """Return one advantage a completion, ``(B,)`` or ``(P, K)``, on each of its tokens, ``(B, T)``."""
+        if advantage.numel() != len(self.mask_BT):
+            raise ValueError(
+                f"spread wants an advantage a completion: advantage is {tuple(advantage.shape)}, "
+                f"mask_BT is {tuple(self.mask_BT.shape)}"
+            )
+        return torch.where(self.mask_BT, advantage.reshape(-1, 1), 0.0)
 
 
+@shaped
 def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman 2016, arXiv:1506.02438, eq. 16) and the returns.
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from accord.algo.shapes import shaped
 
+
+@shaped
 def mean(score_SM: Tensor, variance_coef: float) -> Tensor:
     """What the members say on average."""
     return score_SM.mean(1)
 
 
+@shaped
 def worst_case(score_SM: Tensor, variance_coef: float) -> Tensor:
     """What the least pleased member says (WCO): a text must please all of them."""
     return score_SM.amin(1)
 
 
+@shaped
 def uncertainty_weighted(score_SM: Tensor, variance_coef: float) -> Tensor:
     """``mean - variance_coef * variance`` (UWO): members disagree on texts that lie outside what they were taught.
 

@@ -11,20 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from accord.algo.shapes import elementwise
+
 PROPORTIONAL_GAIN = 5.0
 
 
+@elementwise
 def kl_k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """``-logr``: unbiased, may be negative for a single sample."""
     return logp - ref_logp
 
 
+@elementwise
 def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """``exp(logr) - 1 - logr``: unbiased, never negative. A metric here: as a loss it pulls in the wrong direction."""
     logr = ref_logp - logp
     return torch.expm1(logr) - logr
 
 
+@elementwise
 def ratio_weighted_k3(logp: Tensor, ref_logp: Tensor, log_ratio: Tensor) -> Tensor:
     """``rho * k3``, rho = pi / old with its gradient: as a loss it has the gradient of KL(pi || ref) of each state.
 
@@ -34,6 +39,7 @@ def ratio_weighted_k3(logp: Tensor, ref_logp: Tensor, log_ratio: Tensor) -> Tens
     return log_ratio.exp() * kl_k3(logp, ref_logp)
 
 
+@elementwise
 def k3_naive(logp: Tensor, ref_logp: Tensor, log_ratio: Tensor) -> Tensor:
     """k3 as GRPO's paper has it in the loss (arXiv:2402.03300, eq. 4): its gradient is that of KL(ref || pi)."""
     return kl_k3(logp, ref_logp)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from accord.algo.product import product
+from accord.algo.shapes import shaped
 
 CHUNK_ENTRIES = 4_194_304  # logits at once, or 256 rows of a large vocabulary
 PIECE_ENTRIES = 1_048_576  # logits that are exponentiated at once: 4 MB stay in a cache
@@ -174,6 +175,7 @@ class _TokenNll(torch.autograd.Function):
         return grad_hidden * grad, None if grad_weight is None else grad_weight * grad, None
 
 
+@shaped
 def token_logp(
     hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, temperature: float = 1.0, *, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -188,6 +190,7 @@ def token_logp(
     return logp_N, entropy_N
 
 
+@shaped
 def token_nll(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
     """The sum of -log softmax(hidden @ weight.T) at the target tokens: a scalar in nats, fp32, differentiable.
 

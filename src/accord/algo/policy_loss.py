@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from accord.algo.settings import PolicySettings
+from accord.algo.shapes import check_fields, shaped
 
 LOG_RATIO_BOUND = 20.0
 
@@ -25,6 +26,9 @@ class Tokens:
     old_logp_N: Tensor
     advantage_N: Tensor
     row_N: Tensor
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def log_ratio_N(self) -> Tensor:
@@ -90,21 +94,25 @@ def update_stats(tokens: Tokens, settings: PolicySettings) -> dict[str, Tensor]:
 # -- aggregates: the weight of each token of a sequence, from the lengths of the whole minibatch -----------------------
 
 
+@shaped
 def token_mean(length_B: Tensor, settings: PolicySettings) -> Tensor:
     """Every token weighs the same: ``1 / sum of lengths`` (PPO; DAPO, arXiv:2503.14476, eq. 8)."""
     return torch.ones_like(length_B) / length_B.sum()
 
 
+@shaped
 def sequence_mean(length_B: Tensor, settings: PolicySettings) -> Tensor:
     """Every sequence weighs the same: ``1 / (B * its length)`` (GRPO, arXiv:2402.03300, eq. 3)."""
     return 1.0 / (len(length_B) * length_B)
 
 
+@shaped
 def sequence_sum(length_B: Tensor, settings: PolicySettings) -> Tensor:
     """``1 / B``: the completion is one action, its log-probability the sum of its tokens' (REINFORCE, RLOO)."""
     return torch.full_like(length_B, 1.0 / len(length_B))
 
 
+@shaped
 def fixed_length(length_B: Tensor, settings: PolicySettings) -> Tensor:
     """``1 / (B * max_new_tokens)``: as the sum, on the scale of a mean (Dr. GRPO, arXiv:2503.20783)."""
     return torch.full_like(length_B, 1.0 / (len(length_B) * settings.max_new_tokens))
@@ -113,6 +121,7 @@ def fixed_length(length_B: Tensor, settings: PolicySettings) -> Tensor:
 # -- the critic --------------------------------------------------------------------------------------------------------
 
 
+@shaped
 def clipped_value_loss(
     value_N: Tensor, old_value_N: Tensor, return_N: Tensor, clip: float, denominator: float
 ) -> Tensor:
@@ -122,6 +131,7 @@ def clipped_value_loss(
     return 0.5 * squares_N.sum() / denominator
 
 
+@shaped
 def explained_variance(value_N: Tensor, return_N: Tensor) -> Tensor:
     """``1 - Var(R - V) / Var(R)``: 1 = the critic knows the return, 0 = it knows no more than the mean."""
     return 1.0 - (return_N - value_N).var(unbiased=False) / return_N.var(unbiased=False).clamp_min(1e-8)

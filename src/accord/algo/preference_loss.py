@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from accord.algo.shapes import shaped
+
 ZERO_POINT = -1  # in place of a completion's index: the zero point
 LARGEST_LOGP = -1e-6  # of a token on average: above it the odds leave fp32
 
@@ -36,6 +38,7 @@ class PreferenceSettings(Protocol):
 # -- strengths ---------------------------------------------------------------------------------------------------------
 
 
+@shaped
 def strength(logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor | None) -> Tensor:
     """``log pi(y|x)``, less ``log ref(y|x)`` where a reference is given, a token where lengths are given; in nats.
 
@@ -47,6 +50,7 @@ def strength(logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor | None)
     return gain_S if length_S is None else gain_S / length_S
 
 
+@shaped
 def zero_point(mismatched_M: Tensor) -> Tensor:
     """KTO's reference point z0, a scalar without gradient: the mean strength of completions under prompts that they do
     not answer, or 0 where that is negative (Ethayarajh 2024, arXiv:2402.01306). 0 where there are none.
@@ -61,6 +65,7 @@ def zero_point(mismatched_M: Tensor) -> Tensor:
 # -- losses: strengths of both sides -> a loss a comparison ------------------------------------------------------------
 
 
+@shaped
 def dpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``-log sigmoid(beta h)``, h the gap of strengths (Rafailov 2023, arXiv:2305.18290, eq. 7).
 
@@ -69,6 +74,7 @@ def dpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tens
     return F.softplus(-settings.dpo_beta * (better_N - worse_N))
 
 
+@shaped
 def cdpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)``, e the share of judgements that are wrong.
 
@@ -78,11 +84,13 @@ def cdpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Ten
     return F.softplus(-gap_N) + settings.label_smoothing * gap_N
 
 
+@shaped
 def ipo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``(h - 1 / (2 beta))^2`` (Azar 2023, arXiv:2310.12036, eq. 17): h has an optimum even where nobody disagrees."""
     return (better_N - worse_N - 1.0 / (2.0 * settings.dpo_beta)) ** 2
 
 
+@shaped
 def kto(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``1 - sigmoid(beta h)``, h a good completion's lead over the zero point or the zero point's over a bad one
     (Ethayarajh 2024, arXiv:2402.01306, eq. 7). It saturates: what is hopelessly wrong is let go.
@@ -90,11 +98,13 @@ def kto(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tens
     return torch.sigmoid(-settings.dpo_beta * (better_N - worse_N))
 
 
+@shaped
 def simpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``-log sigmoid(beta h - margin)`` on mean log-probabilities (Meng 2024, arXiv:2405.14734, eq. 6)."""
     return F.softplus(settings.simpo_margin - settings.dpo_beta * (better_N - worse_N))
 
 
+@shaped
 def orpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``NLL of the better - orpo_coef log sigmoid(gap of log odds)`` on mean log-probabilities (Hong 2024,
     arXiv:2403.07691, eq. 6): fine-tuning and preference in one loss.
@@ -102,16 +112,17 @@ def orpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Ten
     return settings.orpo_coef * F.softplus(log_odds(worse_N) - log_odds(better_N)) - better_N
 
 
-def log_odds(logp_N: Tensor) -> Tensor:
-    """``log(p / (1 - p))`` from log p, finite also where p rounds to 1."""
-    x_N = logp_N.clamp_max(LARGEST_LOGP)
-    rest_N = torch.where(x_N > -math.log(2.0), torch.log(-torch.expm1(x_N)), torch.log1p(-torch.exp(x_N)))
-    return x_N - rest_N
+def log_odds(logp: Tensor) -> Tensor:
+    """Return ``log(p / (1 - p))`` from log p, of any shape; finite also where p rounds to 1."""
+    x = logp.clamp_max(LARGEST_LOGP)
+    rest = torch.where(x > -math.log(2.0), torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
+    return x - rest
 
 
 # -- labels of a scorer ------------------------------------------------------------------------------------------------
 
 
+@shaped
 def judged_ranks(score_PK: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """The ranks that scores of K completions give them, ``(P, K)``; 1 = highest, equal scores tie.
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from accord.algo.shapes import elementwise, shaped
 
+
+@elementwise
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the entries that count; 0 where none does."""
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp_min(1)
 
 
+@elementwise
 def masked_whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
     """``(x - mean) / sqrt(var + eps)`` where the mask counts, 0 elsewhere; biased variance, as OpenAI's 2019 code.
 
@@ -22,6 +26,7 @@ def masked_whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: floa
     return torch.where(mask, whitened if shift_mean else whitened + mean, 0.0)
 
 
+@shaped
 def correlation(x_N: Tensor, y_N: Tensor) -> Tensor:
     """Pearson's, in float64; 0 where either does not vary."""
     x_N, y_N = x_N.double() - x_N.double().mean(), y_N.double() - y_N.double().mean()

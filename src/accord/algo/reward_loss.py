@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from accord.algo.shapes import check_fields, elementwise, shaped
+
 #: Llama 2 (arXiv:2307.09288, appendix): how far apart two scores should lie, by what the annotator said of the pair.
 MARGINS: Mapping[str, Mapping[str, float]] = {
     "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0},
@@ -36,6 +38,9 @@ class Pairs:
     probability_N: Tensor
     margin_N: Tensor
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -44,6 +49,9 @@ class Positions:
     ids_ST: Tensor
     value_ST: Tensor
     length_S: Tensor
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,9 @@ class Judgements:
     pairs: Pairs
     target_S: Tensor
     positions: Positions | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def weight_S(self) -> Tensor:
@@ -107,6 +118,7 @@ def group_pairs(
     return torch.tensor(chosen, dtype=torch.long), torch.tensor(rejected, dtype=torch.long), torch.tensor(weight)
 
 
+@shaped
 def judgements(
     score_S: Tensor,
     ranks: Sequence[Sequence[float]],
@@ -150,18 +162,21 @@ def judgements(
 # -- pairs -------------------------------------------------------------------------------------------------------------
 
 
+@elementwise
 def bradley_terry(
-    chosen_N: Tensor, rejected_N: Tensor, probability_N: Tensor | float = 1.0, margin_N: Tensor | float = 0.0
+    chosen: Tensor, rejected: Tensor, probability: Tensor | float = 1.0, margin: Tensor | float = 0.0
 ) -> Tensor:
     """``-log sigmoid(chosen - rejected - margin)`` per pair (Bradley & Terry 1952; Stiennon 2020, arXiv:2009.01325).
 
-    With a probability below 1 (a soft label) it is the cross-entropy between that and the model's own. Margins: Llama 2
-    (arXiv:2307.09288, eq. 2). Computed as softplus, so that large gaps of either sign stay finite.
+    Of any shape, the same for all. With a probability below 1 (a soft label) it is the cross-entropy between that and
+    the model's own. Margins: Llama 2 (arXiv:2307.09288, eq. 2). Computed as softplus, so that large gaps of either sign
+    stay finite.
     """
-    behind_N = rejected_N + margin_N
-    return F.softplus(behind_N - chosen_N) + (1.0 - probability_N) * (chosen_N - behind_N)
+    behind = rejected + margin
+    return F.softplus(behind - chosen) + (1.0 - probability) * (chosen - behind)
 
 
+@shaped
 def ranking_loss(
     score_S: Tensor,
     chosen_N: Tensor,
@@ -188,6 +203,7 @@ def ranking_loss(
     return (share_N * terms).sum(), pair_stats(chosen, rejected, share_N, probability_N)
 
 
+@shaped
 def pair_stats(
     chosen_N: Tensor, rejected_N: Tensor, share_N: Tensor, probability_N: Tensor | float = 1.0
 ) -> dict[str, Tensor]:
@@ -238,15 +254,15 @@ def per_token(judged: Judgements, total_weight: float, center_coef: float) -> tu
     differs_NT = (at.ids_ST[first] != at.ids_ST[second]) | (real_ST[first] != real_ST[second])
     start_N = torch.where(differs_NT.any(1), differs_NT.int().argmax(1), end_N - 1)
     counts_NT = (place_T >= start_N[:, None]) & (place_T < end_N[:, None])
-    term_NT = bradley_terry(
-        held_ST[first], held_ST[second], pairs.probability_N[:, None], pairs.margin_N[:, None]
-    ).masked_fill(~counts_NT, 0.0)
+    label_NT, margin_NT = (x_N[:, None].expand(counts_NT.shape) for x_N in (pairs.probability_N, pairs.margin_N))
+    term_NT = bradley_terry(held_ST[first], held_ST[second], label_NT, margin_NT).masked_fill(~counts_NT, 0.0)
     chosen, rejected = judged.score_S[first], judged.score_S[second]
     share_N = pairs.weight_N / total_weight
     terms = term_NT.sum(1) / counts_NT.sum(1) + center_coef * (chosen + rejected) ** 2
     return (share_N * terms).sum(), pair_stats(chosen, rejected, share_N, pairs.probability_N)
 
 
+@shaped
 def self_distillation(
     reading_SR: Tensor, chosen_N: Tensor, rejected_N: Tensor, weight_N: Tensor, total_weight: float
 ) -> Tensor:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from accord.algo.shapes import shaped
 
+
+@shaped
 def overlong(length_B: Tensor, max_tokens: int, margin: int) -> Tensor:
     """0 up to ``max_tokens - margin``, then falling linearly to -1 at ``max_tokens``; -1 beyond (DAPO,
     arXiv:2503.14476, eq. 13). A margin of 0 takes nothing."""
