@@ -1,7 +1,8 @@
 """Shapes checked at the door, by the suffixes of names: ``logp_BT`` is a matrix, and every ``B`` of one call is equal.
 
 Without it a column ``(N, 1)`` against a row ``(N,)`` broadcasts to ``(N, N)``, and a loss over it is a number like any
-other. A check compares a few tuples of ints on the host: it reads no tensor, and takes 1 to 2 microseconds a call.
+other. A check compares a few tuples of ints on the host: it reads no tensor, and costs about as
+much as three additions of small tensors.
 """
 
 from __future__ import annotations
@@ -74,9 +75,10 @@ def _check(where: str, given: list[tuple[str, str, Any]]) -> None:
         if not isinstance(value, Tensor):  # an argument left out, or a plain number for all
             continue
         shape = value.shape
-        if len(shape) != len(dims) or any(
-            sizes.setdefault(letter, n) != n for letter, n in zip(dims, shape, strict=True)
-        ):
+        fits = len(shape) == len(dims)
+        for letter, size in zip(dims, shape, strict=False):
+            fits = fits and sizes.setdefault(letter, size) == size
+        if not fits:
             shapes = [(name, tuple(x.shape)) for name, _, x in given if isinstance(x, Tensor)]
             raise ValueError(f"{where} wants the shapes that its names say: {_told(shapes)}")
 
