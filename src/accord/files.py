@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
 from accord.errors import DataError, ResourceError, UsageError
@@ -22,10 +22,28 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class InputFile(PosixPath):
+    """A data file and the format that its user says it has, by name; a path in all else (`accord.formats.input_file`).
+
+    A path derived from it names no format.
+    """
+
+    format: str | None = None
+
+
+def format_said(path: Path | str) -> str | None:
+    """Return the name of the format that the user says a file has, None where nobody says."""
+    return path.format if isinstance(path, InputFile) else None
+
+
 def sha256_tree(path: Path) -> str:
-    """SHA-256 over the names and contents of a file, or of all files below a folder."""
+    """SHA-256 over the names and contents of a file, or of all files below a folder.
+
+    The same bytes read in another format are another input.
+    """
     if path.is_file():
-        return sha256_file(path)
+        said = format_said(path)
+        return f"{said}:{sha256_file(path)}" if said else sha256_file(path)
     rows = [f"{p.relative_to(path).as_posix()} {sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 

@@ -11,6 +11,14 @@ import typer
 from accord.config import LabelConfig, Recipe, describe, load_recipe
 from accord.errors import UsageError
 
+
+def data_file(text: str) -> Path:
+    """Return the data file that an option names, as PATH or FORMAT:PATH."""
+    from accord.formats import input_file
+
+    return input_file(text)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; everything else to stderr.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")]
 Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or start afresh.")]
@@ -24,7 +32,9 @@ FromRecipe = Annotated[
 Model = Annotated[Path, typer.Option(metavar="DIR", help="A Hugging Face folder: config, weights, tokenizer.")]
 ValidData = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Held-out rows in the same form; every twentieth of --data without it."),
+    typer.Option(
+        parser=data_file, metavar="FILE", help="Held-out rows in the same form; every twentieth of --data without it."
+    ),
 ]
 Sweep = Annotated[
     list[str] | None,

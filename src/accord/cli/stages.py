@@ -21,6 +21,7 @@ from accord.cli.options import (
     Sweep,
     ValidData,
     Verbose,
+    data_file,
     stage_recipe,
 )
 from accord.cli.sweeping import stage_or_sweep
@@ -28,8 +29,12 @@ from accord.cli.talk import path_text, talking
 
 
 def pretrain(
-    texts: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"text"} rows to learn from.')],
-    valid_texts: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"text"} rows to be tested on.')],
+    texts: Annotated[
+        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"text"} rows to learn from.')
+    ],
+    valid_texts: Annotated[
+        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"text"} rows to be tested on.')
+    ],
     output_dir: OutputDir,
     tokenizer: Annotated[
         Path | None,
@@ -70,7 +75,10 @@ def pretrain(
 
 def sft(
     model: Model,
-    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt", "completion"} or {"messages"} rows.')],
+    data: Annotated[
+        Path,
+        typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt", "completion"} or {"messages"} rows.'),
+    ],
     output_dir: OutputDir,
     valid_data: ValidData = None,
     overrides: Overrides = None,
@@ -111,6 +119,7 @@ def reward(
     data: Annotated[
         Path,
         typer.Option(
+            parser=data_file,
             metavar="FILE",
             help='JSONL of {"prompt", "completions", "ranks"} rows (1 = best, equal = tie) '
             'or {"prompt", "chosen", "rejected"}; {"prompt", "completion", "label"} for reward.loss=binary, '
@@ -155,12 +164,16 @@ def reward(
 
 def rl(
     model: Model,
-    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt"} rows; "weight" may be added.')],
+    data: Annotated[
+        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt"} rows; "weight" may be added.')
+    ],
     output_dir: OutputDir,
     reward_model: ScorerModel = None,
     ptx_data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='JSONL of {"text"} rows not to be forgotten; wants rl.ptx.coef.'),
+        typer.Option(
+            parser=data_file, metavar="FILE", help='JSONL of {"text"} rows not to be forgotten; wants rl.ptx.coef.'
+        ),
     ] = None,
     overrides: Overrides = None,
     recipe: FromRecipe = None,
@@ -202,6 +215,7 @@ def dpo(
     data: Annotated[
         Path,
         typer.Option(
+            parser=data_file,
             metavar="FILE",
             help="JSONL of rankings or pairs, as for `accord reward`; with dpo.loss=kto also of "
             '{"prompt", "completion", "label"} rows (true = good); with dpo.online=true of {"prompt"} rows.',
@@ -249,7 +263,7 @@ def dpo(
 
 def sample(
     model: Model,
-    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt"} rows.')],
+    data: Annotated[Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt"} rows.')],
     output: OutputFile,
     reward_model: ScorerModel = None,
     overrides: Overrides = None,
@@ -285,7 +299,9 @@ def sample(
 
 
 def score(
-    data: Annotated[Path, typer.Option(metavar="FILE", help='JSONL of {"prompt", "completion"} rows.')],
+    data: Annotated[
+        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt", "completion"} rows.')
+    ],
     output: OutputFile,
     model: Annotated[
         Path | None,

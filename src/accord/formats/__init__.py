@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accord.formats.item import CannotSay, Item
     from accord.formats.reading import Reading, Rejects, read
     from accord.formats.rows import Reject, Row
-    from accord.formats.table import FAMILIES, FORMATS, Detected, detect, members, suffix_of
+    from accord.formats.table import FAMILIES, FORMATS, Detected, detect, input_file, members, suffix_of
     from accord.formats.tally import Tally
     from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write
 
@@ -35,7 +35,7 @@ _DOORS = {
     "item": ("CannotSay", "Item"),
     "reading": ("Reading", "Rejects", "read"),
     "rows": ("Reject", "Row"),
-    "table": ("FAMILIES", "FORMATS", "Detected", "detect", "members", "suffix_of"),
+    "table": ("FAMILIES", "FORMATS", "Detected", "detect", "input_file", "members", "suffix_of"),
     "tally": ("Tally",),
     "writing": ("Manifest", "manifest_path", "rejects_path", "to_jsonl", "write"),
 }
@@ -64,6 +64,7 @@ __all__ = [
     "count",
     "detect",
     "from_facts",
+    "input_file",
     "inspect",
     "item_by_item",
     "manifest_path",

@@ -1,7 +1,8 @@
 """What the stages read of a file of any known format: prompts, demonstrations, judgements, texts.
 
-A file is told by its rows, as ``accord import`` tells it (`accord.formats.table.FORMATS`); ``format`` names it where
-that is not wanted. Accord's own rows, one JSON object a line:
+A file is told by its rows, as ``accord import`` tells it (`accord.formats.table.FORMATS`). Who knows better names
+the format, before the path as in ``my_formats:QA:rows.txt`` (`accord.formats.table.input_file`) or as ``format``.
+Accord's own rows, one JSON object a line:
 
 * demonstrations: ``{"prompt": "...", "completion": "..."}``
 * prompts: ``{"prompt": "..."}``
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
 from accord.errors import DataError
+from accord.files import format_said
 from accord.formats import own
 from accord.formats.format import Fields, row_by_row
 from accord.formats.item import Item, Messages, Text, turns_of
@@ -372,6 +374,7 @@ _WANTED: Mapping[str, _Wanted] = {
 
 def _said(path: Path | str, view: str, format: str | None) -> list[_Said]:
     """The items of a file that a stage asks for. Raises DataError for the first row that is something else."""
+    format = format_said(path) if format is None else format
     path = Path(path)
     found = [_Said(item, path) for item in _items(path, view, format)]
     if not found:

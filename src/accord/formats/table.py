@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accord import extend
 from accord.errors import DataError, UsageError
+from accord.files import InputFile, format_said
 from accord.formats import alpaca, hh, oasst, openai, own, plain, sharegpt, trl
 from accord.formats.format import Fields, Format
 from accord.formats.source import Container, container_of, rows
@@ -88,6 +89,7 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
         DataError: No format fits, or the file cannot be read.
         UsageError: There is no format of that name.
     """
+    format = format_said(path) if format is None else format
     path = Path(path)
     among = tuple(FORMATS.values()) if format is None else members(format)
     container = container_of(path)
@@ -104,6 +106,28 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
     count = f"{len(fits[best])} of the first {len(sample)} rows: {next(iter(fits[best].values()))}"
     also = tuple(name for name, found in fits.items() if name != best and len(found) == len(fits[best]))
     return Detected(best, container, count, also)
+
+
+def input_file(text: str) -> Path:
+    """Return the file that ``PATH`` or ``FORMAT:PATH`` means: ``hh:pairs.jsonl``, ``my_formats:QA:rows.txt``.
+
+    What stands before the path must name a format, and a file that bears the whole name is that file.
+    """
+    format, path = _format_and_path(text)
+    if format is None:
+        return Path(text)
+    found = InputFile(path)
+    found.format = format
+    return found
+
+
+def _format_and_path(text: str) -> tuple[str | None, str]:
+    for parts in (1, 2):
+        format, path = ":".join(text.split(":", parts)[:parts]), "".join(text.split(":", parts)[parts:])
+        known = extend.is_outside(format) or format in {*FORMATS, *FAMILIES, *PLAIN_FILES}
+        if path and known and not Path(text).exists():
+            return format, path
+    return None, text
 
 
 def sample_of(path: Path, container: Container) -> list[Fields]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import ScorerConfig
-from accord.formats.jsonl import read_demonstrations, write_jsonl
+from accord.formats.jsonl import write_jsonl
+from accord.formats.stage_rows import read_completions
 from accord.scoring.weighted import chat_of, load_scorer, score_in_parts
 
 
@@ -32,7 +33,7 @@ def score(
     part's own score, not yet weighted.
     """
     scorer = load_scorer(rewards, reward_model)
-    pairs = read_demonstrations(rows, chat_of(scorer))
+    pairs = read_completions(rows, chat_of(scorer))
     score_S, part_S = score_in_parts(scorer, pairs)
     scores, parts = score_S.tolist(), {name: values.tolist() for name, values in part_S.items()}
     scored: list[dict[str, Any]] = []
