@@ -26,7 +26,7 @@ class ScoreResult:
 def score(
     *, rows: Path, output: Path, reward_model: Path | None = None, rewards: Sequence[ScorerConfig] = ()
 ) -> ScoreResult:
-    """Score the ``{"prompt", "completion"}`` rows of a JSONL file; they are written with ``"score"`` added.
+    """Score every completion of a file; rows of ``{"prompt", "completion", "score"}`` are written.
 
     A reward model's score of 0 is that of an average completion among those it was taught by; 1 is one standard
     deviation of theirs. With ``rewards`` it is the weighted sum that `accord.rl` would see, and ``"parts"`` holds each
