@@ -91,6 +91,34 @@ def test_the_first_pages_are_there() -> None:
     assert (ROOT / "CONTRIBUTING.md").read_text().count("\n") < 120
 
 
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def test_the_architecture_tells_one_life_in_ten_steps_and_names_every_room() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    assert [int(number) for number in re.findall(r"^(\d+)\. ", text, re.M)] == [*range(1, 11)]
+    table = text.partition("## The rooms")[2].partition("## To add")[0]
+    named = set(
+        re.findall(r"`(\w+(?:\.py|/))`", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
+    )
+    package = ROOT / "src" / "accord"
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    modules = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    assert named == rooms | modules
+
+
+def test_the_architecture_says_file_shape_and_test_of_ten_things_to_add() -> None:
+    table = ARCHITECTURE.read_text(encoding="utf-8").partition("## To add")[2]
+    rows = [row.split("|")[1:-1] for row in re.findall(r"^\| \*\*.*", table, re.M)]
+    assert len(rows) == 10
+    for _, touched, shape, test in rows:
+        assert "`src/accord/" in touched and "`tests/test_" in test
+        names = re.findall(r"`([A-Z]\w+)`", shape + touched)
+        sources = [ROOT / path for path in re.findall(r"`(src/accord/[\w/]+\.py)`", touched + shape)]
+        code = "".join(path.read_text(encoding="utf-8") for path in sources)
+        assert [name for name in names if not re.search(rf"^(class )?{name}\b", code, re.M)] == [], touched
+
+
 def test_public_functions_exist() -> None:
     """Every name that ``import accord`` promises can be loaded."""
     assert [name for name in accord.__all__ if not hasattr(accord, name)] == []
