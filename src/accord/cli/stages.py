@@ -1,9 +1,15 @@
-"""Single stages on a user's own files: each command turns argv into a config and calls one public function."""
+"""Single stages on a user's own files: a table of commands, each of which calls one public function.
+
+A row says what a command reads and where its settings stand; flags, help and the call follow from it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,304 +31,292 @@ from accord.cli.options import (
     stage_recipe,
 )
 from accord.cli.sweeping import stage_or_sweep
-from accord.cli.talk import path_text, talking
+from accord.cli.talk import Talk, path_text, talking
 
 
-def pretrain(
-    texts: Annotated[
-        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"text"} rows to learn from.')
-    ],
-    valid_texts: Annotated[
-        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"text"} rows to be tested on.')
-    ],
-    output_dir: OutputDir,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder with tokenizer.json and its config; one is trained without it."),
-    ] = None,
-    overrides: Overrides = None,
-    recipe: FromRecipe = None,
-    seed: Seed = 0,
-    resume: Resume = True,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Train a small model from scratch on plain texts.
+@dataclass(frozen=True)
+class StageCommand:
+    """A command that carries out one stage.
 
-    \b
-    Examples:
-      accord pretrain --texts texts.jsonl --valid-texts valid.jsonl -o base
-      accord pretrain --texts t.jsonl --valid-texts v.jsonl --tokenizer tok -o base model.width=128 pretrain.epochs=2
+    Attributes:
+        name: Of the command, of the public function of `accord`, and of the section of the recipe.
+        text: What --help says.
+        work: What the command does with its arguments.
+        inputs: Required files and folders: the parameter's name -> its type with its help.
+        optional: The same for those that may be left out.
+        output: Where the result goes: the parameter's name and its type.
+        sections: Sections of the recipe whose keys --help lists.
+        options: Other parameters, with their defaults, in the order of --help.
+        next_step: What to run then; ``{model}`` and ``{output}`` are filled in.
     """
-    with talking(json, verbose) as talk:
-        sections = ("pretrain", "model") if tokenizer else ("pretrain", "model", "tokenizer")
-        config = stage_recipe(recipe, overrides, sections)
-        if tokenizer is None:
-            tokenizer = accord.tokenizer(config.tokenizer, texts=texts, output_dir=output_dir / "tokenizer").tokenizer
-        made = accord.pretrain(
-            config.pretrain,
-            config.model,
-            texts=texts,
-            valid_texts=valid_texts,
-            tokenizer=tokenizer,
-            output_dir=output_dir,
-            seed=seed,
-            resume=resume,
-            log=talk.log,
-        )
-        talk.result(made, next_step=f"accord sft --model {path_text(output_dir / 'model')} --data FILE.jsonl -o sft")
+
+    name: str
+    text: str
+    work: Callable[[Talk, StageCommand, dict[str, Any]], None]
+    inputs: Mapping[str, Any]
+    optional: Mapping[str, Any] = field(default_factory=dict)
+    output: tuple[str, Any] = ("output_dir", OutputDir)
+    sections: tuple[str, ...] = ()
+    options: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    next_step: str = ""
+
+    def paths(self, given: Mapping[str, Any]) -> dict[str, Path | None]:
+        """Return the files and folders that the command reads, by the public function's own names."""
+        return {name: given[name] for name in (*self.inputs, *self.optional)}
+
+    def next_after(self, output: Path) -> str:
+        """Return what to run after this command has written ``output``."""
+        return self.next_step.format(model=path_text(output / "model"), output=path_text(output))
 
 
-def sft(
-    model: Model,
-    data: Annotated[
-        Path,
-        typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt", "completion"} or {"messages"} rows.'),
-    ],
-    output_dir: OutputDir,
-    valid_data: ValidData = None,
-    overrides: Overrides = None,
-    recipe: FromRecipe = None,
-    sweep: Sweep = None,
-    seed: Seed = 0,
-    resume: Resume = True,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Fine-tune a model on demonstrations.
-
-    The loss counts the completion and its end token only; of conversations, the assistant's turns.
-
-    \b
-    Examples:
-      accord sft --model base/model --data demonstrations.jsonl -o sft
-      accord sft --model SmolLM2-135M --data demos.jsonl -o sft sft.epochs=1 sft.optim.lr=5e-5
-      accord sft --model base/model --data demos.jsonl -o lrs --sweep sft.optim.lr=1e-4,5e-4
-    """
-    with talking(json, verbose) as talk:
-        stage_or_sweep(
-            talk,
-            "sft",
-            inputs={"model": model, "data": data, "valid_data": valid_data},
-            output_dir=output_dir,
-            recipe=recipe,
-            overrides=overrides,
-            sweep=sweep,
-            seed=seed,
-            resume=resume,
-            next_step=f"accord reward --model {path_text(output_dir / 'model')} --data FILE.jsonl -o reward",
-        )
+_RECIPE: dict[str, tuple[Any, Any]] = {"overrides": (Overrides, None), "recipe": (FromRecipe, None)}
+_SEED: dict[str, tuple[Any, Any]] = {"seed": (Seed, 0)}
+_ONCE: dict[str, tuple[Any, Any]] = {**_RECIPE, **_SEED, "resume": (Resume, True)}
+_SWEEPING: dict[str, tuple[Any, Any]] = {**_RECIPE, "sweep": (Sweep, None), **_SEED, "resume": (Resume, True)}
+_TALK: dict[str, tuple[Any, Any]] = {"json": (Json, False), "verbose": (Verbose, False)}
 
 
-def reward(
-    model: Model,
-    data: Annotated[
-        Path,
-        typer.Option(
-            parser=data_file,
-            metavar="FILE",
-            help='JSONL of {"prompt", "completions", "ranks"} rows (1 = best, equal = tie) '
-            'or {"prompt", "chosen", "rejected"}; {"prompt", "completion", "label"} for reward.loss=binary, '
-            '"rating" for regression.',
-        ),
-    ],
-    output_dir: OutputDir,
-    valid_data: ValidData = None,
-    overrides: Overrides = None,
-    recipe: FromRecipe = None,
-    sweep: Sweep = None,
-    seed: Seed = 0,
-    resume: Resume = True,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Learn a reward model from rankings, labels or ratings.
-
-    All pairs of one ranking share a batch element, so a long ranking weighs no more than a short one.
-
-    \b
-    Examples:
-      accord reward --model sft/model --data prefs.jsonl -o reward
-      accord reward --model sft/model --data prefs.jsonl -o reward reward.heads=4 reward.optim.lr=1e-5
-      accord reward --model sft/model --data thumbs.jsonl -o reward reward.loss=binary
-    """
-    with talking(json, verbose) as talk:
-        scorer = path_text(output_dir / "model")
-        stage_or_sweep(
-            talk,
-            "reward",
-            inputs={"model": model, "data": data, "valid_data": valid_data},
-            output_dir=output_dir,
-            recipe=recipe,
-            overrides=overrides,
-            sweep=sweep,
-            seed=seed,
-            resume=resume,
-            next_step=f"accord rl --model DIR --reward-model {scorer} --data FILE.jsonl -o ppo",
-        )
+def file(text: str) -> Any:
+    """Return the type of an option that names a file of data (PATH or FORMAT:PATH), with its help."""
+    return Annotated[Path, typer.Option(parser=data_file, metavar="FILE", help=text)]
 
 
-def rl(
-    model: Model,
-    data: Annotated[
-        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt"} rows; "weight" may be added.')
-    ],
-    output_dir: OutputDir,
-    reward_model: ScorerModel = None,
-    ptx_data: Annotated[
-        Path | None,
-        typer.Option(
-            parser=data_file, metavar="FILE", help='JSONL of {"text"} rows not to be forgotten; wants rl.ptx.coef.'
-        ),
-    ] = None,
-    overrides: Overrides = None,
-    recipe: FromRecipe = None,
-    sweep: Sweep = None,
-    seed: Seed = 0,
-    resume: Resume = True,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Optimise a policy against a reward model, rewards of your own, or both.
-
-    Drifting from the model it started as costs reward: rl.kl_coef a nat. rl.algorithm says how: ppo, rloo, grpo and
-    others, or module:name of your own.
-
-    \b
-    Examples:
-      accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
-      accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o rloo rl.algorithm=rloo
-      accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o kls --sweep rl.kl_coef=.01,.05,.2
-      accord rl --model sft/model --data prompts.jsonl -o ppo 'rl.rewards=[{function: "mine:score"}]'
-    """
-    with talking(json, verbose) as talk:
-        stage_or_sweep(
-            talk,
-            "rl",
-            inputs={"model": model, "reward_model": reward_model, "data": data, "ptx_data": ptx_data},
-            output_dir=output_dir,
-            recipe=recipe,
-            overrides=overrides,
-            sweep=sweep,
-            seed=seed,
-            resume=resume,
-            next_step=f"accord sample --model {path_text(output_dir / 'model')} --data FILE.jsonl -o samples.jsonl",
-        )
+def file_or_none(text: str) -> Any:
+    """Return the type of such an option that may be left out."""
+    return Annotated[Path | None, typer.Option(parser=data_file, metavar="FILE", help=text)]
 
 
-def dpo(
-    model: Model,
-    data: Annotated[
-        Path,
-        typer.Option(
-            parser=data_file,
-            metavar="FILE",
-            help="JSONL of rankings or pairs, as for `accord reward`; with dpo.loss=kto also of "
-            '{"prompt", "completion", "label"} rows (true = good); with dpo.online=true of {"prompt"} rows.',
-        ),
-    ],
-    output_dir: OutputDir,
-    reward_model: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="What `accord reward` wrote: it ranks completions where dpo.online=true."),
-    ] = None,
-    valid_data: ValidData = None,
-    overrides: Overrides = None,
-    recipe: FromRecipe = None,
-    sweep: Sweep = None,
-    seed: Seed = 0,
-    resume: Resume = True,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Improve a model on judgements directly, without a reward model.
-
-    The loss is a row of a table: dpo, cdpo, ipo, ipo_sum, kto, simpo, orpo, or module:name of your own. Online, a
-    reward model or dpo.rewards rank completions that the model draws on the way.
-
-    \b
-    Examples:
-      accord dpo --model sft/model --data rankings.jsonl -o dpo
-      accord dpo --model sft/model --data thumbs.jsonl -o kto dpo.loss=kto
-      accord dpo --model sft/model --reward-model reward/model --data prompts.jsonl -o online dpo.online=true
-    """
-    with talking(json, verbose) as talk:
-        stage_or_sweep(
-            talk,
-            "dpo",
-            inputs={"model": model, "reward_model": reward_model, "data": data, "valid_data": valid_data},
-            output_dir=output_dir,
-            recipe=recipe,
-            overrides=overrides,
-            sweep=sweep,
-            seed=seed,
-            resume=resume,
-            next_step=f"accord sample --model {path_text(output_dir / 'model')} --data FILE.jsonl -o samples.jsonl",
-        )
+def folder_or_none(text: str, *flags: str) -> Any:
+    """Return the type of an option that names a folder and may be left out."""
+    return Annotated[Path | None, typer.Option(*flags, metavar="DIR", help=text)]
 
 
-def sample(
-    model: Model,
-    data: Annotated[Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt"} rows.')],
-    output: OutputFile,
-    reward_model: ScorerModel = None,
-    overrides: Overrides = None,
-    recipe: FromRecipe = None,
-    seed: Seed = 0,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Draw completions from a model.
+def command_of(stage: StageCommand) -> Callable[..., None]:
+    """Return the function of a command as Typer reads it: its signature and its help come from the row."""
 
-    Each comes with the log-probability it was drawn with. With a reward model each has its score, and with
-    sample.best_of=n each is the best of n.
+    def command(**given: Any) -> None:
+        with talking(given.pop("json"), given.pop("verbose")) as talk:
+            stage.work(talk, stage, given)
 
-    \b
-    Examples:
-      accord sample --model ppo/model --data prompts.jsonl -o samples.jsonl
-      accord sample --model ppo/model --data prompts.jsonl -o samples.jsonl sample.samples_per_prompt=8
-      accord sample --model sft/model --reward-model reward/model --data prompts.jsonl -o best.jsonl sample.best_of=16
-    """
-    with talking(json, verbose) as talk:
-        config = stage_recipe(recipe, overrides, ("sample", "rl.rewards"))
-        made = accord.sample(
-            config.sample,
-            model=model,
-            data=data,
-            output=output,
-            reward_model=reward_model,
-            rewards=config.rl.rewards,
-            seed=seed,
-            log=talk.log,
-        )
-        talk.result(made, next_step=f"accord score --model DIR --data {path_text(output)} -o scored.jsonl")
+    required = {**stage.inputs, stage.output[0]: stage.output[1]}
+    optional = {name: (kind, None) for name, kind in stage.optional.items()} | {**stage.options, **_TALK}
+    kind = Parameter.KEYWORD_ONLY
+    signature = [Parameter(name, kind, annotation=annotation) for name, annotation in required.items()]
+    signature += [Parameter(name, kind, annotation=a, default=default) for name, (a, default) in optional.items()]
+    command.__name__ = command.__qualname__ = stage.name
+    command.__doc__ = stage.text
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+    setattr(command, "__signature__", Signature(signature))  # noqa: B010 - no attribute of functions, says mypy
+    return command
 
 
-def score(
-    data: Annotated[
-        Path, typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt", "completion"} rows.')
-    ],
-    output: OutputFile,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model", "--reward-model", metavar="DIR", help="What `accord reward` wrote, or rl.rewards alone."
-        ),
-    ] = None,
-    overrides: Overrides = None,
-    recipe: FromRecipe = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Score completions with a reward model, rewards of your own, or both.
+# -- what commands do --------------------------------------------------------------------------------------------------
 
-    The rows come back with "score" added, and with "parts" where there are several.
 
-    \b
-    Examples:
-      accord score --model reward/model --data samples.jsonl -o scored.jsonl
-      accord score --data samples.jsonl -o scored.jsonl 'rl.rewards=[{regex: "please", weight: 0.5}]'
-    """
-    with talking(json, verbose) as talk:
-        rewards = stage_recipe(recipe, overrides, ("rl.rewards",)).rl.rewards
-        talk.result(accord.score(reward_model=model, rewards=rewards, rows=data, output=output))
+def _stage(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
+    paths = stage.paths(given)
+    rest = {name: value for name, value in given.items() if name not in paths}
+    stage_or_sweep(talk, stage.name, inputs=paths, next_step=stage.next_after(given["output_dir"]), **rest)
+
+
+def _pretrain(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
+    tokenizer, output_dir = given["tokenizer"], given["output_dir"]
+    sections = ("pretrain", "model") if tokenizer else stage.sections
+    config = stage_recipe(given["recipe"], given["overrides"], sections)
+    if tokenizer is None:
+        made = accord.tokenizer(config.tokenizer, texts=given["texts"], output_dir=output_dir / "tokenizer")
+        tokenizer = made.tokenizer
+    result = accord.pretrain(
+        config.pretrain,
+        config.model,
+        **stage.paths(given) | {"tokenizer": tokenizer},
+        output_dir=output_dir,
+        seed=given["seed"],
+        resume=given["resume"],
+        log=talk.log,
+    )
+    talk.result(result, next_step=stage.next_after(output_dir))
+
+
+def _sample(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
+    config = stage_recipe(given["recipe"], given["overrides"], ("sample", "rl.rewards"))
+    result = accord.sample(
+        config.sample,
+        **stage.paths(given),
+        output=given["output"],
+        rewards=config.rl.rewards,
+        seed=given["seed"],
+        log=talk.log,
+    )
+    talk.result(result, next_step=stage.next_after(given["output"]))
+
+
+def _score(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
+    rewards = stage_recipe(given["recipe"], given["overrides"], ("rl.rewards",)).rl.rewards
+    made = accord.score(reward_model=given["model"], rewards=rewards, rows=given["data"], output=given["output"])
+    talk.result(made)
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+_SAMPLE_NEXT = "accord sample --model {model} --data FILE.jsonl -o samples.jsonl"
+
+STAGES = [
+    StageCommand(
+        "pretrain",
+        """Train a small model from scratch on plain texts.
+
+\b
+Examples:
+  accord pretrain --texts texts.jsonl --valid-texts valid.jsonl -o base
+  accord pretrain --texts t.jsonl --valid-texts v.jsonl --tokenizer tok -o base model.width=128 pretrain.epochs=2
+""",
+        _pretrain,
+        {
+            "texts": file('JSONL of {"text"} rows to learn from.'),
+            "valid_texts": file('JSONL of {"text"} rows to be tested on.'),
+        },
+        {"tokenizer": folder_or_none("Folder with tokenizer.json and its config; one is trained without it.")},
+        sections=("pretrain", "model", "tokenizer"),
+        options=_ONCE,
+        next_step="accord sft --model {model} --data FILE.jsonl -o sft",
+    ),
+    StageCommand(
+        "sft",
+        """Fine-tune a model on demonstrations.
+
+The loss counts the completion and its end token only; of conversations, the assistant's turns.
+
+\b
+Examples:
+  accord sft --model base/model --data demonstrations.jsonl -o sft
+  accord sft --model SmolLM2-135M --data demos.jsonl -o sft sft.epochs=1 sft.optim.lr=5e-5
+  accord sft --model base/model --data demos.jsonl -o lrs --sweep sft.optim.lr=1e-4,5e-4
+""",
+        _stage,
+        {"model": Model, "data": file('JSONL of {"prompt", "completion"} or {"messages"} rows.')},
+        {"valid_data": ValidData},
+        sections=("sft",),
+        options=_SWEEPING,
+        next_step="accord reward --model {model} --data FILE.jsonl -o reward",
+    ),
+    StageCommand(
+        "sample",
+        """Draw completions from a model.
+
+Each comes with the log-probability it was drawn with. With a reward model each has its score, and with
+sample.best_of=n each is the best of n.
+
+\b
+Examples:
+  accord sample --model ppo/model --data prompts.jsonl -o samples.jsonl
+  accord sample --model ppo/model --data prompts.jsonl -o samples.jsonl sample.samples_per_prompt=8
+  accord sample --model sft/model --reward-model reward/model --data prompts.jsonl -o best.jsonl sample.best_of=16
+""",
+        _sample,
+        {"model": Model, "data": file('JSONL of {"prompt"} rows.')},
+        {"reward_model": ScorerModel},
+        output=("output", OutputFile),
+        sections=("sample",),
+        options={**_RECIPE, **_SEED},
+        next_step="accord score --model DIR --data {output} -o scored.jsonl",
+    ),
+    StageCommand(
+        "score",
+        """Score completions with a reward model, rewards of your own, or both.
+
+The rows come back with "score" added, and with "parts" where there are several.
+
+\b
+Examples:
+  accord score --model reward/model --data samples.jsonl -o scored.jsonl
+  accord score --data samples.jsonl -o scored.jsonl 'rl.rewards=[{regex: "please", weight: 0.5}]'
+""",
+        _score,
+        {"data": file('JSONL of {"prompt", "completion"} rows.')},
+        {"model": folder_or_none("What `accord reward` wrote, or rl.rewards alone.", "--model", "--reward-model")},
+        output=("output", OutputFile),
+        options=_RECIPE,
+    ),
+    StageCommand(
+        "reward",
+        """Learn a reward model from rankings, labels or ratings.
+
+All pairs of one ranking share a batch element, so a long ranking weighs no more than a short one.
+
+\b
+Examples:
+  accord reward --model sft/model --data prefs.jsonl -o reward
+  accord reward --model sft/model --data prefs.jsonl -o reward reward.heads=4 reward.optim.lr=1e-5
+  accord reward --model sft/model --data thumbs.jsonl -o reward reward.loss=binary
+""",
+        _stage,
+        {
+            "model": Model,
+            "data": file(
+                'JSONL of {"prompt", "completions", "ranks"} rows (1 = best, equal = tie) '
+                'or {"prompt", "chosen", "rejected"}; {"prompt", "completion", "label"} for reward.loss=binary, '
+                '"rating" for regression.'
+            ),
+        },
+        {"valid_data": ValidData},
+        sections=("reward",),
+        options=_SWEEPING,
+        next_step="accord rl --model DIR --reward-model {model} --data FILE.jsonl -o ppo",
+    ),
+    StageCommand(
+        "rl",
+        """Optimise a policy against a reward model, rewards of your own, or both.
+
+Drifting from the model it started as costs reward: rl.kl_coef a nat. rl.algorithm says how: ppo, rloo, grpo and
+others, or module:name of your own.
+
+\b
+Examples:
+  accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
+  accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o rloo rl.algorithm=rloo
+  accord rl --model sft/model --reward-model reward/model --data prompts.jsonl -o kls --sweep rl.kl_coef=.01,.05,.2
+  accord rl --model sft/model --data prompts.jsonl -o ppo 'rl.rewards=[{function: "mine:score"}]'
+""",
+        _stage,
+        {"model": Model, "data": file('JSONL of {"prompt"} rows; "weight" may be added.')},
+        {
+            "reward_model": ScorerModel,
+            "ptx_data": file_or_none('JSONL of {"text"} rows not to be forgotten; wants rl.ptx.coef.'),
+        },
+        sections=("rl",),
+        options=_SWEEPING,
+        next_step=_SAMPLE_NEXT,
+    ),
+    StageCommand(
+        "dpo",
+        """Improve a model on judgements directly, without a reward model.
+
+The loss is a row of a table: dpo, cdpo, ipo, ipo_sum, kto, simpo, orpo, or module:name of your own. Online, a
+reward model or dpo.rewards rank completions that the model draws on the way.
+
+\b
+Examples:
+  accord dpo --model sft/model --data rankings.jsonl -o dpo
+  accord dpo --model sft/model --data thumbs.jsonl -o kto dpo.loss=kto
+  accord dpo --model sft/model --reward-model reward/model --data prompts.jsonl -o online dpo.online=true
+""",
+        _stage,
+        {
+            "model": Model,
+            "data": file(
+                "JSONL of rankings or pairs, as for `accord reward`; with dpo.loss=kto also of "
+                '{"prompt", "completion", "label"} rows (true = good); with dpo.online=true of {"prompt"} rows.'
+            ),
+        },
+        {
+            "reward_model": folder_or_none(
+                "What `accord reward` wrote: it ranks completions where dpo.online=true.", "--reward-model"
+            ),
+            "valid_data": ValidData,
+        },
+        sections=("dpo",),
+        options=_SWEEPING,
+        next_step=_SAMPLE_NEXT,
+    ),
+]
