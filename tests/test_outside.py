@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import WriteRows
 
-from accord.config import DpoConfig, OptimConfig, RewardConfig, RlConfig
+from accord.config import DpoConfig, OptimConfig, PromptsConfig, RewardConfig, RlConfig
 from accord.errors import UsageError
 
 SOURCES = {
@@ -95,7 +95,7 @@ def test_a_policy_algorithm_a_scorer_and_a_filter_of_prompts(
     config = RlConfig(
         algorithm=f"{guest}.policies:ranked",
         rewards=({"function": f"{guest}.scores:vowels", "name": "vowels"},),
-        prompts={"function": f"{guest}.scores:short"},
+        prompts=PromptsConfig(function=f"{guest}.scores:short"),
         iterations=2,
         prompts_per_iteration=4,
         samples_per_prompt=2,
