@@ -34,7 +34,8 @@ def code_of(page: Path) -> Iterator[str]:
 
 
 def paths_in(code: str) -> Iterator[str]:
-    for word in re.findall(r"[\w./*-]+", code):
+    """Paths of the repository; what a colon stands before is a user's own (``--data hh:mine.txt``)."""
+    for word in re.findall(r"(?<![\w./*:-])[\w./*-]+", code):
         if word.startswith(OURS) or re.fullmatch(r"[\w.-]+\.(md|toml|txt)", word):
             yield word.rstrip(".")
 

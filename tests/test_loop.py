@@ -119,6 +119,7 @@ def test_the_whole_loop_runs_from_a_given_folder(tmp_path: Path, reviews: Path, 
     assert "data: already done" in said and "sft: starting" in said
 
 
+@pytest.mark.slow
 def test_samples_of_the_new_policy_wait_for_people(tmp_path: Path, reviews: Path, given: Path) -> None:
     recipe = load_recipe(None, [*TOY, f"base.model={given}", "ask.queue=3", "name=toy"])
     place = tmp_path / "run" / "accord.db"
@@ -150,6 +151,7 @@ def test_equal_samples_are_shown_once_and_a_lone_one_not_at_all(tmp_path: Path) 
         assert [completion.text for completion in task.completions] == [" A.", " B."]
 
 
+@pytest.mark.slow
 def test_a_sweep_does_what_is_shared_once(tmp_path: Path, reviews: Path, given: Path) -> None:
     """Two prices of KL: everything before rl is done at the first point, and the second takes it over."""
     out, said = tmp_path / "sweep", []
@@ -186,6 +188,7 @@ METHODS = """{
 }"""
 
 
+@pytest.mark.slow
 def test_a_comparison_runs_every_method_on_every_seed(tmp_path: Path, reviews: Path, given: Path) -> None:
     toy = ["sft.epochs=8", "sft.lora.rank=0", "sft.optim.lr=0.01", "rl.max_new_tokens=48", "rl.lora.rank=0"]
     own = ["compare.labelled_prompts=6", "compare.seeds=[3,4]", "dpo.groups_per_step=3", "dpo.precision=fp32"]
@@ -265,6 +268,7 @@ def test_seeds_of_a_comparison_may_take_unequal_steps(tmp_path: Path) -> None:
         assert "step 40" in page and "step 60" not in page
 
 
+@pytest.mark.slow
 def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given: Path) -> None:
     """The proxy of the evaluation is what was optimised: reward model and pattern together."""
     own = "rl.rewards=[{regex: '[aeiou]', weight: 100}]"
