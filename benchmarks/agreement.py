@@ -24,16 +24,17 @@ from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import OptimConfig, RewardConfig
 from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.rollout.engine import Engine, Sample, Sampling
+from accord.rollout.generator import Generated, decoded
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
-from accord.train.lm import sft_losses
 from accord.train.policy_models import PolicyModels
-from accord.train.policy_update import update_policy
+from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.preferences import Tally, preference_losses
 from accord.train.reward import group_losses
-from accord.train.rollouts import evaluate_rollout, score_samples
+from accord.train.rollouts import measure_rollout, score_samples
+from accord.train.sft import sft_losses
 from benchmarks.ours import (
     NEVER,
     NEW,
@@ -43,7 +44,7 @@ from benchmarks.ours import (
     dpo_objective,
     group_config,
     judged_pair,
-    make_actors,
+    make_models,
     pair,
     ppo_config,
     ppo_prompts,
@@ -135,24 +136,30 @@ class FixedScores:
 def ppo(model: Path, precision: str, folder: Path) -> dict[str, list[float]]:
     """Losses and gradient norms of the four epochs on one rollout. The reference is another model: KL counts."""
     config = ppo_config(precision, UPDATE)
-    actors = make_actors(model, model.with_name("tiny-eos"), folder / "model", precision)
-    words = actors.words
+    models = make_models(model, model.with_name("tiny-eos"), folder / "model", precision)
+    words = models.tokenizer
     candidates = ppo_prompts(model, words)
     prompts = [next(candidates) for _ in range(ROWS)]
-    samples = _samples_without_padding(Engine(actors.policy, NEVER, max_rows=ROWS), prompts, actors.words)
+    samples = _samples_without_padding(Engine(models.policy, NEVER, max_rows=ROWS), prompts, models.tokenizer)
     score_B = torch.randn(ROWS, generator=torch.Generator().manual_seed(0))
-    actors.scorer = FixedScores(score_B)
+    models.scorer = FixedScores(score_B)
     ids_BT = torch.tensor([s.prompt + s.completion for s in samples])
     save_file({"ids_BT": ids_BT, "score_B": score_B}, folder / "rollout.safetensors")
-    modules = actors.trained()
+    modules = models.trained()
     learner = Recorder(modules, {"actor": UPDATE, "critic": UPDATE}, config.ppo_epochs)
-    rollout = evaluate_rollout(config, actors, score_samples(actors, prompts, samples), score_B)
-    controllers = Controllers.of(config, float(NEW))
-    update_policy(config, POLICY_ALGORITHMS["ppo"], actors, learner, controllers, rollout, seed=0)
+    optimizer = PolicyOptimizer(config, POLICY_ALGORITHMS["ppo"], models, learner, Controllers.of(config, float(NEW)))
+    _update(optimizer, decoded(words, prompts, samples), score_B)
     return {
         "losses": [s["loss"] for s in learner.said],
         "norms": [s[f"{name}_grad_norm"] for s in learner.said for name in modules],
     }
+
+
+def _update(optimizer: PolicyOptimizer, samples: Sequence[Generated], score_B: Tensor) -> None:
+    """All updates on one rollout, whose scores are given."""
+    scored = score_samples(optimizer.models.scorer, samples)
+    rollout = measure_rollout(optimizer.config, optimizer.models, scored, score_B)
+    optimizer.update(optimizer.advantages(rollout, optimizer.rewards(rollout)), seed=0)
 
 
 def group(algorithm: str, epochs: int) -> Callable[[Path, str, Path], dict[str, list[float]]]:
@@ -167,17 +174,17 @@ def group(algorithm: str, epochs: int) -> Callable[[Path, str, Path], dict[str, 
         engine = Engine(policy, NEVER, max_rows=ROWS)
         samples = _samples_without_padding(engine, prompts, words, config.samples_per_prompt)
         score_B = torch.randn(ROWS, generator=torch.Generator().manual_seed(0))
-        actors = PolicyModels(policy, None, frozen, FixedScores(score_B), words)
+        models = PolicyModels(policy, None, frozen, FixedScores(score_B), words)
         rollout = {
             "prompts": prompts,
             "completions": [list(s.completion) for s in samples],
             "scores": score_B.tolist(),
         }
         (folder / "rollout.json").write_text(json.dumps(rollout))
-        learner = Recorder(actors.trained(), {"actor": UPDATE}, epochs)
-        measured = evaluate_rollout(config, actors, score_samples(actors, prompts, samples), score_B)
-        controllers = Controllers.of(config, float(NEW))
-        update_policy(config, POLICY_ALGORITHMS[algorithm], actors, learner, controllers, measured, seed=0)
+        learner = Recorder(models.trained(), {"actor": UPDATE}, epochs)
+        row, controllers = POLICY_ALGORITHMS[algorithm], Controllers.of(config, float(NEW))
+        optimizer = PolicyOptimizer(config, row, models, learner, controllers)
+        _update(optimizer, decoded(words, prompts, samples), score_B)
         losses = [s["loss"] for s in learner.said] if algorithm == "grpo" else []
         return {"losses": losses, "norms": [s["actor_grad_norm"] for s in learner.said]}
 

@@ -30,15 +30,16 @@ from accord.models.folder import load_policy, load_scalar, save_policy, save_sca
 from accord.models.placement import Placement
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sampling
+from accord.rollout.generator import decoded
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
 from accord.text.tokenizer import train_tokenizer
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
-from accord.train.lm import sft_losses
 from accord.train.policy_models import PolicyModels
-from accord.train.rl import rl_step
+from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.rollouts import score_samples
+from accord.train.sft import sft_losses
 
 SHAPES = {
     "135M": DecoderConfig(49152, 576, 1536, 30, 9, 3, 64, 2048),
@@ -153,14 +154,15 @@ def _iterate(setting: Setting) -> float:
     policy, words = load_policy(folder / "policy", place)
     reference = load_policy(folder / "policy", place)[0].eval().requires_grad_(False)
     critic = load_scalar(folder / "reward", place)[0]
-    actors = PolicyModels(policy, critic, reference, RewardModel.load(folder / "reward", place), words)
-    learner = Learner(actors.trained(), {"actor": STILL, "critic": STILL}, 10**6)
+    models = PolicyModels(policy, critic, reference, RewardModel.load(folder / "reward", place), words)
+    learner = Learner(models.trained(), {"actor": STILL, "critic": STILL}, 10**6)
     engine, controllers = Engine(policy, (), max_rows=setting.rows), Controllers.of(config, float(setting.tokens))
-    texts, algorithm = [words.decode(ids) for ids in setting.prompts], POLICY_ALGORITHMS["ppo"]
+    texts = [words.decode(ids) for ids in setting.prompts]
+    optimizer = PolicyOptimizer(config, POLICY_ALGORITHMS["ppo"], models, learner, controllers)
 
     def ours() -> float:
         samples = engine.generate(setting.prompts, Sampling(setting.tokens), seed=learner.step)
-        rl_step(config, algorithm, actors, learner, controllers, score_samples(actors, texts, samples), learner.step)
+        optimizer.improve(score_samples(models.scorer, decoded(words, texts, samples)), learner.step)
         return float(setting.rows)
 
     return setting.per_second(ours)

@@ -27,6 +27,7 @@ from accord.models.folder import load_policy, load_scalar, save_scalar
 from accord.models.placement import PLAIN, Placement
 from accord.models.precision import tune_allocator
 from accord.rollout.engine import Engine, Sampling
+from accord.rollout.generator import decoded
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
@@ -34,12 +35,12 @@ from accord.train.alarms import alarms
 from accord.train.controllers import Controllers
 from accord.train.judged import EncodedGroup
 from accord.train.learner import Learner, Metrics
-from accord.train.lm import sft_losses
 from accord.train.policy_models import PolicyModels
+from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.preferences import ComparedGroup, Objective, Tally, bucketed_logp, preference_losses, ranked_group
 from accord.train.reward import group_losses
-from accord.train.rl import rl_step
 from accord.train.rollouts import score_samples
+from accord.train.sft import sft_losses
 
 PLACEMENTS = {"f32": PLAIN, "bf16": Placement("bf16", "cpu")}
 CONFIG = {"f32": "fp32", "bf16": "bf16"}
@@ -181,8 +182,8 @@ def ppo_prompts(model: Path, words: Tokenizer) -> Iterator[str]:
 def ppo(model: Path, precision: str, stop: str) -> Run:
     """One iteration: 32 rollouts, reference, values and scores, 4 epochs of one minibatch, statistics and metrics."""
     with TemporaryDirectory() as folder:
-        actors = make_actors(model, model, Path(folder) / "reward", precision)
-    return iteration(ppo_config(precision, STILL), actors, model, stop)
+        models = make_models(model, model, Path(folder) / "reward", precision)
+    return iteration(ppo_config(precision, STILL), models, model, stop)
 
 
 class DistinctTokens:
@@ -215,24 +216,24 @@ def group(model: Path, precision: str, algorithm: str, stop: str) -> Run:
     """One iteration of an algorithm without a critic: 8 prompts x 4 rollouts, reference, one update, statistics."""
     policy, words = load_policy(model, PLACEMENTS[precision])
     frozen = load_policy(model, PLACEMENTS[precision])[0].eval().requires_grad_(False)
-    actors = PolicyModels(policy, None, frozen, DistinctTokens(words), words)
-    return iteration(group_config(algorithm, precision, STILL), actors, model, stop)
+    models = PolicyModels(policy, None, frozen, DistinctTokens(words), words)
+    return iteration(group_config(algorithm, precision, STILL), models, model, stop)
 
 
-def iteration(config: RlConfig, actors: PolicyModels, model: Path, stop: str) -> Run:
+def iteration(config: RlConfig, models: PolicyModels, model: Path, stop: str) -> Run:
     """What an iteration of the stage does, from the prompts to the row of metrics."""
-    words, algorithm = actors.words, POLICY_ALGORITHMS[config.algorithm]
-    learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, 10**6)
-    engine = Engine(actors.policy, words.stop_ids if stop == "eos" else NEVER, max_rows=ROWS)
-    metrics, controllers, steps = Metrics(Path(os.devnull)), Controllers.of(config, float(NEW)), count()
+    words, algorithm = models.tokenizer, POLICY_ALGORITHMS[config.algorithm]
+    learner = Learner(models.trained(), {"actor": config.actor, "critic": config.critic}, 10**6)
+    engine = Engine(models.policy, words.stop_ids if stop == "eos" else NEVER, max_rows=ROWS)
+    optimizer = PolicyOptimizer(config, algorithm, models, learner, Controllers.of(config, float(NEW)))
+    metrics, steps = Metrics(Path(os.devnull)), count()
     prompts = ppo_prompts(model, words)
 
     def run() -> float:
         step, chosen = next(steps), [next(prompts) for _ in range(config.prompts_per_iteration)]
         sampling = Sampling(NEW, config.samples_per_prompt)
         samples = engine.generate([words.encode(p) for p in chosen], sampling, seed=step)
-        scored = score_samples(actors, chosen, samples)
-        stats = rl_step(config, algorithm, actors, learner, controllers, scored, step)
+        stats = optimizer.improve(score_samples(models.scorer, decoded(words, chosen, samples)), step)
         list(alarms(stats))
         metrics.write(step, stats)
         return ROWS
@@ -240,7 +241,7 @@ def iteration(config: RlConfig, actors: PolicyModels, model: Path, stop: str) ->
     return run
 
 
-def make_actors(model: Path, reference: Path, reward_folder: Path, precision: str) -> PolicyModels:
+def make_models(model: Path, reference: Path, reward_folder: Path, precision: str) -> PolicyModels:
     """Policy, reference, a critic and a reward model of the policy's size, the last two from one folder."""
     policy, words = load_policy(model, PLACEMENTS[precision])
     scalar, _, _ = load_scalar(model, PLACEMENTS[precision], head_seed=0)

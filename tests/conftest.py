@@ -198,7 +198,7 @@ def letters_folder(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path
     from letters import PROMPTS
 
     from accord.config import OptimConfig, SftConfig
-    from accord.train.lm import sft
+    from accord.train.sft import sft
 
     folder = tmp_path_factory.mktemp("letters")
     draw = random.Random(0)

@@ -12,13 +12,12 @@ from torch import Tensor
 from accord.config import OptimConfig, RlConfig
 from accord.models.decoder import ScalarModel
 from accord.models.folder import load_policy, load_scalar
-from accord.rollout.engine import Engine
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.policy_models import PolicyModels, ValueHead
+from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.prompts import Prompts
-from accord.train.rl import find_algorithm, rl_step
-from accord.train.rollouts import draw
+from accord.train.rl import find_algorithm
 
 PROMPTS = ["Say:", "The village:", "He wrote:"]
 
@@ -49,7 +48,7 @@ def rl_config(**changes: Any) -> RlConfig:
     return RlConfig(**settings | changes)
 
 
-def actors_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> PolicyModels:
+def models_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> PolicyModels:
     """The models of policy optimisation; a critic of the kind that the settings ask for, by default a trunk's own."""
     policy, words = load_policy(folder)
     reference, _ = load_policy(folder)
@@ -63,14 +62,14 @@ def actors_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> Poli
     return PolicyModels(policy, critic, reference.eval().requires_grad_(False), scorer, words)
 
 
-def optimise(config: RlConfig, actors: PolicyModels) -> list[dict[str, float]]:
-    """The loop of the stage, with a scorer that is a function."""
-    algorithm = find_algorithm(config)
+def optimizer_of(config: RlConfig, models: PolicyModels) -> PolicyOptimizer:
+    """What improves these models, with a target of 6 tokens for the mean length."""
     updates = config.iterations * config.ppo_epochs * config.minibatches
-    learner = Learner(actors.trained(), {"actor": config.actor, "critic": config.critic}, updates)
-    engine, controllers = Engine(actors.policy, actors.words.stop_ids), Controllers.of(config, 6.0)
-    found = []
-    for step in range(config.iterations):
-        scored = draw(config, algorithm, actors, engine, Prompts(PROMPTS), step, 0)
-        found.append(rl_step(config, algorithm, actors, learner, controllers, scored, step))
-    return found
+    learner = Learner(models.trained(), {"actor": config.actor, "critic": config.critic}, updates)
+    return PolicyOptimizer(config, find_algorithm(config), models, learner, Controllers.of(config, 6.0))
+
+
+def optimise(config: RlConfig, models: PolicyModels) -> list[dict[str, float]]:
+    """The loop of the stage, with a scorer that is a function."""
+    optimizer = optimizer_of(config, models)
+    return [optimizer.step(Prompts(PROMPTS), step)[1] for step in range(config.iterations)]

@@ -24,9 +24,10 @@ from accord.text.batches import Example
 from accord.text.tokenizer import train_tokenizer
 from accord.train.dpo import dpo
 from accord.train.learner import Learner
-from accord.train.lm import pretrain, sft, sft_losses
+from accord.train.pretrain import pretrain
 from accord.train.reward import reward
 from accord.train.rl import rl
+from accord.train.sft import sft, sft_losses
 
 STARTS = ("Bread", "The fog", "Nobody", "A film")
 FAST = c.OptimConfig(lr=2e-3)

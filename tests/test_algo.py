@@ -15,7 +15,8 @@ from torch import Tensor
 
 from accord.algo import logprob
 from accord.algo.advantages import Rewarded, gae, token_rewards, whitened_gae
-from accord.algo.kl import AdaptiveKL, LengthLeash, kl_k1, kl_k3
+from accord.algo.kl import AdaptiveKL, kl_k1, kl_k3
+from accord.algo.length import LengthController
 from accord.algo.logprob import token_logp, token_nll
 from accord.algo.reductions import masked_mean, masked_whiten
 from accord.algo.reward_loss import bradley_terry, group_pairs, ranking_loss, self_distillation
@@ -198,29 +199,29 @@ def test_kl_coefficient_stays_without_a_target() -> None:
     assert controller.coef == 0.05
 
 
-def test_length_leash_by_hand() -> None:
-    leash = LengthLeash(target=20.0, rate=0.02)
-    near(leash.bonus(t64([5.0, 20.0, 60.0])), [0.0, 0.0, 0.0])
-    leash.update(16.0)  # 1 - 16 / 20 = .2 too short: .02 * .2 = .004, and 5 * .02 * .2 = .02 on top
-    assert leash.price == pytest.approx(0.024)
+def test_length_controller_by_hand() -> None:
+    controller = LengthController(target=20.0, rate=0.02)
+    near(controller.bonus(t64([5.0, 20.0, 60.0])), [0.0, 0.0, 0.0])
+    controller.update(16.0)  # 1 - 16 / 20 = .2 too short: .02 * .2 = .004, and 5 * .02 * .2 = .02 on top
+    assert controller.price == pytest.approx(0.024)
     # .024 * (tokens / 20 - 1): 10 -> -.012, 20 -> 0, 40 -> .024
-    near(leash.bonus(t64([10.0, 20.0, 40.0])), [-0.012, 0.0, 0.024])
-    leash.update(80.0)  # 1 - 4 = -3, held at -.5: .004 - .01 and 5 * .02 * -.5
-    assert leash.price == pytest.approx(-0.006 - 0.05)
-    near(leash.bonus(t64([10.0, 40.0])), [0.028, -0.056])
-    leash.update(1.0)  # .95, held at .5: -.006 + .01 and .05
-    assert leash.price == pytest.approx(0.004 + 0.05)
+    near(controller.bonus(t64([10.0, 20.0, 40.0])), [-0.012, 0.0, 0.024])
+    controller.update(80.0)  # 1 - 4 = -3, held at -.5: .004 - .01 and 5 * .02 * -.5
+    assert controller.price == pytest.approx(-0.006 - 0.05)
+    near(controller.bonus(t64([10.0, 40.0])), [0.028, -0.056])
+    controller.update(1.0)  # .95, held at .5: -.006 + .01 and .05
+    assert controller.price == pytest.approx(0.004 + 0.05)
 
 
-def test_length_leash_finds_the_price_that_holds_the_length() -> None:
+def test_length_controller_finds_the_price_that_holds_the_length() -> None:
     """A writer that follows the price slowly: 10 tokens at price 0, one more for each .01, a tenth of it at a time."""
-    leash, length, longest = LengthLeash(target=20.0, rate=0.01), 10.0, 0.0
+    controller, length, longest = LengthController(target=20.0, rate=0.01), 10.0, 0.0
     for _ in range(600):
-        leash.update(length)
-        length += 0.1 * (10.0 + 100.0 * leash.price - length)
+        controller.update(length)
+        length += 0.1 * (10.0 + 100.0 * controller.price - length)
         longest = max(longest, length)
     assert length == pytest.approx(20.0, abs=0.01)
-    assert leash.price == pytest.approx(0.1, abs=1e-4)
+    assert controller.price == pytest.approx(0.1, abs=1e-4)
     assert longest < 22.0
 
 

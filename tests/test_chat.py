@@ -28,7 +28,7 @@ from accord.text.batches import Example, collate
 from accord.text.chat import encode_chat
 from accord.text.template import ChatTemplate
 from accord.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_hash
-from accord.train.lm import sft
+from accord.train.sft import sft
 
 Messages = list[dict[str, Any]]
 

@@ -28,7 +28,6 @@ from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, alarms
 from accord.train.dpo import DpoResult, dpo
-from accord.train.lm import demonstration_example
 from accord.train.preferences import (
     ComparedGroup,
     Objective,
@@ -41,6 +40,7 @@ from accord.train.preferences import (
     preference_losses,
     ranked_group,
 )
+from accord.train.sft import demonstration_example
 
 # peft asks transformers for an attribute that it has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -27,7 +27,7 @@ from accord.rollout.draw import draw, truncate
 from accord.rollout.engine import Engine, Sample, Sampling, Token
 from accord.scoring import sample
 from accord.text.batches import Example, collate
-from accord.train.lm import logp_and_entropy
+from accord.train.likelihood import logp_and_entropy
 
 END = 0
 PROMPTS = [[5, 9, 3], [7], [11, 4, 8, 13, 2], [7, 7]]

@@ -18,7 +18,8 @@ from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.train.learner import Checkpoints, Learner
-from accord.train.lm import completion_nll, logp_and_entropy, sft_losses
+from accord.train.likelihood import completion_nll, logp_and_entropy
+from accord.train.sft import sft_losses
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
 

@@ -29,10 +29,11 @@ from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer
 from accord.train.learner import Learner
-from accord.train.lm import completion_nll, logp_and_entropy, sft
+from accord.train.likelihood import completion_nll, logp_and_entropy
 from accord.train.policy_models import load_policy_models
 from accord.train.reward import reward
 from accord.train.rl import rl
+from accord.train.sft import sft
 
 # peft asks transformers for an attribute that it has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -404,16 +405,16 @@ def test_the_reference_is_the_policy_itself_and_nothing_frozen_moves(inputs: dic
         return sum(type(found) is CausalLM for found in gc.get_objects())
 
     count = trunks()
-    actors = load_policy_models(rl_config(), PPO, inputs["model"], inputs["reward_model"])
+    models = load_policy_models(rl_config(), PPO, inputs["model"], inputs["reward_model"])
     assert trunks() == count + 1
     full = load_policy_models(rl_config(lora=RlLoraConfig()), PPO, inputs["model"], inputs["reward_model"])
     assert trunks() == count + 3
-    assert actors.reference is actors.policy and full.reference is not full.policy
-    train_somewhere(actors.policy)
+    assert models.reference is models.policy and full.reference is not full.policy
+    train_somewhere(models.policy)
     ids = torch.arange(2, 12)[None]
-    with torch.no_grad(), actors.as_reference() as reference, full.as_reference() as copied:
+    with torch.no_grad(), models.as_reference() as reference, full.as_reference() as copied:
         assert torch.equal(reference.eval()(ids), copied(ids))
-    names = {name for name, p in actors.critic.named_parameters() if p.requires_grad}
+    names = {name for name, p in models.critic.named_parameters() if p.requires_grad}
     assert "score.weight" in names and all(".lora_" in name for name in names - {"score.weight"})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TEXTS, WriteRows, random_policy
-from letters import LastLetter, actors_of, optimise, rl_config
+from letters import LastLetter, models_of, optimise, rl_config
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,9 +38,11 @@ from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer
 from accord.train.dpo import dpo
-from accord.train.lm import logp_and_entropy, pretrain, sft
+from accord.train.likelihood import logp_and_entropy
+from accord.train.pretrain import pretrain
 from accord.train.reward import reward
 from accord.train.rl import rl
+from accord.train.sft import sft
 
 PROMPTS = [[5, 9, 3], [7], [11, 4, 8, 13, 2], [7, 7]]
 
@@ -331,15 +333,15 @@ def test_every_row_moves_an_lstm_from_its_reference(
     group = 1 if POLICY_ALGORITHMS[str(settings.get("algorithm", "ppo"))].min_group == 1 else 4
     sizes = {"iterations": 3, "prompts_per_iteration": 24 // group, "samples_per_prompt": group}
     config = rl_config(**sizes, kl_coef=0.05, **settings)
-    actors = actors_of(tmp_path / "lstm", LastLetter(), config)
-    stats = optimise(config, actors)
+    models = models_of(tmp_path / "lstm", LastLetter(), config)
+    stats = optimise(config, models)
     assert (stats[0]["kl"], stats[0]["kl_k3"]) == (0.0, 0.0)
     assert stats[-1]["kl_k3"] > 0
     for row in stats:
         assert row["behaviour_gap_max"] < 1e-3
         assert row["first_ratio_max"] == pytest.approx(1.0, abs=1e-4)
         assert all(torch.tensor(list(row.values())).isfinite())
-    for now, start in zip(actors.policy.parameters(), actors.reference.parameters(), strict=True):
+    for now, start in zip(models.policy.parameters(), models.reference.parameters(), strict=True):
         assert not torch.equal(now, start)
 
 

@@ -24,7 +24,7 @@ from accord.models.forward import Layout, Whole
 from accord.models.shape import DecoderConfig
 from accord.text.batches import Batch, Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
-from accord.train.lm import logp_and_entropy
+from accord.train.likelihood import logp_and_entropy
 
 SHAPES = [
     {"num_key_value_heads": 4, "tie_word_embeddings": False},

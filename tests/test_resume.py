@@ -27,12 +27,15 @@ from accord.text.tokenizer import Tokenizer
 from accord.train import learner
 from accord.train.dpo import dpo
 from accord.train.learner import Learner, Metrics
-from accord.train.lm import pretrain, sft
+from accord.train.pretrain import pretrain
 from accord.train.reward import reward
 from accord.train.rl import rl
+from accord.train.sft import sft
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pytest", "peft", "accord.train.dpo", "accord.train.lm", "accord.train.reward"])
+PROCESSES.set_forkserver_preload(
+    ["pytest", "peft", "accord.train.dpo", "accord.train.pretrain", "accord.train.sft", "accord.train.reward"]
+)
 DEADLINE_S = 300.0
 
 STAGES: dict[str, Callable[..., Any]] = {"pretrain": pretrain, "sft": sft, "reward": reward, "rl": rl, "dpo": dpo}

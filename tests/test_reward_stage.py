@@ -28,7 +28,7 @@ from accord.models.shape import DecoderConfig
 from accord.records import JudgedGroup, RankedGroup
 from accord.scoring import Ensemble, RewardModel
 from accord.text.tokenizer import Tokenizer, train_tokenizer
-from accord.train.judged import EncodedGroup, agreement, encode_group, encode_groups, judge, read_groups
+from accord.train.judged import EncodedGroup, agreement, encode_group, encode_groups, read_groups, reward_batch
 from accord.train.policy_models import load_policy_models
 from accord.train.reward import RewardResult, group_losses, reward
 from accord.train.rl import find_algorithm, rl
@@ -263,7 +263,7 @@ def test_what_a_pair_says_reaches_its_loss(
     pair = RankedGroup(prompt="A", completions=(" one", " two"), ranks=(2, 1), **said)
     encoded = encode_group(words, pair, 60, pairs=PairsConfig(**settings))
     assert (encoded.margin, encoded.probability) == (pytest.approx(margin), pytest.approx(probability))
-    pairs = judge(RewardConfig(), [encoded], torch.zeros(2)).pairs
+    pairs = reward_batch(RewardConfig(), [encoded], torch.zeros(2)).pairs
     assert pairs.chosen_N.tolist() == [1]
     assert (float(pairs.margin_N), float(pairs.probability_N)) == (pytest.approx(margin), pytest.approx(probability))
 
@@ -274,7 +274,7 @@ def test_each_head_counts_a_group_as_often_as_it_drew_it(policy_folder: Path, wo
     alone = []
     for index, head in ((1, 0), (0, 1)):
         scores = torch.stack([model(torch.tensor([[*e.prompt, *e.completion]]))[-1] for e in groups[index].examples])
-        plain = judge(RewardConfig(), [groups[index]], scores[:, head])
+        plain = reward_batch(RewardConfig(), [groups[index]], scores[:, head])
         alone.append(float(REWARD_LOSSES["bradley_terry"].loss(plain, 3.0, 0.01)[0].detach()))  # weights 2 and 1
     stats: dict[str, float] = {}
     (loss,) = group_losses(RewardConfig(heads=2), model, groups, words.pad_id, stats)
@@ -351,7 +351,9 @@ def test_heads_of_one_trunk_are_an_ensemble(policy_folder: Path, write_rows: Wri
     torch.testing.assert_close(taught.std(0), torch.ones(3), rtol=0.0, atol=1e-3)
     opened = AutoModelForSequenceClassification.from_pretrained(result.model).eval()
     assert opened.config.num_labels == 3
-    ids = torch.tensor([[*scorer.words.encode("Say:"), *scorer.words.encode(PAIRS[0][1]), scorer.words.end_id]])
+    ids = torch.tensor(
+        [[*scorer.tokenizer.encode("Say:"), *scorer.tokenizer.encode(PAIRS[0][1]), scorer.tokenizer.end_id]]
+    )
     theirs = opened(ids).logits.detach()[0]
     offset, scale = torch.tensor(result.offset), torch.tensor(result.scale)
     torch.testing.assert_close((theirs - offset) * scale, members[0], rtol=0.0, atol=1e-4)

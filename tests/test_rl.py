@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TEXTS, WriteRows
-from letters import PROMPTS, LastLetter, actors_of, optimise, rl_config
+from letters import PROMPTS, LastLetter, models_of, optimise, optimizer_of, rl_config
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,16 +24,18 @@ from accord.errors import AccordError, UsageError
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.models.folder import load_scalar, save_scalar
 from accord.models.shape import DecoderConfig
-from accord.rollout.engine import Engine, Sample, Sampling
+from accord.rollout.engine import Sampling
+from accord.rollout.generator import EngineGenerator, Generated
 from accord.text.tokenizer import Tokenizer, train_tokenizer
 from accord.train.alarms import alarms, trends
 from accord.train.controllers import Controllers
 from accord.train.policy_models import PolicyModels, load_policy_models
-from accord.train.policy_update import PretrainingMix, Update, prepare_update
-from accord.train.prompts import pick_prompts
+from accord.train.policy_optimizer import experience_stats
+from accord.train.policy_update import PretrainingMix, Update
+from accord.train.prompts import Prompts, pick_prompts
 from accord.train.reward import reward
 from accord.train.rl import rl
-from accord.train.rollouts import Rollout, evaluate_rollout, rollout_stats, score_samples, shape_scores
+from accord.train.rollouts import Rollout, measure_rollout, rollout_stats, score_samples, shape_scores
 
 PPO = POLICY_ALGORITHMS["ppo"]
 
@@ -58,7 +60,7 @@ def by_hand(policy: CausalLM, prompt: Sequence[int], completion: Sequence[int]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, sign: float) -> None:
-    stats = optimise(rl_config(), actors_of(letters_folder, LastLetter(sign)))
+    stats = optimise(rl_config(), models_of(letters_folder, LastLetter(sign)))
     first, last = stats[0]["score"] * sign, sum(s["score"] * sign for s in stats[-3:]) / 3
     assert 0.05 < first < 0.6
     assert last > 0.8 if sign > 0 else last < 0.05
@@ -68,27 +70,27 @@ def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, si
 
 @pytest.mark.slow
 def test_a_high_price_of_kl_keeps_the_policy_at_home(letters_folder: Path) -> None:
-    free = optimise(rl_config(iterations=8, kl_coef=0.0), actors_of(letters_folder, LastLetter()))
-    held = optimise(rl_config(iterations=8, kl_coef=1.0), actors_of(letters_folder, LastLetter()))
+    free = optimise(rl_config(iterations=8, kl_coef=0.0), models_of(letters_folder, LastLetter()))
+    held = optimise(rl_config(iterations=8, kl_coef=1.0), models_of(letters_folder, LastLetter()))
     assert held[-1]["kl"] < 0.5 * free[-1]["kl"]
 
 
 @pytest.mark.slow
-def test_length_leash_holds_the_length_against_a_taste_for_short_texts(letters_folder: Path) -> None:
+def test_the_length_controller_holds_the_length_against_a_taste_for_short_texts(letters_folder: Path) -> None:
     class Brief:
         def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
             return torch.tensor([-0.3 * len(text) for _, text in pairs])
 
     config = rl_config(iterations=12, kl_coef=0.0)
-    loose = optimise(config, actors_of(letters_folder, Brief()))
-    held = optimise(config.model_copy(update={"length_coef": 2.0}), actors_of(letters_folder, Brief()))
+    loose = optimise(config, models_of(letters_folder, Brief()))
+    held = optimise(config.model_copy(update={"length_coef": 2.0}), models_of(letters_folder, Brief()))
     assert loose[-1]["length"] < 0.75 * loose[0]["length"]
     assert held[-1]["length"] > loose[-1]["length"] + 0.7
     assert held[-1]["length_price"] > 0
 
 
 def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:
-    stats = optimise(rl_config(iterations=1, temperature=0.8), actors_of(letters_folder, LastLetter()))[0]
+    stats = optimise(rl_config(iterations=1, temperature=0.8), models_of(letters_folder, LastLetter()))[0]
     assert stats["kl"] == 0.0
     assert stats["kl_k3"] == 0.0
     assert stats["behaviour_gap_max"] < 1e-4
@@ -109,10 +111,10 @@ def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path, minib
     optim = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
     found = []
     for micro in (10_000, 1):
-        actors = actors_of(letters_folder, LastLetter())
+        models = models_of(letters_folder, LastLetter())
         config = rl_config(iterations=1, micro_batch_tokens=micro, minibatches=minibatches, actor=optim, critic=optim)
-        stats = optimise(config, actors)[0]
-        found.append((stats, torch.cat([p.detach().flatten() for p in actors.policy.parameters()])))
+        stats = optimise(config, models)[0]
+        found.append((stats, torch.cat([p.detach().flatten() for p in models.policy.parameters()])))
     (whole, whole_weights), (split, split_weights) = found
     torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
     for name in ("policy_loss", "value_loss", "approx_kl", "clip_low", "clip_high", "ratio_max", "entropy", "kl"):
@@ -132,34 +134,33 @@ def test_the_largest_ratio_is_that_of_all_minibatches(letters_folder: Path) -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(POLICY_ALGORITHMS, "ppo", replace(row, surrogate=watched))
-        stats = optimise(config, actors_of(letters_folder, LastLetter()))[0]
+        stats = optimise(config, models_of(letters_folder, LastLetter()))[0]
     assert len(ratios) == 16
     assert stats["ratio_max"] == pytest.approx(max(ratios))
     assert max(ratios) > ratios[-1]
 
 
 def test_rollout_scores_carry_penalty_and_price(letters_folder: Path) -> None:
-    actors, config = actors_of(letters_folder, LastLetter()), rl_config(missing_eos_penalty=0.75)
+    models, config = models_of(letters_folder, LastLetter()), rl_config(missing_eos_penalty=0.75)
     controllers = Controllers.of(config, 4.0)
-    controllers.leash.integral = 0.5
+    controllers.length.integral = 0.5
     prompts = PROMPTS[:2]
-    ids = [actors.words.encode(p) for p in prompts]
-    samples = Engine(actors.policy, actors.words.stop_ids).generate(ids, Sampling(4, 16), seed=1)
-    scored = score_samples(actors, prompts, samples)
-    rollout = evaluate_rollout(config, actors, scored, shape_scores(config, scored, controllers))
+    samples = EngineGenerator(models.policy, models.tokenizer).generate(prompts, Sampling(4, 16), seed=1)
+    scored = score_samples(models.scorer, samples)
+    rollout = measure_rollout(config, models, scored, shape_scores(config, scored, controllers))
     assert {s.finish for s in samples} == {"stop", "length"}
     for row, sample in enumerate(samples):
-        text = actors.words.decode(sample.completion)
-        assert scored.texts[row] == (prompts[sample.prompt_index], text)
+        text = models.tokenizer.decode(sample.completion_ids)
+        assert sample.pair == (prompts[row // 16], text)
         raw = float(text.endswith("a"))
-        wanted = raw - (0.75 if sample.finish == "length" else 0.0) + 0.5 * (len(sample.completion) / 4 - 1)
+        wanted = raw - (0.75 if sample.finish == "length" else 0.0) + 0.5 * (len(sample.completion_ids) / 4 - 1)
         assert float(scored.score_B[row]) == raw
         assert float(rollout.score_B[row]) == pytest.approx(wanted)
-        assert rollout.mask_BC[row].sum() == len(sample.completion)
-        learner = by_hand(actors.policy, sample.prompt, sample.completion)
+        assert rollout.mask_BC[row].sum() == len(sample.completion_ids)
+        learner = by_hand(models.policy, sample.prompt_ids, sample.completion_ids)
         assert rollout.old_logp_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(learner, abs=1e-4)
-        state = torch.tensor([[*sample.prompt, *sample.completion]])
-        values = actors.critic(state)[len(sample.prompt) - 1 : -1].detach()
+        state = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
+        values = models.critic(state)[len(sample.prompt_ids) - 1 : -1].detach()
         assert rollout.value_BC[row][rollout.mask_BC[row]].tolist() == pytest.approx(values.tolist(), abs=1e-4)
     assert (rollout.old_logp_BC[~rollout.mask_BC] == 0).all()
 
@@ -204,12 +205,12 @@ def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_pa
 
 
 def test_critic_starts_from_the_reward_model(policy_folder: Path, reward_folder: Path) -> None:
-    actors = load_policy_models(rl_config(), PPO, policy_folder, reward_folder)
+    models = load_policy_models(rl_config(), PPO, policy_folder, reward_folder)
     raw = load_file(reward_folder / "model.safetensors")["score.weight"]
-    assert torch.equal(actors.critic.score.weight, 2.0 * raw)  # in calibrated units: reward.json says scale 2
-    assert not any(p.requires_grad for p in actors.reference.parameters())
-    assert not actors.reference.training
-    assert actors.policy.head_weight_VD is not actors.reference.head_weight_VD
+    assert torch.equal(models.critic.score.weight, 2.0 * raw)  # in calibrated units: reward.json says scale 2
+    assert not any(p.requires_grad for p in models.reference.parameters())
+    assert not models.reference.training
+    assert models.policy.head_weight_VD is not models.reference.head_weight_VD
 
 
 def test_critic_of_a_reward_model_with_other_tokens_starts_from_the_policy(
@@ -218,10 +219,10 @@ def test_critic_of_a_reward_model_with_other_tokens_starts_from_the_policy(
     other = train_tokenizer(TEXTS[:3], 290)
     foreign = ScalarModel(replace(tiny_config, vocab_size=290, num_layers=1))
     save_scalar(tmp_path / "m", foreign, other)
-    actors = load_policy_models(rl_config(), PPO, policy_folder, tmp_path / "m")
-    assert actors.critic.config == actors.policy.config
-    assert torch.equal(actors.critic.model.embed_tokens.weight, actors.policy.model.embed_tokens.weight)
-    assert bool((actors.critic.score.weight == 0).all())
+    models = load_policy_models(rl_config(), PPO, policy_folder, tmp_path / "m")
+    assert models.critic.config == models.policy.config
+    assert torch.equal(models.critic.model.embed_tokens.weight, models.policy.model.embed_tokens.weight)
+    assert bool((models.critic.score.weight == 0).all())
 
 
 def test_prompts_that_leave_no_room_are_refused(
@@ -324,7 +325,7 @@ def row_config(name: str, **changes: Any) -> RlConfig:
 @pytest.mark.parametrize("name", POLICY_ALGORITHMS)
 def test_every_row_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
     config = row_config(name)
-    stats = optimise(config, actors_of(letters_folder, LastLetter(), config))
+    stats = optimise(config, models_of(letters_folder, LastLetter(), config))
     assert stats[0]["score"] < 0.6
     assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
     # the first batch is where the reference is, and the first update's ratios are 1
@@ -351,7 +352,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_of_ppo_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
     config = rl_config(**VARIANTS[name])
-    stats = optimise(config, actors_of(letters_folder, LastLetter(), config))
+    stats = optimise(config, models_of(letters_folder, LastLetter(), config))
     assert stats[0]["score"] < 0.6
     assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
 
@@ -360,7 +361,7 @@ def test_every_variant_of_ppo_learns_to_end_with_a_letter(letters_folder: Path, 
 @pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_the_sign_of_the_score_decides_where_it_goes(letters_folder: Path, name: str) -> None:
     config = row_config(name)
-    stats = optimise(config, actors_of(letters_folder, LastLetter(-1.0), config))
+    stats = optimise(config, models_of(letters_folder, LastLetter(-1.0), config))
     assert -sum(s["score"] for s in stats[-3:]) / 3 < 0.05
 
 
@@ -379,24 +380,25 @@ def test_an_update_does_not_depend_on_micro_batches(letters_folder: Path, settin
     for micro in (10_000, 1):
         changes = {"iterations": 1, "micro_batch_tokens": micro, "actor": SMOOTH, "critic": SMOOTH, "kl_coef": 0.1}
         config = row_config(**{"name": "ppo", **changes, **settings})
-        actors = actors_of(letters_folder, LastLetter(), config)
-        stats = optimise(config, actors)[0]
-        found.append((stats, torch.cat([p.detach().flatten() for p in actors.policy.parameters()])))
+        models = models_of(letters_folder, LastLetter(), config)
+        stats = optimise(config, models)[0]
+        found.append((stats, torch.cat([p.detach().flatten() for p in models.policy.parameters()])))
     (whole, whole_weights), (split, split_weights) = found
     torch.testing.assert_close(split_weights, whole_weights, rtol=0.0, atol=1e-6)
     assert split["policy_loss"] == pytest.approx(whole["policy_loss"], abs=1e-5)
 
 
-def some_rollout(actors: PolicyModels, config: RlConfig, completions: Sequence[str]) -> Rollout:
+def some_rollout(models: PolicyModels, config: RlConfig, completions: Sequence[str]) -> Rollout:
     """A rollout of given completions of the first prompt; the first two end, the others are cut."""
-    prompt = tuple(actors.words.encode(PROMPTS[0]))
+    prompt = tuple(models.tokenizer.encode(PROMPTS[0]))
     samples = []
     for i, text in enumerate(completions):
-        ids = (*actors.words.encode(text), *((actors.words.end_id,) if i < 2 else ()))
+        ids = (*models.tokenizer.encode(text), *((models.tokenizer.end_id,) if i < 2 else ()))
         behaviour = (-1.0,) * len(ids)
-        samples.append(Sample(0, i, prompt, ids, behaviour, "stop" if i < 2 else "length"))
-    scored = score_samples(actors, PROMPTS[:1], samples)
-    return evaluate_rollout(config, actors, scored, scored.score_B)
+        written = models.tokenizer.decode(ids)
+        samples.append(Generated(PROMPTS[0], written, prompt, ids, behaviour, "stop" if i < 2 else "length"))
+    scored = score_samples(models.scorer, samples)
+    return measure_rollout(config, models, scored, scored.score_B)
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [10_000, 1])
@@ -413,17 +415,19 @@ def test_the_whole_loss_against_all_logits(letters_folder: Path, shared: bool, m
         trust={"coef": 0.4},
         micro_batch_tokens=micro_batch_tokens,
     )
-    actors = actors_of(letters_folder, LastLetter(), config)
-    actors.critic.score.weight.data.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
-    rollout = some_rollout(actors, config, [" abcd", " d", " dca"])
+    models = models_of(letters_folder, LastLetter(), config)
+    models.critic.score.weight.data.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+    rollout = some_rollout(models, config, [" abcd", " d", " dca"])
     generator = torch.Generator().manual_seed(2)
-    for parameter in actors.policy.parameters():
+    for parameter in models.policy.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
     if not shared:
-        actors.critic.score.weight.data += 0.3
-    controllers = Controllers.of(config, 6.0)
+        models.critic.score.weight.data += 0.3
+    optimizer = optimizer_of(config, models)
+    controllers = optimizer.controllers
     controllers.kl.coef, controllers.trust.coef = 0.7, 0.9  # both have moved since the start
-    update, _ = prepare_update(config, PPO, actors, controllers, rollout)
+    experience = optimizer.advantages(rollout, optimizer.rewards(rollout))
+    update = Update(config, PPO, models, controllers, experience)
     rows = [0, 2]
     found = sum(update.losses(rows, 0))
     num_tokens = int(rollout.mask_BC[rows].sum())
@@ -432,15 +436,15 @@ def test_the_whole_loss_against_all_logits(letters_folder: Path, shared: bool, m
     for row in rows:
         prompt, completion = rollout.examples[row].prompt, rollout.examples[row].completion
         ids, start, length = torch.tensor([[*prompt, *completion]]), len(prompt) - 1, len(completion)
-        law = torch.log_softmax(actors.policy(ids)[0, start : start + length] / 0.8, -1)
+        law = torch.log_softmax(models.policy(ids)[0, start : start + length] / 0.8, -1)
         logp, entropy = law[torch.arange(length), list(completion)], -(law.exp() * law).sum(-1)
-        ref_law = torch.log_softmax(actors.reference(ids)[0, start : start + length] / 0.8, -1)
+        ref_law = torch.log_softmax(models.reference(ids)[0, start : start + length] / 0.8, -1)
         logr = ref_law[torch.arange(length), list(completion)] - logp
-        trunk = actors.policy if shared else actors.critic
+        trunk = models.policy if shared else models.critic
         hidden = trunk.model(ids[:, :-1], torch.tensor([ids.shape[1] - 1]))[start:]
-        value = (hidden @ actors.critic.score.weight.T).squeeze(-1)
+        value = (hidden @ models.critic.score.weight.T).squeeze(-1)
         old_logp, old_value = rollout.old_logp_BC[row, :length], rollout.value_BC[row, :length]
-        advantage, returned = update.advantage_BC[row, :length], update.return_BC[row, :length]
+        advantage, returned = experience.advantage_BC[row, :length], experience.return_BC[row, :length]
         ratio = (logp - old_logp).exp()
         loss = -torch.minimum(ratio * advantage, ratio.clamp(0.9, 1.1) * advantage)
         loss = loss + 0.7 * ratio * (logr.exp() - 1 - logr) + 0.9 * (ratio - 1 - ratio.log()) - 0.2 * entropy
@@ -448,7 +452,7 @@ def test_the_whole_loss_against_all_logits(letters_folder: Path, shared: bool, m
         loss = loss + 0.5 * 0.5 * torch.maximum((value - returned) ** 2, (bounded - returned) ** 2)
         wanted = wanted + loss.sum() / num_tokens
     assert found.item() == pytest.approx(wanted.item(), abs=1e-5)
-    parameters = [*actors.policy.parameters(), *actors.critic.parameters()]
+    parameters = [*models.policy.parameters(), *models.critic.parameters()]
     ours, theirs = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found, wanted))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
@@ -461,10 +465,10 @@ def test_scores_are_shaped_in_order(letters_folder: Path) -> None:
         missing_eos_penalty=0.75,
         shaping={"scale": True, "clip": 1.5, "length_penalty": 0.1, "overlong_tokens": 4},
     )
-    actors = actors_of(letters_folder, LastLetter(), config)
-    samples = [Sample(0, i, (5,), (7,) * n, (-1.0,) * n, "stop") for i, n in enumerate((2, 6))]
-    samples.append(Sample(0, 2, (5,), (7,) * 8, (-1.0,) * 8, "length"))
-    scored = replace(score_samples(actors, PROMPTS, samples), score_B=torch.tensor([1.0, 4.0, -8.0]))
+    models = models_of(letters_folder, LastLetter(), config)
+    samples = [Generated("", "", (5,), (7,) * n, (-1.0,) * n, "stop") for n in (2, 6)]
+    samples.append(Generated("", "", (5,), (7,) * 8, (-1.0,) * 8, "length"))
+    scored = replace(score_samples(models.scorer, samples), score_B=torch.tensor([1.0, 4.0, -8.0]))
     controllers = Controllers.of(config, 4.0)
     controllers.scores.update(torch.tensor([-2.0, 2.0, 0.0]))  # unbiased deviation 2
     got = shape_scores(config, scored, controllers)
@@ -474,8 +478,8 @@ def test_scores_are_shaped_in_order(letters_folder: Path) -> None:
 
 def test_what_a_rollout_shows_by_hand(letters_folder: Path) -> None:
     config = rl_config(samples_per_prompt=2)
-    actors = actors_of(letters_folder, LastLetter(), config)
-    rollout = some_rollout(actors, config, [" a", " a"])
+    models = models_of(letters_folder, LastLetter(), config)
+    rollout = some_rollout(models, config, [" a", " a"])
     (length,) = {len(e.completion) for e in rollout.examples}
     shape = (2, length)
     old = torch.full(shape, -2.0)
@@ -498,7 +502,12 @@ def test_what_a_rollout_shows_by_hand(letters_folder: Path) -> None:
     assert stats["behaviour_gap"] == pytest.approx(0.5)
     assert stats["behaviour_gap_max"] == pytest.approx(1.0)
     assert stats["behaviour_ess"] == pytest.approx(0.824027, abs=1e-5)
-    assert (stats["length"], stats["eos_rate"], stats["distinct"], stats["flat_groups"]) == (length, 1.0, 0.5, 1.0)
+    assert (stats["length"], stats["eos_rate"], stats["distinct"], stats["zero_variance_groups"]) == (
+        length,
+        1.0,
+        0.5,
+        1.0,
+    )
     one = torch.full(shape, -2.0)
     one[0, 0] = -1.0  # a single token of n: (n - 1 + e)^2 / (n (n - 1 + e^2)); were it 1 / e, another number
     n, e = 2 * length, math.e
@@ -512,9 +521,9 @@ def test_what_a_rollout_shows_by_hand(letters_folder: Path) -> None:
 def test_completions_of_the_end_alone_harm_nothing(letters_folder: Path, name: str) -> None:
     """Whatever is drawn first ends the text: one token, no letters in half of the cases."""
     config = row_config(name, iterations=2, prompts_per_iteration=2, samples_per_prompt=6, missing_eos_penalty=0.0)
-    actors = actors_of(letters_folder, LastLetter(), config)
-    actors.words.stop_ids = tuple(range(actors.words.vocab_size))
-    for stats in optimise(config, actors):
+    models = models_of(letters_folder, LastLetter(), config)
+    models.tokenizer.stop_ids = tuple(range(models.tokenizer.vocab_size))
+    for stats in optimise(config, models):
         assert (stats["length"], stats["eos_rate"]) == (1.0, 1.0)
         assert all(torch.tensor(list(stats.values())).isfinite())
 
@@ -540,20 +549,12 @@ def test_an_iteration_moves_all_that_adapts(letters_folder: Path) -> None:
         shaping={"scale": True},
         prompts_per_iteration=24,
     )
-    made: list[Controllers] = []
-    original = Controllers.of
-
-    def kept(config: RlConfig, length: float) -> Controllers:
-        made.append(original(config, length))
-        return made[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Controllers, "of", kept)
-        (stats,) = optimise(config, actors_of(letters_folder, LastLetter(), config))
-    (controllers,) = made
+    optimizer = optimizer_of(config, models_of(letters_folder, LastLetter(), config))
+    _, stats = optimizer.step(Prompts(PROMPTS), 0)
+    controllers = optimizer.controllers
     assert controllers.kl.coef == pytest.approx(0.02 * (1 - 0.2 * 24 / 10_000))  # KL 0: e = -.2, of 24 completions
     assert controllers.trust.coef == 0.5  # far below its target
-    assert controllers.leash.error == pytest.approx(max(-0.5, min(0.5, 1 - stats["length"] / 6.0)))
+    assert controllers.length.error == pytest.approx(max(-0.5, min(0.5, 1 - stats["length"] / 6.0)))
     assert (controllers.scores.count, controllers.returns.count) == (24, 24)
     assert controllers.scores.mean == pytest.approx(stats["score"])
     assert controllers.returns.mean == pytest.approx(stats["return"])
@@ -572,7 +573,7 @@ def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folde
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Update, "losses", watched)
-        optimise(config, actors_of(letters_folder, LastLetter(), config))
+        optimise(config, models_of(letters_folder, LastLetter(), config))
     epochs = [seen[i : i + 4] for i in (0, 4, 8)]
     assert all(sorted(row for rows in epoch for row in rows) == list(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -583,24 +584,26 @@ def test_all_samples_are_seen_once_an_epoch_in_an_order_of_its_own(letters_folde
 def test_the_price_of_kl_is_paid_once(letters_folder: Path, place: str, price: float) -> None:
     """In the return where it lives in the reward, at what the controller asks by now; else not there."""
     config = rl_config(algorithm="reinforce", kl_in=place, kl_coef=0.2)
-    actors, controllers = actors_of(letters_folder, LastLetter(), config), Controllers.of(config, 6.0)
-    controllers.kl.coef = 0.7
-    rollout = some_rollout(actors, config, [" a", " b", " ab"])
+    models = models_of(letters_folder, LastLetter(), config)
+    optimizer = optimizer_of(config, models)
+    optimizer.controllers.kl.coef = 0.7
+    rollout = some_rollout(models, config, [" a", " b", " ab"])
     rollout = replace(rollout, ref_logp_BC=torch.where(rollout.mask_BC, rollout.old_logp_BC - 0.5, 0.0))
-    update, stats = prepare_update(config, POLICY_ALGORITHMS["reinforce"], actors, controllers, rollout)
+    rewarded = optimizer.rewards(rollout)
+    experience = optimizer.advantages(rollout, rewarded)
     wanted = rollout.score_B - price * 0.5 * rollout.tokens_B  # log pi - log ref is .5 a token
-    torch.testing.assert_close(update.advantage_BC[:, 0], wanted)
-    assert stats["return"] == pytest.approx(wanted.mean().item())
+    torch.testing.assert_close(experience.advantage_BC[:, 0], wanted)
+    assert experience_stats(experience, rewarded)["return"] == pytest.approx(wanted.mean().item())
 
 
 def test_the_running_baseline_is_that_of_the_rollouts_before(letters_folder: Path) -> None:
     config = rl_config(algorithm="reinforce_baseline", kl_coef=0.0)
-    actors, row = actors_of(letters_folder, LastLetter(), config), POLICY_ALGORITHMS["reinforce_baseline"]
-    rollout, controllers = some_rollout(actors, config, [" a", " b", " b"]), Controllers.of(config, 6.0)
+    models = models_of(letters_folder, LastLetter(), config)
+    rollout, optimizer = some_rollout(models, config, [" a", " b", " b"]), optimizer_of(config, models)
     found = []
     for score in ([4.0, 1.0, 1.0], [0.0, 0.0, 6.0], [1.0, 1.0, 1.0]):
-        update, _ = prepare_update(config, row, actors, controllers, replace(rollout, score_B=torch.tensor(score)))
-        found.append(update.advantage_BC[:, 0].tolist())
+        moved = replace(rollout, score_B=torch.tensor(score))
+        found.append(optimizer.advantages(moved, optimizer.rewards(moved)).advantage_BC[:, 0].tolist())
     # baselines: none yet; (4 + 1 + 1) / 3 = 2; (6 + 6) / 6 = 2
     assert found == [[4.0, 1.0, 1.0], [-2.0, -2.0, 4.0], [-1.0, -1.0, -1.0]]
 
@@ -608,13 +611,13 @@ def test_the_running_baseline_is_that_of_the_rollouts_before(letters_folder: Pat
 @pytest.mark.slow
 def test_an_entropy_bonus_holds_entropy_up(letters_folder: Path) -> None:
     plain, bonus = (
-        optimise(config, actors_of(letters_folder, LastLetter(), config))
+        optimise(config, models_of(letters_folder, LastLetter(), config))
         for config in (rl_config(iterations=10), rl_config(iterations=10, entropy_coef=0.3))
     )
     assert bonus[-1]["entropy"] > plain[-1]["entropy"] + 0.3
 
 
-class Flat:
+class ZeroVariance:
     """A scorer that likes prompts, not completions, but for those to the first prompt."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
@@ -622,13 +625,13 @@ class Flat:
 
 
 @pytest.mark.slow
-def test_dapo_draws_other_prompts_for_flat_groups(letters_folder: Path) -> None:
+def test_dapo_draws_other_prompts_for_zero_variance_groups(letters_folder: Path) -> None:
     config = row_config("dapo", iterations=2, redraws=8)
-    stats = optimise(config, actors_of(letters_folder, Flat(), config))
-    assert all(s["flat_groups"] == 0 and s["scored"] > 48 for s in stats)
+    stats = optimise(config, models_of(letters_folder, ZeroVariance(), config))
+    assert all(s["zero_variance_groups"] == 0 and s["scored"] > 48 for s in stats)
     none = config.model_copy(update={"redraws": 0})
-    stats = optimise(none, actors_of(letters_folder, Flat(), none))
-    assert all(s["flat_groups"] > 0.4 and s["scored"] == 48 for s in stats)
+    stats = optimise(none, models_of(letters_folder, ZeroVariance(), none))
+    assert all(s["zero_variance_groups"] > 0.4 and s["scored"] == 48 for s in stats)
 
 
 @pytest.mark.parametrize("name", [n for n in POLICY_ALGORITHMS if POLICY_ALGORITHMS[n].min_group > 1])
@@ -638,8 +641,8 @@ def test_scores_that_are_all_equal_are_counted_and_harm_nothing(letters_folder: 
             return torch.full((len(pairs),), 3.0)
 
     config = row_config(name, iterations=1, missing_eos_penalty=0.0, shaping={"overlong_tokens": 0}, kl_coef=0.0)
-    stats = optimise(config, actors_of(letters_folder, Same(), config))[0]
-    assert stats["flat_groups"] == 1.0
+    stats = optimise(config, models_of(letters_folder, Same(), config))[0]
+    assert stats["zero_variance_groups"] == 1.0
     assert any(event["alarm"] == "flat groups" for event in alarms(stats))
     if name != "raft":
         assert stats["actor_grad_norm"] == 0.0
@@ -648,9 +651,9 @@ def test_scores_that_are_all_equal_are_counted_and_harm_nothing(letters_folder: 
 @pytest.mark.parametrize("name", POLICY_ALGORITHMS)
 def test_a_policy_that_never_ends_gets_an_alarm_and_no_nan(policy_folder: Path, name: str) -> None:
     config = row_config(name, iterations=1, max_new_tokens=2)
-    actors = actors_of(policy_folder, LastLetter(), config)
-    actors.words = replace_stops(actors.words)
-    stats = optimise(config, actors)[0]
+    models = models_of(policy_folder, LastLetter(), config)
+    models.tokenizer = replace_stops(models.tokenizer)
+    stats = optimise(config, models)[0]
     assert stats["eos_rate"] == 0.0
     assert all(torch.tensor(list(stats.values())).isfinite())
     assert any(event["alarm"] == "no end" for event in alarms(stats))
@@ -702,7 +705,7 @@ def test_an_algorithm_from_outside_the_package(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
     config = rl_config(algorithm="mine:ranked", iterations=22, ppo_epochs=1)
-    stats = optimise(config, actors_of(letters_folder, LastLetter(), config))
+    stats = optimise(config, models_of(letters_folder, LastLetter(), config))
     assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
     with pytest.raises(UsageError, match="nothing"):
-        optimise(rl_config(algorithm="mine:nothing"), actors_of(letters_folder, LastLetter()))
+        optimise(rl_config(algorithm="mine:nothing"), models_of(letters_folder, LastLetter()))

@@ -45,7 +45,7 @@ def test_neighbours_and_padding_do_not_move_a_score(scorer: RewardModel) -> None
     torch.testing.assert_close(together, alone, rtol=0.0, atol=1e-4)
     turned = scorer.score(PAIRS[::-1]).flip(0)
     torch.testing.assert_close(together, turned, rtol=0.0, atol=1e-4)
-    small = raw_scores(scorer.model, scorer.words, PAIRS, 64, batch_tokens=1)
+    small = raw_scores(scorer.model, scorer.tokenizer, PAIRS, 64, batch_tokens=1)
     torch.testing.assert_close(2.0 * (small - 0.1), together, rtol=0.0, atol=1e-4)
 
 

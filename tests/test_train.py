@@ -40,10 +40,13 @@ from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 from accord.train.judged import agreement, encode_group
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
-from accord.train.lm import LmResult, logp_and_entropy, mean_nll, pretrain, sft, sft_losses, tokenizer
-from accord.train.loop import identity_of, train_steps
+from accord.train.likelihood import LmResult, logp_and_entropy, mean_nll
+from accord.train.pretrain import pretrain
 from accord.train.reward import bucketed_scores, group_losses, hide_tokens, measure_scale, reward
 from accord.train.rl import rl
+from accord.train.sft import sft, sft_losses
+from accord.train.tokenizer import tokenizer
+from accord.train.training_run import Steps, TrainingRun, identity_of
 
 EXAMPLES = [
     Example((5, 6, 7), (8, 9, 0)),
@@ -461,7 +464,14 @@ def test_rewind_survives_a_row_cut_short(tmp_path: Path) -> None:
     assert [row["step"] for row in rows_of(path)] == [0, 1]
 
 
-def run_steps(folder: Path, *, stop: int | None = None, total: int = 7, **settings: Any) -> tuple[Learner, list[int]]:
+def run_steps(
+    folder: Path,
+    *,
+    stop: int | None = None,
+    steps: Steps = Steps(7, 2),  # noqa: B008
+    identity: str = "x",
+    **settings: Any,
+) -> tuple[Learner, list[int]]:
     """Train `small_learner` with dropout-like noise from the global stream; ``stop`` raises inside that step."""
     learner, seen = small_learner(), []
 
@@ -472,9 +482,8 @@ def run_steps(folder: Path, *, stop: int | None = None, total: int = 7, **settin
         stats = learner.update([((learner.modules["a"](torch.randn(4, 3))) ** 2).mean() * torch.rand(())])
         return stats | {"draw": float(torch.rand(()))}
 
-    settings = {"identity": "x", "checkpoint_every": 2, **settings}
     try:
-        train_steps(learner, step_fn, total=total, seed=3, output_dir=folder, **settings)
+        TrainingRun(folder, 3, **settings).train(learner, step_fn, steps, identity=identity)
     except KeyboardInterrupt:
         assert stop is not None
     return learner, seen
@@ -509,7 +518,7 @@ def test_a_loop_with_other_inputs_starts_again(tmp_path: Path) -> None:
 
 def test_progress_names_step_and_headline(tmp_path: Path) -> None:
     heard: list[tuple[float, str]] = []
-    run_steps(tmp_path, total=4, log=lambda fraction, text: heard.append((fraction, text)), headline="draw")
+    run_steps(tmp_path, steps=Steps(4, 2, headline="draw"), log=lambda fraction, text: heard.append((fraction, text)))
     assert [fraction for fraction, _ in heard] == [0.25, 0.5, 0.75, 1.0]
     assert heard[3][1].startswith("step 4/4, draw 0.")
 

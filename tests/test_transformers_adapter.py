@@ -22,9 +22,10 @@ from accord.models.placement import Placement
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer
-from accord.train.lm import logp_and_entropy, sft
+from accord.train.likelihood import logp_and_entropy
 from accord.train.reward import reward
 from accord.train.rl import rl
+from accord.train.sft import sft
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GATED = SIZES | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from accord.algo.shapes import elementwise
 
-PROPORTIONAL_GAIN = 5.0
-
 
 @elementwise
 def kl_k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -81,34 +79,3 @@ class AdaptiveKL:
         if self.target is not None:
             error = max(-0.2, min(0.2, kl / self.target - 1.0))
             self.coef *= 1.0 + error * num_episodes / self.horizon
-
-
-@dataclass
-class LengthLeash:
-    """Holds the mean length of completions at a target, by a price a token that a controller moves.
-
-    The score gains ``price * (tokens / target - 1)``. The price is a Lagrange multiplier of the constraint
-    "mean length = target": it rises while completions are too short and falls, also below 0, while they are too long
-    (dual ascent, the integral part), plus a proportional part that damps the swings the lag of the policy causes.
-    The mean is held without squeezing the spread: a penalty on each completion's own distance from the target would
-    make all of one length.
-    """
-
-    target: float
-    rate: float
-    integral: float = 0.0
-    error: float = 0.0
-
-    @property
-    def price(self) -> float:
-        """Score gained by a completion one target longer than the target."""
-        return self.integral + PROPORTIONAL_GAIN * self.rate * self.error
-
-    def bonus(self, tokens_B: Tensor) -> Tensor:
-        """What to add to the score of completions of these lengths, ``(B,)``."""
-        return self.price * (tokens_B / self.target - 1.0)
-
-    def update(self, mean_tokens: float) -> None:
-        """Take in the mean length of a batch. A batch beyond half or one and a half targets counts as there."""
-        self.error = max(-0.5, min(0.5, 1.0 - mean_tokens / self.target))
-        self.integral += self.rate * self.error

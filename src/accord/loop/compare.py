@@ -31,7 +31,7 @@ from accord.report.comparison_page import write_comparison
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
-from accord.train.loop import snapshots_of
+from accord.train.training_run import snapshots_of
 
 METHOD_SHARE = 0.15  # of the time of the shared stages, a method
 

@@ -29,7 +29,7 @@ from accord.loop.stages import (
 from accord.models.placement import Placement
 from accord.report.run_page import write_model_card, write_report
 from accord.scoring.weighted import scorer_inputs
-from accord.train.loop import snapshots_of
+from accord.train.training_run import snapshots_of
 
 
 @dataclass(frozen=True)

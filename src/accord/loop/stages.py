@@ -23,9 +23,11 @@ from accord.scoring.reward_model import RewardModel
 from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.dpo import dpo
-from accord.train.lm import pretrain, sft, tokenizer
+from accord.train.pretrain import pretrain
 from accord.train.reward import reward
 from accord.train.rl import rl
+from accord.train.sft import sft
+from accord.train.tokenizer import tokenizer
 
 
 @dataclass(frozen=True)

@@ -188,15 +188,15 @@ LAYOUTS: Mapping[type, Layout] = {
 }
 
 
-def _words(folder: Path, config: Shape) -> Tokenizer:
-    words = load_tokenizer(folder)
-    if words.vocab_size > config.vocab_size:
+def _read_tokenizer(folder: Path, config: Shape) -> Tokenizer:
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
         raise DataError(
-            f"the tokenizer has {words.vocab_size} entries but the model's vocabulary only {config.vocab_size}",
+            f"the tokenizer has {tokenizer.vocab_size} entries but the model's vocabulary only {config.vocab_size}",
             where=str(folder),
             hint="give the folder the tokenizer that the model was trained with",
         )
-    return words
+    return tokenizer
 
 
 def _scale(path: Path) -> RewardScale:
@@ -228,7 +228,7 @@ def load_policy(folder: Path, placement: Placement = PLAIN) -> tuple[CausalLM, T
     model = CausalLM(_config(folder))
     LAYOUTS[type(model.config)].read(model, folder)
     model.model.compute_dtype = placement.dtype
-    return model.to(placement.device), _words(folder, model.config)
+    return model.to(placement.device), _read_tokenizer(folder, model.config)
 
 
 def load_scalar(
@@ -260,7 +260,7 @@ def load_scalar(
         if zero_head:
             torch.nn.init.zeros_(model.score.weight)
     model.model.compute_dtype = placement.dtype
-    return model.to(placement.device), _words(folder, model.config), scale
+    return model.to(placement.device), _read_tokenizer(folder, model.config), scale
 
 
 def _first_layers(config: Shape, count: int, folder: Path) -> tuple[DecoderConfig, tuple[str, ...]]:

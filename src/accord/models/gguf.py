@@ -10,7 +10,7 @@ out would give wrong numbers silently.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from accord.files import sha256_file, write_folder, write_json
 from accord.models.decoder import CausalLM
 from accord.models.families import FAMILIES
 from accord.models.shape import DecoderConfig
+from accord.progress import Log, quiet
 
 Meta = Mapping[str, Any]
-Log = Callable[[float, str], None]
 
 _SHAPE_KEYS = frozenset(
     "llama." + key
@@ -78,7 +78,7 @@ def convert(
     title: str = "",
     licence: str = "",
     origin: str = "",
-    log: Log = lambda fraction, text: None,
+    log: Log = quiet,
 ) -> None:
     """Write the model of a GGUF file as a Hugging Face folder, whole or not at all.
 
@@ -97,7 +97,7 @@ def convert(
     try:
         meta = {name: field.contents() for name, field in reader.fields.items()}
         config = _shape(meta, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
-        words = _tokenizer(meta)
+        tokenizer = _tokenizer(meta)
         special = _special(meta)
         weights = _weights(reader, config, log)
     except DataError as error:
@@ -116,7 +116,7 @@ def convert(
     def fill(aside: Path) -> None:
         log(0.9, "writing the weights")
         save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
-        words.save(str(aside / "tokenizer.json"))
+        tokenizer.save(str(aside / "tokenizer.json"))
         _write_settings(aside, meta, config, special)
         (aside / "README.md").write_text(card, encoding="utf-8")
 

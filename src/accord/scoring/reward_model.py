@@ -19,13 +19,13 @@ from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer
 
 
-def encode_scored(words: Tokenizer, prompt: str, completion: str, max_tokens: int) -> Example:
+def encode_scored(tokenizer: Tokenizer, prompt: str, completion: str, max_tokens: int) -> Example:
     """Prompt, completion and end token as ids; the score is read at the end token, the last real one.
 
     A text longer than ``max_tokens`` loses the end of its completion; the end token stays.
     Raises DataError where the prompt alone fills them: all its completions would get the same score.
     """
-    head, tail = words.encode(prompt), words.encode(completion)
+    head, tail = tokenizer.encode(prompt), tokenizer.encode(completion)
     room = max_tokens - 1 - len(head)
     if room < 1:
         raise DataError(
@@ -33,13 +33,13 @@ def encode_scored(words: Tokenizer, prompt: str, completion: str, max_tokens: in
             where=f"prompt {prompt[:40]!r}",
             hint="shorten the prompt, raise max_tokens or use a model with a longer context",
         )
-    return Example(tuple(head), (*tail[:room], words.end_id))
+    return Example(tuple(head), (*tail[:room], tokenizer.end_id))
 
 
 @torch.no_grad()
 def raw_scores(
     model: ScalarModel,
-    words: Tokenizer,
+    tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     max_tokens: int,
     batch_tokens: int = 8192,
@@ -48,10 +48,10 @@ def raw_scores(
 
     Of several heads one each, ``(S, heads)``.
     """
-    examples = [encode_scored(words, prompt, completion, max_tokens) for prompt, completion in pairs]
+    examples = [encode_scored(tokenizer, prompt, completion, max_tokens) for prompt, completion in pairs]
     score_SM = torch.empty(len(examples), model.score.out_features)
     for bucket in example_buckets(examples, batch_tokens):
-        batch = collate([examples[i] for i in bucket], words.pad_id)
+        batch = collate([examples[i] for i in bucket], tokenizer.pad_id)
         score_SM[bucket] = model(batch.ids_BT, batch.length_B, batch.last_B).reshape(len(bucket), -1)
     return score_SM.squeeze(1)
 
@@ -66,8 +66,8 @@ def combined(score_SM: Tensor, combine: CombineConfig) -> Tensor:
 class RewardModel:
     """A frozen reward model: texts in, calibrated scores out. Several heads are an ensemble: see `RewardScale`."""
 
-    def __init__(self, model: ScalarModel, words: Tokenizer, scale: RewardScale) -> None:
-        self.model, self.words, self.scale = model.eval().requires_grad_(False), words, scale
+    def __init__(self, model: ScalarModel, tokenizer: Tokenizer, scale: RewardScale) -> None:
+        self.model, self.tokenizer, self.scale = model.eval().requires_grad_(False), tokenizer, scale
 
     @classmethod
     def load(cls, folder: Path, placement: Placement = AUTO) -> RewardModel:
@@ -83,5 +83,5 @@ class RewardModel:
 
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """What each head says, on its own scale, ``(S, heads)``."""
-        raw = raw_scores(self.model, self.words, pairs, self.model.config.max_positions)
+        raw = raw_scores(self.model, self.tokenizer, pairs, self.model.config.max_positions)
         return self.scale.apply(raw).reshape(len(pairs), self.model.score.out_features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from accord.config import SampleConfig, ScorerConfig
 from accord.errors import UsageError
 from accord.formats.jsonl import read_prompts, write_jsonl
+from accord.progress import Log, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import Generated, open_generator
 from accord.scoring.scorer import Scorer
@@ -43,7 +44,7 @@ def sample(
     reward_model: Path | None = None,
     rewards: Sequence[ScorerConfig] = (),
     seed: int = 0,
-    log: Callable[[float, str], None] = lambda fraction, text: None,
+    log: Log = quiet,
 ) -> SampleResult:
     """Draw ``samples_per_prompt`` completions of each ``{"prompt"}`` row.
 

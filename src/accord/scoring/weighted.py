@@ -64,7 +64,7 @@ def chat_of(scorer: Scorer) -> ChatTemplate | None:
     """The chat template of the reward model among the parts, of the first of several; None without one."""
     found = [part.scorer for part in scorer.each] if isinstance(scorer, WeightedScorer) else [scorer]
     models = [model for one in found for model in (one.models if isinstance(one, Ensemble) else [one])]
-    return next((one.words.chat for one in models if isinstance(one, RewardModel)), None)
+    return next((one.tokenizer.chat for one in models if isinstance(one, RewardModel)), None)
 
 
 #: How a scorer is made of its configuration, and where its model goes.

@@ -65,7 +65,11 @@ ALARMS = (
     Alarm("stale samples", lambda s: s.get("behaviour_ess", 1.0) < 0.3, "the samples are not this policy's any more"),
     Alarm("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text"),
     Alarm("no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"),
-    Alarm("flat groups", lambda s: s.get("flat_groups", 0) > 0.5, "most prompts teach nothing: all their scores equal"),
+    Alarm(
+        "zero-variance groups",
+        lambda s: s.get("zero_variance_groups", 0) > 0.5,
+        "most prompts teach nothing: all their scores equal",
+    ),
     Alarm("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier"),
 )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from accord.algo.kl import AdaptiveKL, LengthLeash, TrustRegion
+from accord.algo.kl import AdaptiveKL, TrustRegion
+from accord.algo.length import LengthController
 from accord.algo.shaping import RunningMoments
 from accord.config import RlConfig
+from accord.errors import DataError
 
 
 @dataclass
@@ -16,25 +19,45 @@ class Controllers:
 
     kl: AdaptiveKL
     trust: TrustRegion
-    leash: LengthLeash
+    length: LengthController
     scores: RunningMoments = field(default_factory=RunningMoments)
     returns: RunningMoments = field(default_factory=RunningMoments)
 
     @classmethod
     def of(cls, config: RlConfig, reference_length: float) -> Controllers:
-        """Those of a run that starts."""
+        """Return those of a run that starts."""
         return cls(
             AdaptiveKL(config.kl_coef, config.kl_target),
             TrustRegion(config.trust.coef, config.trust.target),
-            LengthLeash(reference_length, config.length_coef),
+            LengthController(reference_length, config.length_coef),
         )
 
+    def prices(self) -> dict[str, float]:
+        """Return what is asked for in this iteration, by the names of the metrics."""
+        found = {"kl_coef": self.kl.coef, "length_price": self.length.price}
+        if self.kl.target is not None:
+            found["kl_target"] = self.kl.target
+        if self.trust.coef > 0:
+            found["trust_coef"] = self.trust.coef
+        return found
+
+    def adapt(self, stats: Mapping[str, float], num_episodes: int) -> None:
+        """Move the prices by what an iteration measured."""
+        self.kl.update(stats["kl"], num_episodes)
+        self.trust.update(stats["approx_kl"])
+        self.length.update(stats["length"])
+
     def state(self) -> dict[str, Any]:
-        """All of it, as plain JSON."""
+        """Return all of it, as plain JSON."""
         return asdict(self)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint was written."""
         for name, values in state.items():
+            if not hasattr(self, name):
+                raise DataError(
+                    f"a checkpoint holds {name!r}, which this version does not know",
+                    hint="it is of an earlier version of Accord: start the stage anew",
+                )
             for key, value in values.items():
                 setattr(getattr(self, name), key, value)

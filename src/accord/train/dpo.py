@@ -8,7 +8,6 @@ Shapes: P prompts of a step, K completions each, S completions.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,10 @@ from accord.files import write_bytes
 from accord.formats.jsonl import read_judgements, read_prompts
 from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM
-from accord.models.folder import load_policy, save_policy
-from accord.models.lora import adapter_off, add_lora, save_adapter
+from accord.models.folder import load_policy
+from accord.models.lora import adapter_off, add_lora
 from accord.models.placement import Placement
+from accord.progress import Log, quiet
 from accord.records import JudgedGroup, RankedGroup
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generated
@@ -39,9 +39,7 @@ from accord.seeds import stream_seed
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, alarms
-from accord.train.learner import Learner, Log
-from accord.train.lm import demonstration_example
-from accord.train.loop import append_event, identity_of, quiet, snapshot_folder, snapshots_of, train_steps
+from accord.train.learner import Learner
 from accord.train.preferences import (
     ComparedGroup,
     Objective,
@@ -56,9 +54,11 @@ from accord.train.preferences import (
     require_both_classes,
 )
 from accord.train.prompts import Prompts
+from accord.train.sft import demonstration_example
+from accord.train.training_run import Steps, TrainingRun, identity_of
 
-LOOK_GROUPS = 400  # looked at with each snapshot: accuracy to 2.5 points
-FEW_GROUPS = 50  # accuracy to 7 points: of fewer no gap to training is told
+MEASURED_GROUPS = 400  # measured with each snapshot: accuracy to 2.5 points
+FEW_GROUPS = 50  # accuracy to 7 points: of fewer no gap to training is reported
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Task:
     config: DpoConfig
     row: PreferenceAlgorithm
     policy: CausalLM
-    words: Tokenizer
+    tokenizer: Tokenizer
     seed: int
 
     @property
@@ -105,7 +105,7 @@ class Source:
         groups: The judgements of a step, and what else there is to log of it.
         reference: What the policy said of their completions before its first step.
         valid: Judgements that never train.
-        looks: Judgements to look at during training, by the name they are logged under.
+        measured: Judgements that are measured during training, by the name they are logged under.
     """
 
     num_groups: int
@@ -113,7 +113,7 @@ class Source:
     groups: Callable[[int], tuple[list[ComparedGroup], dict[str, float]]]
     reference: Reference
     valid: Sequence[ComparedGroup]
-    looks: Mapping[str, Sequence[ComparedGroup]]
+    measured: Mapping[str, Sequence[ComparedGroup]]
 
 
 def dpo(
@@ -139,50 +139,37 @@ def dpo(
     from, ``metrics.jsonl`` and ``events.jsonl`` (alarms). With an adapter the models are merged, and
     ``output_dir/adapter`` holds the last adapter alone.
     """
+    run = TrainingRun(output_dir, seed, resume, log)
     task = _task(config, _checked_row(config, reward_model), model, seed)
     if config.online:
         scorer = load_scorer(config.rewards, reward_model, Placement.of(config))
         source = _online(task, scorer, model, data, valid_data, log)
     else:
         source = _offline(task, model, data, valid_data, output_dir, log)
-    objective = Objective(config, task.row, task.policy, task.words.pad_id, source.reference)
+    objective = Objective(config, task.row, task.policy, task.tokenizer.pad_id, source.reference)
     total = -(-source.num_groups // config.groups_per_step) * config.epochs
     learner = Learner({"policy": task.policy}, {"policy": config.optim}, total)
 
     def step_fn(step: int) -> dict[str, float]:
-        if step == 0:  # a fresh start: what an earlier run with other settings left must not be judged
-            for old in ("snapshots", "adapter"):
-                shutil.rmtree(output_dir / old, ignore_errors=True)
-        groups, told = source.groups(step)
+        groups, reported = source.groups(step)
         tally = Tally()
-        stats = learner.update(preference_losses(objective, groups, tally)) | told
+        stats = learner.update(preference_losses(objective, groups, tally)) | reported
         stats |= tally.means()
         if (step + 1) % config.eval_every == 0 or step + 1 == total:
-            save_policy(snapshot_folder(output_dir, step), task.policy, task.words)
-            stats |= _look(objective, source.looks)
+            run.save_snapshot(step, task.policy, task.tokenizer)
+            stats |= _measure(objective, source.measured)
         for event in alarms(stats, PREFERENCE_ALARMS):
-            append_event(output_dir / "events.jsonl", step, event)
+            run.event(step, event)
         return stats
 
     inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
-    train_steps(
-        learner,
-        step_fn,
-        total=total,
-        seed=seed,
-        output_dir=output_dir,
-        identity=identity_of({"config": config.model_dump(), "seed": seed}, inputs),
-        checkpoint_every=config.checkpoint_every,
-        resume=resume,
-        log=log,
-    )
-    save_policy(output_dir / "model", task.policy, task.words)
-    if config.lora.rank:
-        save_adapter(output_dir / "adapter", task.policy, str(model))
+    identity = run.identity(inputs, config=config)
+    run.train(learner, step_fn, Steps(total, config.checkpoint_every), identity=identity)
+    saved = run.save_result(task.policy, task.tokenizer, adapter_on=model if config.lora.rank else None)
     found = held_out(objective, source.valid) if source.valid else {}
     return DpoResult(
-        model=output_dir / "model",
-        snapshots=snapshots_of(output_dir / "snapshots"),
+        model=saved,
+        snapshots=run.snapshots(),
         valid_accuracy=found.get("accuracy"),
         valid_margin=found.get("margin"),
         num_groups=source.num_groups,
@@ -221,16 +208,16 @@ def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgo
 
 def _task(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -> Task:
     """The policy before its first step. It stays in eval mode: dropout would part it from its reference."""
-    policy, words = load_policy(model, Placement.of(config))
+    policy, tokenizer = load_policy(model, Placement.of(config))
     if config.activation_checkpointing:
         recompute_activations(policy.model)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
-    return Task(config, row, policy.eval(), words, seed)
+    return Task(config, row, policy.eval(), tokenizer, seed)
 
 
-def _look(objective: Objective, looks: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:
+def _measure(objective: Objective, measured: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:
     """Loss, accuracy and margin of the policy as it is now, of each set of judgements."""
-    found = {name: held_out(objective, groups) for name, groups in looks.items()}
+    found = {name: held_out(objective, groups) for name, groups in measured.items()}
     return {
         f"{name}_{key}": stats[key]
         for name, stats in found.items()
@@ -251,17 +238,17 @@ def _offline(task: Task, model: Path, data: Path, valid_data: Path | None, outpu
         train = [g for i, g in enumerate(groups) if i % 20]
     if not task.row.paired:
         require_both_classes(train, str(data))
-    looks, steps = {"valid": _some(valid)}, _steps(task, train)
+    measured, steps = {"valid": _some(valid)}, _steps(task, train)
     if len(valid) >= FEW_GROUPS:
-        looks["train"] = _some(train)
-    reference = _stored_reference(task, model, _examples(task, [*steps, valid, *looks.values()]), output_dir, log)
+        measured["train"] = _some(train)
+    reference = _stored_reference(task, model, _examples(task, [*steps, valid, *measured.values()]), output_dir, log)
     return Source(
         num_groups=len(train),
         num_completions=sum(len(g.examples) for g in train),
         groups=lambda step: (steps[step], {}),
         reference=reference,
         valid=valid,
-        looks=looks,
+        measured=measured,
     )
 
 
@@ -277,12 +264,12 @@ def _steps(task: Task, groups: Sequence[ComparedGroup]) -> list[list[ComparedGro
 
 def _some(groups: Sequence[ComparedGroup]) -> Sequence[ComparedGroup]:
     """All judgements, or of very many every n-th."""
-    return groups[:: max(1, -(-len(groups) // LOOK_GROUPS))]
+    return groups[:: max(1, -(-len(groups) // MEASURED_GROUPS))]
 
 
 def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
     """The judgements of a file as comparisons; the log says how many say nothing or are too long."""
-    judged = read_judgements(path, task.words.chat)
+    judged = read_judgements(path, task.tokenizer.chat)
     if task.row.paired and any(isinstance(j, JudgedGroup) for j in judged):
         raise DataError(
             f"thumbs (rows with a label), but dpo.loss {task.config.loss} compares completions of one prompt",
@@ -292,21 +279,21 @@ def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
     groups = [group for group in (_encoded(task, j) for j in judged) if group is not None]
     kept = [group for group in groups if group.shares]
     too_long, ties = len(judged) - len(groups), len(groups) - len(kept)
-    told = f"{too_long} longer than {task.max_tokens} tokens, {ties} one single tie"
+    reasons = f"{too_long} longer than {task.max_tokens} tokens, {ties} one single tie"
     if not kept:
         raise DataError(
-            f"no judgement of {len(judged)} can be learnt from: {told}",
+            f"no judgement of {len(judged)} can be learnt from: {reasons}",
             where=str(path),
             hint="give rankings with some order, or raise dpo.max_tokens",
         )
     if too_long or ties:
-        log(0.0, f"{too_long + ties} of {len(judged)} judgements left out: {told}")
+        log(0.0, f"{too_long + ties} of {len(judged)} judgements left out: {reasons}")
     return kept
 
 
 def _encoded(task: Task, judged: RankedGroup | JudgedGroup) -> ComparedGroup | None:
     """A judgement as ids, without completions that are too long; None where too few are left."""
-    examples = [demonstration_example(task.words, judged.prompt, text) for text in judged.completions]
+    examples = [demonstration_example(task.tokenizer, judged.prompt, text) for text in judged.completions]
     short = [i for i, e in enumerate(examples) if len(e) <= task.max_tokens]
     kept = [examples[i] for i in short]
     if isinstance(judged, JudgedGroup):
@@ -335,7 +322,7 @@ def _stored_reference(task: Task, model: Path, examples: Sequence[Example], outp
     logp_S = _read_stored(path, identity)
     if logp_S is None:
         log(0.0, f"log-probabilities of {len(examples)} completions under the reference")
-        logp_S = bucketed_logp(task.policy, examples, task.words.pad_id, task.config.micro_batch_tokens)
+        logp_S = bucketed_logp(task.policy, examples, task.tokenizer.pad_id, task.config.micro_batch_tokens)
         write_bytes(path, save({"logp_S": logp_S}, {"identity": identity}))
     known = dict(zip(examples, logp_S.tolist(), strict=True))
     return lambda wanted: torch.tensor([known[e] for e in wanted])
@@ -365,7 +352,7 @@ class LiveReference:
         new = [e for e in examples if e not in self._known]
         if new:
             with adapter_off(self._copy):
-                size, pad_id = self._task.config.micro_batch_tokens, self._task.words.pad_id
+                size, pad_id = self._task.config.micro_batch_tokens, self._task.tokenizer.pad_id
                 self._known |= zip(new, bucketed_logp(self._copy, new, pad_id, size).tolist(), strict=True)
         return torch.tensor([self._known[e] for e in examples])
 
@@ -375,8 +362,8 @@ class LiveReference:
 
 
 def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log) -> Source:
-    config, generator = task.config, EngineGenerator(task.policy, task.words)
-    rows = read_prompts(data, task.words.chat)
+    config, generator = task.config, EngineGenerator(task.policy, task.tokenizer)
+    rows = read_prompts(data, task.tokenizer.chat)
     prompts = Prompts([row.text for row in rows], [row.weight for row in rows])
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
     reference = LiveReference(task, model) if task.row.needs_reference else None
@@ -385,11 +372,13 @@ def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Pat
         chosen = prompts.pick(config.groups_per_step, step, task.seed)
         drawn = generator.generate(chosen, sampling, seed=stream_seed(task.seed, "rollout", step))
         examples = [Example(one.prompt_ids, one.completion_ids) for one in drawn]
-        found, told = _judged_samples(task, scorer, drawn, examples, stream_seed(task.seed, "labels", step))
+        found, reported = _judged_samples(task, scorer, drawn, examples, stream_seed(task.seed, "labels", step))
         if reference:
             reference.forget()
-            told["kl"] = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn) - float(reference(examples).mean())
-        return found, told
+            reported["kl"] = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn) - float(
+                reference(examples).mean()
+            )
+        return found, reported
 
     valid = [] if valid_data is None else _read_groups(task, valid_data, log)
     rounded = -(-len(rows) // config.groups_per_step) * config.groups_per_step
@@ -399,7 +388,7 @@ def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Pat
         groups=groups,
         reference=reference,
         valid=valid,
-        looks={"valid": _some(valid)} if valid else {},
+        measured={"valid": _some(valid)} if valid else {},
     )
 
 

@@ -153,7 +153,7 @@ G = TypeVar("G", Group, EncodedGroup)
 
 
 def encode_groups(
-    config: RewardConfig, loss: RewardLoss, words: Tokenizer, groups: Sequence[Group], max_tokens: int, seed: int
+    config: RewardConfig, loss: RewardLoss, tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, seed: int
 ) -> list[EncodedGroup]:
     """Groups as the loss reads them.
 
@@ -164,7 +164,7 @@ def encode_groups(
     centre, spread = (fmean(values), pstdev(values)) if loss.reads == "ratings" else (0.0, 1.0)
     generator = torch.Generator().manual_seed(stream_seed(seed, "bootstrap"))
     draws_GH = torch.poisson(torch.ones(len(groups), config.heads), generator).tolist()
-    encode = partial(encode_group, words, max_tokens=max_tokens, pairs=config.pairs, centre=centre, spread=spread)
+    encode = partial(encode_group, tokenizer, max_tokens=max_tokens, pairs=config.pairs, centre=centre, spread=spread)
     return [
         encode(group, draws=tuple(draws) if config.heads > 1 else ())
         for group, draws in zip(groups, draws_GH, strict=True)
@@ -172,7 +172,7 @@ def encode_groups(
 
 
 def encode_group(
-    words: Tokenizer,
+    tokenizer: Tokenizer,
     group: Group,
     max_tokens: int,
     *,
@@ -182,7 +182,7 @@ def encode_group(
     draws: tuple[float, ...] = (),
 ) -> EncodedGroup:
     """The texts of a group as ids, each closed by the end token, and what was said of them."""
-    examples = tuple(encode_scored(words, group.prompt, c, max_tokens) for c in group.completions)
+    examples = tuple(encode_scored(tokenizer, group.prompt, c, max_tokens) for c in group.completions)
     if isinstance(group, JudgedGroup):
         targets = tuple((value - centre) / spread for value in group.values)
         ranks = (1.0,) * len(examples)
@@ -222,7 +222,7 @@ def margin_of(group: RankedGroup, rule: str) -> float:
     return MARGINS.get(rule, {}).get(group.strength or "", 0.0)
 
 
-def judge(
+def reward_batch(
     config: RewardConfig,
     groups: Sequence[EncodedGroup],
     score_S: Tensor,
@@ -230,7 +230,7 @@ def judge(
     *,
     head: int | None = None,
 ) -> Judgements:
-    """A micro-batch of whole groups under one head's scores of their completions, laid end to end.
+    """Return the batch that a loss eats: whole groups with one head's scores of their completions, laid end to end.
 
     With ``head`` each group counts as often as that head drew it.
     """
@@ -270,15 +270,15 @@ class Agreement:
 
 
 def agreement(
-    scorer: ScalarModel, words: Tokenizer, loss: RewardLoss, groups: Sequence[Group], max_tokens: int
+    scorer: ScalarModel, tokenizer: Tokenizer, loss: RewardLoss, groups: Sequence[Group], max_tokens: int
 ) -> Agreement:
     """Score the groups' completions, the mean of all heads, and compare."""
     texts = [(group.prompt, completion) for group in groups for completion in group.completions]
-    score_S = raw_scores(scorer, words, texts, max_tokens).reshape(len(texts), -1).mean(1)
+    score_S = raw_scores(scorer, tokenizer, texts, max_tokens).reshape(len(texts), -1).mean(1)
     margin_N, weight_N = CHOICES[loss.reads](groups, score_S)
     right_N = (margin_N > 0).float() + 0.5 * (margin_N == 0).float()
     log_odds = loss.reads != "ratings" and len(margin_N) > 0
-    lengths = torch.tensor([len(words.encode(completion)) for _, completion in texts])
+    lengths = torch.tensor([len(tokenizer.encode(completion)) for _, completion in texts])
     return Agreement(
         accuracy=float((weight_N * right_N).double().sum() / weight_N.double().sum()) if len(margin_N) else None,
         calibration_error=margin_calibration(margin_N.numpy()).error if log_odds else None,

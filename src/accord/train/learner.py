@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from accord.config import OptimConfig
 from accord.errors import DataError
 from accord.files import read_json, sha256_file, write_folder, write_json, write_text
 
-Log = Callable[[float, str], None]
 KEEP_CHECKPOINTS = 2
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +38,14 @@ class ValueHead(nn.Module):
         return F.linear(hidden_ND.float(), self.score.weight).squeeze(-1).cpu()
 
 
+class Forward(NamedTuple):
+    """What one forward pass says at each counted token of a batch, ``(N,)`` each, in row order."""
+
+    logp_N: Tensor
+    entropy_N: Tensor
+    value_N: Tensor | None
+
+
 @dataclass
 class PolicyModels:
     """The models of policy optimisation.
@@ -49,7 +58,7 @@ class PolicyModels:
     critic: ScalarModel | ValueHead | None
     reference: CausalLM
     scorer: Scorer
-    words: Tokenizer
+    tokenizer: Tokenizer
 
     @contextmanager
     def as_reference(self) -> Iterator[CausalLM]:
@@ -61,10 +70,8 @@ class PolicyModels:
         """What the learner moves, by the names that settings and metrics use."""
         return {"actor": self.policy} if self.critic is None else {"actor": self.policy, "critic": self.critic}
 
-    def look(
-        self, batch: Batch, temperature: float, *, entropy: bool, values: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Log-probability, entropy and value at each counted token of a batch, ``(N,)`` in row order.
+    def forward_logps(self, batch: Batch, temperature: float, *, entropy: bool, values: bool = True) -> Forward:
+        """Run policy and critic over a batch.
 
         Entropies are zeros unless asked for. Values are None without a critic; those of a trunk of its own are also
         where they are not asked for, so that a caller can let go of the policy's activations first.
@@ -72,12 +79,14 @@ class PolicyModels:
         hidden_ND, head_VD, target_N = self.policy.predictions(batch)
         logp_N, entropy_N = (x.cpu() for x in token_logp(hidden_ND, head_VD, target_N, temperature, entropy=entropy))
         if isinstance(self.critic, ValueHead):
-            return logp_N, entropy_N, self.critic(hidden_ND)
-        return logp_N, entropy_N, token_values(self.critic, batch) if self.critic is not None and values else None
+            return Forward(logp_N, entropy_N, self.critic(hidden_ND))
+        return Forward(
+            logp_N, entropy_N, token_values(self.critic, batch) if self.critic is not None and values else None
+        )
 
 
 def token_values(critic: ScalarModel, batch: Batch) -> Tensor:
-    """Values of the states that choose each counted token, ``(N,)``."""
+    """Return the value of the state that chooses each counted token, ``(N,)``."""
     flat_N, _ = batch.predicting()
     values: Tensor = critic(*batch.inputs(), flat_N)
     return values
@@ -89,7 +98,7 @@ def load_policy_models(
     """Read policy, reference (the same checkpoint, frozen) and scorers, and make the critic."""
     placement = Placement.of(config)
     scorer = load_scorer(config.rewards, reward_model, placement)
-    policy, words = load_policy(model, placement)
+    policy, tokenizer = load_policy(model, placement)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
     reference = policy if config.lora.rank else load_policy(model, placement)[0].eval().requires_grad_(False)
     if config.activation_checkpointing:
@@ -99,7 +108,7 @@ def load_policy_models(
         shared = config.values.shared
         critic = ValueHead(policy.config.width) if shared else _own_critic(config, model, reward_model, seed)
         critic.to(policy.device)
-    return PolicyModels(policy, critic, reference, scorer, words)
+    return PolicyModels(policy, critic, reference, scorer, tokenizer)
 
 
 def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, seed: int) -> ScalarModel:

@@ -1,4 +1,4 @@
-"""The update of policy optimisation: all epochs and minibatches on one rollout, whatever the row of the table.
+"""The loss of policy optimisation on one rollout, micro-batch by micro-batch, whatever the row of the table.
 
 Shapes: B samples, C completion tokens, N counted tokens of a micro-batch.
 """
@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from accord.algo.advantages import Rewarded, token_rewards
-from accord.algo.policy_loss import Tokens, clipped_value_loss, explained_variance, trust_region, update_stats
+from accord.algo.policy_loss import Tokens, clipped_value_loss, trust_region, update_stats
 from accord.algo.table import KL_PLACES, PolicyAlgorithm
 from accord.config import RlConfig
+from accord.errors import DataError, UsageError
+from accord.formats.jsonl import read_texts
 from accord.models.decoder import CausalLM, ScalarModel
-from accord.seeds import stream_seed
+from accord.text.batches import Batch, pack_blocks
+from accord.text.tokenizer import Tokenizer
 from accord.train.controllers import Controllers
-from accord.train.learner import Learner
-from accord.train.lm import block_loss
-from accord.train.policy_models import PolicyModels, ValueHead, token_values
-from accord.train.prompts import permutation
-from accord.train.rollouts import Rollout, micro_batches
+from accord.train.likelihood import block_loss
+from accord.train.policy_models import Forward, PolicyModels, ValueHead, token_values
+from accord.train.rollouts import Experience, micro_batches
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,28 @@ class PretrainingMix:
         return self.coef * block_loss(policy, self.blocks_NT[rows])
 
 
+def read_mix(config: RlConfig, tokenizer: Tokenizer, ptx_data: Path | None) -> PretrainingMix | None:
+    """Return the texts whose loss is added to every update, as blocks; None where ``ptx.coef`` is 0.
+
+    Raises UsageError where one of coefficient and texts is given without the other, DataError for too few texts.
+    """
+    if (config.ptx.coef > 0) != (ptx_data is not None):
+        raise UsageError(
+            f"rl.ptx.coef is {config.ptx.coef} and texts to remember are {'not ' if ptx_data is None else ''}given",
+            hint="give both --ptx-data FILE and rl.ptx.coef above 0, or neither",
+        )
+    if ptx_data is None:
+        return None
+    blocks_NT = pack_blocks(tokenizer.encode_batch(read_texts(ptx_data)), tokenizer.end_id, config.ptx.block_tokens)
+    if not len(blocks_NT):
+        raise DataError(
+            f"the texts do not fill one block of {config.ptx.block_tokens} tokens",
+            where=str(ptx_data),
+            hint="give more text, or lower rl.ptx.block_tokens",
+        )
+    return PretrainingMix(blocks_NT, config.ptx.blocks, config.ptx.coef)
+
+
 def kl_place(config: RlConfig, algorithm: PolicyAlgorithm) -> str:
     """Return where this run pays for the KL to the reference: the name of a row of `KL_PLACES`."""
     return algorithm.kl_in if config.kl_in == "auto" else config.kl_in
@@ -47,60 +70,68 @@ def kl_place(config: RlConfig, algorithm: PolicyAlgorithm) -> str:
 
 @dataclass
 class Update:
-    """One iteration's update: the rollout with its advantages, which stay as they were before the first step."""
+    """One iteration's update, on experience that stays as it was before the first step."""
 
     config: RlConfig
     algorithm: PolicyAlgorithm
-    actors: PolicyModels
+    models: PolicyModels
     controllers: Controllers
-    rollout: Rollout
-    advantage_BC: Tensor
-    return_BC: Tensor | None
+    experience: Experience
     mix: PretrainingMix | None = None
     seen: dict[str, float] = field(default_factory=dict)
 
     def losses(self, rows: Sequence[int], seed: int) -> Iterator[Tensor]:
-        """Losses of policy and critic, micro-batch by micro-batch, which add up to the minibatch's loss.
+        """Yield losses of policy and critic, micro-batch by micro-batch, which add up to the minibatch's loss.
 
         They come one after the other, so that only one network's activations are held at a time, but for those that
         the rollout's own forward pass left. What is measured on the way is added up in ``seen``.
         """
-        config, rollout, actors = self.config, self.rollout, self.actors
+        rollout = self.experience.rollout
         num_tokens = float(rollout.mask_BC[list(rows)].sum())
         weight_B = torch.zeros(len(rollout.examples))
-        weight_B[list(rows)] = self.algorithm.aggregate(rollout.tokens_B[list(rows)], config)
-        for picked, batch in micro_batches(config, actors, rollout.examples, rows):
-            if rollout.first:
-                logp_N, entropy_N, value_N = rollout.first.pop()
-            else:
-                wanted = config.entropy_coef > 0
-                logp_N, entropy_N, value_N = actors.look(batch, config.temperature, entropy=wanted, values=False)
-            loss = self._policy_loss(picked, logp_N, entropy_N, weight_B, num_tokens)
-            del logp_N, entropy_N
-            if actors.critic is None:
-                yield loss
-                continue
-            joint = isinstance(actors.critic, ValueHead)
-            if not joint:
-                yield loss
-                del loss
-            if value_N is None:
-                assert isinstance(actors.critic, ScalarModel)
-                value_N = token_values(actors.critic, batch)
-            value_loss = config.values.coef * self._value_loss(picked, value_N, num_tokens)
-            yield loss + value_loss if joint else value_loss
+        weight_B[list(rows)] = self.algorithm.aggregate(rollout.tokens_B[list(rows)], self.config)
+        for picked, batch in micro_batches(self.config, self.models, rollout.examples, rows):
+            yield from self._micro_losses(picked, batch, weight_B, num_tokens)
         if self.mix is not None:
-            loss = self.mix.loss(actors.policy, seed)
+            loss = self.mix.loss(self.models.policy, seed)
             self._merge({"ptx_loss": loss.detach() / self.mix.coef})
             yield loss
+
+    def _micro_losses(
+        self, picked: Sequence[int], batch: Batch, weight_B: Tensor, num_tokens: float
+    ) -> Iterator[Tensor]:
+        """Yield the loss of the policy, then that of a critic; both as one where they share a trunk."""
+        logp_N, entropy_N, value_N = self._forward(batch)
+        loss = self._policy_loss(picked, logp_N, entropy_N, weight_B, num_tokens)
+        del logp_N, entropy_N
+        critic = self.models.critic
+        if critic is None:
+            yield loss
+            return
+        joint = isinstance(critic, ValueHead)
+        if not joint:
+            yield loss
+            del loss  # lets go of the policy's activations before the critic runs
+        if value_N is None:
+            assert isinstance(critic, ScalarModel)
+            value_N = token_values(critic, batch)
+        value_loss = self.config.values.coef * self._value_loss(picked, value_N, num_tokens)
+        yield loss + value_loss if joint else value_loss
+
+    def _forward(self, batch: Batch) -> Forward:
+        """Return the rollout's own forward pass where it is still to be used, else a new one."""
+        if self.experience.rollout.first:
+            return self.experience.rollout.first.pop()
+        wanted = self.config.entropy_coef > 0
+        return self.models.forward_logps(batch, self.config.temperature, entropy=wanted, values=False)
 
     def _policy_loss(
         self, picked: Sequence[int], logp_N: Tensor, entropy_N: Tensor, weight_B: Tensor, num_tokens: float
     ) -> Tensor:
-        config, rollout = self.config, self.rollout
+        config, rollout = self.config, self.experience.rollout
         inside = rollout.mask_BC[picked]
         row_N = inside.nonzero()[:, 0]
-        old_logp_N, advantage_N = rollout.old_logp_BC[picked][inside], self.advantage_BC[picked][inside]
+        old_logp_N, advantage_N = rollout.old_logp_BC[picked][inside], self.experience.advantage_BC[picked][inside]
         tokens = Tokens(logp_N, old_logp_N, advantage_N, row_N)
         loss_N = self.algorithm.surrogate(tokens, config)
         kl_loss, price = KL_PLACES[kl_place(config, self.algorithm)].loss, self.controllers.kl.coef
@@ -118,9 +149,10 @@ class Update:
         return loss
 
     def _value_loss(self, picked: Sequence[int], value_N: Tensor, num_tokens: float) -> Tensor:
-        assert self.return_BC is not None
-        rollout, inside = self.rollout, self.rollout.mask_BC[picked]
-        old_value_N, return_N = rollout.value_BC[picked][inside], self.return_BC[picked][inside]
+        rollout, return_BC = self.experience.rollout, self.experience.return_BC
+        assert return_BC is not None
+        inside = rollout.mask_BC[picked]
+        old_value_N, return_N = rollout.value_BC[picked][inside], return_BC[picked][inside]
         loss = clipped_value_loss(value_N, old_value_N, return_N, self.config.values.clip, num_tokens)
         self._merge({"value_loss": loss.detach()})
         return loss
@@ -133,61 +165,3 @@ class Update:
 
 #: Statistics that are not sums over micro-batches.
 COMBINE: dict[str, Callable[[float, float], float]] = {"ratio_max": max, "ratio_min": min}
-
-
-def update_policy(
-    config: RlConfig,
-    algorithm: PolicyAlgorithm,
-    actors: PolicyModels,
-    learner: Learner,
-    controllers: Controllers,
-    rollout: Rollout,
-    seed: int,
-    mix: PretrainingMix | None = None,
-) -> dict[str, float]:
-    """All epochs and minibatches on one rollout; what was measured, of the last step unless its name says otherwise.
-
-    The rollout's own forward pass serves the first of them once; it holds for weights that nothing has moved since.
-    """
-    update, stats = prepare_update(config, algorithm, actors, controllers, rollout, mix)
-    extremes: dict[str, float] = {}
-    size = len(rollout.examples) // config.minibatches
-    for epoch in range(config.ppo_epochs):
-        order = permutation(len(rollout.examples), stream_seed(seed, epoch))
-        for start in range(0, len(order), size):
-            update.seen = {}
-            losses = update.losses(sorted(order[start : start + size]), stream_seed(seed, "mix", epoch, start))
-            stats |= learner.update(losses) | update.seen
-            for name in COMBINE:
-                new = update.seen[name]
-                extremes[name] = COMBINE[name](extremes.get(name, new), new)
-            if epoch == 0 and start == 0:
-                stats |= {"first_ratio_max": stats["ratio_max"], "first_approx_kl": stats["approx_kl"]}
-    return stats | extremes
-
-
-def prepare_update(
-    config: RlConfig,
-    algorithm: PolicyAlgorithm,
-    actors: PolicyModels,
-    controllers: Controllers,
-    rollout: Rollout,
-    mix: PretrainingMix | None = None,
-) -> tuple[Update, dict[str, float]]:
-    """Rewards, advantages and returns of a rollout, and what they look like."""
-    mask = rollout.mask_BC
-    price = controllers.kl.coef if KL_PLACES[kl_place(config, algorithm)].loss is None else 0.0
-    reward_BC = token_rewards(rollout.score_B, rollout.old_logp_BC, rollout.ref_logp_BC, mask, price)
-    rewarded = Rewarded(reward_BC, rollout.value_BC, mask, config.samples_per_prompt, controllers.returns.mean)
-    advantage_BC, return_BC = algorithm.advantages(rewarded, config)
-    controllers.returns.update(rewarded.return_B)
-    bare_N = (advantage_BC if return_BC is None else return_BC - rollout.value_BC)[mask]
-    stats = {
-        "return": float(rewarded.return_B.mean()),
-        "advantage_mean": float(bare_N.mean()),
-        "advantage_std": float(bare_N.std(unbiased=False)),
-    }
-    if return_BC is not None:
-        stats["value"] = float(rollout.value_BC[mask].mean())
-        stats["explained_variance"] = float(explained_variance(rollout.value_BC[mask], return_BC[mask]))
-    return Update(config, algorithm, actors, controllers, rollout, advantage_BC, return_BC, mix), stats

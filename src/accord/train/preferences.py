@@ -20,7 +20,7 @@ from accord.config import DpoConfig
 from accord.errors import DataError
 from accord.models.decoder import CausalLM
 from accord.text.batches import Example, collate, example_buckets, length_buckets
-from accord.train.lm import logp_and_entropy
+from accord.train.likelihood import logp_and_entropy
 
 #: Log-probabilities of completions under the reference, ``(S,)``; None where the loss has no reference.
 Reference = Callable[[Sequence[Example]], Tensor] | None

@@ -26,6 +26,7 @@ from accord.models.folder import RewardScale, load_scalar, save_scalar
 from accord.models.lora import add_lora
 from accord.models.placement import Placement
 from accord.models.spelling import fold_spellings, share_spellings
+from accord.progress import Log, quiet
 from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, example_buckets
@@ -38,12 +39,13 @@ from accord.train.judged import (
     batch_elements,
     count_pairs,
     encode_groups,
-    judge,
     read_groups,
+    reward_batch,
     shared_texts,
 )
-from accord.train.learner import Learner, Log
-from accord.train.loop import identity_of, quiet, train_steps
+from accord.train.learner import Learner
+from accord.train.prompts import permutation
+from accord.train.training_run import Steps, TrainingRun
 
 BUCKET_TOKENS = 1024
 SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
@@ -88,12 +90,12 @@ def reward(
     have mean 0 and standard deviation 1 there. Without ``valid_data`` every twentieth batch element is held out.
     """
     loss = reward_loss(config)
-    scorer, words = _start(config, model, seed)
-    train, valid, num_skipped = read_groups(config, loss, data, valid_data, words.chat)
+    scorer, tokenizer = _start(config, model, seed)
+    train, valid, num_skipped = read_groups(config, loss, data, valid_data, tokenizer.chat)
     if num_skipped:
         log(0.0, f"{num_skipped} rankings of one single tie say nothing and are left out")
     limit = min(config.max_tokens, scorer.config.max_positions)
-    encoded = encode_groups(config, loss, words, train, limit, seed)
+    encoded = encode_groups(config, loss, tokenizer, train, limit, seed)
     elements = batch_elements(encoded)
     per_epoch = -(-len(elements) // config.groups_per_step)
     learner = Learner({"reward": scorer}, {"reward": config.optim}, per_epoch * config.epochs)
@@ -103,23 +105,15 @@ def reward(
         start = position * config.groups_per_step
         chosen = epoch_order(len(elements), epoch, seed)[start : start + config.groups_per_step]
         stats: dict[str, float] = {}
-        losses = group_losses(config, scorer, [g for i in chosen for g in elements[i]], words.pad_id, stats)
+        losses = group_losses(config, scorer, [g for i in chosen for g in elements[i]], tokenizer.pad_id, stats)
         return learner.update(losses) | stats
 
     scorer.train()
-    train_steps(
-        learner,
-        step_fn,
-        total=per_epoch * config.epochs,
-        seed=seed,
-        output_dir=output_dir,
-        identity=identity_of({"config": config.model_dump(), "seed": seed}, {"model": model, "data": data}),
-        checkpoint_every=config.checkpoint_every,
-        resume=resume,
-        log=log,
-    )
-    scale = _finish(config, scorer, words, train, limit, output_dir / "model")
-    agreed = agreement(scorer, words, loss, valid, limit)
+    run = TrainingRun(output_dir, seed, resume, log)
+    identity = run.identity({"model": model, "data": data}, config=config)
+    run.train(learner, step_fn, Steps(learner.total_steps, config.checkpoint_every), identity=identity)
+    scale = _finish(config, scorer, tokenizer, train, limit, output_dir / "model")
+    agreed = agreement(scorer, tokenizer, loss, valid, limit)
     return RewardResult(
         model=output_dir / "model",
         valid_accuracy=agreed.accuracy,
@@ -147,14 +141,12 @@ def reward_loss(config: RewardConfig) -> RewardLoss:
 
 def epoch_order(count: int, epoch: int, seed: int) -> list[int]:
     """A fresh permutation of the groups for each epoch."""
-    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
-    order: list[int] = torch.randperm(count, generator=generator).tolist()
-    return order
+    return permutation(count, stream_seed(seed, "order", epoch))
 
 
 def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, Tokenizer]:
     """The reward model before its first step, with what trains of it."""
-    scorer, words, _ = load_scalar(
+    scorer, tokenizer, _ = load_scalar(
         model,
         Placement.of(config),
         head_seed=stream_seed(seed, "head"),
@@ -172,21 +164,21 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
     if config.activation_checkpointing:
         recompute_activations(scorer.model)
     if config.share_spellings:
-        share_spellings(scorer.model.embed_tokens, words)
+        share_spellings(scorer.model.embed_tokens, tokenizer)
     if config.freeze_embeddings:
         scorer.model.freeze_embeddings()
     add_lora(scorer, config.lora, stream_seed(seed, "lora"))
-    return scorer, words
+    return scorer, tokenizer
 
 
 def _finish(
-    config: RewardConfig, scorer: ScalarModel, words: Tokenizer, train: Sequence[Group], limit: int, folder: Path
+    config: RewardConfig, scorer: ScalarModel, tokenizer: Tokenizer, train: Sequence[Group], limit: int, folder: Path
 ) -> RewardScale:
     """Put the trained model on its scale and write it."""
     fold_spellings(scorer.model.embed_tokens)
     scorer.eval()
-    scale = scale_of(config, scorer, words, train, limit)
-    save_scalar(folder, scorer, words, scale)
+    scale = scale_of(config, scorer, tokenizer, train, limit)
+    save_scalar(folder, scorer, tokenizer, scale)
     return scale
 
 
@@ -209,22 +201,22 @@ def group_losses(
             readings_SR, positions_H = _dealt(readings_SR, positions_H, torch.tensor(index))
         loss = readings_SR.new_zeros(())
         for head in range(config.heads):
-            judged = judge(config, micro, readings_SR[:, head], positions_H[head])
-            part, found = loss_of.loss(judged, total_weight, config.center_coef)
+            batch = reward_batch(config, micro, readings_SR[:, head], positions_H[head])
+            part, found = loss_of.loss(batch, total_weight, config.center_coef)
             if config.heads > 1:  # it learns from what it drew; its stats are of all
-                drawn = judge(config, micro, readings_SR[:, head], positions_H[head], head=head)
+                drawn = reward_batch(config, micro, readings_SR[:, head], positions_H[head], head=head)
                 part, _ = loss_of.loss(drawn, total_weight, config.center_coef)
             if config.l2_coef > 0:
-                part = part + config.l2_coef * score_penalty(judged, total_weight)
+                part = part + config.l2_coef * score_penalty(batch, total_weight)
             loss = loss + part / config.heads
             for name, value in found.items():
                 stats[name] = stats.get(name, 0.0) + float(value) / config.heads
         for reading, coef in ((1, config.pooled_coef), (2, config.bag_coef)):
             if coef > 0:
-                again = replace(judged, score_S=readings_SR[:, reading])
+                again = replace(batch, score_S=readings_SR[:, reading])
                 loss = loss + coef * loss_of.loss(again, total_weight, config.center_coef)[0]
         if config.self_distill_coef > 0:
-            pairs = judged.pairs.chosen_N, judged.pairs.rejected_N, judged.pairs.weight_N
+            pairs = batch.pairs.chosen_N, batch.pairs.rejected_N, batch.pairs.weight_N
             loss = loss + config.self_distill_coef * self_distillation(readings_SR, *pairs, total_weight)
         seen.append(readings_SR.detach()[:, : config.heads])
         yield loss
@@ -316,16 +308,16 @@ def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[li
 
 
 def scale_of(
-    config: RewardConfig, scorer: ScalarModel, words: Tokenizer, groups: Sequence[Group], max_tokens: int
+    config: RewardConfig, scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int
 ) -> RewardScale:
     """How the trained heads' numbers become the score: as measured, or as chances, which need no scale."""
     if config.transform == "probability":
         plain = RewardScale() if config.heads == 1 else RewardScale((0.0,) * config.heads, (1.0,) * config.heads)
         return replace(plain, transform="probability", combine=config.combine)
-    return replace(measure_scale(scorer, words, groups, max_tokens), combine=config.combine)
+    return replace(measure_scale(scorer, tokenizer, groups, max_tokens), combine=config.combine)
 
 
-def measure_scale(scorer: ScalarModel, words: Tokenizer, groups: Sequence[Group], max_tokens: int) -> RewardScale:
+def measure_scale(scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int) -> RewardScale:
     """Offset and scale that give the human completions of the groups mean 0 and standard deviation 1, head by head.
 
     Where no group says that its completions are people's, all of them count; of very many, every n-th.
@@ -333,7 +325,7 @@ def measure_scale(scorer: ScalarModel, words: Tokenizer, groups: Sequence[Group]
     humans = [g for g in groups if g.origin.startswith("human")] or groups
     pairs = sorted({(g.prompt, c) for g in humans for c in g.completions})
     pairs = pairs[:: -(-len(pairs) // SCALE_TEXTS)]
-    heads = raw_scores(scorer, words, pairs, max_tokens).reshape(len(pairs), -1).unbind(1)
+    heads = raw_scores(scorer, tokenizer, pairs, max_tokens).reshape(len(pairs), -1).unbind(1)
     offsets = tuple(float(score_S.mean()) for score_S in heads)
     scales = tuple(1.0 / max(1e-3, float(score_S.std()) if len(pairs) > 1 else 0.0) for score_S in heads)
     return RewardScale(offsets[0], scales[0]) if len(heads) == 1 else RewardScale(offsets, scales)

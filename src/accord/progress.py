@@ -1,0 +1,17 @@
+"""How long work reports its progress: a function of the share that is done and a line to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+#: Called as ``log(fraction, text)``: the share of the work that is done, from 0 to 1, and what to say of it.
+Log = Callable[[float, str], None]
+
+
+def quiet(fraction: float, text: str) -> None:
+    """Report nothing."""
+
+
+def part_of(log: Log, start: float, end: float) -> Log:
+    """Return the reporter of a part of the work: its own 0 to 1 is ``start`` to ``end`` of the whole."""
+    return lambda fraction, text: log(start + fraction * (end - start), text)

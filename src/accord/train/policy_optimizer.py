@@ -1,0 +1,165 @@
+"""Policy optimisation, one iteration a step: sample, score, reward, update, adapt.
+
+Shapes: B samples of an iteration, C completion tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from accord.algo.advantages import Rewarded, token_rewards
+from accord.algo.policy_loss import explained_variance
+from accord.algo.table import KL_PLACES, PolicyAlgorithm
+from accord.config import RlConfig
+from accord.rollout.engine import Sampling
+from accord.rollout.generator import EngineGenerator, Generator
+from accord.seeds import stream_seed
+from accord.train.controllers import Controllers
+from accord.train.learner import Learner
+from accord.train.policy_models import PolicyModels
+from accord.train.policy_update import COMBINE, PretrainingMix, Update, kl_place
+from accord.train.prompts import Prompts, permutation
+from accord.train.rollouts import (
+    Experience,
+    Rollout,
+    Scored,
+    measure_rollout,
+    rollout_stats,
+    score_samples,
+    shape_scores,
+)
+
+
+@dataclass
+class PolicyOptimizer:
+    """What improves a policy on prompts, whatever the row of the table.
+
+    Attributes:
+        algorithm: the row.
+        learner: moves the weights of ``models.trained()``.
+        controllers: what adapts from iteration to iteration besides weights; with the learner all state there is.
+        mix: plain texts whose loss is added to every update, or None.
+        seed: all samples and orders are functions of it and of the step.
+    """
+
+    config: RlConfig
+    algorithm: PolicyAlgorithm
+    models: PolicyModels
+    learner: Learner
+    controllers: Controllers
+    mix: PretrainingMix | None = None
+    seed: int = 0
+    generator: Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generator = EngineGenerator(self.models.policy, self.models.tokenizer)
+
+    def step(self, prompts: Prompts, step: int) -> tuple[Scored, dict[str, float]]:
+        """Run one iteration. Returns its scored samples and its metrics."""
+        scored = self.sample(prompts, step)
+        return scored, self.improve(scored, stream_seed(self.seed, "minibatch", step))
+
+    def improve(self, scored: Scored, seed: int) -> dict[str, float]:
+        """Run an iteration from its scored samples on; ``seed`` decides the minibatches. Returns its metrics."""
+        self.controllers.scores.update(scored.score_B)
+        score_B = shape_scores(self.config, scored, self.controllers)
+        rollout = measure_rollout(self.config, self.models, scored, score_B)
+        rewarded = self.rewards(rollout)
+        experience = self.advantages(rollout, rewarded)
+        stats = rollout_stats(rollout, self.config.samples_per_prompt) | self.controllers.prices()
+        stats |= experience_stats(experience, rewarded)
+        stats |= self.update(experience, seed)
+        self.controllers.adapt(stats, len(scored.samples))
+        return stats
+
+    # -- samples and scores --------------------------------------------------------------------------------------------
+
+    def sample(self, prompts: Prompts, step: int) -> Scored:
+        """Return the scored samples of an iteration.
+
+        Where the algorithm drops zero-variance groups, other prompts are drawn in their place, ``redraws`` times at
+        most; what is missing then is filled up with zero-variance groups, whose advantages are 0.
+        """
+        wanted, group = self.config.prompts_per_iteration, self.config.samples_per_prompt
+        scored = self._draw(prompts.pick(wanted, step, self.seed), step)
+        for attempt in range(self.config.redraws if self.algorithm.drop_zero_variance else 0):
+            useless = int(scored.zero_variance_P(group).sum())
+            missing = wanted - (len(scored.samples) // group - useless)
+            if missing <= 0:
+                break
+            others = prompts.pick(missing, step, stream_seed(self.seed, "redraw", attempt))
+            scored = scored + self._draw(others, step, attempt)
+        if len(scored.samples) == wanted * group:
+            return scored
+        order = torch.argsort(scored.zero_variance_P(group).long(), stable=True)[:wanted].tolist()
+        return scored.rows([p * group + i for p in order for i in range(group)])
+
+    def _draw(self, prompts: Sequence[str], *stream: int) -> Scored:
+        """Return scored completions of these prompts, from a random stream of their own."""
+        sampling = Sampling(self.config.max_new_tokens, self.config.samples_per_prompt, self.config.temperature)
+        samples = self.generator.generate(prompts, sampling, seed=stream_seed(self.seed, "rollout", *stream))
+        return score_samples(self.models.scorer, samples)
+
+    # -- rewards and advantages ----------------------------------------------------------------------------------------
+
+    def rewards(self, rollout: Rollout) -> Rewarded:
+        """Return the reward of each token: the score at the end, less the price of KL where it lives in the reward."""
+        in_reward = KL_PLACES[kl_place(self.config, self.algorithm)].loss is None
+        price = self.controllers.kl.coef if in_reward else 0.0
+        reward_BC = token_rewards(rollout.score_B, rollout.old_logp_BC, rollout.ref_logp_BC, rollout.mask_BC, price)
+        group, baseline = self.config.samples_per_prompt, self.controllers.returns.mean
+        return Rewarded(reward_BC, rollout.value_BC, rollout.mask_BC, group, baseline)
+
+    def advantages(self, rollout: Rollout, rewarded: Rewarded) -> Experience:
+        """Return the advantages by the algorithm's rule; the running mean of returns takes these in afterwards."""
+        advantage_BC, return_BC = self.algorithm.advantages(rewarded, self.config)
+        self.controllers.returns.update(rewarded.return_B)
+        return Experience(rollout, advantage_BC, return_BC)
+
+    # -- the update ----------------------------------------------------------------------------------------------------
+
+    def update(self, experience: Experience, seed: int) -> dict[str, float]:
+        """Take all epochs and minibatches on one rollout.
+
+        Returns what was measured, of the last step unless its name says otherwise. The rollout's own forward pass
+        serves the first step; it holds for weights that nothing has moved since.
+        """
+        update = Update(self.config, self.algorithm, self.models, self.controllers, experience, self.mix)
+        stats: dict[str, float] = {}
+        extremes: dict[str, float] = {}
+        for rows, step_seed in self._minibatches(len(experience.rollout.examples), seed):
+            update.seen = {}
+            first = not stats
+            stats |= self.learner.update(update.losses(rows, step_seed)) | update.seen
+            for name, combine in COMBINE.items():
+                extremes[name] = combine(extremes.get(name, update.seen[name]), update.seen[name])
+            if first:
+                stats |= {"first_ratio_max": stats["ratio_max"], "first_approx_kl": stats["approx_kl"]}
+        return stats | extremes
+
+    def _minibatches(self, count: int, seed: int) -> list[tuple[list[int], int]]:
+        """Return the rows of every optimizer step, each epoch in an order of its own, and the step's seed."""
+        size, found = count // self.config.minibatches, []
+        for epoch in range(self.config.ppo_epochs):
+            order = permutation(count, stream_seed(seed, epoch))
+            for start in range(0, count, size):
+                found.append((sorted(order[start : start + size]), stream_seed(seed, "mix", epoch, start)))
+        return found
+
+
+def experience_stats(experience: Experience, rewarded: Rewarded) -> dict[str, float]:
+    """Return what returns, advantages (before whitening) and values look like before the update."""
+    rollout, return_BC, mask_BC = experience.rollout, experience.return_BC, experience.rollout.mask_BC
+    plain_N = (experience.advantage_BC if return_BC is None else return_BC - rollout.value_BC)[mask_BC]
+    stats = {
+        "return": float(rewarded.return_B.mean()),
+        "advantage_mean": float(plain_N.mean()),
+        "advantage_std": float(plain_N.std(unbiased=False)),
+    }
+    if return_BC is not None:
+        stats["value"] = float(rollout.value_BC[mask_BC].mean())
+        stats["explained_variance"] = float(explained_variance(rollout.value_BC[mask_BC], return_BC[mask_BC]))
+    return stats

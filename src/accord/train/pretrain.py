@@ -1,0 +1,131 @@
+"""The pretrain stage: plain texts in, a language model trained from scratch out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from accord.config import ModelConfig, ModelKind, PretrainConfig
+from accord.errors import DataError
+from accord.formats.jsonl import read_texts
+from accord.models.backbone import Shape, recompute_activations
+from accord.models.decoder import CausalLM, init_weights
+from accord.models.lstm import LstmConfig
+from accord.models.placement import Placement
+from accord.models.shape import DecoderConfig
+from accord.models.spelling import fold_spellings, share_spellings
+from accord.progress import Log, quiet
+from accord.seeds import stream_seed
+from accord.text.batches import Example, pack_blocks
+from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.learner import Learner
+from accord.train.likelihood import LmResult, block_loss, mean_nll
+from accord.train.prompts import permutation
+from accord.train.training_run import Steps, TrainingRun
+
+
+def pretrain(
+    config: PretrainConfig,
+    shape: ModelConfig,
+    *,
+    texts: Path,
+    valid_texts: Path,
+    tokenizer: Path,
+    output_dir: Path,
+    seed: int = 0,
+    resume: bool = True,
+    log: Log = quiet,
+) -> LmResult:
+    """Train a model from scratch on a JSONL file of texts; next-token loss over every token.
+
+    Writes ``output_dir/model`` (Hugging Face layout) and ``output_dir/metrics.jsonl``.
+    """
+    run = TrainingRun(output_dir, seed, resume, log)
+    loaded = load_tokenizer(tokenizer)
+    model = _start(config, shape, loaded, seed)
+    blocks_NT = _read_blocks(config, loaded, texts)
+    per_epoch = len(blocks_NT) // config.batch_blocks
+    total = round(per_epoch * config.epochs)
+    learner = Learner({"policy": model}, {"policy": config.optim}, total)
+
+    def step_fn(step: int) -> dict[str, float]:
+        epoch, position = divmod(step, per_epoch)
+        order = permutation(len(blocks_NT), stream_seed(seed, "order", epoch))
+        rows = blocks_NT[order[position * config.batch_blocks : (position + 1) * config.batch_blocks]]
+        with parametrize.cached():
+            loss = block_loss(model, rows)
+        return learner.update([loss])
+
+    model.train()
+    identity = run.identity({"texts": texts, "tokenizer": tokenizer}, config=config, shape=shape)
+    run.train(learner, step_fn, Steps(total, config.checkpoint_every), identity=identity)
+    fold_spellings(model.model.embed_tokens)
+    model.eval()
+    with torch.no_grad():
+        train_nll = float(block_loss(model, blocks_NT[: config.batch_blocks]))
+    saved = run.save_result(model, loaded, adapter_on=None)
+    valid_nll = mean_nll(model, _held_out(loaded, valid_texts, shape.max_positions), loaded.pad_id)
+    return LmResult(saved, train_nll, valid_nll, blocks_NT[:, 1:].numel(), total)
+
+
+def _start(config: PretrainConfig, shape: ModelConfig, tokenizer: Tokenizer, seed: int) -> CausalLM:
+    """Return the model before its first step, on its device."""
+    model = CausalLM(SHAPES[shape.kind](shape, tokenizer.vocab_size))
+    init_weights(model, stream_seed(seed, "init"))
+    placement = Placement.of(config)
+    model.to(placement.device).model.compute_dtype = placement.dtype
+    model.model.dropout = config.dropout
+    if config.activation_checkpointing:
+        recompute_activations(model.model)
+    if config.share_spellings:
+        share_spellings(model.model.embed_tokens, tokenizer)
+    return model
+
+
+def _read_blocks(config: PretrainConfig, tokenizer: Tokenizer, texts: Path) -> Tensor:
+    """Return the texts as blocks of tokens ``(N, T)``. Raises DataError where they do not fill one batch."""
+    blocks_NT = pack_blocks(tokenizer.encode_batch(read_texts(texts)), tokenizer.end_id, config.block_tokens)
+    if len(blocks_NT) < config.batch_blocks:
+        raise DataError(
+            f"the texts fill only {len(blocks_NT)} blocks of {config.block_tokens} tokens",
+            where=str(texts),
+            why=f"a batch needs {config.batch_blocks}",
+            hint="give more text, or lower pretrain.batch_blocks or pretrain.block_tokens",
+        )
+    return blocks_NT
+
+
+def _held_out(tokenizer: Tokenizer, texts: Path, max_positions: int) -> list[Example]:
+    """Return the texts whose likelihood is measured, each cut to the model's context."""
+    end = tokenizer.end_id
+    return [Example((end,), (*ids, end)[:max_positions]) for ids in tokenizer.encode_batch(read_texts(texts))]
+
+
+def decoder_config(shape: ModelConfig, vocab_size: int) -> DecoderConfig:
+    """Return the decoder that a recipe's model section describes."""
+    return DecoderConfig(
+        vocab_size=vocab_size,
+        width=shape.width,
+        ffn=shape.ffn,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        num_kv_heads=shape.kv_heads,
+        head_width=shape.width // shape.heads,
+        max_positions=shape.max_positions,
+    )
+
+
+def lstm_config(shape: ModelConfig, vocab_size: int) -> LstmConfig:
+    """Return the LSTM that a recipe's model section describes."""
+    return LstmConfig(vocab_size, shape.width, shape.layers, shape.max_positions)
+
+
+#: What each ``model.kind`` of a recipe means.
+SHAPES: Mapping[ModelKind, Callable[[ModelConfig, int], Shape]] = {
+    "llama": decoder_config,
+    "lstm": lstm_config,
+}

@@ -1,0 +1,139 @@
+"""The sft stage: demonstrations in, a policy that writes completions like theirs out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from accord.config import SftConfig
+from accord.errors import DataError
+from accord.formats.jsonl import Conversation, at_row, read_lessons
+from accord.models.backbone import recompute_activations
+from accord.models.decoder import CausalLM
+from accord.models.folder import load_policy
+from accord.models.lora import add_lora
+from accord.models.placement import Placement
+from accord.progress import Log, quiet
+from accord.seeds import stream_seed
+from accord.text.batches import Example, collate, example_buckets, length_buckets
+from accord.text.chat import encode_chat
+from accord.text.tokenizer import Tokenizer
+from accord.train.learner import Learner
+from accord.train.likelihood import LmResult, completion_nll, mean_nll
+from accord.train.training_run import Steps, TrainingRun
+
+NLL_ROWS = 400  # demonstrations that a likelihood is measured on after fine-tuning: enough for 2 %
+HELD_OUT_EVERY = 20  # without a file of its own: 5 % of the data, enough to see overfitting
+
+
+def sft(
+    config: SftConfig,
+    *,
+    model: Path,
+    data: Path,
+    output_dir: Path,
+    valid_data: Path | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    log: Log = quiet,
+) -> LmResult:
+    """Fine-tune a policy on demonstrations ``{"prompt", "completion"}``: loss on completion and end token only. Of
+    conversations ``{"messages"}`` the assistant's turns count.
+
+    Without ``valid_data`` every twentieth row is held out. Writes ``output_dir/model`` and ``metrics.jsonl``; with an
+    adapter the model is merged, and ``output_dir/adapter`` holds the adapter alone.
+    """
+    run = TrainingRun(output_dir, seed, resume, log)
+    policy, tokenizer = _start(config, model, seed)
+    train, valid = _read_split(config, policy, tokenizer, data, valid_data, log)
+    batches = _batches(config, train, seed)
+    learner = Learner({"policy": policy}, {"policy": config.optim}, len(batches))
+
+    def step_fn(step: int) -> dict[str, float]:
+        batch = [train[i] for i in batches[step]]
+        return learner.update(sft_losses(policy, batch, tokenizer.pad_id, config.micro_batch_tokens))
+
+    policy.train()
+    identity = run.identity({"model": model, "data": data}, config=config)
+    run.train(learner, step_fn, Steps(len(batches), config.checkpoint_every), identity=identity)
+    policy.eval()
+    saved = run.save_result(policy, tokenizer, adapter_on=model if config.lora.rank else None)
+    train_nll, valid_nll = (mean_nll(policy, spread(rows, NLL_ROWS), tokenizer.pad_id) for rows in (train, valid))
+    num_tokens = sum(train[i].num_counted for batch in batches for i in batch)
+    return LmResult(saved, train_nll, valid_nll, num_tokens, len(batches))
+
+
+def _start(config: SftConfig, model: Path, seed: int) -> tuple[CausalLM, Tokenizer]:
+    """Return the policy before its first step, with what trains of it, and its tokenizer."""
+    policy, tokenizer = load_policy(model, Placement.of(config))
+    policy.model.dropout = config.dropout
+    if config.activation_checkpointing:
+        recompute_activations(policy.model)
+    add_lora(policy, config.lora, stream_seed(seed, "lora"))
+    return policy, tokenizer
+
+
+def _read_split(
+    config: SftConfig, policy: CausalLM, tokenizer: Tokenizer, data: Path, valid_data: Path | None, log: Log
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return the demonstrations to learn from and the held-out ones; of very few all serve for both."""
+    limit = min(config.max_tokens, policy.config.max_positions)
+    rows = _demonstrations(tokenizer, data, limit, log)
+    if valid_data is not None:
+        return rows, _demonstrations(tokenizer, valid_data, limit, log)
+    if len(rows) < HELD_OUT_EVERY:
+        return rows, rows[::HELD_OUT_EVERY]
+    return [row for i, row in enumerate(rows) if i % HELD_OUT_EVERY], rows[::HELD_OUT_EVERY]
+
+
+def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list[int]]:
+    """Return the rows of every step; of a last epoch that is not whole, its first steps."""
+    lengths, whole = [len(row) for row in rows], math.ceil(config.epochs)
+    batches = [
+        batch
+        for epoch in range(whole)
+        for batch in length_buckets(lengths, config.batch_tokens, stream_seed(seed, "order", epoch))
+    ]
+    return batches[: max(1, round(len(batches) * config.epochs / whole))]
+
+
+def spread(rows: Sequence[Example], most: int) -> Sequence[Example]:
+    """All rows, or of very many every n-th."""
+    return rows[:: max(1, -(-len(rows) // most))]
+
+
+def _demonstrations(tokenizer: Tokenizer, path: Path, max_tokens: int, log: Log) -> list[Example]:
+    """The demonstrations of a file that are no longer than the limit; the log says how many were left out."""
+    rows = [_example(tokenizer, lesson) for lesson in read_lessons(path)]
+    kept = [row for row in rows if len(row) <= max_tokens]
+    if not kept:
+        raise DataError(
+            f"all demonstrations are longer than {max_tokens} tokens",
+            where=str(path),
+            hint="raise sft.max_tokens, use a model with a longer context, or shorten the texts",
+        )
+    if len(kept) < len(rows):
+        log(0.0, f"{len(rows) - len(kept)} of {len(rows)} demonstrations left out: longer than {max_tokens} tokens")
+    return kept
+
+
+def _example(tokenizer: Tokenizer, lesson: tuple[str, str] | Conversation) -> Example:
+    if not isinstance(lesson, Conversation):
+        return demonstration_example(tokenizer, *lesson)
+    with at_row(lesson.where):
+        return encode_chat(tokenizer, lesson.messages, lesson.counted_from)
+
+
+def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) -> Example:
+    """A prompt and a finished completion as ids, the end token among the completion's."""
+    return Example(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(completion), tokenizer.end_id))
+
+
+def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int) -> Iterator[Tensor]:
+    """Micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
+    num_counted = sum(e.num_counted for e in rows)
+    for micro in example_buckets(rows, micro_batch_tokens):
+        yield completion_nll(policy, collate([rows[i] for i in micro], pad_id)) / num_counted

@@ -1,0 +1,155 @@
+"""What every training stage shares: one run in its folder, with steps, metrics, events, checkpoints and snapshots."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel
+
+from accord.config import without_device
+from accord.files import sha256_tree
+from accord.models.decoder import CausalLM
+from accord.models.folder import save_policy
+from accord.models.lora import save_adapter
+from accord.models.precision import tune_allocator
+from accord.progress import Log, quiet
+from accord.seeds import stream_seed
+from accord.text.tokenizer import Tokenizer
+from accord.train.learner import Checkpoints, Learner, Metrics
+
+#: What a stage may leave beside its metrics, and what no fresh start may find there: it would be judged as its own.
+LEFTOVERS = ("snapshots", "samples", "adapter")
+
+
+class Carried(Protocol):
+    """What a stage keeps from step to step besides the learner (controllers, running statistics), as plain JSON."""
+
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How many steps a stage takes, and how: a step may be several updates of the learner.
+
+    ``headline`` is the metric that progress shows.
+    """
+
+    total: int
+    checkpoint_every: int
+    updates_each: int = 1
+    headline: str = "loss"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training stage at work in its folder.
+
+    Attributes:
+        folder: where metrics, events, checkpoints, snapshots and the result go.
+        seed: everything random is a function of it and of the step.
+        resume: go on from the newest checkpoint of the same inputs; else start anew.
+        log: where progress is reported.
+    """
+
+    folder: Path
+    seed: int
+    resume: bool = True
+    log: Log = quiet
+
+    @property
+    def metrics(self) -> Metrics:
+        """``metrics.jsonl``: one row a step."""
+        return Metrics(self.folder / "metrics.jsonl")
+
+    def identity(self, inputs: Mapping[str, Path], **settings: BaseModel) -> str:
+        """Return the hash that makes two runs the same run: settings by name, seed and contents of the inputs."""
+        return identity_of({name: one.model_dump() for name, one in settings.items()} | {"seed": self.seed}, inputs)
+
+    def train(
+        self,
+        learner: Learner,
+        step_fn: Callable[[int], dict[str, float]],
+        steps: Steps,
+        *,
+        identity: str,
+        carried: Carried | None = None,
+    ) -> None:
+        """Call ``step_fn(step)`` for every step not yet done, and write the metrics that it returns.
+
+        Checkpoints of another identity are not continued. The global random stream (dropout) is reseeded from
+        (seed, step), so that a resumed run equals an uninterrupted one.
+        """
+        tune_allocator()
+        checkpoints = Checkpoints(self.folder / "checkpoints", identity)
+        started, total = time.monotonic(), steps.total
+        for step in range(self._first_step(checkpoints, learner, steps, carried), total):
+            torch.manual_seed(stream_seed(self.seed, "step", step))
+            row = step_fn(step)
+            self.metrics.write(step, {**row, "seconds": time.monotonic() - started})
+            self.log((step + 1) / total, f"step {step + 1}/{total}, {steps.headline} {row[steps.headline]:.4f}")
+            if (step + 1) % steps.checkpoint_every == 0 and step + 1 < total:
+                checkpoints.save(learner, carried.state() if carried else {})
+
+    def _first_step(self, checkpoints: Checkpoints, learner: Learner, steps: Steps, carried: Carried | None) -> int:
+        """Restore what a checkpoint holds, and drop what stands of steps that are run again."""
+        if not self.resume:
+            checkpoints.clear()
+        state = checkpoints.restore(learner)
+        first = 0 if state is None else learner.step // steps.updates_each
+        if state is not None and carried is not None:
+            carried.restore(state)
+        for rows in (self.metrics, Metrics(self.folder / "events.jsonl")):
+            rows.rewind(first)
+        for name in LEFTOVERS if first == 0 else ():
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        return first
+
+    def event(self, step: int, event: Mapping[str, str]) -> None:
+        """Add a row to ``events.jsonl``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **event}) + "\n")
+
+    def save_snapshot(self, step: int, policy: CausalLM, tokenizer: Tokenizer) -> None:
+        """Leave the policy of a step, counted from 0, for a judge to choose from."""
+        save_policy(self.folder / "snapshots" / f"step_{step + 1:06d}", policy, tokenizer)
+
+    def snapshots(self) -> dict[int, Path]:
+        """Return the policies that were left, by the number of steps they took."""
+        return snapshots_of(self.folder / "snapshots")
+
+    def save_result(self, policy: CausalLM, tokenizer: Tokenizer, *, adapter_on: Path | None) -> Path:
+        """Write the last policy to ``model`` and return where.
+
+        Its adapter goes beside it, where one trained on the policy in ``adapter_on``.
+        """
+        save_policy(self.folder / "model", policy, tokenizer)
+        if adapter_on is not None:
+            save_adapter(self.folder / "adapter", policy, str(adapter_on))
+        else:  # what an earlier run with other settings left
+            shutil.rmtree(self.folder / "adapter", ignore_errors=True)
+        return self.folder / "model"
+
+
+def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
+    """Return the hash of a stage's settings and of the contents of its input files.
+
+    The device is none of it: a run may go on where there is a GPU.
+    """
+    files = {name: sha256_tree(path) for name, path in inputs.items()}
+    content = {"settings": without_device(settings), "inputs": files}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def snapshots_of(folder: Path) -> dict[int, Path]:
+    """Return the policies that a stage left in its folder of snapshots, by the number of steps they took."""
+    return {int(path.name.removeprefix("step_")): path for path in sorted(folder.glob("step_*"))}
