@@ -215,12 +215,12 @@ def test_what_is_written_is_read_again(
         container = "json"
     path = tmp_path_factory.mktemp("written") / f"data.{container}"
     try:
-        manifest = formats.write(path, items, name, kinds=["all"])
+        manifest = formats.write_items(path, items, name, kinds=["all"])
     except DataError as error:
         assert error.what == "there is nothing to write" and not path.exists()
         return
     found = formats.detect(path)
-    again = list(formats.read(path, name))
+    again = list(formats.read_items(path, name))
     assert name in (found.format, *found.also), found
     if name.startswith("oasst"):
         items, again = (sorted(map(plain, some), key=repr) for some in (items, again))
@@ -246,9 +246,9 @@ def test_only_hh_and_csv_lack_words_for_easy_texts(tmp_path: Path, name: str, co
     item = easy_item(name)
     if name.startswith("oasst-t") and container == "parquet":
         return
-    manifest = formats.write(tmp_path / f"x.{container}", [item], name, kinds=["all"])
+    manifest = formats.write_items(tmp_path / f"x.{container}", [item], name, kinds=["all"])
     assert not manifest.left_out and manifest.rows >= 1
-    assert [plain(found) for found in formats.read(tmp_path / f"x.{container}", name)] == [plain(item)]
+    assert [plain(found) for found in formats.read_items(tmp_path / f"x.{container}", name)] == [plain(item)]
 
 
 def easy_item(name: str) -> Item:
@@ -275,7 +275,7 @@ def test_a_file_is_known_as_what_it_was_written_as(tmp_path: Path) -> None:
     same = {"trl-lm": "openai-sft"}  # {"messages"} and nothing else is both
     for name in SAYS:
         path = tmp_path / f"{name}.jsonl"
-        formats.write(path, [easy_item(name)], name, kinds=["all"])
+        formats.write_items(path, [easy_item(name)], name, kinds=["all"])
         found = formats.detect(path)
         assert found.format == same.get(name, name), found
         assert as_well.get(name, name) in (found.format, *found.also)
@@ -283,11 +283,11 @@ def test_a_file_is_known_as_what_it_was_written_as(tmp_path: Path) -> None:
 
 
 def rows_as_items(name: str, rows: Iterable[dict[str, Any]]) -> list[Item]:
-    from accord.formats.rows import Row, refuse
+    from accord.formats.rows import InputRow, refuse
 
     reader = FORMATS[name].read
     assert reader is not None
-    return list(reader((Row(row, f"here:{i}") for i, row in enumerate(rows, 1)), refuse))
+    return list(reader((InputRow(row, f"here:{i}") for i, row in enumerate(rows, 1)), refuse))
 
 
 # -- each format by hand -----------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_red_team_transcripts_are_samples_without_a_judgement(tmp_path: Path) ->
     path = tmp_path / "red.json"
     path.write_text(json.dumps([row]))
     assert formats.detect(path).format == "hh-redteam"
-    [item] = formats.read(path)
+    [item] = formats.read_items(path)
     assert item.kind == "sample" and item.num_judgements == 0 and item.extra == {"rating": 4.0, "red_team_member_id": 3}
 
 
@@ -369,15 +369,15 @@ def test_a_rank_with_none_to_compare_it_with_ranks_nothing() -> None:
 
 def test_flat_messages_are_the_trees_again(tmp_path: Path) -> None:
     items = rows_as_items("oasst-trees", [TREE, {**TREE, "message_tree_id": "u"}])
-    manifest = formats.write(tmp_path / "flat.jsonl", items, "oasst-messages", kinds=["all"])
+    manifest = formats.write_items(tmp_path / "flat.jsonl", items, "oasst-messages", kinds=["all"])
     assert manifest.rows == 2 * 5
-    again = list(formats.read(tmp_path / "flat.jsonl"))
+    again = list(formats.read_items(tmp_path / "flat.jsonl"))
     assert again == items
     rows = [json.loads(line) for line in (tmp_path / "flat.jsonl").read_text().splitlines()]
     rejected: list[formats.Reject] = []
     path = tmp_path / "orphan.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in [*rows[:2], {**rows[3], "parent_id": "gone"}, *rows[5:]]))
-    assert len(list(formats.read(path, on_reject=rejected.append))) == 1 + 1 + 2 - 1 + 0 or rejected
+    assert len(list(formats.read_items(path, on_reject=rejected.append))) == 1 + 1 + 2 - 1 + 0 or rejected
     assert [reject.field for reject in rejected] == ["parent_id"] and rejected[0].where == f"{path}:3"
 
 
@@ -403,7 +403,7 @@ def test_openai_keeps_tools_and_weights(tmp_path: Path) -> None:
     messages = [said("user", "q"), {**said("assistant", "a"), "weight": 0}, said("user", "r"), said("assistant", "b")]
     row = {"messages": messages, "tools": [{"type": "function"}], "parallel_tool_calls": False}
     items = rows_as_items("openai-sft", [row])
-    formats.write(tmp_path / "again.jsonl", items, "openai-sft")
+    formats.write_items(tmp_path / "again.jsonl", items, "openai-sft")
     assert json.loads((tmp_path / "again.jsonl").read_text()) == row
     with pytest.raises(DataError, match="do not end with the assistant"):
         rows_as_items("openai-sft", [{"messages": messages[:1]}])
@@ -421,7 +421,7 @@ def test_plain_tables_under_other_names(tmp_path: Path) -> None:
     path = tmp_path / "plain.csv"
     path.write_text("question,answer1,answer2,winner\nq,a,b,2\nr,c,d,0\ns,e,f,3\n")
     rejected: list[formats.Reject] = []
-    reading = formats.read(path, on_reject=rejected.append)
+    reading = formats.read_items(path, on_reject=rejected.append)
     assert [item.ranks for item in reading] == [(2, 1), (1, 1)]
     assert reading.detected.format == "plain" and (reading.num_rows, reading.num_rejected) == (3, 1)
     assert str(rejected[0]) == f"{path}:4: winner: is 3: write 1 or 2 for the better one, 0 for a tie"
@@ -431,7 +431,7 @@ def test_what_a_format_cannot_say_is_counted_not_mangled(tmp_path: Path) -> None
     tie = Item(prompt="p", completions=("a", "b"), ranks=(1, 1))
     three = Item(prompt="p", completions=("a", "b", "c"), ranks=(2, 1, 2))
     thumb = Item(prompt="p", completions=("a",), labels=(True,))
-    manifest = formats.write(tmp_path / "x.jsonl", [tie, three, thumb], "trl-preference")
+    manifest = formats.write_items(tmp_path / "x.jsonl", [tie, three, thumb], "trl-preference")
     rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert [(row["chosen"], row["rejected"]) for row in rows] == [("b", "a"), ("b", "c")]
     assert manifest.left_out == {"a tie is no preference": 1, "a label is no preference": 1}
@@ -443,7 +443,7 @@ def test_a_manifest_counts_what_was_written_whole_and_whose_it_is(tmp_path: Path
     machine = Item(**said_of, completions=("a", "b"), origin="simulated annotators")
     person = Item(**said_of, completions=("a", "c"), origin="people")
     no_csv = Item(**said_of, completions=("a", ""), origin="people")
-    manifest = formats.write(tmp_path / "x.csv", [machine, no_csv, person, machine], "trl-preference")
+    manifest = formats.write_items(tmp_path / "x.csv", [machine, no_csv, person, machine], "trl-preference")
     assert manifest.origins == {"people": 1, "simulated annotators": 2} and manifest.rows == 3
     assert manifest.counts == {"prompts": 1, "completions": 3, "judgements": 3, "pairs": 3}
 
@@ -456,28 +456,28 @@ def test_a_blank_turn_is_no_row_of_ours_but_an_empty_system_prompt_is() -> None:
 
 def test_a_family_is_written_as_what_its_first_item_is(tmp_path: Path) -> None:
     thumb = Item(prompt="p", completions=("a",), labels=(True,))
-    assert formats.write(tmp_path / "x.jsonl", [thumb], "trl").format == "trl-unpaired"
-    assert formats.write(tmp_path / "y.jsonl", [easy_item("hh")], "openai").format == "openai-preference"
+    assert formats.write_items(tmp_path / "x.jsonl", [thumb], "trl").format == "trl-unpaired"
+    assert formats.write_items(tmp_path / "y.jsonl", [easy_item("hh")], "openai").format == "openai-preference"
     assert formats.detect(tmp_path / "x.jsonl", "trl").format == "trl-unpaired"
 
 
 def test_a_tree_in_rows_is_no_csv(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="oasst-messages cannot be CSV"):
-        formats.write(tmp_path / "x.csv", [easy_item("oasst-messages")], "oasst-messages")
+        formats.write_items(tmp_path / "x.csv", [easy_item("oasst-messages")], "oasst-messages")
 
 
 def test_no_tree_in_a_csv_file_is_read_as_a_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to write") as error:
-        formats.write(tmp_path / "x.csv", [easy_item("oasst-trees")], "oasst-trees")
+        formats.write_items(tmp_path / "x.csv", [easy_item("oasst-trees")], "oasst-trees")
     assert "in CSV prompt would be read as a text (1)" in error.value.why
 
 
 @pytest.mark.parametrize("name", ["alpaca", "alpaca-preference", "alpaca-kto"])
 def test_alpaca_is_csv_too_though_it_has_no_input(tmp_path: Path, name: str) -> None:
-    formats.write(tmp_path / "x.csv", [easy_item(name)], name)
+    formats.write_items(tmp_path / "x.csv", [easy_item(name)], name)
     assert "input" in (tmp_path / "x.csv").read_text().splitlines()[0]
     assert formats.detect(tmp_path / "x.csv").format == name
-    assert list(formats.read(tmp_path / "x.csv")) == [easy_item(name)]
+    assert list(formats.read_items(tmp_path / "x.csv")) == [easy_item(name)]
 
 
 @pytest.mark.parametrize("name", ["accord", "trl-prompt"])
@@ -487,18 +487,18 @@ def test_our_rows_of_every_kind_are_known_again(tmp_path: Path, name: str) -> No
     prompt, sample = Item(prompt="q", extra=ours), Item(prompt="q", completions=("a",), extra=ours)
     ranked = Item(prompt="q", completions=("a", "b"), ranks=(1, 2), extra=ours)
     items = [prompt, sample, ranked] * 3 if name == "accord" else [prompt]
-    formats.write(tmp_path / "x.jsonl", items, name, kinds=["all"])
+    formats.write_items(tmp_path / "x.jsonl", items, name, kinds=["all"])
     assert formats.detect(tmp_path / "x.jsonl").format == name
-    kinds = [item.kind for item in formats.read(tmp_path / "x.jsonl")]
+    kinds = [item.kind for item in formats.read_items(tmp_path / "x.jsonl")]
     assert kinds == (["prompt", "demonstration", "ranking"] * 3 if name == "accord" else ["prompt"])
 
 
 def test_texts_and_messages_do_not_mix_for_trl(tmp_path: Path) -> None:
     text, chat = Item(prompt="p"), Item(prompt=(said("user", "q"),))
-    assert formats.write(tmp_path / "x.jsonl", [chat, text], "trl-prompt").rows == 2
-    manifest = formats.write(tmp_path / "y.jsonl", [text, chat], "trl-prompt")
+    assert formats.write_items(tmp_path / "x.jsonl", [chat, text], "trl-prompt").rows == 2
+    manifest = formats.write_items(tmp_path / "y.jsonl", [text, chat], "trl-prompt")
     assert manifest.rows == 1 and sum(manifest.left_out.values()) == 1
-    assert formats.write(tmp_path / "z.jsonl", [text, chat], "trl-prompt", messages=True).rows == 2
+    assert formats.write_items(tmp_path / "z.jsonl", [text, chat], "trl-prompt", messages=True).rows == 2
 
 
 def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
         path = tmp_path / f"x.{container}"
         files = []
         for _ in range(2):
-            formats.write(path, [easy_item("trl-preference")], "trl-preference")
+            formats.write_items(path, [easy_item("trl-preference")], "trl-preference")
             files.append((path.read_bytes(), formats.manifest_path(path).read_bytes()))
         assert files[0] == files[1]
 
@@ -566,11 +566,11 @@ def test_a_format_of_ones_own_needs_no_edit_here(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     item = Item(prompt="p", completions=("c",), demonstration=True)
-    formats.write(Path("x.jsonl"), [item], "mine_formats:QA")
-    assert list(formats.read("x.jsonl", "mine_formats:QA")) == [item]
+    formats.write_items(Path("x.jsonl"), [item], "mine_formats:QA")
+    assert list(formats.read_items("x.jsonl", "mine_formats:QA")) == [item]
     Path("x.jsonl").write_text('{"q": "crash", "a": "b"}\n')
     with pytest.raises(DataError, match="mine_formats:QA failed: KeyError"):
-        list(formats.read("x.jsonl", "mine_formats:QA"))
+        list(formats.read_items("x.jsonl", "mine_formats:QA"))
     with pytest.raises(UsageError, match="not a Format"):
         formats.detect("x.jsonl", "mine_formats:read")
     with pytest.raises(UsageError, match="there is no 'nope'"):
@@ -586,7 +586,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the files of shared/d
 def test_the_real_hh_file(tmp_path: Path) -> None:
     """2,312 dialogues, and written again they are what they were, byte for byte."""
     path = DATA / "hh-harmless-base-test.jsonl.gz"
-    result = formats.convert(path, tmp_path / "again.jsonl.gz", to="hh")
+    result = formats.convert_file(path, tmp_path / "again.jsonl.gz", to="hh")
     assert (result.format, result.rows, result.rejected) == ("hh", 2312, 0)
     assert (result.judgements, result.pairs, result.completions, result.prompts) == (2312, 2312, 4624, 2310)
     assert lines_of(tmp_path / "again.jsonl.gz") == lines_of(path)
@@ -602,24 +602,24 @@ def lines_of(path: Path) -> list[Any]:
 def test_the_real_open_assistant_file(tmp_path: Path) -> None:
     """100 trees, 212 groups of at least two replies that people ranked, 754 pairs of different rank."""
     path = DATA / "oasst-en_100_tree.jsonl"
-    result = formats.count(path)
+    result = formats.count_items(path)
     assert (result.format, result.rows, result.rejected) == ("oasst-trees", 100, 0)
     assert (result.judgements, result.pairs) == (212, 754)
     assert (result.prompts, result.completions) == (480, 687)
-    items = list(formats.read(path))
+    items = list(formats.read_items(path))
     for name in ("oasst-trees", "oasst-messages"):
-        formats.write(tmp_path / name, items, name, kinds=["all"])
-        assert list(formats.read(tmp_path / name)) == items
+        formats.write_items(tmp_path / name, items, name, kinds=["all"])
+        assert list(formats.read_items(tmp_path / name)) == items
 
 
 @needs_data
 @pytest.mark.parametrize(("name", "rows"), [("LLMBar_Natural", 100), ("LLMBar_Adversarial_Neighbor", 134)])
 def test_the_real_llmbar_files(name: str, rows: int) -> None:
     path = DATA / f"llmbar-{name}.json"
-    result = formats.count(path)
+    result = formats.count_items(path)
     assert (result.format, result.rows, result.rejected, result.pairs) == ("plain", rows, 0, rows)
     raw = json.loads(path.read_text())
-    for row, item in zip(raw, formats.read(path), strict=True):
+    for row, item in zip(raw, formats.read_items(path), strict=True):
         assert (item.ranks[0] == 1) == (row["label"] == 1) and item.completions[0] == row["output_1"]
 
 
@@ -632,5 +632,5 @@ def test_a_megabyte_survives(tmp_path_factory: pytest.TempPathFactory, text: str
     item = Item(prompt=long, completions=(f"{long}1", f"{long}2"), ranks=(1, 2))
     for container in ("jsonl.gz", "csv", "parquet"):
         path = tmp_path_factory.mktemp("long") / f"x.{container}"
-        formats.write(path, [item], "trl-preference")
-        assert list(formats.read(path)) == [item]
+        formats.write_items(path, [item], "trl-preference")
+        assert list(formats.read_items(path)) == [item]

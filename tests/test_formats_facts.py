@@ -86,8 +86,8 @@ def test_simulated_annotators_stay_simulated_through_a_file(name: str, elsewhere
                 (f"{name} {kind}" if name else "file", kind) for kind in kinds
             }
             assert not any("origin" in prompt.meta for prompt in store.prompts())
-            formats.write(elsewhere / "said.jsonl", formats.from_facts(store), "accord")
-        said_by = list(formats.read(elsewhere / "said.jsonl"))
+            formats.write_items(elsewhere / "said.jsonl", formats.from_facts(store), "accord")
+        said_by = list(formats.read_items(elsewhere / "said.jsonl"))
         assert {item.completions[1]: item.origin for item in said_by} == dict(zip("bcd", kinds.values(), strict=True))
 
 
@@ -203,7 +203,7 @@ def test_conversion_between_formats(elsewhere: Path) -> None:
     done = told(Done("export", "--format", "sharegpt", "--data", "prefs.jsonl", "-o", "chat.json.gz", "--json"))
     assert done["format"] == "trl-preference" and done["written"] == 2
     assert formats.detect("chat.json.gz").format == "sharegpt-preference"
-    back = [item.prompt for item in formats.read("chat.json.gz")]
+    back = [item.prompt for item in formats.read_items("chat.json.gz")]
     assert back == [({"role": "user", "content": "p"},), ({"role": "user", "content": "q"},)]
 
 

@@ -33,7 +33,7 @@ def pair(i: int) -> Item:
 
 def taken(path: Path, format: str | None = None) -> tuple[list[Item], list[Reject], formats.Reading]:
     rejected: list[Reject] = []
-    reading = formats.read(path, format, on_reject=rejected.append)
+    reading = formats.read_items(path, format, on_reject=rejected.append)
     return list(reading), rejected, reading
 
 
@@ -80,7 +80,7 @@ def test_a_bad_line_is_told_and_the_others_are_read(tmp_path: Path, line: bytes,
     assert reject.where == f"{path}:2" and problem in reject.problem and reject.hint
     assert reject.row.startswith(line[:5].decode("utf-8", "backslashreplace"))
     with pytest.raises(DataError, match=f"^{path}:2: "):
-        list(formats.read(path))
+        list(formats.read_items(path))
 
 
 def test_a_reject_of_a_parquet_file_shows_its_row(tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ from pathlib import Path
 from accord import formats
 from accord.formats import Item
 path, bad = Path(sys.argv[1]), []
-formats.write(path.with_name("warm.jsonl"), [Item(prompt="p")] * 5_000, "accord")
+formats.write_items(path.with_name("warm.jsonl"), [Item(prompt="p")] * 5_000, "accord")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-reading = formats.read(path, on_reject=bad.append)
-formats.write(path.with_name("out.jsonl"), reading, "hh")
+reading = formats.read_items(path, on_reject=bad.append)
+formats.write_items(path.with_name("out.jsonl"), reading, "hh")
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(reading.num_rows - reading.num_rejected, len(bad), (after - before) * 1024)
 """
@@ -245,7 +245,7 @@ def test_rows_with_anything_in_their_fields_are_items_or_rejects(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
 ) -> None:
     path = file(tmp_path_factory.mktemp("fuzz"), "\n".join(map(json.dumps, rows)).encode())
-    for name in formats.FORMATS.keys() - formats.FAMILIES.keys():
+    for name in formats.FORMATS.keys() - formats.FORMAT_FAMILIES.keys():
         items, rejected, reading = taken(path, name)
         assert reading.num_rows == len(rows) and len(rejected) == reading.num_rejected
         list(formats.to_jsonl(items))
@@ -276,22 +276,22 @@ def test_a_damaged_line_loses_no_good_one(
 
 def test_a_missing_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, end in (("pyarrow", "parquet"), ("zstandard", "jsonl.zst")):
-        formats.write(tmp_path / f"x.{end}", [pair(1)], "trl")
+        formats.write_items(tmp_path / f"x.{end}", [pair(1)], "trl")
         monkeypatch.setitem(sys.modules, name, None)
-        for use in (lambda p: taken(p), lambda p: formats.write(p, [pair(1)], "trl")):
+        for use in (lambda p: taken(p), lambda p: formats.write_items(p, [pair(1)], "trl")):
             with pytest.raises(ResourceError, match=r"accord\[parquet\]"):
                 use(tmp_path / f"x.{end}")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
-    formats.write(path, [pair(1)], "trl")
+    formats.write_items(path, [pair(1)], "trl")
     before = path.read_bytes()
     mixed = [Item(prompt="p", completions=("a", "b"), ranks=(1, 2), extra={"x": 1}), pair(2)]
-    formats.write(path, mixed, "trl")  # what a format has no column for is folded
+    formats.write_items(path, mixed, "trl")  # what a format has no column for is folded
     assert taken(path)[0] == mixed
     with pytest.raises(DataError, match="nothing to write"):
-        formats.write(path, [], "trl")
+        formats.write_items(path, [], "trl")
     assert taken(path)[0] == mixed and before != path.read_bytes()
     assert {found.name for found in tmp_path.iterdir()} == {"x.parquet", "x.parquet.manifest.json"}
 
@@ -306,5 +306,5 @@ def test_names_stay_in_their_folder_and_links_are_not_followed(tmp_path: Path) -
             child(inside, name)
     assert child(inside, "fine-1.jsonl") == inside / "fine-1.jsonl"
     assert name_from("../My File (1).jsonl") == "my-file-1-.jsonl" and name_from("...") == "unnamed"
-    formats.write(inside / "link.jsonl", [pair(1)], "trl")
+    formats.write_items(inside / "link.jsonl", [pair(1)], "trl")
     assert outside.read_text() == "keep" and not (inside / "link.jsonl").is_symlink()

@@ -66,7 +66,7 @@ def test_datasets_opens_every_export(tmp_path: Path, name: str, kind: str) -> No
 
     path = tmp_path / ("x.jsonl" if kind == "json" else "x.parquet")
     item = easy_item(name)
-    manifest = formats.write(path, [item, item], name, kinds=["all"])
+    manifest = formats.write_items(path, [item, item], name, kinds=["all"])
     opened = load_dataset(kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert opened.num_rows == manifest.rows and set(opened.column_names) == set(manifest.schema)
 
@@ -99,7 +99,7 @@ def exported(tmp_path: Path, name: str, chat: bool, kind: str) -> Any:
     from datasets import load_dataset
 
     path = tmp_path / ("x.jsonl" if kind == "json" else "x.parquet")
-    formats.write(path, ITEMS, name, messages=chat)
+    formats.write_items(path, ITEMS, name, messages=chat)
     rows = load_dataset(kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.num_rows == 1 + 3
     return rows.remove_columns("margin") if rows["margin"].count(None) else rows

@@ -62,7 +62,7 @@ def test_a_stage_takes_it_before_the_path() -> None:
     assert (group.topic, group.origin) == ("t", "quiz.txt")
     assert read_rankings("quiz.txt", format="quiz_format:QUIZ") == [group]
     assert [row.text for row in read_prompts(data)] == ["Q"]
-    assert next(iter(formats.read(data))).completions == ("a", "b")
+    assert next(iter(formats.read_items(data))).completions == ("a", "b")
 
 
 def test_reading_the_same_bytes_otherwise_is_another_input() -> None:

@@ -37,7 +37,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def queue(desk: Desk, path: Path, rows: list[dict[str, Any]], **options: Any) -> int:
     file = path / "samples.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    groups = groups_of(formats.read(file), Source(origin="policy", name="sft"))
+    groups = groups_of(formats.read_items(file), Source(origin="policy", name="sft"))
     return queue_groups(desk, groups, **({"serve_as": "ranking", "origin": "samples.jsonl"} | options))
 
 

@@ -190,17 +190,17 @@ def test_the_reward_stage_reads_what_was_said(tmp_path: Path) -> None:
         rank(BEN, A, B, ranks=(1, 1)),
     ]
     items = viewed(tmp_path, facts, weights={BEN.id: 0.5})
-    formats.write(tmp_path / "out.jsonl", items, "accord")
+    formats.write_items(tmp_path / "out.jsonl", items, "accord")
     ranked, pair, tie = read_rankings(tmp_path / "out.jsonl")
     assert (ranked.prompt, ranked.completions, ranked.ranks) == (PROMPT.text, (" A.", " B.", " C."), (2, 1, 2))
     assert (pair.strength, pair.weight, pair.ranks) == ("slightly", 0.5, (1, 2))
     assert (tie.ranks, tie.weight, tie.topic) == ((1, 1), 0.5, "Ran")
     assert ranked.group == pair.group == tie.group == min(c.id for c in (A, B, C))
-    again = list(formats.read(tmp_path / "out.jsonl"))
+    again = list(formats.read_items(tmp_path / "out.jsonl"))
     assert [item.labels for item in again] == [(True, True, False), (), ()]
 
 
 @pytest.mark.parametrize("form", ["trl-preference", "openai-preference", "accord"])
 def test_other_formats_take_the_view_too(form: str, tmp_path: Path) -> None:
-    manifest = formats.write(tmp_path / "out.jsonl", viewed(tmp_path, [rank(ADA, A, B, C)]), form)
+    manifest = formats.write_items(tmp_path / "out.jsonl", viewed(tmp_path, [rank(ADA, A, B, C)]), form)
     assert manifest.counts["pairs"] == 3

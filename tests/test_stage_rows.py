@@ -256,7 +256,7 @@ def test_labels_and_ratings_from_other_formats(tmp_path: Path) -> None:
 def test_a_parquet_file_is_read_as_its_rows(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     rows = [{"prompt": "Q", "chosen": "a", "rejected": "b", "topic": "t", "margin": 0.5}]
-    formats.write(tmp_path / "rows.parquet", formats.read(file_of(tmp_path, lines(*rows))), "accord")
+    formats.write_items(tmp_path / "rows.parquet", formats.read_items(file_of(tmp_path, lines(*rows))), "accord")
     (found,), (expected,) = read_rankings(tmp_path / "rows.parquet"), read_rankings(tmp_path / "data")
     assert (found.prompt, found.completions, found.margin, found.topic) == ("Q", ("a", "b"), 0.5, "t")
     assert found.to_json() | {"origin": ""} == expected.to_json() | {"origin": ""}
@@ -318,14 +318,14 @@ def test_a_bad_row_stops_a_stage_whatever_the_format(tmp_path: Path) -> None:
 
 def test_published_trees_read_as_the_rows_that_import_writes_of_them(tmp_path: Path) -> None:
     path = published("oasst-en_100_tree.jsonl")
-    formats.convert(path, tmp_path / "rows.jsonl")
+    formats.convert_file(path, tmp_path / "rows.jsonl")
     assert_same_rankings(read_rankings(path, CHAT), read_rankings(tmp_path / "rows.jsonl", CHAT), at_least=100)
 
 
 def test_published_dialogues_read_as_the_rows_that_import_writes_of_them(tmp_path: Path) -> None:
     """Four of them prefer silence: an empty text, which import leaves out and counts. A stage names it and stops."""
     path = published("hh-harmless-base-test.jsonl.gz")
-    found = formats.convert(path, tmp_path / "rows.jsonl")
+    found = formats.convert_file(path, tmp_path / "rows.jsonl")
     assert found.left_out == {"a text is empty": 4}
     with pytest.raises(DataError, match="is empty") as caught:
         read_rankings(path, CHAT)

@@ -68,9 +68,9 @@ def import_(
         ends = _scale(scale)
         bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
         if dry_run:
-            found = formats.count(file, format, **bounds)
+            found = formats.count_items(file, format, **bounds)
         elif output is not None:
-            found = formats.convert(file, output, format, only=only or (), messages=messages, **bounds)
+            found = formats.convert_file(file, output, format, only=only or (), messages=messages, **bounds)
         else:
             home = _project(project, "give -o FILE to convert the file, --dry-run to count, or run `accord init` first")
             notes = child(_made(home.root / "imports"), name_from(file.name))
@@ -125,7 +125,9 @@ def export(
             output = child(_made(home.root / "exports"), name_from(f"{format}{formats.suffix_of(format)}"))
         if data is not None:
             bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
-            found = formats.convert(data, output, data_format, to=format, only=only or (), messages=messages, **bounds)
+            found = formats.convert_file(
+                data, output, data_format, to=format, only=only or (), messages=messages, **bounds
+            )
             talk.result(_said(found))
             return
         from accord.people.exporting import write_judgements
@@ -153,7 +155,7 @@ def inspect(
     with talking(json, verbose) as talk:
         from accord import formats
 
-        found = formats.inspect(files, format, limit=limit)
+        found = formats.inspect_files(files, format, limit=limit)
         talk.result(found[0] if len(found) == 1 else found, text="\n\n".join(map(_text, found)))
 
 

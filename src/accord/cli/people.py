@@ -122,7 +122,7 @@ def _add(desk: Desk, file: Path, num_pairs: int | None) -> int:
         raise UsageError(f"--pairs has no effect where kind={kind}", hint="add kind=pair")
     written = Source(origin="policy", name=file.name)
     try:
-        groups = groups_of(formats.read(file), written)
+        groups = groups_of(formats.read_items(file), written)
         serve_as = "pairs" if kind == "pair" else kind
         return queue_groups(desk, groups, serve_as=serve_as, num_pairs=num_pairs, origin=file.name)
     except formats.CannotSay as reason:

@@ -1,7 +1,7 @@
 """Data of every kind in and out. Nothing here imports torch.
 
 A file is one of the `FORMATS`, held as JSON lines, one JSON array, CSV or Parquet, plain, gzip or zstd: `detect` says
-which, `read` gives its rows as `Item` objects, `write` writes items in any format, `to_records` makes
+which, `read_items` gives its rows as `Item` objects, `write_items` writes items in any format, `to_records` makes
 facts of them for the store and `to_jsonl` the rows that the stages read. A format of your own is a `Format`, given as
 ``module:name``.
 
@@ -17,65 +17,65 @@ if TYPE_CHECKING:
     from accord.formats.facts import to_records
     from accord.formats.format import Format, item_by_item, row_by_row
     from accord.formats.from_store import View, Weighed, as_said, from_facts
-    from accord.formats.importing import Imported, add_to, convert, count
-    from accord.formats.inspecting import Inspection, inspect
+    from accord.formats.importing import Imported, add_to, convert_file, count_items
+    from accord.formats.inspecting import Inspection, inspect_files
     from accord.formats.item import CannotSay, Item
-    from accord.formats.reading import Reading, Rejects, read
-    from accord.formats.rows import Reject, Row
-    from accord.formats.table import FAMILIES, FORMATS, Detected, detect, input_file, members, suffix_of
-    from accord.formats.tally import Tally
-    from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write
+    from accord.formats.reading import Reading, Rejects, read_items
+    from accord.formats.rows import InputRow, Reject
+    from accord.formats.table import FORMAT_FAMILIES, FORMATS, Detected, detect, input_file, members, suffix_of
+    from accord.formats.tally import ItemTally
+    from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write_items
 
 _DOORS = {
     "facts": ("to_records",),
     "format": ("Format", "item_by_item", "row_by_row"),
     "from_store": ("View", "Weighed", "as_said", "from_facts"),
-    "importing": ("Imported", "add_to", "convert", "count"),
-    "inspecting": ("Inspection", "inspect"),
+    "importing": ("Imported", "add_to", "convert_file", "count_items"),
+    "inspecting": ("Inspection", "inspect_files"),
     "item": ("CannotSay", "Item"),
-    "reading": ("Reading", "Rejects", "read"),
-    "rows": ("Reject", "Row"),
-    "table": ("FAMILIES", "FORMATS", "Detected", "detect", "input_file", "members", "suffix_of"),
-    "tally": ("Tally",),
-    "writing": ("Manifest", "manifest_path", "rejects_path", "to_jsonl", "write"),
+    "reading": ("Reading", "Rejects", "read_items"),
+    "rows": ("Reject", "InputRow"),
+    "table": ("FORMAT_FAMILIES", "FORMATS", "Detected", "detect", "input_file", "members", "suffix_of"),
+    "tally": ("ItemTally",),
+    "writing": ("Manifest", "manifest_path", "rejects_path", "to_jsonl", "write_items"),
 }
 
 
 __all__ = [
-    "FAMILIES",
     "FORMATS",
+    "FORMAT_FAMILIES",
     "CannotSay",
     "Detected",
     "Format",
     "Imported",
+    "InputRow",
     "Inspection",
     "Item",
+    "ItemTally",
     "Manifest",
     "Reading",
     "Reject",
     "Rejects",
-    "Row",
-    "Tally",
     "View",
     "Weighed",
     "add_to",
     "as_said",
-    "convert",
-    "count",
+    "convert_file",
+    "count_items",
     "detect",
     "from_facts",
     "input_file",
-    "inspect",
+    "inspect_files",
     "item_by_item",
     "manifest_path",
     "members",
-    "read",
+    "read_items",
     "rejects_path",
     "row_by_row",
     "suffix_of",
     "to_jsonl",
     "to_records",
-    "write",
+    "write_items",
 ]
 
 

@@ -10,24 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
-from accord.formats.item import Item, Message, Messages, Text, cannot, chosen_rejected, plain_turns, reply_of, turns_of
-from accord.formats.rows import Row
+from accord.formats.item import Item, TextOrTurns, Turn, Turns, cannot, chosen_rejected, plain_turns, reply_of, turns_of
+from accord.formats.rows import InputRow
 
-FIELDS = frozenset(("instruction", "input", "output", "system", "history", "chosen", "rejected", "kto_tag"))
+_FIELDS = frozenset(("instruction", "input", "output", "system", "history", "chosen", "rejected", "kto_tag"))
 
 
-def _prompt(row: Row) -> Text:
+def _prompt(row: InputRow) -> TextOrTurns:
     """What is asked: a text, or messages where a system prompt or a history comes before."""
     asked = "\n".join(filter(None, [row.text("instruction"), row.optional_text("input")]))
     system, before = row.optional_text("system"), _history(row)
     if not system and not before:
         return asked
-    first: Messages = ({"role": "system", "content": system},) if system else ()
+    first: Turns = ({"role": "system", "content": system},) if system else ()
     return (*first, *before, {"role": "user", "content": asked})
 
 
-def _history(row: Row) -> list[Message]:
-    said: list[Message] = []
+def _history(row: InputRow) -> list[Turn]:
+    said: list[Turn] = []
     for i, pair in enumerate(row.items("history") if "history" in row else []):
         field = f"history[{i}]"
         if len(row.listed(field, pair)) != 2:
@@ -37,26 +37,26 @@ def _history(row: Row) -> list[Message]:
     return said
 
 
-def _read(row: Row) -> Iterable[Item]:
+def _read(row: InputRow) -> Iterable[Item]:
     prompt, output = _prompt(row), row.text("output")
     if "history" in row:
         return [Item(prompt=None, completions=((*turns_of(prompt), {"role": "assistant", "content": output}),))]
     return [Item(prompt=prompt, completions=(output,), demonstration=True)]
 
 
-def _read_preference(row: Row) -> Iterable[Item]:
+def _read_preference(row: InputRow) -> Iterable[Item]:
     chosen, rejected = row.text("chosen"), row.text("rejected")
     if chosen == rejected:
         row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
     return [Item(prompt=_prompt(row), completions=(chosen, rejected), ranks=(1, 2))]
 
 
-def _read_kto(row: Row) -> Iterable[Item]:
+def _read_kto(row: InputRow) -> Iterable[Item]:
     label = row.truth("kto_tag", row.get("kto_tag"))
     return [Item(prompt=_prompt(row), completions=(row.text("output"),), labels=(label,))]
 
 
-def _asked(prompt: Text | None) -> dict[str, object]:
+def _asked(prompt: TextOrTurns | None) -> dict[str, object]:
     """The fields of a prompt. Raises CannotSay for one that does not alternate and end with the user."""
     system, rounds, last = _rounds(plain_turns(turns_of(prompt)))
     if last is None:
@@ -121,24 +121,24 @@ def _kto_why(fields: Fields) -> str:
 
 
 _OPTIONAL = frozenset(("input", "system"))
-SFT = Format(
-    "alpaca", "Alpaca", FIELDS, _why, row_by_row(_read, FIELDS), item_by_item(_write, FIELDS), optional=_OPTIONAL
+ALPACA_SFT = Format(
+    "alpaca", "Alpaca", _FIELDS, _why, row_by_row(_read, _FIELDS), item_by_item(_write, _FIELDS), optional=_OPTIONAL
 )
-PREFERENCE = Format(
+ALPACA_PREFERENCE = Format(
     "alpaca-preference",
     "Alpaca: preference",
-    FIELDS,
+    _FIELDS,
     _preference_why,
-    row_by_row(_read_preference, FIELDS),
-    item_by_item(_write_preference, FIELDS),
+    row_by_row(_read_preference, _FIELDS),
+    item_by_item(_write_preference, _FIELDS),
     optional=_OPTIONAL,
 )
-KTO = Format(
+ALPACA_KTO = Format(
     "alpaca-kto",
     "Alpaca: KTO",
-    FIELDS,
+    _FIELDS,
     _kto_why,
-    row_by_row(_read_kto, FIELDS),
-    item_by_item(_write_kto, FIELDS),
+    row_by_row(_read_kto, _FIELDS),
+    item_by_item(_write_kto, _FIELDS),
     optional=_OPTIONAL,
 )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from accord.formats.item import CannotSay, Item, Text, cannot, plain_turns, reply_of
+from accord.formats.item import CannotSay, Item, TextOrTurns, cannot, plain_turns, reply_of
 from accord.records import (
     Annotator,
     AnnotatorKind,
@@ -111,7 +111,7 @@ def _written(text: str) -> str:
     return text if text.strip() else cannot("a demonstration is empty")
 
 
-def _prompt(prompt: Text, item: Item) -> Prompt:
+def _prompt(prompt: TextOrTurns, item: Item) -> Prompt:
     if isinstance(prompt, str):
         return Prompt(text=prompt, topic=item.topic, meta=_meta(item))
     return Prompt.of_messages(plain_turns(prompt), topic=item.topic, meta=_meta(item))

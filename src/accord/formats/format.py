@@ -8,13 +8,13 @@ from typing import Any
 
 from accord.errors import DataError
 from accord.formats.item import CannotSay, Item, turns_of
-from accord.formats.rows import OnReject, Row, reject_of
+from accord.formats.rows import InputRow, OnReject, reject_of
 
 Fields = Mapping[str, Any]
 #: Called with the reason for each item that a format has no words for.
 OnLeftOut = Callable[[str], None]
-Reader = Callable[[Iterable[Row], OnReject], Iterator[Item]]
-Writer = Callable[[Iterable[Item], OnLeftOut], Iterator[Fields]]
+ItemReader = Callable[[Iterable[InputRow], OnReject], Iterator[Item]]
+ItemWriter = Callable[[Iterable[Item], OnLeftOut], Iterator[Fields]]
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class Format:
     title: str
     fields: frozenset[str]
     matches: Callable[[Fields], str]
-    read: Reader | None
-    write: Writer | None
+    read: ItemReader | None
+    write: ItemWriter | None
     main: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
     reads_too: tuple[str, ...] = ()
     joined: bool = False
 
 
-def row_by_row(read: Callable[[Row], Iterable[Item]], fields: Iterable[str]) -> Reader:
+def row_by_row(read: Callable[[InputRow], Iterable[Item]], fields: Iterable[str]) -> ItemReader:
     """A reader of rows that stand each for itself. What is not among ``fields`` goes into ``extra``."""
     known = frozenset(fields)
 
-    def reader(rows: Iterable[Row], on_reject: OnReject) -> Iterator[Item]:
+    def reader(rows: Iterable[InputRow], on_reject: OnReject) -> Iterator[Item]:
         for row in rows:
             try:
                 found = list(read(row))
@@ -61,7 +61,7 @@ def row_by_row(read: Callable[[Row], Iterable[Item]], fields: Iterable[str]) -> 
 
 def item_by_item(
     write: Callable[[Item], Iterable[Fields]], fields: Iterable[str] = (), *, uniform: bool = False
-) -> Writer:
+) -> ItemWriter:
     """A writer of items that stand each for itself.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from accord.formats.facts import ORIGINS, UNKNOWN_TIME
-from accord.formats.item import Item, Text
+from accord.formats.item import Item, TextOrTurns
 from accord.records import (
     Annotator,
     Completion,
@@ -25,7 +25,7 @@ from accord.records import (
 )
 
 
-class Facts(Protocol):
+class StoredFacts(Protocol):
     """What `from_facts` needs of a store."""
 
     def prompts(self) -> Iterator[Prompt]: ...
@@ -59,7 +59,7 @@ def as_said(judgement: Judgement) -> Weighed:
     return Weighed()
 
 
-def from_facts(store: Facts, view: View = as_said) -> Iterator[Item]:
+def from_facts(store: StoredFacts, view: View = as_said) -> Iterator[Item]:
     """What a store holds, as items: one for each judgement, then one for each prompt that has none.
 
     Judgements are those that the store's readers give, so not what was superseded or withdrawn. Memory stays flat:
@@ -79,7 +79,7 @@ def from_facts(store: Facts, view: View = as_said) -> Iterator[Item]:
             texts.close()
 
 
-def _judgements(store: Facts) -> Iterator[Judgement]:
+def _judgements(store: StoredFacts) -> Iterator[Judgement]:
     yield from store.rankings()
     yield from store.demonstrations()
     yield from store.labels()
@@ -115,7 +115,7 @@ CREATE TABLE completions (id TEXT PRIMARY KEY, prompt_id TEXT, value TEXT) WITHO
 class _Texts:
     """Prompts and completions by id, in a file of their own."""
 
-    def __init__(self, folder: Path, store: Facts) -> None:
+    def __init__(self, folder: Path, store: StoredFacts) -> None:
         self.annotators = {one.id: (one.name, ORIGINS[one.annotator_kind]) for one in store.annotators()}
         self.db = sqlite3.connect(folder / "texts.db", isolation_level=None, check_same_thread=False)
         self.db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;" + _TABLES)
@@ -164,7 +164,7 @@ def _fields(source: Source) -> dict[str, str]:
 def _item(prompt: str, completions: list[str], **said: Any) -> Item:
     """An item of what `_Texts` keeps."""
     asked, topic = json.loads(prompt)
-    texts: list[tuple[Text, Any]] = [tuple(json.loads(value)) for value in completions]
+    texts: list[tuple[TextOrTurns, Any]] = [tuple(json.loads(value)) for value in completions]
     sources = tuple(Source(**fields) for _, fields in texts)
     completed = tuple(text for text, _ in texts)
     return Item(prompt=asked, completions=completed, sources=sources, topic=topic, **said)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable
 
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
-from accord.formats.item import Item, Messages, cannot, chosen_rejected, common_length, plain_turns, reply_of, turns_of
-from accord.formats.rows import Row
+from accord.formats.item import Item, Turns, cannot, chosen_rejected, common_length, plain_turns, reply_of, turns_of
+from accord.formats.rows import InputRow
 
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _MARK = re.compile(r"\n\n(Human|Assistant):")
@@ -21,14 +21,14 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 _MARKS = {"user": _HUMAN, "assistant": _ASSISTANT}
 
 
-def _cut(dialogue: str) -> Messages:
+def _cut(dialogue: str) -> Turns:
     """The messages of a dialogue. A text before its first mark is lost, so callers look for a mark at its start."""
     _, *pieces = _MARK.split(dialogue)
     said = zip(pieces[::2], pieces[1::2], strict=True)
     return tuple({"role": _ROLES[who], "content": text.removeprefix(" ")} for who, text in said)
 
 
-def _split(chosen: str, rejected: str) -> tuple[Messages, str, str] | None:
+def _split(chosen: str, rejected: str) -> tuple[Turns, str, str] | None:
     """Prompt and both completions; None where the dialogues share no turn of the assistant's."""
     at = chosen.rfind(_ASSISTANT, 0, common_length(chosen, rejected))
     if at < 0:
@@ -37,7 +37,7 @@ def _split(chosen: str, rejected: str) -> tuple[Messages, str, str] | None:
     return _cut(chosen[:at]), chosen[behind:].removeprefix(" "), rejected[behind:].removeprefix(" ")
 
 
-def _read(row: Row) -> Iterable[Item]:
+def _read(row: InputRow) -> Iterable[Item]:
     chosen, rejected = row.text("chosen"), row.text("rejected")
     for name, dialogue in (("chosen", chosen), ("rejected", rejected)):
         if not dialogue.startswith(_HUMAN):
@@ -74,7 +74,7 @@ def _why(fields: Fields) -> str:
     return '"chosen" and "rejected" are dialogues that begin with "\\n\\nHuman:"' if found else ""
 
 
-def _read_red_team(row: Row) -> Iterable[Item]:
+def _read_red_team(row: InputRow) -> Iterable[Item]:
     """A transcript as an unjudged sample: its ``rating`` says how well the attack went, not how good the answer is."""
     transcript = row.text("transcript")
     if not transcript.startswith(_HUMAN):
@@ -91,7 +91,7 @@ def _red_team_why(fields: Fields) -> str:
 
 _FIELDS, _TRANSCRIPT = frozenset(("chosen", "rejected")), frozenset(("transcript",))
 HH = Format("hh", "Anthropic HH", _FIELDS, _why, row_by_row(_read, _FIELDS), item_by_item(_write))
-RED_TEAM = Format(
+HH_RED_TEAM = Format(
     "hh-redteam",
     "Anthropic HH, red team",
     _TRANSCRIPT,

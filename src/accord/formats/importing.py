@@ -14,10 +14,10 @@ from accord.errors import UsageError
 from accord.files import sha256_file, write_json
 from accord.formats.facts import to_records
 from accord.formats.item import Item
-from accord.formats.reading import Reading, Rejects, read
+from accord.formats.reading import Reading, Rejects, read_items
 from accord.formats.table import format_named
-from accord.formats.tally import Tally
-from accord.formats.writing import rejects_path, write
+from accord.formats.tally import ItemTally
+from accord.formats.writing import rejects_path, write_items
 from accord.records import Record
 
 #: Bad rows after which an import gives up, unless told otherwise.
@@ -54,7 +54,7 @@ class Adds(Protocol):
     def add(self, records: Iterable[Record]) -> int: ...
 
 
-def count(
+def count_items(
     file: Path, format: str | None = None, *, limit: int | None = None, max_rejects: int = MAX_REJECTS
 ) -> Imported:
     """Read a file to its end and write nothing.
@@ -63,15 +63,15 @@ def count(
         DataError: It cannot be read, or more than ``max_rejects`` of its rows are no good.
         UsageError: There is no format of that name.
     """
-    tally = Tally()
+    tally = ItemTally()
     with Rejects(None, max_rejects) as rejects:
-        reading = read(file, format, on_reject=rejects, limit=limit)
+        reading = read_items(file, format, on_reject=rejects, limit=limit)
         for item in reading:
             tally.add(item)
     return _imported(reading, tally)
 
 
-def convert(
+def convert_file(
     file: Path,
     output: Path,
     format: str | None = None,
@@ -99,10 +99,10 @@ def convert(
     """
     if output.exists() and output.samefile(file):
         raise UsageError("the output is the file that is read", where=str(output), hint="choose another -o")
-    tally = Tally()
+    tally = ItemTally()
     with Rejects(rejects_path(output), max_rejects) as rejects:
-        reading = read(file, format, on_reject=rejects, limit=limit)
-        manifest = write(
+        reading = read_items(file, format, on_reject=rejects, limit=limit)
+        manifest = write_items(
             output,
             _counted(reading, tally),
             to,
@@ -141,9 +141,9 @@ def add_to(
         DataError: The file cannot be read, or too many of its rows are no good.
         UsageError: There is no such format.
     """
-    tally, left_out, new = Tally(), Counter[str](), 0
+    tally, left_out, new = ItemTally(), Counter[str](), 0
     with Rejects(notes / "rejects.jsonl", max_rejects) as rejects:
-        reading = read(file, format, on_reject=rejects, limit=limit)
+        reading = read_items(file, format, on_reject=rejects, limit=limit)
         items = _counted(reading, tally)
         while batch := list(itertools.islice(items, _BATCH_ITEMS)):
             new += store.add(to_records(batch, source=source or file.name, scale=scale, left_out=left_out))
@@ -173,7 +173,7 @@ def _main(reading: Reading) -> tuple[str, ...]:
     return format_named(reading.detected.format).main
 
 
-def _counted(items: Iterable[Item], tally: Tally) -> Iterator[Item]:
+def _counted(items: Iterable[Item], tally: ItemTally) -> Iterator[Item]:
     for item in items:
         tally.add(item)
         yield item
@@ -181,7 +181,7 @@ def _counted(items: Iterable[Item], tally: Tally) -> Iterator[Item]:
 
 def _imported(
     reading: Reading,
-    tally: Tally,
+    tally: ItemTally,
     *,
     left_out: dict[str, int] | None = None,
     written: int | None = None,

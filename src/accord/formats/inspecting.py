@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from accord.formats.item import Item, Text
-from accord.formats.reading import read
+from accord.formats.item import Item, TextOrTurns
+from accord.formats.reading import read_items
 from accord.formats.rows import Reject
 from accord.formats.table import Detected
-from accord.formats.tally import Distinct, Tally
+from accord.formats.tally import Distinct, ItemTally
 
 EXAMPLES = 3
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
@@ -50,8 +50,8 @@ class _Looked:
 
     def __init__(self, path: Path, format: str | None, limit: int | None) -> None:
         self.rejects: list[Reject] = []
-        self.reading = read(path, format, on_reject=self._reject, limit=limit)
-        self.tally, self.items = Tally(), Distinct()
+        self.reading = read_items(path, format, on_reject=self._reject, limit=limit)
+        self.tally, self.items = ItemTally(), Distinct()
         self.lengths = {"prompts": array("Q"), "completions": array("Q")}
         self.num_prompts = 0
         self.examples: list[str] = []
@@ -91,7 +91,7 @@ class _Looked:
         )
 
 
-def inspect(paths: Iterable[Path], format: str | None = None, *, limit: int | None = None) -> list[Inspection]:
+def inspect_files(paths: Iterable[Path], format: str | None = None, *, limit: int | None = None) -> list[Inspection]:
     """What files are and hold, and which prompts they share.
 
     Raises:
@@ -105,7 +105,7 @@ def inspect(paths: Iterable[Path], format: str | None = None, *, limit: int | No
     ]
 
 
-def _length(text: Text) -> int:
+def _length(text: TextOrTurns) -> int:
     return len(text) if isinstance(text, str) else sum(len(message.get("content") or "") for message in text)
 
 
@@ -125,7 +125,7 @@ def rendered(item: Item) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _turns(name: str, text: Text) -> list[str]:
+def _turns(name: str, text: TextOrTurns) -> list[str]:
     if isinstance(text, str):
         return [f"  {name}: {_shown(text)}"]
     return [f"  {name} ({message['role']}): {_shown(message.get('content') or '')}" for message in text]

@@ -11,11 +11,11 @@ from accord.errors import DataError
 from accord.records import Source, Strength
 
 #: ``{"role": "user", "content": "..."}``; a format may keep further fields in it (``weight``, ``tool_calls``).
-Message = Mapping[str, Any]
-Messages = tuple[Message, ...]
-Text = str | Messages
+Turn = Mapping[str, Any]
+Turns = tuple[Turn, ...]
+TextOrTurns = str | Turns
 #: What an item can be.
-KINDS = ("ranking", "label", "rating", "demonstration", "sample", "prompt", "text", "conversation", "steps")
+ITEM_KINDS = ("ranking", "label", "rating", "demonstration", "sample", "prompt", "text", "conversation", "steps")
 
 
 def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
@@ -49,8 +49,8 @@ class Item:
         DataError: The parts do not fit together.
     """
 
-    prompt: Text | None
-    completions: tuple[Text, ...] = ()
+    prompt: TextOrTurns | None
+    completions: tuple[TextOrTurns, ...] = ()
     ranks: tuple[float | None, ...] = ()
     labels: tuple[bool | None, ...] = ()
     ratings: tuple[float | None, ...] = ()
@@ -88,7 +88,7 @@ class Item:
 
     @property
     def kind(self) -> str:
-        """One of `KINDS`; a sample is a completion that nobody judged."""
+        """One of `ITEM_KINDS`; a sample is a completion that nobody judged."""
         if self.prompt is None:
             return "text" if isinstance(self.completions[0], str) else "conversation"
         if not self.completions:
@@ -112,7 +112,7 @@ class Item:
         return ((i, j) for (r, i), (s, j) in itertools.combinations(ranked, 2) if r < s)
 
 
-def _said(text: Text, as_messages: bool) -> Text:
+def _said(text: TextOrTurns, as_messages: bool) -> TextOrTurns:
     if isinstance(text, str):
         return ({"role": "assistant", "content": text},) if as_messages else text
     return tuple(text)
@@ -122,12 +122,12 @@ def cannot(reason: str) -> NoReturn:
     raise CannotSay(reason)
 
 
-def turns_of(text: Text | None, role: str = "user") -> Messages:
+def turns_of(text: TextOrTurns | None, role: str = "user") -> Turns:
     """A prompt as messages: a text is one turn of the user's."""
     return ({"role": role, "content": text},) if isinstance(text, str) else tuple(text or ())
 
 
-def reply_of(completion: Text) -> str:
+def reply_of(completion: TextOrTurns) -> str:
     """A completion as text. Raises CannotSay where it is more than one plain message of the assistant's."""
     if isinstance(completion, str):
         return completion
@@ -137,19 +137,19 @@ def reply_of(completion: Text) -> str:
     return content
 
 
-def is_plain(message: Message) -> bool:
+def is_plain(message: Turn) -> bool:
     """Whether a message says its whole in text: no tool calls."""
     return isinstance(message.get("content"), str) and not message.get("tool_calls")
 
 
-def plain_turns(turns: Messages) -> list[dict[str, str]]:
+def plain_turns(turns: Turns) -> list[dict[str, str]]:
     """Messages with role and content alone. Raises CannotSay where one calls tools."""
     if not all(map(is_plain, turns)):
         cannot("a message calls tools")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
-def chosen_rejected(item: Item) -> Iterator[tuple[Text, Text]]:
+def chosen_rejected(item: Item) -> Iterator[tuple[TextOrTurns, TextOrTurns]]:
     """The pairs of a ranking as completions. Raises CannotSay where the item prefers nothing."""
     if item.kind != "ranking":
         cannot(f"a {item.kind} is no preference")

@@ -20,8 +20,8 @@ from typing import Any
 
 from accord.errors import DataError
 from accord.formats.format import Fields, Format, OnLeftOut, has, item_by_item, row_by_row
-from accord.formats.item import CannotSay, Item, Messages, cannot, plain_turns, reply_of, turns_of
-from accord.formats.rows import OnReject, Row, is_moment, reject_of
+from accord.formats.item import CannotSay, Item, Turns, cannot, plain_turns, reply_of, turns_of
+from accord.formats.rows import InputRow, OnReject, is_moment, reject_of
 from accord.records import Source, content_id
 
 _ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -45,7 +45,7 @@ class _Node:
         return {"role": self.role, "content": self.fields["text"]}
 
 
-def _node(row: Row, value: Any, where: str) -> _Node:
+def _node(row: InputRow, value: Any, where: str) -> _Node:
     """One message without its replies, checked."""
     fields = dict(row.object(where, value))
     fields.pop("replies", None)
@@ -61,7 +61,7 @@ def _is_kept(node: _Node) -> bool:
     return not node.fields.get("deleted") and node.fields.get("review_result") is not False
 
 
-def _tree(row: Row, value: Any) -> _Node:
+def _tree(row: InputRow, value: Any) -> _Node:
     """The nodes of a nested message, without recursion: a thread may be hundreds deep."""
     root = _node(row, value, "prompt")
     open_nodes = [(root, value)]
@@ -76,7 +76,7 @@ def _tree(row: Row, value: Any) -> _Node:
 
 def _items(root: _Node, extra: Fields) -> Iterator[Item]:
     """An item for each prompter's message, a parent's before those below it."""
-    open_nodes: list[tuple[_Node, Messages]] = [(root, ())]
+    open_nodes: list[tuple[_Node, Turns]] = [(root, ())]
     while open_nodes:
         node, before = open_nodes.pop()
         if not _is_kept(node):
@@ -89,7 +89,7 @@ def _items(root: _Node, extra: Fields) -> Iterator[Item]:
         open_nodes += [(reply, said) for reply in reversed(replies)]
 
 
-def _item(said: Messages, answers: list[_Node], extra: Fields) -> Item:
+def _item(said: Turns, answers: list[_Node], extra: Fields) -> Item:
     ranks = tuple(None if (rank := answer.fields.get("rank")) is None else rank + 1 for answer in answers)
     ranked = sum(rank is not None for rank in ranks) >= 2
     replies = {"replies": notes} if any(notes := [_notes(answer) for answer in answers]) else {}
@@ -120,12 +120,12 @@ def _notes(node: _Node) -> Fields:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read_tree(row: Row) -> Iterable[Item]:
+def _read_tree(row: InputRow) -> Iterable[Item]:
     extra = {"message_tree_id": row.fields["message_tree_id"]} if "message_tree_id" in row else {}
     return list(_items(_tree(row, row.get("prompt")), extra))
 
 
-def _read_flat(rows: Iterable[Row], on_reject: OnReject) -> Iterator[Item]:
+def _read_flat(rows: Iterable[InputRow], on_reject: OnReject) -> Iterator[Item]:
     """Puts trees together from rows that follow each other; holds one tree at a time."""
     nodes: dict[str, _Node] = {}
     root: _Node | None = None
@@ -150,7 +150,7 @@ def _read_flat(rows: Iterable[Row], on_reject: OnReject) -> Iterator[Item]:
         yield from _items(root, {"message_tree_id": tree_id})
 
 
-def _read_thread(row: Row) -> Iterable[Item]:
+def _read_thread(row: InputRow) -> Iterable[Item]:
     nodes = [_node(row, value, f"thread[{i}]") for i, value in enumerate(row.items("thread"))]
     if not nodes:
         row.fail("thread", "is empty", "remove the row")
@@ -304,7 +304,7 @@ _TREE_FIELDS = frozenset(("message_tree_id", "tree_state", "prompt", "origin"))
 _FLAT_FIELDS = frozenset(("message_id", "parent_id", "message_tree_id", "tree_state", "text", "role", "lang", "rank"))
 _FLAT_FIELDS |= {"deleted", "review_result", "synthetic", "model_name"}
 _THREAD_FIELDS = frozenset(("thread",))
-TREES = Format(
+OASST_TREES = Format(
     "oasst-trees",
     "Open-Assistant: trees",
     _TREE_FIELDS,
@@ -313,7 +313,7 @@ TREES = Format(
     _write_trees,
     main=("ranking",),
 )
-MESSAGES = Format(
+OASST_MESSAGES = Format(
     "oasst-messages",
     "Open-Assistant: flat messages",
     _FLAT_FIELDS,
@@ -323,7 +323,7 @@ MESSAGES = Format(
     main=("ranking",),
     joined=True,
 )
-THREADS = Format(
+OASST_THREADS = Format(
     "oasst-threads",
     "Open-Assistant: threads",
     _THREAD_FIELDS,

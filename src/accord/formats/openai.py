@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from accord.formats.format import Fields, Format, all_messages, has, item_by_item, row_by_row
-from accord.formats.item import Item, Messages, cannot, chosen_rejected, turns_of
-from accord.formats.rows import Row
+from accord.formats.item import Item, Turns, cannot, chosen_rejected, turns_of
+from accord.formats.rows import InputRow
 
 _BESIDES = ("tools", "parallel_tool_calls")
 
 
-def _read_sft(row: Row) -> Iterable[Item]:
+def _read_sft(row: InputRow) -> Iterable[Item]:
     messages = row.messages("messages")
     if messages[-1]["role"] != "assistant":
         row.fail("messages", "do not end with the assistant's words", "end with the message to learn from")
@@ -34,8 +34,8 @@ def _write_sft(item: Item) -> Iterable[Fields]:
     return [{"messages": [dict(message) for message in messages], **_besides(item.extra)}]
 
 
-def _read_preference(row: Row) -> Iterable[Item]:
-    asked = Row(row.object("input", row.get("input")), row.where)
+def _read_preference(row: InputRow) -> Iterable[Item]:
+    asked = InputRow(row.object("input", row.get("input")), row.where)
     prompt = asked.messages("messages")
     chosen, rejected = (_reply(row, name) for name in ("preferred_output", "non_preferred_output"))
     if chosen == rejected:
@@ -43,7 +43,7 @@ def _read_preference(row: Row) -> Iterable[Item]:
     return [Item(prompt=prompt, completions=(chosen, rejected), ranks=(1, 2), extra=_besides(asked.fields))]
 
 
-def _reply(row: Row, name: str) -> Messages:
+def _reply(row: InputRow, name: str) -> Turns:
     found = row.messages(name)
     if len(found) != 1 or found[0]["role"] != "assistant":
         row.fail(
@@ -78,7 +78,7 @@ def _preference_why(fields: Fields) -> str:
 
 _MESSAGES = frozenset(("messages",))
 _PAIR = frozenset(("input", "preferred_output", "non_preferred_output"))
-SFT = Format(
+OPENAI_SFT = Format(
     "openai-sft",
     "OpenAI: supervised fine-tuning",
     _MESSAGES,
@@ -86,7 +86,7 @@ SFT = Format(
     row_by_row(_read_sft, _MESSAGES),
     item_by_item(_write_sft),
 )
-PREFERENCE = Format(
+OPENAI_PREFERENCE = Format(
     "openai-preference",
     "OpenAI: preference",
     _PAIR,

@@ -8,26 +8,26 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
-from accord.formats.item import Item, Messages, Text, cannot, common_length, is_plain, plain_turns, turns_of
-from accord.formats.rows import Row, RowError
+from accord.formats.item import Item, TextOrTurns, Turns, cannot, common_length, is_plain, plain_turns, turns_of
+from accord.formats.rows import InputRow, RowError
 from accord.records import Strength
 
 _JUDGED = ("ranks", "unacceptable", "chosen", "rejected", "label", "rating", "scale", "axis")
 _CLEAR = ("strength", "margin", "probability")
 _BESIDES = ("weight", "topic", "origin", "group", "annotator", "created_at")
 _STAGES_READ = ("weight", "topic", "origin", "group")
-FIELDS = frozenset(("prompt", "completion", "completions", "messages", "text", *_JUDGED, *_CLEAR, *_BESIDES))
+ACCORD_FIELDS = frozenset(("prompt", "completion", "completions", "messages", "text", *_JUDGED, *_CLEAR, *_BESIDES))
 Besides = dict[str, Any]
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read(row: Row) -> Iterable[Item]:
+def _read(row: InputRow) -> Iterable[Item]:
     """All that a row says. Which columns it has says what it is."""
     besides = _besides(row, *_BESIDES)
     if "prompt" not in row:
-        said: Text = row.messages("messages") if "messages" in row else row.text("text")
+        said: TextOrTurns = row.messages("messages") if "messages" in row else row.text("text")
         return [Item(prompt=None, completions=(said,), **besides)]
     if "completions" in row:
         return [_group(row, besides)]
@@ -40,32 +40,32 @@ def _read(row: Row) -> Iterable[Item]:
     return [_rated(row, besides) if "rating" in row else read_demonstration(row, besides)]
 
 
-def read_label(row: Row, besides: Besides) -> Item:
+def read_label(row: InputRow, besides: Besides) -> Item:
     """A completion that somebody called good or bad."""
     return _answered(row, besides, labels=(row.truth("label", row.get("label")),))
 
 
-def _rated(row: Row, besides: Besides) -> Item:
+def _rated(row: InputRow, besides: Besides) -> Item:
     rating = row.number("rating", row.get("rating"))
     return _answered(row, besides, ratings=(rating,), scale=_scale(row), axis=row.optional_text("axis"))
 
 
-def read_demonstration(row: Row, besides: Besides) -> Item:
+def read_demonstration(row: InputRow, besides: Besides) -> Item:
     """A completion to imitate."""
     return _answered(row, besides, demonstration=True)
 
 
-def _answered(row: Row, besides: Besides, **judged: Any) -> Item:
+def _answered(row: InputRow, besides: Besides, **judged: Any) -> Item:
     prompt, completion = row.text_or_messages("prompt"), row.text_or_messages("completion")
     return Item(prompt=_beside(prompt, completion), completions=(completion,), **judged, **besides)
 
 
-def _beside(prompt: Text, *completions: Text) -> Text:
+def _beside(prompt: TextOrTurns, *completions: TextOrTurns) -> TextOrTurns:
     """A prompt of text beside a completion of messages is one turn of the user's."""
     return prompt if all(isinstance(text, str) for text in completions) else turns_of(prompt)
 
 
-def _scale(row: Row) -> tuple[float, float] | None:
+def _scale(row: InputRow) -> tuple[float, float] | None:
     if "scale" not in row:
         return None
     ends = [row.number("scale", end) for end in row.items("scale")]
@@ -74,7 +74,7 @@ def _scale(row: Row) -> tuple[float, float] | None:
     return ends[0], ends[1]
 
 
-def read_pair(row: Row, besides: Besides) -> Item:
+def read_pair(row: InputRow, besides: Besides) -> Item:
     """A prompt with a chosen and a rejected completion; whole dialogues beside a prompt of text bring their own."""
     prompt, *sides = (row.text_or_messages(name) for name in ("prompt", "chosen", "rejected"))
     if isinstance(prompt, str) and not isinstance(sides[0], str) and sides[0][0]["role"] != "assistant":
@@ -82,7 +82,7 @@ def read_pair(row: Row, besides: Besides) -> Item:
     return _preferred(row, _beside(prompt, *sides), sides, besides)
 
 
-def read_dialogues(row: Row, besides: Besides) -> Item:
+def read_dialogues(row: InputRow, besides: Besides) -> Item:
     """A chosen and a rejected dialogue; the prompt is what both begin with."""
     chosen, rejected = row.text_or_messages("chosen"), row.text_or_messages("rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
@@ -95,26 +95,26 @@ def read_dialogues(row: Row, besides: Besides) -> Item:
     return _preferred(row, chosen[:length], (chosen[length:], rejected[length:]), besides)
 
 
-def _preferred(row: Row, prompt: Text, sides: Iterable[Text], besides: Besides) -> Item:
+def _preferred(row: InputRow, prompt: TextOrTurns, sides: Iterable[TextOrTurns], besides: Besides) -> Item:
     pair = Item(prompt=prompt, completions=tuple(sides), ranks=(1.0, 2.0), **besides)
     if pair.completions[0] == pair.completions[1]:
         row.fail("rejected", "is the same text as chosen", "remove the row: it says nothing")
     return pair
 
 
-def _group(row: Row, besides: Besides) -> Item:
+def _group(row: InputRow, besides: Besides) -> Item:
     """A ranking, or labels of several completions, or both; without either they are samples."""
     ranked = _ranked(row, besides) if "ranks" in row else _several(row, besides)
     return replace(ranked, labels=_flags(row, ranked)) if "unacceptable" in row else ranked
 
 
-def _several(row: Row, besides: Besides) -> Item:
-    texts = [Row({f"completions[{i}]": text}, row.where) for i, text in enumerate(row.items("completions"))]
+def _several(row: InputRow, besides: Besides) -> Item:
+    texts = [InputRow({f"completions[{i}]": text}, row.where) for i, text in enumerate(row.items("completions"))]
     completions = tuple(text.text_or_messages(f"completions[{i}]") for i, text in enumerate(texts))
     return Item(prompt=_beside(row.text_or_messages("prompt"), *completions), completions=completions, **besides)
 
 
-def _ranked(row: Row, besides: Besides) -> Item:
+def _ranked(row: InputRow, besides: Besides) -> Item:
     found = _several(row, besides)
     if len(found.completions) < 2:
         row.fail("completions", f"has {len(found.completions)} texts", "a ranking needs at least 2")
@@ -125,7 +125,7 @@ def _ranked(row: Row, besides: Besides) -> Item:
     return replace(found, ranks=ranks, **(_clear(row) if len(ranked) == 2 and ranked[0] != ranked[1] else {}))
 
 
-def _flags(row: Row, group: Item) -> tuple[bool | None, ...]:
+def _flags(row: InputRow, group: Item) -> tuple[bool | None, ...]:
     given = row.items("unacceptable")
     flags = tuple(None if f is None else not row.truth(f"unacceptable[{i}]", f) for i, f in enumerate(given))
     if len(flags) != len(group.completions):
@@ -133,7 +133,7 @@ def _flags(row: Row, group: Item) -> tuple[bool | None, ...]:
     return flags
 
 
-def _check_ranks(row: Row, ranks: Sequence[float | None], num_completions: int) -> None:
+def _check_ranks(row: InputRow, ranks: Sequence[float | None], num_completions: int) -> None:
     ranked = [rank for rank in ranks if rank is not None]
     if len(ranks) != num_completions:
         row.fail("ranks", f"are {len(ranks)} for {num_completions} completions", "write one for each, 1 = best")
@@ -143,7 +143,7 @@ def _check_ranks(row: Row, ranks: Sequence[float | None], num_completions: int) 
         row.fail("ranks", f"holds {min(ranked):g}", "ranks start at 1 = best; equal ranks are a tie, null is none")
 
 
-def _clear(row: Row) -> dict[str, Any]:
+def _clear(row: InputRow) -> dict[str, Any]:
     strength = row.optional_text("strength") or None
     strength = {"much": "significantly", "barely": "negligibly"}.get(strength or "", strength)
     if strength is not None and strength not in get_args(Strength):
@@ -154,7 +154,7 @@ def _clear(row: Row) -> dict[str, Any]:
     return {"strength": strength, "margin": row.optional_number("margin"), "probability": probability}
 
 
-def _besides(row: Row, *names: str) -> Besides:
+def _besides(row: InputRow, *names: str) -> Besides:
     """What a row says beside its texts, of the columns that somebody asks for."""
     found: Besides = {name: row.optional_text(name) for name in names if name not in ("weight", "created_at")}
     weight = row.optional_number("weight")
@@ -167,28 +167,28 @@ def _besides(row: Row, *names: str) -> Besides:
 # -- one view of a row: stages read what they need and leave the other columns alone -----------------------------------
 
 
-def _as_prompt(row: Row) -> Item:
+def _as_prompt(row: InputRow) -> Item:
     besides = _besides(row, "topic")
     if "prompt" not in row.fields and "messages" in row.fields:
         return Item(prompt=None, completions=(row.messages("messages"),), **besides)
     return Item(prompt=row.text_or_messages("prompt"), **besides)
 
 
-def _as_answer(row: Row) -> Item:
+def _as_answer(row: InputRow) -> Item:
     return read_demonstration(row, {})
 
 
-def _as_lesson(row: Row) -> Item:
+def _as_lesson(row: InputRow) -> Item:
     if "messages" in row.fields:
         return Item(prompt=None, completions=(row.messages("messages"),))
     return read_demonstration(row, {})
 
 
-def _as_text(row: Row) -> Item:
+def _as_text(row: InputRow) -> Item:
     return Item(prompt=None, completions=(row.text("text"),))
 
 
-def _as_ranking(row: Row) -> Item:
+def _as_ranking(row: InputRow) -> Item:
     besides = _besides(row, *_STAGES_READ)
     if "completions" in row or "ranks" in row:
         return _ranked(row, besides)
@@ -199,7 +199,7 @@ def _as_ranking(row: Row) -> Item:
     raise RowError(what, where=row.where, hint=hint)
 
 
-def _as_labels(row: Row) -> Item:
+def _as_labels(row: InputRow) -> Item:
     besides = _besides(row, *_STAGES_READ)
     if "unacceptable" not in row.fields:
         return read_label(row, besides)
@@ -207,17 +207,17 @@ def _as_labels(row: Row) -> Item:
     return replace(several, labels=_flags(row, several))
 
 
-def _as_rating(row: Row) -> Item:
+def _as_rating(row: InputRow) -> Item:
     return _answered(row, _besides(row, *_STAGES_READ), ratings=(row.number("rating", row.get("rating")),))
 
 
-def _as_judgement(row: Row) -> Item:
+def _as_judgement(row: InputRow) -> Item:
     labelled = "label" in row.fields or ("unacceptable" in row.fields and "ranks" not in row.fields)
     return _as_labels(row) if labelled else _as_ranking(row)
 
 
 #: How Accord's own rows are read by what somebody wants of them (`accord.formats.stage_rows`).
-VIEWS: Mapping[str, Callable[[Row], Item]] = {
+VIEWS: Mapping[str, Callable[[InputRow], Item]] = {
     "prompts": _as_prompt,
     "lessons": _as_lesson,
     "demonstrations": _as_answer,
@@ -281,14 +281,14 @@ def _text(text: str) -> str:
     return text if text.strip() else cannot("a text is empty")
 
 
-def _messages(messages: Messages) -> list[dict[str, Any]]:
+def _messages(messages: Turns) -> list[dict[str, Any]]:
     for message in messages:
         if is_plain(message) and (message["role"] == "assistant" or message["content"] != ""):
             _text(message["content"])  # as the stages' reader: only others may say nothing
     return [dict(message) for message in messages] or cannot("a prompt holds no messages")
 
 
-def _completion(completion: Text) -> Any:
+def _completion(completion: TextOrTurns) -> Any:
     if isinstance(completion, str):
         return _text(completion)
     if len(completion) != 1 or completion[0]["role"] != "assistant":
@@ -311,9 +311,9 @@ def _why(fields: Fields) -> str:
 ACCORD = Format(
     "accord",
     "Accord's own rows",
-    FIELDS,
+    ACCORD_FIELDS,
     _why,
-    row_by_row(_read, FIELDS),
-    item_by_item(_write, FIELDS),
+    row_by_row(_read, ACCORD_FIELDS),
+    item_by_item(_write, ACCORD_FIELDS),
     reads_too=("trl-preference", "trl-unpaired", "trl-completion", "trl-prompt", "trl-lm"),
 )

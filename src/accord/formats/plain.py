@@ -8,7 +8,7 @@ from typing import Any
 
 from accord.formats.format import Fields, Format, row_by_row
 from accord.formats.item import Item
-from accord.formats.rows import Row
+from accord.formats.rows import InputRow
 
 _PROMPTS = ("prompt", "question", "instruction", "input", "query", "post")
 _COMPLETIONS = ("completion", "response", "answer", "output", "reply")
@@ -42,7 +42,7 @@ def _plain_why(fields: Fields) -> str:
     return f'"{prompt}" and "{completion}"' if prompt and completion and prompt != completion else ""
 
 
-def _read_plain(row: Row) -> Iterable[Item]:
+def _read_plain(row: InputRow) -> Iterable[Item]:
     fields = row.fields
     prompt = _first(fields, _PROMPTS)
     if not prompt:
@@ -69,7 +69,7 @@ def _read_plain(row: Row) -> Iterable[Item]:
     return [_besides_plain(row, used, prompt, texts, judged)]
 
 
-def _besides_plain(row: Row, used: set[str], prompt: str, texts: tuple[str, ...], judged: dict[str, Any]) -> Item:
+def _besides_plain(row: InputRow, used: set[str], prompt: str, texts: tuple[str, ...], judged: dict[str, Any]) -> Item:
     extra = {name: value for name, value in row.fields.items() if name not in used and value is not None}
     return Item(prompt=row.fields[prompt], completions=texts, extra=extra, **judged)
 

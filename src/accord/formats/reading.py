@@ -16,7 +16,7 @@ from accord.errors import DataError, UsageError
 from accord.extend import blaming, is_outside
 from accord.files import whole_file
 from accord.formats.item import Item
-from accord.formats.rows import OnReject, Reject, Row, kind_of, refuse
+from accord.formats.rows import InputRow, OnReject, Reject, json_kind, refuse
 from accord.formats.source import rows
 from accord.formats.table import Detected, detect, format_named
 
@@ -48,12 +48,12 @@ class Reading(Iterator[Item]):
         with blaming(name) if is_outside(name) else contextlib.nullcontext():
             yield from format.read(itertools.islice(self._rows(), self._limit), self._reject)
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[InputRow]:
         for row in rows(self.path, self.detected.container, self._reject_row):
             self.num_rows += 1
             for name, value in row.fields.items():
                 if name in self.fields or len(self.fields) < MOST_FIELDS:
-                    self.fields.setdefault(name, Counter())[kind_of(value)] += 1
+                    self.fields.setdefault(name, Counter())[json_kind(value)] += 1
             yield row
 
     def _reject_row(self, reject: Reject) -> None:
@@ -65,7 +65,7 @@ class Reading(Iterator[Item]):
         self._on_reject(reject)
 
 
-def read(
+def read_items(
     path: Path | str, format: str | None = None, *, on_reject: OnReject = refuse, limit: int | None = None
 ) -> Reading:
     """The items of a file of any known format, streamed: memory holds one row (of Open-Assistant, one tree).

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from accord.errors import DataError
-from accord.formats.item import Messages, Text
+from accord.formats.item import TextOrTurns, Turns
 
 MAX_SHOWN = 2_000
 
@@ -56,7 +56,7 @@ def reject_of(error: DataError, where: str, raw: bytes = b"") -> Reject:
 
 
 @dataclass(frozen=True)
-class Row:
+class InputRow:
     """One parsed row. ``raw`` is its text in the file, for the rejects."""
 
     fields: Mapping[str, Any]
@@ -86,7 +86,7 @@ class Row:
 
     def string(self, field: str, value: Any) -> str:
         if not isinstance(value, str):
-            self.fail(field, f"is {kind_of(value)}, not a string", "write a text in quotes")
+            self.fail(field, f"is {json_kind(value)}, not a string", "write a text in quotes")
         return value
 
     def moment(self, field: str) -> str:
@@ -98,7 +98,7 @@ class Row:
 
     def number(self, field: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.fail(field, f"is {kind_of(value)}, not a number", "write a number, without quotes")
+            self.fail(field, f"is {json_kind(value)}, not a number", "write a number, without quotes")
         if not abs(value) <= 1e15:
             self.fail(field, "is too large or not a number", "write a finite number")
         return float(value)
@@ -108,7 +108,7 @@ class Row:
 
     def truth(self, field: str, value: Any) -> bool:
         if not isinstance(value, bool):
-            self.fail(field, f"is {kind_of(value)}, not true or false", "write true or false, without quotes")
+            self.fail(field, f"is {json_kind(value)}, not true or false", "write true or false, without quotes")
         return value
 
     def items(self, field: str) -> list[Any]:
@@ -116,19 +116,19 @@ class Row:
 
     def listed(self, field: str, value: Any) -> list[Any]:
         if not isinstance(value, list):
-            self.fail(field, f"is {kind_of(value)}, not a list", "write a list")
+            self.fail(field, f"is {json_kind(value)}, not a list", "write a list")
         return value
 
     def object(self, field: str, value: Any) -> Mapping[str, Any]:
         if not isinstance(value, dict):
-            self.fail(field, f"is {kind_of(value)}, not an object", "write an object")
+            self.fail(field, f"is {json_kind(value)}, not an object", "write an object")
         return value
 
-    def text_or_messages(self, field: str) -> Text:
+    def text_or_messages(self, field: str) -> TextOrTurns:
         value = self.get(field)
         return self.string(field, value) if not isinstance(value, list) else self.messages(field, value)
 
-    def messages(self, field: str, value: Any = None) -> Messages:
+    def messages(self, field: str, value: Any = None) -> Turns:
         """Messages with a role and a content each; contents in parts are joined where all parts are texts."""
         found = self.listed(field, self.get(field) if value is None else value)
         if not found:
@@ -137,7 +137,7 @@ class Row:
 
     def _message(self, field: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            self.fail(field, f"is {kind_of(value)}, not a message", _MESSAGE)
+            self.fail(field, f"is {json_kind(value)}, not a message", _MESSAGE)
         message = dict(value)
         self.string(f"{field}.role", message.get("role"))
         content = message.get("content")
@@ -164,7 +164,7 @@ def is_moment(text: str) -> bool:
     return True
 
 
-def kind_of(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """What a JSON value is, in words."""
     names = {
         bool: "true or false",
@@ -196,7 +196,7 @@ def parse_object(line: bytes, where: str, hint: str = "write one JSON object a l
     except ValueError as error:
         raise RowError(f"not JSON: {error}", where=where, hint=hint) from error
     if not isinstance(value, dict):
-        raise RowError(f"the line is {kind_of(value)}, not an object", where=where, hint=hint)
+        raise RowError(f"the line is {json_kind(value)}, not an object", where=where, hint=hint)
     return value
 
 

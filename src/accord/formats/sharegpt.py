@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from accord.formats.format import Fields, Format, all_messages, item_by_item, row_by_row
-from accord.formats.item import Item, Message, Messages, cannot, chosen_rejected, plain_turns, turns_of
-from accord.formats.rows import Row
+from accord.formats.item import Item, Turn, Turns, cannot, chosen_rejected, plain_turns, turns_of
+from accord.formats.rows import InputRow
 
-FIELDS = frozenset(("conversations", "system", "chosen", "rejected"))
+_FIELDS = frozenset(("conversations", "system", "chosen", "rejected"))
 _NAMES = {
     "user": ("human", "user", "prompter"),
     "assistant": ("gpt", "assistant", "chatgpt", "bing", "bard", "model"),
@@ -24,7 +24,7 @@ _NAMES = {
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
 
 
-def _message(row: Row, field: str, value: Any) -> Message:
+def _message(row: InputRow, field: str, value: Any) -> Turn:
     turn = row.object(field, value)
     name, text = (row.string(f"{field}.{key}", turn.get(key)) for key in ("from", "value"))
     if name.lower() not in _ROLES:
@@ -33,7 +33,7 @@ def _message(row: Row, field: str, value: Any) -> Message:
     return {"role": _ROLES[name.lower()], "content": text, **others}
 
 
-def _conversation(row: Row) -> Messages:
+def _conversation(row: InputRow) -> Turns:
     said = tuple(_message(row, f"conversations[{i}]", turn) for i, turn in enumerate(row.items("conversations")))
     if not said:
         row.fail("conversations", "is empty", "write turns, or remove the row")
@@ -41,18 +41,18 @@ def _conversation(row: Row) -> Messages:
     return ({"role": "system", "content": system}, *said) if system else said
 
 
-def _read(row: Row) -> Iterable[Item]:
+def _read(row: InputRow) -> Iterable[Item]:
     return [Item(prompt=None, completions=(_conversation(row),))]
 
 
-def _read_preference(row: Row) -> Iterable[Item]:
+def _read_preference(row: InputRow) -> Iterable[Item]:
     chosen, rejected = (_message(row, name, row.get(name)) for name in ("chosen", "rejected"))
     if chosen == rejected:
         row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
     return [Item(prompt=_conversation(row), completions=((chosen,), (rejected,)), ranks=(1, 2))]
 
 
-def _turns(turns: Messages) -> Fields:
+def _turns(turns: Turns) -> Fields:
     """The fields that hold a conversation: what the system says first has a field of its own."""
     system = turns[0]["content"] if turns and turns[0]["role"] == "system" else ""
     said = turns[1:] if system else turns
@@ -61,7 +61,7 @@ def _turns(turns: Messages) -> Fields:
     return {"conversations": list(map(_turn, said)), **({"system": system} if system else {})}
 
 
-def _turn(message: Message) -> Fields:
+def _turn(message: Turn) -> Fields:
     plain_turns((message,))
     names = _NAMES.get(message["role"]) or cannot(f"ShareGPT has no name for the role {message['role']!r}")
     others = {key: value for key, value in message.items() if key not in ("role", "content", "tool_calls")}
@@ -93,12 +93,12 @@ def _preference_why(fields: Fields) -> str:
     return '"conversations" with "chosen" and "rejected" turns beside them' if found else ""
 
 
-SFT = Format("sharegpt", "ShareGPT", FIELDS, _why, row_by_row(_read, FIELDS), item_by_item(_write, FIELDS))
-PREFERENCE = Format(
+SHAREGPT_SFT = Format("sharegpt", "ShareGPT", _FIELDS, _why, row_by_row(_read, _FIELDS), item_by_item(_write, _FIELDS))
+SHAREGPT_PREFERENCE = Format(
     "sharegpt-preference",
     "ShareGPT: preference",
-    FIELDS,
+    _FIELDS,
     _preference_why,
-    row_by_row(_read_preference, FIELDS),
-    item_by_item(_write_preference, FIELDS),
+    row_by_row(_read_preference, _FIELDS),
+    item_by_item(_write_preference, _FIELDS),
 )

@@ -24,7 +24,7 @@ _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv",
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _BATCH_ROWS = 1_000
 #: Files of columns: rows are kept aside until all columns are known, and what is no column of the format is folded.
-TABLES = ("csv", "parquet")
+_TABLES = ("csv", "parquet")
 
 
 def container_named(path: Path) -> Container:
@@ -43,7 +43,7 @@ def fitted(row: Fields, format: Format, container: Container) -> Fields:
 
     Raises CannotSay where a cell would be read otherwise.
     """
-    if container.kind not in TABLES:
+    if container.kind not in _TABLES:
         return row
     others = {name: value for name, value in row.items() if name not in format.fields}
     own = {name: value for name, value in row.items() if name in format.fields and value is not None}

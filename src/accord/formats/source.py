@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from accord.errors import DataError, ResourceError
-from accord.formats.rows import OnReject, Row, RowError, parse_json, parse_object, reject_of
+from accord.formats.rows import InputRow, OnReject, RowError, parse_json, parse_object, reject_of
 
 MAX_ROW = 32 * 2**20
 _CHUNK = 2**18
@@ -86,7 +86,7 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def rows(path: Path, container: Container, on_reject: OnReject) -> Iterator[Row]:
+def rows(path: Path, container: Container, on_reject: OnReject) -> Iterator[InputRow]:
     """The rows of a file; what cannot be parsed goes to ``on_reject``. A file cut off is read up to the cut.
 
     Raises:
@@ -226,11 +226,11 @@ def _too_long(size: int) -> RowError:
     return RowError(f"{size:,} bytes in one row, more than {MAX_ROW:,}", hint="split it or remove it")
 
 
-def _jsonl_rows(lines: _Lines, container: Container) -> Iterator[Row]:
+def _jsonl_rows(lines: _Lines, container: Container) -> Iterator[InputRow]:
     for line in lines:
         if line.strip():
             try:
-                row = Row(parse_object(line, lines.where(lines.number)), lines.where(lines.number), line)
+                row = InputRow(parse_object(line, lines.where(lines.number)), lines.where(lines.number), line)
             except RowError as error:
                 lines.reject(error, lines.number, line)
             else:
@@ -307,7 +307,7 @@ class _Cutter:
             yield self.start, element, size
 
 
-def _array_rows(lines: _Lines, container: Container) -> Iterator[Row]:
+def _array_rows(lines: _Lines, container: Container) -> Iterator[InputRow]:
     cutter = _Cutter()
     for chunk in lines.chunks():
         chunk = chunk.removeprefix(b"\xef\xbb\xbf") if cutter.depth == 0 else chunk
@@ -315,7 +315,7 @@ def _array_rows(lines: _Lines, container: Container) -> Iterator[Row]:
             try:
                 if size > MAX_ROW:
                     raise _too_long(size)
-                row = Row(parse_object(element, lines.where(number), _ELEMENT), lines.where(number), element)
+                row = InputRow(parse_object(element, lines.where(number), _ELEMENT), lines.where(number), element)
             except RowError as error:
                 lines.reject(error, number, element)
             else:
@@ -339,7 +339,7 @@ _NO_TEXTS = {
 _TRUTHS = {"True": True, "False": False, "TRUE": True, "FALSE": False}
 
 
-def _csv_rows(lines: _Lines, container: Container) -> Iterator[Row]:
+def _csv_rows(lines: _Lines, container: Container) -> Iterator[InputRow]:
     csv.field_size_limit(MAX_ROW)
     source, again = iter(lines), deque[tuple[int, bytes]]()
 
@@ -367,7 +367,7 @@ def _csv_rows(lines: _Lines, container: Container) -> Iterator[Row]:
             continue
         if header:
             fields = {name: cell_value(name, cell) for name, cell in zip(header, cells, strict=True) if cell}
-            yield Row(_unfolded(fields), lines.where(first[0]), raw)
+            yield InputRow(_unfolded(fields), lines.where(first[0]), raw)
         else:
             header = _header(cells, lines.where(first[0]))
 
@@ -426,7 +426,7 @@ def _unfolded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 # -- Parquet -----------------------------------------------------------------------------------------------------------
 
 
-def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[Row]:
+def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[InputRow]:
     _, parquet = pyarrow()
     number = 0
     with _readable(path), path.open("rb") as raw:
@@ -435,7 +435,7 @@ def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[Row]:
                 for batch in file.iter_batches(_BATCH_ROWS):
                     for fields in batch.to_pylist():
                         number += 1
-                        yield Row(_unfolded(_plain(fields)), f"{path}:{number}")
+                        yield InputRow(_unfolded(_plain(fields)), f"{path}:{number}")
         except Exception as error:  # pyarrow's errors are of many classes, KeyError and ValueError among them
             fault = RowError(f"the file breaks off here: {error}", hint="fetch it again; what stood before was read")
             on_reject(reject_of(fault, f"{path}:{number + 1}"))

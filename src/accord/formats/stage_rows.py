@@ -38,29 +38,29 @@ from accord.errors import DataError
 from accord.files import format_said
 from accord.formats import own
 from accord.formats.format import Fields, row_by_row
-from accord.formats.item import Item, Messages, Text, turns_of
+from accord.formats.item import Item, TextOrTurns, Turns, turns_of
 from accord.formats.reading import Reading
-from accord.formats.rows import Row, kind_of, refuse
+from accord.formats.rows import InputRow, json_kind, refuse
 from accord.formats.source import container_of, rows
 from accord.formats.table import PLAIN_FILES, Detected, detect, format_named, sample_of
 from accord.records import JudgedGroup, RankedGroup
 
-Turns = list[dict[str, Any]]
+MessageList = list[dict[str, Any]]
 
 
 class Chat(Protocol):
     """What makes texts of messages: a model's chat template (`accord.text.template.ChatTemplate`)."""
 
-    def prompt(self, messages: Turns) -> str: ...
+    def prompt(self, messages: MessageList) -> str: ...
 
-    def reply(self, messages: Turns, content: str) -> str: ...
+    def reply(self, messages: MessageList, content: str) -> str: ...
 
 
 @dataclass(frozen=True)
 class Conversation:
     """A conversation to learn from, and where it stands; the assistant's turns from ``counted_from`` on count."""
 
-    messages: Turns
+    messages: MessageList
     where: str
     counted_from: int = 0
 
@@ -202,7 +202,7 @@ class _Said:
         return next((name for name in named if name and isinstance(name, str)), "")
 
     @property
-    def prompt_alone(self) -> Text:
+    def prompt_alone(self) -> TextOrTurns:
         """The prompt; that of a whole conversation ends before the assistant's last words."""
         if self.item.prompt is not None:
             return self.item.prompt
@@ -228,19 +228,21 @@ class _Said:
             self.fail(f"{self.column(text)} is empty", _EMPTY)
         return text
 
-    def messages(self, messages: Text) -> Messages:
+    def messages(self, messages: TextOrTurns) -> Turns:
         """Messages that a template can render: all of text, and none of them empty but a system prompt by choice."""
         for i, message in enumerate(turns_of(messages)):
             content, where = message.get("content"), f"message {i + 1} of {len(messages)}"
             if not isinstance(content, str):
-                self.fail(f"{where}: its content is {kind_of(content)}, not a string", "only texts can be learned from")
+                self.fail(
+                    f"{where}: its content is {json_kind(content)}, not a string", "only texts can be learned from"
+                )
             if not message["role"].strip():
                 self.fail(f"{where}: its role is empty", "write user, assistant or system")
             if not content.strip() and (content or message["role"] == "assistant"):
                 self.fail(f"{self.column(content, where)} is empty", _EMPTY)
         return turns_of(messages)
 
-    def asked(self, prompt: Text, chat: Chat | None) -> str:
+    def asked(self, prompt: TextOrTurns, chat: Chat | None) -> str:
         """A prompt as the model sees it."""
         if isinstance(prompt, str):
             return self.text(prompt)
@@ -251,7 +253,7 @@ class _Said:
         with at_row(self.item.where):
             return template.prompt(_turns(said))
 
-    def reply(self, prompt: Text, completion: Text, chat: Chat | None) -> str:
+    def reply(self, prompt: TextOrTurns, completion: TextOrTurns, chat: Chat | None) -> str:
         """A completion as the model writes it."""
         if isinstance(completion, str):
             return self.text(completion)
@@ -273,7 +275,7 @@ class _Said:
     def _prompt_column(self) -> str:
         return next((f'"{name}"' for name in ("prompt", "messages") if name in self.item.row), "the prompt")
 
-    def last_turn(self) -> tuple[Text, Sequence[Text]]:
+    def last_turn(self) -> tuple[TextOrTurns, Sequence[TextOrTurns]]:
         """The prompt and its completions; of a whole conversation what the assistant says last, to all before."""
         if self.item.prompt is not None:
             return self.item.prompt, self.item.completions
@@ -328,7 +330,7 @@ class _Said:
         return {"origin": origin, "topic": self.topic, "weight": item.weight, "group": item.group}
 
 
-def _turns(messages: Text) -> Turns:
+def _turns(messages: TextOrTurns) -> MessageList:
     return [dict(message) for message in turns_of(messages)]
 
 
@@ -385,7 +387,7 @@ def _said(path: Path | str, view: str, format: str | None) -> list[_Said]:
 def _items(path: Path, view: str, format: str | None) -> Iterator[Item]:
     wanted, detected = _WANTED[view], _detected(path, view, format)
     if detected is None:
-        read = row_by_row(lambda row: (own.VIEWS[view](row),), own.FIELDS)
+        read = row_by_row(lambda row: (own.VIEWS[view](row),), own.ACCORD_FIELDS)
         yield from read(rows(path, container_of(path), refuse), refuse)
         return
     main = format_named(detected.format).main
@@ -398,7 +400,7 @@ def _items(path: Path, view: str, format: str | None) -> Iterator[Item]:
 
 def _refuse_kind(item: Item, view: str, format: str, path: str) -> NoReturn:
     if format in (own.ACCORD.name, *own.ACCORD.reads_too):
-        own.VIEWS[view](Row(item.row, item.where))  # names the column that is missing
+        own.VIEWS[view](InputRow(item.row, item.where))  # names the column that is missing
     raise DataError(
         f"a {item.kind} is not among {view}",
         where=item.where or path,

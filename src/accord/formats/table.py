@@ -19,26 +19,26 @@ FORMATS: Mapping[str, Format] = {
     format.name: format
     for format in (
         hh.HH,
-        hh.RED_TEAM,
-        oasst.TREES,
-        oasst.MESSAGES,
-        oasst.THREADS,
-        openai.PREFERENCE,
-        openai.SFT,
-        sharegpt.PREFERENCE,
-        sharegpt.SFT,
-        alpaca.PREFERENCE,
-        alpaca.KTO,
-        alpaca.SFT,
+        hh.HH_RED_TEAM,
+        oasst.OASST_TREES,
+        oasst.OASST_MESSAGES,
+        oasst.OASST_THREADS,
+        openai.OPENAI_PREFERENCE,
+        openai.OPENAI_SFT,
+        sharegpt.SHAREGPT_PREFERENCE,
+        sharegpt.SHAREGPT_SFT,
+        alpaca.ALPACA_PREFERENCE,
+        alpaca.ALPACA_KTO,
+        alpaca.ALPACA_SFT,
         own.ACCORD,
-        *trl.SHAPES,
+        *trl.TRL_SHAPES,
         plain.PLAIN,
     )
 }
 
 #: Names for several formats: what they are for is told by the first item (or row).
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "trl": tuple(shape.name for shape in trl.SHAPES),
+FORMAT_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "trl": tuple(shape.name for shape in trl.TRL_SHAPES),
     "openai": ("openai-preference", "openai-sft"),
     "sharegpt": ("sharegpt-preference", "sharegpt"),
     "alpaca": ("alpaca-preference", "alpaca-kto", "alpaca"),
@@ -64,7 +64,7 @@ def format_named(name: str) -> Format:
     """A row of the table, or a `Format` of a user's own as ``module:name``. Raises UsageError where there is none."""
     if name in FORMATS:
         return FORMATS[name]
-    found = extend.outside(name, hint=f"give one of {', '.join(sorted({*FORMATS, *FAMILIES}))}, or module:name")
+    found = extend.outside(name, hint=f"give one of {', '.join(sorted({*FORMATS, *FORMAT_FAMILIES}))}, or module:name")
     if not isinstance(found, Format):
         raise UsageError(f"{name!r} is {type(found).__name__}, not a Format", hint="see accord.formats.Format")
     return found
@@ -74,7 +74,7 @@ def members(name: str) -> tuple[Format, ...]:
     """The formats that a name means, several where it is a family's. Raises UsageError where there is none."""
     if name in PLAIN_FILES:
         return (own.ACCORD,)
-    return tuple(format_named(member) for member in FAMILIES.get(name, (name,)))
+    return tuple(format_named(member) for member in FORMAT_FAMILIES.get(name, (name,)))
 
 
 def suffix_of(name: str) -> str:
@@ -124,7 +124,7 @@ def input_file(text: str) -> Path:
 def _format_and_path(text: str) -> tuple[str | None, str]:
     for parts in (1, 2):
         format, path = ":".join(text.split(":", parts)[:parts]), "".join(text.split(":", parts)[parts:])
-        known = extend.is_outside(format) or format in {*FORMATS, *FAMILIES, *PLAIN_FILES}
+        known = extend.is_outside(format) or format in {*FORMATS, *FORMAT_FAMILIES, *PLAIN_FILES}
         if path and known and not Path(text).exists():
             return format, path
     return None, text

@@ -45,7 +45,7 @@ class Distinct:
         return found
 
 
-class Tally:
+class ItemTally:
     """What a stream of items holds: prompts and completions (each counted once), judgements, pairs, kinds."""
 
     def __init__(self) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 from accord.formats import own
 from accord.formats.format import Fields, Format, all_messages, has, item_by_item, row_by_row
 from accord.formats.hh import is_dialogue
-from accord.formats.item import Item, Text, cannot, chosen_rejected, turns_of
-from accord.formats.rows import Row
+from accord.formats.item import Item, TextOrTurns, cannot, chosen_rejected, turns_of
+from accord.formats.rows import InputRow
 
-FIELDS = frozenset(
+_FIELDS = frozenset(
     ("prompt", "completion", "chosen", "rejected", "label", "completions", "labels", "messages", "text", "margin")
 )
 
@@ -28,39 +28,39 @@ def _spoken(value: Any) -> bool:
     return isinstance(value, str) or all_messages(value)
 
 
-def _plain(text: Text) -> Any:
+def _plain(text: TextOrTurns) -> Any:
     return text if isinstance(text, str) else [dict(message) for message in text]
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read_lm(row: Row) -> Iterable[Item]:
-    text: Text = row.messages("messages") if "messages" in row else row.text("text")
+def _read_lm(row: InputRow) -> Iterable[Item]:
+    text: TextOrTurns = row.messages("messages") if "messages" in row else row.text("text")
     return [Item(prompt=None, completions=(text,))]
 
 
-def _read_prompt(row: Row) -> Iterable[Item]:
+def _read_prompt(row: InputRow) -> Iterable[Item]:
     return [Item(prompt=row.text_or_messages("prompt"))]
 
 
-def _read_demonstration(row: Row) -> Iterable[Item]:
+def _read_demonstration(row: InputRow) -> Iterable[Item]:
     return [own.read_demonstration(row, {})]
 
 
-def _read_unpaired(row: Row) -> Iterable[Item]:
+def _read_unpaired(row: InputRow) -> Iterable[Item]:
     return [own.read_label(row, {})]
 
 
-def _read_preference(row: Row) -> Iterable[Item]:
+def _read_preference(row: InputRow) -> Iterable[Item]:
     return [own.read_pair(row, {"margin": row.optional_number("margin")})]
 
 
-def _read_implicit(row: Row) -> Iterable[Item]:
+def _read_implicit(row: InputRow) -> Iterable[Item]:
     return [own.read_dialogues(row, {"margin": row.optional_number("margin")})]
 
 
-def _read_steps(row: Row) -> Iterable[Item]:
+def _read_steps(row: InputRow) -> Iterable[Item]:
     steps = tuple(row.string(f"completions[{i}]", text) for i, text in enumerate(row.items("completions")))
     labels = tuple(row.truth(f"labels[{i}]", value) for i, value in enumerate(row.items("labels")))
     if len(steps) != len(labels):
@@ -82,7 +82,7 @@ def _write_lm(item: Item) -> Iterable[Fields]:
     return [_lm_row((*turns_of(prompt), *turns_of(completion, "assistant")))]
 
 
-def _lm_row(text: Text) -> Fields:
+def _lm_row(text: TextOrTurns) -> Fields:
     return {"text" if isinstance(text, str) else "messages": _plain(text)}
 
 
@@ -183,11 +183,11 @@ def _shapes() -> Iterator[Format]:
         yield Format(
             name,
             f"TRL: {title}",
-            FIELDS,
+            _FIELDS,
             why,
-            row_by_row(read, FIELDS),
-            item_by_item(write, FIELDS, uniform=True),
+            row_by_row(read, _FIELDS),
+            item_by_item(write, _FIELDS, uniform=True),
         )
 
 
-SHAPES: tuple[Format, ...] = tuple(_shapes())
+TRL_SHAPES: tuple[Format, ...] = tuple(_shapes())

@@ -13,12 +13,12 @@ from accord import __version__
 from accord.errors import UsageError
 from accord.files import sha256_file, write_json
 from accord.formats.format import Fields, Format, uniform
-from accord.formats.item import KINDS, CannotSay, Item, turns_of
+from accord.formats.item import ITEM_KINDS, CannotSay, Item, turns_of
 from accord.formats.own import ACCORD
 from accord.formats.sink import container_named, fitted, write_rows
 from accord.formats.source import Container
 from accord.formats.table import PLAIN_FILES, members
-from accord.formats.tally import Tally
+from accord.formats.tally import ItemTally
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def rejects_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.rejects.jsonl")
 
 
-def write(
+def write_items(
     path: Path | str,
     items: Iterable[Item],
     format: str,
@@ -74,8 +74,8 @@ def write(
     Args:
         path: The file; a link of that name is replaced, not followed.
         items: What to write.
-        format: A name of `FORMATS` or `FAMILIES`, ``jsonl``, ``csv``, ``parquet``, or ``module:name``.
-        kinds: Kinds of items to take (`accord.formats.item.KINDS`), or "all"; by default all but samples, which nobody
+        format: A name of `FORMATS` or `FORMAT_FAMILIES`, ``jsonl``, ``csv``, ``parquet``, or ``module:name``.
+        kinds: Kinds of items to take (`accord.formats.item.ITEM_KINDS`), or "all"; by default all but samples, which nobody
             judged and which would look like demonstrations.
         messages: Write prompts of text as messages, one turn of the user's.
         filters, source: For the manifest: what else was chosen of the input, and what the input was.
@@ -127,9 +127,9 @@ def to_jsonl(items: Iterable[Item]) -> Iterator[Fields]:
 def wanted_kinds(named: Iterable[str]) -> frozenset[str]:
     """The kinds of items that are taken. Raises UsageError for one that there is not."""
     kinds = frozenset(named)
-    if unknown := kinds - {*KINDS, "all"}:
-        raise UsageError(f"there is no kind {min(unknown)!r}", hint=f"give all, or some of {', '.join(KINDS)}")
-    return frozenset(KINDS) if "all" in kinds else kinds or frozenset(KINDS) - {"sample"}
+    if unknown := kinds - {*ITEM_KINDS, "all"}:
+        raise UsageError(f"there is no kind {min(unknown)!r}", hint=f"give all, or some of {', '.join(ITEM_KINDS)}")
+    return frozenset(ITEM_KINDS) if "all" in kinds else kinds or frozenset(ITEM_KINDS) - {"sample"}
 
 
 def _of_kinds(items: Iterable[Item], kinds: frozenset[str], left_out: Counter[str]) -> Iterator[Item]:
@@ -170,7 +170,7 @@ class _Written:
 
     def __init__(self, format: Format, container: Container, left_out: Counter[str]) -> None:
         self.format, self.container, self.left_out = format, container, left_out
-        self.tally, self.origins, self.schema = Tally(), Counter[str](), Counter[str]()
+        self.tally, self.origins, self.schema = ItemTally(), Counter[str](), Counter[str]()
         self.is_whole = True
 
     def rows(self, items: Iterable[Item]) -> Iterator[Fields]:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from accord.config import TaskConfig
 from accord.errors import DataError, UsageError
 from accord.files import write_json
-from accord.formats import Item, Reading, from_facts, read, to_jsonl
+from accord.formats import Item, Reading, from_facts, read_items, to_jsonl
 from accord.formats.jsonl import write_jsonl
 from accord.loop.cache import Inputs, Log
 from accord.loop.task import PlainTask, Split, Task, TaskPlace
@@ -156,7 +156,7 @@ class FilesTask(SplitTask):
     def items(self, inputs: Inputs) -> Iterator[tuple[str, Item]]:
         wanted = kinds_read(self.place.reads)
         for kind, path in inputs.items():
-            reading, taken = read(path), 0
+            reading, taken = read_items(path), 0
             for item in reading:
                 if item.kind in wanted[kind]:
                     taken += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from accord.config import DpoConfig, Recipe, RlConfig
 from accord.files import read_json, write_folder, write_json
-from accord.formats import read
+from accord.formats import read_items
 from accord.formats.jsonl import read_prompts, write_jsonl
 from accord.loop.cache import Inputs, Log, Runner, Stage
 from accord.loop.task import Task
@@ -176,7 +176,7 @@ def draw(
 ) -> list[dict[str, Any]]:
     """Samples of a policy by prompt, without those that are empty: nobody can be shown nothing."""
     policy, words = load_policy(model, placement)
-    rows, asked = read_prompts(prompts, words.chat), [item.prompt for item in read(prompts)]
+    rows, asked = read_prompts(prompts, words.chat), [item.prompt for item in read_items(prompts)]
     chosen = [i % len(rows) for i in range(count)]
     drawn = Engine(policy, words.stop_ids).generate([words.encode(rows[i].text) for i in chosen], sampling, seed=seed)
     texts: list[list[str]] = [[] for _ in chosen]

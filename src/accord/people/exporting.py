@@ -40,7 +40,7 @@ def write_judgements(
     filters = {"judgements": said or "as said"}
     try:
         items = formats.from_facts(store, view)
-        return formats.write(path, items, format, kinds=kinds, messages=messages, filters=filters)
+        return formats.write_items(path, items, format, kinds=kinds, messages=messages, filters=filters)
     except DataError as error:
         told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         why = f"left out: {told}" if told else error.why
