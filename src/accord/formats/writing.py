@@ -75,8 +75,8 @@ def write_items(
         path: The file; a link of that name is replaced, not followed.
         items: What to write.
         format: A name of `FORMATS` or `FORMAT_FAMILIES`, ``jsonl``, ``csv``, ``parquet``, or ``module:name``.
-        kinds: Kinds of items to take (`accord.formats.item.ITEM_KINDS`), or "all"; by default all but samples, which nobody
-            judged and which would look like demonstrations.
+        kinds: Kinds of items to take (`accord.formats.item.ITEM_KINDS`), or "all"; by default all but samples, which
+            nobody judged and which would look like demonstrations.
         messages: Write prompts of text as messages, one turn of the user's.
         filters, source: For the manifest: what else was chosen of the input, and what the input was.
 
