@@ -12,17 +12,21 @@ from pydantic import Field, ValidationError, model_validator
 
 from accord.config.base import Rows, S, Section, layered
 from accord.config.layers import Layer, build, names_row, override_layer, read_layer, yaml_word
+from accord.config.policy import (
+    DpoConfig,
+    RlConfig,
+)
+from accord.config.rewards import (
+    RewardConfig,
+    ScorerConfig,
+)
 from accord.config.sections import (
     BaseConfig,
-    DpoConfig,
     EvalConfig,
     LabelConfig,
     ModelConfig,
     PretrainConfig,
-    RewardConfig,
-    RlConfig,
     SampleConfig,
-    ScorerConfig,
     SftConfig,
     TokenizerConfig,
 )

@@ -1,0 +1,206 @@
+"""How a policy is improved: against scores (``rl``), or on judgements directly (``dpo``)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES, defaults_of
+from accord.config.base import Section, exact_div
+from accord.config.rewards import ScorerConfig
+from accord.config.training import (
+    AlgorithmName,
+    DpoLoraConfig,
+    KlPlaceName,
+    OptimConfig,
+    OwnFunction,
+    PreferenceLossName,
+    Regex,
+    RlLoraConfig,
+    Training,
+)
+
+TRUNCATED = (
+    "the samples would follow another distribution than the one that is trained, and their KL comes out negative; "
+    "use temperature to sharpen it"
+)
+
+
+class PromptsConfig(Section):
+    """Which prompts of the file are used; those left out are counted."""
+
+    max_tokens: int = Field(0, ge=0, description="Longer prompts are left out; 0 = none is.")
+    regex: Regex = Field("", description="Prompts in which this is not found are left out.")
+    function: OwnFunction = Field("", description="Prompts for which module:function(prompt) is false are left out.")
+
+
+class TrustConfig(Section):
+    """How far one update may move the policy, besides ``rl.clip``."""
+
+    clip_high: float | None = Field(None, gt=0, description="Instead of clip above 1 (DAPO: 0.28); null = clip.")
+    dual_clip: float | None = Field(None, gt=1, description="Bounds the loss of bad tokens at this many advantages.")
+    coef: float = Field(0.0, ge=0, description="Price of KL(old || new) a token, besides or instead of the clip.")
+    target: float | None = Field(None, gt=0, description="KL(old || new) a token to steer to; null: the price stays.")
+
+    @model_validator(mode="after")
+    def _a_target_has_a_price_to_move(self) -> Self:
+        if self.target is not None and self.coef == 0:
+            raise ValueError("target doubles and halves coef, which is 0: set coef above 0")
+        return self
+
+
+class ValuesConfig(Section):
+    """The critic's values, for algorithms that learn some."""
+
+    shared: bool = Field(False, description="A head on the policy's own trunk instead of a network of its own.")
+    clip: float = Field(0.2, gt=0, description="A value may move this far from the rollout's; beyond, clipped.")
+    coef: float = Field(0.1, gt=0, description="Weight of the value loss.")
+
+
+class ShapingConfig(Section):
+    """What a score goes through before it is a reward, besides ``rl.missing_eos_penalty`` and the length controller."""
+
+    scale: bool = Field(False, description="Divide scores by the running deviation of all so far.")
+    clip: float | None = Field(None, gt=0, description="Scores are held within +- this, before penalties.")
+    length_penalty: float = Field(0.0, description="Taken from the score a token of the completion.")
+    overlong_tokens: int = Field(0, ge=0, description="Over this many last tokens of the room the score falls by 1.")
+    whiten: bool = Field(False, description="PPO: set the spread of rewards to 1; it shortens completions.")
+
+
+class PtxConfig(Section):
+    """Plain texts that are not to be forgotten: their loss is added to every update (PPO-ptx)."""
+
+    coef: float = Field(0.0, ge=0, description="Weight of that loss; 0 = off.")
+    blocks: int = Field(16, ge=1, description="Blocks of text an update.")
+    block_tokens: int = Field(64, ge=8, description="Tokens of one block.")
+
+
+class RlConfig(Training):
+    """Optimise the policy against the reward model without drifting from the reference."""
+
+    refused = dict.fromkeys(("top_k", "top_p"), TRUNCATED)
+    usual = ("algorithm", defaults_of(POLICY_ALGORITHMS))
+    checkpoint_every: int = Field(10, ge=1, description="Rounds between checkpoints; a killed run resumes from one.")
+    algorithm: AlgorithmName = Field("ppo", description="Row of the table of algorithms.")
+    iterations: int = Field(60, ge=1, description="Rounds of rollout and update.")
+    prompts_per_iteration: int = Field(64, ge=1, description="Prompts per round.")
+    rewards: tuple[ScorerConfig, ...] = Field(
+        (),
+        strict=False,
+        description="Besides the reward model's: a list of {model | ensemble | function | regex | http, weight, name}.",
+    )
+    prompts: PromptsConfig = Field(PromptsConfig(), description="Which prompts of the file are used.")
+    samples_per_prompt: int = Field(1, ge=1, description="Completions per prompt and round.")
+    max_new_tokens: int = Field(80, ge=1, description="Most tokens per completion, the end token included.")
+    temperature: float = Field(1.0, gt=0, description="Of the samples and of every log-probability alike.")
+    ppo_epochs: int = Field(4, ge=1, description="Passes over one round's samples.")
+    minibatches: int = Field(1, ge=1, description="Optimiser steps per pass; must divide the samples of a round.")
+    micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    clip: float | None = Field(
+        0.2, gt=0, lt=1, description="The probability ratio is clipped to 1 - clip .. 1 + clip; null = free."
+    )
+    entropy_coef: float = Field(0.0, ge=0, description="Bonus a nat of entropy at each token; it can run away.")
+    trust: TrustConfig = Field(TrustConfig(), description="How far one update may go.")
+    values: ValuesConfig = Field(ValuesConfig(), description="The critic's values.")
+    kl_coef: float = Field(0.05, ge=0, description="Price of one nat of KL to the reference, per token (start value).")
+    kl_target: float | None = Field(None, gt=0, description="Nats per completion to steer to; null: kl_coef stays.")
+    kl_in: KlPlaceName = Field("auto", description="Where that price is paid: auto = where the algorithm has it.")
+    discount: float = Field(1.0, gt=0, le=1, description="Of later rewards; 1 because completions are finite.")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE: 0 trusts the critic, 1 trusts the samples.")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="Taken from the score of a completion that did not end.")
+    shaping: ShapingConfig = Field(ShapingConfig(), description="From score to reward.")
+    ptx: PtxConfig = Field(PtxConfig(), description="Texts not to be forgotten.")
+    redraws: int = Field(3, ge=0, description="dapo: how often prompts whose scores are all equal are replaced.")
+    length_coef: float = Field(
+        0.0, ge=0, description="How fast the price of a token moves to hold the length; 0 = off."
+    )
+    eval_every: int = Field(10, ge=1, description="Rounds between evaluations on validation prompts.")
+    lora: RlLoraConfig = Field(RlLoraConfig(), description="Train an adapter of the policy instead of all weights.")
+    actor: OptimConfig = Field(
+        OptimConfig(lr=1e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the policy."
+    )
+    critic: OptimConfig = Field(
+        OptimConfig(lr=3e-4, schedule="linear", eps=1e-5, warmup_ratio=0.1), description="Optimiser of the critic."
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_algorithm(self) -> Self:
+        row = POLICY_ALGORITHMS.get(self.algorithm)  # a user's own is asked when the stage loads it
+        if row is not None and self.samples_per_prompt < row.min_group:
+            raise ValueError(
+                f"{self.algorithm} compares completions of one prompt, and samples_per_prompt is "
+                f"{self.samples_per_prompt}: 4 to 8 are usual"
+            )
+        if row is not None and self.values.shared and not row.critic:
+            raise ValueError(f"values.shared says where values come from, and {self.algorithm} learns none")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_can_be_reached(self) -> Self:
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target moves kl_coef by a factor, and kl_coef is 0: set it above 0")
+        if self.trust.target is not None and self.ppo_epochs * self.minibatches == 1:
+            raise ValueError(
+                "trust.target steers by what an update has moved before its last step, and ppo_epochs 1 of minibatches "
+                "1 is a single step: raise one of them, or leave trust.target out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_holds_the_ratio(self) -> Self:
+        if self.clip is None and self.trust.coef == 0:
+            raise ValueError("without clip the ratio is free: set trust.coef above 0, or leave clip as it is")
+        return self
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        exact_div(
+            self.samples_per_iteration, self.minibatches, "prompts_per_iteration * samples_per_prompt", "minibatches"
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_have_names(self) -> Self:
+        labels = [reward.label for reward in self.rewards]
+        twice = [label for label in labels if labels.count(label) > 1 or label == "reward_model"]
+        if twice:
+            raise ValueError(f"{twice[0]!r} would name two scores: give each of rewards a name of its own")
+        return self
+
+    @property
+    def samples_per_iteration(self) -> int:
+        return self.prompts_per_iteration * self.samples_per_prompt
+
+
+class DpoConfig(Training):
+    """Direct preference: improve a policy from judgements of completions, without a reward model."""
+
+    usual = ("loss", defaults_of(PREFERENCE_LOSSES))
+    loss: PreferenceLossName = Field("dpo", description="Row of the table of preference losses.")
+    epochs: int = Field(1, ge=1, description="Passes over the judgements, or over the prompts when online.")
+    groups_per_step: int = Field(32, ge=1, description="Prompts per optimiser step; each weighs the same, whatever K.")
+    max_tokens: int = Field(160, ge=2, description="Prompt and completion longer than this are left out, and counted.")
+    micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    dpo_beta: float = Field(0.1, gt=0, description="Scale of the gap; small = far from the reference. SimPO: 2.")
+    label_smoothing: float = Field(0.1, ge=0, lt=0.5, description="cdpo: share of the judgements taken to be wrong.")
+    simpo_margin: float = Field(0.5, ge=0, description="simpo: lead that the better completion must have.")
+    orpo_coef: float = Field(0.1, ge=0, description="orpo: weight of the odds ratio against the likelihood.")
+    desirable_weight: float = Field(1.0, gt=0, description="kto: weight of good completions.")
+    undesirable_weight: float = Field(1.0, gt=0, description="kto: weight of bad completions.")
+    online: bool = Field(False, description="Draw the completions from the policy itself; scores rank them.")
+    rewards: tuple[ScorerConfig, ...] = Field(
+        (), strict=False, description="Online: scores, added to the reward model's where one is given."
+    )
+    samples_per_prompt: int = Field(2, ge=2, description="Online: completions per prompt (K).")
+    max_new_tokens: int = Field(80, ge=1, description="Online: most tokens per completion, the end token included.")
+    temperature: float = Field(1.0, gt=0, description="Online: divides the logits while sampling.")
+    label_noise: float = Field(
+        0.0, ge=0, description="Online: 0 = the higher score wins; 1 = with probability sigmoid of the gap of scores."
+    )
+    missing_eos_penalty: float = Field(
+        1.0, ge=0, description="Online: taken from the score of a completion that did not end."
+    )
+    eval_every: int = Field(100, ge=1, description="Steps between snapshots, and between looks at held-out rows.")
+    lora: DpoLoraConfig = Field(DpoLoraConfig(), description="Train an adapter instead of all weights.")
+    optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")
