@@ -96,7 +96,7 @@ def test_hidden_states_follow_the_equations_padded_or_not(policy: CausalLM) -> N
     torch.testing.assert_close(policy.model(ids_BT, length_B), wanted, rtol=0.0, atol=1e-5)
     torch.testing.assert_close(policy.model(ids_BT[2:3]), by_hand(policy, PROMPTS[2]), rtol=0.0, atol=1e-5)
     bare = torch.cat([by_hand(policy, [token]) for token in PROMPTS[2]])
-    torch.testing.assert_close(policy.model.bare(torch.tensor(PROMPTS[2])), bare, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(policy.model.context_free(torch.tensor(PROMPTS[2])), bare, rtol=0.0, atol=1e-5)
 
 
 @torch.no_grad()

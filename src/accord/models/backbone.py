@@ -65,9 +65,6 @@ class Backbone(Protocol):
         Rows are padded on the right; without ``length_B`` all is real.
         """
 
-    def bare(self, ids_N: Tensor) -> Tensor:
-        """What each token is without its neighbours, ``(N, D)``: a head on it reads a bag of words."""
-
     def decoding(self, rows: int, slots: int) -> Any:
         """A `DecodingState` with room for ``rows`` sequences of ``slots`` tokens. Only its own backbone reads it."""
 
@@ -108,10 +105,29 @@ class Adaptable(Protocol):
 
 
 @runtime_checkable
+class ContextFree(Protocol):
+    """A backbone with a way of its own to say what a token is without its neighbours; see `without_context`."""
+
+    def context_free(self, ids_N: Tensor) -> Tensor:
+        """Return the state of each token by itself, ``(N, D)``."""
+
+
+@runtime_checkable
 class Recomputing(Protocol):
     """A backbone that can trade a second forward pass for the memory of its activations."""
 
     checkpointing: bool
+
+
+def without_context(trunk: Backbone, ids_N: Tensor) -> Tensor:
+    """Return what each token is without its neighbours, ``(N, D)``: a head on it reads a bag of words.
+
+    Of a backbone that is not `ContextFree` each token that occurs runs once, as a text of its own.
+    """
+    if isinstance(trunk, ContextFree):
+        return trunk.context_free(ids_N)
+    token_V, index_N = torch.unique(ids_N, return_inverse=True)
+    return trunk(token_V[:, None])[index_N]
 
 
 def recompute_activations(trunk: Backbone) -> None:

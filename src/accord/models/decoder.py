@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from accord.algo.product import Product, prepacked
 from accord.errors import DataError, UsageError
-from accord.models.backbone import Backbone, Headed, Shape
+from accord.models.backbone import Backbone, Headed, Shape, without_context
 from accord.models.forward import Cache, Layout, Pass, Step, Whole, real_tokens
 from accord.models.fused import gated_linear, linear, rms_norm
 from accord.models.lora import add_low_rank, is_adapted, merged_weight
@@ -237,8 +237,8 @@ class Trunk(nn.Module):
         """
         return self._whole(ids_BT, length_B, read_M)
 
-    def bare(self, ids_N: Tensor) -> Tensor:
-        """The normed embeddings: what the last norm would get if no block added anything."""
+    def context_free(self, ids_N: Tensor) -> Tensor:
+        """Return the normed embeddings: what the last norm would get if no block added anything."""
         out: Tensor = self.norm(self.embed_tokens(ids_N))
         return out
 
@@ -438,8 +438,8 @@ class ScalarModel(Headed):
         return self._numbers(self.model(ids_BT.to(self.device), length_B, read_M))
 
     def bag_of_words(self, ids_N: Tensor) -> Tensor:
-        """The head on each token without its neighbours, ``(N,)``: what it says by itself."""
-        return self._numbers(self.model.bare(ids_N.to(self.device)))
+        """Return the head on each token without its neighbours, ``(N,)``: what it says by itself."""
+        return self._numbers(without_context(self.model, ids_N.to(self.device)))
 
     @property
     def device(self) -> torch.device:

@@ -75,8 +75,8 @@ class LstmTrunk(nn.Module):
         y_ND = self._run(ids_BT, length_B)[0]
         return y_ND if read_M is None else y_ND[read_M]
 
-    def bare(self, ids_N: Tensor) -> Tensor:
-        """Each token as a text of its own."""
+    def context_free(self, ids_N: Tensor) -> Tensor:
+        """Return each token as a text of its own."""
         return self._run(ids_N[:, None], None)[0]
 
     def decoding(self, rows: int, slots: int) -> LstmState:

@@ -203,12 +203,6 @@ class ForeignTrunk(nn.Module):
             hidden_ND = hidden_BTD[torch.arange(T, device=ids_BT.device) < length_B[:, None]]
         return hidden_ND if read_M is None else hidden_ND[read_M]
 
-    def bare(self, ids_N: Tensor) -> Tensor:
-        """Each token as a text of its own; every one that occurs runs once."""
-        token_V, index_N = torch.unique(ids_N, return_inverse=True)
-        hidden_ND: Tensor = self(token_V[:, None])[index_N]
-        return hidden_ND
-
     def decoding(self, rows: int, slots: int) -> ForeignState:
         return ForeignState(self.embed_tokens.weight.device)
 

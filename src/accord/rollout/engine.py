@@ -35,7 +35,8 @@ Finish = Literal["stop", "length", "cancelled"]
 class Sampling:
     """How completions are drawn. ``samples_per_prompt`` is K; ``temperature`` divides the logits.
 
-    ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the law's tail: for serving.
+    ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the tail of the distribution, for
+    serving.
     """
 
     max_new_tokens: int
@@ -49,7 +50,7 @@ class Sampling:
         if not 0 < self.temperature < math.inf:
             raise UsageError(
                 f"temperature {self.temperature} is not a number above 0",
-                hint="use 1.0 for the model's own law, or top_k 1 for its likeliest token",
+                hint="use 1.0 for the model's own distribution, or top_k 1 for its likeliest token",
             )
         if self.max_new_tokens < 1 or self.samples_per_prompt < 1:
             raise UsageError("max_new_tokens and samples_per_prompt must be at least 1")
@@ -70,7 +71,7 @@ class Sample:
     """One completion with its provenance.
 
     ``completion`` ends with a stop token where ``finish`` is "stop"; ``behaviour_logp`` holds one
-    log-probability a completion token, under the law it was drawn from (temperature and truncation included).
+    log-probability a completion token, under the distribution it was drawn from (temperature and truncation included).
     """
 
     prompt_index: int
@@ -179,9 +180,9 @@ class Session:
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         logits_BV = self._head(self._hidden_BD).float()
-        heat = [row.sampling.temperature for row in self._rows]
-        if any(t != 1.0 for t in heat):
-            logits_BV = logits_BV / torch.tensor(heat, device=self._device)[:, None]
+        temperatures = [row.sampling.temperature for row in self._rows]
+        if any(t != 1.0 for t in temperatures):
+            logits_BV = logits_BV / torch.tensor(temperatures, device=self._device)[:, None]
         for index, row in enumerate(self._rows):
             if row.sampling.truncated:
                 cut = logits_BV[index, None]

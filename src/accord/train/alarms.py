@@ -47,7 +47,7 @@ ALARMS = (
     Alarm(
         "negative KL",
         lambda s: s["kl"] < -KL_STANDARD_ERRORS * s["kl_error"],
-        "the law sampled from is not the law that is scored",
+        "the distribution sampled from is not the one that is scored",
     ),
     Alarm(
         "KL far above its target",

@@ -158,7 +158,7 @@ def encode_groups(
     """Groups as the loss reads them.
 
     Ratings are standardised over all groups, so that the head starts within their range. Of several heads each counts
-    a group as often as a Poisson law with mean 1 says: its own bootstrap of the data (Oza & Russell 2001).
+    a group as often as a Poisson distribution with mean 1 says: its own bootstrap of the data (Oza & Russell 2001).
     """
     values = [v for group in groups if isinstance(group, JudgedGroup) for v in group.values]
     centre, spread = (fmean(values), pstdev(values)) if loss.reads == "ratings" else (0.0, 1.0)

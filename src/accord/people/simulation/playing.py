@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from accord.extend import blaming
 from accord.people.simulation.annotators import ShownTask, SimulatedAnnotator
 from accord.people.simulation.client import Client
+from accord.progress import Log
 
 if TYPE_CHECKING:
     from accord.people.desk import Desk
 
 NOT_MINE = "not my field"  # the reason for skipping what a replayed rater never saw, if the project has it
-
-Log = Callable[[float, str], None]
 
 
 class ProjectAdmin(Protocol):
