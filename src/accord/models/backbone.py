@@ -1,7 +1,8 @@
-"""The door every backbone has: what the heads, the engine and the stages may ask of one.
+"""What every backbone offers: what the heads, the engine and the stages may ask of one.
 
-The decoder (`decoder.Trunk`), the LSTM (`lstm.LstmTrunk`) and the adapter over `transformers` (`foreign.ForeignTrunk`)
-are the backbones there are; `decoder.BACKBONES` says which shape each is built from.
+The decoder (`decoder.Trunk`), the LSTM (`lstm.LstmTrunk`) and the adapter over `transformers`
+(`transformers_adapter.ForeignTrunk`) are the backbones there are; `decoder.BACKBONES` says which shape each is built
+from.
 
 Shapes: B rows, T tokens, N real tokens of all rows (row after row) or rows that enter, M of the N that are read, P
 prompts, D width.

@@ -35,8 +35,8 @@ Finish = Literal["stop", "length", "cancelled"]
 class Sampling:
     """How completions are drawn. ``samples_per_prompt`` is K; ``temperature`` divides the logits.
 
-    ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the tail of the distribution, for
-    serving.
+    ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the tail of the
+    distribution, for serving.
     """
 
     max_new_tokens: int
