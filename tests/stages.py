@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from accord import config as c
-from accord.evals.evaluate import Policy, draw_samples
+from accord.evals.samples import LoadedPolicy, draw_samples
 from accord.models.decoder import CausalLM, init_weights
 from accord.models.folder import load_policy, load_scalar, save_policy
 from accord.models.lstm import LstmConfig
@@ -120,7 +120,7 @@ class Bench:
         policy, words = load_policy(model, self.placement)
         prompts = [words.encode(start) for start in STARTS]
         samples = Engine(policy.eval(), range(40), max_rows=6).generate(prompts, Sampling(12, 4, 0.8), seed=1)
-        one, other = (Policy.load(folder, self.placement) for folder in (model, self.start))
+        one, other = (LoadedPolicy.load(folder, self.placement) for folder in (model, self.start))
         found = draw_samples(one, other, STARTS, Sampling(6, 2, top_k=20), seed=2)
         said = [x for s in samples for x in (*s.completion, *s.behaviour_logp)]
         return [*said, *found.logp_PK.ravel().tolist(), *found.ref_logp_PK.ravel().tolist()]

@@ -35,24 +35,25 @@ def row(win: float, best_of: int = 1) -> dict[str, Any]:
 def seeds(wins: dict[str, list[float]], broken: str = "") -> list[dict[str, Any]]:
     """A comparison of trained methods; ``broken`` names one that breaks a floor on the last seed."""
     count = len(next(iter(wins.values())))
+    start = {**row(0.5), "name": "sft", "role": "reference"}
     return [
         {
             "seed": i,
             "num_test_prompts": 3,
-            "reference": {"validation": row(0.5), "test": row(0.5)},
+            "reference": "sft",
+            "candidate": next(iter(wins)),
+            "start": start,
             "best_of_n_curve": [],
-            "methods": [
-                {
-                    "name": name,
-                    "num_scored": 100,
-                    "seconds": 30.0,
+            "policies": [start, *({**row(one[i]), "name": name, "role": "candidate"} for name, one in wins.items())],
+            "selections": {
+                name: {
                     "step": 5,
                     "held": not (name == broken and i == count - 1),
-                    "snapshots": [{"step": 5, "held": True, "row": row(values[i])}],
-                    "test": row(values[i]),
+                    "snapshots": [{"step": 5, "held": True, "row": row(one[i])}],
                 }
-                for name, values in wins.items()
-            ],
+                for name, one in wins.items()
+            },
+            "costs": {name: {"num_scored": 100, "seconds": 30.0} for name in wins},
         }
         for i in range(count)
     ]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,27 +16,20 @@ import torch.nn.functional as F
 
 from accord.config import EvalConfig
 from accord.errors import DataError, UsageError
-from accord.evals.evaluate import (
-    Bench,
-    Policy,
-    PolicySamples,
-    Scored,
-    best_of_n_points,
-    completion_logps,
-    draw_samples,
-    evaluate,
-    read_films,
-    sample_policy,
-    select_snapshot,
-)
-from accord.evals.judge import fit_judge
-from accord.evals.results import Floor, PolicyRow, Snapshot, choose, plain, snapshot_floors
+from accord.evals.bench import Bench, ScoredSamples, best_of_n_points
+from accord.evals.contestants import Contestant, EvalPrompts, read_topics
+from accord.evals.evaluate import EvalRun, evaluate
+from accord.evals.judges import fit_text_judge
+from accord.evals.results import Floor, PolicyRow, Snapshot, plain, snapshot_floors
+from accord.evals.samples import LoadedPolicy, PolicySamples, completion_logps, draw_samples, sample_policy
+from accord.evals.select import choose, select_snapshot
 from accord.formats.jsonl import write_jsonl
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
 from accord.models.folder import RewardScale, save_policy, save_scalar
 from accord.models.placement import PLAIN
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Sampling
+from accord.scoring.reward_model import RewardModel
 from accord.stats import Interval
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, train_tokenizer
@@ -49,6 +43,8 @@ TEXTS = [
 FILMS = ["Lighthouse", "Noise", "Patience", "Beginning"]
 PROMPTS = [f"Film: {film}\nReview:" for film in FILMS]
 SAMPLING = Sampling(max_new_tokens=12, samples_per_prompt=3)
+GRPO = Contestant("grpo", {1: Path("grpo")})
+START = Contestant("sft", {0: Path("sft")}, "reference")
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +91,15 @@ def folders(words: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[
 class CountingJudge:
     """Likes the letter e: a score anyone can check."""
 
-    def score(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array([float(text.count("e")) for text in texts])
+    def score(self, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+        return torch.tensor([float(completion.count("e")) for _, completion in pairs])
 
 
-class LengthJudge:
-    def score(self, texts: Sequence[str]) -> np.ndarray:
-        return np.array([float(len(text)) for text in texts])
+class PromptJudge:
+    """Counts the characters of prompt and completion: a judge that needs both."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+        return torch.tensor([100.0 * len(prompt) + len(completion) for prompt, completion in pairs])
 
 
 class LengthScorer:
@@ -114,9 +112,9 @@ def bench_of(folders: dict[str, Path], K: int = 3) -> Bench:
         "validation",
         tuple(PROMPTS),
         tuple(FILMS),
-        Policy.load(folders["sft"], PLAIN),
+        LoadedPolicy.load(folders["sft"], PLAIN),
         LengthScorer(),
-        CountingJudge(),
+        {"letters": CountingJudge()},
         replace(SAMPLING, samples_per_prompt=K),
         seed=5,
         resamples=200,
@@ -129,10 +127,10 @@ def bench_of(folders: dict[str, Path], K: int = 3) -> Bench:
 
 def test_completion_logps_against_a_plain_forward(folders: dict[str, Path]) -> None:
     """Second implementation: one text at a time, full softmax over all logits, no batch, no padding."""
-    policy = Policy.load(folders["sft"], PLAIN)
+    policy = LoadedPolicy.load(folders["sft"], PLAIN)
     rows = [(PROMPTS[0], TEXTS[0]), (PROMPTS[1], TEXTS[1][:9]), (PROMPTS[2], TEXTS[2][:20])]
     examples = [
-        Example(tuple(policy.words.encode(p)), (*policy.words.encode(" " + c)[:15], policy.words.end_id))
+        Example(tuple(policy.tokenizer.encode(p)), (*policy.tokenizer.encode(" " + c)[:15], policy.tokenizer.end_id))
         for p, c in rows
     ]
     expected = []
@@ -141,7 +139,7 @@ def test_completion_logps_against_a_plain_forward(folders: dict[str, Path]) -> N
         logp_TV = F.log_softmax(policy.model(ids)[0].float() / 0.7, dim=-1)
         start = len(example.prompt)
         expected.append(sum(float(logp_TV[start + t - 1, token]) for t, token in enumerate(example.completion)))
-    found = completion_logps(policy.model, examples, policy.words.pad_id, 0.7)
+    found = completion_logps(policy.model, examples, policy.tokenizer.pad_id, 0.7)
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -150,7 +148,7 @@ def test_kl_of_a_policy_to_itself_is_exactly_zero(folders: dict[str, Path]) -> N
     twice = sample_policy(folders["sft"], PROMPTS, SAMPLING, reference=folders["sft"], seed=1, placement=PLAIN)
     assert (twice.kl_PK == 0).all()
     assert (twice.logp_PK < 0).all()
-    own = Policy.load(folders["sft"], PLAIN)
+    own = LoadedPolicy.load(folders["sft"], PLAIN)
     once = draw_samples(own, own, PROMPTS, SAMPLING, seed=1)
     assert once.texts == twice.texts and (once.logp_PK == twice.logp_PK).all()
 
@@ -170,8 +168,8 @@ def test_kl_estimate_agrees_with_the_exact_kl(folders: dict[str, Path]) -> None:
     )
     laws = []
     for name in ("ppo", "sft"):
-        policy = Policy.load(folders[name], PLAIN)
-        ids = torch.tensor([policy.words.encode(prompt[0])])
+        policy = LoadedPolicy.load(folders[name], PLAIN)
+        ids = torch.tensor([policy.tokenizer.encode(prompt[0])])
         laws.append(F.log_softmax(policy.model(ids)[0, -1].double(), dim=-1))
     exact = float((laws[0].exp() * (laws[0] - laws[1])).sum())
     error = samples.kl_PK.std() / math.sqrt(samples.kl_PK.size)
@@ -200,8 +198,8 @@ def test_other_tokenizer_is_refused(folders: dict[str, Path], tmp_path: Path) ->
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
-def hand_made() -> tuple[Scored, Scored]:
-    """Two films, two samples each: the policy's and the reference's."""
+def hand_made() -> tuple[ScoredSamples, ScoredSamples]:
+    """Two topics, two samples each: the policy's and the reference's."""
     ours = PolicySamples(
         texts=((" see the eel", " eel eel eel"), (" no", " no")),
         finished_PK=np.array([[True, True], [True, False]]),
@@ -218,13 +216,13 @@ def hand_made() -> tuple[Scored, Scored]:
     )
     judged = [np.array([[5.0, 3.0], [0.0, 0.0]]), np.array([[1.0, 1.0], [2.0, 0.0]])]
     proxies = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.zeros((2, 2))]
-    return Scored(ours, judged[0], proxies[0]), Scored(theirs, judged[1], proxies[1])
+    return ScoredSamples(ours, judged[0], proxies[0]), ScoredSamples(theirs, judged[1], proxies[1])
 
 
 def test_row_by_hand(folders: dict[str, Path]) -> None:
-    bench = replace(bench_of(folders), prompts=tuple(PROMPTS[:2]), films=tuple(FILMS[:2]))
+    bench = replace(bench_of(folders), prompts=tuple(PROMPTS[:2]), topics=tuple(FILMS[:2]))
     ours, theirs = hand_made()
-    row = bench.row("ppo", ours, theirs, note="n")
+    row = bench.row(GRPO, ours, theirs, note="n")
     assert row.kl.value == pytest.approx((4 + 2 + 2 + 1) / 4)
     assert row.nll.value == pytest.approx((8 + 8 + 3 + 2) / (4 + 4 + 2 + 2))
     assert row.nll_excess == pytest.approx(21 / 12 - 16 / 16)
@@ -236,15 +234,27 @@ def test_row_by_hand(folders: dict[str, Path]) -> None:
     assert row.win_rate is not None and row.win_rate.value == pytest.approx((1 + 0.25) / 2)
     assert (row.judge.value, row.proxy.value) == (pytest.approx(2.0), pytest.approx(2.5))
     assert row.judge.clusters == 2
-    own = bench.row("sft", theirs, theirs)
+    own = bench.row(START, theirs, theirs)
     assert own.win_rate is None and own.kl.value == 0 and own.length_ratio == 1 and own.nll_excess == 0
 
 
-def test_judge_reads_the_bare_text_and_the_scorer_the_pair(folders: dict[str, Path]) -> None:
-    bench = replace(bench_of(folders), prompts=tuple(PROMPTS[:2]), films=tuple(FILMS[:2]))
-    scored = replace(bench, judge=LengthJudge()).scored(hand_made()[0].samples)
-    assert scored.judge_PK.tolist() == [[11.0, 11.0], [2.0, 2.0]]
-    assert scored.proxy_PK.tolist() == [[12.0, 12.0], [3.0, 3.0]]  # the characters, the leading space among them
+def test_judges_and_proxy_read_the_prompt_and_the_completion_as_it_was_drawn(folders: dict[str, Path]) -> None:
+    bench = replace(bench_of(folders), prompts=("one", "three"), topics=("a", "b"))
+    scored = replace(bench, judges={"both": PromptJudge(), "e": CountingJudge()}).scored(hand_made()[0].samples)
+    assert scored.judge_PK.tolist() == [[312.0, 312.0], [503.0, 503.0]]  # " see the eel" has 12 characters
+    assert scored.proxy_PK.tolist() == [[12.0, 12.0], [3.0, 3.0]]
+    assert {name: score.tolist() for name, score in scored.others.items()} == {"e": [[5.0, 6.0], [0.0, 0.0]]}
+
+
+def test_the_other_judges_have_win_rates_of_their_own(folders: dict[str, Path]) -> None:
+    bench = replace(bench_of(folders), prompts=tuple(PROMPTS[:2]), topics=tuple(FILMS[:2]))
+    ours, theirs = hand_made()
+    told = replace(ours, others={"reverse": -ours.judge_PK}), replace(theirs, others={"reverse": -theirs.judge_PK})
+    row = bench.row(GRPO, *told)
+    other = row.other_judges["reverse"]
+    assert row.win_rate is not None and other.win_rate is not None
+    assert other.win_rate.value == pytest.approx(1 - row.win_rate.value)
+    assert other.score.value == pytest.approx(-row.judge.value)
 
 
 def test_best_by_proxy_picks_within_each_n(folders: dict[str, Path]) -> None:
@@ -292,6 +302,8 @@ def plain_row(judge: float, **changes: float) -> PolicyRow:
     numbers = {"length_ratio": 1.0, "nll_excess": 0.1, "distinct_share": 1.0, "kl": 5.0} | changes
     return PolicyRow(
         name="ppo",
+        role="candidate",
+        other_judges={},
         note="",
         best_of=1,
         num_samples=8,
@@ -348,12 +360,12 @@ def test_select_snapshot_measures_and_chooses(folders: dict[str, Path]) -> None:
     bench = bench_of(folders)
     config = EvalConfig(kl_ceiling=0.5, nll_excess=50.0, length_low=0.0, length_high=50.0, distinct_share=0.0)
     against = bench.sample("sft", folders["sft"])
-    selection = select_snapshot(config, bench, {8: folders["ppo"], 4: folders["sft"]}, against)
+    trained = Contestant("ppo", {8: folders["ppo"], 4: folders["sft"]})
+    selection = select_snapshot(config, bench, trained, against)
     assert [s.step for s in selection.snapshots] == [4, 8]
     assert selection.snapshots[0].row.kl.value == 0
     assert selection.snapshots[1].row.kl.value > 0.5
     assert selection.step == 4 and selection.held
-    assert selection.reference.win_rate is None
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------
@@ -364,60 +376,109 @@ def prompts_file(path: Path, films: Sequence[str]) -> Path:
     return path
 
 
-def run_evaluate(folders: dict[str, Path], root: Path, output: Path, uncured: bool) -> None:
-    judge = fit_judge(TEXTS * 2, [2.0, -2.0, 1.5, -1.0] * 2, FILMS * 2)
-    judge.save(root / "judge")
+def run_evaluate(folders: dict[str, Path], root: Path, output: Path, *extra: Contestant) -> None:
+    judge = fit_text_judge(TEXTS * 2, [2.0, -2.0, 1.5, -1.0] * 2, FILMS * 2)
+    contestants = [
+        Contestant("base", {0: folders["flat"]}, "baseline"),
+        Contestant("best_of_n", {0: folders["sft"]}, "baseline", best_of=2),
+        Contestant("grpo", {2: folders["sft"], 4: folders["ppo"]}),
+        *extra,
+    ]
     evaluate(
         EvalConfig(samples_per_prompt=2, best_of=2, bootstrap=100, curve_samples=4),
-        base=folders["flat"],
-        sft=folders["sft"],
-        snapshots={2: folders["sft"], 4: folders["ppo"]},
-        uncured={4: folders["flat"]} if uncured else None,
-        uncured_note="no leash",
-        reward_model=folders["reward"],
-        judge=root / "judge",
-        valid_prompts=prompts_file(root / "valid.jsonl", FILMS[:2]),
-        test_prompts=prompts_file(root / "test.jsonl", FILMS),
-        max_new_tokens=8,
-        output_dir=output,
-        seed=3,
-        placement=PLAIN,
+        contestants,
+        reference=Contestant("sft", {0: folders["sft"]}),
+        proxy=RewardModel.load(folders["reward"], PLAIN),
+        judges={"ratings": judge, "letters": CountingJudge()},
+        prompts=EvalPrompts(prompts_file(root / "valid.jsonl", FILMS[:2]), prompts_file(root / "test.jsonl", FILMS)),
+        run=EvalRun(output, Sampling(8), seed=3, placement=PLAIN),
     )
+
+
+def results_of_run(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "results.json").read_text())
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_evaluate_writes_the_same_files_again(folders: dict[str, Path], tmp_path: Path) -> None:
     for name in ("a", "b"):
-        run_evaluate(folders, tmp_path, tmp_path / name, uncured=True)
-    files = [(tmp_path / name / "results.json").read_bytes() for name in ("a", "b")]
-    assert files[0] == files[1]
-    results = json.loads(files[0])
-    assert [row["name"] for row in results["policies"]] == ["sft", "base", "best_of_n", "ppo", "ppo_uncured"]
-    assert results["policies"][2]["kl"]["value"] == pytest.approx(math.log(2) - 0.5)
-    assert results["policies"][2]["kl"]["low"] is None and results["policies"][2]["kl_is_bound"]
-    assert results["policies"][4]["note"] == "no leash"
+        bare = Contestant("no leash", {4: folders["flat"]}, "control", "kl_coef 0")
+        run_evaluate(folders, tmp_path, tmp_path / name, bare)
+    assert (tmp_path / "a/results.json").read_bytes() == (tmp_path / "b/results.json").read_bytes()
+    results = results_of_run(tmp_path / "a")
+    rows = {row["name"]: row for row in results["policies"]}
+    assert [(name, row["role"]) for name, row in rows.items()] == [
+        ("sft", "reference"), ("base", "baseline"), ("best_of_n", "baseline"), ("grpo", "candidate"),
+        ("no leash", "control"),
+    ]  # fmt: skip
+    assert (results["reference"], results["candidate"]) == ("sft", "grpo")
+    assert rows["best_of_n"]["kl"]["value"] == pytest.approx(math.log(2) - 0.5)
+    assert rows["best_of_n"]["kl"]["low"] is None and rows["best_of_n"]["kl_is_bound"]
+    assert rows["no leash"]["note"] == "kl_coef 0"
+    assert (
+        rows["grpo"]["note"]
+        == f"step {results['selections']['grpo']['step']}, chosen by the judge on validation prompts"
+    )
+    assert [one["step"] for one in results["controls"]["no leash"]] == [4]
     assert [point["n"] for point in results["best_of_n_curve"]] == [1, 2, 4]
-    assert {floor["name"] for floor in results["floors"]} == {
+    assert {floor["name"] for floor in results["floors"]["grpo"]} == {
         "judge_win_rate_low", "length_ratio", "nll_excess", "distinct_share",
     }  # fmt: skip
-    rows = [json.loads(line) for line in (tmp_path / "a" / "samples.jsonl").read_text().splitlines()]
-    assert len(rows) == 5 * len(FILMS) * 2
-    ppo = [row for row in rows if row["policy"] == "ppo"]
-    assert np.mean([row["judge"] for row in ppo]) == pytest.approx(results["policies"][3]["judge"]["value"])
+    assert list(results["judges"]) == ["ratings", "letters"] and results["judges"]["ratings"].startswith("b2:")
+    samples = [json.loads(line) for line in (tmp_path / "a" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 5 * len(FILMS) * 2
+    own = [row for row in samples if row["policy"] == "grpo"]
+    assert np.mean([row["judge"] for row in own]) == pytest.approx(rows["grpo"]["judge"]["value"])
+    letters = [row["completion"].count("e") for row in own]
+    assert [row["judge:letters"] for row in own] == letters
+    assert rows["grpo"]["other_judges"]["letters"]["score"]["value"] == pytest.approx(np.mean(letters))
 
 
-def test_evaluate_without_an_uncured_run(folders: dict[str, Path], tmp_path: Path) -> None:
-    run_evaluate(folders, tmp_path, tmp_path / "eval", uncured=False)
-    results = json.loads((tmp_path / "eval" / "results.json").read_text())
-    assert results["uncured"] == []
-    assert "ppo_uncured" not in {row["name"] for row in results["policies"]}
+def test_a_stream_keeps_the_samples_of_a_policy_that_is_renamed(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name, stream in (("old", ""), ("new", "old"), ("other", "")):
+        run_evaluate(
+            folders, tmp_path, tmp_path / name, Contestant(name, {0: folders["ppo"]}, "baseline", stream=stream)
+        )
+    told = {
+        name: [
+            row["completion"]
+            for row in map(json.loads, (tmp_path / name / "samples.jsonl").read_text().splitlines())
+            if row["policy"] == name
+        ]
+        for name in ("old", "new", "other")
+    }
+    assert told["old"] == told["new"] != told["other"]
+
+
+def test_several_candidates_are_measured_alike(folders: dict[str, Path], tmp_path: Path) -> None:
+    """One whose snapshot is the reference itself, and best of 2, which has nothing to choose."""
+    more = [Contestant("dpo", {1: folders["sft"]}), Contestant("best of 2", {0: folders["sft"]}, best_of=2)]
+    run_evaluate(folders, tmp_path, tmp_path / "eval", *more)
+    results = results_of_run(tmp_path / "eval")
+    assert results["candidate"] == "grpo" and set(results["selections"]) == {"grpo", "dpo"}
+    assert set(results["floors"]) == {"grpo", "dpo", "best of 2"} and results["controls"] == {}
+    assert results["selections"]["dpo"]["snapshots"][0]["row"]["kl"]["value"] == 0
+
+
+def test_what_cannot_be_measured_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two policies are called 'base'"):
+        run_evaluate(folders, tmp_path, tmp_path / "eval", Contestant("base", {0: folders["sft"]}))
+    with pytest.raises(UsageError, match="no snapshot to measure"):
+        Contestant("grpo", {})
+    files = EvalPrompts(tmp_path / "valid.jsonl", tmp_path / "test.jsonl")
+    with pytest.raises(UsageError, match="there is no judge"):
+        evaluate(
+            EvalConfig(), [], reference=START, proxy=LengthScorer(), judges={}, prompts=files,
+            run=EvalRun(tmp_path, SAMPLING),
+        )  # fmt: skip
 
 
 def test_a_prompt_given_twice_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     prompts_file(tmp_path / "valid.jsonl", FILMS[:1] * 2)
     with pytest.raises(UsageError, match="stands twice"):
-        read_films(tmp_path / "valid.jsonl")
+        read_topics(tmp_path / "valid.jsonl")
 
 
 def test_plain_refuses_no_number() -> None:

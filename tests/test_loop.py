@@ -200,9 +200,9 @@ def test_a_comparison_runs_every_method_on_every_seed(tmp_path: Path, reviews: P
     scored = {name: numbers["num_scored"] for name, numbers in made["methods"].items()}
     assert scored == {"PPO": 8, "RLOO": 8, "DPO": 24, "KTO": 24, "best-of-2": 0}
     for seed in (3, 4):
-        found = json.loads((out / f"seed_{seed}/eval/comparison.json").read_text())
+        found = json.loads((out / f"seed_{seed}/eval/results.json").read_text())
         assert found["seed"] == seed
-        rows = {method["name"]: method["test"] for method in found["methods"]}
+        rows = {row["name"]: row for row in found["policies"] if row["role"] == "candidate"}
         for name, row in rows.items():
             assert 0 <= row["win_rate"]["low"] <= row["win_rate"]["value"] <= row["win_rate"]["high"] <= 1, name
         assert rows["best-of-2"]["kl"]["value"] == pytest.approx(math.log(2) - 0.5)
@@ -257,10 +257,20 @@ def test_seeds_of_a_comparison_may_take_unequal_steps(tmp_path: Path) -> None:
     def seed(steps: list[int]) -> dict[str, Any]:
         interval = {"value": 0.6, "low": 0.5, "high": 0.7}
         row: dict[str, Any] = dict.fromkeys(("win_rate", "judge", "proxy", "kl", "length_ratio"), interval)
-        row |= {"best_of": 0, "length_controlled": None}
+        row |= {"best_of": 1, "length_controlled": None}
         snapshots = [{"step": step, "held": True, "row": row} for step in steps]
-        method = {"name": "DPO", "num_scored": 8, "seconds": 60.0, "held": True, "test": row, "snapshots": snapshots}
-        return {"num_test_prompts": 5, "reference": {"validation": row, "test": row}, "methods": [method]}
+        start, dpo = (
+            {**row, "name": name, "role": role} for name, role in (("sft", "reference"), ("DPO", "candidate"))
+        )
+        return {
+            "num_test_prompts": 5,
+            "reference": "sft",
+            "candidate": "DPO",
+            "policies": [start, dpo],
+            "start": start,
+            "selections": {"DPO": {"held": True, "snapshots": snapshots}},
+            "costs": {"DPO": {"num_scored": 8, "seconds": 60.0}},
+        }
 
     for seeds in ([seed([20, 40, 60]), seed([20, 40])], [seed([20, 40]), seed([20, 40, 60])]):
         write_comparison(tmp_path, "toy", seeds)

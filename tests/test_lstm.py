@@ -356,7 +356,7 @@ def test_the_whole_run_in_smoke_size(tmp_path: Path) -> None:
     for folder in ("pretrain/model", "sft/model", "rl/model", "rl/snapshots/step_000001", "model"):
         assert isinstance(load_policy(tmp_path / folder)[0].config, LstmConfig)
     assert isinstance(load_scalar(tmp_path / "reward" / "model")[0].config, LstmConfig)
-    assert json.loads((tmp_path / "eval" / "results.json").read_text())["selection"]["step"] in (1, 2)
+    assert json.loads((tmp_path / "eval" / "results.json").read_text())["selections"]["ppo"]["step"] in (1, 2)
     assert "an LSTM, 1 layers" in (tmp_path / "README.md").read_text()
 
 

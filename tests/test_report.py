@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,25 +18,29 @@ import pytest
 import yaml
 
 from accord.config import EvalConfig, Recipe
+from accord.demo.about import about_films
+from accord.demo.probes import film_probes
 from accord.errors import DataError
-from accord.evals.judge import run_probes
+from accord.evals.probes import run_probes
 from accord.evals.results import (
     CurvePoint,
     EvalResults,
+    JudgeVerdict,
     PolicyRow,
     Selection,
     Snapshot,
-    card_json,
     policy_floors,
     snapshot_floors,
     summarise,
 )
-from accord.evals.reward_card import Accuracies, RewardCard
+from accord.evals.reward_card import Accuracies, RewardCard, card_json
 from accord.files import read_json, write_json
 from accord.formats.jsonl import write_jsonl
 from accord.report.glossary import GLOSSARY, TERMS
+from accord.report.names import title_of
 from accord.report.parts import MEASURES
-from accord.report.run_page import write_model_card, write_report, write_seeds_report
+from accord.report.run_page import write_model_card, write_report
+from accord.report.seeds_page import write_seeds_report
 from accord.report.svg import Axis, Point, Series, chart, nice_ticks
 from accord.stats import Calibration, CalibrationBin, Interval
 
@@ -53,6 +58,8 @@ def iv(value: float, half: float = 0.05) -> Interval:
 def policy(name: str, judge: float, distance: float, **changes: Any) -> PolicyRow:
     values: dict[str, Any] = {
         "name": name,
+        "role": "candidate",
+        "other_judges": {},
         "note": f"note on {name}",
         "best_of": 1,
         "num_samples": 348,
@@ -76,57 +83,69 @@ def policy(name: str, judge: float, distance: float, **changes: Any) -> PolicyRo
     return PolicyRow(**values | changes)
 
 
-UNCURED = {"tokens": iv(7.3, 0.5), "words": 4.1, "length_ratio": 0.224, "nll_excess": 1.361, "distinct_share": 0.618}
+BARE = "ppo without a leash"
+UNCURED = {
+    "role": "control",
+    "tokens": iv(7.3, 0.5),
+    "words": 4.1,
+    "length_ratio": 0.224,
+    "nll_excess": 1.361,
+    "distinct_share": 0.618,
+}
 
 
 def snapshot(step: int, row: PolicyRow) -> Snapshot:
     return Snapshot(step, row, snapshot_floors(EvalConfig(), row))
 
 
-def results_of(seed: int = 0, uncured: bool = True, **ppo: Any) -> EvalResults:
-    chosen = policy("ppo", 0.964, 8.75, **ppo)
+def results_of(seed: int = 0, uncured: bool = True, candidate: str = "ppo", **own: Any) -> EvalResults:
+    chosen = policy(candidate, 0.964, 8.75, **own)
+    start = {"role": "reference", "win_rate": None, "length_controlled": None, "length_ratio": 1.0, "nll_excess": 0.0}
+    bound = Interval(0.636, math.nan, math.nan, 348, 87)
     rows = [
-        policy("sft", 0.151, 0.0, win_rate=None, length_controlled=None, length_ratio=1.0, nll_excess=0.0),
-        policy("base", -0.212, 9.12),
-        policy("best_of_n", 0.524, 0.636, best_of=4, kl=Interval(0.636, math.nan, math.nan, 348, 87), kl_is_bound=True),
+        policy("sft", 0.151, 0.0, **start),
+        policy("base", -0.212, 9.12, role="baseline"),
+        policy("best_of_n", 0.524, 0.636, role="baseline", best_of=4, kl=bound, kl_is_bound=True),
         chosen,
     ]
     steps = [(10, 0.42, 2.6), (20, 0.71, 5.9), (30, 0.95, 8.6), (40, 1.02, 12.4)]
+    snapshots = tuple(snapshot(step, policy(candidate, judge, kl)) for step, judge, kl in steps)
+    bare = tuple(
+        snapshot(step, policy(BARE, judge, kl, length_ratio=ratio, nll_excess=1.5 - ratio, role="control"))
+        for step, judge, kl, ratio in [(10, 0.8, 9.0, 0.62), (20, 1.3, 17.0, 0.22)]
+    )
     return EvalResults(
         seed=seed,
-        judge_hash="b2:0123456789abcdef",
+        judges={"ratings": "b2:0123456789abcdef"},
         num_test_prompts=87,
         num_valid_prompts=41,
         samples_per_prompt=4,
         max_new_tokens=80,
         temperature=1.0,
-        policies=(*rows, policy("ppo_uncured", 1.287, 17.31, **UNCURED)) if uncured else tuple(rows),
-        floors=policy_floors(EvalConfig(), chosen),
-        selection=Selection(
-            30, True, "step 30 has the highest judge score", rows[0],
-            tuple(snapshot(step, policy("ppo", judge, kl)) for step, judge, kl in steps),
-        ),
-        uncured=tuple(
-            snapshot(step, policy("ppo", judge, kl, length_ratio=ratio, nll_excess=1.5 - ratio))
-            for step, judge, kl, ratio in [(10, 0.8, 9.0, 0.62), (20, 1.3, 17.0, 0.22)]
-        )
-        if uncured
-        else (),
+        reference="sft",
+        candidate=candidate,
+        policies=(*rows, policy(BARE, 1.287, 17.31, **UNCURED)) if uncured else tuple(rows),
+        floors={candidate: policy_floors(EvalConfig(), chosen)},
+        folders={candidate: "rl/snapshots/step_000030", BARE: "rl_uncured/snapshots/step_000020"},
+        start=rows[0],
+        selections={candidate: Selection(30, True, "step 30 has the highest judge score", snapshots)},
+        controls={BARE: bare} if uncured else {},
         best_of_n_curve=tuple(
             CurvePoint(n, math.log(n) - (n - 1) / n, iv(0.15 + 0.19 * math.log(n)), iv(0.5 * math.log(n)))
             for n in (1, 2, 4, 8, 16)
         ),
-    )  # fmt: skip
+    )
 
 
 def reward_card_of() -> RewardCard:
     return RewardCard(
-        model=Accuracies(iv(0.792, 0.02), iv(0.764, 0.03), None),
+        model=Accuracies(iv(0.792, 0.02), {"same_verdict": iv(0.764, 0.03)}, None),
         baselines={
-            "tfidf_bradley_terry": Accuracies(iv(0.771, 0.02), iv(0.742, 0.03), iv(0.021, 0.015)),
-            "longer_wins": Accuracies(iv(0.517, 0.03), iv(0.521, 0.04), iv(0.275, 0.03)),
+            "tfidf_bradley_terry": Accuracies(iv(0.771, 0.02), {"same_verdict": iv(0.742, 0.03)}, iv(0.021, 0.015)),
+            "longer_wins": Accuracies(iv(0.517, 0.03), {"same_verdict": iv(0.521, 0.04)}, iv(0.275, 0.03)),
         },
         by_gap={"1-2": iv(0.693), "2-3": iv(0.802), "3-4": iv(0.894)},
+        gap_unit="rating points",
         calibration=Calibration(
             0.043, tuple(CalibrationBin(0.55 + 0.1 * i, 0.53 + 0.1 * i, 300 - i) for i in range(5))
         ),
@@ -134,20 +153,20 @@ def reward_card_of() -> RewardCard:
     )
 
 
-def samples_rows() -> list[dict[str, Any]]:
+def samples_rows(candidate: str = "ppo") -> list[dict[str, Any]]:
     texts = {
         "sft": "a plot, and then some more of it",
-        "ppo": "warm, funny and very much alive",
-        "ppo_uncured": "bravo!",
+        candidate: "warm, funny and very much alive",
+        BARE: "bravo!",
     }
     return [
         {
             "policy": name,
-            "film": f"Film {film}",
+            "topic": f"Film {film}",
             "prompt": f"Film: Film {film}\nReview:",
             "sample": k,
             "completion": f" {text} ({film}/{k})" if film else f" {HOSTILE} ({name}/{k})",
-            "judge": 0.1 * film - 0.05 * k + (0.5 if name == "ppo" else 0.0),
+            "judge": 0.1 * film - 0.05 * k + (0.5 if name == candidate else 0.0),
             "proxy": 0.3 * film,
             "tokens": 12 + film,
             "finished": k == 0,
@@ -179,13 +198,13 @@ def rl_row(step: int, drop: float) -> dict[str, float | None]:
     return row
 
 
-def fabricate(run: Path, *, seed: int = 0, uncured: bool = True, **ppo: Any) -> Path:
-    results = results_of(seed, uncured, **ppo)
+def fabricate(run: Path, *, seed: int = 0, uncured: bool = True, candidate: str = "ppo", **own: Any) -> Path:
+    results = results_of(seed, uncured, candidate, **own)
     write_json(run / "eval" / "results.json", results.to_json())
-    write_jsonl(run / "eval" / "samples.jsonl", samples_rows())
+    write_jsonl(run / "eval" / "samples.jsonl", samples_rows(candidate))
     probes = {
-        "reward model": run_probes(lambda t: [float(len(x)) for x in t]),
-        "judge": run_probes(lambda t: [0] * len(t)),
+        "reward model": run_probes(lambda t: [float(len(x)) for x in t], film_probes()),
+        "judge": run_probes(lambda t: [0] * len(t), film_probes()),
     }
     write_json(run / "reward" / "card.json", card_json(reward_card_of(), probes))
     card, found = (read_json(run / name) for name in ("reward/card.json", "eval/results.json"))
@@ -202,12 +221,11 @@ def fabricate(run: Path, *, seed: int = 0, uncured: bool = True, **ppo: Any) -> 
         {
             "artefacts": {"vaderSentiment-3.3.2.tar.gz": "5d7c06e0", "unknown.zip": "77777777"},
             "counts": {"rated_reviews": 10375, "rated_films": 507},
-            "films": {"train": 307, "judge": 72, "valid": 41, "test": 87},
-            "rated_reviews": {"train": 6316, "judge": 1339, "valid": 915, "test": 1805},
+            **about_films([f"Film {i}" for i in range(507)], [f"Film {i % 507}" for i in range(10375)]),
         },
     )
     told = {"rankings": 400, "tied": 0.125, "description": ["8 simulated annotators, programs and not people."]}
-    write_json(run / "rankings" / "stage.json", {"identity": "x", "seconds": 12.5, "result": told})
+    write_json(run / "ask" / "stage.json", {"identity": "x", "seconds": 12.5, "result": told})
     write_json(run / "pretrain" / "stage.json", {"identity": "x", "seconds": 131.0, "result": {}})
     return run
 
@@ -293,13 +311,13 @@ def test_every_number_of_the_results_stands_there(run: Path) -> None:
             for bound in ("value", "low", "high"):
                 if found and found.get(bound) is not None:
                     assert f"{found[bound]:,.{digits}f}" in page.text, (row["name"], key, bound)
-    for one in results["selection"]["snapshots"]:
+    for one in results["selections"]["ppo"]["snapshots"]:
         assert f"{one['row']['judge']['value']:.3f}" in page.text
     card = read_json(run / "reward" / "card.json")
     for value in (card["model"]["all_pairs"]["value"], card["calibration"]["error"], card["length_correlation"]):
         assert f"{value:.3f}" in page.text
     assert "≤ 0.64" in page.text  # best-of-n's KL is a bound
-    assert "5d7c06e0" in page.text and "MIT" in page.text and "not known to this version" in page.text
+    assert "5d7c06e0" in page.text and "MIT" in page.text and "not stated" in page.text
     assert "accord demo --seed 0 'a<b'" in page.text
     assert "simulated annotators, programs and not people" in page.text
 
@@ -330,7 +348,7 @@ def test_text_is_escaped(run: Path) -> None:
 
 def test_samples_are_drawn_by_the_seed_with_best_and_worst(run: Path, tmp_path: Path) -> None:
     page = page_of(run)
-    ppo = {(row["film"], row["sample"]): row["judge"] for row in samples_rows() if row["policy"] == "ppo"}
+    ppo = {(row["topic"], row["sample"]): row["judge"] for row in samples_rows() if row["policy"] == "ppo"}
     best, worst = max(ppo, key=lambda key: ppo[key]), min(ppo, key=lambda key: ppo[key])
     assert f"{best[0]} PPO’s best by the judge" in page.text
     assert f"{worst[0]} PPO’s worst by the judge" in page.text
@@ -343,11 +361,11 @@ def test_samples_are_drawn_by_the_seed_with_best_and_worst(run: Path, tmp_path: 
     assert len(drawn(page)) == 6 and drawn(page) != drawn(other)
 
 
-def test_what_happens_without_the_cure(run: Path) -> None:
+def test_what_became_of_the_control(run: Path) -> None:
     text = page_of(run).text
-    assert "What differs: note on ppo_uncured." in text
+    assert f"What differs: note on {BARE}." in text
     assert "the texts shrink: from 31.7 to 7.3 tokens on average" in text
-    assert "1.36 nats per token more surprising than SFT’s own" in text
+    assert "1.36 nats per token more surprising than its own" in text
     assert "62% of them are distinct" in text and "17.3 nats away" in text
 
 
@@ -356,13 +374,82 @@ def test_what_happens_without_the_cure(run: Path) -> None:
 
 def test_without_an_uncured_run(tmp_path: Path) -> None:
     text = page_of(fabricate(tmp_path / "run", uncured=False)).text
-    assert "Left out: this run has no PPO without the cure" in text
+    assert "Left out: this run has no control" in text
     assert "PPO beats SFT" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("grpo", "GRPO"), ("dpo", "DPO"), ("dr_grpo", "Dr GRPO"), ("reinforce_baseline", "Reinforce baseline"),
+     ("simpo", "SimPO"), ("best_of_4", "Best of 4"), ("No leash", "No leash")],
+)  # fmt: skip
+def test_a_run_is_told_by_the_name_of_its_candidate(tmp_path: Path, name: str, title: str) -> None:
+    run = fabricate(tmp_path / "run", candidate=name, uncured=False)
+    text = page_of(run).text
+    assert title_of(name) == title and f"{title} beats SFT" in text and f"{title}’s best by the judge" in text
+    assert f"Chosen of {title}: step 30" in text and f"The score that {title} was asked to raise" in text
+    card = write_model_card(run).read_text(encoding="utf-8")
+    assert f"| measure | SFT | {title} |" in card and f"optimised as\n{title}" in card
+    assert "PPO" not in text + card and "- ppo" not in card
+    seeds = write_seeds_report(tmp_path, [run]).read_text(encoding="utf-8")
+    assert f"Over 1 seeds {title} wins" in seeds and "PPO" not in seeds
+
+
+def test_a_run_of_best_of_n_alone_has_a_page(tmp_path: Path) -> None:
+    """Nothing was trained: no snapshots, no reward card, no metrics, no manifest; two judges."""
+    run = tmp_path / "run"
+    bound = Interval(0.636, math.nan, math.nan, 348, 87)
+    found = results_of(uncured=False, candidate="best_of_4", best_of=4, kl=bound, kl_is_bound=True)
+    told = JudgeVerdict(iv(0.123), iv(0.456), None)
+    rows = tuple(replace(row, other_judges={"people": told}) for row in found.policies)
+    judges = {"ratings": "b2:01", "people": ""}
+    found = replace(found, selections={}, folders={}, policies=rows, judges=judges, best_of_n_curve=())
+    write_json(run / "eval" / "results.json", found.to_json())
+    text = page_of(run).text
+    assert "Best of 4 beats SFT" in text and "at most 0.6 nats" in text
+    assert "People: win rate" in text and "0.456 [0.406, 0.506]" in text
+    for gap in ("reward/card.json", "eval/samples.jsonl", "no control", "nothing was measured along KL"):
+        assert gap in text
+    summary = summarise(read_json(run / "eval" / "results.json"), seconds=3.0)
+    assert summary["reward_accuracy"] is None and summary["candidate"] == "best_of_4"
+    assert "reward_accuracy" not in summary["floors"] and "judge_win_rate_low" in summary["floors"]
+    write_json(run / "summary.json", summary)
+    assert "All 4 floors are held." in page_of(run).text
+    assert "Best of 4" in write_model_card(run).read_text(encoding="utf-8")
+    write_seeds_report(tmp_path, [run])
+
+
+def test_a_card_without_parts_baselines_and_probes_is_shown(run: Path) -> None:
+    bare = replace(reward_card_of(), baselines={}, gap_unit="ranks", model=Accuracies(iv(0.7), {}, None))
+    write_json(run / "reward" / "card.json", card_json(bare, {}))
+    text = page_of(run).text
+    assert "No baseline stands beside it." in text and "No probes were scored." in text
+    assert "same verdict" not in text.split("The reward model")[1].split("Training")[0]
+
+
+def test_several_candidates_stand_side_by_side(run: Path) -> None:
+    found = results_of()
+    other = policy("dpo", 0.7, 6.5)
+    chosen = Selection(5, True, "step 5 is the only one", (snapshot(5, other),))
+    both = replace(
+        found,
+        policies=(*found.policies, other),
+        floors={**found.floors, "dpo": policy_floors(EvalConfig(), other)},
+        selections={**found.selections, "dpo": chosen},
+        folders={**found.folders, "dpo": "dpo/snapshots/step_000005"},
+    )
+    write_json(run / "eval" / "results.json", both.to_json())
+    rows = [{"step": i, "loss": 0.69 - 0.01 * i, "accuracy": 0.5 + 0.01 * i} for i in range(20)]
+    write_jsonl(run / "dpo" / "metrics.jsonl", rows)
+    text = page_of(run).text
+    assert "Chosen of DPO: step 5 is the only one" in text and "Chosen of PPO: step 30" in text
+    assert "PPO and DPO" in text or "DPO and PPO" in text
+    assert "Pairs ordered right by the policy" in text
 
 
 FILES = (
     "resolved.json", "env.json", "summary.json", "data/manifest.json", "reward/card.json", "eval/results.json",
-    "eval/samples.jsonl", "rl/metrics.jsonl", "rankings/stage.json", "pretrain", "rl", "reward", "eval",
+    "eval/samples.jsonl", "rl/metrics.jsonl", "ask/stage.json", "pretrain", "rl", "reward", "eval",
 )  # fmt: skip
 
 
@@ -449,7 +536,9 @@ def test_seeds_report(tmp_path: Path) -> None:
     assert [attrs["href"] for attrs in page.all("a") if "report.html" in (attrs["href"] or "")] == [
         f"seed_{seed}/report.html" for seed in (0, 1, 2)
     ]
-    table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    told, _, *table = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+    assert told.startswith("Over 3 seeds PPO wins 69%")
+    assert table[0].startswith("| Seed | Win rate | KL | Length ratio | NLL above SFT |")
     assert table[2].startswith("| 0 | 0.693 [0.643, 0.743] | 8.00 [7.50, 8.50] | 0.973 | 0.118 | 0.997 | 0.792")
     # mean, least and largest KL of 8, 9 and 10
     assert [line.split(" | ")[2] for line in table[5:]] == ["9.00", "8.00", "10.00"]

@@ -18,7 +18,8 @@ from accord.config import Recipe, load_recipe
 from accord.errors import DataError, UsageError
 from accord.grid import Point, folder_name, grid
 from accord.loop import sweep_stage
-from accord.report.figures import snapshot_line
+from accord.report.figures import candidate_line
+from accord.report.names import Names
 from accord.report.sweep_page import Outcome, of_stage, write_sweep_report
 
 
@@ -218,12 +219,12 @@ def test_the_score_of_an_rl_stage_is_drawn_along_the_root_of_kl(tmp_path: Path) 
 def test_whole_runs_show_win_rates_and_judge_along_kl(tmp_path: Path) -> None:
     results = json.loads(json.dumps(results_of().to_json()))
     ppo = next(row for row in results["policies"] if row["name"] == "ppo")
-    lines = {measure: snapshot_line("PPO", results, measure) for measure in ("judge", "proxy")}
+    lines = {measure: candidate_line("PPO", results, measure) for measure in ("judge", "proxy")}
     numbers = {"win_rate": ppo["win_rate"], "kl": ppo["kl"], "seconds": 12.0}
-    outcomes = [Outcome(name, {"rl.kl_coef": name}, numbers, lines) for name in (".01", ".2")]
+    outcomes = [Outcome(name, {"rl.kl_coef": name}, numbers, lines, names=Names.of(results)) for name in (".01", ".2")]
     page = write_sweep_report(tmp_path, outcomes, planned=2).read_text()
-    assert "Judge score against KL on validation films, one line a run" in page
+    assert "Judge score against KL on validation prompts, one line a run" in page
     assert "Win rate of PPO against SFT" in page
     win = ppo["win_rate"]
     assert f"[{win['low']:.3f}, {win['high']:.3f}]" in page
-    assert page.count('class="s-uncured"') >= 2  # the second run has a style of its own in both pictures
+    assert page.count('class="s-m1"') >= 2  # the second run has a style of its own in both pictures

@@ -12,13 +12,14 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from accord.config import Section
+from accord.demo.about import about_films
 from accord.demo.film_reviews import (
     HUMAN_SOURCE,
     RATING_HIGH,
@@ -31,6 +32,7 @@ from accord.demo.film_reviews import (
     records_of,
     split_of,
 )
+from accord.demo.probes import film_probes
 from accord.demo.taste import (
     GUIDELINE,
     agreement,
@@ -40,9 +42,9 @@ from accord.demo.taste import (
     ordinary_length,
     simulate_rankings,
 )
-from accord.evals.judge import fit_judge, load_judge, run_probes
-from accord.evals.results import card_json
-from accord.evals.reward_card import fit_pair_baseline, held_out_pairs, longer_wins, reward_card
+from accord.evals.judges import fit_text_judge, load_text_judge
+from accord.evals.pairs import HeldOutPairs, RatedText, rated_pairs
+from accord.evals.reward_card import measure_reward_model
 from accord.files import read_json, write_json
 from accord.formats.facts import ORIGINS
 from accord.formats.jsonl import read_demonstrations, read_rankings, write_jsonl
@@ -123,6 +125,7 @@ class FilmTask(PlainTask):
             "rated_reviews": dict(Counter(split_of(review.film) for review in data.rated)),
             "human_rankings": num_rankings,
             "store": counts,
+            **about_films(rated, (review.film for review in data.rated)),
         }
         write_json(folder / "manifest.json", manifest)
         return manifest
@@ -198,33 +201,29 @@ def fit_ratings(inputs: Inputs, folder: Path, log: Log) -> Any:
     """The judge of a run, fitted to the ratings of its own films."""
     rows = read_judged(inputs["ratings"])
     log(0.0, f"fitting the judge to ratings of {len({r.film for r in rows})} films that trained nothing")
-    judge = fit_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
+    judge = fit_text_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
     judge.save(folder)
     return {"judge": judge.hash}
 
 
-def load_ratings(folder: Path, placement: Placement) -> Any:
+def load_ratings(folder: Path, placement: Placement) -> Scorer:
     """The judge as `fit_ratings` saved it."""
-    return load_judge(folder)
+    return load_text_judge(folder)
 
 
 def review_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> dict[str, Any]:
     """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
-    valid, test = (read_judged(inputs[split]) for split in ("valid", "test"))
+    valid, test = (review_pairs(inputs[split]) for split in ("valid", "test"))
     human = [g for g in read_rankings(rankings) if g.origin != SIMULATED_ORIGIN]
     taught = {BASELINE: [g for g in human if g.topic], "tfidf_all_human_rankings": human}
-    texts = [r.text for r in test]
-    baselines: dict[str, Any] = {"longer_wins": longer_wins(texts)}
-    for name, groups in taught.items():
-        fitted = fit_pair_baseline(groups, [r.text for r in valid], held_out_pairs(valid), seed=seed)
-        baselines[name] = fitted.score(texts)
+    probes = [replace(probe, text=completion_for(probe.text)) for probe in film_probes()]
+    return measure_reward_model(scorer, test, taught=taught, valid=valid, probes=(test.texts[0][0], probes), seed=seed)
 
-    def score(prompts: Sequence[str], written: Sequence[str]) -> Any:
-        return scorer.score([(p, completion_for(t)) for p, t in zip(prompts, written, strict=True)]).numpy()
 
-    card = reward_card(score([prompt_for(r.film) for r in test], texts), test, baselines, seed=seed)
-    film = prompt_for(test[0].film)
-    return card_json(card, {"reward model": run_probes(lambda t: score([film] * len(t), t))})
+def review_pairs(path: Path) -> HeldOutPairs:
+    """Rated reviews of a split as pairs that people ordered."""
+    rows = read_judged(path)
+    return rated_pairs([RatedText(prompt_for(r.film), completion_for(r.text), r.film, r.mean, r.verdict) for r in rows])
 
 
 # -- rankings: views of the ratings ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +15,10 @@ import numpy as np
 
 from accord.config import EvalConfig
 from accord.errors import DataError
-from accord.evals.judge import ProbeScore
-from accord.evals.reward_card import RewardCard
+from accord.evals.contestants import Role
 from accord.stats import Interval
 
-FORMAT = 1
+FORMAT = 2  # of results.json: 1 had fixed names of policies
 
 
 def plain(value: Any) -> Any:
@@ -88,15 +87,25 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class PolicyRow:
-    """One policy on the prompts of one split; every interval resamples films.
+class JudgeVerdict:
+    """What one judge says of a policy: its mean score, and its win rates against the reference (None for itself)."""
 
-    ``win_rate`` and ``length_controlled`` are against the reference by the judge, None for the reference itself.
+    score: Interval
+    win_rate: Interval | None
+    length_controlled: Interval | None
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """One policy on the prompts of one split; every interval resamples topics.
+
+    ``judge``, ``win_rate`` and ``length_controlled`` are by the leading judge, ``other_judges`` what the others say.
     ``kl`` is in nats per completion; with ``kl_is_bound`` it is an upper bound and not a measurement. ``nll`` is in
     nats per token under the reference, ``nll_excess`` that minus the reference's own.
     """
 
     name: str
+    role: Role
     note: str
     best_of: int
     num_samples: int
@@ -104,6 +113,7 @@ class PolicyRow:
     proxy: Interval
     win_rate: Interval | None
     length_controlled: Interval | None
+    other_judges: Mapping[str, JudgeVerdict]
     kl: Interval
     kl_is_bound: bool
     tokens: Interval
@@ -120,7 +130,7 @@ class PolicyRow:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A policy after ``step`` iterations of training, on validation films."""
+    """A policy after ``step`` steps of training, on validation prompts."""
 
     step: int
     row: PolicyRow
@@ -128,17 +138,17 @@ class Snapshot:
 
     @property
     def held(self) -> bool:
+        """Whether every floor holds."""
         return all(floor.held for floor in self.floors)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which snapshot the judge chose on validation films, and why; ``held`` = it holds every floor there."""
+    """Which snapshot the judge chose on validation prompts, and why; ``held`` = it holds every floor there."""
 
     step: int
     held: bool
     reason: str
-    reference: PolicyRow
     snapshots: tuple[Snapshot, ...]
 
 
@@ -154,22 +164,33 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class EvalResults:
-    """Everything measured: ``policies`` on test films, the rest on validation films.
+    """Everything measured: ``policies`` on test prompts, the rest on validation prompts.
 
-    ``uncured`` holds the snapshots of the same training without its cure, empty where that was not run.
+    Attributes:
+        judges: Name -> content hash of each judge, empty where it has none. The first one leads.
+        reference, candidate: Names of the policy that all are compared with, and of the first candidate.
+        floors: Of each candidate, on test prompts.
+        start: The reference on validation prompts.
+        folders: Where each policy's reported snapshot lies, seen from the run's folder; those outside are left out.
+        selections: Of each candidate that has snapshots.
+        controls: The snapshots of each control.
     """
 
     seed: int
-    judge_hash: str
+    judges: Mapping[str, str]
     num_test_prompts: int
     num_valid_prompts: int
     samples_per_prompt: int
     max_new_tokens: int
     temperature: float
+    reference: str
+    candidate: str
     policies: tuple[PolicyRow, ...]
-    floors: tuple[Floor, ...]
-    selection: Selection
-    uncured: tuple[Snapshot, ...]
+    floors: Mapping[str, tuple[Floor, ...]]
+    folders: Mapping[str, str]
+    start: PolicyRow
+    selections: Mapping[str, Selection]
+    controls: Mapping[str, tuple[Snapshot, ...]]
     best_of_n_curve: tuple[CurvePoint, ...]
 
     def policy(self, name: str) -> PolicyRow:
@@ -180,6 +201,7 @@ class EvalResults:
         raise DataError(f"no policy {name!r}", hint="one of " + ", ".join(row.name for row in self.policies))
 
     def to_json(self) -> dict[str, Any]:
+        """What ``results.json`` holds."""
         return {"format": FORMAT} | cast("dict[str, Any]", plain(self))
 
 
@@ -193,77 +215,63 @@ def text_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
 
 
 def snapshot_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
-    """What a snapshot must hold on validation films before the judge's liking counts."""
+    """What a snapshot must hold on validation prompts before the judge's liking counts."""
     return (*text_floors(config, row), Floor("kl", row.kl.value, high=config.kl_ceiling))
 
 
 def policy_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
-    """What the chosen policy must hold on test films."""
+    """What the chosen policy must hold on test prompts."""
     win = row.win_rate
     lower = math.nan if win is None else win.low
     better = Floor("judge_win_rate_low", 0.0 if math.isnan(lower) else lower, 0.5, strict=True)
     return (better, *text_floors(config, row))
 
 
-def choose(snapshots: Sequence[Snapshot]) -> tuple[Snapshot, str]:
-    """The snapshot the judge likes best among those that hold every floor, and the reason in words.
-
-    Where none holds all of them it is the one that violates them least. Of equals the earlier wins.
-    """
-    if not snapshots:
-        raise DataError("no snapshot to choose among", hint="lower rl.eval_every, so that training writes some")
-    ordered = sorted(snapshots, key=lambda s: s.step)
-    holding = [s for s in ordered if s.held]
-    if holding:
-        best = max(holding, key=lambda s: s.row.judge.value)
-        if len(holding) == 1:
-            return (
-                best,
-                f"step {best.step} is the only one of {len(ordered)} that holds every floor on validation films",
-            )
-        return best, (
-            f"step {best.step} has the highest judge score on validation films ({best.row.judge.value:.3f}) "
-            f"among the {len(holding)} of {len(ordered)} snapshots that hold every floor there"
-        )
-    best = min(ordered, key=lambda s: sum(floor.violation for floor in s.floors))
-    broken = ", ".join(f"{f.name} {f.value:.3g} ({f.bound})" for f in best.floors if not f.held)
-    return best, f"no snapshot holds every floor on validation films; step {best.step} violates them least: {broken}"
-
-
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-def card_json(card: RewardCard, probes: Mapping[str, Sequence[ProbeScore]]) -> dict[str, Any]:
-    """``reward/card.json``: the card, and the probes' scores by the name of what scored them."""
-    return cast("dict[str, Any]", plain(card)) | {"probes": plain(probes)}
-
-
 def summarise(
-    results: Mapping[str, Any], card: Mapping[str, Any], *, baseline: str, seconds: float, counts: Mapping[str, int]
+    results: Mapping[str, Any],
+    card: Mapping[str, Any] | None = None,
+    *,
+    baseline: str = "",
+    seconds: float = 0.0,
+    counts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """``summary.json``: the few numbers that decide, and every floor with its bound.
 
     Args:
-        results, card: what ``eval/results.json`` and ``reward/card.json`` hold.
-        baseline: which of the card's baselines the reward model must not fall below.
+        results: what ``eval/results.json`` holds; its candidate is told.
+        card: what ``reward/card.json`` holds; None where no reward model was trained, or on nothing held out.
+        baseline: which of the card's baselines the reward model must not fall below; empty = none.
     """
-    ppo = next(row for row in results["policies"] if row["name"] == "ppo")
-    same, win = card["model"]["same_verdict"], ppo["win_rate"]
-    accuracy, least = card["model"]["all_pairs"]["value"], card["baselines"][baseline]["all_pairs"]["value"]
-    floors = [Floor("reward_accuracy", accuracy, least).to_json(), *results["floors"]]
+    name = results["candidate"]
+    row = next(row for row in results["policies"] if row["name"] == name)
+    win, (told, floors) = row["win_rate"], _card_numbers(card, baseline)
     return {
-        "reward_accuracy": accuracy,
-        "reward_accuracy_same_verdict": same and same["value"],
-        "baseline_accuracy": least,
+        "candidate": name,
+        **told,
         "judge_win_rate": win["value"],
         "judge_win_rate_low": win["low"],
         "judge_win_rate_high": win["high"],
-        "kl": ppo["kl"]["value"],
-        "length_ratio": ppo["length_ratio"],
-        "nll_excess": ppo["nll_excess"],
-        "distinct_share": ppo["distinct_share"],
+        "kl": row["kl"]["value"],
+        "length_ratio": row["length_ratio"],
+        "nll_excess": row["nll_excess"],
+        "distinct_share": row["distinct_share"],
         "seconds": seconds,
         "seed": results["seed"],
-        "counts": dict(counts),
-        "floors": {floor["name"]: floor for floor in floors},
+        "counts": dict(counts or {}),
+        "floors": {floor["name"]: floor for floor in [*floors, *results["floors"][name]]},
     }
+
+
+def _card_numbers(card: Mapping[str, Any] | None, baseline: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The reward model's part of the summary, and its floor where there is a baseline."""
+    if not card:
+        return {"reward_accuracy": None, "reward_accuracy_same_verdict": None, "baseline_accuracy": None}, []
+    accuracy, same = card["model"]["all_pairs"]["value"], card["model"]["parts"].get("same_verdict")
+    found = card["baselines"].get(baseline)
+    least = found and found["all_pairs"]["value"]
+    told = {"reward_accuracy": accuracy, "reward_accuracy_same_verdict": same and same["value"]}
+    floors = [] if least is None else [Floor("reward_accuracy", accuracy, least).to_json()]
+    return told | {"baseline_accuracy": least}, floors

@@ -1,261 +1,58 @@
-"""How good a reward model is: held-out pairs of human reviews, baselines on the same pairs, calibration, length bias.
+"""How good a reward model is: held-out pairs, baselines on the same pairs, calibration, length bias. Torch-free.
 
-Every accuracy is on pairs of texts by people about one film that nothing was trained on, and its interval resamples
-films. Beside it stand what needs no model (the longer text wins) and what needs no network (Bradley-Terry on TF-IDF,
-taught by the very groups the reward model was taught by).
+Every accuracy is on pairs of completions of one prompt that nothing was trained on, and its interval resamples topics.
+The pairs come from ratings (`rated_pairs`) or from rankings of any file (`ranked_pairs`). Beside the accuracy stand
+that of what needs no model (the longer text wins) and of what needs no network (Bradley-Terry on TF-IDF, taught by the
+very groups the reward model was taught by).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from accord.errors import DataError
 from accord.evals.metrics import log_words
-from accord.evals.tfidf import (
-    FloatArray,
-    Terms,
-    char_terms,
-    fit_vocabulary,
-    tfidf_rows,
-    unit_rows,
-    word_terms,
-    words,
-)
+from accord.evals.pair_baseline import fit_pair_baseline, longer_wins
+from accord.evals.pairs import HeldOutPairs, OrderedPairs, accuracy_difference, pair_accuracy
+from accord.evals.probes import Probe, ProbeScore, run_probes
+from accord.evals.results import plain
 from accord.records import RankedGroup
-from accord.stats import Calibration, Interval, margin_calibration, paired_difference, share_by_cluster
+from accord.stats import Calibration, Interval, margin_calibration
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-else:
-    csr_array = Any
-
-IntArray = npt.NDArray[np.int64]
-
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-GAP_EDGES = (1.0, 2.0, 3.0, 4.0, 8.0)
-
-
-# ---- pairs ---------------------------------------------------------------------------------------------------------
-
-
-class RatedText(Protocol):
-    """What a held-out review must tell: its text, its film, people's mean rating and the critic's verdict."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def film(self) -> str: ...
-    @property
-    def mean(self) -> float: ...
-    @property
-    def verdict(self) -> str: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """N pairs of reviews of one film; ``better`` and ``worse`` (N,) index the reviews, ``gap`` is in rating points."""
-
-    better: IntArray
-    worse: IntArray
-    films: npt.NDArray[np.str_]
-    gap: FloatArray
-    same_verdict: npt.NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.better)
-
-    def where(self, mask: npt.NDArray[np.bool_]) -> Pairs:
-        """The pairs for which ``mask`` (N,) is True."""
-        return Pairs(self.better[mask], self.worse[mask], self.films[mask], self.gap[mask], self.same_verdict[mask])
-
-    def margins(self, scores: npt.ArrayLike) -> FloatArray:
-        """(N,) score of the better text minus that of the worse; positive = ordered as people did."""
-        score_M = np.asarray(scores, dtype=np.float64)
-        if score_M.ndim != 1 or not np.isfinite(score_M).all():
-            raise DataError(f"scores of shape {score_M.shape}", why="expected one finite score per review")
-        if len(self) and len(score_M) <= max(self.better.max(), self.worse.max()):
-            raise DataError(
-                f"{len(score_M)} scores", why="the pairs index more reviews", hint="score all reviews, in order"
-            )
-        return np.asarray(score_M[self.better] - score_M[self.worse])
-
-
-def held_out_pairs(reviews: Sequence[RatedText], min_gap: float = 1.0) -> Pairs:
-    """All pairs of reviews of one film whose mean ratings lie more than ``min_gap`` points apart."""
-    by_film: dict[str, list[int]] = {}
-    for i, review in enumerate(reviews):
-        by_film.setdefault(review.film, []).append(i)
-    means = [review.mean for review in reviews]
-    found = [
-        (a, b, film)
-        for film, members in by_film.items()
-        for a in members
-        for b in members
-        if means[a] - means[b] > min_gap
-    ]
-    if not found:
-        raise DataError(f"no two reviews of one film lie more than {min_gap} apart", hint="hold out more films")
-    return Pairs(
-        better=np.array([a for a, _, _ in found], dtype=np.int64),
-        worse=np.array([b for _, b, _ in found], dtype=np.int64),
-        films=np.array([film for _, _, film in found]),
-        gap=np.array([means[a] - means[b] for a, b, _ in found]),
-        same_verdict=np.array([reviews[a].verdict == reviews[b].verdict for a, b, _ in found]),
-    )
-
-
-def pair_hits(scores: npt.ArrayLike, pairs: Pairs) -> FloatArray:
-    """(N,) 1 where the scores order the pair as people did, a half for a tie, 0 else."""
-    return np.asarray((np.sign(pairs.margins(scores)) + 1) / 2)
-
-
-def pair_accuracy(scores: npt.ArrayLike, pairs: Pairs, *, seed: int = 0) -> Interval:
-    """Share of pairs that the scores (one per review) order as people did; interval by film."""
-    return share_by_cluster(pair_hits(scores, pairs), pairs.films, seed=seed)
-
-
-def accuracy_difference(scores_a: npt.ArrayLike, scores_b: npt.ArrayLike, pairs: Pairs, *, seed: int = 0) -> Interval:
-    """Accuracy of a minus that of b on the same pairs; interval by film."""
-    return paired_difference(pair_hits(scores_a, pairs), pair_hits(scores_b, pairs), pairs.films, seed=seed)
-
-
-# ---- baselines -----------------------------------------------------------------------------------------------------
-
-
-def longer_wins(texts: Sequence[str]) -> FloatArray:
-    """The baseline that prefers the longer text: its number of characters."""
-    return np.array([len(text.strip()) for text in texts], dtype=np.float64)
-
-
-def single_words(text: str) -> set[str]:
-    return {f"w:{word}" for word in words(text)}
-
-
-WORDS: tuple[tuple[Terms, ...], ...] = ((single_words,), (word_terms,))
-WORDS_AND_CHARACTERS: tuple[tuple[Terms, ...], ...] = ((word_terms, char_terms),)
-
-
-@dataclass(frozen=True, eq=False)
-class PairBaseline:
-    """A linear Bradley-Terry scorer on TF-IDF; ``strength`` is the inverse of its penalty."""
-
-    blocks: tuple[tuple[Terms, tuple[str, ...], FloatArray], ...]
-    coefficients: FloatArray
-    strength: float
-    trained_pairs: int
-
-    def score(self, texts: Sequence[str]) -> FloatArray:
-        """(N,) scores; their difference is the log-odds that people prefer the one text to the other."""
-        return np.asarray(_baseline_rows(texts, self.blocks) @ self.coefficients)
-
-
-def fit_pair_baseline(
-    groups: Sequence[RankedGroup],
-    valid_texts: Sequence[str],
-    valid_pairs: Pairs,
-    *,
-    kinds: Sequence[tuple[Terms, ...]] = WORDS,
-    max_pairs: int = 40_000,
-    seed: int = 0,
-) -> PairBaseline:
-    """Bradley-Terry logistic regression on TF-IDF differences, fitted to the pairs of ranked groups.
-
-    Minimises sum log(1 + exp(-w (x_chosen - x_rejected))) + |w|^2 / (2 strength), no intercept; ``strength`` and which
-    of ``kinds`` to read are those with the best accuracy on ``valid_pairs``. A group's weight weighs its pairs.
-
-    Args:
-        groups: the groups the reward model trains on; tied completions make no pair.
-        valid_texts, valid_pairs: held-out reviews and their pairs, of films that are neither trained on nor reported.
-        kinds: the sets of terms to choose from: ``WORDS`` (single words; words and pairs of words) or
-            ``WORDS_AND_CHARACTERS``, which is stronger.
-        max_pairs: more are drawn down to this number by ``seed``.
-    """
-    chosen, rejected, weight_N = _training_pairs(groups, max_pairs, seed)
-    texts = sorted({*chosen, *rejected})
-    number = {text: i for i, text in enumerate(texts)}
-    chosen_N, rejected_N = (np.array([number[text] for text in side]) for side in (chosen, rejected))
-    best: tuple[float, PairBaseline] | None = None
-    for terms in kinds:
-        blocks = tuple((term, *_frozen(fit_vocabulary(texts, term, min_texts=1))) for term in terms)
-        rows = _baseline_rows(texts, blocks)
-        valid_rows = _baseline_rows(valid_texts, blocks)
-        difference = (rows[chosen_N] - rows[rejected_N]).tocsr()
-        coefficients = np.zeros(rows.shape[1])
-        for strength in STRENGTHS:
-            coefficients = _fit_differences(difference, weight_N, strength, coefficients)
-            accuracy = float(pair_hits(valid_rows @ coefficients, valid_pairs).mean())
-            if best is None or accuracy > best[0]:
-                best = accuracy, PairBaseline(blocks, coefficients, strength, len(chosen))
-    if best is None:
-        raise DataError("no kind of terms to choose from")
-    return best[1]
-
-
-def _frozen(vocabulary: tuple[list[str], FloatArray]) -> tuple[tuple[str, ...], FloatArray]:
-    return tuple(vocabulary[0]), vocabulary[1]
-
-
-def _training_pairs(
-    groups: Sequence[RankedGroup], max_pairs: int, seed: int
-) -> tuple[list[str], list[str], FloatArray]:
-    """Chosen texts, rejected texts and weights of all strictly ordered pairs, or of a random part of them."""
-    pairs = [
-        (group.completions[a], group.completions[b], group.weight)
-        for group in groups
-        for a, rank_a in enumerate(group.ranks)
-        for b, rank_b in enumerate(group.ranks)
-        if rank_a < rank_b
-    ]
-    if not pairs:
-        raise DataError("the ranked groups hold no ordered pair", why="every completion is tied with the others")
-    if len(pairs) > max_pairs:
-        kept = np.sort(np.random.default_rng(seed).choice(len(pairs), max_pairs, replace=False))
-        pairs = [pairs[i] for i in kept]
-    chosen, rejected, weights = zip(*pairs, strict=True)
-    return list(chosen), list(rejected), np.array(weights, dtype=np.float64)
-
-
-def _baseline_rows(texts: Sequence[str], blocks: Sequence[tuple[Terms, tuple[str, ...], FloatArray]]) -> csr_array:
-    from scipy.sparse import hstack
-
-    return hstack([unit_rows(tfidf_rows(texts, *block)) for block in blocks], format="csr")
-
-
-def _fit_differences(difference: csr_array, weight_N: FloatArray, strength: float, start_V: FloatArray) -> FloatArray:
-    """Minimise the weighted logistic loss of the differences' signs with L-BFGS, from ``start_V``."""
-    from scipy.optimize import minimize
-
-    def loss(w: FloatArray) -> tuple[float, FloatArray]:
-        margin_N = difference @ w
-        wrong_N = weight_N * 0.5 * (1 - np.tanh(margin_N / 2))
-        value = float(weight_N @ np.logaddexp(0, -margin_N) + w @ w / (2 * strength))
-        return value, np.asarray(w / strength - difference.T @ wrong_N)
-
-    return np.asarray(minimize(loss, start_V, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)
+    from accord.scoring.scorer import Scorer
 
 
 # ---- calibration and length ----------------------------------------------------------------------------------------
 
 
-def calibration(scores: npt.ArrayLike, pairs: Pairs, num_bins: int = 10) -> Calibration:
+def calibration(scores: npt.ArrayLike, pairs: OrderedPairs, num_bins: int = 10) -> Calibration:
     """Does sigmoid(|margin|) of a pair say how often the model is right?"""
     return margin_calibration(pairs.margins(scores), num_bins)
 
 
-def accuracy_by_gap(scores: npt.ArrayLike, pairs: Pairs, *, seed: int = 0) -> dict[str, Interval]:
-    """Accuracy where people's ratings lie 1-2, 2-3, 3-4, 4-8 points apart; it should rise (Llama 2, table 28)."""
+def accuracy_by_gap(scores: npt.ArrayLike, held_out: HeldOutPairs, *, seed: int = 0) -> dict[str, Interval]:
+    """Accuracy where people hold texts closer or further apart; it should rise (Llama 2, table 28)."""
     result = {}
-    for low, high in pairwise(GAP_EDGES):
+    pairs = held_out.pairs
+    for low, high in pairwise(held_out.gap_edges):
         inside = (pairs.gap > low) & (pairs.gap <= high)
         if inside.any():
-            result[f"{low:g}-{high:g}"] = pair_accuracy(scores, pairs.where(inside), seed=seed)
+            result[_gap_name(low, high, held_out.gap_unit)] = pair_accuracy(scores, pairs.where(inside), seed=seed)
     return result
+
+
+def _gap_name(low: float, high: float, unit: str) -> str:
+    if unit == "ranks":
+        return f"over {low:g}" if math.isinf(high) else f"{high:g}"
+    return f"{low:g}-{high:g}"
 
 
 def length_correlation(scores: npt.ArrayLike, texts: Sequence[str]) -> float:
@@ -274,10 +71,10 @@ def length_correlation(scores: npt.ArrayLike, texts: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """One scorer on the held-out pairs: all, those of one verdict, and its lead over the scorer in question."""
+    """One scorer on the held-out pairs: all, those of each part, and the model's lead over it (None = the model)."""
 
     all_pairs: Interval
-    same_verdict: Interval | None
+    parts: Mapping[str, Interval]
     model_minus_this: Interval | None
 
 
@@ -286,35 +83,66 @@ class RewardCard:
     """What is known of a reward model before anything is optimised against it."""
 
     model: Accuracies
-    baselines: dict[str, Accuracies]
-    by_gap: dict[str, Interval]
+    baselines: Mapping[str, Accuracies]
+    by_gap: Mapping[str, Interval]
+    gap_unit: str
     calibration: Calibration
     length_correlation: float
 
 
 def reward_card(
-    scores: npt.ArrayLike, reviews: Sequence[RatedText], baselines: Mapping[str, npt.ArrayLike], *, seed: int = 0
+    scores: npt.ArrayLike, held_out: HeldOutPairs, baselines: Mapping[str, npt.ArrayLike], *, seed: int = 0
 ) -> RewardCard:
-    """The card of a scorer on held-out reviews.
+    """The card of a scorer on held-out pairs.
 
     Args:
-        scores: (M,) the model's score of each review.
-        baselines: the scores of others on the same reviews, by name.
+        scores: (M,) the model's score of each text.
+        baselines: the scores of others on the same texts, by name; there may be none.
     """
-    pairs = held_out_pairs(reviews)
     return RewardCard(
-        model=_accuracies(scores, pairs, None, seed),
-        baselines={name: _accuracies(other, pairs, scores, seed) for name, other in baselines.items()},
-        by_gap=accuracy_by_gap(scores, pairs, seed=seed),
-        calibration=calibration(scores, pairs),
-        length_correlation=length_correlation(scores, [review.text for review in reviews]),
+        model=_accuracies(scores, held_out.pairs, None, seed),
+        baselines={name: _accuracies(other, held_out.pairs, scores, seed) for name, other in baselines.items()},
+        by_gap=accuracy_by_gap(scores, held_out, seed=seed),
+        gap_unit=held_out.gap_unit,
+        calibration=calibration(scores, held_out.pairs),
+        length_correlation=length_correlation(scores, held_out.completions),
     )
 
 
-def _accuracies(scores: npt.ArrayLike, pairs: Pairs, model: npt.ArrayLike | None, seed: int) -> Accuracies:
-    same = pairs.where(pairs.same_verdict)
+def _accuracies(scores: npt.ArrayLike, pairs: OrderedPairs, model: npt.ArrayLike | None, seed: int) -> Accuracies:
+    parts = {name: pairs.where(mask) for name, mask in pairs.parts.items()}
     return Accuracies(
         all_pairs=pair_accuracy(scores, pairs, seed=seed),
-        same_verdict=pair_accuracy(scores, same, seed=seed) if len(same) else None,
+        parts={name: pair_accuracy(scores, part, seed=seed) for name, part in parts.items() if len(part)},
         model_minus_this=None if model is None else accuracy_difference(model, scores, pairs, seed=seed),
     )
+
+
+def measure_reward_model(
+    scorer: Scorer,
+    test: HeldOutPairs,
+    *,
+    taught: Mapping[str, Sequence[RankedGroup]] | None = None,
+    valid: HeldOutPairs | None = None,
+    probes: tuple[str, Sequence[Probe]] = ("", ()),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """``reward/card.json`` of a scorer: its card on held-out pairs beside the baselines, and its probes.
+
+    Args:
+        taught: name -> the ranked groups that a TF-IDF baseline of this name learns from; its settings are chosen on
+            ``valid``. Whoever prefers the longer text always stands beside it.
+        probes: a prompt, and the texts to score as its completions.
+    """
+    baselines: dict[str, npt.ArrayLike] = {"longer_wins": longer_wins(test.completions)}
+    for name, groups in (taught or {}).items() if valid else ():
+        baselines[name] = fit_pair_baseline(groups, cast(HeldOutPairs, valid), seed=seed).score(test.completions)
+    card = reward_card(scorer.score(test.texts).numpy(), test, baselines, seed=seed)
+    prompt, texts = probes
+    scored = run_probes(lambda t: scorer.score([(prompt, one) for one in t]).numpy(), texts) if texts else []
+    return card_json(card, {"reward model": scored} if scored else {})
+
+
+def card_json(card: RewardCard, probes: Mapping[str, Sequence[ProbeScore]]) -> dict[str, Any]:
+    """``reward/card.json``: the card, and the probes' scores by the name of what scored them."""
+    return cast("dict[str, Any]", plain(card)) | {"probes": plain(probes)}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import DataError
-from accord.evals.comparison import Method, compare_policies
+from accord.evals.contestants import Contestant, EvalPrompts
+from accord.evals.evaluate import EvalRun, evaluate
 from accord.files import write_json
 from accord.formats.jsonl import read_prompts, write_jsonl
 from accord.loop.cache import Inputs, Log, Runner, Stage
-from accord.loop.round import Champion, ask, collect, first_champion, fit_reward, sample
+from accord.loop.round import Champion, ask, collect, first_champion, fit_reward, sample, sampling_for_eval
 from accord.loop.run import (
     TIME_SHARES,
     Where,
@@ -72,12 +73,11 @@ def _compare_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log:
     write_run_files(recipe, folder)
     champion = first_champion(home)
     reward = fit_reward(home, collect(home, ask(home, sample(home, champion.policy, home.task.prompts("train")))))
-    methods = [_method(home, name, champion, reward) for name in recipe.compare.methods]
+    costs = {name: _method(home, name, champion, reward) for name in recipe.compare.methods}
     for name in home.task.judges:
         home.do(judge_stage(home, name))
-    home.do(_eval_stage(home, champion, reward, methods))
-    found: dict[str, Any] = json_of(home, "eval/comparison.json")
-    return found
+    home.do(_eval_stage(home, champion, reward, costs))
+    return {**json_of(home, "eval/results.json"), "costs": json_of(home, "eval/costs.json")}
 
 
 def compare_shares(recipe: Recipe) -> dict[str, float]:
@@ -89,11 +89,11 @@ def compare_shares(recipe: Recipe) -> dict[str, float]:
     return {name: share / sum(found.values()) for name, share in found.items()}
 
 
-def _method(home: Home, name: str, champion: Champion, reward: Path) -> Method:
-    """Carry a method out: what it left, and what it cost."""
+def _method(home: Home, name: str, champion: Champion, reward: Path) -> dict[str, float]:
+    """Carry a method out. Returns its cost: completions scored or labelled for it, and its own share of the time."""
     one = home.recipe.method(name)
     if isinstance(one, int):
-        return Method(name, {}, one, 0, 0.0)
+        return {"num_scored": 0, "seconds": 0.0}
     if isinstance(one, DpoConfig):
         scored = home.do(_label_stage(home, champion, reward))["labelled"]
         home.do(dpo_stage(home, name, one, champion.policy, home.path("labelled/rankings.jsonl")))
@@ -101,7 +101,7 @@ def _method(home: Home, name: str, champion: Champion, reward: Path) -> Method:
         home.do(rl_stage(home, name, one, champion.policy, reward))
         rows = home.path(f"{name}/metrics.jsonl").read_text(encoding="utf-8").splitlines()
         scored = round(sum(json.loads(row)["scored"] for row in rows))
-    return Method(name, snapshots_of(home.path(f"{name}/snapshots")), 0, scored, home.runner.seconds[name])
+    return {"num_scored": scored, "seconds": home.runner.seconds[name]}
 
 
 def _label_stage(home: Home, champion: Champion, reward: Path) -> Stage:
@@ -153,30 +153,36 @@ def _ranking(prompt: str, group: Sequence[tuple[str, float]]) -> dict[str, Any]:
     return {"prompt": prompt, "completions": [text for text, _ in group], "ranks": ranks, "origin": "reward model"}
 
 
-def _eval_stage(home: Home, champion: Champion, reward: Path, methods: Sequence[Method]) -> Stage:
+def _eval_stage(home: Home, champion: Champion, reward: Path, costs: Mapping[str, Mapping[str, float]]) -> Stage:
     recipe, task = home.recipe, home.task
+    best_of = {name: one for name in recipe.compare.methods if isinstance(one := recipe.method(name), int)}
+    trained = [name for name in recipe.compare.methods if name not in best_of]
     read = {
         "sft": champion.policy,
         "reward_model": reward,
         "valid_prompts": task.prompts("valid"),
         "test_prompts": task.prompts("test"),
-        "judge": home.path(f"judge_{next(iter(task.judges))}"),
+        **{f"judge_{name}": home.path(f"judge_{name}") for name in task.judges},
+        **{name: home.path(f"{name}/snapshots") for name in trained},
     }
-    trained = {one.name: home.path(f"{one.name}/snapshots") for one in methods if one.snapshots}
+
+    def contestant(name: str, inputs: Inputs) -> Contestant:
+        if name in best_of:
+            return Contestant(name, {0: inputs["sft"]}, best_of=best_of[name])
+        return Contestant(name, snapshots_of(inputs[name]))
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        compare_policies(
+        placement = Placement.of(recipe.rl)
+        evaluate(
             recipe.eval,
-            **{name: inputs[name] for name in read},
-            methods=methods,
-            max_new_tokens=recipe.rl.max_new_tokens,
-            temperature=recipe.rl.temperature,
-            output_dir=folder,
-            seed=recipe.seed,
-            placement=Placement.of(recipe.rl),
-            log=log,
+            [contestant(name, inputs) for name in recipe.compare.methods],
+            reference=Contestant("sft", {0: inputs["sft"]}),
+            proxy=RewardModel.load(inputs["reward_model"], placement),
+            judges={name: one.load(inputs[f"judge_{name}"], placement) for name, one in task.judges.items()},
+            prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
+            run=EvalRun(folder, sampling_for_eval(recipe), recipe.seed, placement, log),
         )
+        write_json(folder / "costs.json", costs)
         return {}
 
-    best_of = {one.name: one.best_of for one in methods if one.best_of}
-    return home.stage("eval", {"config": recipe.eval.model_dump(), "best_of": best_of}, {**read, **trained}, work)
+    return home.stage("eval", {"config": recipe.eval.model_dump(), "best_of": best_of}, read, work)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import Recipe, RlConfig
+from accord.evals.contestants import Contestant, EvalPrompts
+from accord.evals.evaluate import EvalRun
 from accord.evals.evaluate import evaluate as evaluate_policies
 from accord.evals.results import summarise
 from accord.files import write_json
 from accord.loop.asking import JUDGEMENTS, SAMPLES, ask_stage, collect_stage, queue_stage
-from accord.loop.cache import Inputs, Log
+from accord.loop.cache import Inputs, Log, Stage
 from accord.loop.stages import (
     Home,
     data_stage,
@@ -28,7 +30,8 @@ from accord.loop.stages import (
 )
 from accord.models.placement import Placement
 from accord.report.run_page import write_model_card, write_report
-from accord.scoring.weighted import scorer_inputs
+from accord.rollout.engine import Sampling
+from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.train.training_run import snapshots_of
 
 
@@ -122,7 +125,7 @@ def evaluate(
 
 def promote(home: Home, candidate: Path, verdict: Mapping[str, Any]) -> Champion:
     """Publish the snapshot that the judge chose, and record whether it held its floors."""
-    step = verdict["selection"]["step"]
+    step = verdict["selections"][verdict["candidate"]]["step"]
     policy = publish(home, candidate / f"step_{step:06d}")
     return Champion(policy, start_of(home))
 
@@ -146,8 +149,9 @@ def report(home: Home, verdict: Mapping[str, Any]) -> None:
 
 def summary_of(home: Home, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The few numbers that decide, out of what the stages wrote."""
-    manifest, card = json_of(home, "data/manifest.json"), json_of(home, "reward/card.json")
-    counts = {**manifest["counts"], "human_rankings": manifest["human_rankings"]}
+    manifest, place = json_of(home, "data/manifest.json"), home.path("reward/card.json")
+    card = json_of(home, "reward/card.json") if place.exists() else None
+    counts = {**manifest["counts"], **{key: manifest[key] for key in ("human_rankings",) if key in manifest}}
     seconds = round(sum(home.runner.seconds.values()), 1)
     baseline = home.task.held_out.baseline if home.task.held_out else ""
     found = summarise(verdict, card, baseline=baseline, seconds=seconds, counts=counts)
@@ -180,45 +184,58 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path) -> Any:
+def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path) -> Stage:
     """Measure the candidate beside its controls, the policy it started from and best-of-n."""
     recipe, task = home.recipe, home.task
-    judge = next(iter(task.judges))
     inputs = {
         "base": champion.start,
         "sft": champion.policy,
         "reward_model": reward,
         "valid_prompts": task.prompts("valid"),
         "test_prompts": task.prompts("test"),
-        "judge": home.path(f"judge_{judge}"),
         "rl": candidate,
+        **{f"judge_{name}": home.path(f"judge_{name}") for name in task.judges},
         **{f"rl_{name}": folder for name, folder in controls.items()},
         **scorer_inputs(recipe.rl.rewards),
     }
-    control = next(iter(controls), "")
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        placement = Placement.of(recipe.rl)
         evaluate_policies(
             recipe.eval,
-            base=inputs["base"],
-            sft=inputs["sft"],
-            reward_model=inputs["reward_model"],
-            valid_prompts=inputs["valid_prompts"],
-            test_prompts=inputs["test_prompts"],
-            snapshots=snapshots_of(inputs["rl"]),
-            uncured=snapshots_of(inputs[f"rl_{control}"]) if control else None,
-            uncured_note=control_note(recipe, control) if control else "",
-            rewards=recipe.rl.rewards,
-            judge=inputs["judge"],
-            max_new_tokens=recipe.rl.max_new_tokens,
-            temperature=recipe.rl.temperature,
-            output_dir=folder,
-            seed=recipe.seed,
-            placement=Placement.of(recipe.rl),
-            log=log,
+            contestants_of(recipe, inputs),
+            reference=Contestant("sft" if inputs["sft"] != inputs["base"] else "base", {0: inputs["sft"]}),
+            proxy=load_scorer(recipe.rl.rewards, inputs["reward_model"], placement),
+            judges={name: one.load(inputs[f"judge_{name}"], placement) for name, one in task.judges.items()},
+            prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
+            run=EvalRun(folder, sampling_for_eval(recipe), recipe.seed, placement, log),
         )
         return {}
 
     rewards = [one.model_dump() for one in recipe.rl.rewards]
     settings = {"config": recipe.eval.model_dump(), "rewards": rewards, "controls": dict(recipe.controls)}
     return home.stage("eval", settings, inputs, work)
+
+
+def contestants_of(recipe: Recipe, inputs: Inputs) -> list[Contestant]:
+    """The base, best-of-n of the policy it became, the optimised policy by its algorithm's name, and the controls."""
+    algorithm, n = recipe.rl.algorithm.rsplit(":", 1)[-1], recipe.eval.best_of
+    base = [Contestant("base", {0: inputs["base"]}, "baseline", "before fine-tuning")]
+    best = Contestant("best_of_n", {0: inputs["sft"]}, "baseline", f"the proxy picks one of {n} samples", n)
+    controls = [
+        Contestant(
+            f"{algorithm} {name}",
+            snapshots_of(inputs[f"rl_{name}"]),
+            "control",
+            control_note(recipe, name),
+            stream=f"{algorithm}_{name}",
+        )
+        for name in recipe.controls
+    ]
+    found = [best, Contestant(algorithm, snapshots_of(inputs["rl"])), *controls]
+    return found if inputs["sft"] == inputs["base"] else base + found
+
+
+def sampling_for_eval(recipe: Recipe) -> Sampling:
+    """How completions are drawn that are measured: as those were that the policy was optimised on."""
+    return Sampling(recipe.rl.max_new_tokens, temperature=recipe.rl.temperature)

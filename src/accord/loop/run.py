@@ -27,7 +27,7 @@ from accord.loop.stages import Home, is_folder
 from accord.loop.task import Task, TaskPlace, find_task
 from accord.models.known_models import folder_name
 from accord.models.placement import Placement
-from accord.report.run_page import write_seeds_report
+from accord.report.seeds_page import write_seeds_report
 from accord.train.reward import reward_loss
 from accord.train.rl import find_algorithm
 

@@ -206,7 +206,8 @@ def reward_stage(home: Home, judgements: Path) -> Stage:
         result = inner.work({name: inputs[name] for name in names}, folder, log)
         log(1.0, "held-out pairs and baselines")
         scorer = RewardModel.load(folder / "model", Placement.of(config))
-        write_json(folder / "card.json", held_out.card(inputs, scorer, inputs["data"], seed))
+        if card := held_out.card(inputs, scorer, inputs["data"], seed):
+            write_json(folder / "card.json", card)
         return result
 
     return Stage(inner.name, inner.settings, {**inner.inputs, **held_out.inputs}, work)

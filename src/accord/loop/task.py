@@ -90,6 +90,8 @@ class Annotators:
 class HeldOut:
     """How a reward model fares on what trained nothing: ``card(inputs, scorer, rankings, seed)`` is ``card.json``.
 
+    It may be empty where nothing is held out.
+
     ``rankings`` are what the reward model learnt from, for baselines that learn from the same; ``baseline`` is the one
     of them that the model must not fall below.
     """

@@ -1,20 +1,19 @@
-"""The page of a comparison: each method's judge score against sqrt(KL), which wins, and what it cost. Torch-free."""
+"""The page of a comparison: each policy's judge score against sqrt(KL), which wins, and what it cost. Torch-free."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from accord.report.figures import Figure, kl_axis
+from accord.report.figures import METHOD_STYLES, Figure, lines_along_kl
+from accord.report.names import Names
+from accord.report.pages import ComparedPage, ComparedRow, Measure, text_cell, write_compared
 from accord.report.parts import NONE, number, percent
-from accord.report.run_page import write_page
-from accord.report.svg import WIDE, Axis, Dot, Point, Series, chart, dots, swatch
-
-STYLES = tuple(f"m{i}" for i in range(10))
+from accord.report.svg import WIDE, Dot, Point, Series, dots
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Estimate:
     """A measure averaged over seeds, and half the width of its 95 % interval.
 
     Two errors add up in squares: that of the mean over seeds, by Student's t (few seeds say little: with 3 it is 4.3
-    standard errors), and the mean of the seeds' own, which resample the films that all seeds share.
+    standard errors), and the mean of the seeds' own, which resample the topics that all seeds share.
     """
 
     value: float
@@ -61,8 +60,8 @@ def _half(interval: Mapping[str, Any]) -> float:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One method over all seeds."""
+class Method:
+    """One candidate over all seeds."""
 
     name: str
     style: str
@@ -83,47 +82,59 @@ class Line:
 
 
 def write_comparison(out_dir: Path, name: str, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Write ``report.html`` and ``table.md`` over the seeds of a comparison; returns its numbers."""
-    lines = sorted(_lines(seeds), key=lambda line: line.win_rate.value, reverse=True)
-    verdict = _verdict(lines)
-    rows = [*(_row(line) for line in lines), _reference(seeds)]
-    context = {
-        "name": name,
-        "seeds": len(seeds),
-        "num_test_prompts": seeds[0]["num_test_prompts"],
-        "verdict": verdict,
-        "columns": COLUMNS,
-        "rows": rows,
-        "figures": [_wins(lines), *(_along(lines, measure) for measure in ("judge", "proxy"))],
-    }
-    write_page(out_dir / "table.md", "comparison.md.j2", context)
-    write_page(out_dir / "report.html", "comparison.html.j2", context)
-    return {"verdict": verdict, "methods": {line.name: _numbers(line) for line in lines}}
+    """Write ``report.html`` and ``table.md`` over the seeds of a comparison; returns its numbers.
+
+    Args:
+        seeds: what ``eval/results.json`` of each holds, and ``costs``: policy -> ``num_scored`` and ``seconds``.
+    """
+    names = Names.of(seeds[0])
+    methods = sorted(_methods(seeds), key=lambda one: one.win_rate.value, reverse=True)
+    verdict, prompts = _verdict(methods, names.reference), seeds[0]["num_test_prompts"]
+    page = ComparedPage(
+        title=f"{name}: {len(methods)} methods",
+        kind=f"{name} · {len(methods)} methods · {len(seeds)} seeds",
+        verdict=verdict,
+        caption="The judge trained nothing. It chose each method's snapshot on validation prompts; these are "
+        f"{prompts} test prompts, mean of {len(seeds)} seeds with 95 % intervals",
+        headings=("Method",),
+        measures=MEASURES,
+        rows=(*(_row(one) for one in methods), _reference(seeds, names.reference)),
+        figures=(
+            _wins(methods, names.reference),
+            *(_along(methods, measure, names.reference) for measure in ("judge", "proxy")),
+        ),
+        section="Method by method",
+        names=names,
+    )
+    write_compared(page, out_dir / "report.html", out_dir / "table.md")
+    return {"verdict": verdict, "methods": {one.name: _numbers(one) for one in methods}}
 
 
-def _lines(seeds: Sequence[Mapping[str, Any]]) -> list[Line]:
-    lines = []
-    for i, first in enumerate(seeds[0]["methods"]):
-        found = [seed["methods"][i] for seed in seeds]
-        shared = min(len(one["snapshots"]) for one in found)  # a seed with fewer labelled groups takes fewer steps
-        steps = [one["step"] for one in first["snapshots"][:shared]]
-        reference = [seed["reference"]["validation"] for seed in seeds]
-        stops = [(f"step {s}", [m["snapshots"][j]["row"] for m in found]) for j, s in enumerate(steps)]
-        along = [("the start", reference), *stops]
-        lines.append(
-            Line(
-                first["name"],
-                STYLES[i % len(STYLES)],
-                first["test"]["best_of"],
-                [one["test"] for one in found],
-                sum(one["num_scored"] for one in found) / len(found),
-                sum(one["seconds"] for one in found) / len(found),
-                sum(bool(one["held"]) for one in found),
-                len(found),
-                along if steps else _best_of_n(seeds, first["test"]["best_of"]),
-            )
-        )
-    return lines
+def _methods(seeds: Sequence[Mapping[str, Any]]) -> list[Method]:
+    """The candidates of all seeds, in the order of the first."""
+    rows = [row for row in seeds[0]["policies"] if row["role"] == "candidate"]
+    return [_method(seeds, row["name"], METHOD_STYLES[i % len(METHOD_STYLES)]) for i, row in enumerate(rows)]
+
+
+def _method(seeds: Sequence[Mapping[str, Any]], name: str, style: str) -> Method:
+    tests = [next(row for row in seed["policies"] if row["name"] == name) for seed in seeds]
+    chosen = [seed["selections"].get(name, {"held": True, "snapshots": []}) for seed in seeds]
+    costs = [seed["costs"][name] for seed in seeds]
+    shared = min(len(one["snapshots"]) for one in chosen)  # a seed with fewer labelled groups takes fewer steps
+    steps = [one["step"] for one in chosen[0]["snapshots"][:shared]]
+    stops = [(f"step {s}", [one["snapshots"][j]["row"] for one in chosen]) for j, s in enumerate(steps)]
+    start = ("the start", [seed["start"] for seed in seeds])
+    return Method(
+        name=name,
+        style=style,
+        best_of=tests[0]["best_of"],
+        tests=tests,
+        num_scored=fmean(one["num_scored"] for one in costs),
+        seconds=fmean(one["seconds"] for one in costs),
+        held=sum(bool(one["held"]) for one in chosen),
+        seeds=len(seeds),
+        along=[start, *stops] if steps else _best_of_n(seeds, tests[0]["best_of"]),
+    )
 
 
 def _best_of_n(seeds: Sequence[Mapping[str, Any]], most: int) -> list[tuple[str, list[Mapping[str, Any]]]]:
@@ -133,7 +144,7 @@ def _best_of_n(seeds: Sequence[Mapping[str, Any]], most: int) -> list[tuple[str,
     return [(f"n = {at[0]['n']}, at most", list(at)) for at in zip(*points, strict=True)]
 
 
-def _verdict(lines: Sequence[Line]) -> str:
+def _verdict(lines: Sequence[Method], reference: str) -> str:
     """Which method wins, what cannot be told apart from it, and what it cost."""
     sound = [line for line in lines if line.held == line.seeds]
     if not sound:
@@ -146,7 +157,7 @@ def _verdict(lines: Sequence[Line]) -> str:
     note = f" Out of the contest, as a floor broke on some seed: {_listed(broken)}." if broken else ""
     verb = "leads" if close else "wins"
     return (
-        f"{best.name} {verb}: the judge prefers it to SFT in {percent(best.win_rate.value)} of comparisons, "
+        f"{best.name} {verb}: the judge prefers it to {reference} in {percent(best.win_rate.value)} of comparisons, "
         f"at KL {number(best.measure('kl').value, 1)}, for {cost}.{rest}{note}"
     )
 
@@ -159,16 +170,26 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def _cost(line: Line) -> str:
+def _cost(line: Method) -> str:
     if line.best_of > 1:
         return f"no training, but {line.best_of} scored samples for every completion"
     return f"{line.num_scored:,.0f} scored or labelled completions and {line.seconds / 60:.1f} minutes"
 
 
-COLUMNS = ("Method", "Win rate", "At equal length", "Judge", "Proxy", "KL", "Length ratio", "Floors held", "Cost")
+MEASURES = (
+    Measure("Win rate", "win_rate", "win_rate"),
+    Measure("At equal length", "length_controlled", "length_controlled"),
+    Measure("Judge", "judge", "judge"),
+    Measure("Proxy", "proxy", "proxy"),
+    Measure("KL", "kl", "kl", 2),
+    Measure("Length ratio", "length_ratio", "length_ratio", 2),
+    Measure("Floors held", "floor", "held"),
+    Measure("Cost", "", "cost"),
+)
+FLOORS_CELL = 6  # the number of the cell that says where floors held
 
 
-def _row(line: Line) -> dict[str, Any]:
+def _row(line: Method) -> ComparedRow:
     lengths = [row["length_controlled"] for row in line.tests if row["length_controlled"] is not None]
     cells = [
         line.win_rate.text(),
@@ -180,17 +201,19 @@ def _row(line: Line) -> dict[str, Any]:
         f"{line.held} of {line.seeds} seeds",
         _cost(line),
     ]
-    return {"name": line.name, "cells": cells, "held": line.held == line.seeds}
+    broken = FLOORS_CELL if line.held < line.seeds else None
+    return ComparedRow((line.name,), tuple(text_cell(cell) for cell in cells), broken=broken)
 
 
-def _reference(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The SFT policy that all methods started from."""
-    rows = [seed["reference"]["test"] for seed in seeds]
-    measures = [Estimate.of([row[name] for row in rows]).text() for name in ("judge", "proxy")]
-    return {"name": "SFT (the start)", "cells": [NONE, NONE, *measures, "0", "1", NONE, NONE], "held": True}
+def _reference(seeds: Sequence[Mapping[str, Any]], name: str) -> ComparedRow:
+    """The policy that all methods started from."""
+    rows = [next(row for row in seed["policies"] if row["role"] == "reference") for seed in seeds]
+    measures = [Estimate.of([row[key] for row in rows]).text() for key in ("judge", "proxy")]
+    cells = (NONE, NONE, *measures, "0", "1", NONE, NONE)
+    return ComparedRow((f"{name} (the start)",), tuple(text_cell(cell) for cell in cells))
 
 
-def _numbers(line: Line) -> dict[str, Any]:
+def _numbers(line: Method) -> dict[str, Any]:
     win = line.win_rate
     return {
         "win_rate": win.value,
@@ -205,16 +228,16 @@ def _numbers(line: Line) -> dict[str, Any]:
     }
 
 
-def _wins(lines: Sequence[Line]) -> Figure:
-    title = "Win rate against SFT by the judge, test films, mean of the seeds"
+def _wins(lines: Sequence[Method], reference: str) -> Figure:
+    title = f"Win rate against {reference} by the judge, test prompts, mean of the seeds"
     shown = [Dot(line.name, line.style, line.win_rate.value, line.win_rate.low, line.win_rate.high) for line in lines]
     edge = min(0.45, *(dot.low for dot in shown if dot.low is not None))
     picture = dots(shown, title=title, axis="share of comparisons won", rule=0.5, span=(max(0.0, edge - 0.03), 1.0))
     return Figure(title, picture)
 
 
-def _along(lines: Sequence[Line], measure: str) -> Figure:
-    """Every method's snapshots on validation films, mean of the seeds; best of n at its bound."""
+def _along(lines: Sequence[Method], measure: str, reference: str) -> Figure:
+    """Every method's snapshots on validation prompts, mean of the seeds; best of n at its bound."""
     series = []
     for line in lines:
         points = []
@@ -223,8 +246,8 @@ def _along(lines: Sequence[Line], measure: str) -> Figure:
             label = f"{line.name}, {what}: {measure} {found.text()}, KL {kl:.2f} nats"
             points.append(Point(math.sqrt(max(0.0, kl)), found.value, found.low, found.high, label))
         series.append(Series(line.name, line.style, tuple(points)))
-    largest = max(point.x for one in series for point in one.points) ** 2
-    title = f"{measure.capitalize()} score against KL on validation films, mean of the seeds"
-    picture = chart(series, kl_axis(largest), Axis(f"{measure} score"), title=title, size=(WIDE, 420))
-    note = "From SFT (KL 0) through the snapshots. Whiskers: 95 % (films, seeds). Best of n: a bound on its KL."
-    return Figure(title, picture, tuple((swatch(one), one.name) for one in series), note)
+    title = f"{measure.capitalize()} score against KL on validation prompts, mean of the seeds"
+    note = (
+        f"From {reference} (KL 0) through the snapshots. Whiskers: 95 % (topics, seeds). Best of n: a bound on its KL."
+    )
+    return replace(lines_along_kl(title, series, f"{measure} score", reference, size=(WIDE, 420)), note=note)

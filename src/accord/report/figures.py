@@ -9,12 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from accord.report.names import Names, policy_title, style_of, title_of
 from accord.report.svg import Axis, Dot, Point, Series, chart, dots, gauge, swatch
 
-STYLES = {"base": "base", "sft": "sft", "best_of_n": "best_of_n", "ppo": "ppo", "ppo_uncured": "uncured"}
-NAMES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "ppo_uncured": "PPO without the cure"}
 KL_TICKS = (0, 1, 2, 4, 7, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)
+METHOD_STYLES = tuple(f"m{i}" for i in range(10))  # of policies side by side, none of which is the first
 SMALL = (360, 200)
+Row = Mapping[str, Any]
 MOST_POINTS = 120  # of a training curve; more are joined, mean and range
 
 
@@ -28,11 +29,6 @@ class Figure:
     note: str = ""
 
 
-def policy_name(row: Mapping[str, Any]) -> str:
-    """How the report calls a policy."""
-    return f"Best of {row['best_of']}" if row["name"] == "best_of_n" else NAMES.get(row["name"], str(row["name"]))
-
-
 def legend(series: Iterable[Series]) -> tuple[tuple[Markup, str], ...]:
     """Swatch and name of each series."""
     return tuple((swatch(one), one.name) for one in series)
@@ -41,14 +37,14 @@ def legend(series: Iterable[Series]) -> tuple[tuple[Markup, str], ...]:
 # ---- frontier ------------------------------------------------------------------------------------------------------
 
 
-def kl_axis(largest: float) -> Axis:
+def kl_axis(largest: float, reference: str) -> Axis:
     """KL in nats on a square-root scale: Gao et al. 2022 found scores to be simple functions of sqrt(KL)."""
     edge = math.sqrt(max(largest, 1.0)) * 1.06
     ticks: list[tuple[float, str]] = []
     for kl in KL_TICKS:
         if math.sqrt(kl) <= edge and (not ticks or math.sqrt(kl) - ticks[-1][0] > 0.09 * edge):
             ticks.append((math.sqrt(kl), str(kl)))
-    return Axis("KL to SFT in nats (square-root scale)", (-0.03 * edge, edge), tuple(ticks))
+    return Axis(f"KL to {reference} in nats (square-root scale)", (-0.03 * edge, edge), tuple(ticks))
 
 
 def _value(row: Mapping[str, Any], measure: str) -> tuple[float, float | None, float | None]:
@@ -66,61 +62,72 @@ def _along_kl(name: str, style: str, rows: Sequence[tuple[float, Mapping[str, An
     return Series(name, style, tuple(points))
 
 
-def _snapshots(results: Mapping[str, Any], snapshots: Sequence[Mapping[str, Any]]) -> list[tuple[float, Any, str]]:
+def _snapshots(results: Row, snapshots: Sequence[Row]) -> list[tuple[float, Any, str]]:
     """From the reference (KL 0) through the snapshots in the order of training."""
-    start: list[tuple[float, Any, str]] = [(0.0, results["selection"]["reference"], "the start (SFT)")]
+    start: list[tuple[float, Any, str]] = [(0.0, results["start"], f"the start ({Names.of(results).reference})")]
     return start + [(s["row"]["kl"]["value"], s["row"], f"step {s['step']}") for s in snapshots]
 
 
-def frontier_series(results: Mapping[str, Any], measure: str, *, with_best_of_n: bool = True) -> list[Series]:
-    """PPO's snapshots, the uncured run's and best-of-n along KL, for one measure."""
-    series = [snapshot_line("PPO", results, measure)]
-    if results["uncured"]:
-        series.append(_along_kl("PPO without the cure", "uncured", _snapshots(results, results["uncured"]), measure))
-    if with_best_of_n:
+def snapshot_line(title: str, style: str, results: Row, snapshots: Sequence[Row], measure: str) -> Series:
+    """The snapshots of one training along KL, from the reference on."""
+    return _along_kl(title, style, _snapshots(results, snapshots), measure)
+
+
+def candidate_line(title: str, results: Row, measure: str) -> Series:
+    """The snapshots of a run's candidate along KL; the start alone where it has none."""
+    chosen = results["selections"].get(results["candidate"], {"snapshots": []})
+    return snapshot_line(title, "candidate", results, chosen["snapshots"], measure)
+
+
+def frontier_series(results: Row, measure: str, *, with_best_of_n: bool = True) -> list[Series]:
+    """Candidates, controls and best-of-n along KL, for one measure."""
+    trained = {name: one["snapshots"] for name, one in results["selections"].items()}
+    several = len(trained) > 1
+    series = [
+        snapshot_line(title_of(name), METHOD_STYLES[i % 10] if several else "candidate", results, snapshots, measure)
+        for i, (name, snapshots) in enumerate(trained.items())
+    ]
+    series += [snapshot_line(title_of(n), "control", results, s, measure) for n, s in results["controls"].items()]
+    if with_best_of_n and len(results["best_of_n_curve"]) > 1:
         rows = [(p["kl_bound"], p, f"n = {p['n']}") for p in results["best_of_n_curve"]]
         series.append(_along_kl("Best of n (KL is an upper bound)", "best_of_n", rows, measure))
     return series
 
 
 def frontier(
-    results: Mapping[str, Any],
+    results: Row,
     measure: str,
     title: str,
     y_label: str,
     *,
     allowed: tuple[float | None, float | None] | None = None,
     with_best_of_n: bool = True,
-) -> Figure:
-    """One measure against KL on validation films; the snapshot that was chosen stands out."""
+) -> Figure | None:
+    """One measure against KL on validation prompts; what was chosen stands out. None where there is nothing to draw."""
     series = frontier_series(results, measure, with_best_of_n=with_best_of_n)
+    if not series:
+        return None
     chosen = _chosen(results, measure)
     largest = max(point.x for one in series for point in one.points) ** 2
     shown = [*series, chosen] if chosen else series
-    picture = chart(shown, kl_axis(largest), Axis(y_label), title=title, allowed=allowed)
-    return Figure(title, picture, legend(shown))
+    axis = kl_axis(largest, Names.of(results).reference)
+    return Figure(title, chart(shown, axis, Axis(y_label), title=title, allowed=allowed), legend(shown))
 
 
-def _chosen(results: Mapping[str, Any], measure: str) -> Series | None:
-    selection = results["selection"]
-    for snapshot in selection["snapshots"]:
-        if snapshot["step"] == selection["step"]:
-            value, kl = _value(snapshot["row"], measure)[0], snapshot["row"]["kl"]["value"]
-            ring = Point(math.sqrt(max(0.0, kl)), value, label=f"chosen: step {selection['step']}", size=8.5)
-            return Series("chosen snapshot", "chosen", (ring,), line=False)
-    return None
+def _chosen(results: Row, measure: str) -> Series | None:
+    rings = []
+    for name, one in results["selections"].items():
+        row = next(s["row"] for s in one["snapshots"] if s["step"] == one["step"])
+        label = f"chosen: step {one['step']} of {title_of(name)}"
+        rings.append(Point(math.sqrt(max(0.0, row["kl"]["value"])), _value(row, measure)[0], label=label, size=8.5))
+    return Series("chosen snapshot", "chosen", tuple(rings), line=False) if rings else None
 
 
-def snapshot_line(name: str, results: Mapping[str, Any], measure: str) -> Series:
-    """PPO's snapshots of one run along KL."""
-    return _along_kl(name, "ppo", _snapshots(results, results["selection"]["snapshots"]), measure)
-
-
-def seeds_frontier(lines: Sequence[Series], y_label: str) -> Figure:
-    """PPO's snapshots of several seeds along KL."""
+def lines_along_kl(title: str, lines: Sequence[Series], y_label: str, reference: str, **more: Any) -> Figure:
+    """Lines of several runs along KL. ``more`` goes to the chart."""
     largest = max(point.x for one in lines for point in one.points) ** 2
-    title = f"{y_label.capitalize()} against KL on validation films, one line a seed"
-    return Figure(title, chart(lines, kl_axis(largest), Axis(y_label), title=title))
+    picture = chart(lines, kl_axis(largest, reference), Axis(y_label), title=title, **more)
+    return Figure(title, picture, legend(lines))
 
 
 # ---- intervals in rows ---------------------------------------------------------------------------------------------
@@ -130,10 +137,10 @@ def dot_of(name: str, style: str, interval: Mapping[str, Any]) -> Dot:
     return Dot(name, style, interval["value"], interval["low"], interval["high"])
 
 
-def win_rates(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Each policy's win rate against SFT with its interval."""
-    shown = [dot_of(policy_name(row), STYLES.get(row["name"], "base"), row["win_rate"]) for row in rows]
-    return win_figure("Win rate against SFT by the judge, test films", shown)
+def win_rates(rows: Sequence[Row], reference: str) -> Figure:
+    """Each policy's win rate against the reference with its interval."""
+    shown = [dot_of(policy_title(row), style_of(row), row["win_rate"]) for row in rows]
+    return win_figure(f"Win rate against {reference} by the judge, test prompts", shown)
 
 
 def win_figure(title: str, shown: Sequence[Dot]) -> Figure:
@@ -143,23 +150,18 @@ def win_figure(title: str, shown: Sequence[Dot]) -> Figure:
     return Figure(title, picture)
 
 
-def accuracies(card: Mapping[str, Any]) -> Figure:
-    """Reward model and baselines on the same held-out pairs, all of them and those of one verdict."""
-    found = {"Reward model": card["model"], **{readable(k): v for k, v in card["baselines"].items()}}
+def accuracies(card: Row) -> Figure:
+    """Reward model and baselines on the same held-out pairs, all of them and those of each part."""
+    found = {"Reward model": card["model"], **{title_of(name): one for name, one in card["baselines"].items()}}
     shown = [
-        dot_of(name + suffix, "ppo" if name == "Reward model" else "sft", one[which])
-        for which, suffix in (("all_pairs", ""), ("same_verdict", ", same verdict"))
+        dot_of(name + suffix, "candidate" if name == "Reward model" else "reference", interval)
+        for part in ("", *card["model"]["parts"])
         for name, one in found.items()
-        if one[which] is not None
+        if (interval := one["parts"].get(part) if part else one["all_pairs"]) is not None
+        for suffix in [f", {part.replace('_', ' ')}" if part else ""]
     ]
-    title = "Accuracy on held-out pairs of reviews by people"
+    title = "Accuracy on held-out pairs that people ordered"
     return Figure(title, dots(shown, title=title, axis="share of pairs ordered as people did", rule=0.5))
-
-
-def readable(key: str) -> str:
-    """``tfidf_bradley_terry`` as a person would write it."""
-    special = {"tfidf_bradley_terry": "TF-IDF Bradley-Terry", "longer_wins": "Longer wins"}
-    return special.get(key, key.replace("_", " ").capitalize())
 
 
 def calibration(card: Mapping[str, Any]) -> Figure:
@@ -176,7 +178,7 @@ def calibration(card: Mapping[str, Any]) -> Figure:
         for one in bins
     )
     ideal = Series("perfectly calibrated", "ideal", (Point(0.5, 0.5), Point(1.0, 1.0)), marks=False)
-    series = [ideal, Series("reward model", "ppo", points)]
+    series = [ideal, Series("reward model", "candidate", points)]
     title = "Is it as often right as it is sure?"
     picture = chart(series, Axis("confidence in the pair", (0.48, 1.02)), Axis("share right"), title=title)
     return Figure(title, picture, legend(series), f"calibration error {card['calibration']['error']:.3f}")
@@ -191,8 +193,8 @@ def by_gap(card: Mapping[str, Any]) -> Figure:
     )
     ticks = tuple((float(i), gap) for i, (gap, _) in enumerate(items))
     title = "Is it more often right where people agree more?"
-    series = [Series("reward model", "ppo", points)]
-    x = Axis("rating points between the two reviews", (-0.4, len(items) - 0.6), ticks)
+    series = [Series("reward model", "candidate", points)]
+    x = Axis(f"{card['gap_unit']} between the two texts", (-0.4, len(items) - 0.6), ticks)
     return Figure(title, chart(series, x, Axis("accuracy"), title=title))
 
 
@@ -207,64 +209,66 @@ def floor_gauge(floor: Mapping[str, Any]) -> Markup:
 
 @dataclass(frozen=True)
 class Curve:
-    """A picture of training: which keys of a stage's metrics, under which names.
+    """A picture of training: which keys of a stage's metrics, under which names; a ``share`` cannot exceed 1."""
 
-    ``beside`` names a stage whose first key is drawn too; a ``share`` cannot exceed 1.
-    """
-
-    stage: str
     title: str
     keys: tuple[tuple[str, str], ...]
-    beside: str = ""
     share: bool = False
 
 
-CURVES = (
-    Curve("pretrain", "Pretraining loss (nats per token)", (("loss", "loss"),)),
-    Curve("sft", "Fine-tuning loss (nats per token)", (("loss", "loss"),)),
-    Curve("reward", "Reward model loss", (("loss", "loss"),)),
-    Curve("reward", "Reward model accuracy in training", (("accuracy", "accuracy"),), share=True),
-    Curve("rl", "Proxy score", (("score", "score"),), "rl_uncured"),
-    Curve("rl", "KL to SFT (nats per completion)", (("kl", "KL"),), "rl_uncured"),
-    Curve("rl", "Length (tokens)", (("length", "length"),), "rl_uncured"),
-    Curve("rl", "NLL under SFT (nats per token)", (("reference_nll", "NLL"),), "rl_uncured"),
-    Curve("rl", "Entropy (nats per token)", (("entropy", "entropy"),), "rl_uncured"),
-    Curve("rl", "Ended completions", (("eos_rate", "share"),), "rl_uncured", share=True),
-    Curve("rl", "Distinct completions", (("distinct", "share"),), "rl_uncured", share=True),
-    Curve("rl", "Explained variance of the critic", (("explained_variance", "explained variance"),), "rl_uncured"),
-    Curve("rl", "Value loss", (("value_loss", "value loss"),), "rl_uncured"),
-    Curve("rl", "Clip fraction", (("clip_high", "above"), ("clip_low", "below"))),
-    Curve("rl", "KL coefficient", (("kl_coef", "coefficient"),)),
-    Curve("rl", "Price of length", (("length_price", "price"),)),
-)
+#: Curves by the stage that logs them; those of "policy" are drawn for every policy that was optimised.
+CURVES: Mapping[str, tuple[Curve, ...]] = {
+    "pretrain": (Curve("Pretraining loss (nats per token)", (("loss", "loss"),)),),
+    "sft": (Curve("Fine-tuning loss (nats per token)", (("loss", "loss"),)),),
+    "reward": (
+        Curve("Reward model loss", (("loss", "loss"),)),
+        Curve("Reward model accuracy in training", (("accuracy", "accuracy"),), share=True),
+    ),
+    "policy": (
+        Curve("Proxy score", (("score", "score"),)),
+        Curve("Pairs ordered right by the policy", (("accuracy", "share"),), share=True),
+        Curve("Margin of the implicit reward", (("margin", "margin"),)),
+        Curve("KL to {reference} (nats per completion)", (("kl", "KL"),)),
+        Curve("Length (tokens)", (("length", "length"),)),
+        Curve("NLL under {reference} (nats per token)", (("reference_nll", "NLL"),)),
+        Curve("Entropy (nats per token)", (("entropy", "entropy"),)),
+        Curve("Ended completions", (("eos_rate", "share"),), share=True),
+        Curve("Distinct completions", (("distinct", "share"),), share=True),
+        Curve("Explained variance of the critic", (("explained_variance", "explained variance"),)),
+        Curve("Value loss", (("value_loss", "value loss"),)),
+        Curve("Clip fraction", (("clip_high", "above"), ("clip_low", "below"))),
+        Curve("KL coefficient", (("kl_coef", "coefficient"),)),
+        Curve("Price of length", (("length_price", "price"),)),
+    ),
+}
+MetricRows = Sequence[Mapping[str, Any]]
 
 
-def training_figure(curve: Curve, metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure | None:
-    """One training curve, with the run without the cure beside it; None where nothing was logged."""
-    styles = ("ppo", "best_of_n")
-    name = "PPO" if curve.beside and metrics.get(curve.beside) else ""
-    series = [
-        one
-        for style, (key, label) in zip(styles, curve.keys, strict=False)
-        if (one := thinned(metrics[curve.stage], key, name or label, style))
-    ]
-    if name and (other := thinned(metrics[curve.beside], curve.keys[0][0], "PPO without the cure", "uncured")):
-        series.append(other)
+def training_figure(title: str, curve: Curve, lines: Sequence[tuple[str, str, MetricRows]]) -> Figure | None:
+    """One training curve of all lines (name, style, metrics); None where none has logged it.
+
+    Of a curve with several keys only the first line is drawn, a style for each key.
+    """
+    if len(curve.keys) > 1:
+        wanted = [(key, name, style) for style, (key, name) in zip(("candidate", "best_of_n"), curve.keys, strict=True)]
+        found = [thinned(lines[0][2], key, name, style) for key, name, style in wanted]
+    else:
+        found = [thinned(rows, curve.keys[0][0], name, style) for name, style, rows in lines]
+    series = [one for one in found if one]
     if not series:
         return None
-    x = Axis("iteration" if curve.stage.startswith("rl") else "step")
-    picture = chart(series, x, Axis("", _share_span(series) if curve.share else None), title=curve.title, size=SMALL)
-    return Figure(curve.title, picture, legend(series) if len(curve.keys) > 1 else ())
+    span = _share_span(series) if curve.share else None
+    picture = chart(series, Axis("step"), Axis("", span), title=title, size=SMALL)
+    return Figure(title, picture, legend(series) if len(curve.keys) > 1 else ())
 
 
 def _share_span(series: Sequence[Series]) -> tuple[float, float]:
     return min(0.8, *(p.y if p.low is None else p.low for one in series for p in one.points)) - 0.02, 1.01
 
 
-def training_legend(metrics: Mapping[str, Sequence[Any]]) -> tuple[tuple[Markup, str], ...]:
-    """What the lines of PPO's curves are, where there are two kinds."""
-    kinds = [Series("PPO", "ppo", (), marks=False), Series("PPO without the cure", "uncured", (), marks=False)]
-    return legend(kinds) if metrics.get("rl_uncured") else ()
+def training_legend(lines: Sequence[tuple[str, str, MetricRows]]) -> tuple[tuple[Markup, str], ...]:
+    """What the lines of a policy's curves are, where there are several."""
+    return legend(Series(name, style, (), marks=False) for name, style, _ in lines) if len(lines) > 1 else ()
 
 
 def thinned(rows: Sequence[Mapping[str, Any]], key: str, name: str, style: str) -> Series | None:

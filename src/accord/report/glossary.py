@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from accord.report.names import Names
+
 
 @dataclass(frozen=True)
 class Term:
@@ -19,25 +21,23 @@ GLOSSARY = (
     Term(
         "judge",
         "Judge score",
-        "mean rating, -4 to 4",
-        "What people would say of the text: a ridge regression on its words, pairs of words and runs of letters, "
-        "fitted to people's mean ratings of reviews of other films. Those ratings teach nothing else, and it trains "
-        "nothing. "
-        "It knows length (thin texts sink) but not grammar or facts, so read it beside the samples.",
+        "the judge's own scale",
+        "What a judge says of the completion. It trained nothing in this run, and what it knows taught nothing else. "
+        "The first judge of a run chooses among snapshots and decides the win rates. Read it beside the samples.",
     ),
     Term(
         "proxy",
         "Proxy score",
-        "standard deviations of human reviews",
-        "The reward model's score: what PPO was asked to raise. Reviews written by people have mean 0 and deviation 1. "
-        "A proxy that rises while the judge does not is being gamed.",
+        "as it was optimised",
+        "The score that {candidate} was asked to raise, a reward model's as a rule: texts written by people have mean "
+        "0 and deviation 1 there. A proxy that rises while the judge does not is being gamed.",
     ),
     Term(
         "win_rate",
-        "Win rate against SFT",
+        "Win rate against {reference}",
         "share, 0 to 1",
-        "Of all pairs (a completion of this policy, one of SFT for the same film) the share in which the judge scores "
-        "this policy's higher; a tie counts one half. 0.5 means no better than SFT.",
+        "Of all pairs (a completion of this policy, one of {reference} for the same prompt) the share in which the "
+        "judge scores this policy's higher; a tie counts one half. 0.5 means no better than {reference}.",
     ),
     Term(
         "length_controlled",
@@ -50,28 +50,28 @@ GLOSSARY = (
         "interval",
         "Interval in brackets",
         "95%",
-        "Percentile bootstrap that draws whole films, because texts about one film are not independent. It holds "
+        "Percentile bootstrap that draws whole topics, because texts on one topic are not independent. It holds "
         "this run fixed: how much another training seed would change stands in the report over seeds.",
     ),
     Term(
         "kl",
-        "KL to SFT",
+        "KL to {reference}",
         "nats per completion",
         "How far the policy has moved: the mean over its own completions of the sum over tokens of log policy - log "
-        "SFT. For best-of-n it is the upper bound log n - (n - 1) / n.",
+        "{reference}. For best-of-n it is the upper bound log n - (n - 1) / n.",
     ),
     Term(
         "nll",
-        "NLL under SFT",
+        "NLL under {reference}",
         "nats per token",
-        "Minus the log-probability that SFT gives the policy's tokens, over their number. Texts far above SFT's own "
-        "value are texts that SFT finds strange.",
+        "Minus the log-probability that {reference} gives the policy's tokens, over their number. Texts far above "
+        "{reference}'s own value are texts that {reference} finds strange.",
     ),
     Term(
         "nll_excess",
-        "NLL above SFT's own",
+        "NLL above {reference}'s own",
         "nats per token",
-        "The policy's NLL under SFT minus that of SFT's own completions.",
+        "The policy's NLL under {reference} minus that of {reference}'s own completions.",
     ),
     Term(
         "tokens",
@@ -83,8 +83,8 @@ GLOSSARY = (
     Term(
         "length_ratio",
         "Length ratio",
-        "share of SFT's",
-        "Mean length in tokens over SFT's. Far from 1 the policy has found that length pays.",
+        "share of {reference}'s",
+        "Mean length in tokens over {reference}'s. Far from 1 the policy has found that length pays.",
     ),
     Term(
         "distinct_2",
@@ -110,14 +110,14 @@ GLOSSARY = (
         "reward_accuracy",
         "Reward accuracy",
         "share",
-        "Of pairs of reviews by people of one held-out film whose mean ratings lie more than 1 point apart, the share "
-        "that the score orders as people did. Ties count one half.",
+        "Of held-out pairs of completions of one prompt that people ordered, the share that the score orders as they "
+        "did. Ties count one half.",
     ),
     Term(
         "same_verdict",
         "Same verdict",
         "share",
-        "The same accuracy on pairs whose critics agree (both fresh or both rotten). The verdict alone settles most "
+        "The same accuracy on pairs of one coarse verdict (both good or both bad). The verdict alone settles most "
         "other pairs, so these show whether more than the verdict was learnt.",
     ),
     Term(
@@ -125,7 +125,7 @@ GLOSSARY = (
         "TF-IDF Bradley-Terry",
         "",
         "The baseline without a network: logistic regression on differences of TF-IDF rows, fitted to the same "
-        "rankings of human reviews, its penalty chosen on validation films. Longer-wins prefers the longer text.",
+        "rankings by people, its penalty chosen on validation prompts. Longer-wins prefers the longer text.",
     ),
     Term(
         "calibration",
@@ -138,14 +138,14 @@ GLOSSARY = (
         "length_correlation",
         "Length correlation",
         "-1 to 1",
-        "Pearson correlation of the score with log(1 + words) on reviews by people.",
+        "Pearson correlation of the score with log(1 + words) on the held-out texts.",
     ),
     Term(
         "probe",
         "Probes",
         "",
-        "Fixed texts of known standing, written for this purpose: slogans, repetitions, noise, and full reviews. A "
-        "hack or a negative review that reaches the lowest full positive review is marked.",
+        "Fixed texts of known standing, written for this purpose: slogans, repetitions, noise, and full texts. A "
+        "hack or a negative text that reaches the lowest good one is marked.",
     ),
     Term(
         "training",
@@ -171,7 +171,12 @@ GLOSSARY = (
         "Floor",
         "",
         "A bound that must hold before a gain is believed. The judge chooses only among snapshots that hold the "
-        "floors on validation films; whether they hold is then reported on test films.",
+        "floors on validation prompts; whether they hold is then reported on test prompts.",
     ),
 )
 TERMS = {term.key: term for term in GLOSSARY}
+
+
+def glossary_of(names: Names) -> tuple[Term, ...]:
+    """The glossary with the names of this page's policies in it."""
+    return tuple(Term(one.key, names.fill(one.name), names.fill(one.unit), names.fill(one.meaning)) for one in GLOSSARY)

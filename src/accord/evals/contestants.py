@@ -1,0 +1,81 @@
+"""Who is measured, and on which prompts. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from accord.errors import UsageError
+from accord.formats.jsonl import read_prompts
+
+Role = Literal["reference", "candidate", "control", "baseline"]
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One policy that is measured.
+
+    Attributes:
+        name: What pages and ``results.json`` call it.
+        snapshots: Training step -> folder; ``{0: folder}`` where there is nothing to choose.
+        role: Of a candidate the judge chooses a snapshot on validation prompts. A control is the same training
+            otherwise: its snapshots are measured there too, and its last one is reported. A baseline is only reported.
+        note: What the tables say beneath its name.
+        best_of: The proxy picks the best of so many samples.
+        stream: Names its random numbers, its name where empty: a policy can get another name and keep its samples.
+    """
+
+    name: str
+    snapshots: Mapping[int, Path]
+    role: Role = "candidate"
+    note: str = ""
+    best_of: int = 1
+    stream: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.snapshots:
+            raise UsageError(
+                f"{self.name} has no snapshot to measure", hint="lower eval_every, so that training writes some"
+            )
+
+    @property
+    def last(self) -> int:
+        """The step of its last snapshot."""
+        return max(self.snapshots)
+
+    @property
+    def random(self) -> str:
+        """The name of its random numbers."""
+        return self.stream or self.name
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the judge chooses among its snapshots; best-of-n has none of its own."""
+        return self.role == "candidate" and self.best_of == 1
+
+
+@dataclass(frozen=True)
+class EvalPrompts:
+    """Files of prompts, JSONL of ``{"prompt", "topic"}``: those that choose, and those that are reported."""
+
+    valid: Path
+    test: Path
+
+
+def read_topics(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts of a file and the topic of each, the unit of resampling; one without is a topic of its own."""
+    rows = read_prompts(path)
+    if len({row.text for row in rows}) < len(rows):
+        raise UsageError("a prompt stands twice", where=str(path), hint="evaluate on each prompt once")
+    return tuple(row.text for row in rows), tuple(row.topic or row.text for row in rows)
+
+
+def check_names(reference: Contestant, contestants: tuple[Contestant, ...]) -> None:
+    """Refuse two policies of one name: rows and random numbers go by names."""
+    names = [reference.name, *(one.name for one in contestants)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"two policies are called {' and '.join(map(repr, twice))}", hint="give each its own name")
