@@ -16,6 +16,7 @@ from accord.algo.reductions import masked_whiten
 from accord.algo.settings import PolicySettings
 from accord.algo.shapes import check_fields, shaped
 
+# As TRL has it: a group of nearly equal returns is not blown up to unit spread.
 GROUP_EPS = 1e-4
 
 
@@ -96,7 +97,7 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, l
 
 
 def whitened_gae(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, Tensor]:
-    """GAE, its advantages whitened over all counted tokens of the batch; the returns are taken before that.
+    """Return GAE with its advantages whitened over all counted tokens of the batch; the returns are taken before that.
 
     With ``shaping.whiten`` the rewards' spread is set to 1 first, their mean kept (Stiennon 2020): it shortens texts.
     """

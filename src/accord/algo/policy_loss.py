@@ -15,6 +15,7 @@ from torch import Tensor
 from accord.algo.settings import PolicySettings
 from accord.algo.shapes import check_fields, shaped
 
+# Beyond e^20 a ratio says no more than "far away"; from e^88 on fp32 has no number for it, and a gradient becomes NaN.
 LOG_RATIO_BOUND = 20.0
 
 

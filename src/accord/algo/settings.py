@@ -1,4 +1,7 @@
-"""The numbers that the rows of the table read; `accord.config.RlConfig` has them all."""
+"""The settings that rows of the table may read: what a function of one's own can rely on.
+
+`accord.config.RlConfig` has them all and more; these Protocols keep `algo` free of the configuration.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Protocol
 
 
 class TrustSettings(Protocol):
-    """Bounds of one update."""
+    """How far one update may go: the upper clip (None: as the lower one) and the bound of bad tokens' loss."""
 
     @property
     def clip_high(self) -> float | None: ...
@@ -15,14 +18,14 @@ class TrustSettings(Protocol):
 
 
 class ShapingSettings(Protocol):
-    """What rewards go through."""
+    """What rewards go through before advantages: whether their spread is set to 1."""
 
     @property
     def whiten(self) -> bool: ...
 
 
 class PolicySettings(Protocol):
-    """What advantages and surrogates may ask. KL in nats, lengths in tokens."""
+    """What advantages, surrogates and aggregates may ask. KL in nats, lengths in tokens."""
 
     @property
     def discount(self) -> float: ...
