@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data files.")
 
 FileFormat = Annotated[
-    str | None, typer.Option("--format", metavar="F", help="The file's format; told by its rows without it.")
+    str | None, typer.Option("--format", metavar="F", help="The file's format; recognised by its rows without it.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read at most N rows.")]
 Only = Annotated[
@@ -89,7 +89,7 @@ def export(
     data: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Convert this file, not the project's store.")
     ] = None,
-    data_format: Annotated[str | None, typer.Option(metavar="F", help="The format of --data; told without it.")] = None,
+    data_format: Annotated[str | None, typer.Option(metavar="F", help="The format of --data.")] = None,
     only: Only = None,
     simulated: Annotated[bool, typer.Option("--simulated", help="Also what simulated annotators said.")] = False,
     as_said: Annotated[
@@ -196,7 +196,7 @@ def _text(found: Inspection) -> str:
         f"{found.file}: {detected.format}{also}, {detected.container}",
         f"why: {detected.why}",
         f"rows: {found.rows:,}, {found.rejected:,} of them no good",
-        *(f"  {told}" for told in found.first_rejects),
+        *(f"  {reject}" for reject in found.first_rejects),
         f"counts: {counts}",
         f"kinds: {', '.join(f'{count:,} {kind}' for kind, count in found.kinds.items())}",
         "fields: " + ", ".join(f"{name} ({_held(held)})" for name, held in found.fields.items()),

@@ -37,7 +37,7 @@ def to_records(
     scale: tuple[float, float] | None = None,
     left_out: Counter[str] | None = None,
 ) -> Iterator[Record]:
-    """The facts in items, each after those that it refers to. The same items give the same facts.
+    """Return the facts in items, each after those that it refers to. The same items give the same facts.
 
     Args:
         items: What a file says.

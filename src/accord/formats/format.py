@@ -1,4 +1,4 @@
-"""What a format is: how its rows are told, read as items, and written."""
+"""What a format is: how its rows are recognised, read as items, and written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Format:
 
 
 def row_by_row(read: Callable[[InputRow], Iterable[Item]], fields: Iterable[str]) -> ItemReader:
-    """A reader of rows that stand each for itself. What is not among ``fields`` goes into ``extra``."""
+    """Return a reader of rows that stand each for itself. What is not among ``fields`` goes into ``extra``."""
     known = frozenset(fields)
 
     def reader(rows: Iterable[InputRow], on_reject: OnReject) -> Iterator[Item]:
@@ -62,7 +62,7 @@ def row_by_row(read: Callable[[InputRow], Iterable[Item]], fields: Iterable[str]
 def item_by_item(
     write: Callable[[Item], Iterable[Fields]], fields: Iterable[str] = (), *, uniform: bool = False
 ) -> ItemWriter:
-    """A writer of items that stand each for itself.
+    """Return a writer of items that stand each for itself.
 
     Args:
         write: The rows of an item. Raises `CannotSay` where the format has no words for it.

@@ -60,7 +60,7 @@ def as_said(judgement: Judgement) -> Weighed:
 
 
 def from_facts(store: StoredFacts, view: View = as_said) -> Iterator[Item]:
-    """What a store holds, as items: one for each judgement, then one for each prompt that has none.
+    """Return what a store holds as items: one for each judgement, then one for each prompt that has none.
 
     Judgements are those that the store's readers give, so not what was superseded or withdrawn. Memory stays flat:
     prompts and completions wait in a file, to be looked up as judgements pass.

@@ -20,14 +20,14 @@ from accord.formats.tally import ItemTally
 from accord.formats.writing import rejects_path, write_items
 from accord.records import Record
 
-#: Bad rows after which an import gives up, unless told otherwise.
+#: Bad rows after which an import gives up, unless the caller says otherwise.
 MAX_REJECTS = 1_000
 _BATCH_ITEMS = 2_000
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was found in a file, and what became of it.
+    """The counts of a file that was read, and what became of its items.
 
     ``kinds`` counts the items by kind; ``left_out`` those that were not taken, by reason; ``written`` the rows of the
     output (None: there is none), ``new`` the facts that the store had not (None: no store).
@@ -85,7 +85,7 @@ def convert_file(
     """Write the items of a file in another format, by default as rows for the stages; rejects and manifest beside it.
 
     Args:
-        file, format: The file, and its format if it is not to be told.
+        file, format: The file, and its format if it is not to be recognised by its rows.
         output, to: Where to, and in which format.
         only: Kinds of items to take, or "all"; by default those that people come to the file's format for.
         messages: Write prompts of text as messages.
@@ -130,7 +130,7 @@ def add_to(
 
     Args:
         store: Takes the facts, in batches: an import that is stopped can be run again.
-        file, format: The file, and its format if it is not to be told.
+        file, format: The file, and its format if it is not to be recognised by its rows.
         notes: Folder for ``manifest.json`` and ``rejects.jsonl``.
         source: The name of who wrote and judged, where the file does not say it; by default the file's.
         scale: (lowest, highest) of ratings that do not say it.

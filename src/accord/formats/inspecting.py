@@ -22,7 +22,7 @@ _SHOWN = 280
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found in one file.
+    """What `inspect_files` found in one file.
 
     ``fields`` counts the rows that have each field, by what it holds; ``lengths`` are the `QUANTILES` of the lengths of
     prompts and completions in characters; ``repeated_items`` say word for word what an earlier one said;
@@ -92,7 +92,7 @@ class _Looked:
 
 
 def inspect_files(paths: Iterable[Path], format: str | None = None, *, limit: int | None = None) -> list[Inspection]:
-    """What files are and hold, and which prompts they share.
+    """Describe files: their format, what they hold, and which prompts they share.
 
     Raises:
         DataError: A file cannot be read, or no format fits it.
@@ -115,7 +115,7 @@ def _quantiles(values: array[int]) -> list[int]:
 
 
 def rendered(item: Item) -> str:
-    """An item as a person would read it, cut short, without characters that would steer a terminal."""
+    """Return an item as a person would read it, cut short, without characters that would steer a terminal."""
     lines = [f"[{item.kind}]", *(_turns("prompt", item.prompt) if item.prompt is not None else [])]
     for i, completion in enumerate(item.completions):
         marks = [f"rank {item.ranks[i]:g}" if item.ranks and item.ranks[i] is not None else ""]
@@ -136,5 +136,5 @@ def _shown(text: str) -> str:
 
 
 def printable(line: str) -> str:
-    """A line without characters that would steer a terminal."""
+    """Return a line without characters that would steer a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

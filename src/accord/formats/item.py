@@ -19,7 +19,8 @@ ITEM_KINDS = ("ranking", "label", "rating", "demonstration", "sample", "prompt",
 
 
 def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """How many signs (or messages) two texts begin with in common. By halving: texts may be a million signs long."""
+    """Return how many characters (or messages) two texts begin with in common."""
+    # By halving: texts may be a million characters long.
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
@@ -123,12 +124,12 @@ def cannot(reason: str) -> NoReturn:
 
 
 def turns_of(text: TextOrTurns | None, role: str = "user") -> Turns:
-    """A prompt as messages: a text is one turn of the user's."""
+    """Return a prompt as messages: a text is one turn of the user's."""
     return ({"role": role, "content": text},) if isinstance(text, str) else tuple(text or ())
 
 
 def reply_of(completion: TextOrTurns) -> str:
-    """A completion as text. Raises CannotSay where it is more than one plain message of the assistant's."""
+    """Return a completion as text. Raises CannotSay where it is more than one plain message of the assistant's."""
     if isinstance(completion, str):
         return completion
     if len(completion) != 1 or completion[0].get("role") != "assistant" or not is_plain(completion[0]):
@@ -143,14 +144,14 @@ def is_plain(message: Turn) -> bool:
 
 
 def plain_turns(turns: Turns) -> list[dict[str, str]]:
-    """Messages with role and content alone. Raises CannotSay where one calls tools."""
+    """Return messages with role and content alone. Raises CannotSay where one calls tools."""
     if not all(map(is_plain, turns)):
         cannot("a message calls tools")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 def chosen_rejected(item: Item) -> Iterator[tuple[TextOrTurns, TextOrTurns]]:
-    """The pairs of a ranking as completions. Raises CannotSay where the item prefers nothing."""
+    """Return the pairs of a ranking as completions. Raises CannotSay where the item prefers nothing."""
     if item.kind != "ranking":
         cannot(f"a {item.kind} is no preference")
     found = [(item.completions[i], item.completions[j]) for i, j in item.pairs()]

@@ -24,7 +24,7 @@ Besides = dict[str, Any]
 
 
 def _read(row: InputRow) -> Iterable[Item]:
-    """All that a row says. Which columns it has says what it is."""
+    """Return all that a row says; its columns decide what it is."""
     besides = _besides(row, *_BESIDES)
     if "prompt" not in row:
         said: TextOrTurns = row.messages("messages") if "messages" in row else row.text("text")
@@ -41,7 +41,7 @@ def _read(row: InputRow) -> Iterable[Item]:
 
 
 def read_label(row: InputRow, besides: Besides) -> Item:
-    """A completion that somebody called good or bad."""
+    """Read a completion that somebody called good or bad."""
     return _answered(row, besides, labels=(row.truth("label", row.get("label")),))
 
 
@@ -51,7 +51,7 @@ def _rated(row: InputRow, besides: Besides) -> Item:
 
 
 def read_demonstration(row: InputRow, besides: Besides) -> Item:
-    """A completion to imitate."""
+    """Read a completion to imitate."""
     return _answered(row, besides, demonstration=True)
 
 
@@ -75,7 +75,7 @@ def _scale(row: InputRow) -> tuple[float, float] | None:
 
 
 def read_pair(row: InputRow, besides: Besides) -> Item:
-    """A prompt with a chosen and a rejected completion; whole dialogues beside a prompt of text bring their own."""
+    """Read a prompt with a chosen and a rejected completion; dialogues beside a prompt of text bring their own."""
     prompt, *sides = (row.text_or_messages(name) for name in ("prompt", "chosen", "rejected"))
     if isinstance(prompt, str) and not isinstance(sides[0], str) and sides[0][0]["role"] != "assistant":
         return read_dialogues(row, besides)
@@ -83,7 +83,7 @@ def read_pair(row: InputRow, besides: Besides) -> Item:
 
 
 def read_dialogues(row: InputRow, besides: Besides) -> Item:
-    """A chosen and a rejected dialogue; the prompt is what both begin with."""
+    """Read a chosen and a rejected dialogue; the prompt is what both begin with."""
     chosen, rejected = row.text_or_messages("chosen"), row.text_or_messages("rejected")
     if isinstance(chosen, str) != isinstance(rejected, str):
         row.fail("rejected", "is not of the form that chosen has", "write both as texts or both as messages")

@@ -68,11 +68,11 @@ class Reading(Iterator[Item]):
 def read_items(
     path: Path | str, format: str | None = None, *, on_reject: OnReject = refuse, limit: int | None = None
 ) -> Reading:
-    """The items of a file of any known format, streamed: memory holds one row (of Open-Assistant, one tree).
+    """Return the items of a file of any known format, streamed: memory holds one row (of oasst, one tree).
 
     Args:
-        path: JSON lines, one JSON array, CSV or Parquet; plain, gzip or zstd. All told by content.
-        format: A name of `FORMATS` or ``module:name``; told by the first rows without it.
+        path: JSON lines, one JSON array, CSV or Parquet; plain, gzip or zstd. All recognised by content.
+        format: A name of `FORMATS` or ``module:name``; recognised by the first rows without it.
         on_reject: Called with each row that is no good, which is then left out. Without it the first one is an error.
         limit: Read at most so many good rows.
 

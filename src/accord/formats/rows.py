@@ -41,12 +41,12 @@ OnReject = Callable[[Reject], None]
 
 
 def refuse(reject: Reject) -> NoReturn:
-    """What to do about a bad row where nobody says otherwise: stop."""
+    """Stop at a bad row: what is done where nobody says otherwise."""
     raise RowError(reject.problem, field=reject.field, where=reject.where, hint=reject.hint)
 
 
 def reject_of(error: DataError, where: str, raw: bytes = b"") -> Reject:
-    """The reject of an error; ``where`` is the row's place, for errors that do not know it."""
+    """Return the reject of an error; ``where`` is the row's place, for errors that do not know it."""
     shown = raw[: 4 * MAX_SHOWN].decode("utf-8", "backslashreplace")
     row = (
         shown if len(shown) <= MAX_SHOWN and len(raw) <= 4 * MAX_SHOWN else f"{shown[:MAX_SHOWN]}... ({len(raw)} bytes)"
@@ -165,7 +165,7 @@ def is_moment(text: str) -> bool:
 
 
 def json_kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Return what a JSON value is, in words."""
     names = {
         bool: "true or false",
         int: "a number",
@@ -178,7 +178,7 @@ def json_kind(value: Any) -> str:
 
 
 def parse_object(line: bytes, where: str, hint: str = "write one JSON object a line") -> dict[str, Any]:
-    """The object of a line of JSON.
+    """Return the object of a line of JSON.
 
     Raises:
         RowError: Not UTF-8, not JSON, not an object, a key twice, a number that is none, half of a surrogate pair.
@@ -201,7 +201,7 @@ def parse_object(line: bytes, where: str, hint: str = "write one JSON object a l
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value. Raises ValueError for what is none, a key that stands twice, and numbers that are none."""
+    """Return a JSON value. Raises ValueError for what is none, a key that stands twice, and numbers that are none."""
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_unknown, parse_float=_finite)
 
 

@@ -28,7 +28,7 @@ _TABLES = ("csv", "parquet")
 
 
 def container_named(path: Path) -> Container:
-    """How a file of this name is to hold its rows: JSON lines unless the name says otherwise."""
+    """Return how a file of this name is to hold its rows: JSON lines unless the name says otherwise."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = _COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
     suffix = (suffixes[-2:-1] if compression else suffixes[-1:]) or [".jsonl"]
@@ -79,7 +79,7 @@ def _cell(name: str, value: Any) -> str:
 def write_rows(path: Path, container: Container, rows: Iterable[Fields], left_out: Mapping[str, int]) -> int:
     """Write the rows and return how many there were. Memory holds one row, of a table a batch of them.
 
-    ``left_out`` counts by reason what makes no row: told if there are none.
+    ``left_out`` counts by reason what makes no row: reported if there are none.
 
     Raises:
         DataError: There are no rows, or (Parquet) a column holds values of several kinds.

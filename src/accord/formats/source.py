@@ -1,4 +1,4 @@
-"""Files as rows, one at a time: JSON lines, one JSON array, CSV, Parquet; plain, gzip or zstd. Told by content.
+"""Files as rows, one at a time: JSON lines, one JSON array, CSV, Parquet; plain, gzip or zstd. Recognised by content.
 
 Memory is bounded by one row: a line (or element, or record) above `MAX_ROW` bytes is skipped and reported.
 """
@@ -44,7 +44,7 @@ class Container:
 
 
 def container_of(path: Path) -> Container:
-    """How a file holds its rows, by its first 64 KiB.
+    """Return how a file holds its rows, by its first 64 KiB.
 
     Raises:
         DataError: There is no such file, it is empty, or it is neither text nor Parquet.
@@ -87,7 +87,7 @@ def _is_object(line: bytes) -> bool:
 
 
 def rows(path: Path, container: Container, on_reject: OnReject) -> Iterator[InputRow]:
-    """The rows of a file; what cannot be parsed goes to ``on_reject``. A file cut off is read up to the cut.
+    """Return the rows of a file; what cannot be parsed goes to ``on_reject``. A file cut off is read up to the cut.
 
     Raises:
         DataError: The file cannot be opened.
@@ -114,7 +114,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, str]]:
 
 
 class _Inflating(io.RawIOBase):
-    """Compressed bytes as plain ones, piece by piece: what stands before damage is given before the damage is told.
+    """Compressed bytes as plain ones, piece by piece: what stands before damage is given before the damage is reported.
 
     Pieces are small because a few bytes may stand for very many.
     """
@@ -165,7 +165,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def zstandard() -> Any:
-    """The package that knows zstd. Raises ResourceError where it is not installed."""
+    """Return the package that knows zstd. Raises ResourceError where it is not installed."""
     try:
         import zstandard
     except ImportError as error:
@@ -174,7 +174,7 @@ def zstandard() -> Any:
 
 
 def pyarrow() -> tuple[Any, Any]:
-    """pyarrow and pyarrow.parquet. Raises ResourceError where they are not installed."""
+    """Return pyarrow and pyarrow.parquet. Raises ResourceError where they are not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -244,7 +244,7 @@ _OUTSIDE, _INSIDE = re.compile(rb'["\[\]{},]'), re.compile(rb'["\\]')
 
 
 class _Cutter:
-    """Cuts the elements out of a JSON array that comes in chunks, by its brackets and quotes."""
+    """Cut the elements out of a JSON array that comes in chunks, by its brackets and quotes."""
 
     def __init__(self) -> None:
         self.depth, self.in_string, self.ended, self.skip = 0, False, False, 0
@@ -396,7 +396,7 @@ def _cells(raw: bytes, delimiter: str, width: int) -> list[str]:
 
 
 def cell_value(name: str, cell: str) -> Any:
-    """What a cell says: JSON in columns that hold no text, messages where they are written so, else its text."""
+    """Return what a cell says: JSON in columns that hold no text, messages where they are written so, else its text."""
     if name not in _NO_TEXTS and not cell.startswith(_STRUCTURES):
         return cell
     if cell in _TRUTHS:

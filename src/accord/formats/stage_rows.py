@@ -1,6 +1,6 @@
 """What the stages read of a file of any known format: prompts, demonstrations, judgements, texts.
 
-A file is told by its rows, as ``accord import`` tells it (`accord.formats.table.FORMATS`). Who knows better names
+A file is recognised by its rows, as by ``accord import`` (`accord.formats.table.FORMATS`). Who knows better names
 the format, before the path as in ``my_formats:QA:rows.txt`` (`accord.formats.table.input_file`) or as ``format``.
 Accord's own rows, one JSON object a line:
 
@@ -49,7 +49,7 @@ MessageList = list[dict[str, Any]]
 
 
 class Chat(Protocol):
-    """What makes texts of messages: a model's chat template (`accord.text.template.ChatTemplate`)."""
+    """Makes texts of messages: a model's chat template (`accord.text.template.ChatTemplate`)."""
 
     def prompt(self, messages: MessageList) -> str: ...
 
@@ -215,7 +215,7 @@ class _Said:
         raise DataError(what, where=self.item.where or str(self.path), hint=hint)
 
     def column(self, text: object, otherwise: str = "a text") -> str:
-        """The column that holds a text, in quotes."""
+        """Return the column that holds a text, in quotes."""
         for name, value in self.item.row.items():
             if value is text or value == text:
                 return f'"{name}"'
@@ -229,7 +229,7 @@ class _Said:
         return text
 
     def messages(self, messages: TextOrTurns) -> Turns:
-        """Messages that a template can render: all of text, and none of them empty but a system prompt by choice."""
+        """Return messages that a template can render: all of text, none of them empty but a system prompt by choice."""
         for i, message in enumerate(turns_of(messages)):
             content, where = message.get("content"), f"message {i + 1} of {len(messages)}"
             if not isinstance(content, str):
@@ -243,7 +243,7 @@ class _Said:
         return turns_of(messages)
 
     def asked(self, prompt: TextOrTurns, chat: Chat | None) -> str:
-        """A prompt as the model sees it."""
+        """Return a prompt as the model sees it."""
         if isinstance(prompt, str):
             return self.text(prompt)
         said = self.messages(prompt)
@@ -254,7 +254,7 @@ class _Said:
             return template.prompt(_turns(said))
 
     def reply(self, prompt: TextOrTurns, completion: TextOrTurns, chat: Chat | None) -> str:
-        """A completion as the model writes it."""
+        """Return a completion as the model writes it."""
         if isinstance(completion, str):
             return self.text(completion)
         said = self.messages(completion)
@@ -375,7 +375,7 @@ _WANTED: Mapping[str, _Wanted] = {
 
 
 def _said(path: Path | str, view: str, format: str | None) -> list[_Said]:
-    """The items of a file that a stage asks for. Raises DataError for the first row that is something else."""
+    """Return the items of a file that a stage asks for. Raises DataError for the first row that is something else."""
     format = format_said(path) if format is None else format
     path = Path(path)
     found = [_Said(item, path) for item in _items(path, view, format)]
@@ -414,7 +414,7 @@ def _quoted(name: str) -> str:
 
 
 def _detected(path: Path, view: str, format: str | None) -> Detected | None:
-    """What a file is; None where its rows are Accord's own for this view, whatever other columns look like."""
+    """Return what a file is; None where its rows are Accord's own for this view, whatever other columns look like."""
     if format is not None and format not in (own.ACCORD.name, *PLAIN_FILES):
         return detect(path, format)
     sample = sample_of(path, container_of(path))

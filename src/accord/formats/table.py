@@ -1,4 +1,4 @@
-"""The table of formats, and how a file's format is told by its rows."""
+"""The table of formats, and how a file's format is recognised by its rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FORMATS: Mapping[str, Format] = {
     )
 }
 
-#: Names for several formats: what they are for is told by the first item (or row).
+#: Names for several formats: the first of them that fits is taken, by the first item (or row).
 FORMAT_FAMILIES: Mapping[str, tuple[str, ...]] = {
     "trl": tuple(shape.name for shape in trl.TRL_SHAPES),
     "openai": ("openai-preference", "openai-sft"),
@@ -71,7 +71,7 @@ def format_named(name: str) -> Format:
 
 
 def members(name: str) -> tuple[Format, ...]:
-    """The formats that a name means, several where it is a family's. Raises UsageError where there is none."""
+    """Return the formats that a name means, several where it is a family's. Raises UsageError where there is none."""
     if name in PLAIN_FILES:
         return (own.ACCORD,)
     return tuple(format_named(member) for member in FORMAT_FAMILIES.get(name, (name,)))
@@ -83,7 +83,7 @@ def suffix_of(name: str) -> str:
 
 
 def detect(path: Path | str, format: str | None = None) -> Detected:
-    """What a file is, by its first rows; among the formats that a name means, if one is given.
+    """Return what a file is, by its first rows; among the formats that a name means, if one is given.
 
     Raises:
         DataError: No format fits, or the file cannot be read.
@@ -131,7 +131,7 @@ def _format_and_path(text: str) -> tuple[str | None, str]:
 
 
 def sample_of(path: Path, container: Container) -> list[Fields]:
-    """The first good rows of a file."""
+    """Return the first good rows of a file."""
     return [row.fields for row in itertools.islice(rows(path, container, lambda reject: None), SAMPLE_ROWS)]
 
 

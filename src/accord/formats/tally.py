@@ -31,7 +31,7 @@ class Distinct:
         return len(self._settle())
 
     def common(self, other: Distinct) -> int:
-        """How many values both have."""
+        """Return how many values both have."""
         return len(np.intersect1d(self._settle(), other._settle(), assume_unique=True))
 
     def _settle(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

@@ -46,12 +46,12 @@ class Manifest:
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of a file stands: beside it."""
+    """Return where the manifest of a file stands: beside it."""
     return path.with_name(f"{path.name}.manifest.json")
 
 
 def rejects_path(path: Path) -> Path:
-    """Where the rejected rows of a file stand: beside it."""
+    """Return where the rejected rows of a file stand: beside it."""
     return path.with_name(f"{path.name}.rejects.jsonl")
 
 
@@ -67,7 +67,7 @@ def write_items(
 ) -> Manifest:
     """Write items in a format, streamed, and a manifest beside the file. Both appear whole or not at all.
 
-    How the file holds its rows is told by its name (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, with
+    How the file holds its rows follows from its name (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, with
     ``.gz`` or ``.zst``). Items that the format has no words for are left out and counted by reason. The same items give
     the same bytes.
 
@@ -119,13 +119,13 @@ def write_items(
 
 
 def to_jsonl(items: Iterable[Item]) -> Iterator[Fields]:
-    """Items as Accord's own rows, which the stages read. What they would refuse is left out (empty texts, steps)."""
+    """Return items as Accord's own rows. What the stages would refuse is left out (empty texts, steps)."""
     assert ACCORD.write is not None
     return ACCORD.write(items, lambda reason: None)
 
 
 def wanted_kinds(named: Iterable[str]) -> frozenset[str]:
-    """The kinds of items that are taken. Raises UsageError for one that there is not."""
+    """Return the kinds of items that are taken. Raises UsageError for one that there is not."""
     kinds = frozenset(named)
     if unknown := kinds - {*ITEM_KINDS, "all"}:
         raise UsageError(f"there is no kind {min(unknown)!r}", hint=f"give all, or some of {', '.join(ITEM_KINDS)}")
