@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import count
@@ -136,6 +137,12 @@ def reward_folder(tmp_path_factory: pytest.TempPathFactory, tiny_config: Decoder
     folder = tmp_path_factory.mktemp("reward") / "model"
     save_scalar(folder, model, words, RewardScale(offset=0.1, scale=2.0))
     return folder
+
+
+def cpu_of_children() -> float:
+    """Return the processor's seconds of all processes that were started from here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture

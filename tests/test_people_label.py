@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from conftest import cpu_of_children
 
 from accord.people.web.security import HEADERS
 from tests.webapp import http, labelling
@@ -111,10 +111,10 @@ def test_it_starts_without_torch_and_quickly(project: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    start = time.perf_counter()
+    before = cpu_of_children()
     with labelling(project):
-        seconds = time.perf_counter() - start
-    assert seconds < 4  # one second on an idle machine; the bound leaves room for a loaded one
+        pass
+    assert cpu_of_children() - before < 3  # a second of the processor, whatever else runs on the machine
 
 
 def test_the_wheel_holds_the_pages(tmp_path: Path) -> None:
