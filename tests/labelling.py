@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accord.config import LabelConfig
-from accord.people.desk.answers import check, read_answer
+from accord.people.desk.answers import read_answer
+from accord.people.desk.kinds import check
 from accord.people.desk.rows import Person, Skip, Submission, Task
 from accord.people.quality import Quality, report
 from accord.people.simulation.annotators import ShownTask, SimulatedAnnotator

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from accord.config import AxisConfig, LabelConfig
 from accord.errors import DataError
-from accord.people.desk.answers import KINDS, Answer, check, facts, read_answer
+from accord.people.desk.answers import Answer, read_answer
+from accord.people.desk.kinds import FEEDBACK_KINDS, check, facts
 from accord.records import (
     Completion,
     Demonstration,
@@ -209,8 +210,8 @@ def test_an_unknown_kind_is_refused() -> None:
 @st.composite
 def opinions(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
     """A kind, a number of completions, and what somebody thinks of each of them, in the order of the task."""
-    kind = draw(st.sampled_from(sorted(set(KINDS) - {"demonstration"})))
-    num = draw(st.integers(KINDS[kind].fewest, KINDS[kind].most))
+    kind = draw(st.sampled_from(sorted(set(FEEDBACK_KINDS) - {"demonstration"})))
+    num = draw(st.integers(FEEDBACK_KINDS[kind].fewest, FEEDBACK_KINDS[kind].most))
 
     def each(strategy: st.SearchStrategy[Any]) -> list[Any]:
         return draw(st.lists(strategy, min_size=num, max_size=num))

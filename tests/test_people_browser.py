@@ -16,6 +16,7 @@ import pytest
 from accord.cli.project import create_project
 from accord.people.desk.answers import Answer
 from accord.records import Prompt
+from tests.own_kind import NAME, sent, write_kind
 from tests.webapp import Served, serving, task
 
 pytest.importorskip("playwright")
@@ -834,3 +835,31 @@ def test_a_decided_disagreement_becomes_gold_with_the_decision(browser: Browser,
         page.wait_for_url("**/manage/gold")
     gold = served.desk.task(made.id).gold
     assert gold is not None and (gold["ranks"], gold["strength"]) == ([2, 1], "slightly")
+
+
+# ---- a kind of one's own -----------------------------------------------------------------------------------------
+
+
+def test_a_kind_of_ones_own_is_answered_by_keyboard(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_kind(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with serving(tmp_path, own_kinds=(NAME,)) as served:
+        served.desk.add_tasks([task(NAME, "A greeting", "hello", "hi", "good day")])
+        with Person(browser, served, "Uma") as uma:
+            page = uma.open()
+            texts = uma.texts()
+            uma.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("Say which one")
+            page.locator("#doubt").fill("1")
+            page.locator("h2, .card").first.click()
+            uma.press("2")
+            eventually(lambda: drafted(served, uma).get("values") == {"pick": 1, "doubt": 1})
+            uma.open()
+            expect(page.get_by_label("Send B")).to_be_checked()
+            uma.submit()
+        labels = list(served.store.labels())
+        text_of = {completion.id: completion.text for completion in served.store.completions()}
+        assert sent(labels, text_of) == {text: text == texts[1] for text in texts}
+    sys.modules.pop("sending", None)

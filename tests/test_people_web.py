@@ -21,10 +21,11 @@ from fastapi import FastAPI
 from accord.config import LabelConfig
 from accord.errors import UsageError
 from accord.people.desk.answers import Answer
+from accord.people.desk.kinds import FEEDBACK_KINDS
 from accord.people.quality.gold import gold_report
 from accord.people.web.app import create_app
 from accord.people.web.diff import word_diff
-from accord.people.web.pages import EVERY_KEY, TITLES, keys_of
+from accord.people.web.pages import EVERY_KEY, keys_of
 from accord.people.web.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
 from accord.stats import Interval, wilson
 from tests.webapp import Served, http, http_get, serving, task
@@ -44,6 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 # Every route, the least role that may use it, and the status that role gets for an empty or harmless request.
 ROUTES: dict[str, tuple[str, int]] = {
     "GET /static/{version}/{name}": ("public", 404),
+    "GET /kinds/{name}/script.js": ("annotator", 422),
     "GET /login": ("public", 200),
     "POST /login": ("public", 401),
     "GET /join/{token}": ("public", 303),
@@ -461,7 +463,7 @@ def test_every_key_that_does_something_can_be_changed() -> None:
     """But digits and the question mark; a key with Shift goes along with its letter."""
     rows = [
         key
-        for kind in TITLES
+        for kind in FEEDBACK_KINDS.values()
         for mode in ("label", "gold")
         for keys, _ in keys_of(kind, 2, mode)
         for key in keys.split()

@@ -64,7 +64,6 @@ from accord.config.sections import (
     PretrainConfig,
     SampleConfig,
     SftConfig,
-    TaskKindName,
     TokenizerConfig,
 )
 from accord.config.training import (
@@ -132,7 +131,6 @@ __all__ = [
     "ShapingConfig",
     "Target",
     "TaskConfig",
-    "TaskKindName",
     "TokenizerConfig",
     "Training",
     "TrustConfig",

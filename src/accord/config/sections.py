@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from accord.config.base import Section, exact_div
+from accord.config.base import Rows, Section, exact_div
 from accord.config.training import SHARE_SPELLINGS, LoraConfig, OptimConfig, Training
 
 ModelKind = Literal["llama", "lstm"]
@@ -100,7 +100,6 @@ class EvalConfig(Section):
 
 
 #: What people are asked to do with the completions of a prompt; how is said in `accord.people.desk.answers`.
-TaskKindName = Literal["pair", "ranking", "rating", "label", "demonstration"]
 
 
 class AxisConfig(Section):
@@ -118,10 +117,19 @@ class AxisConfig(Section):
         return self
 
 
+#: Names of `accord.people.desk.kinds.FEEDBACK_KINDS` (a test holds them equal): a wrong one is told with its line.
+FEEDBACK_NAMES = ("pair", "ranking", "rating", "label", "demonstration")
+
+
 class LabelConfig(Section):
     """What annotators are asked, and how long they may take: the key ``label`` of a project's accord.yaml."""
 
-    kind: TaskKindName = Field("ranking", description="What is asked where a task does not say it.")
+    kind: Annotated[str, Rows(FEEDBACK_NAMES)] = Field(
+        "ranking", description="What is asked where a task does not say it; yours is module:NAME."
+    )
+    own_kinds: tuple[str, ...] = Field(
+        (), strict=False, description="Kinds of feedback of your own, module:NAME, that tasks may ask for."
+    )
     overlap: int = Field(1, ge=1, le=1000, description="People who answer a task, where it does not say how many.")
     axes: tuple[AxisConfig, ...] = Field(
         (

@@ -8,6 +8,7 @@ from itertools import groupby
 from accord.formats import Item
 from accord.formats.item import plain_turns, reply_of
 from accord.people.desk import Desk, NewTask, group_tasks
+from accord.people.desk.kinds import kind_of
 from accord.records import Completion, Prompt, Source, content_id
 
 Group = tuple[Prompt, tuple[Completion, ...]]
@@ -33,7 +34,7 @@ def queue_groups(
         shown = tuple({completion.text: completion for completion in completions}.values())
         name = _name(prompt, shown)
         kind, group = ("pair", name) if serve_as == "pairs" else (serve_as, "")
-        if (kind, name) in known or (len(shown) < 2 and kind in ("pair", "ranking")):
+        if (kind, name) in known or len(shown) < 2 <= kind_of(kind, desk.settings).fewest:
             continue
         known.add((kind, name))
         tasks += group_tasks(prompt, shown, serve_as=serve_as, num_pairs=num_pairs, origin=origin, group=group)

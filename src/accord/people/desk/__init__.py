@@ -18,6 +18,7 @@ from accord.config import LabelConfig
 from accord.errors import AccordError
 from accord.people.desk import directory, queries, queue, submitting
 from accord.people.desk.answers import Answer
+from accord.people.desk.kinds import kind_of
 from accord.people.desk.queue import group_tasks
 from accord.people.desk.rows import (
     ApiToken,
@@ -77,6 +78,8 @@ class Desk:
     """
 
     def __init__(self, store: Store, settings: LabelConfig, *, clock: Callable[[], float] = time.time) -> None:
+        for kind in (settings.kind, *settings.own_kinds):
+            kind_of(kind, settings)  # what the project names wrongly is told now, not when it is asked
         self.store = store
         self.settings = settings
         self._clock = clock

@@ -37,7 +37,8 @@ from sqlalchemy import (
 from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people.desk import directory
-from accord.people.desk.answers import MOST_NOTE, MOST_TEXT, check, check_can_be_gold, kind_of, read_answer
+from accord.people.desk.answers import MOST_NOTE, MOST_TEXT, read_answer
+from accord.people.desk.kinds import check, check_can_be_gold, kind_of
 from accord.people.desk.rows import Gone, NewTask, Person
 from accord.records import Completion, Prompt
 from accord.store import add_facts, schema
@@ -67,7 +68,7 @@ _NO_ASSIGNMENT = {
 
 def prepare(new: NewTask, settings: LabelConfig) -> NewTask:
     """A task with all said. Raises DataError where it cannot be asked."""
-    row = kind_of(new.kind)
+    row = kind_of(new.kind, settings)
     overlap = settings.overlap if new.overlap is None else new.overlap
     num = len(new.completions)
     if not row.fewest <= num <= row.most:
@@ -83,7 +84,7 @@ def prepare(new: NewTask, settings: LabelConfig) -> NewTask:
 
 
 def checked_gold(kind: str, settings: LabelConfig, num_completions: int, values: dict[str, Any]) -> dict[str, Any]:
-    check_can_be_gold(kind)
+    check_can_be_gold(kind, settings)
     answer = read_answer(values)
     check(kind, settings, num_completions, answer)
     return answer.plain()
@@ -258,7 +259,7 @@ def claim(
     who = directory.active(connection, person_id)
     rev = directory.confirmed_rev(connection, who)
     for kind in kinds or ():
-        kind_of(kind)
+        kind_of(kind, settings)
     expire(connection, at)
     own = connection.execute(_of_kinds(_OWN, kinds), {"me": person_id}).first()
     if own is not None:

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people.desk import directory, queue
-from accord.people.desk.answers import ADJUDICATION, GOLD, Answer, check, facts
+from accord.people.desk.answers import ADJUDICATION, GOLD, Answer
+from accord.people.desk.kinds import check, facts
 from accord.people.desk.rows import Conflict, Gone, Person, Receipt, Task
 from accord.records import Judgement, Withdrawal
 from accord.store import add_facts

@@ -11,7 +11,7 @@ from fastapi import Depends, Header, HTTPException, Path, Query, Request, Respon
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from accord.config import LabelConfig, TaskKindName
+from accord.config import LabelConfig
 from accord.people.desk import Assignment, Desk, NewTask, Person, Receipt, Role
 from accord.people.desk.answers import Answer
 from accord.people.web.diff import word_diff
@@ -74,7 +74,7 @@ def settings_json(settings: LabelConfig) -> dict[str, Any]:
 
 
 class Wanted(Body):
-    kinds: list[TaskKindName] | None = None
+    kinds: list[Name] | None = None
 
 
 @doors("POST", "/api/claim", "annotator", responses={204: {"description": "Nothing to do"}})
@@ -229,7 +229,7 @@ class Turn(Body):
 class GivenTask(Body):
     """A task to be: the prompt is a text, or a conversation whose last turn is to be answered."""
 
-    kind: TaskKindName
+    kind: Name
     prompt: Text | Annotated[list[Turn], Field(min_length=1, max_length=200)]
     completions: Annotated[list[GivenCompletion], Field(max_length=9)] = []
     overlap: Annotated[int, Field(ge=1, le=1000)] | None = None

@@ -16,8 +16,9 @@ from fastapi.responses import FileResponse
 from markupsafe import Markup
 from starlette.background import BackgroundTask
 
+from accord.errors import DataError
 from accord.people.desk import Desk, Person, Submission, Task
-from accord.people.desk.answers import check_can_be_gold, kind_of
+from accord.people.desk.kinds import check_can_be_gold, kind_of
 from accord.people.quality.evidence import gold_answer
 from accord.people.web.api import Me, TaskId, TheDesk
 from accord.people.web.pages import LETTERS, page, said, show_task
@@ -192,9 +193,10 @@ def decide(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response
 def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task and the form that says its right answer: with the one it has, or with what was decided."""
     task = desk.task(task_id)
-    check_can_be_gold(task.kind)
+    check_can_be_gold(task.kind, desk.settings)
     decided = [one for one in desk.submissions(task_id=task_id) if one.adjudication and not one.undone]
-    draft = task.gold or (decided[-1].answer.model_dump(include={*kind_of(task.kind).fields}) if decided else None)
+    fields = {*kind_of(task.kind, desk.settings).fields}
+    draft = task.gold or (decided[-1].answer.model_dump(include=fields) if decided else None)
     team = sum(1 for one in desk.people() if one.role == "annotator" and not one.disabled)
     return _form(request, desk, me, task, "gold", draft=draft, overlap=max(task.overlap, team))
 
@@ -215,7 +217,7 @@ def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length
     from accord.people.quality.gold import gold_report  # numpy and scipy: not needed to start
 
     questions, people = gold_report(desk)
-    ordinary = (task for task in desk.tasks(after=after) if task.gold is None and task.kind != "demonstration")
+    ordinary = (task for task in desk.tasks(after=after) if task.gold is None and can_be_gold(task, desk))
     found = list(islice(ordinary, _LISTED + 1))
     return _page(
         request,
@@ -227,6 +229,14 @@ def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length
         paged=bool(after),
         percent=percent,
     )
+
+
+def can_be_gold(task: Task, desk: Desk) -> bool:
+    """Whether a task has a right answer, as far as this project knows its kind."""
+    try:
+        return kind_of(task.kind, desk.settings).has_right_answer
+    except DataError:
+        return False
 
 
 def right_of(task: Task) -> Sequence[Any]:

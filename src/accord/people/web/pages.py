@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from fastapi import HTTPException, Path, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from starlette.concurrency import run_in_threadpool
 
 from accord.errors import DataError
+from accord.extend import is_outside
 from accord.people.desk import Assignment, Desk, Person, Submission, Task
 from accord.people.desk.answers import MOST_TEXT, Answer
+from accord.people.desk.kinds import FeedbackKind, blaming_own, kind_of
 from accord.people.web import markdown
 from accord.people.web.api import Me, TaskId, TheDesk, settings_json
 from accord.people.web.security import (
@@ -39,33 +41,6 @@ doors = Doors()
 
 JOIN_COOKIE = "accord_join"
 LETTERS = string.ascii_uppercase
-TITLES = {
-    "pair": "Which completion is better?",
-    "ranking": "Put these in order",
-    "rating": "Rate what you read",
-    "label": "Good or bad?",
-    "demonstration": "Write a completion",
-}
-_WIDTHS = {"pair": "wide", "rating": "wide", "ranking": "middle"}  # the others: a column of text
-_KEYS_OF_KIND: Mapping[str, Sequence[tuple[str, str]]] = {
-    "pair": (
-        ("1 2 3 4", "A is much better … barely better"),
-        ("5", "tie"),
-        ("6 7 8 9", "B is barely … much better"),
-        ("0", "both are bad"),
-        ("j k", "walk over A and B"),
-    ),
-    "ranking": (
-        ("j k", "walk down and up"),
-        ("⇧j ⇧k", "move down and up"),
-        ("=", "tie with the one above, or undo"),
-        ("x", "unacceptable, or undo"),
-        ("o", "show all text, or less"),
-    ),
-    "rating": (("j k", "walk over the questions"), ("1 … 9", "rate, and go on")),
-    "label": (("g b", "good, bad"), ("j k", "walk over the completions")),
-    "demonstration": (("w", "write"), ("Ctrl ↵", "submit while writing")),
-}
 _STRENGTHS = {
     "significantly": "much better",
     "better": "better",
@@ -282,13 +257,16 @@ def show_task(
     request: Request, desk: Desk, task: Task, shown: Sequence[Completion], given: Mapping[str, Any], **values: Any
 ) -> Response:
     """A task as a page; the script gets ``given`` and finds everything else on the page."""
+    row = kind_of(task.kind, desk.settings)
     known = {
         "progress": None,
-        "width": _WIDTHS.get(task.kind, ""),
+        "width": row.width,
         "mode": given["mode"],
         "task_id": task.id,
-        "title": TITLES[task.kind],
+        "title": row.title,
         "kind": task.kind,
+        "middle": _compiled(row.template.read_text(encoding="utf-8")),
+        "foot": row.bar and _compiled(row.bar.read_text(encoding="utf-8")),
     }
     known |= {
         "prompt": [{"role": turn["role"], "html": markdown.render(turn["content"])} for turn in task.prompt.turns()],
@@ -300,16 +278,46 @@ def show_task(
         "most_text": MOST_TEXT,
         "every_key": EVERY_KEY,
         "submit": _SUBMIT[given["mode"]],
-        "keys": keys_of(task.kind, len(shown), given["mode"]),
-        "task_json": json.dumps({"task_id": task.id, "kind": task.kind, **given}),
+        "keys": keys_of(row, len(shown), given["mode"]),
+        "task_json": json.dumps(
+            {"task_id": task.id, "kind": task.kind, "script": _script_url(task.kind, row), **given}
+        ),
     }
-    return page(request, "task.html.j2", **known | values)
+    with blaming_own(task.kind):
+        return page(request, "task.html.j2", **known | values)
 
 
-def keys_of(kind: str, count: int, mode: str) -> list[tuple[str, str]]:
+@cache
+def _compiled(text: str) -> Template:
+    return _templates().from_string(text)
+
+
+def _script_url(name: str, row: FeedbackKind) -> str:
+    """Where a page finds the script of a kind: among the assets, or at the door of one's own scripts."""
+    if row.script.name in _assets() and not is_outside(name):
+        return f"/static/{_version()}/{row.script.name}"
+    return f"/kinds/{quote(name)}/script.js"
+
+
+@doors("GET", "/kinds/{name}/script.js", "annotator", include_in_schema=False)
+def own_script(desk: TheDesk, name: Annotated[str, Path(max_length=200)]) -> Response:
+    """The script of a kind of one's own, as it is now."""
+    content = kind_of(name, desk.settings).script.read_bytes()
+    return Response(content, media_type="text/javascript", headers={"cache-control": "no-cache"})
+
+
+def _title(kind: str, desk: Desk) -> str:
+    """The title of a kind; its name where this project does not know it (any more)."""
+    try:
+        return kind_of(kind, desk.settings).title
+    except DataError:
+        return kind
+
+
+def keys_of(row: FeedbackKind, count: int, mode: str) -> list[tuple[str, str]]:
     """The keys of a page and what they do, for who asks by ``?``."""
     return [
-        *_KEYS_OF_KIND[kind],
+        *row.keys,
         *(_ON_COMPLETIONS if count and mode != "gold" else ()),
         *([("d", "compare words of two")] if count > 1 else ()),
         ("n", "note"),
@@ -345,7 +353,7 @@ def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
     recent = time.time() - submission.created_at <= desk.settings.undo_minutes * 60
     return {
         "submission": submission,
-        "title": TITLES[submission.kind],
+        "title": _title(submission.kind, desk),
         "undoable": recent and not submission.undone,
         "stands": not recent and not submission.undone,
         "prompt": task.prompt.turns()[-1]["content"],
@@ -377,6 +385,8 @@ def said(answer: Answer, i: int) -> str:
         parts += [f"{axis} {value}" for axis, value in answer.ratings[i].items()]
     if answer.good is not None:
         parts.append("good" if answer.good[i] else "bad")
+    if answer.values is not None:
+        parts += [f"{name} {value}" for name, value in answer.values.items()]
     if answer.flags is not None:
         parts += answer.flags[i]
     if answer.edit is not None and answer.edit.of == i:

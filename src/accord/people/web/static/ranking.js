@@ -49,7 +49,7 @@ function groupsOf(ranks) {
   return [...found.keys()].sort((a, b) => a - b).map((rank) => found.get(rank));
 }
 
-export function ranking({ form, cards, changed, say, current }) {
+export default function ranking({ form, cards, changed, say, current }) {
   const list = form.querySelector("#ranked");
   const cardOf = (item) => cards.find((card) => Number(card.dataset.position) === item);
   const letter = (item) => cardOf(item).dataset.letter;

@@ -1,10 +1,10 @@
 // One task on one page: reads the answer off the page, keeps it safe, sends it once.
 
 import { call, memory, persist } from "./net.js";
-import { KINDS } from "./kinds.js";
 import { extras } from "./extras.js";
 import { ownKeys } from "./keys.js";
 import { timer } from "./timer.js";
+import { walker } from "./walker.js";
 
 const form = document.getElementById("task");
 const given = JSON.parse(form.dataset.task);
@@ -19,11 +19,11 @@ const path = `/api/tasks/${encodeURIComponent(given.task_id)}`;
 const managing = given.mode !== "label"; // no lease, no draft, no way back but another answer
 
 const say = (told) => (live.textContent = told);
-const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, path, listed: managing };
+const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, walker, path, listed: managing };
 const kept = managing ? null : memory.read(localStorage, `draft:${own}`);
 const draft = kept ?? given.draft ?? {};
 const time = timer(draft);
-const kind = KINDS[given.kind](task);
+const kind = (await import(given.script)).default(task);
 const more = extras(task, kind);
 const mine = ownKeys(given.person);
 let locked = false;
