@@ -90,7 +90,7 @@ class EvalConfig(Section):
 
     samples_per_prompt: int = Field(4, ge=1, description="Completions per test prompt and policy.")
     best_of: int = Field(4, ge=2, description="n of the best-of-n baseline: the reward model picks one of n.")
-    bootstrap: int = Field(2000, ge=100, description="Resamples (by film) behind each 95 % interval.")
+    bootstrap: int = Field(2000, ge=100, description="Resamples (by topic) behind each 95 % interval.")
     curve_samples: int = Field(16, ge=1, description="SFT samples per validation prompt behind the best-of-n curve.")
     kl_ceiling: float = Field(15.0, gt=0, description="A snapshot further from SFT (nats) is not chosen.")
     length_low: float = Field(0.8, ge=0, description="Floor: least mean length, as a share of SFT's.")

@@ -25,7 +25,7 @@ from accord.loop.run import (
     part_of,
     write_run_files,
 )
-from accord.loop.stages import Home, dpo_stage, json_of, judge_stage, rl_stage
+from accord.loop.stages import Home, dpo_stage, json_of, judge_stage, judges_of, rl_stage
 from accord.models.folder import load_policy
 from accord.models.placement import Placement
 from accord.report.comparison_page import write_comparison
@@ -74,7 +74,7 @@ def _compare_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log:
     champion = first_champion(home)
     reward = fit_reward(home, collect(home, ask(home, sample(home, champion.policy, home.task.prompts("train")))))
     costs = {name: _method(home, name, champion, reward) for name in recipe.compare.methods}
-    for name in home.task.judges:
+    for name in judges_of(home):
         home.do(judge_stage(home, name))
     home.do(_eval_stage(home, champion, reward, costs))
     return {**json_of(home, "eval/results.json"), "costs": json_of(home, "eval/costs.json")}
@@ -162,7 +162,7 @@ def _eval_stage(home: Home, champion: Champion, reward: Path, costs: Mapping[str
         "reward_model": reward,
         "valid_prompts": task.prompts("valid"),
         "test_prompts": task.prompts("test"),
-        **{f"judge_{name}": home.path(f"judge_{name}") for name in task.judges},
+        **{f"judge_{name}": home.path(f"judge_{name}") for name in judges_of(home)},
         **{name: home.path(f"{name}/snapshots") for name in trained},
     }
 
@@ -178,7 +178,7 @@ def _eval_stage(home: Home, champion: Champion, reward: Path, costs: Mapping[str
             [contestant(name, inputs) for name in recipe.compare.methods],
             reference=Contestant("sft", {0: inputs["sft"]}),
             proxy=RewardModel.load(inputs["reward_model"], placement),
-            judges={name: one.load(inputs[f"judge_{name}"], placement) for name, one in task.judges.items()},
+            judges={name: load(inputs[f"judge_{name}"], placement) for name, load in judges_of(home).items()},
             prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
             run=EvalRun(folder, sampling_for_eval(recipe), recipe.seed, placement, log),
         )

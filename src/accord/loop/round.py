@@ -20,6 +20,7 @@ from accord.loop.stages import (
     data_stage,
     json_of,
     judge_stage,
+    judges_of,
     publish,
     reward_stage,
     rl_stage,
@@ -116,7 +117,7 @@ def evaluate(
     home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path
 ) -> dict[str, Any]:
     """What the judges say of the candidate and its controls on prompts that nothing was trained on."""
-    for name in home.task.judges:
+    for name in judges_of(home):
         home.do(judge_stage(home, name))
     home.do(eval_stage(home, champion, candidate, controls, reward))
     found: dict[str, Any] = json_of(home, "eval/results.json")
@@ -194,7 +195,7 @@ def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mappin
         "valid_prompts": task.prompts("valid"),
         "test_prompts": task.prompts("test"),
         "rl": candidate,
-        **{f"judge_{name}": home.path(f"judge_{name}") for name in task.judges},
+        **{f"judge_{name}": home.path(f"judge_{name}") for name in judges_of(home)},
         **{f"rl_{name}": folder for name, folder in controls.items()},
         **scorer_inputs(recipe.rl.rewards),
     }
@@ -206,7 +207,7 @@ def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mappin
             contestants_of(recipe, inputs),
             reference=Contestant("sft" if inputs["sft"] != inputs["base"] else "base", {0: inputs["sft"]}),
             proxy=load_scorer(recipe.rl.rewards, inputs["reward_model"], placement),
-            judges={name: one.load(inputs[f"judge_{name}"], placement) for name, one in task.judges.items()},
+            judges={name: load(inputs[f"judge_{name}"], placement) for name, load in judges_of(home).items()},
             prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
             run=EvalRun(folder, sampling_for_eval(recipe), recipe.seed, placement, log),
         )

@@ -20,6 +20,7 @@ from accord.models.placement import Placement
 from accord.records import Source
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
+from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.dpo import dpo
@@ -235,8 +236,25 @@ def dpo_stage(home: Home, name: str, config: DpoConfig, policy: Path, judgements
 # ---- judges --------------------------------------------------------------------------------------------------------
 
 
+PEOPLE = "people"  # the judge of a task that brings none
+
+
+def judges_of(home: Home) -> dict[str, Callable[[Path, Placement], Scorer]]:
+    """How each judge is read from its stage's folder: the task's, else a reward model of the "judge" split.
+
+    That one learns from judgements which teach nothing else.
+    """
+    if home.task.judges or home.task.judgements("judge") is None:
+        return {name: one.load for name, one in home.task.judges.items()}
+    return {PEOPLE: lambda folder, placement: RewardModel.load(folder / "model", placement)}
+
+
 def judge_stage(home: Home, name: str) -> Stage:
-    """A judge of the task's, fitted to what trains nothing else."""
+    """A judge, fitted to what trains nothing else."""
+    if name not in home.task.judges:
+        data, valid = home.task.judgements("judge"), home.task.judgements("valid")
+        inputs = {"model": start_of(home), "data": data, "valid_data": valid}
+        return home.training(f"judge_{name}", reward, inputs, home.recipe.reward)
     one = home.task.judges[name]
     return home.stage(f"judge_{name}", one.settings, one.inputs, one.fit)
 
