@@ -137,7 +137,7 @@ def _styled(outcomes: Sequence[Outcome]) -> list[tuple[Outcome, str]]:
 
 
 def _along(outcomes: Sequence[Outcome], measure: str, label: str) -> Figure:
-    """Snapshots of every run along KL, on validation films; each point with its interval."""
+    """Snapshots of every run along KL, on validation prompts; each point with its interval."""
     lines = [replace(one.lines[measure], name=one.name, style=style) for one, style in _styled(outcomes) if one.lines]
     title = f"{label.capitalize()} against KL on validation prompts, one line a run"
     return lines_along_kl(title, lines, label, outcomes[0].names.reference)
