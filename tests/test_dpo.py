@@ -486,7 +486,7 @@ def test_too_long_and_tied_judgements_are_left_out_and_counted(
         ("kto", [{"prompt": p, "completion": " b", "label": False} for p in "AB"], "no completion is good"),
         ("kto", [{"prompt": "A", "completion": " b", "label": 1}], '"label" is a number'),
         ("dpo", [{"prompt": "A", "chosen": " fog" * 99, "rejected": " b"}], "longer than 64 tokens"),
-        ("dpo", [], "no lines"),
+        ("dpo", [], "the file is empty"),
     ],
 )
 def test_a_file_without_a_preference_is_refused(
