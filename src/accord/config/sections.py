@@ -88,6 +88,9 @@ class SampleConfig(Section):
 class EvalConfig(Section):
     """The judge's side: what is measured on prompts that nothing was trained on."""
 
+    judges: dict[str, ScorerConfig] = Field(
+        {}, description="Name to {model | function | regex | http ...}: judges besides the task's own."
+    )
     samples_per_prompt: int = Field(4, ge=1, description="Completions per test prompt and policy.")
     best_of: int = Field(4, ge=2, description="n of the best-of-n baseline: the reward model picks one of n.")
     bootstrap: int = Field(2000, ge=100, description="Resamples (by topic) behind each 95 % interval.")

@@ -43,14 +43,14 @@ from accord.demo.taste import (
     simulate_rankings,
 )
 from accord.evals.judges import fit_text_judge, load_text_judge
-from accord.evals.pairs import HeldOutPairs, RatedText, rated_pairs
+from accord.evals.pairs import HeldOut, RatedText, rated_pairs
 from accord.evals.reward_card import measure_reward_model
 from accord.files import read_json, write_json
 from accord.formats.facts import ORIGINS
 from accord.formats.jsonl import read_demonstrations, read_rankings, write_jsonl
 from accord.loop.asking import as_facts, read_samples
 from accord.loop.cache import Inputs, Log
-from accord.loop.task import Annotators, Asked, HeldOut, PlainTask, Split, TaskJudge, TaskPlace
+from accord.loop.task import Annotators, Asked, PlainTask, RewardCheck, Split, TaskJudge, TaskPlace
 from accord.models.placement import Placement
 from accord.records import Completion, Prompt, RankedGroup, Ranking
 from accord.scoring.scorer import Scorer
@@ -95,7 +95,7 @@ class FilmTask(PlainTask):
         taste = {"words": file("words.json"), "human": file("demonstrations.jsonl")}
         self.annotators = {"simulated": Annotators(taste, self.simulated, self.settings)}
         reviews = {split: file(f"reviews_{split}.jsonl") for split in ("valid", "test")}
-        self.held_out = HeldOut(reviews, review_card, BASELINE)
+        self.held_out = RewardCheck(reviews, review_card, BASELINE)
 
     def path(self, kind: str, split: Split) -> Path:
         name = {"judgements": "rankings"}.get(kind, kind)
@@ -213,14 +213,15 @@ def load_ratings(folder: Path, placement: Placement) -> Scorer:
 
 def review_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> dict[str, Any]:
     """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
-    valid, test = (review_pairs(inputs[split]) for split in ("valid", "test"))
+    valid, test = (held_out_reviews(inputs[split]) for split in ("valid", "test"))
     human = [g for g in read_rankings(rankings) if g.origin != SIMULATED_ORIGIN]
     taught = {BASELINE: [g for g in human if g.topic], "tfidf_all_human_rankings": human}
     probes = [replace(probe, text=completion_for(probe.text)) for probe in film_probes()]
-    return measure_reward_model(scorer, test, taught=taught, valid=valid, probes=(test.texts[0][0], probes), seed=seed)
+    first = test.texts[0][0]
+    return measure_reward_model(scorer, test, taught=taught, valid=valid, probes=(first, probes), seed=seed)
 
 
-def review_pairs(path: Path) -> HeldOutPairs:
+def held_out_reviews(path: Path) -> HeldOut:
     """Rated reviews of a split as pairs that people ordered."""
     rows = read_judged(path)
     return rated_pairs([RatedText(prompt_for(r.film), completion_for(r.text), r.film, r.mean, r.verdict) for r in rows])

@@ -86,8 +86,8 @@ class Runner:
             self.log(self._done + share * fraction, f"{name}: {text}")
 
         result = _plain(stage.work(stage.inputs, folder, _sparse(report)))
-        seconds = earlier + time.monotonic() - started
-        write_json(stamp, {"identity": identity, "seconds": round(seconds, 1), "result": result})
+        seconds = round(earlier + time.monotonic() - started, 1)
+        write_json(stamp, {"identity": identity, "seconds": seconds, "result": result})
         (folder / "running.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the result stands; they have done their work
         self._finish(name, seconds, f"done in {seconds:.0f} s")

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import DataError
-from accord.evals.contestants import Contestant, EvalPrompts
-from accord.evals.evaluate import EvalRun, evaluate
+from accord.evals.contestants import Contestant
 from accord.files import write_json
 from accord.formats.jsonl import read_prompts, write_jsonl
 from accord.loop.cache import Inputs, Log, Runner, Stage
-from accord.loop.round import Champion, ask, collect, first_champion, fit_reward, sample, sampling_for_eval
+from accord.loop.round import (
+    Champion,
+    ask,
+    collect,
+    first_champion,
+    fit_judges,
+    fit_reward,
+    measure,
+    measured_inputs,
+    measured_settings,
+    sample,
+)
 from accord.loop.run import (
     TIME_SHARES,
     Where,
@@ -25,11 +35,11 @@ from accord.loop.run import (
     part_of,
     write_run_files,
 )
-from accord.loop.stages import Home, dpo_stage, json_of, judge_stage, judges_of, rl_stage
-from accord.models.folder import load_policy
+from accord.loop.stages import Home, dpo_stage, json_of, rl_stage
 from accord.models.placement import Placement
 from accord.report.comparison_page import write_comparison
-from accord.rollout.engine import Engine, Sampling
+from accord.rollout.engine import Sampling
+from accord.rollout.generator import open_generator
 from accord.scoring.reward_model import RewardModel
 from accord.seeds import stream_seed
 from accord.train.training_run import snapshots_of
@@ -73,11 +83,11 @@ def _compare_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log:
     write_run_files(recipe, folder)
     champion = first_champion(home)
     reward = fit_reward(home, collect(home, ask(home, sample(home, champion.policy, home.task.prompts("train")))))
-    costs = {name: _method(home, name, champion, reward) for name in recipe.compare.methods}
-    for name in judges_of(home):
-        home.do(judge_stage(home, name))
-    home.do(_eval_stage(home, champion, reward, costs))
-    return {**json_of(home, "eval/results.json"), "costs": json_of(home, "eval/costs.json")}
+    costs = {name: _carry_out(home, name, champion, reward) for name in recipe.compare.methods}
+    fit_judges(home)
+    home.do(_eval_stage(home, champion, reward))
+    found: dict[str, Any] = json_of(home, "eval/results.json")
+    return found | {"costs": costs}
 
 
 def compare_shares(recipe: Recipe) -> dict[str, float]:
@@ -89,8 +99,8 @@ def compare_shares(recipe: Recipe) -> dict[str, float]:
     return {name: share / sum(found.values()) for name, share in found.items()}
 
 
-def _method(home: Home, name: str, champion: Champion, reward: Path) -> dict[str, float]:
-    """Carry a method out. Returns its cost: completions scored or labelled for it, and its own share of the time."""
+def _carry_out(home: Home, name: str, champion: Champion, reward: Path) -> dict[str, float]:
+    """Carry a method out; what it cost: completions scored or labelled for it, and its own share of the time."""
     one = home.recipe.method(name)
     if isinstance(one, int):
         return {"num_scored": 0, "seconds": 0.0}
@@ -135,16 +145,16 @@ Labelled = list[tuple[str, list[tuple[str, float]]]]
 
 def _labelled(inputs: Inputs, count: int, sampling: Sampling, seed: int, placement: Placement) -> tuple[Labelled, int]:
     """Each prompt with its samples that ended and their scores; and how many samples were scored."""
-    policy, words = load_policy(inputs["model"], placement)
-    rows = [row.text for row in read_prompts(inputs["prompts"], words.chat)]
+    generator = open_generator(inputs["model"], placement)
+    rows = [row.text for row in read_prompts(inputs["prompts"], generator.chat)]
     prompts = [rows[i % len(rows)] for i in range(count)]
-    samples = Engine(policy, words.stop_ids).generate([words.encode(p) for p in prompts], sampling, seed=seed)
-    pairs = [(prompts[s.prompt_index], words.decode(s.completion)) for s in samples]
-    scores = RewardModel.load(inputs["reward_model"], placement).score(pairs).tolist()
+    samples = generator.generate(prompts, sampling, seed=seed)
+    scorer = RewardModel.load(inputs["reward_model"], placement)
+    scores = scorer.score([one.pair for one in samples]).tolist()
     groups: list[list[tuple[str, float]]] = [[] for _ in prompts]
-    for one, (_, text), score in zip(samples, pairs, scores, strict=True):
-        if one.finish == "stop" and text.strip():
-            groups[one.prompt_index].append((text, score))
+    for place, (one, score) in enumerate(zip(samples, scores, strict=True)):
+        if one.finished and one.text.strip():
+            groups[place // sampling.samples_per_prompt].append((one.text, score))
     return list(zip(prompts, groups, strict=True)), len(samples)
 
 
@@ -153,36 +163,21 @@ def _ranking(prompt: str, group: Sequence[tuple[str, float]]) -> dict[str, Any]:
     return {"prompt": prompt, "completions": [text for text, _ in group], "ranks": ranks, "origin": "reward model"}
 
 
-def _eval_stage(home: Home, champion: Champion, reward: Path, costs: Mapping[str, Mapping[str, float]]) -> Stage:
-    recipe, task = home.recipe, home.task
-    best_of = {name: one for name in recipe.compare.methods if isinstance(one := recipe.method(name), int)}
-    trained = [name for name in recipe.compare.methods if name not in best_of]
-    read = {
-        "sft": champion.policy,
-        "reward_model": reward,
-        "valid_prompts": task.prompts("valid"),
-        "test_prompts": task.prompts("test"),
-        **{f"judge_{name}": home.path(f"judge_{name}") for name in judges_of(home)},
-        **{name: home.path(f"{name}/snapshots") for name in trained},
-    }
-
-    def contestant(name: str, inputs: Inputs) -> Contestant:
-        if name in best_of:
-            return Contestant(name, {0: inputs["sft"]}, best_of=best_of[name])
-        return Contestant(name, snapshots_of(inputs[name]))
+def _eval_stage(home: Home, champion: Champion, reward: Path) -> Stage:
+    """Measure every method as a run measures its one candidate."""
+    methods = {name: home.recipe.method(name) for name in home.recipe.compare.methods}
+    trained = {name: home.path(f"{name}/snapshots") for name, one in methods.items() if not isinstance(one, int)}
+    best_of = {name: one for name, one in methods.items() if isinstance(one, int)}
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        placement = Placement.of(recipe.rl)
-        evaluate(
-            recipe.eval,
-            [contestant(name, inputs) for name in recipe.compare.methods],
-            reference=Contestant("sft", {0: inputs["sft"]}),
-            proxy=RewardModel.load(inputs["reward_model"], placement),
-            judges={name: load(inputs[f"judge_{name}"], placement) for name, load in judges_of(home).items()},
-            prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
-            run=EvalRun(folder, sampling_for_eval(recipe), recipe.seed, placement, log),
-        )
-        write_json(folder / "costs.json", costs)
+        contestants = [
+            Contestant(name, {0: inputs["reference"]}, best_of=best_of[name])
+            if name in best_of
+            else Contestant(name, snapshots_of(inputs[name]))
+            for name in methods
+        ]
+        measure(home, contestants, inputs, folder, log)
         return {}
 
-    return home.stage("eval", {"config": recipe.eval.model_dump(), "best_of": best_of}, read, work)
+    inputs = {**measured_inputs(home, champion, reward), **trained}
+    return home.stage("eval", {**measured_settings(home), "best_of": best_of}, inputs, work)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.config import Recipe, RlConfig
+from accord.config import Recipe, RlConfig, ScorerConfig
 from accord.evals.contestants import Contestant, EvalPrompts
 from accord.evals.evaluate import EvalRun
 from accord.evals.evaluate import evaluate as evaluate_policies
+from accord.evals.judges import open_judges
 from accord.evals.results import summarise
 from accord.files import write_json
 from accord.loop.asking import JUDGEMENTS, SAMPLES, ask_stage, collect_stage, queue_stage
@@ -20,7 +21,6 @@ from accord.loop.stages import (
     data_stage,
     json_of,
     judge_stage,
-    judges_of,
     publish,
     reward_stage,
     rl_stage,
@@ -28,10 +28,12 @@ from accord.loop.stages import (
     sft_stage,
     start_of,
     start_stages,
+    task_judges,
 )
 from accord.models.placement import Placement
 from accord.report.run_page import write_model_card, write_report
 from accord.rollout.engine import Sampling
+from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.train.training_run import snapshots_of
 
@@ -117,11 +119,16 @@ def evaluate(
     home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path
 ) -> dict[str, Any]:
     """What the judges say of the candidate and its controls on prompts that nothing was trained on."""
-    for name in judges_of(home):
-        home.do(judge_stage(home, name))
+    fit_judges(home)
     home.do(eval_stage(home, champion, candidate, controls, reward))
     found: dict[str, Any] = json_of(home, "eval/results.json")
     return found
+
+
+def fit_judges(home: Home) -> None:
+    """The judges of the task, each by a stage of its own."""
+    for name in task_judges(home):
+        home.do(judge_stage(home, name))
 
 
 def promote(home: Home, candidate: Path, verdict: Mapping[str, Any]) -> Champion:
@@ -150,11 +157,11 @@ def report(home: Home, verdict: Mapping[str, Any]) -> None:
 
 def summary_of(home: Home, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The few numbers that decide, out of what the stages wrote."""
-    manifest, place = json_of(home, "data/manifest.json"), home.path("reward/card.json")
-    card = json_of(home, "reward/card.json") if place.exists() else None
-    counts = {**manifest["counts"], **{key: manifest[key] for key in ("human_rankings",) if key in manifest}}
-    seconds = round(sum(home.runner.seconds.values()), 1)
-    baseline = home.task.held_out.baseline if home.task.held_out else ""
+    told = json_of(home, "data/stage.json")["result"]
+    counts = {**told.get("counts", {}), **{key: told[key] for key in ("human_rankings",) if key in told}}
+    seconds, held_out = round(sum(home.runner.seconds.values()), 1), home.task.held_out
+    card = json_of(home, "reward/card.json") if held_out else None
+    baseline = held_out.baseline if held_out else ""
     found = summarise(verdict, card, baseline=baseline, seconds=seconds, counts=counts)
     return found | {"champion": champion_record(found["floors"])}
 
@@ -187,56 +194,87 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path) -> Stage:
     """Measure the candidate beside its controls, the policy it started from and best-of-n."""
-    recipe, task = home.recipe, home.task
-    inputs = {
+    recipe, name = home.recipe, algorithm_name(home.recipe.rl)
+    inputs = measured_inputs(home, champion, reward)
+    inputs |= {"rl": candidate, **{f"rl_{control}": folder for control, folder in controls.items()}}
+
+    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        contestants = [*baselines(home, inputs), Contestant(name, snapshots_of(inputs["rl"]))]
+        for one in recipe.controls:
+            told, snapshots = control_note(recipe, one), snapshots_of(inputs[f"rl_{one}"])
+            contestants.append(Contestant(f"{name}_{one}", snapshots, "control", told))
+        measure(home, contestants, inputs, folder, log)
+        return {}
+
+    return home.stage("eval", {**measured_settings(home), "controls": dict(recipe.controls)}, inputs, work)
+
+
+def algorithm_name(config: RlConfig) -> str:
+    """What pages call the policy that an algorithm made; a user's own goes by its function's name."""
+    return config.algorithm.rsplit(":", 1)[-1]
+
+
+def measured_inputs(home: Home, champion: Champion, reward: Path) -> dict[str, Path]:
+    """What every evaluation of a run reads besides the policies in question."""
+    task, recipe = home.task, home.recipe
+    return {
         "base": champion.start,
-        "sft": champion.policy,
+        "reference": champion.policy,
         "reward_model": reward,
         "valid_prompts": task.prompts("valid"),
         "test_prompts": task.prompts("test"),
-        "rl": candidate,
-        **{f"judge_{name}": home.path(f"judge_{name}") for name in judges_of(home)},
-        **{f"rl_{name}": folder for name, folder in controls.items()},
+        **{f"judge_{name}": home.path(f"judge_{name}") for name in task_judges(home)},
         **scorer_inputs(recipe.rl.rewards),
+        **{f"eval.{key}": path for key, path in scorer_inputs(_named_judges(recipe)).items()},
     }
 
-    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        placement = Placement.of(recipe.rl)
-        evaluate_policies(
-            recipe.eval,
-            contestants_of(recipe, inputs),
-            reference=Contestant("sft" if inputs["sft"] != inputs["base"] else "base", {0: inputs["sft"]}),
-            proxy=load_scorer(recipe.rl.rewards, inputs["reward_model"], placement),
-            judges={name: load(inputs[f"judge_{name}"], placement) for name, load in judges_of(home).items()},
-            prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
-            run=EvalRun(folder, sampling_for_eval(recipe), recipe.seed, placement, log),
-        )
-        return {}
 
-    rewards = [one.model_dump() for one in recipe.rl.rewards]
-    settings = {"config": recipe.eval.model_dump(), "rewards": rewards, "controls": dict(recipe.controls)}
-    return home.stage("eval", settings, inputs, work)
+def measured_settings(home: Home) -> dict[str, Any]:
+    """The settings that every evaluation of a run depends on."""
+    recipe = home.recipe
+    sampling = recipe.rl.model_dump(include={"max_new_tokens", "temperature"})
+    return {
+        "config": recipe.eval.model_dump(),
+        "sampling": sampling,
+        "rewards": [one.model_dump() for one in recipe.rl.rewards],
+    }
 
 
-def contestants_of(recipe: Recipe, inputs: Inputs) -> list[Contestant]:
-    """The base, best-of-n of the policy it became, the optimised policy by its algorithm's name, and the controls."""
-    algorithm, n = recipe.rl.algorithm.rsplit(":", 1)[-1], recipe.eval.best_of
-    base = [Contestant("base", {0: inputs["base"]}, "baseline", "before fine-tuning")]
-    best = Contestant("best_of_n", {0: inputs["sft"]}, "baseline", f"the proxy picks one of {n} samples", n)
-    controls = [
-        Contestant(
-            f"{algorithm} {name}",
-            snapshots_of(inputs[f"rl_{name}"]),
-            "control",
-            control_note(recipe, name),
-            stream=f"{algorithm}_{name}",
-        )
-        for name in recipe.controls
-    ]
-    found = [best, Contestant(algorithm, snapshots_of(inputs["rl"])), *controls]
-    return found if inputs["sft"] == inputs["base"] else base + found
+def baselines(home: Home, inputs: Inputs) -> list[Contestant]:
+    """The model before fine-tuning, where there was some, and best-of-n of the reference."""
+    n, reference = home.recipe.eval.best_of, {0: inputs["reference"]}
+    best = Contestant("best_of_n", reference, "baseline", f"the proxy picks one of {n} of its samples", n)
+    if inputs["base"] == inputs["reference"]:
+        return [best]
+    return [Contestant("base", {0: inputs["base"]}, "baseline", "before fine-tuning"), best]
 
 
-def sampling_for_eval(recipe: Recipe) -> Sampling:
-    """How completions are drawn that are measured: as those were that the policy was optimised on."""
-    return Sampling(recipe.rl.max_new_tokens, temperature=recipe.rl.temperature)
+def measure(home: Home, contestants: Sequence[Contestant], inputs: Inputs, folder: Path, log: Log) -> None:
+    """Evaluate contestants against the policy that they started from."""
+    recipe, placement = home.recipe, Placement.of(home.recipe.rl)
+    sampling = Sampling(recipe.rl.max_new_tokens, temperature=recipe.rl.temperature)
+    evaluate_policies(
+        recipe.eval,
+        contestants,
+        reference=Contestant(reference_name(inputs), {0: inputs["reference"]}),
+        proxy=load_scorer(recipe.rl.rewards, inputs["reward_model"], placement),
+        judges=open_all_judges(home, inputs, placement),
+        prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
+        run=EvalRun(folder, sampling, recipe.seed, placement, log),
+    )
+
+
+def reference_name(inputs: Inputs) -> str:
+    """What pages call the policy that optimisation started from."""
+    return "base" if inputs["base"] == inputs["reference"] else "sft"
+
+
+def open_all_judges(home: Home, inputs: Inputs, placement: Placement) -> dict[str, Scorer]:
+    """The judges of the task, then those of the recipe; one of the recipe's replaces one of the same name."""
+    fitted = {name: one.load(inputs[f"judge_{name}"], placement) for name, one in task_judges(home).items()}
+    named = _named_judges(home.recipe)
+    return {**fitted, **(open_judges(named, placement) if named else {})}
+
+
+def _named_judges(recipe: Recipe) -> list[ScorerConfig]:
+    return [config.model_copy(update={"name": name}) for name, config in recipe.eval.judges.items()]

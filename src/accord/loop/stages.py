@@ -13,12 +13,12 @@ from accord.files import read_json, write_folder, write_json
 from accord.formats import read_items
 from accord.formats.jsonl import read_prompts, write_jsonl
 from accord.loop.cache import Inputs, Log, Runner, Stage
-from accord.loop.task import Task
-from accord.models.folder import load_policy
+from accord.loop.task import Task, TaskJudge
 from accord.models.known_models import NAMED, add_model
 from accord.models.placement import Placement
 from accord.records import Source
-from accord.rollout.engine import Engine, Sampling
+from accord.rollout.engine import Sampling
+from accord.rollout.generator import by_prompt, open_generator
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import scorer_inputs
@@ -176,18 +176,18 @@ def draw(
     model: Path, prompts: Path, count: int, sampling: Sampling, seed: int, placement: Placement
 ) -> list[dict[str, Any]]:
     """Samples of a policy by prompt, without those that are empty: nobody can be shown nothing."""
-    policy, words = load_policy(model, placement)
-    rows, asked = read_prompts(prompts, words.chat), [item.prompt for item in read_items(prompts)]
+    generator = open_generator(model, placement)
+    rows, asked = read_prompts(prompts, generator.chat), [item.prompt for item in read_items(prompts)]
     chosen = [i % len(rows) for i in range(count)]
-    drawn = Engine(policy, words.stop_ids).generate([words.encode(rows[i].text) for i in chosen], sampling, seed=seed)
-    texts: list[list[str]] = [[] for _ in chosen]
-    for one in drawn:
-        text = words.decode(one.completion)
-        if text.strip():
-            texts[one.prompt_index].append(text)
+    drawn = generator.generate([rows[i].text for i in chosen], sampling, seed=seed)
     return [
-        {"prompt": asked[i], "text": rows[i].text, "topic": rows[i].topic, "completions": group}
-        for i, group in zip(chosen, texts, strict=True)
+        {
+            "prompt": asked[i],
+            "text": rows[i].text,
+            "topic": rows[i].topic,
+            "completions": [one.text for one in group if one.text.strip()],
+        }
+        for i, group in zip(chosen, by_prompt(drawn, sampling.samples_per_prompt), strict=True)
     ]
 
 
@@ -207,8 +207,7 @@ def reward_stage(home: Home, judgements: Path) -> Stage:
         result = inner.work({name: inputs[name] for name in names}, folder, log)
         log(1.0, "held-out pairs and baselines")
         scorer = RewardModel.load(folder / "model", Placement.of(config))
-        if card := held_out.card(inputs, scorer, inputs["data"], seed):
-            write_json(folder / "card.json", card)
+        write_json(folder / "card.json", held_out.card(inputs, scorer, inputs["data"], seed))
         return result
 
     return Stage(inner.name, inner.settings, {**inner.inputs, **held_out.inputs}, work)
@@ -236,26 +235,28 @@ def dpo_stage(home: Home, name: str, config: DpoConfig, policy: Path, judgements
 # ---- judges --------------------------------------------------------------------------------------------------------
 
 
-PEOPLE = "people"  # the judge of a task that brings none
+def task_judges(home: Home) -> dict[str, TaskJudge]:
+    """The judges of the task; of a task that names none, a reward model of the judgements kept for judging.
 
-
-def judges_of(home: Home) -> dict[str, Callable[[Path, Placement], Scorer]]:
-    """How each judge is read from its stage's folder: the task's, else a reward model of the "judge" split.
-
-    That one learns from judgements which teach nothing else.
+    Those judgements train nothing else, and the judge is told apart from the reward model by its seed too.
     """
-    if home.task.judges or home.task.judgements("judge") is None:
-        return {name: one.load for name, one in home.task.judges.items()}
-    return {PEOPLE: lambda folder, placement: RewardModel.load(folder / "model", placement)}
+    if home.task.judges or (data := home.task.judgements("judge")) is None:
+        return dict(home.task.judges)
+    config, seed = home.recipe.reward, stream_seed(home.recipe.seed, "judge")
+
+    def fit(inputs: Inputs, folder: Path, log: Log) -> Any:
+        return reward(config, **inputs, output_dir=folder, seed=seed, resume=home.runner.resume, log=log)
+
+    def load(folder: Path, placement: Placement) -> Scorer:
+        return RewardModel.load(folder / "model", placement)
+
+    inputs = {"model": start_of(home), "data": data}
+    return {"held_out": TaskJudge(inputs, fit, load, {"config": config.model_dump()})}
 
 
 def judge_stage(home: Home, name: str) -> Stage:
     """A judge, fitted to what trains nothing else."""
-    if name not in home.task.judges:
-        data, valid = home.task.judgements("judge"), home.task.judgements("valid")
-        inputs = {"model": start_of(home), "data": data, "valid_data": valid}
-        return home.training(f"judge_{name}", reward, inputs, home.recipe.reward)
-    one = home.task.judges[name]
+    one = task_judges(home)[name]
     return home.stage(f"judge_{name}", one.settings, one.inputs, one.fit)
 
 

@@ -87,10 +87,8 @@ class Annotators:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class RewardCheck:
     """How a reward model fares on what trained nothing: ``card(inputs, scorer, rankings, seed)`` is ``card.json``.
-
-    It may be empty where nothing is held out.
 
     ``rankings`` are what the reward model learnt from, for baselines that learn from the same; ``baseline`` is the one
     of them that the model must not fall below.
@@ -113,7 +111,7 @@ class Task(Protocol):
     inputs: Inputs
     judges: Mapping[str, TaskJudge]
     annotators: Mapping[str, Annotators]
-    held_out: HeldOut | None
+    held_out: RewardCheck | None
     guideline: str
 
     def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any: ...
@@ -132,7 +130,7 @@ class PlainTask:
 
     has: frozenset[str] = frozenset()
     guideline: str = ""
-    held_out: HeldOut | None = None
+    held_out: RewardCheck | None = None
 
     def __init__(self, place: TaskPlace) -> None:
         self.place = place

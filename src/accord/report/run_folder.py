@@ -14,7 +14,7 @@ from accord.report.names import Names
 
 #: Stages that come before any policy is optimised; those that a run has besides them optimise one, but for `LAST`.
 FIRST = ("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "rankings", "reward")
-LAST = ("eval", "queued", "queue")
+LAST = ("labelled", "eval", "queued", "queue")
 
 
 class Absent(Exception):
