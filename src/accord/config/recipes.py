@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -37,7 +37,7 @@ from accord.extend import is_outside
 SHARED_STAGES = frozenset(
     {
         *("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "rankings", "reward", "labelled", "eval"),
-        *("rl", "dpo", "model", "downloads"),
+        *("rl", "dpo", "model", "queued", "queue", "downloads"),
     }
 )
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -122,6 +122,7 @@ class Recipe(Section):
     sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
     ask: AskConfig = Field(AskConfig(), description="Who ranks them.")
     reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
+    optimise: Literal["rl", "dpo"] = Field("rl", description="rl: against the reward model. dpo: on the judgements.")
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
     dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
     controls: dict[str, dict[str, Any]] = Field(

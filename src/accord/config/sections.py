@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from accord.config.base import Rows, Section, exact_div
+from accord.config.rewards import ScorerConfig
 from accord.config.training import SHARE_SPELLINGS, LoraConfig, OptimConfig, Training
 
 ModelKind = Literal["llama", "lstm"]

@@ -19,6 +19,7 @@ from accord.loop.cache import Inputs, Log, Stage
 from accord.loop.stages import (
     Home,
     data_stage,
+    dpo_stage,
     json_of,
     judge_stage,
     publish,
@@ -53,7 +54,7 @@ def play_round(home: Home, champion: Champion) -> Champion:
     asked = ask(home, samples)
     judgements = collect(home, asked)
     reward = fit_reward(home, judgements)
-    candidate = optimise(home, "rl", home.recipe.rl, champion.policy, reward)
+    candidate = candidate_of(home, champion.policy, reward, judgements)
     controls = optimise_controls(home, champion.policy, reward)
     verdict = evaluate(home, champion, candidate, controls, reward)
     promoted = promote(home, candidate, verdict)
@@ -107,6 +108,14 @@ def optimise(home: Home, name: str, config: RlConfig, policy: Path, reward: Path
     """Snapshots of the policy while it is optimised against the reward model."""
     home.do(rl_stage(home, name, config, policy, reward))
     return home.path(f"{name}/snapshots")
+
+
+def candidate_of(home: Home, policy: Path, reward: Path, judgements: Path) -> Path:
+    """Snapshots of the policy that is to be better: optimised against the reward model, or on the judgements."""
+    if home.recipe.optimise == "rl":
+        return optimise(home, "rl", home.recipe.rl, policy, reward)
+    home.do(dpo_stage(home, "dpo", home.recipe.dpo, policy, judgements))
+    return home.path("dpo/snapshots")
 
 
 def optimise_controls(home: Home, policy: Path, reward: Path) -> dict[str, Path]:
@@ -194,24 +203,29 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path) -> Stage:
     """Measure the candidate beside its controls, the policy it started from and best-of-n."""
-    recipe, name = home.recipe, algorithm_name(home.recipe.rl)
+    recipe, name = home.recipe, candidate_name(home.recipe)
     inputs = measured_inputs(home, champion, reward)
-    inputs |= {"rl": candidate, **{f"rl_{control}": folder for control, folder in controls.items()}}
+    inputs |= {"candidate": candidate, **{f"rl_{control}": folder for control, folder in controls.items()}}
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        contestants = [*baselines(home, inputs), Contestant(name, snapshots_of(inputs["rl"]))]
+        contestants = [*baselines(home, inputs), Contestant(name, snapshots_of(inputs["candidate"]))]
         for one in recipe.controls:
             told, snapshots = control_note(recipe, one), snapshots_of(inputs[f"rl_{one}"])
-            contestants.append(Contestant(f"{name}_{one}", snapshots, "control", told))
+            contestants.append(Contestant(f"{plain_name(recipe.rl.algorithm)}_{one}", snapshots, "control", told))
         measure(home, contestants, inputs, folder, log)
         return {}
 
     return home.stage("eval", {**measured_settings(home), "controls": dict(recipe.controls)}, inputs, work)
 
 
-def algorithm_name(config: RlConfig) -> str:
-    """What pages call the policy that an algorithm made; a user's own goes by its function's name."""
-    return config.algorithm.rsplit(":", 1)[-1]
+def candidate_name(recipe: Recipe) -> str:
+    """What pages call the policy in question: by the algorithm or the loss that made it."""
+    return plain_name(recipe.rl.algorithm if recipe.optimise == "rl" else recipe.dpo.loss)
+
+
+def plain_name(row: str) -> str:
+    """The name of a row of a table; a user's own goes by its function's name."""
+    return row.rsplit(":", 1)[-1]
 
 
 def measured_inputs(home: Home, champion: Champion, reward: Path) -> dict[str, Path]:

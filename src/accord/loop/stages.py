@@ -235,6 +235,9 @@ def dpo_stage(home: Home, name: str, config: DpoConfig, policy: Path, judgements
 # ---- judges --------------------------------------------------------------------------------------------------------
 
 
+PEOPLE = "people"  # the judge of a task that brings none
+
+
 def task_judges(home: Home) -> dict[str, TaskJudge]:
     """The judges of the task; of a task that names none, a reward model of the judgements kept for judging.
 
@@ -251,7 +254,7 @@ def task_judges(home: Home) -> dict[str, TaskJudge]:
         return RewardModel.load(folder / "model", placement)
 
     inputs = {"model": start_of(home), "data": data}
-    return {"held_out": TaskJudge(inputs, fit, load, {"config": config.model_dump()})}
+    return {PEOPLE: TaskJudge(inputs, fit, load, {"config": config.model_dump()})}
 
 
 def judge_stage(home: Home, name: str) -> Stage:
