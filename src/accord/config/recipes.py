@@ -150,7 +150,7 @@ class Recipe(Section):
             if not isinstance(change, int) or change < 2:
                 raise ValueError(f"{key}.best_of is {change!r}, not a number from 2 on")
             return change
-        own: RlConfig | DpoConfig = {"rl": self.rl, "dpo": self.dpo}[stage]
+        own: RlConfig | DpoConfig = self.rl if stage == "rl" else self.dpo
         made = _changed(f"{key}.{stage}", own, change)
         if isinstance(made, DpoConfig) and made.online:
             raise ValueError(f"{key}.dpo.online: the dpo methods of a comparison share labelled samples")
