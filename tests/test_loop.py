@@ -296,6 +296,13 @@ def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given:
     assert [row["proxy"] for row in texts] == pytest.approx(wanted, abs=0.05)
 
 
+@pytest.mark.parametrize("work", [run, compare])
+def test_a_run_that_would_wait_for_people_is_refused_before_any_work(work: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot wait for their answers"):
+        work(load_recipe("demo", ["ask.who=people"]), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_names_no_model_is_told_before_any_work(tmp_path: Path) -> None:
     for wanted, error in (("smolm2", UsageError), (str(tmp_path / "x.gguf"), DataError)):
         with pytest.raises(error):

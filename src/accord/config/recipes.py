@@ -76,7 +76,7 @@ class AskConfig(Section):
 
     who: Annotated[str, Rows(("nobody", "people", "panel", "simulated", "scorer"))] = Field(
         "nobody",
-        description="nobody, people (at the desk), panel or simulated (the task's), scorer, or module:NAME of yours.",
+        description="nobody, panel or simulated (the task's), scorer, or module:NAME; people cannot be waited for yet.",
     )
     prompts: int = Field(150, ge=1, description="Train prompts whose samples they rank.")
     weight: float = Field(1.0, gt=0, description="Weight of one of their rankings against one that stands already.")

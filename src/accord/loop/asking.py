@@ -26,12 +26,10 @@ JUDGEMENTS, SAMPLES = "judgements.jsonl", "samples.jsonl"
 
 
 def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
-    """Let those that ``ask.who`` names rank the samples, or queue them for people; None where nobody is asked."""
+    """Let those that ``ask.who`` names rank the samples; None where nobody is asked."""
     config, task = home.recipe.ask, home.task
     if config.who == "nobody":
         return None
-    if config.who == "people":
-        return queue_stage(home, "ask", samples, policy)
     one = annotators_of(home)
     source, store, seed = source_of(home, policy), home.store, home.recipe.seed
 
@@ -53,7 +51,7 @@ def annotators_of(home: Home) -> Annotators:
     if config.who not in home.task.annotators:
         raise UsageError(
             f"ask.who is {config.who}, and the task {home.recipe.task.use} has no such annotators",
-            hint="ask " + ", ".join(["nobody", "people", "scorer", *home.task.annotators, "or module:NAME of yours"]),
+            hint="ask " + ", ".join(["nobody", "scorer", *home.task.annotators, "or module:NAME of yours"]),
         )
     return home.task.annotators[config.who]
 

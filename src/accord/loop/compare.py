@@ -28,6 +28,7 @@ from accord.loop.round import (
 from accord.loop.run import (
     TIME_SHARES,
     Where,
+    check_asking,
     check_base,
     check_rl,
     check_sampling,
@@ -64,6 +65,7 @@ def compare(
     recipe.check_lengths()
     check_base(recipe)
     check_sampling(recipe)
+    check_asking(recipe)
     for name in recipe.compare.methods:
         if isinstance(one := recipe.method(name), RlConfig):
             check_rl(one)

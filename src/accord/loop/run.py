@@ -152,6 +152,7 @@ def check(recipe: Recipe) -> None:
     recipe.check_lengths()
     check_base(recipe)
     check_sampling(recipe)
+    check_asking(recipe)
     for config in (recipe.rl, *map(recipe.control, recipe.controls)):
         check_rl(config)
 
@@ -179,6 +180,15 @@ def check_sampling(recipe: Recipe) -> None:
             f"sample.best_of {recipe.sample.best_of} has no effect in a run",
             why="its samples are ranked before there is a reward model",
             hint="use it with `accord sample`",
+        )
+
+
+def check_asking(recipe: Recipe) -> None:
+    """Refuse to ask people in the middle of a run: it cannot wait for their answers yet."""
+    if recipe.ask.who == "people":
+        raise UsageError(
+            "ask.who is people, and a run cannot wait for their answers yet",
+            hint="let them rank with `accord label`, `accord export` what they said, and name it as task.judgements",
         )
 
 
