@@ -509,7 +509,7 @@ THUMB = {"prompt": "Q", "completion": " a", "label": True}
         ({"loss": "binary"}, [THUMB, {**THUMB, "completion": " b"}], "every label is good"),
         ({"loss": "binary"}, [{**THUMB, "label": False}], "every label is bad"),
         ({"loss": "regression"}, [{"prompt": "Q", "completion": " a", "rating": 3}], "every rating is 3"),
-        ({"loss": "binary"}, [PAIR], '"completion" is missing'),
+        ({"loss": "binary"}, [PAIR], '"label" is missing'),
         ({"loss": "plackett_luce"}, [ONE_TIE], "one single tie"),
         ({"loss": "best_of_k"}, [THUMB], 'neither "completions"'),
         ({"pairs": PairsConfig(margin="large")}, [PAIR], 'no pair has a "strength"'),
