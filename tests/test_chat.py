@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from accord.config import SampleConfig, SftConfig
 from accord.errors import DataError
-from accord.formats.jsonl import Conversation, read_demonstrations, read_lessons, read_prompts, read_rankings
+from accord.formats.stage_rows import Conversation, read_demonstrations, read_lessons, read_prompts, read_rankings
 from accord.models.decoder import CausalLM, init_weights
 from accord.models.folder import load_policy, save_policy
 from accord.models.shape import DecoderConfig

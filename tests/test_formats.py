@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from accord import formats
 from accord.errors import DataError, UsageError
 from accord.formats import FORMATS, Item
-from accord.formats.jsonl import read_judgements, read_lessons, read_prompts, write_jsonl
+from accord.formats.jsonl import write_jsonl
+from accord.formats.stage_rows import read_judgements, read_lessons, read_prompts
 from accord.records import Source
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

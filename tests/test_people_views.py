@@ -12,7 +12,7 @@ import pytest
 from accord import formats
 from accord.config import LabelConfig
 from accord.formats import Item
-from accord.formats.jsonl import read_rankings
+from accord.formats.stage_rows import read_rankings
 from accord.people.desk import Desk, NewTask, group_tasks
 from accord.people.desk.answers import Answer, Edit
 from accord.people.views import MOST_TOGETHER, training_view

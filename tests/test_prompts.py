@@ -13,7 +13,7 @@ from conftest import WriteRows
 
 from accord.config import PromptsConfig, RlConfig
 from accord.errors import DataError
-from accord.formats.jsonl import PromptRow, read_prompts
+from accord.formats.stage_rows import PromptRow, read_prompts
 from accord.seeds import stream_seed
 from accord.train.prompts import choose_prompts, pick_prompts
 from accord.train.rl import rl

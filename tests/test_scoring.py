@@ -9,7 +9,7 @@ import torch
 from conftest import TEXTS, WriteRows
 
 from accord.errors import DataError
-from accord.formats.jsonl import read_demonstrations
+from accord.formats.stage_rows import read_demonstrations
 from accord.models.folder import load_scalar
 from accord.models.placement import PLAIN
 from accord.scoring import score

@@ -15,3 +15,9 @@ def quiet(fraction: float, text: str) -> None:
 def part_of(log: Log, start: float, end: float) -> Log:
     """Return the reporter of a part of the work: its own 0 to 1 is ``start`` to ``end`` of the whole."""
     return lambda fraction, text: log(start + fraction * (end - start), text)
+
+
+def named_part(log: Log, index: int, count: int, name: str) -> Log:
+    """Return the reporter of one of several equal parts, which puts the part's name before what it says."""
+    part = part_of(log, index / count, (index + 1) / count)
+    return lambda fraction, text: part(fraction, f"{name}: {text}")

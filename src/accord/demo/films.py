@@ -47,11 +47,13 @@ from accord.evals.pairs import HeldOutPairs, RatedText, rated_pairs
 from accord.evals.reward_card import measure_reward_model
 from accord.files import read_json, write_json
 from accord.formats.facts import ORIGINS
-from accord.formats.jsonl import read_demonstrations, read_rankings, write_jsonl
+from accord.formats.jsonl import write_jsonl
+from accord.formats.stage_rows import read_demonstrations, read_rankings
 from accord.loop.asking import as_facts, read_samples
-from accord.loop.cache import Inputs, Log
+from accord.loop.cache import Inputs
 from accord.loop.task import Annotators, Asked, PlainTask, RewardCheck, Split, TaskJudge, TaskPlace
 from accord.models.placement import Placement
+from accord.progress import Log
 from accord.records import Completion, Prompt, RankedGroup, Ranking
 from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed

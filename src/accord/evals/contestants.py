@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from accord.errors import UsageError
-from accord.formats.jsonl import read_prompts
+from accord.formats.stage_rows import read_prompts
 
 Role = Literal["reference", "candidate", "control", "baseline"]
-Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

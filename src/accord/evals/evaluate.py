@@ -14,7 +14,7 @@ from typing import Any
 from accord.config import EvalConfig
 from accord.errors import UsageError
 from accord.evals.bench import Bench, ScoredSamples, best_of_n_points
-from accord.evals.contestants import Contestant, EvalPrompts, Report, check_names
+from accord.evals.contestants import Contestant, EvalPrompts, check_names
 from accord.evals.results import EvalResults, PolicyRow, Selection, Snapshot, plain, policy_floors
 from accord.evals.samples import LoadedPolicy
 from accord.evals.select import measure_snapshots, select_snapshot
@@ -22,6 +22,7 @@ from accord.files import write_json
 from accord.formats.jsonl import write_jsonl
 from accord.models.placement import AUTO, Placement
 from accord.models.precision import tune_allocator
+from accord.progress import Log, part_of, quiet
 from accord.rollout.engine import Sampling
 from accord.scoring.scorer import Scorer
 
@@ -34,7 +35,7 @@ class EvalRun:
     sampling: Sampling
     seed: int = 0
     placement: Placement = AUTO
-    log: Report = lambda fraction, text: None
+    log: Log = quiet
 
 
 def evaluate(
@@ -105,11 +106,6 @@ def as_reference(one: Contestant) -> Contestant:
     return replace(one, role="reference", best_of=1)
 
 
-def part_of(log: Report, start: float, end: float) -> Report:
-    """A reporter for the part of the work between two fractions of the whole."""
-    return lambda fraction, text: log(start + fraction * (end - start), text)
-
-
 def _benches(
     config: EvalConfig,
     reference: Contestant,
@@ -132,7 +128,7 @@ def _widest(config: EvalConfig, contestants: Sequence[Contestant]) -> int:
 
 
 def _on_validation(
-    config: EvalConfig, valid: Bench, contestants: Sequence[Contestant], against: ScoredSamples, log: Report
+    config: EvalConfig, valid: Bench, contestants: Sequence[Contestant], against: ScoredSamples, log: Log
 ) -> tuple[dict[str, Selection], dict[str, tuple[Snapshot, ...]]]:
     """The choice of each candidate, and the snapshots of each control."""
     selections: dict[str, Selection] = {}
@@ -163,7 +159,7 @@ def _folders(contestants: Sequence[Contestant], root: Path) -> dict[str, str]:
 
 
 def _on_test(
-    test: Bench, reference: Contestant, contestants: Sequence[Contestant], log: Report
+    test: Bench, reference: Contestant, contestants: Sequence[Contestant], log: Log
 ) -> tuple[tuple[PolicyRow, ...], dict[str, ScoredSamples]]:
     """A row of the reference and of each contestant, which has one snapshot by now, and the samples by name."""
     against = test.sample(reference.random, test.reference.folder)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from accord.config import EvalConfig
 from accord.errors import DataError
 from accord.evals.bench import Bench, ScoredSamples
-from accord.evals.contestants import Contestant, Report
+from accord.evals.contestants import Contestant
 from accord.evals.results import Selection, Snapshot, snapshot_floors
+from accord.progress import Log, quiet
 
 
 def measure_snapshots(
-    config: EvalConfig, bench: Bench, one: Contestant, against: ScoredSamples, log: Report = lambda *_: None
+    config: EvalConfig, bench: Bench, one: Contestant, against: ScoredSamples, log: Log = quiet
 ) -> tuple[Snapshot, ...]:
     """A row and the floors of each snapshot of a contestant, in the order of their steps."""
     measured = []
@@ -24,7 +25,7 @@ def measure_snapshots(
 
 
 def select_snapshot(
-    config: EvalConfig, bench: Bench, one: Contestant, against: ScoredSamples, log: Report = lambda *_: None
+    config: EvalConfig, bench: Bench, one: Contestant, against: ScoredSamples, log: Log = quiet
 ) -> Selection:
     """The snapshot the judge likes best on the bench's (validation) prompts among those that hold the floors there.
 

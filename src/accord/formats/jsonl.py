@@ -10,34 +10,6 @@ from typing import Any
 
 from accord.errors import DataError
 from accord.files import write_bytes
-from accord.formats.stage_rows import (
-    Chat,
-    Conversation,
-    PromptRow,
-    at_row,
-    read_demonstrations,
-    read_judged,
-    read_judgements,
-    read_lessons,
-    read_prompts,
-    read_rankings,
-    read_texts,
-)
-
-__all__ = [
-    "Chat",
-    "Conversation",
-    "PromptRow",
-    "at_row",
-    "read_demonstrations",
-    "read_judged",
-    "read_judgements",
-    "read_lessons",
-    "read_prompts",
-    "read_rankings",
-    "read_texts",
-    "write_jsonl",
-]
 
 
 def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -12,12 +12,13 @@ from accord.errors import DataError, UsageError
 from accord.extend import blaming, is_outside, outside
 from accord.files import write_text
 from accord.formats.jsonl import write_jsonl
-from accord.loop.cache import Inputs, Log, Stage
+from accord.loop.cache import Inputs, Stage
 from accord.loop.stages import Home, source_of
 from accord.loop.task import Annotators, Asked
 from accord.models.placement import Placement
 from accord.people.desk import Desk
 from accord.people.intake import queue_groups
+from accord.progress import Log
 from accord.records import Completion, Prompt, Source
 from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.store import Store
@@ -121,15 +122,15 @@ def _write_rankings(asked: Asked, values: Callable[[Mapping[str, Any]], list[flo
 # ---- people --------------------------------------------------------------------------------------------------------
 
 
-def queue_stage(home: Home, name: str, samples: Path, policy: str) -> Stage:
+def queue_stage(home: Home, samples: Path) -> Stage:
     """Samples wait for people as rankings; whoever starts `accord label` there is shown them."""
-    source, store, guideline = source_of(home, policy), home.store, home.task.guideline
+    source, store, guideline = source_of(home, "rl"), home.store, home.task.guideline
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         log(0.0, "samples for people to rank")
         return {"queued": queue_samples(read_samples(inputs["samples"]), source, store=store, guideline=guideline)}
 
-    return home.stage(name, {"policy": policy, "store": store}, {"samples": samples}, work)
+    return home.stage("queue", {"policy": "rl", "store": store}, {"samples": samples}, work)
 
 
 def queue_samples(groups: Sequence[Mapping[str, Any]], source: Source, *, store: str, guideline: str = "") -> int:

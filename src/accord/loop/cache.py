@@ -17,7 +17,7 @@ from typing import Any
 import accord
 from accord.config import without_device
 from accord.files import read_json, sha256_tree, write_folder, write_json
-from accord.progress import Log as Log
+from accord.progress import Log
 
 Inputs = Mapping[str, Path]
 

@@ -11,8 +11,9 @@ from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import DataError
 from accord.evals.contestants import Contestant
 from accord.files import write_json
-from accord.formats.jsonl import read_prompts, write_jsonl
-from accord.loop.cache import Inputs, Log, Runner, Stage
+from accord.formats.jsonl import write_jsonl
+from accord.formats.stage_rows import read_prompts
+from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.round import (
     Champion,
     ask,
@@ -28,16 +29,13 @@ from accord.loop.round import (
 from accord.loop.run import (
     TIME_SHARES,
     Where,
-    check_asking,
-    check_base,
-    check_rl,
-    check_sampling,
+    check,
     open_home,
-    part_of,
     write_run_files,
 )
 from accord.loop.stages import Home, dpo_stage, json_of, rl_stage
 from accord.models.placement import Placement
+from accord.progress import Log, named_part, quiet
 from accord.report.comparison_page import write_comparison
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import open_generator
@@ -55,25 +53,20 @@ def compare(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    log: Log = lambda fraction, text: None,
+    log: Log = quiet,
 ) -> dict[str, Any]:
     """Run, or continue, every method of ``recipe.compare`` on every seed, and write one report of them all.
 
     A seed writes into ``seed_N``; ``comparison.json`` and ``report.html`` stand in ``output_dir`` itself. All methods
     start from the seed's SFT policy and are judged as `evaluate` judges one run.
     """
-    recipe.check_lengths()
-    check_base(recipe)
-    check_sampling(recipe)
-    check_asking(recipe)
-    for name in recipe.compare.methods:
-        if isinstance(one := recipe.method(name), RlConfig):
-            check_rl(one)
+    methods = map(recipe.method, recipe.compare.methods)
+    check(recipe, [one for one in methods if isinstance(one, RlConfig)])
     seeds = recipe.compare.seeds
     where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
     found = []
     for index, seed in enumerate(seeds):
-        part = part_of(log, index, len(seeds), f"seed {seed}")
+        part = named_part(log, index, len(seeds), f"seed {seed}")
         seeded = recipe.model_copy(update={"seed": seed})
         found.append(_compare_seed(seeded, output_dir / f"seed_{seed}", where, resume, part))
     write_json(output_dir / "comparison.json", found)

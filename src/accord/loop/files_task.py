@@ -15,10 +15,11 @@ from accord.errors import DataError, UsageError
 from accord.files import write_json
 from accord.formats import Item, Reading, from_facts, read_items, to_jsonl
 from accord.formats.jsonl import write_jsonl
-from accord.loop.cache import Inputs, Log
+from accord.loop.cache import Inputs
 from accord.loop.task import PlainTask, Split, Task, TaskPlace
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
+from accord.progress import Log
 from accord.store import Store
 
 SPLITS: tuple[Split, ...] = get_args(Split)

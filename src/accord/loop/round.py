@@ -15,7 +15,7 @@ from accord.evals.judges import open_judges
 from accord.evals.results import summarise
 from accord.files import write_json
 from accord.loop.asking import JUDGEMENTS, SAMPLES, ask_stage, collect_stage, queue_stage
-from accord.loop.cache import Inputs, Log, Stage
+from accord.loop.cache import Inputs, Stage
 from accord.loop.stages import (
     Home,
     data_stage,
@@ -32,6 +32,7 @@ from accord.loop.stages import (
     task_judges,
 )
 from accord.models.placement import Placement
+from accord.progress import Log
 from accord.report.run_page import write_model_card, write_report
 from accord.rollout.engine import Sampling
 from accord.scoring.scorer import Scorer
@@ -154,7 +155,7 @@ def queue(home: Home, policy: Path) -> None:
         return
     prompts = home.task.prompts("train")
     home.do(sample_stage(home, "queued", policy, prompts, count, "queued samples"))
-    home.do(queue_stage(home, "queue", home.path(f"queued/{SAMPLES}"), "rl"))
+    home.do(queue_stage(home, home.path(f"queued/{SAMPLES}")))
 
 
 def report(home: Home, verdict: Mapping[str, Any]) -> None:

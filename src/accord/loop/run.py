@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from accord.config import Recipe, RlConfig
 from accord.errors import UsageError
 from accord.extend import outside
 from accord.files import read_json, write_json, write_text
-from accord.loop.cache import Log, Runner
+from accord.loop.cache import Runner
 from accord.loop.files_task import TASKS
 from accord.loop.round import first_champion, play_round
 from accord.loop.stages import Home, is_folder
 from accord.loop.task import Task, TaskPlace, find_task
 from accord.models.known_models import folder_name
 from accord.models.placement import Placement
+from accord.progress import Log, named_part, quiet
 from accord.report.seeds_page import write_seeds_report
 from accord.train.reward import reward_loss
 from accord.train.rl import find_algorithm
@@ -72,7 +73,7 @@ def run(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    log: Log = lambda fraction, text: None,
+    log: Log = quiet,
 ) -> dict[str, Any]:
     """Run, or continue, every stage of a recipe in ``output_dir`` and return the summary.
 
@@ -91,7 +92,7 @@ def run_seeds(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    log: Log = lambda fraction, text: None,
+    log: Log = quiet,
 ) -> dict[str, Any]:
     """Run the recipe on each seed. One writes into ``output_dir`` itself, several into ``seed_N`` below it.
 
@@ -103,21 +104,16 @@ def run_seeds(
     where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
     summaries: dict[str, Any] = {}
     for index, (seed, one) in enumerate(seeded.items()):
-        part = part_of(log, index, len(seeds), f"seed {seed}")
+        part = named_part(log, index, len(seeds), f"seed {seed}")
         summaries[f"seed_{seed}"] = run_in(one, output_dir / f"seed_{seed}", where, resume, part)
     write_seeds_report(output_dir, [output_dir / name for name in summaries])
     write_json(output_dir / "summary.json", summaries)
     return summaries
 
 
-def part_of(log: Log, index: int, count: int, name: str) -> Log:
-    """A reporter for one of several equal parts, which it names."""
-    return lambda fraction, text: log((index + fraction) / count, f"{name}: {text}")
-
-
 def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log) -> dict[str, Any]:
     """One run, or the rest of it, in a folder; its summary."""
-    check(recipe)
+    check(recipe, [recipe.rl, *map(recipe.control, recipe.controls)])
     home = open_home(recipe, folder, where, Runner(folder, time_shares(recipe), resume, log, where.reuse_from))
     write_run_files(recipe, folder)
     play_round(home, first_champion(home))
@@ -147,13 +143,13 @@ def task_of(recipe: Recipe, folder: Path, store: str, cache: Path, from_dir: Pat
 # ---- before any work -------------------------------------------------------------------------------------------------
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, optimisations: Iterable[RlConfig]) -> None:
     """Refuse what cannot be run, before any work. Raises UsageError or DataError."""
     recipe.check_lengths()
     check_base(recipe)
     check_sampling(recipe)
     check_asking(recipe)
-    for config in (recipe.rl, *map(recipe.control, recipe.controls)):
+    for config in optimisations:
         check_rl(config)
 
 

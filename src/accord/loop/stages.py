@@ -11,11 +11,13 @@ from typing import Any
 from accord.config import DpoConfig, Recipe, RlConfig
 from accord.files import read_json, write_folder, write_json
 from accord.formats import read_items
-from accord.formats.jsonl import read_prompts, write_jsonl
-from accord.loop.cache import Inputs, Log, Runner, Stage
+from accord.formats.jsonl import write_jsonl
+from accord.formats.stage_rows import read_prompts
+from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.task import Task, TaskJudge
 from accord.models.known_models import NAMED, add_model
 from accord.models.placement import Placement
+from accord.progress import Log
 from accord.records import Source
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import by_prompt, open_generator

@@ -11,8 +11,9 @@ from typing import Any
 from accord.config import Recipe
 from accord.errors import DataError
 from accord.grid import Point
-from accord.loop.cache import Inputs, Log, Runner, Stage
+from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.run import Where, run_in
+from accord.progress import Log, quiet
 from accord.report.sweep_page import Outcome, of_run, of_stage, write_sweep_report
 from accord.scoring.weighted import scorer_inputs
 
@@ -36,7 +37,7 @@ def sweep(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    log: Log = lambda fraction, text: None,
+    log: Log = quiet,
 ) -> SweepResult:
     """Run, or continue, a whole recipe at every point, in ``output_dir/<name of the point>``.
 
@@ -69,7 +70,7 @@ def sweep_stage(
     inputs: Mapping[str, Path],
     output_dir: Path,
     resume: bool = True,
-    log: Log = lambda fraction, text: None,
+    log: Log = quiet,
 ) -> SweepResult:
     """Carry out a single stage at every point, in ``output_dir/<name of the point>``; finished points are skipped.
 

@@ -18,8 +18,9 @@ from typing import Any, Literal, Protocol
 from accord.config import Layer, S, TaskConfig, build
 from accord.errors import UsageError
 from accord.extend import row
-from accord.loop.cache import Inputs, Log
+from accord.loop.cache import Inputs
 from accord.models.placement import Placement
+from accord.progress import Log
 from accord.records import Source
 from accord.scoring.scorer import Scorer
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from accord.config import SampleConfig, ScorerConfig
 from accord.errors import UsageError
-from accord.formats.jsonl import read_prompts, write_jsonl
+from accord.formats.jsonl import write_jsonl
+from accord.formats.stage_rows import read_prompts
 from accord.progress import Log, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import Generated, open_generator

@@ -23,7 +23,7 @@ from accord.config import DpoConfig
 from accord.errors import DataError, UsageError
 from accord.extend import row as row_of
 from accord.files import write_bytes
-from accord.formats.jsonl import read_judgements, read_prompts
+from accord.formats.stage_rows import read_judgements, read_prompts
 from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy

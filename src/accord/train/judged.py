@@ -20,7 +20,7 @@ from accord.algo.reward_loss import MARGINS, Judgements, Positions, group_pairs,
 from accord.algo.table import RewardLoss
 from accord.config import PairsConfig, RewardConfig
 from accord.errors import DataError, UsageError
-from accord.formats.jsonl import Chat, read_judged, read_rankings
+from accord.formats.stage_rows import Chat, read_judged, read_rankings
 from accord.models.decoder import ScalarModel
 from accord.records import JudgedGroup, RankedGroup
 from accord.scoring.reward_model import encode_scored, raw_scores

@@ -16,7 +16,7 @@ from accord.algo.policy_loss import Tokens, clipped_value_loss, trust_region, up
 from accord.algo.table import KL_PLACES, PolicyAlgorithm
 from accord.config import RlConfig
 from accord.errors import DataError, UsageError
-from accord.formats.jsonl import read_texts
+from accord.formats.stage_rows import read_texts
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.text.batches import Batch, pack_blocks
 from accord.text.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from accord.config import ModelConfig, ModelKind, PretrainConfig
 from accord.errors import DataError
-from accord.formats.jsonl import read_texts
+from accord.formats.stage_rows import read_texts
 from accord.models.backbone import Shape, recompute_activations
 from accord.models.decoder import CausalLM, init_weights
 from accord.models.lstm import LstmConfig

@@ -11,7 +11,7 @@ import torch
 from accord.config import PromptsConfig
 from accord.errors import DataError
 from accord.extend import blaming, outside
-from accord.formats.jsonl import PromptRow
+from accord.formats.stage_rows import PromptRow
 from accord.seeds import stream_seed
 
 

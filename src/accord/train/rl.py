@@ -10,7 +10,7 @@ from accord.config import RlConfig
 from accord.errors import UsageError
 from accord.extend import row
 from accord.files import write_text
-from accord.formats.jsonl import read_prompts
+from accord.formats.stage_rows import read_prompts
 from accord.progress import Log, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from accord.config import SftConfig
 from accord.errors import DataError
-from accord.formats.jsonl import Conversation, at_row, read_lessons
+from accord.formats.stage_rows import Conversation, at_row, read_lessons
 from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy

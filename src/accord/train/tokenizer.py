@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accord.config import TokenizerConfig
-from accord.formats.jsonl import read_texts
+from accord.formats.stage_rows import read_texts
 from accord.text.tokenizer import train_tokenizer
 
 
