@@ -230,6 +230,15 @@ def test_what_is_written_is_read_again(
     assert manifest.left_out.keys() <= ALLOWED[name if name in ALLOWED else container] | ALLOWED[container]
 
 
+@pytest.mark.parametrize("name", ["data.tsv", "data.TSV", "data.tsv.gz", "data.csv", "data.csv.gz"])
+@pytest.mark.parametrize("text", [",", "a, b", "a\tb", ";", "a; b"])
+def test_a_table_of_one_column_is_read_as_its_name_says(tmp_path: Path, name: str, text: str) -> None:
+    """Its header holds no delimiter to go by."""
+    path, item = tmp_path / name, Item(prompt=None, completions=(text,))
+    formats.write_items(path, [Item(prompt=None, completions=("A plain text.",)), item], "trl-lm", kinds=["all"])
+    assert [one.completions for one in formats.read_items(path, "trl-lm")] == [("A plain text.",), (text,)]
+
+
 EMPTY_CELL, AS_MESSAGES = "CSV cannot tell an empty text from none", "in CSV a text would be read as messages"
 MARKS = "the dialogue would be read otherwise: it holds HH's marks, or does not begin with the user"
 ALLOWED = {

@@ -18,7 +18,7 @@ from accord.errors import DataError, UsageError
 from accord.files import whole_file
 from accord.formats.format import Fields, Format
 from accord.formats.item import CannotSay, cannot
-from accord.formats.source import Container, cell_value, pyarrow, zstandard
+from accord.formats.source import Container, cell_value, delimiter_named, pyarrow, zstandard
 
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -32,7 +32,7 @@ def container_named(path: Path) -> Container:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = _COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
     suffix = (suffixes[-2:-1] if compression else suffixes[-1:]) or [".jsonl"]
-    container = Container(_KINDS.get(suffix[0], "jsonl"), compression, "\t" if suffix[0] == ".tsv" else ",")
+    container = Container(_KINDS.get(suffix[0], "jsonl"), compression, delimiter_named(path))
     if container.kind == "parquet" and compression:
         raise UsageError("Parquet compresses by itself", where=str(path), hint="leave out .gz or .zst")
     return container

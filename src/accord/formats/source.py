@@ -64,7 +64,17 @@ def container_of(path: Path) -> Container:
         return Container("jsonl", compression)
     if first == b"[":
         return Container("json", compression)
-    return Container("csv", compression, chr(max(b",\t;", key=lines[0].count)))
+    # The header of a single column holds no delimiter: there the name decides, as it does where such a file is written.
+    delimiters = "\t,;" if delimiter_named(path) == "\t" else ",\t;"
+    header = lines[0].decode("utf-8", "replace")
+    return Container("csv", compression, max(delimiters, key=header.count))
+
+
+def delimiter_named(path: Path) -> str:
+    """Return what parts the cells of a table of this name: a tab in ``.tsv`` and ``.tsv.gz``, else a comma."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    last = suffixes[-2:-1] if suffixes and suffixes[-1] in (".gz", ".zst") else suffixes[-1:]
+    return "\t" if last == [".tsv"] else ","
 
 
 def _head(file: io.BufferedReader, path: Path) -> bytes:
