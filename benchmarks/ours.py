@@ -31,13 +31,13 @@ from accord.rollout.generator import decoded
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
-from accord.train.alarms import alarms
+from accord.train.alarms import raised_alarms
 from accord.train.controllers import Controllers
 from accord.train.judged import EncodedGroup
 from accord.train.learner import Learner, Metrics
 from accord.train.policy_models import PolicyModels
 from accord.train.policy_optimizer import PolicyOptimizer
-from accord.train.preferences import ComparedGroup, Objective, Tally, bucketed_logp, preference_losses, ranked_group
+from accord.train.preferences import ComparedGroup, Objective, Tally, bucketed_logp, compared_ranking, preference_losses
 from accord.train.reward import group_losses
 from accord.train.rollouts import score_samples
 from accord.train.sft import sft_losses
@@ -158,7 +158,7 @@ def judged_pair(ids: list[int]) -> ComparedGroup:
     """A prompt, a completion and a worse one, end to end."""
     prompt, completions = tuple(ids[:PROMPT]), (ids[PROMPT : PROMPT + NEW], ids[PROMPT + NEW :])
     examples = [Example(prompt, tuple(completion)) for completion in completions]
-    return ranked_group(DpoConfig(), PREFERENCE_LOSSES["dpo"], examples, (1.0, 2.0), 1.0)
+    return compared_ranking(DpoConfig(), PREFERENCE_LOSSES["dpo"], examples, (1.0, 2.0), 1.0)
 
 
 def ppo_config(precision: str, optim: OptimConfig) -> RlConfig:
@@ -234,7 +234,7 @@ def iteration(config: RlConfig, models: PolicyModels, model: Path, stop: str) ->
         sampling = Sampling(NEW, config.samples_per_prompt)
         samples = engine.generate([words.encode(p) for p in chosen], sampling, seed=step)
         stats = optimizer.improve(score_samples(models.scorer, decoded(words, chosen, samples)), step)
-        list(alarms(stats))
+        list(raised_alarms(stats))
         metrics.write(step, stats)
         return ROWS
 

@@ -19,7 +19,7 @@ from accord.algo.kl import AdaptiveKL, kl_k1, kl_k3
 from accord.algo.length import LengthController
 from accord.algo.logprob import token_logp, token_nll
 from accord.algo.reductions import masked_mean, masked_whiten
-from accord.algo.reward_loss import bradley_terry, group_pairs, ranking_loss, self_distillation
+from accord.algo.reward_loss import bradley_terry_loss, group_pairs, ranking_loss, self_distillation
 from accord.algo.table import POLICY_ALGORITHMS, Named
 from accord.config import RlConfig
 
@@ -40,18 +40,18 @@ def near(got: Tensor | float, wanted: object, atol: float = 1e-6) -> None:
 def test_bradley_terry_values() -> None:
     # log(1 + e^-D): D=0 log 2; D=1 log(1 + .367879) = .313262; D=-1 is one more; D=-50 is 50 up to e^-50
     gap = t64([0.0, 1.0, 2.0, -1.0, 50.0, -50.0])
-    loss = bradley_terry(gap, torch.zeros_like(gap))
+    loss = bradley_terry_loss(gap, torch.zeros_like(gap))
     near(loss[:4], [0.693147, 0.313262, 0.126928, 1.313262])
     assert float(loss[4]) == pytest.approx(1.9287498e-22, rel=1e-6)
     assert float(loss[5]) == pytest.approx(50.0, abs=1e-12)
-    assert bradley_terry(torch.tensor([1e4]), torch.tensor([-1e4])).isfinite().all()
-    assert bradley_terry(torch.tensor([-1e4]), torch.tensor([1e4])).isfinite().all()
+    assert bradley_terry_loss(torch.tensor([1e4]), torch.tensor([-1e4])).isfinite().all()
+    assert bradley_terry_loss(torch.tensor([-1e4]), torch.tensor([1e4])).isfinite().all()
 
 
 def test_bradley_terry_with_a_soft_label_is_a_cross_entropy() -> None:
     # sigmoid(ln 3) = 3/4; against a label of 2/3: -(2/3 ln 3/4 + 1/3 ln 1/4) = 0.653886
     chosen, rejected = t64([math.log(3.0)]).requires_grad_(), t64([0.0])
-    loss = bradley_terry(chosen, rejected, t64([2 / 3]))
+    loss = bradley_terry_loss(chosen, rejected, t64([2 / 3]))
     assert loss.item() == pytest.approx(0.653886, abs=1e-6)
     loss.backward()
     assert chosen.grad is not None
@@ -73,7 +73,7 @@ def test_self_distillation_by_hand() -> None:
 
 def test_bradley_terry_gradient() -> None:
     chosen, rejected = t64([1.5]).requires_grad_(), t64([0.5]).requires_grad_()
-    bradley_terry(chosen, rejected).sum().backward()
+    bradley_terry_loss(chosen, rejected).sum().backward()
     # -sigmoid(-1) = -1 / (1 + e) = -1 / 3.718282
     near(chosen.grad, [-0.268941])
     near(rejected.grad, [0.268941])

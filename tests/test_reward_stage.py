@@ -28,7 +28,7 @@ from accord.models.shape import DecoderConfig
 from accord.records import JudgedGroup, RankedGroup
 from accord.scoring import Ensemble, RewardModel
 from accord.text.tokenizer import Tokenizer, train_tokenizer
-from accord.train.judged import EncodedGroup, agreement, encode_group, encode_groups, read_groups, reward_batch
+from accord.train.judged import EncodedGroup, encode_group, encode_groups, held_out_fit, read_groups, reward_batch
 from accord.train.policy_models import load_policy_models
 from accord.train.reward import RewardResult, group_losses, reward
 from accord.train.rl import find_algorithm, rl
@@ -568,7 +568,7 @@ def test_agreement_by_hand(reward_folder: Path) -> None:
     score = [float(model.eval()(torch.tensor([row]))[-1].detach()) for row in ids]
 
     def agreed(name: str, *groups: Any) -> Any:
-        return agreement(model, words, REWARD_LOSSES[name], groups, 64)
+        return held_out_fit(model, words, REWARD_LOSSES[name], groups, 64)
 
     def judged(*values: float) -> list[JudgedGroup]:
         return [JudgedGroup(prompt="Q", completions=(t,), values=(v,)) for t, v in zip(texts, values, strict=True)]

@@ -27,7 +27,7 @@ from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generated
 from accord.text.tokenizer import Tokenizer, train_tokenizer
-from accord.train.alarms import alarms, trends
+from accord.train.alarms import raised_alarms, raised_trends
 from accord.train.controllers import Controllers
 from accord.train.policy_models import PolicyModels, load_policy_models
 from accord.train.policy_optimizer import experience_stats
@@ -244,9 +244,11 @@ def test_alarms_name_symptom_and_cause() -> None:
         "eos_rate": 1.0,
         "distinct": 1.0,
     }
-    assert alarms(fine) == []
-    assert alarms(fine | {"kl": 11.9, "kl_target": 4.0}) == []
-    assert [event["alarm"] for event in alarms(fine | {"kl": 12.1, "kl_target": 4.0})] == ["KL far above its target"]
+    assert raised_alarms(fine) == []
+    assert raised_alarms(fine | {"kl": 11.9, "kl_target": 4.0}) == []
+    assert [event["alarm"] for event in raised_alarms(fine | {"kl": 12.1, "kl_target": 4.0})] == [
+        "KL far above its target"
+    ]
     spoilt = {
         "kl": -0.31,
         "first_ratio_max": 1.2,
@@ -259,7 +261,7 @@ def test_alarms_name_symptom_and_cause() -> None:
         "distinct": 0.2,
     }
     for name, value in spoilt.items():
-        (event,) = alarms(fine | {name: value})
+        (event,) = raised_alarms(fine | {name: value})
         assert event["alarm"]
         assert event["cause"]
 
@@ -267,7 +269,7 @@ def test_alarms_name_symptom_and_cause() -> None:
 def test_alarms_that_look_back_name_what_changed() -> None:
     first = {"length": 20.0, "entropy": 2.0, "value_loss": 0.5, "length_correlation": 0.0}
     earlier = [first, *[first | {"value_loss": 1.0, "length": 50.0}] * 4]
-    assert trends(first, []) == [] == trends(first, earlier)
+    assert raised_trends(first, []) == [] == raised_trends(first, earlier)
     changed = {
         "value loss spike": {"value_loss": 10.1},
         "length grows with the score": {"length": 30.1, "length_correlation": 0.51},
@@ -276,13 +278,13 @@ def test_alarms_that_look_back_name_what_changed() -> None:
         "entropy rises": {"entropy": 2.61},
     }
     for name, values in changed.items():
-        assert [event["alarm"] for event in trends(first | values, earlier)] == [name]
+        assert [event["alarm"] for event in raised_trends(first | values, earlier)] == [name]
     quiet = [{"value_loss": 9.9}, {"length": 30.1}, {"length": 29.9, "length_correlation": 0.51}, {"length": 10.1}]
     for values in [*quiet, {"entropy": 0.41}, {"entropy": 2.59}]:
-        assert trends(first | values, earlier) == []
-    assert trends(first | {"value_loss": 10.1}, earlier[:4]) == []  # too early to tell
+        assert raised_trends(first | values, earlier) == []
+    assert raised_trends(first | {"value_loss": 10.1}, earlier[:4]) == []  # too early to tell
     without_critic = {name: value for name, value in first.items() if name != "value_loss"}
-    assert trends(without_critic, [without_critic] * 9) == []
+    assert raised_trends(without_critic, [without_critic] * 9) == []
 
 
 @pytest.mark.slow
@@ -643,7 +645,7 @@ def test_scores_that_are_all_equal_are_counted_and_harm_nothing(letters_folder: 
     config = row_config(name, iterations=1, missing_eos_penalty=0.0, shaping={"overlong_tokens": 0}, kl_coef=0.0)
     stats = optimise(config, models_of(letters_folder, Same(), config))[0]
     assert stats["zero_variance_groups"] == 1.0
-    assert any(event["alarm"] == "zero-variance groups" for event in alarms(stats))
+    assert any(event["alarm"] == "zero-variance groups" for event in raised_alarms(stats))
     if name != "raft":
         assert stats["actor_grad_norm"] == 0.0
 
@@ -656,7 +658,7 @@ def test_a_policy_that_never_ends_gets_an_alarm_and_no_nan(policy_folder: Path, 
     stats = optimise(config, models)[0]
     assert stats["eos_rate"] == 0.0
     assert all(torch.tensor(list(stats.values())).isfinite())
-    assert any(event["alarm"] == "no end" for event in alarms(stats))
+    assert any(event["alarm"] == "no end" for event in raised_alarms(stats))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from accord.algo.advantages import Rewarded
 from accord.algo.policy_loss import Tokens
 from accord.algo.reward_loss import Judgements, Pairs, Positions
 from accord.algo.shapes import dims_of
+from accord.algo.table import PREFERENCE_LOSSES
 from accord.config import DpoConfig, RlConfig
 
 # A size for each letter that a name may promise; no two that stand in one call are equal, so that a swap is seen.
@@ -25,8 +26,9 @@ SIZES = {"B": 6, "T": 5, "N": 4, "S": 4, "M": 3, "P": 3, "K": 2, "D": 8, "V": 11
 # Their door is the dataclass that they take, or they take no tensor, or torch itself refuses (a plain linear layer).
 NO_DOOR = {"bounds", "group_pairs", "product", "prepacked", "log_odds", "defaults_of", "dims_of"}
 NO_DOOR |= {"shaped", "elementwise", "check_fields"}
+PREFERENCE_FUNCTIONS = {row.loss.name.partition(":")[2] for row in PREFERENCE_LOSSES.values()}  # type: ignore[attr-defined]
 HOLDERS = {"rewarded": Rewarded, "tokens": Tokens, "judged": Judgements}
-ELEMENTWISE = {"kl_k1", "kl_k3", "ratio_weighted_k3", "k3_naive", "masked_mean", "masked_whiten", "bradley_terry"}
+ELEMENTWISE = {"kl_k1", "kl_k3", "ratio_weighted_k3", "k3_naive", "masked_mean", "masked_whiten", "bradley_terry_loss"}
 
 
 def public_functions() -> Iterator[Callable[..., Any]]:
@@ -60,14 +62,14 @@ def judgements() -> Judgements:
 def argument(function: str, name: str) -> Any:
     mask = torch.ones(6, 5, dtype=torch.bool)
     made: dict[str, Any] = {
-        "settings": DpoConfig() if function in ("dpo", "cdpo", "ipo", "kto", "simpo", "orpo") else RlConfig(),
+        "settings": DpoConfig() if function in PREFERENCE_FUNCTIONS else RlConfig(),
         "rewarded": Rewarded(torch.rand(6, 5), torch.rand(6, 5), mask, 2),
         "tokens": Tokens(*(torch.rand(4) for _ in range(3)), torch.zeros(4, dtype=torch.long)),
         "judged": judgements(),
         "ranks": [(1, 2), (2, 1)],
         "generator": torch.Generator(),
         "max_tokens": 5,
-        "margin": torch.rand(6, 5) if function == "bradley_terry" else 2,
+        "margin": torch.rand(6, 5) if function == "bradley_terry_loss" else 2,
         "mask": mask,
     }
     if name in made:

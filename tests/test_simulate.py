@@ -200,7 +200,7 @@ def test_the_same_key_sent_again_is_one_answer(served: Served, door: Callable[[s
 def artefacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two blocks of 30 reviews each with 5 raters; the files' own hashes are the pinned ones."""
     draw, rows, reviews = random.Random(0), [], []
-    films = [film for film in (f"film_{i}" for i in range(200)) if film_reviews.split_of(film) == "train"]
+    films = [film for film in (f"film_{i}" for i in range(200)) if film_reviews.film_split(film) == "train"]
     for number in range(60):
         worth = draw.randint(-3, 3)
         text = f"The {draw.choice(['story', 'music', 'cast'])} of number {number} is {'good' * (worth > 0) or 'bad'}."

@@ -260,6 +260,6 @@ def test_agreement_of_nothing_is_none() -> None:
 
 
 def test_the_description_says_simulated_and_shows_the_guideline(taste: Taste) -> None:
-    text = " ".join(sim.describe(taste, sim.annotators(3, 0)))
+    text = " ".join(sim.describe_taste(taste, sim.annotators(3, 0)))
     assert "3 simulated annotators, programs and not people" in text and sim.GUIDELINE in text
     assert "10 to 30 words" in text

@@ -38,7 +38,7 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
-from accord.train.judged import agreement, encode_group
+from accord.train.judged import encode_group, held_out_fit
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
 from accord.train.likelihood import LmResult, logp_and_entropy, mean_nll
 from accord.train.pretrain import pretrain
@@ -793,8 +793,8 @@ def test_held_out_accuracy_weighs_groups_alike(reward_folder: Path) -> None:
     right = replace(GROUPS[0], ranks=tuple(order(GROUPS[0])))  # 3 pairs, all right
     wrong = replace(GROUPS[1], ranks=tuple(3 - r for r in order(GROUPS[1])))  # 1 pair, wrong
     loss = REWARD_LOSSES["bradley_terry"]
-    assert agreement(model, words, loss, [right], 60).accuracy == pytest.approx(1.0)
-    assert agreement(model, words, loss, [right, wrong], 60).accuracy == pytest.approx(0.5)
+    assert held_out_fit(model, words, loss, [right], 60).accuracy == pytest.approx(1.0)
+    assert held_out_fit(model, words, loss, [right, wrong], 60).accuracy == pytest.approx(0.5)
 
 
 def test_save_policy_of_a_trained_model_keeps_its_law(letters_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from accord.errors import AccordError, DataError, UsageError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _OUTSIDE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
@@ -22,7 +22,7 @@ def is_outside(name: str) -> bool:
     return _OUTSIDE.match(name) is not None
 
 
-def row(table: Mapping[str, T], name: str) -> T:
+def row(table: Mapping[str, _T], name: str) -> _T:
     """The row of a table with that name, or what ``module:name`` names outside the package.
 
     A module is looked for where Python looks, and in the working directory.
@@ -30,7 +30,7 @@ def row(table: Mapping[str, T], name: str) -> T:
     """
     if name in table:
         return table[name]
-    found: T = outside(name, hint="give module:name, or one of " + ", ".join(table))
+    found: _T = outside(name, hint="give module:name, or one of " + ", ".join(table))
     return found
 
 

@@ -66,7 +66,7 @@ def zero_point(mismatched_M: Tensor) -> Tensor:
 
 
 @shaped
-def dpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+def dpo_loss(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``-log sigmoid(beta h)``, h the gap of strengths (Rafailov 2023, arXiv:2305.18290, eq. 7).
 
     Bradley-Terry on the implicit rewards ``beta log(pi / ref)``. On preferences that are never reversed h has no bound.
@@ -75,7 +75,7 @@ def dpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tens
 
 
 @shaped
-def cdpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+def cdpo_loss(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)``, e the share of judgements that are wrong.
 
     Conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"): beta h settles at log((1 - e) / e).
@@ -85,13 +85,13 @@ def cdpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Ten
 
 
 @shaped
-def ipo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+def ipo_loss(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``(h - 1 / (2 beta))^2`` (Azar 2023, arXiv:2310.12036, eq. 17): h has an optimum even where nobody disagrees."""
     return (better_N - worse_N - 1.0 / (2.0 * settings.dpo_beta)) ** 2
 
 
 @shaped
-def kto(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+def kto_loss(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``1 - sigmoid(beta h)``, h a good completion's lead over the zero point or the zero point's over a bad one
     (Ethayarajh 2024, arXiv:2402.01306, eq. 7). It saturates: what is hopelessly wrong is let go.
     """
@@ -99,13 +99,13 @@ def kto(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tens
 
 
 @shaped
-def simpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+def simpo_loss(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``-log sigmoid(beta h - margin)`` on mean log-probabilities (Meng 2024, arXiv:2405.14734, eq. 6)."""
     return F.softplus(settings.simpo_margin - settings.dpo_beta * (better_N - worse_N))
 
 
 @shaped
-def orpo(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
+def orpo_loss(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) -> Tensor:
     """``NLL of the better - orpo_coef log sigmoid(gap of log odds)`` on mean log-probabilities (Hong 2024,
     arXiv:2403.07691, eq. 6): fine-tuning and preference in one loss.
     """

@@ -163,7 +163,7 @@ def judgements(
 
 
 @elementwise
-def bradley_terry(
+def bradley_terry_loss(
     chosen: Tensor, rejected: Tensor, probability: Tensor | float = 1.0, margin: Tensor | float = 0.0
 ) -> Tensor:
     """``-log sigmoid(chosen - rejected - margin)`` per pair (Bradley & Terry 1952; Stiennon 2020, arXiv:2009.01325).
@@ -198,7 +198,7 @@ def ranking_loss(
         The loss and what `pair_stats` says.
     """
     chosen, rejected = score_S[chosen_N], score_S[rejected_N]
-    terms = bradley_terry(chosen, rejected, probability_N, margin_N) + center_coef * (chosen + rejected) ** 2
+    terms = bradley_terry_loss(chosen, rejected, probability_N, margin_N) + center_coef * (chosen + rejected) ** 2
     share_N = weight_N / total_weight
     return (share_N * terms).sum(), pair_stats(chosen, rejected, share_N, probability_N)
 
@@ -255,7 +255,7 @@ def per_token(judged: Judgements, total_weight: float, center_coef: float) -> tu
     start_N = torch.where(differs_NT.any(1), differs_NT.int().argmax(1), end_N - 1)
     counts_NT = (place_T >= start_N[:, None]) & (place_T < end_N[:, None])
     label_NT, margin_NT = (x_N[:, None].expand(counts_NT.shape) for x_N in (pairs.probability_N, pairs.margin_N))
-    term_NT = bradley_terry(held_ST[first], held_ST[second], label_NT, margin_NT).masked_fill(~counts_NT, 0.0)
+    term_NT = bradley_terry_loss(held_ST[first], held_ST[second], label_NT, margin_NT).masked_fill(~counts_NT, 0.0)
     chosen, rejected = judged.score_S[first], judged.score_S[second]
     share_N = pairs.weight_N / total_weight
     terms = term_NT.sum(1) / counts_NT.sum(1) + center_coef * (chosen + rejected) ** 2
@@ -273,7 +273,7 @@ def self_distillation(
     """
     teacher_S, student_S = reading_SR.detach().mean(1), reading_SR[:, 0]
     probability_N = torch.sigmoid(teacher_S[chosen_N] - teacher_S[rejected_N])
-    terms_N = bradley_terry(student_S[chosen_N], student_S[rejected_N], probability_N)
+    terms_N = bradley_terry_loss(student_S[chosen_N], student_S[rejected_N], probability_N)
     return (weight_N / total_weight * terms_N).sum()
 
 
@@ -338,7 +338,7 @@ def binary(judged: Judgements, total_weight: float, center_coef: float) -> tuple
     sign_S = 2 * judged.target_S - 1
     signed_S = (sign_S * judged.score_S).detach()
     share_S = judged.weight_S / total_weight
-    terms_S = bradley_terry(judged.score_S, torch.zeros_like(judged.score_S), judged.target_S)
+    terms_S = bradley_terry_loss(judged.score_S, torch.zeros_like(judged.score_S), judged.target_S)
     right_S = (signed_S > 0).float() + 0.5 * (signed_S == 0).float()
     return (share_S * terms_S).sum(), {"accuracy": (share_S * right_S).sum(), "margin": (share_S * signed_S).sum()}
 

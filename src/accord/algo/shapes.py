@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from torch import Tensor
 
 P = ParamSpec("P")
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 _SUFFIX = re.compile(r"_([A-Z]+)$")
 
@@ -29,13 +29,13 @@ def dims_of(name: str) -> str | None:
     return found.group(1) if found else None
 
 
-def shaped(function: Callable[P, R]) -> Callable[P, R]:
+def shaped(function: Callable[P, _R]) -> Callable[P, _R]:
     """Refuse calls whose tensors are not shaped as the names of the parameters say."""
     names = list(signature(function).parameters)
     wanted = [(place, name, dims) for place, name in enumerate(names) if (dims := dims_of(name))]
 
     @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> _R:
         here = [(name, dims, args[i] if i < len(args) else kwargs.get(name)) for i, name, dims in wanted]
         _check(function.__name__, here)
         return function(*args, **kwargs)
@@ -43,12 +43,12 @@ def shaped(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def elementwise(function: Callable[P, R]) -> Callable[P, R]:
+def elementwise(function: Callable[P, _R]) -> Callable[P, _R]:
     """Refuse calls whose tensors, whatever their rank, are not all of one shape."""
     names = list(signature(function).parameters)
 
     @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> _R:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         shapes = {name: tuple(value.shape) for name, value in given.items() if isinstance(value, Tensor)}
         if len(set(shapes.values())) > 1:

@@ -327,34 +327,34 @@ _AS_TRL = "test_preference.py::test_losses_are_those_of_trl"
 
 PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
     "dpo": PreferenceAlgorithm(
-        Named("accord.algo.preference_loss:dpo"),
+        Named("accord.algo.preference_loss:dpo_loss"),
         heading="DPO (`dpo.loss=dpo`)",
         golden=f"{_PAIRS_BY_HAND}[dpo]",
     ),
     "cdpo": PreferenceAlgorithm(
-        Named("accord.algo.preference_loss:cdpo"),
+        Named("accord.algo.preference_loss:cdpo_loss"),
         heading="Conservative DPO (`dpo.loss=cdpo`)",
         golden=f"{_PAIRS_BY_HAND}[cdpo]",
     ),
     "ipo": PreferenceAlgorithm(
-        Named("accord.algo.preference_loss:ipo"),
+        Named("accord.algo.preference_loss:ipo_loss"),
         length_normalized=True,
         heading="IPO (`dpo.loss=ipo`, `dpo.loss=ipo_sum`)",
         golden=f"{_PAIRS_BY_HAND}[ipo]",
     ),
     "ipo_sum": PreferenceAlgorithm(
-        Named("accord.algo.preference_loss:ipo"),
+        Named("accord.algo.preference_loss:ipo_loss"),
         heading="IPO (`dpo.loss=ipo`, `dpo.loss=ipo_sum`)",
         golden=f"{_PAIRS_BY_HAND}[ipo_sum]",
     ),
     "kto": PreferenceAlgorithm(
-        Named("accord.algo.preference_loss:kto"),
+        Named("accord.algo.preference_loss:kto_loss"),
         paired=False,
         heading="KTO (`dpo.loss=kto`)",
         golden="test_preference.py::test_kto_by_hand",
     ),
     "simpo": PreferenceAlgorithm(
-        Named("accord.algo.preference_loss:simpo"),
+        Named("accord.algo.preference_loss:simpo_loss"),
         needs_reference=False,
         length_normalized=True,
         defaults={"dpo_beta": 2.0},  # of a mean over tokens, which is small: the paper takes 2 to 2.5
@@ -362,7 +362,7 @@ PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
         golden=f"{_AS_TRL}[simpo]",
     ),
     "orpo": PreferenceAlgorithm(
-        Named("accord.algo.preference_loss:orpo"),
+        Named("accord.algo.preference_loss:orpo_loss"),
         needs_reference=False,
         length_normalized=True,
         heading="ORPO (`dpo.loss=orpo`)",

@@ -14,7 +14,7 @@ from accord.cli.talk import path_text, talking
 from accord.config import Layer, read_layer, recipe_schema
 from accord.errors import DataError, UsageError
 from accord.files import write_json, write_text
-from accord.models.known_models import NAMED, add_model, folder_name
+from accord.models.known_models import KNOWN_MODELS, add_model, model_folder_name
 
 FILE, STORE, SCHEMA = "accord.yaml", "accord.db", "recipe.schema.json"
 FOLDERS = ("models", "runs", "exports")
@@ -37,7 +37,7 @@ defaults: {{}}
 label: {{}}
 """
 
-_OFFERED = ", ".join(f"{name} ({known.title}, {known.size} to fetch)" for name, known in NAMED.items())
+_OFFERED = ", ".join(f"{name} ({known.title}, {known.size} to fetch)" for name, known in KNOWN_MODELS.items())
 _OFFERED += ", or the path of a .gguf file"
 ProjectDir = Annotated[
     Path | None, typer.Option("--project", metavar="DIR", help="The project; by default the one around you.")
@@ -141,9 +141,11 @@ def init(
       accord init chat --model smollm2
     """
     with talking(json, verbose) as talk:
-        if from_dir is not None and model not in NAMED:
-            raise UsageError("--from-dir has no effect without --model NAME", hint=f"NAME is one of {', '.join(NAMED)}")
-        target = folder / "models" / folder_name(model) if model is not None else None
+        if from_dir is not None and model not in KNOWN_MODELS:
+            raise UsageError(
+                "--from-dir has no effect without --model NAME", hint=f"NAME is one of {', '.join(KNOWN_MODELS)}"
+            )
+        target = folder / "models" / model_folder_name(model) if model is not None else None
         made = create_project(folder)
         next_step = "accord run demo --dry-run, accord doctor"
         if model is not None and target is not None:

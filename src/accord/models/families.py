@@ -21,7 +21,7 @@ from accord.models.shape import Activation, DecoderConfig, RopeScaling
 Weights = dict[str, Tensor]
 Raw = Mapping[str, Any]
 
-ACTIVATIONS: dict[str, Activation] = {
+ACTIVATION_NAMES: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -140,8 +140,8 @@ def _write_llama_like(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _activation(name: str) -> Activation:
-    _refuse((name not in ACTIVATIONS, f"the activation {name!r}"))
-    return ACTIVATIONS[name]
+    _refuse((name not in ACTIVATION_NAMES, f"the activation {name!r}"))
+    return ACTIVATION_NAMES[name]
 
 
 def _hf_activation(config: DecoderConfig) -> str:

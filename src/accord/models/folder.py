@@ -173,18 +173,18 @@ def _write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) 
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """How weights and config of a folder are read and written; what lies beside them is the same everywhere."""
 
     read: Callable[..., bool]
     write: Callable[[CausalLM | ScalarModel, Mapping[str, int], Path], None]
 
 
-_OWN = Layout(_read, _write)
-LAYOUTS: Mapping[type, Layout] = {
+_OWN = FolderLayout(_read, _write)
+LAYOUTS: Mapping[type, FolderLayout] = {
     DecoderConfig: _OWN,
     LstmConfig: _OWN,
-    ForeignConfig: Layout(transformers_adapter.read, transformers_adapter.write),
+    ForeignConfig: FolderLayout(transformers_adapter.read_weights, transformers_adapter.write_weights),
 }
 
 

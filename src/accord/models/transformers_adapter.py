@@ -27,7 +27,7 @@ from accord.errors import DataError, UsageError
 from accord.models.backbone import Headed
 
 NO_LIMIT = 1 << 20  # positions of an architecture that names no limit
-SAFE: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+LOCAL_ONLY: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 #: What a head may do besides its product, by the names that `transformers` gives it, and what stands for "nothing".
 HEAD_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
 PROBE_GAP = 1e-3  # relative; rounding in fp32 stays far below, a wrong position or scale far above
@@ -82,7 +82,7 @@ def read_config(raw: Mapping[str, Any], folder: Path) -> ForeignConfig:
     family = str(raw["model_type"])
     hub = _transformers(family)
     try:
-        theirs = hub.AutoConfig.from_pretrained(folder, **SAFE)
+        theirs = hub.AutoConfig.from_pretrained(folder, **LOCAL_ONLY)
     except (ValueError, KeyError, OSError) as error:
         raise DataError(
             f"this checkpoint's architecture is not supported: model_type is {family!r}",
@@ -251,7 +251,7 @@ class ForeignTrunk(nn.Module):
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
-def read(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> bool:
+def read_weights(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> bool:
     """Fill a model from a folder. Returns whether the folder holds a score head; a model that wants one gets it.
 
     Raises DataError where weights are missing or left over, or the architecture does not behave as the door asks.
@@ -263,7 +263,7 @@ def read(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> bool:
     try:
         with _quietly(hub), torch.random.fork_rng(devices=[]):
             whole, told = opener.from_pretrained(
-                folder, **SAFE, **labels, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                folder, **LOCAL_ONLY, **labels, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(
@@ -334,7 +334,7 @@ def _probe(trunk: ForeignTrunk, whole: Any, head: nn.Linear, folder: Path) -> No
             )
 
 
-def write(model: Headed, ids: Mapping[str, int], folder: Path) -> None:
+def write_weights(model: Headed, ids: Mapping[str, int], folder: Path) -> None:
     """Write weights and config as `transformers` does, under the architecture's own names."""
     heads: Any = model
     scalar = hasattr(model, "score")

@@ -11,7 +11,7 @@ from torch import Tensor
 BLOCK = 64  # entries a block in the two-level draw
 
 
-def draw(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+def draw_tokens(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row by inverse CDF in two levels (sum blocks, pick a block, then inside it), and its log-prob.
 
     Exact for the softmax of the logits up to fp32 rounding; needs one uniform a row.

@@ -22,7 +22,7 @@ from accord.algo.product import Product
 from accord.errors import DataError, UsageError
 from accord.models.decoder import CausalLM
 from accord.models.precision import tune_allocator
-from accord.rollout.draw import draw, truncate
+from accord.rollout.draw import draw_tokens, truncate
 from accord.seeds import stream_seed
 
 PREFILL_TOKENS = 8192  # most prompt tokens in one pass: bounds the memory of its activations
@@ -188,7 +188,7 @@ class Session:
                 cut = logits_BV[index, None]
                 logits_BV[index] = truncate(cut, row.sampling.top_k, row.sampling.top_p)[0]
         uniform_B = torch.tensor([row.uniforms[len(row.tokens)] for row in self._rows], device=self._device)
-        return draw(logits_BV, uniform_B)
+        return draw_tokens(logits_BV, uniform_B)
 
     def _keep(self, alive: list[int]) -> list[int]:
         """Let the other rows leave, the last ones taking their places; the new order."""

@@ -17,7 +17,7 @@ from accord.errors import DataError, ResourceError
 from accord.scoring.scorer import checked
 
 #: Tries of one request in all; the pause before each further one is twice the one before.
-TRIES = 5
+MAX_TRIES = 5
 PASSING = (408, 425, 429)  # refusals that a later try may lift, besides all of 500 and above
 
 
@@ -25,7 +25,7 @@ class HttpScorer:
     """POSTs ``{"prompts": [...], "completions": [...]}`` and reads ``{"scores": [...]}``, in batches, one at a time.
 
     A server that does not answer in ``timeout_s`` seconds, breaks off, or says that it is busy (408, 425, 429, 5xx) is
-    asked again, ``TRIES`` times in all, ``pause_s``, 2 ``pause_s``, 4 ``pause_s`` ... seconds apart.
+    asked again, ``MAX_TRIES`` times in all, ``pause_s``, 2 ``pause_s``, 4 ``pause_s`` ... seconds apart.
     Environment variables for proxies (``no_proxy`` among them) hold.
     """
 
@@ -50,7 +50,7 @@ class HttpScorer:
     def _ask(self, body: bytes) -> bytes:
         """The answer's body, after as many tries as it takes."""
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_TRIES)):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                     answer: bytes = response.read()
@@ -64,9 +64,9 @@ class HttpScorer:
             except (OSError, http.client.HTTPException) as error:
                 failure = error
             if left:
-                time.sleep(self.pause_s * 2 ** (TRIES - 1 - left))
+                time.sleep(self.pause_s * 2 ** (MAX_TRIES - 1 - left))
         raise ResourceError(
-            f"no scores after {TRIES} tries ({failure})",
+            f"no scores after {MAX_TRIES} tries ({failure})",
             where=self.url,
             hint="start the server; raise timeout_s or lower batch_size if it is slow",
         ) from failure

@@ -68,7 +68,7 @@ def chat_of(scorer: Scorer) -> ChatTemplate | None:
 
 
 #: How a scorer is made of its configuration, and where its model goes.
-KINDS: dict[str, Callable[[ScorerConfig, Placement], Scorer]] = {
+SCORER_KINDS: dict[str, Callable[[ScorerConfig, Placement], Scorer]] = {
     "model": lambda config, placement: RewardModel.load(Path(config.model), placement),
     "ensemble": lambda config, placement: Ensemble.load([*map(Path, config.ensemble)], config.combine, placement),
     "function": lambda config, _: FunctionScorer(config.function),
@@ -94,7 +94,7 @@ def load_scorer(
     given = [] if reward_model is None else [Part(GIVEN, 1.0, RewardModel.load(reward_model, placement))]
     if not configs:
         return given[0].scorer
-    made = [Part(config.label, config.weight, KINDS[config.kind](config, placement)) for config in configs]
+    made = [Part(config.label, config.weight, SCORER_KINDS[config.kind](config, placement)) for config in configs]
     return WeightedScorer([*given, *made])
 
 

@@ -20,7 +20,7 @@ TEMPLATE = "chat_template.jinja"
 #: What else belongs to a tokenizer in a folder: kept as it is.
 OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", TEMPLATE, "chat_templates/*.jinja")
 GENERATION = "generation_config.json"
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
@@ -167,7 +167,7 @@ def _make_special(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> N
 def _special_texts(settings: Mapping[str, Any]) -> Iterator[str]:
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or ()
     listed = extra.values() if isinstance(extra, dict) else extra if isinstance(extra, list | tuple) else ()
-    for token in [*map(settings.get, NAMED), *listed]:
+    for token in [*map(settings.get, SPECIAL_TOKEN_KEYS), *listed]:
         if text := _text(token):
             yield text
 
@@ -210,7 +210,7 @@ def _chat_template(folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[
     if not isinstance(source, str):
         raise DataError("the chat template is not a text", where=str(path), hint="copy the folder again, whole")
     special = [token.content for token in inner.get_added_tokens_decoder().values() if token.special]
-    named = {name: text for name in NAMED if (text := _text(settings.get(name)))}
+    named = {name: text for name in SPECIAL_TOKEN_KEYS if (text := _text(settings.get(name)))}
     return ChatTemplate(source, named, tuple(special), str(path))
 
 

@@ -15,7 +15,7 @@ SPIKE_AFTER = 5  # steps, before their median means something
 
 
 @dataclass(frozen=True)
-class Alarm:
+class AlarmRule:
     """A symptom in one iteration's diagnostics, and what usually causes it."""
 
     name: str
@@ -44,33 +44,39 @@ def _spiked(name: str, stats: Stats, earlier: Earlier) -> bool:
 
 
 ALARMS = (
-    Alarm(
+    AlarmRule(
         "negative KL",
         lambda s: s["kl"] < -KL_STANDARD_ERRORS * s["kl_error"],
         "the distribution sampled from is not the one that is scored",
     ),
-    Alarm(
+    AlarmRule(
         "KL far above its target",
         lambda s: s["kl"] > 3 * s.get("kl_target", float("inf")),
         "the step is too large for the controller: lower the learning rate, or raise kl_coef",
     ),
-    Alarm("first ratio", lambda s: abs(s["first_ratio_max"] - 1) > 0.05, "dropout, stale weights or unequal numerics"),
-    Alarm("rollout drift", lambda s: s["behaviour_gap"] > 0.05, "engine and learner compute different log-probs"),
-    Alarm("ratio", lambda s: s["ratio_max"] > 10, "learning rate too high, or too many epochs on one rollout"),
-    Alarm(
+    AlarmRule(
+        "first ratio", lambda s: abs(s["first_ratio_max"] - 1) > 0.05, "dropout, stale weights or unequal numerics"
+    ),
+    AlarmRule("rollout drift", lambda s: s["behaviour_gap"] > 0.05, "engine and learner compute different log-probs"),
+    AlarmRule("ratio", lambda s: s["ratio_max"] > 10, "learning rate too high, or too many epochs on one rollout"),
+    AlarmRule(
         "clipped",
         lambda s: s.get("clip_low", 0.0) + s.get("clip_high", 0.0) > 0.3,
         "the last update went too far: lower the learning rate, or make fewer passes",
     ),
-    Alarm("stale samples", lambda s: s.get("behaviour_ess", 1.0) < 0.3, "the samples are not this policy's any more"),
-    Alarm("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text"),
-    Alarm("no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"),
-    Alarm(
+    AlarmRule(
+        "stale samples", lambda s: s.get("behaviour_ess", 1.0) < 0.3, "the samples are not this policy's any more"
+    ),
+    AlarmRule("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text"),
+    AlarmRule(
+        "no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"
+    ),
+    AlarmRule(
         "zero-variance groups",
         lambda s: s.get("zero_variance_groups", 0) > 0.5,
         "most prompts teach nothing: all their scores equal",
     ),
-    Alarm("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier"),
+    AlarmRule("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier"),
 )
 
 #: Of policy optimisation too.
@@ -104,28 +110,30 @@ TRENDS = (
 
 #: Of direct preference. Numbers that a step does not have ring nothing.
 PREFERENCE_ALARMS = (
-    Alarm(
+    AlarmRule(
         "chosen falls",
         lambda s: s.get("chosen_drift", 0.0) < -20,
         "the better completions lose likelihood too: raise dpo_beta, lower the learning rate, or stop earlier",
     ),
-    Alarm(
+    AlarmRule(
         "too easy",
         lambda s: s.get("accuracy", 0.0) == 1 and s.get("margin", 0.0) > 5,
         "overfitting, a leak, or chosen and rejected differ in form: look at the rows",
     ),
-    Alarm(
+    AlarmRule(
         "overfit",
         lambda s: s.get("train_accuracy", 0.0) - s.get("valid_accuracy", 1.0) > 0.1,
         "held-out judgements are not learnt: fewer epochs, a larger dpo_beta, or more data",
     ),
-    Alarm("ties", lambda s: s.get("ties", 0.0) > 0.5, "most prompts teach nothing: all their completions score alike"),
-    Alarm(
+    AlarmRule(
+        "ties", lambda s: s.get("ties", 0.0) > 0.5, "most prompts teach nothing: all their completions score alike"
+    ),
+    AlarmRule(
         "no end",
         lambda s: s.get("eos_rate", 1.0) < 0.9,
         "completions are cut: raise max_new_tokens, or train SFT to end",
     ),
-    Alarm("copies", lambda s: s.get("distinct", 1.0) < 0.5, "mode collapse: raise dpo_beta, or stop earlier"),
+    AlarmRule("copies", lambda s: s.get("distinct", 1.0) < 0.5, "mode collapse: raise dpo_beta, or stop earlier"),
 )
 
 #: Told once, where a run asks for it.
@@ -135,11 +143,11 @@ NAIVE = {
 }
 
 
-def alarms(stats: Stats, table: Sequence[Alarm] = ALARMS) -> list[dict[str, str]]:
+def raised_alarms(stats: Stats, table: Sequence[AlarmRule] = ALARMS) -> list[dict[str, str]]:
     """The alarms that ring, as rows for ``events.jsonl``."""
     return [{"alarm": a.name, "cause": a.cause} for a in table if a.rings(stats)]
 
 
-def trends(stats: Stats, earlier: Earlier) -> list[dict[str, str]]:
+def raised_trends(stats: Stats, earlier: Earlier) -> list[dict[str, str]]:
     """The alarms that ring in view of the steps before this one, oldest first."""
     return [{"alarm": t.name, "cause": t.cause} for t in TRENDS if t.rings(stats, earlier)]

@@ -38,7 +38,8 @@ from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.seeds import stream_seed
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
-from accord.train.alarms import PREFERENCE_ALARMS, alarms
+from accord.train.alarms import PREFERENCE_ALARMS, raised_alarms
+from accord.train.held_out import every_nth, hold_out
 from accord.train.learner import Learner
 from accord.train.preferences import (
     ComparedGroup,
@@ -46,11 +47,11 @@ from accord.train.preferences import (
     Reference,
     Tally,
     bucketed_logp,
+    compared_labels,
+    compared_ranking,
     held_out,
-    labelled_group,
     mismatched,
     preference_losses,
-    ranked_group,
     require_both_classes,
 )
 from accord.train.prompts import Prompts
@@ -80,7 +81,7 @@ class DpoResult:
 
 
 @dataclass(frozen=True)
-class Task:
+class DpoSetup:
     """What every step is given: settings, row of the table, the policy that trains and its tokenizer."""
 
     config: DpoConfig
@@ -96,7 +97,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Source:
+class JudgementSource:
     """Where judgements come from.
 
     Attributes:
@@ -140,15 +141,15 @@ def dpo(
     ``output_dir/adapter`` holds the last adapter alone.
     """
     run = TrainingRun(output_dir, seed, resume, log)
-    task = _task(config, _checked_row(config, reward_model), model, seed)
+    setup = _open_setup(config, _checked_row(config, reward_model), model, seed)
     if config.online:
         scorer = load_scorer(config.rewards, reward_model, Placement.of(config))
-        source = _online(task, scorer, model, data, valid_data, log)
+        source = _online(setup, scorer, model, data, valid_data, log)
     else:
-        source = _offline(task, model, data, valid_data, output_dir, log)
-    objective = Objective(config, task.row, task.policy, task.tokenizer.pad_id, source.reference)
+        source = _offline(setup, model, data, valid_data, output_dir, log)
+    objective = Objective(config, setup.row, setup.policy, setup.tokenizer.pad_id, source.reference)
     total = -(-source.num_groups // config.groups_per_step) * config.epochs
-    learner = Learner({"policy": task.policy}, {"policy": config.optim}, total)
+    learner = Learner({"policy": setup.policy}, {"policy": config.optim}, total)
 
     def step_fn(step: int) -> dict[str, float]:
         groups, reported = source.groups(step)
@@ -156,16 +157,16 @@ def dpo(
         stats = learner.update(preference_losses(objective, groups, tally)) | reported
         stats |= tally.means()
         if (step + 1) % config.eval_every == 0 or step + 1 == total:
-            run.save_snapshot(step, task.policy, task.tokenizer)
+            run.save_snapshot(step, setup.policy, setup.tokenizer)
             stats |= _measure(objective, source.measured)
-        for event in alarms(stats, PREFERENCE_ALARMS):
+        for event in raised_alarms(stats, PREFERENCE_ALARMS):
             run.event(step, event)
         return stats
 
     inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
     identity = run.identity(inputs, config=config)
     run.train(learner, step_fn, Steps(total, config.checkpoint_every), identity=identity)
-    saved = run.save_result(task.policy, task.tokenizer, adapter_on=model if config.lora.rank else None)
+    saved = run.save_result(setup.policy, setup.tokenizer, adapter_on=model if config.lora.rank else None)
     found = held_out(objective, source.valid) if source.valid else {}
     return DpoResult(
         model=saved,
@@ -206,13 +207,13 @@ def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgo
     return row
 
 
-def _task(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -> Task:
+def _open_setup(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -> DpoSetup:
     """The policy before its first step. It stays in eval mode: dropout would part it from its reference."""
     policy, tokenizer = load_policy(model, Placement.of(config))
     if config.activation_checkpointing:
         recompute_activations(policy.model)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
-    return Task(config, row, policy.eval(), tokenizer, seed)
+    return DpoSetup(config, row, policy.eval(), tokenizer, seed)
 
 
 def _measure(objective: Objective, measured: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:
@@ -229,20 +230,18 @@ def _measure(objective: Objective, measured: Mapping[str, Sequence[ComparedGroup
 # -- judgements of a file ----------------------------------------------------------------------------------------------
 
 
-def _offline(task: Task, model: Path, data: Path, valid_data: Path | None, output_dir: Path, log: Log) -> Source:
-    groups = _read_groups(task, data, log)
-    train, valid = groups, groups[::20]
-    if valid_data is not None:
-        valid = _read_groups(task, valid_data, log)
-    elif len(groups) >= 20:
-        train = [g for i, g in enumerate(groups) if i % 20]
-    if not task.row.paired:
+def _offline(
+    setup: DpoSetup, model: Path, data: Path, valid_data: Path | None, output_dir: Path, log: Log
+) -> JudgementSource:
+    groups = _read_groups(setup, data, log)
+    train, valid = hold_out(groups) if valid_data is None else (groups, _read_groups(setup, valid_data, log))
+    if not setup.row.paired:
         require_both_classes(train, str(data))
-    measured, steps = {"valid": _some(valid)}, _steps(task, train)
+    measured, steps = {"valid": every_nth(valid, MEASURED_GROUPS)}, _steps(setup, train)
     if len(valid) >= FEW_GROUPS:
-        measured["train"] = _some(train)
-    reference = _stored_reference(task, model, _examples(task, [*steps, valid, *measured.values()]), output_dir, log)
-    return Source(
+        measured["train"] = every_nth(train, MEASURED_GROUPS)
+    reference = _stored_reference(setup, model, _examples(setup, [*steps, valid, *measured.values()]), output_dir, log)
+    return JudgementSource(
         num_groups=len(train),
         num_completions=sum(len(g.examples) for g in train),
         groups=lambda step: (steps[step], {}),
@@ -252,34 +251,29 @@ def _offline(task: Task, model: Path, data: Path, valid_data: Path | None, outpu
     )
 
 
-def _steps(task: Task, groups: Sequence[ComparedGroup]) -> list[list[ComparedGroup]]:
+def _steps(setup: DpoSetup, groups: Sequence[ComparedGroup]) -> list[list[ComparedGroup]]:
     """The judgements of every step: a fresh permutation each epoch, its last step maybe a smaller one."""
-    found, size = [], task.config.groups_per_step
-    for epoch in range(task.config.epochs):
-        generator = torch.Generator().manual_seed(stream_seed(task.seed, "order", epoch))
+    found, size = [], setup.config.groups_per_step
+    for epoch in range(setup.config.epochs):
+        generator = torch.Generator().manual_seed(stream_seed(setup.seed, "order", epoch))
         order = torch.randperm(len(groups), generator=generator).tolist()
         found += [[groups[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
     return found
 
 
-def _some(groups: Sequence[ComparedGroup]) -> Sequence[ComparedGroup]:
-    """All judgements, or of very many every n-th."""
-    return groups[:: max(1, -(-len(groups) // MEASURED_GROUPS))]
-
-
-def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
+def _read_groups(setup: DpoSetup, path: Path, log: Log) -> list[ComparedGroup]:
     """The judgements of a file as comparisons; the log says how many say nothing or are too long."""
-    judged = read_judgements(path, task.tokenizer.chat)
-    if task.row.paired and any(isinstance(j, JudgedGroup) for j in judged):
+    judged = read_judgements(path, setup.tokenizer.chat)
+    if setup.row.paired and any(isinstance(j, JudgedGroup) for j in judged):
         raise DataError(
-            f"thumbs (rows with a label), but dpo.loss {task.config.loss} compares completions of one prompt",
+            f"thumbs (rows with a label), but dpo.loss {setup.config.loss} compares completions of one prompt",
             where=str(path),
             hint="use dpo.loss=kto, or give rankings or pairs",
         )
-    groups = [group for group in (_encoded(task, j) for j in judged) if group is not None]
+    groups = [group for group in (_encoded(setup, j) for j in judged) if group is not None]
     kept = [group for group in groups if group.shares]
     too_long, ties = len(judged) - len(groups), len(groups) - len(kept)
-    reasons = f"{too_long} longer than {task.max_tokens} tokens, {ties} one single tie"
+    reasons = f"{too_long} longer than {setup.max_tokens} tokens, {ties} one single tie"
     if not kept:
         raise DataError(
             f"no judgement of {len(judged)} can be learnt from: {reasons}",
@@ -291,38 +285,40 @@ def _read_groups(task: Task, path: Path, log: Log) -> list[ComparedGroup]:
     return kept
 
 
-def _encoded(task: Task, judged: RankedGroup | JudgedGroup) -> ComparedGroup | None:
+def _encoded(setup: DpoSetup, judged: RankedGroup | JudgedGroup) -> ComparedGroup | None:
     """A judgement as ids, without completions that are too long; None where too few are left."""
-    examples = [demonstration_example(task.tokenizer, judged.prompt, text) for text in judged.completions]
-    short = [i for i, e in enumerate(examples) if len(e) <= task.max_tokens]
+    examples = [demonstration_example(setup.tokenizer, judged.prompt, text) for text in judged.completions]
+    short = [i for i, e in enumerate(examples) if len(e) <= setup.max_tokens]
     kept = [examples[i] for i in short]
     if isinstance(judged, JudgedGroup):
-        return labelled_group(task.config, kept, [judged.values[i] for i in short], judged.weight) if kept else None
+        return compared_labels(setup.config, kept, [judged.values[i] for i in short], judged.weight) if kept else None
     if len(kept) < 2:
         return None
-    return ranked_group(task.config, task.row, kept, [judged.ranks[i] for i in short], judged.weight)
+    return compared_ranking(setup.config, setup.row, kept, [judged.ranks[i] for i in short], judged.weight)
 
 
-def _examples(task: Task, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
+def _examples(setup: DpoSetup, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
     """Every completion that the reference will be asked for, once, those under prompts of others among them; in an
     order that no seed decides.
     """
     found = [e for groups in sets for g in groups for e in g.examples]
-    if not task.row.paired:
-        found += [e for groups in sets for e in mismatched(groups, task.policy.config.max_positions)]
+    if not setup.row.paired:
+        found += [e for groups in sets for e in mismatched(groups, setup.policy.config.max_positions)]
     return sorted(set(found), key=lambda e: (e.prompt, e.completion))
 
 
-def _stored_reference(task: Task, model: Path, examples: Sequence[Example], output_dir: Path, log: Log) -> Reference:
+def _stored_reference(
+    setup: DpoSetup, model: Path, examples: Sequence[Example], output_dir: Path, log: Log
+) -> Reference:
     """The policy's log-probabilities before its first step: computed now, or read if they stand there already."""
-    if not task.row.needs_reference:
+    if not setup.row.needs_reference:
         return None
-    dtype, path = str(task.policy.model.compute_dtype), output_dir / "reference.safetensors"
+    dtype, path = str(setup.policy.model.compute_dtype), output_dir / "reference.safetensors"
     identity = identity_of({"dtype": dtype, "ids": [(e.prompt, e.completion) for e in examples]}, {"model": model})
     logp_S = _read_stored(path, identity)
     if logp_S is None:
         log(0.0, f"log-probabilities of {len(examples)} completions under the reference")
-        logp_S = bucketed_logp(task.policy, examples, task.tokenizer.pad_id, task.config.micro_batch_tokens)
+        logp_S = bucketed_logp(setup.policy, examples, setup.tokenizer.pad_id, setup.config.micro_batch_tokens)
         write_bytes(path, save({"logp_S": logp_S}, {"identity": identity}))
     known = dict(zip(examples, logp_S.tolist(), strict=True))
     return lambda wanted: torch.tensor([known[e] for e in wanted])
@@ -343,16 +339,16 @@ def _read_stored(path: Path, identity: str) -> Tensor | None:
 class LiveReference:
     """The policy as it started, a frozen copy or the policy itself with its adapter off; asked once a completion."""
 
-    def __init__(self, task: Task, model: Path) -> None:
-        self._task, self._copy, self._known = task, task.policy, dict[Example, float]()
-        if not task.config.lora.rank:
-            self._copy = load_policy(model, Placement.of(task.config))[0].eval().requires_grad_(False)
+    def __init__(self, setup: DpoSetup, model: Path) -> None:
+        self._setup, self._copy, self._known = setup, setup.policy, dict[Example, float]()
+        if not setup.config.lora.rank:
+            self._copy = load_policy(model, Placement.of(setup.config))[0].eval().requires_grad_(False)
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
         new = [e for e in examples if e not in self._known]
         if new:
             with adapter_off(self._copy):
-                size, pad_id = self._task.config.micro_batch_tokens, self._task.tokenizer.pad_id
+                size, pad_id = self._setup.config.micro_batch_tokens, self._setup.tokenizer.pad_id
                 self._known |= zip(new, bucketed_logp(self._copy, new, pad_id, size).tolist(), strict=True)
         return torch.tensor([self._known[e] for e in examples])
 
@@ -361,18 +357,20 @@ class LiveReference:
         self._known.clear()
 
 
-def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log) -> Source:
-    config, generator = task.config, EngineGenerator(task.policy, task.tokenizer)
-    rows = read_prompts(data, task.tokenizer.chat)
+def _online(
+    setup: DpoSetup, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log
+) -> JudgementSource:
+    config, generator = setup.config, EngineGenerator(setup.policy, setup.tokenizer)
+    rows = read_prompts(data, setup.tokenizer.chat)
     prompts = Prompts([row.text for row in rows], [row.weight for row in rows])
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
-    reference = LiveReference(task, model) if task.row.needs_reference else None
+    reference = LiveReference(setup, model) if setup.row.needs_reference else None
 
     def groups(step: int) -> tuple[list[ComparedGroup], dict[str, float]]:
-        chosen = prompts.pick(config.groups_per_step, step, task.seed)
-        drawn = generator.generate(chosen, sampling, seed=stream_seed(task.seed, "rollout", step))
+        chosen = prompts.pick(config.groups_per_step, step, setup.seed)
+        drawn = generator.generate(chosen, sampling, seed=stream_seed(setup.seed, "rollout", step))
         examples = [Example(one.prompt_ids, one.completion_ids) for one in drawn]
-        found, reported = _judged_samples(task, scorer, drawn, examples, stream_seed(task.seed, "labels", step))
+        found, reported = _judged_samples(setup, scorer, drawn, examples, stream_seed(setup.seed, "labels", step))
         if reference:
             reference.forget()
             reported["kl"] = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn) - float(
@@ -380,29 +378,29 @@ def _online(task: Task, scorer: Scorer, model: Path, data: Path, valid_data: Pat
             )
         return found, reported
 
-    valid = [] if valid_data is None else _read_groups(task, valid_data, log)
+    valid = [] if valid_data is None else _read_groups(setup, valid_data, log)
     rounded = -(-len(rows) // config.groups_per_step) * config.groups_per_step
-    return Source(
+    return JudgementSource(
         num_groups=rounded,
         num_completions=rounded * config.samples_per_prompt,
         groups=groups,
         reference=reference,
         valid=valid,
-        measured={"valid": _some(valid)} if valid else {},
+        measured={"valid": every_nth(valid, MEASURED_GROUPS)} if valid else {},
     )
 
 
 def _judged_samples(
-    task: Task, scorer: Scorer, drawn: Sequence[Generated], examples: Sequence[Example], seed: int
+    setup: DpoSetup, scorer: Scorer, drawn: Sequence[Generated], examples: Sequence[Example], seed: int
 ) -> tuple[list[ComparedGroup], dict[str, float]]:
     """Samples ranked by their scores, prompt by prompt, and what there is to log; prompts that tie are left out."""
-    config = task.config
+    config = setup.config
     raw_S = scorer.score([one.pair for one in drawn])
     cut_S = torch.tensor([not one.finished for one in drawn])
     score_PK = (raw_S - config.missing_eos_penalty * cut_S).view(-1, config.samples_per_prompt)
     rank_PK = judged_ranks(score_PK, config.label_noise, torch.Generator().manual_seed(seed))
     groups = [
-        ranked_group(config, task.row, examples[p * len(ranks) : (p + 1) * len(ranks)], ranks, 1.0)
+        compared_ranking(config, setup.row, examples[p * len(ranks) : (p + 1) * len(ranks)], ranks, 1.0)
         for p, ranks in enumerate(rank_PK.tolist())
     ]
     kept = [g for g in groups if g.shares]

@@ -28,16 +28,16 @@ from accord.seeds import stream_seed
 from accord.stats import margin_calibration
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
+from accord.train.held_out import hold_out
 
-Group = RankedGroup | JudgedGroup
+GroupView = RankedGroup | JudgedGroup
 
-HELD_OUT_EVERY = 20
 RATINGS_COMPARED = 1000  # all pairs of so many held-out ratings are looked at
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
-READERS: Mapping[str, Callable[[Path, Chat | None], Sequence[Group]]] = {
+READERS: Mapping[str, Callable[[Path, Chat | None], Sequence[GroupView]]] = {
     "pairs": read_rankings,
     "orders": read_rankings,
     "labels": lambda path, chat: read_judged(path, "label", chat),
@@ -47,10 +47,10 @@ READERS: Mapping[str, Callable[[Path, Chat | None], Sequence[Group]]] = {
 
 def read_groups(
     config: RewardConfig, loss: RewardLoss, data: Path, valid_data: Path | None, chat: Chat | None
-) -> tuple[list[Group], list[Group], int]:
+) -> tuple[list[GroupView], list[GroupView], int]:
     """Groups to learn from and held-out ones, and how many rankings of one single tie were left out of ``data``.
 
-    Without ``valid_data`` every twentieth batch element is held out; of fewer than twenty all serve for both.
+    Without ``valid_data`` every twentieth batch element is held out; of fewer than twenty the first serves for both.
     Raises DataError or UsageError where nothing can be learnt from them, or not as the configuration says.
     """
     check_settings(config, loss)
@@ -59,13 +59,10 @@ def read_groups(
     if not groups:
         raise DataError("every ranking is one single tie", where=str(data), hint="give rankings with some order")
     _check_details(config, loss, groups, data)
-    elements = batch_elements(groups)
-    held_out = elements[::HELD_OUT_EVERY]
+    parts: tuple[Sequence[list[GroupView]], ...] = hold_out(batch_elements(groups))
     if valid_data is not None:
-        held_out = [_telling(config, READERS[loss.reads](valid_data, chat))]
-    elif len(elements) >= HELD_OUT_EVERY:
-        elements = [element for i, element in enumerate(elements) if i % HELD_OUT_EVERY]
-    train, valid = ([group for element in part for group in element] for part in (elements, held_out))
+        parts = batch_elements(groups), [_telling(config, READERS[loss.reads](valid_data, chat))]
+    train, valid = ([group for element in part for group in element] for part in parts)
     if not valid:
         raise DataError("every held-out ranking is one single tie", where=str(valid_data), hint="give others")
     values = {value for group in train if isinstance(group, JudgedGroup) for value in group.values}
@@ -84,7 +81,7 @@ def batch_elements(groups: Sequence[G]) -> list[list[G]]:
     return list(found.values())
 
 
-def _telling(config: RewardConfig, groups: Sequence[Group]) -> list[Group]:
+def _telling(config: RewardConfig, groups: Sequence[GroupView]) -> list[GroupView]:
     """The groups that say something: all but rankings of one single tie, where ties are no pairs."""
     half = config.pairs.ties == "half"
     return [g for g in groups if half or isinstance(g, JudgedGroup) or len(set(g.ranks)) > 1]
@@ -108,7 +105,7 @@ def check_settings(config: RewardConfig, loss: RewardLoss) -> None:
         )
 
 
-def _check_details(config: RewardConfig, loss: RewardLoss, groups: Sequence[Group], data: Path) -> None:
+def _check_details(config: RewardConfig, loss: RewardLoss, groups: Sequence[GroupView], data: Path) -> None:
     """Margins that are asked for must be there, and soft labels must be of use."""
     ranked = [group for group in groups if isinstance(group, RankedGroup)]
     margin = config.pairs.margin
@@ -149,11 +146,16 @@ class EncodedGroup:
     group: str = ""
 
 
-G = TypeVar("G", Group, EncodedGroup)
+G = TypeVar("G", GroupView, EncodedGroup)
 
 
 def encode_groups(
-    config: RewardConfig, loss: RewardLoss, tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, seed: int
+    config: RewardConfig,
+    loss: RewardLoss,
+    tokenizer: Tokenizer,
+    groups: Sequence[GroupView],
+    max_tokens: int,
+    seed: int,
 ) -> list[EncodedGroup]:
     """Groups as the loss reads them.
 
@@ -173,7 +175,7 @@ def encode_groups(
 
 def encode_group(
     tokenizer: Tokenizer,
-    group: Group,
+    group: GroupView,
     max_tokens: int,
     *,
     pairs: PairsConfig | None = None,
@@ -256,7 +258,7 @@ def count_pairs(config: RewardConfig, groups: Sequence[EncodedGroup]) -> int:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class HeldOutFit:
     """How raw scores fit held-out judgements. None where the judgements cannot tell.
 
     ``accuracy`` is the share of choices made alike (a score of 0 gap counts half): the better of a pair, a label by the
@@ -269,9 +271,9 @@ class Agreement:
     length_correlation: float
 
 
-def agreement(
-    scorer: ScalarModel, tokenizer: Tokenizer, loss: RewardLoss, groups: Sequence[Group], max_tokens: int
-) -> Agreement:
+def held_out_fit(
+    scorer: ScalarModel, tokenizer: Tokenizer, loss: RewardLoss, groups: Sequence[GroupView], max_tokens: int
+) -> HeldOutFit:
     """Score the groups' completions, the mean of all heads, and compare."""
     texts = [(group.prompt, completion) for group in groups for completion in group.completions]
     score_S = raw_scores(scorer, tokenizer, texts, max_tokens).reshape(len(texts), -1).mean(1)
@@ -279,36 +281,36 @@ def agreement(
     right_N = (margin_N > 0).float() + 0.5 * (margin_N == 0).float()
     log_odds = loss.reads != "ratings" and len(margin_N) > 0
     lengths = torch.tensor([len(tokenizer.encode(completion)) for _, completion in texts])
-    return Agreement(
+    return HeldOutFit(
         accuracy=float((weight_N * right_N).double().sum() / weight_N.double().sum()) if len(margin_N) else None,
         calibration_error=margin_calibration(margin_N.numpy()).error if log_odds else None,
         length_correlation=float(correlation(score_S, lengths)),
     )
 
 
-def _pair_choices(groups: Sequence[Group], score_S: Tensor) -> tuple[Tensor, Tensor]:
+def _pair_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
     """Gaps of all strict pairs; each group weighs the same."""
     chosen_N, rejected_N, weight_N = group_pairs([g.ranks for g in groups if isinstance(g, RankedGroup)])
     return score_S[chosen_N] - score_S[rejected_N], weight_N
 
 
-def _label_choices(groups: Sequence[Group], score_S: Tensor) -> tuple[Tensor, Tensor]:
+def _label_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of the good, and those of the bad turned around."""
     return (2 * _values(groups) - 1) * score_S, torch.ones_like(score_S)
 
 
-def _rating_choices(groups: Sequence[Group], score_S: Tensor) -> tuple[Tensor, Tensor]:
+def _rating_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
     """Gaps of all pairs with different ratings, of any prompts."""
     value_S, score_S = _values(groups)[:RATINGS_COMPARED], score_S[:RATINGS_COMPARED]
     gap_N = (score_S[:, None] - score_S)[value_S[:, None] > value_S]
     return gap_N, torch.ones_like(gap_N)
 
 
-def _values(groups: Sequence[Group]) -> Tensor:
+def _values(groups: Sequence[GroupView]) -> Tensor:
     return torch.tensor([v for group in groups if isinstance(group, JudgedGroup) for v in group.values])
 
 
-CHOICES: Mapping[str, Callable[[Sequence[Group], Tensor], tuple[Tensor, Tensor]]] = {
+CHOICES: Mapping[str, Callable[[Sequence[GroupView], Tensor], tuple[Tensor, Tensor]]] = {
     "pairs": _pair_choices,
     "orders": _pair_choices,
     "labels": _label_choices,

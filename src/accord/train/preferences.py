@@ -60,7 +60,7 @@ class ComparedGroup:
 # -- judgements as comparisons -----------------------------------------------------------------------------------------
 
 
-def ranked_group(
+def compared_ranking(
     config: DpoConfig, row: PreferenceAlgorithm, examples: Sequence[Example], ranks: Sequence[float], weight: float
 ) -> ComparedGroup:
     """All strict pairs of a ranking, which share its weight equally; each one a good and a bad completion where the
@@ -75,7 +75,7 @@ def ranked_group(
     return ComparedGroup(tuple(examples), tuple(better), tuple(worse), tuple(shares), weight)
 
 
-def labelled_group(
+def compared_labels(
     config: DpoConfig, examples: Sequence[Example], goods: Sequence[float], weight: float
 ) -> ComparedGroup:
     """Thumbs: each completion against the zero point, 1 = good; they share the group's weight."""

@@ -34,11 +34,11 @@ from accord.text.tokenizer import Tokenizer
 from accord.train.judged import (
     READERS,
     EncodedGroup,
-    Group,
-    agreement,
+    GroupView,
     batch_elements,
     count_pairs,
     encode_groups,
+    held_out_fit,
     read_groups,
     reward_batch,
     shared_texts,
@@ -53,7 +53,7 @@ SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 
 @dataclass(frozen=True)
 class RewardResult:
-    """Where the reward model is, and how it fits held-out judgements (see `accord.train.judged.Agreement`).
+    """Where the reward model is, and how it fits held-out judgements (see `accord.train.judged.HeldOutFit`).
 
     ``num_groups`` are batch elements; ``num_skipped`` rankings of one single tie were left out. ``offset`` and
     ``scale`` are those of `reward.json`.
@@ -113,7 +113,7 @@ def reward(
     identity = run.identity({"model": model, "data": data}, config=config)
     run.train(learner, step_fn, Steps(learner.total_steps, config.checkpoint_every), identity=identity)
     scale = _finish(config, scorer, tokenizer, train, limit, output_dir / "model")
-    agreed = agreement(scorer, tokenizer, loss, valid, limit)
+    agreed = held_out_fit(scorer, tokenizer, loss, valid, limit)
     return RewardResult(
         model=output_dir / "model",
         valid_accuracy=agreed.accuracy,
@@ -172,7 +172,12 @@ def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, T
 
 
 def _finish(
-    config: RewardConfig, scorer: ScalarModel, tokenizer: Tokenizer, train: Sequence[Group], limit: int, folder: Path
+    config: RewardConfig,
+    scorer: ScalarModel,
+    tokenizer: Tokenizer,
+    train: Sequence[GroupView],
+    limit: int,
+    folder: Path,
 ) -> RewardScale:
     """Put the trained model on its scale and write it."""
     fold_spellings(scorer.model.embed_tokens)
@@ -308,7 +313,7 @@ def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[li
 
 
 def scale_of(
-    config: RewardConfig, scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int
+    config: RewardConfig, scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[GroupView], max_tokens: int
 ) -> RewardScale:
     """How the trained heads' numbers become the score: as measured, or as chances, which need no scale."""
     if config.transform == "probability":
@@ -317,7 +322,9 @@ def scale_of(
     return replace(measure_scale(scorer, tokenizer, groups, max_tokens), combine=config.combine)
 
 
-def measure_scale(scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int) -> RewardScale:
+def measure_scale(
+    scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[GroupView], max_tokens: int
+) -> RewardScale:
     """Offset and scale that give the human completions of the groups mean 0 and standard deviation 1, head by head.
 
     Where no group says that its completions are people's, all of them count; of very many, every n-th.

@@ -16,7 +16,7 @@ from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator
 from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
-from accord.train.alarms import NAIVE, alarms, trends
+from accord.train.alarms import NAIVE, raised_alarms, raised_trends
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.policy_models import PolicyModels, load_policy_models
@@ -152,7 +152,7 @@ def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, s
 
 def _record(run: TrainingRun, step: int, scored: Scored, stats: dict[str, float]) -> None:
     """Write alarms into ``events.jsonl``, and the first few samples of the iteration where a person can read them."""
-    for event in alarms(stats) + trends(stats, run.metrics.rows()):
+    for event in raised_alarms(stats) + raised_trends(stats, run.metrics.rows()):
         run.event(step, event)
     some = list(zip(scored.samples, scored.score_B.tolist(), strict=True))[:SHOWN_SAMPLES]
     shown = [f"[{score:+.2f}] {one.prompt!r}{one.text}" for one, score in some]

@@ -21,12 +21,12 @@ from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, example_buckets, length_buckets
 from accord.text.chat import encode_chat
 from accord.text.tokenizer import Tokenizer
+from accord.train.held_out import every_nth, hold_out
 from accord.train.learner import Learner
 from accord.train.likelihood import LmResult, completion_nll, mean_nll
 from accord.train.training_run import Steps, TrainingRun
 
 NLL_ROWS = 400  # demonstrations that a likelihood is measured on after fine-tuning: enough for 2 %
-HELD_OUT_EVERY = 20  # without a file of its own: 5 % of the data, enough to see overfitting
 
 
 def sft(
@@ -61,7 +61,7 @@ def sft(
     run.train(learner, step_fn, Steps(len(batches), config.checkpoint_every), identity=identity)
     policy.eval()
     saved = run.save_result(policy, tokenizer, adapter_on=model if config.lora.rank else None)
-    train_nll, valid_nll = (mean_nll(policy, spread(rows, NLL_ROWS), tokenizer.pad_id) for rows in (train, valid))
+    train_nll, valid_nll = (mean_nll(policy, every_nth(rows, NLL_ROWS), tokenizer.pad_id) for rows in (train, valid))
     num_tokens = sum(train[i].num_counted for batch in batches for i in batch)
     return LmResult(saved, train_nll, valid_nll, num_tokens, len(batches))
 
@@ -79,14 +79,12 @@ def _start(config: SftConfig, model: Path, seed: int) -> tuple[CausalLM, Tokeniz
 def _read_split(
     config: SftConfig, policy: CausalLM, tokenizer: Tokenizer, data: Path, valid_data: Path | None, log: Log
 ) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Return the demonstrations to learn from and the held-out ones; of very few all serve for both."""
+    """Return the demonstrations to learn from and the held-out ones; of very few the first serves for both."""
     limit = min(config.max_tokens, policy.config.max_positions)
     rows = _demonstrations(tokenizer, data, limit, log)
     if valid_data is not None:
         return rows, _demonstrations(tokenizer, valid_data, limit, log)
-    if len(rows) < HELD_OUT_EVERY:
-        return rows, rows[::HELD_OUT_EVERY]
-    return [row for i, row in enumerate(rows) if i % HELD_OUT_EVERY], rows[::HELD_OUT_EVERY]
+    return hold_out(rows)
 
 
 def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list[int]]:
@@ -98,11 +96,6 @@ def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list
         for batch in length_buckets(lengths, config.batch_tokens, stream_seed(seed, "order", epoch))
     ]
     return batches[: max(1, round(len(batches) * config.epochs / whole))]
-
-
-def spread(rows: Sequence[Example], most: int) -> Sequence[Example]:
-    """All rows, or of very many every n-th."""
-    return rows[:: max(1, -(-len(rows) // most))]
 
 
 def _demonstrations(tokenizer: Tokenizer, path: Path, max_tokens: int, log: Log) -> list[Example]:
