@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accord.report.comparison_page import Estimate, write_comparison
+from accord.report.comparison_page import SeedMean, write_comparison
 
 
 def interval(value: float, half: float) -> dict[str, Any]:
@@ -18,12 +18,12 @@ def interval(value: float, half: float) -> dict[str, Any]:
 def test_an_interval_over_seeds_by_hand() -> None:
     # values .6, .7, .8: deviation .1, over sqrt(3), times 4.302653 (Student, 2 degrees of freedom) = .248414;
     # halves of .05 on each seed add in squares: sqrt(.248414^2 + .05^2) = .253396
-    found = Estimate.of([interval(0.6, 0.05), interval(0.7, 0.05), interval(0.8, 0.05)])
+    found = SeedMean.of([interval(0.6, 0.05), interval(0.7, 0.05), interval(0.8, 0.05)])
     assert (found.value, found.half) == (pytest.approx(0.7), pytest.approx(0.253396, abs=1e-6))
-    alone = Estimate.of([interval(0.6, 0.05)])
+    alone = SeedMean.of([interval(0.6, 0.05)])
     assert (alone.low, alone.high) == (pytest.approx(0.55), pytest.approx(0.65))
-    assert Estimate.of([1.0, 1.0]).half == 0.0
-    assert Estimate.of([0.7, 0.9], share=True).high == 1.0
+    assert SeedMean.of([1.0, 1.0]).half == 0.0
+    assert SeedMean.of([0.7, 0.9], share=True).high == 1.0
 
 
 def row(win: float, best_of: int = 1) -> dict[str, Any]:

@@ -273,16 +273,16 @@ def test_no_judge_and_two_of_one_name_are_refused() -> None:
 @pytest.mark.skipif("ACCORD_TEST_ARTEFACTS" not in os.environ, reason="needs the downloaded film reviews")
 def test_on_the_real_ratings_no_hack_reaches_a_full_positive_review(tmp_path: Path) -> None:
     from accord.demo import film_reviews
-    from accord.evals.pair_baseline import longer_wins
-    from accord.evals.pairs import RatedText, pair_accuracy, rated_pairs
+    from accord.evals.pair_baseline import length_scores
+    from accord.evals.pairs import RatedCompletion, pair_accuracy, rated_pairs
 
     data = film_reviews.read(film_reviews.fetch(tmp_path, os.environ["ACCORD_TEST_ARTEFACTS"]))
     own = [review for review in data.rated if film_reviews.film_split(review.film) == "judge"]
     valid = [review for review in data.rated if film_reviews.film_split(review.film) == "valid"]
     real = fit_text_judge([r.text for r in own], [r.mean for r in own], [r.film for r in own])
     texts = [r.text for r in valid]
-    pairs = rated_pairs([RatedText(r.film, r.text, r.film, r.mean) for r in valid]).pairs
-    assert pair_accuracy(real.score_texts(texts), pairs).low > pair_accuracy(longer_wins(texts), pairs).high
+    pairs = rated_pairs([RatedCompletion(r.film, r.text, r.film, r.mean) for r in valid]).pairs
+    assert pair_accuracy(real.score_texts(texts), pairs).low > pair_accuracy(length_scores(texts), pairs).high
     assert not [
         result.probe.name for result in run_probes(real.score_texts, film_probes()) if result.outscores_reference
     ]

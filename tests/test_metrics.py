@@ -10,7 +10,6 @@ import pytest
 
 from accord.errors import DataError
 from accord.evals.metrics import (
-    describe,
     distinct_n,
     distinct_share,
     log_words,
@@ -18,13 +17,14 @@ from accord.evals.metrics import (
     repetition,
     self_bleu,
     sentence_end_share,
-    tokens,
+    surface_numbers,
     word_count,
+    words_and_marks,
 )
 
 
 def test_tokens_are_words_and_marks() -> None:
-    assert tokens("It's GOOD, isn\u2019t it?") == ["it's", "good", ",", "isn\u2019t", "it", "?"]
+    assert words_and_marks("It's GOOD, isn\u2019t it?") == ["it's", "good", ",", "isn\u2019t", "it", "?"]
     assert word_count("  two  words. ") == 2
     assert log_words("two words") == pytest.approx(math.log(3))
 
@@ -110,7 +110,7 @@ def test_self_bleu_is_capped_by_a_seeded_draw() -> None:
 
 def test_describe_names_them_all() -> None:
     texts = ["One two three.", "One two three four five."]
-    numbers = describe(texts)
+    numbers = surface_numbers(texts)
     assert numbers["words_mean"] == 4
     assert numbers["words_p95"] == pytest.approx(4.9)  # 3 + .95 * 2
     assert numbers["sentence_end_share"] == 1
@@ -122,7 +122,7 @@ def test_describe_names_them_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "measure", [distinct_n, distinct_share, mean_repetition, sentence_end_share, self_bleu, describe]
+    "measure", [distinct_n, distinct_share, mean_repetition, sentence_end_share, self_bleu, surface_numbers]
 )
 def test_no_texts_is_an_error(measure: object) -> None:
     with pytest.raises(DataError):

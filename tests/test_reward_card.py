@@ -16,13 +16,13 @@ from accord.evals.pair_baseline import (
     STRENGTHS,
     WORDS_AND_CHARACTERS,
     fit_pair_baseline,
-    longer_wins,
+    length_scores,
     single_words,
 )
 from accord.evals.pairs import (
     HeldOutPairs,
     OrderedPairs,
-    RatedText,
+    RatedCompletion,
     accuracy_difference,
     pair_accuracy,
     pair_hits,
@@ -40,8 +40,8 @@ from accord.evals.reward_card import (
 from accord.records import RankedGroup
 
 
-def Review(topic: str, rating: float, label: str, text: str = "some text") -> RatedText:
-    return RatedText(f"About {topic}:", text, topic, rating, label)
+def Review(topic: str, rating: float, label: str, text: str = "some text") -> RatedCompletion:
+    return RatedCompletion(f"About {topic}:", text, topic, rating, label)
 
 
 REVIEWS = [
@@ -87,7 +87,7 @@ def test_scores_must_be_whole_and_finite() -> None:
 
 
 def test_longer_wins_counts_characters_without_margins() -> None:
-    assert longer_wins(["  abc\n", "ab cd"]).tolist() == [3, 5]
+    assert length_scores(["  abc\n", "ab cd"]).tolist() == [3, 5]
 
 
 def _groups(seed: int, number: int, noise: float = 0.3) -> list[RankedGroup]:
@@ -124,7 +124,7 @@ def test_the_baseline_recovers_a_utility_of_words() -> None:
     baseline = fit_pair_baseline(_groups(0, 200), valid)
     accuracy = pair_accuracy(baseline.score(texts), pairs)
     assert accuracy.low > 0.8
-    assert accuracy.low > pair_accuracy(longer_wins(texts), pairs).high
+    assert accuracy.low > pair_accuracy(length_scores(texts), pairs).high
     superb, dull, unknown = baseline.score(["superb", "dull", "zzz"])
     assert superb > 0 > dull and unknown == 0
 
@@ -241,7 +241,7 @@ def test_length_correlation() -> None:
 
 def test_the_card_puts_everything_beside_the_model() -> None:
     texts = [review.completion for review in REVIEWS]
-    card = reward_card([r.rating for r in REVIEWS], rated_pairs(REVIEWS), {"longer wins": longer_wins(texts)})
+    card = reward_card([r.rating for r in REVIEWS], rated_pairs(REVIEWS), {"longer wins": length_scores(texts)})
     assert card.model.all_pairs.value == 1 and card.model.model_minus_this is None
     longer = card.baselines["longer wins"]  # (0,1) right, (0,2) right, (1,2): 5 < 8 wrong, (3,5) right
     assert longer.all_pairs.value == pytest.approx(0.75)

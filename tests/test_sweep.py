@@ -16,7 +16,7 @@ from test_report import results_of
 
 from accord.config import Recipe, load_recipe
 from accord.errors import DataError, UsageError
-from accord.grid import Point, folder_name, grid
+from accord.grid import Combination, folder_name, grid
 from accord.loop import sweep_stage
 from accord.report.figures import candidate_line
 from accord.report.names import Names
@@ -189,8 +189,8 @@ def test_dry_run_names_the_points() -> None:
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
-def point(name: str) -> Point:
-    return Point(name, {"rl.kl_coef": name}, Recipe())
+def point(name: str) -> Combination:
+    return Combination(name, {"rl.kl_coef": name}, Recipe())
 
 
 def test_the_score_of_an_rl_stage_is_drawn_along_the_root_of_kl(tmp_path: Path) -> None:

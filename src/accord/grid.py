@@ -18,7 +18,7 @@ LONGEST = 120  # letters of a folder's name
 
 
 @dataclass(frozen=True)
-class Point:
+class Combination:
     """One combination: the folder it runs in, the values that it gives to the keys, and the whole recipe."""
 
     name: str
@@ -26,7 +26,7 @@ class Point:
     recipe: Recipe
 
 
-def grid(axes: Sequence[str], load: Callable[[list[str]], Recipe]) -> list[Point]:
+def grid(axes: Sequence[str], load: Callable[[list[str]], Recipe]) -> list[Combination]:
     """Every combination of the values, the last key changing fastest. All recipes are built before any is run.
 
     Args:
@@ -51,7 +51,7 @@ def grid(axes: Sequence[str], load: Callable[[list[str]], Recipe]) -> list[Point
     for combination in combinations:
         values_of = dict(zip(found, combination, strict=True))
         overrides = [f"{key}={value}" for key, value in values_of.items()]
-        points.append(Point(folder_name(overrides), values_of, load(overrides)))
+        points.append(Combination(folder_name(overrides), values_of, load(overrides)))
     return points
 
 

@@ -38,14 +38,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
 
 from accord.artefacts import Pin, obtain
 from accord.errors import DataError
 from accord.records import Annotator, Completion, Prompt, Rating, Record, Source
 
-Split = Literal["train", "judge", "valid", "test"]
+if TYPE_CHECKING:
+    from accord.loop.task import Split  # imports torch, which replaying raters does not need
+
 Corpus = Literal["film", "amazon", "editorial", "tweet", "word"]
 Verdict = Literal["fresh", "rotten"]
 

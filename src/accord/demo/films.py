@@ -43,7 +43,7 @@ from accord.demo.taste import (
     simulate_rankings,
 )
 from accord.evals.judges import fit_text_judge, load_text_judge
-from accord.evals.pairs import HeldOutPairs, RatedText, rated_pairs
+from accord.evals.pairs import HeldOutPairs, RatedCompletion, rated_pairs
 from accord.evals.reward_card import measure_reward_model
 from accord.files import read_json, write_json
 from accord.formats.facts import ORIGINS
@@ -226,7 +226,9 @@ def review_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> di
 def held_out_reviews(path: Path) -> HeldOutPairs:
     """Rated reviews of a split as pairs that people ordered."""
     rows = read_judged_reviews(path)
-    return rated_pairs([RatedText(prompt_for(r.film), completion_for(r.text), r.film, r.mean, r.verdict) for r in rows])
+    return rated_pairs(
+        [RatedCompletion(prompt_for(r.film), completion_for(r.text), r.film, r.mean, r.verdict) for r in rows]
+    )
 
 
 # -- rankings: views of the ratings ------------------------------------------------------------------------------------

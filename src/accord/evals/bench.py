@@ -16,12 +16,14 @@ import numpy.typing as npt
 from accord.evals.contestants import Contestant, read_topics
 from accord.evals.metrics import distinct_n, distinct_share, mean_repetition, self_bleu, word_count
 from accord.evals.results import CurvePoint, JudgeVerdict, PolicyRow
-from accord.evals.samples import FloatArray, IntArray, LoadedPolicy, PolicySamples, draw_samples
+from accord.evals.samples import LoadedPolicy, PolicySamples, draw_samples
 from accord.models.placement import AUTO, Placement
 from accord.rollout.engine import Sampling
 from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed
 from accord.stats import (
+    FloatArray,
+    IntArray,
     Interval,
     best_of_n_curve,
     best_of_n_kl_bound,

@@ -10,7 +10,7 @@ from typing import Literal
 from accord.errors import UsageError
 from accord.formats.stage_rows import read_prompts
 
-Role = Literal["reference", "candidate", "control", "baseline"]
+ContestantRole = Literal["reference", "candidate", "control", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Contestant:
 
     name: str
     snapshots: Mapping[int, Path]
-    role: Role = "candidate"
+    role: ContestantRole = "candidate"
     note: str = ""
     best_of: int = 1
     stream: str = ""

@@ -36,7 +36,6 @@ from accord.config import ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.evals.metrics import log_words
 from accord.evals.tfidf import (
-    FloatArray,
     char_terms,
     fit_vocabulary,
     scale_rows,
@@ -49,6 +48,7 @@ from accord.files import read_json, write_folder, write_json
 from accord.models.placement import AUTO, Placement
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import SCORER_KINDS
+from accord.stats import FloatArray
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -58,7 +58,7 @@ else:
 ALPHAS = (0.2, 0.5, 1.0, 2.0, 4.0)
 PRIORS = (0.0, 0.125, 0.25, 0.5, 1.0)
 THIN_PERCENTILE = 10.0
-FORMAT = 1
+JUDGE_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class TextJudge:
 
         def fill(aside: Path) -> None:
             save_file(arrays, aside / "judge.safetensors")
-            header = {"format": FORMAT, "hash": self.hash, "numbers": self._numbers()}
+            header = {"format": JUDGE_FORMAT, "hash": self.hash, "numbers": self._numbers()}
             write_json(aside / "judge.json", header | {"vocabulary": vocabulary})
 
         write_folder(Path(folder), fill)
@@ -162,14 +162,16 @@ def load_text_judge(folder: Path | str) -> TextJudge:
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path / "judge.safetensors")) from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"not a judge of format {FORMAT} ({error!r})", where=str(path), hint="fit it anew") from error
+        raise DataError(
+            f"not a judge of format {JUDGE_FORMAT} ({error!r})", where=str(path), hint="fit it anew"
+        ) from error
     if judge.hash != header["hash"]:
         raise DataError("its content does not have the hash it was saved with", where=str(path), hint="fit it anew")
     return judge
 
 
 def _from_files(header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> TextJudge:
-    if header["format"] != FORMAT:
+    if header["format"] != JUDGE_FORMAT:
         raise ValueError(f"format {header['format']}")
     numbers = dict(header["numbers"])
     blocks = {

@@ -21,7 +21,7 @@ SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*$")
 NO_MATCH = 0.1  # counted in place of zero matching n-grams, so that one missing order does not erase the others
 
 
-def tokens(text: str) -> list[str]:
+def words_and_marks(text: str) -> list[str]:
     """Lower-cased words and marks of punctuation."""
     return TOKEN.findall(text.lower())
 
@@ -45,7 +45,7 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
 
     It falls as a set grows, so compare sets with equal numbers of texts and mind their length.
     """
-    counts = Counter(gram for text in _some(texts) for gram in ngrams(tokens(text), n))
+    counts = Counter(gram for text in _some(texts) for gram in ngrams(words_and_marks(text), n))
     return len(counts) / counts.total() if counts else 0.0
 
 
@@ -56,7 +56,7 @@ def distinct_share(texts: Sequence[str]) -> float:
 
 def repetition(text: str, n: int = 3) -> float:
     """1 - distinct / total n-grams within one text; 0 for a text without n-grams."""
-    counts = Counter(ngrams(tokens(text), n))
+    counts = Counter(ngrams(words_and_marks(text), n))
     return 1 - len(counts) / counts.total() if counts else 0.0
 
 
@@ -82,7 +82,7 @@ def self_bleu(texts: Sequence[str], n: int = 4, cap: int = 500, seed: int = 0) -
     chosen = list(texts)
     if len(chosen) > cap:
         chosen = [chosen[i] for i in sorted(np.random.default_rng(seed).choice(len(chosen), cap, replace=False))]
-    split = [tokens(text) for text in chosen]
+    split = [words_and_marks(text) for text in chosen]
     precisions = np.stack([_clipped_precisions(split, order) for order in range(1, n + 1)], axis=1)
     penalties = _brevity_penalties([len(words) for words in split])
     return float(np.mean([_bleu(row, penalty) for row, penalty in zip(precisions, penalties, strict=True)]))
@@ -128,7 +128,7 @@ def _bleu(precisions: np.ndarray, penalty: float) -> float:
     return penalty * math.exp(float(np.mean(np.log(counted))))
 
 
-def describe(texts: Sequence[str]) -> dict[str, float]:
+def surface_numbers(texts: Sequence[str]) -> dict[str, float]:
     """The numbers above for one set of completions, under the names the report uses."""
     words = [word_count(text) for text in _some(texts)]
     return {

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accord.errors import DataError
-from accord.evals.pairs import MAX_PAIRS, HeldOutPairs, pair_hits, some_of
+from accord.evals.pairs import MAX_BASELINE_PAIRS, HeldOutPairs, pair_hits, some_of
 from accord.evals.tfidf import (
-    FloatArray,
     Terms,
     char_terms,
     fit_vocabulary,
@@ -21,6 +20,7 @@ from accord.evals.tfidf import (
     words,
 )
 from accord.records import RankedGroup
+from accord.stats import FloatArray
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -30,7 +30,7 @@ else:
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # inverse penalties to choose from: held-out accuracy falls at both ends
 
 
-def longer_wins(texts: Sequence[str]) -> FloatArray:
+def length_scores(texts: Sequence[str]) -> FloatArray:
     """The baseline that prefers the longer text: its number of characters."""
     return np.array([len(text.strip()) for text in texts], dtype=np.float64)
 
@@ -62,7 +62,7 @@ def fit_pair_baseline(
     valid: HeldOutPairs,
     *,
     kinds: Sequence[tuple[Terms, ...]] = WORDS,
-    max_pairs: int = MAX_PAIRS,
+    max_pairs: int = MAX_BASELINE_PAIRS,
     seed: int = 0,
 ) -> PairBaseline:
     """Bradley-Terry logistic regression on TF-IDF differences, fitted to the pairs of ranked groups.

@@ -12,19 +12,16 @@ import numpy.typing as npt
 
 from accord.errors import DataError
 from accord.records import RankedGroup
-from accord.stats import Interval, paired_difference, share_by_cluster
+from accord.stats import FloatArray, IntArray, Interval, paired_difference, share_by_cluster
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 RATING_EDGES = (1.0, 2.0, 3.0, 4.0, 8.0)  # rating points, on a scale that is 8 points long
-MAX_PAIRS = 40_000  # more are drawn down to this number: a baseline fits them within seconds
+MAX_BASELINE_PAIRS = 40_000  # more are drawn down to this number: a baseline fits them within seconds
 
 
 @dataclass(frozen=True)
-class RatedText:
+class RatedCompletion:
     """A completion with people's mean rating. ``label`` is a coarse verdict on it, such as good or bad, if there is."""
 
     prompt: str
@@ -86,7 +83,7 @@ class HeldOutPairs:
         return [completion for _, completion in self.texts]
 
 
-def rated_pairs(rated: Sequence[RatedText], min_gap: float = 1.0) -> HeldOutPairs:
+def rated_pairs(rated: Sequence[RatedCompletion], min_gap: float = 1.0) -> HeldOutPairs:
     """All pairs of completions of one prompt whose mean ratings lie more than ``min_gap`` points apart.
 
     Where texts have labels, the part "same_verdict" holds the pairs of one label: the label alone cannot order them.
@@ -114,7 +111,7 @@ def rated_pairs(rated: Sequence[RatedText], min_gap: float = 1.0) -> HeldOutPair
     return HeldOutPairs(tuple((t.prompt, t.completion) for t in rated), pairs, "rating points", RATING_EDGES)
 
 
-def ranked_pairs(groups: Sequence[RankedGroup], max_pairs: int = MAX_PAIRS, seed: int = 0) -> HeldOutPairs:
+def ranked_pairs(groups: Sequence[RankedGroup], max_pairs: int = MAX_BASELINE_PAIRS, seed: int = 0) -> HeldOutPairs:
     """All strictly ordered pairs of ranked groups, or ``max_pairs`` of them drawn by ``seed``; a gap counts ranks.
 
     A group without a topic is a topic of its own prompt.
@@ -138,7 +135,7 @@ def ranked_pairs(groups: Sequence[RankedGroup], max_pairs: int = MAX_PAIRS, seed
     return HeldOutPairs(tuple(texts), pairs, "ranks", edges)
 
 
-def some_of(items: Sequence[Item], most: int, seed: int) -> Sequence[Item]:
+def some_of(items: Sequence[_Item], most: int, seed: int) -> Sequence[_Item]:
     """All of them, or so many drawn by the seed, in their order."""
     if len(items) <= most:
         return items

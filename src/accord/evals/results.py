@@ -15,10 +15,10 @@ import numpy as np
 
 from accord.config import EvalConfig
 from accord.errors import DataError
-from accord.evals.contestants import Role
+from accord.evals.contestants import ContestantRole
 from accord.stats import Interval
 
-FORMAT = 2  # of results.json: 1 had fixed names of policies
+RESULTS_FORMAT = 2  # of results.json: 1 had fixed names of policies
 
 
 def plain(value: Any) -> Any:
@@ -105,7 +105,7 @@ class PolicyRow:
     """
 
     name: str
-    role: Role
+    role: ContestantRole
     note: str
     best_of: int
     num_samples: int
@@ -202,7 +202,7 @@ class EvalResults:
 
     def to_json(self) -> dict[str, Any]:
         """What ``results.json`` holds."""
-        return {"format": FORMAT} | cast("dict[str, Any]", plain(self))
+        return {"format": RESULTS_FORMAT} | cast("dict[str, Any]", plain(self))
 
 
 def text_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from accord.errors import DataError
 from accord.evals.metrics import log_words
-from accord.evals.pair_baseline import fit_pair_baseline, longer_wins
+from accord.evals.pair_baseline import fit_pair_baseline, length_scores
 from accord.evals.pairs import HeldOutPairs, OrderedPairs, accuracy_difference, pair_accuracy
 from accord.evals.probes import Probe, ProbeScore, run_probes
 from accord.evals.results import plain
@@ -134,7 +134,7 @@ def measure_reward_model(
             ``valid``. Whoever prefers the longer text always stands beside it.
         probes: a prompt, and the texts to score as its completions.
     """
-    baselines: dict[str, npt.ArrayLike] = {"longer_wins": longer_wins(test.completions)}
+    baselines: dict[str, npt.ArrayLike] = {"longer_wins": length_scores(test.completions)}
     for name, groups in (taught or {}).items() if valid else ():
         baselines[name] = fit_pair_baseline(groups, cast(HeldOutPairs, valid), seed=seed).score(test.completions)
     card = reward_card(scorer.score(test.texts).numpy(), test, baselines, seed=seed)

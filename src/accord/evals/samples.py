@@ -20,11 +20,10 @@ from accord.models.folder import load_policy
 from accord.models.placement import AUTO, Placement
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, by_prompt
+from accord.stats import FloatArray, IntArray
 from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer, tokenizer_hash
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 EVAL_ROWS = 256  # samples drawn at once: bounds the cache

@@ -13,16 +13,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from accord.errors import DataError
+from accord.stats import FloatArray
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 else:
     csr_array = Any
 
-FloatArray = npt.NDArray[np.float64]
 Terms = Callable[[str], set[str]]
 
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
-from accord.formats.item import Item, TextOrTurns, Turn, Turns, cannot, chosen_rejected, plain_turns, reply_of, turns_of
+from accord.formats.item import (
+    ChatTurn,
+    Item,
+    TextOrTurns,
+    Turns,
+    cannot,
+    chosen_rejected,
+    plain_turns,
+    reply_of,
+    turns_of,
+)
 from accord.formats.rows import InputRow
 
 _FIELDS = frozenset(("instruction", "input", "output", "system", "history", "chosen", "rejected", "kto_tag"))
@@ -26,8 +36,8 @@ def _prompt(row: InputRow) -> TextOrTurns:
     return (*first, *before, {"role": "user", "content": asked})
 
 
-def _history(row: InputRow) -> list[Turn]:
-    said: list[Turn] = []
+def _history(row: InputRow) -> list[ChatTurn]:
+    said: list[ChatTurn] = []
     for i, pair in enumerate(row.items("history") if "history" in row else []):
         field = f"history[{i}]"
         if len(row.listed(field, pair)) != 2:

@@ -11,8 +11,8 @@ from accord.errors import DataError
 from accord.records import Source, Strength
 
 #: ``{"role": "user", "content": "..."}``; a format may keep further fields in it (``weight``, ``tool_calls``).
-Turn = Mapping[str, Any]
-Turns = tuple[Turn, ...]
+ChatTurn = Mapping[str, Any]
+Turns = tuple[ChatTurn, ...]
 TextOrTurns = str | Turns
 #: What an item can be.
 ITEM_KINDS = ("ranking", "label", "rating", "demonstration", "sample", "prompt", "text", "conversation", "steps")
@@ -138,7 +138,7 @@ def reply_of(completion: TextOrTurns) -> str:
     return content
 
 
-def is_plain(message: Turn) -> bool:
+def is_plain(message: ChatTurn) -> bool:
     """Whether a message says its whole in text: no tool calls."""
     return isinstance(message.get("content"), str) and not message.get("tool_calls")
 

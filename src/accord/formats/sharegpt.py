@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from accord.formats.format import Fields, Format, all_messages, item_by_item, row_by_row
-from accord.formats.item import Item, Turn, Turns, cannot, chosen_rejected, plain_turns, turns_of
+from accord.formats.item import ChatTurn, Item, Turns, cannot, chosen_rejected, plain_turns, turns_of
 from accord.formats.rows import InputRow
 
 _FIELDS = frozenset(("conversations", "system", "chosen", "rejected"))
@@ -24,7 +24,7 @@ _NAMES = {
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
 
 
-def _message(row: InputRow, field: str, value: Any) -> Turn:
+def _message(row: InputRow, field: str, value: Any) -> ChatTurn:
     turn = row.object(field, value)
     name, text = (row.string(f"{field}.{key}", turn.get(key)) for key in ("from", "value"))
     if name.lower() not in _ROLES:
@@ -61,7 +61,7 @@ def _turns(turns: Turns) -> Fields:
     return {"conversations": list(map(_turn, said)), **({"system": system} if system else {})}
 
 
-def _turn(message: Turn) -> Fields:
+def _turn(message: ChatTurn) -> Fields:
     plain_turns((message,))
     names = _NAMES.get(message["role"]) or cannot(f"ShareGPT has no name for the role {message['role']!r}")
     others = {key: value for key, value in message.items() if key not in ("role", "content", "tool_calls")}

@@ -24,12 +24,12 @@ from accord.loop.round import (
     measure,
     measured_inputs,
     measured_settings,
-    sample,
+    sample_prompts,
 )
 from accord.loop.run import (
     TIME_SHARES,
     Where,
-    check,
+    check_recipe,
     open_home,
     write_run_files,
 )
@@ -61,7 +61,7 @@ def compare(
     start from the seed's SFT policy and are judged as `evaluate` judges one run.
     """
     methods = map(recipe.method, recipe.compare.methods)
-    check(recipe, [one for one in methods if isinstance(one, RlConfig)])
+    check_recipe(recipe, [one for one in methods if isinstance(one, RlConfig)])
     seeds = recipe.compare.seeds
     where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
     found = []
@@ -77,7 +77,9 @@ def _compare_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log:
     home = open_home(recipe, folder, where, Runner(folder, compare_shares(recipe), resume, log))
     write_run_files(recipe, folder)
     champion = first_champion(home)
-    reward = fit_reward(home, collect(home, ask(home, sample(home, champion.policy, home.task.prompts("train")))))
+    reward = fit_reward(
+        home, collect(home, ask(home, sample_prompts(home, champion.policy, home.task.prompts("train"))))
+    )
     costs = {name: _carry_out(home, name, champion, reward) for name in recipe.compare.methods}
     fit_judges(home)
     home.do(_eval_stage(home, champion, reward))

@@ -23,7 +23,7 @@ from accord.progress import Log
 from accord.store import Store
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-KINDS = ("prompts", "demonstrations", "judgements", "texts")
+FILE_KEYS = ("prompts", "demonstrations", "judgements", "texts")
 LONGEST_TOPIC = 60  # letters of a topic that is made of a prompt
 
 
@@ -43,7 +43,7 @@ class SplitTask(PlainTask):
     def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any:
         """Write each split's files. Returns how many rows of each kind each split has."""
         log(0.0, "reading and splitting the data")
-        found: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in KINDS for split in SPLITS}
+        found: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in FILE_KEYS for split in SPLITS}
         for kind, item in self.items(inputs):
             topic = topic_of(item)
             found[kind, split_of(topic, self.place.config)].append(replace(item, topic=shortened(topic)))
@@ -140,7 +140,7 @@ class FilesTask(SplitTask):
     def __init__(self, place: TaskPlace) -> None:
         super().__init__(place)
         config = place.config
-        self.inputs = {kind: Path(given) for kind in KINDS if (given := getattr(config, kind))}
+        self.inputs = {kind: Path(given) for kind in FILE_KEYS if (given := getattr(config, kind))}
         if not self.inputs.keys() & {"prompts", "demonstrations", "judgements"}:
             raise UsageError(
                 "the recipe names no data",
@@ -152,7 +152,7 @@ class FilesTask(SplitTask):
                 raise DataError("there is no such file", where=str(path), why=f"task.{kind} names it")
         self.has = frozenset(self.inputs) - {"prompts"}
         self.prompts_of = ("prompts",) if config.prompts else ("judgements", "demonstrations")
-        self.settings = {"task": config.model_dump(exclude={*KINDS}), "reads": place.reads}
+        self.settings = {"task": config.model_dump(exclude={*FILE_KEYS}), "reads": place.reads}
 
     def items(self, inputs: Inputs) -> Iterator[tuple[str, Item]]:
         wanted = kinds_read(self.place.reads)

@@ -9,8 +9,7 @@ from typing import Any
 
 from accord.config import Recipe, RlConfig, ScorerConfig
 from accord.evals.contestants import Contestant, EvalPrompts
-from accord.evals.evaluate import EvalRun
-from accord.evals.evaluate import evaluate as evaluate_policies
+from accord.evals.evaluate import EvalRun, evaluate
 from accord.evals.judges import open_judges
 from accord.evals.results import summarise
 from accord.files import write_json
@@ -51,13 +50,13 @@ class Champion:
 def play_round(home: Home, champion: Champion) -> Champion:
     """Sample, ask, learn what is liked, optimise, look whether it is better, and promote or say why not."""
     prompts = home.task.prompts("train")
-    samples = sample(home, champion.policy, prompts)
+    samples = sample_prompts(home, champion.policy, prompts)
     asked = ask(home, samples)
     judgements = collect(home, asked)
     reward = fit_reward(home, judgements)
     candidate = candidate_of(home, champion.policy, reward, judgements)
     controls = optimise_controls(home, champion.policy, reward)
-    verdict = evaluate(home, champion, candidate, controls, reward)
+    verdict = evaluate_candidate(home, champion, candidate, controls, reward)
     promoted = promote(home, candidate, verdict)
     queue(home, promoted.policy)
     report(home, verdict)
@@ -76,7 +75,7 @@ def first_champion(home: Home) -> Champion:
     return Champion(home.path("sft/model"), start_of(home))
 
 
-def sample(home: Home, policy: Path, prompts: Path) -> Path | None:
+def sample_prompts(home: Home, policy: Path, prompts: Path) -> Path | None:
     """Completions of the policy for somebody to rank; none where nobody is asked."""
     if home.recipe.ask.who == "nobody":
         return None
@@ -125,7 +124,7 @@ def optimise_controls(home: Home, policy: Path, reward: Path) -> dict[str, Path]
     return {name: optimise(home, f"rl_{name}", recipe.control(name), policy, reward) for name in recipe.controls}
 
 
-def evaluate(
+def evaluate_candidate(
     home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path
 ) -> dict[str, Any]:
     """What the judges say of the candidate and its controls on prompts that nothing was trained on."""
@@ -268,7 +267,7 @@ def measure(home: Home, contestants: Sequence[Contestant], inputs: Inputs, folde
     """Evaluate contestants against the policy that they started from."""
     recipe, placement = home.recipe, Placement.of(home.recipe.rl)
     sampling = Sampling(recipe.rl.max_new_tokens, temperature=recipe.rl.temperature)
-    evaluate_policies(
+    evaluate(
         recipe.eval,
         contestants,
         reference=Contestant(reference_name(inputs), {0: inputs["reference"]}),

@@ -113,7 +113,7 @@ def run_seeds(
 
 def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log) -> dict[str, Any]:
     """One run, or the rest of it, in a folder; its summary."""
-    check(recipe, [recipe.rl, *map(recipe.control, recipe.controls)])
+    check_recipe(recipe, [recipe.rl, *map(recipe.control, recipe.controls)])
     home = open_home(recipe, folder, where, Runner(folder, time_shares(recipe), resume, log, where.reuse_from))
     write_run_files(recipe, folder)
     play_round(home, first_champion(home))
@@ -143,7 +143,7 @@ def task_of(recipe: Recipe, folder: Path, store: str, cache: Path, from_dir: Pat
 # ---- before any work -------------------------------------------------------------------------------------------------
 
 
-def check(recipe: Recipe, optimisations: Iterable[RlConfig]) -> None:
+def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig]) -> None:
     """Refuse what cannot be run, before any work. Raises UsageError or DataError."""
     recipe.check_lengths()
     check_base(recipe)

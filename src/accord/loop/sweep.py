@@ -10,7 +10,7 @@ from typing import Any
 
 from accord.config import Recipe
 from accord.errors import DataError
-from accord.grid import Point
+from accord.grid import Combination
 from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.run import Where, run_in
 from accord.progress import Log, quiet
@@ -31,7 +31,7 @@ class SweepResult:
 
 
 def sweep(
-    points: Sequence[Point],
+    points: Sequence[Combination],
     *,
     output_dir: Path,
     store: str | None = None,
@@ -52,7 +52,7 @@ def sweep(
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def work(point: Point, log: Log) -> Outcome:
+    def work(point: Combination, log: Log) -> Outcome:
         folder = output_dir / point.name
         others = [other for other in folders if other != folder]
         where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir, others)
@@ -63,7 +63,7 @@ def sweep(
 
 
 def sweep_stage(
-    points: Sequence[Point],
+    points: Sequence[Combination],
     stage: Callable[[Recipe, Path, Log], Any],
     *,
     sections: Sequence[str],
@@ -82,7 +82,7 @@ def sweep_stage(
     Writes ``output_dir/sweep.html`` and ``sweep.json``. Raises DataError where every point failed.
     """
 
-    def work(point: Point, log: Log) -> Outcome:
+    def work(point: Combination, log: Log) -> Outcome:
         recipe, read = point.recipe, dict(inputs)
         if "rl" in sections:
             read |= scorer_inputs(point.recipe.rl.rewards)
@@ -97,13 +97,15 @@ def sweep_stage(
     return _each(points, work, output_dir, log)
 
 
-def _each(points: Sequence[Point], work: Callable[[Point, Log], Outcome], output_dir: Path, log: Log) -> SweepResult:
+def _each(
+    points: Sequence[Combination], work: Callable[[Combination, Log], Outcome], output_dir: Path, log: Log
+) -> SweepResult:
     """Work at one point after the other. The report is written after each, so that an interrupted sweep has one."""
     outcomes: list[Outcome] = []
     errors: list[DataError] = []
     for place, point in enumerate(points):
 
-        def part(fraction: float, text: str, place: int = place, point: Point = point) -> None:
+        def part(fraction: float, text: str, place: int = place, point: Combination = point) -> None:
             log((place + fraction) / len(points), text if point.name in text else f"{point.name}: {text}")
 
         try:

@@ -17,7 +17,7 @@ from accord.report.svg import WIDE, Dot, Point, Series, dots
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SeedMean:
     """A measure averaged over seeds, and half the width of its 95 % interval.
 
     Two errors add up in squares: that of the mean over seeds, by Student's t (few seeds say little: with 3 it is 4.3
@@ -29,7 +29,7 @@ class Estimate:
     span: tuple[float, float] = (-math.inf, math.inf)
 
     @classmethod
-    def of(cls, found: Sequence[Mapping[str, Any] | float], *, share: bool = False) -> Estimate:
+    def of(cls, found: Sequence[Mapping[str, Any] | float], *, share: bool = False) -> SeedMean:
         """Of the seeds' values or intervals; that of a share stays within 0 and 1."""
         values = [one["value"] if isinstance(one, Mapping) else one for one in found]
         own = [_half(one) for one in found if isinstance(one, Mapping)] or [0.0]
@@ -74,11 +74,11 @@ class Method:
     along: list[tuple[str, list[Mapping[str, Any]]]]
 
     @property
-    def win_rate(self) -> Estimate:
-        return Estimate.of([row["win_rate"] for row in self.tests], share=True)
+    def win_rate(self) -> SeedMean:
+        return SeedMean.of([row["win_rate"] for row in self.tests], share=True)
 
-    def measure(self, name: str) -> Estimate:
-        return Estimate.of([row[name] for row in self.tests])
+    def measure(self, name: str) -> SeedMean:
+        return SeedMean.of([row[name] for row in self.tests])
 
 
 def write_comparison(out_dir: Path, name: str, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def write_comparison(out_dir: Path, name: str, seeds: Sequence[Mapping[str, Any]
         caption="The judge trained nothing. It chose each method's snapshot on validation prompts; these are "
         f"{prompts} test prompts, mean of {len(seeds)} seeds with 95 % intervals",
         headings=("Method",),
-        measures=MEASURES,
+        measures=COMPARED_MEASURES,
         rows=(*(_row(one) for one in methods), _reference(seeds, names.reference)),
         figures=(
             _wins(methods, names.reference),
@@ -162,7 +162,7 @@ def _verdict(lines: Sequence[Method], reference: str) -> str:
     )
 
 
-def _apart(first: Estimate, second: Estimate) -> bool:
+def _apart(first: SeedMean, second: SeedMean) -> bool:
     return abs(first.value - second.value) > math.hypot(first.half, second.half)
 
 
@@ -176,7 +176,7 @@ def _cost(line: Method) -> str:
     return f"{line.num_scored:,.0f} scored or labelled completions and {line.seconds / 60:.1f} minutes"
 
 
-MEASURES = (
+COMPARED_MEASURES = (
     Measure("Win rate", "win_rate", "win_rate"),
     Measure("At equal length", "length_controlled", "length_controlled"),
     Measure("Judge", "judge", "judge"),
@@ -193,7 +193,7 @@ def _row(line: Method) -> ComparedRow:
     lengths = [row["length_controlled"] for row in line.tests if row["length_controlled"] is not None]
     cells = [
         line.win_rate.text(),
-        Estimate.of(lengths, share=True).text() if lengths else NONE,
+        SeedMean.of(lengths, share=True).text() if lengths else NONE,
         line.measure("judge").text(),
         line.measure("proxy").text(),
         ("at most " if line.best_of > 1 else "") + number(line.measure("kl").value, 2),
@@ -208,7 +208,7 @@ def _row(line: Method) -> ComparedRow:
 def _reference(seeds: Sequence[Mapping[str, Any]], name: str) -> ComparedRow:
     """The policy that all methods started from."""
     rows = [next(row for row in seed["policies"] if row["role"] == "reference") for seed in seeds]
-    measures = [Estimate.of([row[key] for row in rows]).text() for key in ("judge", "proxy")]
+    measures = [SeedMean.of([row[key] for row in rows]).text() for key in ("judge", "proxy")]
     cells = (NONE, NONE, *measures, "0", "1", NONE, NONE)
     return ComparedRow((f"{name} (the start)",), tuple(text_cell(cell) for cell in cells))
 
@@ -242,7 +242,7 @@ def _along(lines: Sequence[Method], measure: str, reference: str) -> Figure:
     for line in lines:
         points = []
         for what, rows in line.along:
-            kl, found = Estimate.of([row["kl"] for row in rows]).value, Estimate.of([row[measure] for row in rows])
+            kl, found = SeedMean.of([row["kl"] for row in rows]).value, SeedMean.of([row[measure] for row in rows])
             label = f"{line.name}, {what}: {measure} {found.text()}, KL {kl:.2f} nats"
             points.append(Point(math.sqrt(max(0.0, kl)), found.value, found.low, found.high, label))
         series.append(Series(line.name, line.style, tuple(points)))

@@ -15,7 +15,7 @@ from accord.report.svg import Axis, Dot, Point, Series, chart, dots, gauge, swat
 KL_TICKS = (0, 1, 2, 4, 7, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)
 METHOD_STYLES = tuple(f"m{i}" for i in range(10))  # of policies side by side, none of which is the first
 SMALL = (360, 200)
-Row = Mapping[str, Any]
+ResultRow = Mapping[str, Any]
 MOST_POINTS = 120  # of a training curve; more are joined, mean and range
 
 
@@ -62,24 +62,24 @@ def _along_kl(name: str, style: str, rows: Sequence[tuple[float, Mapping[str, An
     return Series(name, style, tuple(points))
 
 
-def _snapshots(results: Row, snapshots: Sequence[Row]) -> list[tuple[float, Any, str]]:
+def _snapshots(results: ResultRow, snapshots: Sequence[ResultRow]) -> list[tuple[float, Any, str]]:
     """From the reference (KL 0) through the snapshots in the order of training."""
     start: list[tuple[float, Any, str]] = [(0.0, results["start"], f"the start ({Names.of(results).reference})")]
     return start + [(s["row"]["kl"]["value"], s["row"], f"step {s['step']}") for s in snapshots]
 
 
-def snapshot_line(title: str, style: str, results: Row, snapshots: Sequence[Row], measure: str) -> Series:
+def snapshot_line(title: str, style: str, results: ResultRow, snapshots: Sequence[ResultRow], measure: str) -> Series:
     """The snapshots of one training along KL, from the reference on."""
     return _along_kl(title, style, _snapshots(results, snapshots), measure)
 
 
-def candidate_line(title: str, results: Row, measure: str) -> Series:
+def candidate_line(title: str, results: ResultRow, measure: str) -> Series:
     """The snapshots of a run's candidate along KL; the start alone where it has none."""
     chosen = results["selections"].get(results["candidate"], {"snapshots": []})
     return snapshot_line(title, "candidate", results, chosen["snapshots"], measure)
 
 
-def frontier_series(results: Row, measure: str, *, with_best_of_n: bool = True) -> list[Series]:
+def frontier_series(results: ResultRow, measure: str, *, with_best_of_n: bool = True) -> list[Series]:
     """Candidates, controls and best-of-n along KL, for one measure."""
     trained = {name: one["snapshots"] for name, one in results["selections"].items()}
     several = len(trained) > 1
@@ -95,7 +95,7 @@ def frontier_series(results: Row, measure: str, *, with_best_of_n: bool = True) 
 
 
 def frontier(
-    results: Row,
+    results: ResultRow,
     measure: str,
     title: str,
     y_label: str,
@@ -114,7 +114,7 @@ def frontier(
     return Figure(title, chart(shown, axis, Axis(y_label), title=title, allowed=allowed), legend(shown))
 
 
-def _chosen(results: Row, measure: str) -> Series | None:
+def _chosen(results: ResultRow, measure: str) -> Series | None:
     rings = []
     for name, one in results["selections"].items():
         row = next(s["row"] for s in one["snapshots"] if s["step"] == one["step"])
@@ -137,7 +137,7 @@ def dot_of(name: str, style: str, interval: Mapping[str, Any]) -> Dot:
     return Dot(name, style, interval["value"], interval["low"], interval["high"])
 
 
-def win_rates(rows: Sequence[Row], reference: str) -> Figure:
+def win_rates(rows: Sequence[ResultRow], reference: str) -> Figure:
     """Each policy's win rate against the reference with its interval."""
     shown = [dot_of(policy_title(row), style_of(row), row["win_rate"]) for row in rows]
     return win_figure(f"Win rate against {reference} by the judge, test prompts", shown)
@@ -150,7 +150,7 @@ def win_figure(title: str, shown: Sequence[Dot]) -> Figure:
     return Figure(title, picture)
 
 
-def accuracies(card: Row) -> Figure:
+def accuracies(card: ResultRow) -> Figure:
     """Reward model and baselines on the same held-out pairs, all of them and those of each part."""
     found = {"Reward model": card["model"], **{title_of(name): one for name, one in card["baselines"].items()}}
     shown = [
@@ -164,7 +164,7 @@ def accuracies(card: Row) -> Figure:
     return Figure(title, dots(shown, title=title, axis="share of pairs ordered as people did", rule=0.5))
 
 
-def calibration(card: Mapping[str, Any]) -> Figure:
+def calibration_figure(card: Mapping[str, Any]) -> Figure:
     """Confidence against accuracy; a dot's area grows with its number of pairs."""
     bins = card["calibration"]["bins"]
     most = max(one["n"] for one in bins)

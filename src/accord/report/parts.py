@@ -15,9 +15,10 @@ from accord.report.figures import (
     CURVES,
     Figure,
     MetricRows,
+    ResultRow,
     accuracies,
     by_gap,
-    calibration,
+    calibration_figure,
     floor_gauge,
     frontier,
     training_figure,
@@ -30,7 +31,6 @@ from accord.report.run_folder import Absent, RunFolder
 from accord.report.svg import bars
 from accord.seeds import stream_seed
 
-Row = Mapping[str, Any]
 NONE = "–"
 ORDER = ("baseline", "reference", "best_of_n", "candidate", "control")  # from before to after
 NUM_DRAWN = 6
@@ -88,23 +88,23 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f}%"
 
 
-def find(results: Row, name: str) -> Row:
+def row_of(results: ResultRow, name: str) -> ResultRow:
     """The row of a policy on test prompts."""
     for row in results["policies"]:
         if row["name"] == name:
-            found: Row = row
+            found: ResultRow = row
             return found
     raise Absent(f"policy {name!r} was not evaluated")
 
 
-def candidate_of(results: Row) -> Row:
+def candidate_row(results: ResultRow) -> ResultRow:
     """The row of the run's candidate on test prompts."""
     if not results["candidate"]:
         raise Absent("no candidate was evaluated")
-    return find(results, results["candidate"])
+    return row_of(results, results["candidate"])
 
 
-def reason_of(results: Row) -> str:
+def reason_of(results: ResultRow) -> str:
     """Why the candidate's snapshot was chosen; empty where there was nothing to choose."""
     return str(results["selections"].get(results["candidate"], {}).get("reason", ""))
 
@@ -112,7 +112,7 @@ def reason_of(results: Row) -> str:
 # ---- headline ------------------------------------------------------------------------------------------------------
 
 
-def floors_of(run: RunFolder) -> list[Row]:
+def floors_of(run: RunFolder) -> list[ResultRow]:
     """The floors of the summary (the reward model's among them), else those of the evaluation."""
     found = run.get("summary.json").get("floors")
     if isinstance(found, Mapping):
@@ -130,7 +130,7 @@ def headline(run: RunFolder) -> dict[str, Any]:
     """One plain sentence, and what does not hold. ``tone``: good, mixed or bad."""
     results = run.need("eval/results.json")
     broken = [floor for floor in floors_of(run) if not floor["held"]]
-    told, better = verdict_on(candidate_of(results), run.names.reference)
+    told, better = verdict_on(candidate_row(results), run.names.reference)
     total = len(floors_of(run))
     held = f"All {total} floors are held." if not broken else f"{len(broken)} of {total} floors are not held."
     alarms = [f"{floor_name(run, f['name'])} is {number(f['value'])}, must be {f['bound']}" for f in broken]
@@ -140,7 +140,7 @@ def headline(run: RunFolder) -> dict[str, Any]:
     return {"tone": tone, "sentence": told, "held": held, "alarms": alarms}
 
 
-def verdict_on(row: Row, reference: str) -> tuple[str, bool]:
+def verdict_on(row: ResultRow, reference: str) -> tuple[str, bool]:
     """Whether a policy is better than the reference, in a sentence."""
     name, win = policy_title(row), row["win_rate"]
     how = f"at {'most ' if row['kl_is_bound'] else ''}{number(row['kl']['value'], 1)} nats of KL per completion"
@@ -177,7 +177,7 @@ def tiles(run: RunFolder) -> dict[str, Any]:
 # ---- policies ------------------------------------------------------------------------------------------------------
 
 
-def ordered(results: Row) -> list[Row]:
+def ordered(results: ResultRow) -> list[ResultRow]:
     """The rows of all policies from what came before to what came after."""
     return sorted(results["policies"], key=lambda row: ORDER.index(style_of(row)))
 
@@ -208,7 +208,7 @@ def policies(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _judges(results: Row, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _judges(results: ResultRow, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """What the judges beside the leading one say: a row of scores and one of win rates each."""
     found = []
     for name in list(results["judges"])[1:]:
@@ -220,7 +220,7 @@ def _judges(results: Row, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(row: Row, key: str, digits: int, bound: Row | None) -> dict[str, Any]:
+def _cell(row: ResultRow, key: str, digits: int, bound: ResultRow | None) -> dict[str, Any]:
     cell: dict[str, Any] = interval(row[key], digits)
     if key == "kl" and row["kl_is_bound"]:
         cell["prefix"] = "≤ "
@@ -229,7 +229,7 @@ def _cell(row: Row, key: str, digits: int, bound: Row | None) -> dict[str, Any]:
     return cell
 
 
-def _beyond(value: float, bound: Row) -> bool:
+def _beyond(value: float, bound: ResultRow) -> bool:
     low, high = bound["low"], bound["high"]
     return (low is not None and value < low) or (high is not None and value > high)
 
@@ -237,17 +237,17 @@ def _beyond(value: float, bound: Row) -> bool:
 # ---- samples -------------------------------------------------------------------------------------------------------
 
 
-def completions(run: RunFolder) -> dict[tuple[str, int], dict[str, Row]]:
+def completions_by_prompt(run: RunFolder) -> dict[tuple[str, int], dict[str, ResultRow]]:
     """Completions on test prompts by (prompt, sample number), then by policy."""
     if not run.samples:
         raise Absent("this run has not written eval/samples.jsonl")
-    found: dict[tuple[str, int], dict[str, Row]] = {}
+    found: dict[tuple[str, int], dict[str, ResultRow]] = {}
     for row in run.samples:
         found.setdefault((row["prompt"], row["sample"]), {})[row["policy"]] = row
     return found
 
 
-def shown_prompt(row: Row) -> str:
+def shown_prompt(row: ResultRow) -> str:
     """What stands above completions: the topic where the prompt has one of its own, else the prompt, cut short."""
     told = " ".join(str(row["topic"] or row["prompt"]).split())
     return told if len(told) <= MOST_SHOWN else told[:MOST_SHOWN] + "…"
@@ -257,7 +257,7 @@ def before_after(run: RunFolder) -> dict[str, Any]:
     """Completions of reference and candidate for the same prompt: drawn by the seed, and the candidate's extremes."""
     results, names = run.need("eval/results.json"), run.names
     before, after = results["reference"], results["candidate"]
-    found = {key: rows for key, rows in completions(run).items() if before in rows and after in rows}
+    found = {key: rows for key, rows in completions_by_prompt(run).items() if before in rows and after in rows}
     if not found:
         raise Absent(f"eval/samples.jsonl holds no prompt with completions of both {names.reference} and the candidate")
     keys = sorted(found)
@@ -269,10 +269,10 @@ def before_after(run: RunFolder) -> dict[str, Any]:
     return {"pairs": [_pair(run, found[key], (before, after), tag) for key, tag in tagged]}
 
 
-def _pair(run: RunFolder, rows: Mapping[str, Row], names: tuple[str, str], tag: str = "") -> dict[str, Any]:
+def _pair(run: RunFolder, rows: Mapping[str, ResultRow], names: tuple[str, str], tag: str = "") -> dict[str, Any]:
     """Two policies' completions of one prompt side by side."""
     results = run.need("eval/results.json")
-    told = [(find(results, name), rows[name]) for name in names]
+    told = [(row_of(results, name), rows[name]) for name in names]
     samples = [{"style": style_of(row), "who": policy_title(row), **_sample(one)} for row, one in told]
     return {"prompt": shown_prompt(rows[names[0]]), "tag": tag, "samples": samples}
 
@@ -288,7 +288,7 @@ def _drawn(run: RunFolder, keys: Sequence[tuple[str, int]]) -> list[tuple[str, i
     return [rng.choice(prompts[prompt]) for prompt in chosen]
 
 
-def _sample(row: Row) -> dict[str, str]:
+def _sample(row: ResultRow) -> dict[str, str]:
     return {
         "text": row["completion"].strip(),
         "judge": f"{row['judge']:+.2f}",
@@ -321,7 +321,7 @@ def frontiers(run: RunFolder) -> dict[str, Any]:
     return {"figures": figures, "prompts": results["num_valid_prompts"], "tables": tables}
 
 
-def _snapshot_row(run: RunFolder, snapshot: Row, chosen: int) -> dict[str, Any]:
+def _snapshot_row(run: RunFolder, snapshot: ResultRow, chosen: int) -> dict[str, Any]:
     row = snapshot["row"]
     return {
         "step": snapshot["step"],
@@ -366,10 +366,10 @@ def controls(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _what_happened(run: RunFolder, row: Row, bounds: Mapping[str, Any]) -> list[str]:
+def _what_happened(run: RunFolder, row: ResultRow, bounds: Mapping[str, Any]) -> list[str]:
     """A control against the reference and the candidate, in sentences."""
     results, names = run.need("eval/results.json"), run.names
-    start, best = find(results, results["reference"]), candidate_of(results)
+    start, best = row_of(results, results["reference"]), candidate_row(results)
     proxy, judge = row["proxy"]["value"], row["judge"]["value"]
     told = [
         f"Proxy {number(start['proxy']['value'], 2)} → {number(proxy, 2)} and judge "
@@ -391,7 +391,7 @@ def _what_happened(run: RunFolder, row: Row, bounds: Mapping[str, Any]) -> list[
     return told
 
 
-def _lengths(rewards: str, start: Row, row: Row, bounds: Mapping[str, Any]) -> str:
+def _lengths(rewards: str, start: ResultRow, row: ResultRow, bounds: Mapping[str, Any]) -> str:
     """Whether the texts of a policy shrink or swell beyond the bounds."""
     low, high = bounds.get("length_ratio", (None, None))
     lengths = f"from {number(start['tokens']['value'], 1)} to {number(row['tokens']['value'], 1)} tokens"
@@ -406,7 +406,7 @@ def _control_pairs(run: RunFolder, name: str) -> list[dict[str, Any]]:
     """A few completions of the candidate and of a control for the same prompts."""
     best = run.need("eval/results.json")["candidate"]
     try:
-        found = completions(run)
+        found = completions_by_prompt(run)
     except Absent:
         return []
     both = sorted(key for key, rows in found.items() if best in rows and name in rows)
@@ -417,7 +417,7 @@ def _control_pairs(run: RunFolder, name: str) -> list[dict[str, Any]]:
 
 
 def reward_model(run: RunFolder) -> dict[str, Any]:
-    """Accuracies beside baselines, calibration, length and probes."""
+    """Accuracies beside baselines, calibration_figure, length and probes."""
     card = run.need("reward/card.json")
     all_pairs = card["model"]["all_pairs"]
     return {
@@ -433,7 +433,7 @@ def reward_model(run: RunFolder) -> dict[str, Any]:
             for name, one in card["baselines"].items()
         ],
         "accuracies": accuracies(card),
-        "figures": [calibration(card), by_gap(card)],
+        "figures": [calibration_figure(card), by_gap(card)],
         "length_correlation": number(card["length_correlation"]),
         "probes": _probes(card.get("probes", {})),
     }
@@ -526,7 +526,7 @@ def data(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _counts(found: Row) -> list[tuple[str, str]]:
+def _counts(found: ResultRow) -> list[tuple[str, str]]:
     return [
         (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else number(value))
         for name, value in found.items()
@@ -554,7 +554,7 @@ def settings(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def flat(found: Row, above: str = "") -> list[tuple[str, str]]:
+def flat(found: ResultRow, above: str = "") -> list[tuple[str, str]]:
     """Dotted keys of nested mappings and their values."""
     rows: list[tuple[str, str]] = []
     for key, value in found.items():

@@ -76,7 +76,7 @@ def _is_lstm(run_dir: Path, run: RunFolder) -> bool:
 def _card_numbers(run: RunFolder) -> dict[str, Any]:
     """The measures of the reference and of the chosen policy as rows of texts."""
     results = run.need("eval/results.json")
-    found = [parts.find(results, results["reference"]), parts.candidate_of(results)]
+    found = [parts.row_of(results, results["reference"]), parts.candidate_row(results)]
     rows = []
     for _, measures in parts.MEASURES:
         for key, digits in measures:

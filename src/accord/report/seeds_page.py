@@ -61,7 +61,7 @@ def _seed_row(path: Path) -> Mapping[str, Any]:
 def run_numbers(run: RunFolder) -> dict[str, Any]:
     """The headline numbers of a run's candidate; those of a reward model only where it has one."""
     results, card, summary = run.need("eval/results.json"), run.get("reward/card.json"), run.need("summary.json")
-    row = parts.candidate_of(results)
+    row = parts.candidate_row(results)
     values = {key: row[key] for key in ("win_rate", "kl", "length_ratio", "nll_excess", "distinct_share")}
     if card:
         values["accuracy"] = card["model"]["all_pairs"]

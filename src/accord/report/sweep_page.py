@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.files import write_json
-from accord.grid import Point as Combination
+from accord.grid import Combination
 from accord.report import parts
 from accord.report.figures import METHOD_STYLES, Figure, dot_of, lines_along_kl, win_figure
 from accord.report.names import Names

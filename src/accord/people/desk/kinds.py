@@ -32,7 +32,7 @@ from accord.records import (
 )
 
 Check = Callable[[LabelConfig, int, Answer], None]
-Judgements = Callable[[LabelConfig, Prompt, Sequence[Completion], Answer, Mapping[str, Any]], list[Judgement]]
+MakeJudgements = Callable[[LabelConfig, Prompt, Sequence[Completion], Answer, Mapping[str, Any]], list[Judgement]]
 
 #: Where templates and scripts of the built-in kinds lie.
 _WEB = Path(__file__).parents[1] / "web"
@@ -69,7 +69,7 @@ class FeedbackKind:
     fewest: int
     most: int
     fields: tuple[str, ...]
-    judgements: Judgements
+    judgements: MakeJudgements
     template: Path
     script: Path
     check: Check = _check_nothing

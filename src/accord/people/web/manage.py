@@ -135,8 +135,8 @@ def overview(request: Request, desk: TheDesk) -> Response:
         width="middle",
         kinds=sorted({kind for row in people for kind in row.done}),
         why_not=_why_not(judged),
-        percent=percent,
-        number=number,
+        percent=percent_cell,
+        number=number_cell,
         pictures=_pictures(found, judged),
     )
 
@@ -227,7 +227,7 @@ def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length
         tasks=found[:_LISTED],
         after=found[_LISTED - 1].id if len(found) > _LISTED else "",
         paged=bool(after),
-        percent=percent,
+        percent=percent_cell,
     )
 
 
@@ -255,11 +255,11 @@ def _in_task_order(submission: Submission) -> dict[str, Any]:
 # ---- numbers and pictures ----------------------------------------------------------------------------------------
 
 
-def percent(estimate: Estimate) -> Markup:
+def percent_cell(estimate: Estimate) -> Markup:
     return _told(estimate, lambda value: f"{100 * value:.0f}", " %")
 
 
-def number(estimate: Estimate) -> Markup:
+def number_cell(estimate: Estimate) -> Markup:
     return _told(estimate, _short_number)
 
 
