@@ -558,6 +558,24 @@ def test_ties_are_left_out_and_counted_or_read_as_halves(
     assert rows_of(tmp_path / "half" / "metrics.jsonl")[0]["accuracy"] in (0.25, 0.5, 0.75)  # two ties of four
 
 
+def test_what_is_too_long_is_left_out_or_cut_and_counted(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    _, words, _ = load_scalar(policy_folder, head_seed=0)
+    room = len(words.encode(PAIR["prompt"])) + 2  # a place for one token of the completion, and the end
+    long = {**PAIR, "prompt": PAIR["prompt"] * room}
+    told: list[str] = []
+    data = write_rows("data.jsonl", [PAIR, long, {**PAIR, "topic": "b"}])
+    config = RewardConfig(**{**FAST, "max_tokens": room})
+    result = reward(
+        config, model=policy_folder, data=data, output_dir=tmp_path / "cut", log=lambda _, text: told.append(text)
+    )
+    assert (result.num_groups, result.num_too_long) == (2, 1)
+    assert any("1 of 3 judgements left out" in text and "completions lose their end" in text for text in told)
+    with pytest.raises(DataError, match="no prompt leaves room for a completion"):
+        reward(config, model=policy_folder, data=write_rows("long.jsonl", [long]), output_dir=tmp_path / "none")
+
+
 # -- agreement on what is held out -------------------------------------------------------------------------------------
 
 

@@ -44,7 +44,7 @@ class RewardConfig(Training):
     pairs: PairsConfig = Field(PairsConfig(), description="Ties, margins and noise of pairs.")
     epochs: int = Field(1, ge=1, description="Passes over the judgements; more than a few overfit.")
     groups_per_step: int = Field(8, ge=1, description="Rankings per optimiser step; each weighs the same, whatever K.")
-    max_tokens: int = Field(160, ge=2, description="Texts are cut to this many tokens, the end token kept.")
+    max_tokens: int = Field(160, ge=2, description="Longer texts lose their end, the end token kept; both are counted.")
     micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
     center_coef: float = Field(0.01, ge=0, description="Pulls scores towards mean 0 (Eisenstein 2312.09244, eq. 2).")
     l2_coef: float = Field(0.0, ge=0, description="Weight of the mean squared score, which keeps scores small.")

@@ -149,6 +149,39 @@ class EncodedGroup:
 G = TypeVar("G", GroupView, EncodedGroup)
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """Judgements whose prompts leave room for a completion, how many do not, and how many completions are cut."""
+
+    groups: list[GroupView]
+    num_too_long: int
+    num_cut: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_too_long} of {self.num_too_long + len(self.groups)} judgements left out: their prompts leave "
+            f"no room for a completion; {self.num_cut} completions lose their end"
+        )
+
+
+def fitting(groups: Sequence[GroupView], tokenizer: Tokenizer, max_tokens: int, *, where: Path) -> Fitting:
+    """Keep the judgements that can be read within ``max_tokens``, and count the rest.
+
+    Raises DataError where there is none.
+    """
+    length_G = [len(tokenizer.encode(group.prompt)) + 1 for group in groups]  # the end token needs its place
+    kept = {i for i, length in enumerate(length_G) if length < max_tokens}
+    if not kept:
+        raise DataError(
+            f"no prompt leaves room for a completion in {max_tokens} tokens",
+            where=str(where),
+            why=f"the shortest has {min(length_G) - 1}",
+            hint="raise reward.max_tokens, or use a model with a longer context",
+        )
+    cut = (length_G[i] + len(tokenizer.encode(text)) > max_tokens for i in kept for text in groups[i].completions)
+    return Fitting([groups[i] for i in sorted(kept)], len(groups) - len(kept), sum(cut))
+
+
 def encode_groups(
     config: RewardConfig,
     loss: RewardLoss,

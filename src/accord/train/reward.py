@@ -38,6 +38,7 @@ from accord.train.judged import (
     batch_elements,
     count_pairs,
     encode_groups,
+    fitting,
     held_out_fit,
     read_groups,
     reward_batch,
@@ -55,8 +56,9 @@ SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 class RewardResult:
     """Where the reward model is, and how it fits held-out judgements (see `accord.train.judged.HeldOutFit`).
 
-    ``num_groups`` are batch elements; ``num_skipped`` rankings of one single tie were left out. ``offset`` and
-    ``scale`` are those of `reward.json`.
+    ``num_groups`` are batch elements; ``num_skipped`` rankings of one single tie were left out, and
+    ``num_too_long`` judgements whose prompt leaves no room for a completion. ``offset`` and ``scale`` are those of
+    `reward.json`.
     """
 
     model: Path
@@ -67,6 +69,7 @@ class RewardResult:
     offset: float | tuple[float, ...]
     scale: float | tuple[float, ...]
     num_skipped: int
+    num_too_long: int
     calibration_error: float | None
     length_correlation: float
 
@@ -95,6 +98,12 @@ def reward(
     if num_skipped:
         log(0.0, f"{num_skipped} rankings of one single tie say nothing and are left out")
     limit = min(config.max_tokens, scorer.config.max_positions)
+    learnt = fitting(train, tokenizer, limit, where=data)
+    held_out = fitting(valid, tokenizer, limit, where=valid_data or data)
+    for name, found in (("to learn from", learnt), ("held out", held_out)):
+        if found.num_too_long or found.num_cut:
+            log(0.0, f"{name}, with {limit} tokens a text: {found}")
+    train, valid = learnt.groups, held_out.groups
     encoded = encode_groups(config, loss, tokenizer, train, limit, seed)
     elements = batch_elements(encoded)
     per_epoch = -(-len(elements) // config.groups_per_step)
@@ -123,6 +132,7 @@ def reward(
         offset=scale.offset,
         scale=scale.scale,
         num_skipped=num_skipped,
+        num_too_long=learnt.num_too_long,
         calibration_error=agreed.calibration_error,
         length_correlation=agreed.length_correlation,
     )
