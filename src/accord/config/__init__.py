@@ -40,7 +40,6 @@ from accord.config.recipes import (
     AskConfig,
     CompareConfig,
     Recipe,
-    TaskConfig,
     find_recipe,
     load_label,
     load_recipe,
@@ -66,6 +65,7 @@ from accord.config.sections import (
     SftConfig,
     TokenizerConfig,
 )
+from accord.config.task import TaskConfig
 from accord.config.training import (
     SHARE_SPELLINGS,
     AlgorithmName,

@@ -30,8 +30,8 @@ from accord.config.sections import (
     SftConfig,
     TokenizerConfig,
 )
+from accord.config.task import TaskConfig
 from accord.errors import UsageError
-from accord.extend import is_outside
 
 #: Folders of a run that are not those of its controls or methods.
 SHARED_STAGES = frozenset(
@@ -41,34 +41,6 @@ SHARED_STAGES = frozenset(
     }
 )
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class TaskConfig(Section):
-    """What a run is about: what there is to answer, and what people have said of answers."""
-
-    use: Annotated[str, Rows(("files", "store"))] = Field(
-        "files", description="files (named below), store (the project's facts), or module:NAME of your own."
-    )
-    prompts: str = Field("", description="files: prompts to train and measure on; empty = those of the other files.")
-    demonstrations: str = Field("", description="files: what fine-tuning imitates; empty = no fine-tuning.")
-    judgements: str = Field("", description="files: rankings, pairs, labels or ratings that stand already.")
-    texts: str = Field("", description="files: plain texts, to pretrain a model of your own and for rl.ptx.")
-    judge_share: float = Field(0.15, ge=0, lt=1, description="Share of topics whose judgements teach the judge alone.")
-    valid_share: float = Field(0.1, gt=0, lt=1, description="Share of topics on which snapshots are chosen.")
-    test_share: float = Field(0.15, gt=0, lt=1, description="Share of topics on which policies are reported.")
-    measured_prompts: int = Field(200, ge=2, description="Most prompts that are measured on, of valid and of test.")
-    options: dict[str, Any] = Field({}, description="Settings of a task of your own: module:NAME says which.")
-
-    @model_validator(mode="after")
-    def _fits_the_task(self) -> Self:
-        if self.options and not is_outside(self.use):
-            raise ValueError(f"options are for a task of your own, and use is {self.use!r}")
-        named = [name for name in ("prompts", "demonstrations", "judgements", "texts") if getattr(self, name)]
-        if named and self.use != "files":
-            raise ValueError(f"{named[0]} names a file, and use is {self.use!r}, which brings its own")
-        if self.judge_share + self.valid_share + self.test_share >= 1:
-            raise ValueError("judge_share, valid_share and test_share leave nothing to train on: they sum to 1")
-        return self
 
 
 class AskConfig(Section):
@@ -126,7 +98,7 @@ class Recipe(Section):
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
     dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
     controls: dict[str, dict[str, Any]] = Field(
-        {}, description="Name to {rl: ...}: the same optimisation with these changes, reported beside it."
+        {}, description="Name to {rl: ...}, or {dpo: ...} as optimise says: the same with these changes, beside it."
     )
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
     compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
@@ -150,20 +122,25 @@ class Recipe(Section):
             if not isinstance(change, int) or change < 2:
                 raise ValueError(f"{key}.best_of is {change!r}, not a number from 2 on")
             return change
-        own: RlConfig | DpoConfig = self.rl if stage == "rl" else self.dpo
-        made = _changed(f"{key}.{stage}", own, change)
+        made = _changed(f"{key}.{stage}", self.optimisation(stage), change)
         if isinstance(made, DpoConfig) and made.online:
             raise ValueError(f"{key}.dpo.online: the dpo methods of a comparison share labelled samples")
         return made
 
-    def control(self, name: str) -> RlConfig:
-        """The optimisation that a control names: the recipe's ``rl`` with the control's changes.
+    def optimisation(self, stage: str = "") -> RlConfig | DpoConfig:
+        """The settings of a stage that optimises, rl or dpo; by default of the one that ``optimise`` names."""
+        return self.rl if (stage or self.optimise) == "rl" else self.dpo
 
-        Raises ValueError where they cannot be understood.
+    def control(self, name: str) -> RlConfig | DpoConfig:
+        """The optimisation that a control names: the recipe's own, rl or dpo, with the control's changes.
+
+        Raises ValueError where they cannot be understood, or change what the recipe does not do.
         """
         key = f"controls.{name}"
-        stage, change = _only_change(key, name, self.controls[name], ("rl",))
-        return _changed(f"{key}.{stage}", self.rl, change)
+        stage, change = _only_change(key, name, self.controls[name], ("rl", "dpo"))
+        if stage != self.optimise:
+            raise ValueError(f"{key} has {stage}: give {self.optimise}, as optimise says")
+        return _changed(f"{key}.{stage}", self.optimisation(), change)
 
     def check_lengths(self) -> None:
         """Refuse texts longer than the recipe's own model has positions; a given model is asked once it is there.
@@ -179,7 +156,7 @@ class Recipe(Section):
             "reward.max_tokens": self.reward.max_tokens,
             "rl.max_new_tokens": self.rl.max_new_tokens,
             "rl.ptx.block_tokens": self.rl.ptx.block_tokens if self.rl.ptx.coef > 0 else 0,
-            **{f"controls.{name}.rl.max_new_tokens": self.control(name).max_new_tokens for name in self.controls},
+            **{f"controls.{name}.rl.max_new_tokens": one.max_new_tokens for name, one in self._rl_controls().items()},
         }
         for key, length in lengths.items():
             if length > self.model.max_positions:
@@ -188,6 +165,10 @@ class Recipe(Section):
                     where=f"recipe {self.name}",
                     hint=f"raise model.max_positions or lower {key}",
                 )
+
+    def _rl_controls(self) -> dict[str, RlConfig]:
+        found = {name: self.control(name) for name in self.controls}
+        return {name: one for name, one in found.items() if isinstance(one, RlConfig)}
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its final value, ready for JSON: the run's ``resolved.json``."""

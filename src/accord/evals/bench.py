@@ -84,7 +84,7 @@ class Bench:
 
     def on(self, name: str, path: Path, judges: Mapping[str, Scorer]) -> Bench:
         """The same bench with the prompts of another file and these judges."""
-        prompts, topics = read_topics(path)
+        prompts, topics = read_topics(path, self.reference.tokenizer.chat)
         return replace(self, name=name, prompts=prompts, topics=topics, judges=judges)
 
     def sample(self, stream: str, folder: Path, K: int | None = None) -> ScoredSamples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -118,10 +118,14 @@ def write_items(
     return manifest
 
 
-def to_jsonl(items: Iterable[Item]) -> Iterator[Fields]:
-    """Return items as Accord's own rows. What the stages would refuse is left out (empty texts, steps)."""
+def to_jsonl(items: Iterable[Item], leave_out: Callable[[str], None] = lambda reason: None) -> Iterator[Fields]:
+    """Return items as Accord's own rows. What the stages would refuse is left out (empty texts, steps).
+
+    Args:
+        leave_out: Called with the reason of each item that is left out.
+    """
     assert ACCORD.write is not None
-    return ACCORD.write(items, lambda reason: None)
+    return ACCORD.write(items, leave_out)
 
 
 def wanted_kinds(named: Iterable[str]) -> frozenset[str]:

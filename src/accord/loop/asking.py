@@ -124,13 +124,14 @@ def _write_rankings(asked: Asked, values: Callable[[Mapping[str, Any]], list[flo
 
 def queue_stage(home: Home, samples: Path) -> Stage:
     """Samples wait for people as rankings; whoever starts `accord label` there is shown them."""
-    source, store, guideline = source_of(home, "rl"), home.store, home.task.guideline
+    policy = home.recipe.optimise
+    source, store, guideline = source_of(home, policy), home.store, home.task.guideline
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         log(0.0, "samples for people to rank")
         return {"queued": queue_samples(read_samples(inputs["samples"]), source, store=store, guideline=guideline)}
 
-    return home.stage("queue", {"policy": "rl", "store": store}, {"samples": samples}, work)
+    return home.stage("queue", {"policy": policy, "store": store}, {"samples": samples}, work)
 
 
 def queue_samples(groups: Sequence[Mapping[str, Any]], source: Source, *, store: str, guideline: str = "") -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accord.config import DpoConfig, Recipe, RlConfig
+from accord.config import DpoConfig, Recipe
 from accord.errors import DataError
 from accord.evals.contestants import Contestant
 from accord.files import write_json
@@ -61,7 +61,7 @@ def compare(
     start from the seed's SFT policy and are judged as `evaluate` judges one run.
     """
     methods = map(recipe.method, recipe.compare.methods)
-    check_recipe(recipe, [one for one in methods if isinstance(one, RlConfig)])
+    check_recipe(recipe, [one for one in methods if not isinstance(one, int)])
     seeds = recipe.compare.seeds
     where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
     found = []

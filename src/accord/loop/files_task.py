@@ -2,70 +2,92 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from accord.config import TaskConfig
 from accord.errors import DataError, UsageError
+from accord.evals.pairs import ranked_pairs
+from accord.evals.reward_card import measure_reward_model
 from accord.files import write_json
-from accord.formats import Item, Reading, from_facts, read_items, to_jsonl
+from accord.formats import Item, Reading, Reject, Rejects, from_facts, input_file, read_items, to_jsonl
+from accord.formats.importing import MAX_REJECTS
+from accord.formats.item import TextOrTurns
 from accord.formats.jsonl import write_jsonl
+from accord.formats.rows import MAX_SHOWN, OnReject
+from accord.formats.stage_rows import read_rankings
 from accord.loop.cache import Inputs
-from accord.loop.task import PlainTask, Split, Task, TaskPlace
+from accord.loop.task import PlainTask, RewardCheck, Split, Task, TaskPlace
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
 from accord.progress import Log
+from accord.scoring.scorer import Scorer
 from accord.store import Store
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 FILE_KEYS = ("prompts", "demonstrations", "judgements", "texts")
 LONGEST_TOPIC = 60  # letters of a topic that is made of a prompt
+Counts = Mapping[str, Mapping[Split, int]]
 
 
 class SplitTask(PlainTask):
-    """Items of any origin, split by their topic, or by the prompt that their conversation begins with.
+    """Items of any origin, split by their topic and by the prompt that their conversation begins with.
 
-    ``prompts_of`` names the kinds of items whose prompts are used. The split is a hash: what is added to
-    the data moves nothing that stood there from one split into another.
+    ``prompts_of`` names the kinds of items whose prompts are used. The split is a hash: what is added to the data moves
+    nothing that stood there from one split into another, unless it ties together what stood apart.
     """
 
     prompts_of: tuple[str, ...] = ("prompts", "judgements", "demonstrations")
 
-    def items(self, inputs: Inputs) -> Iterator[tuple[str, Item]]:
+    def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
         """What there is, each with its kind: prompts, demonstrations, judgements or texts."""
         raise NotImplementedError
 
     def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any:
-        """Write each split's files. Returns how many rows of each kind each split has."""
+        """Write each split's files. Returns how many rows of each kind each split has, and what was left out."""
         log(0.0, "reading and splitting the data")
-        found: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in FILE_KEYS for split in SPLITS}
-        for kind, item in self.items(inputs):
-            topic = topic_of(item)
-            found[kind, split_of(topic, self.place.config)].append(replace(item, topic=shortened(topic)))
-        for split in SPLITS:
-            found["prompts", split] = list(asked([item for kind in self.prompts_of for item in found[kind, split]]))
-        counts: dict[str, dict[str, int]] = {}
-        for (kind, split), items in found.items():
-            rows = list(to_jsonl(items))
-            counts.setdefault(kind, {})[split] = len(rows)
-            if kind == "prompts" and split in ("valid", "test"):
-                rows = rows[: self.place.config.measured_prompts]
-            write_jsonl(folder / f"{kind}_{split}.jsonl", rows)
+        most = self.place.config.max_characters
+        with LeftOut(folder) as left_out:
+            found = [one for one in self.items(inputs, left_out) if left_out.keeps(*one, most_characters=most)]
+        files = self.split(found)
+        counts = {kind: {split: len(files[kind, split]) for split in SPLITS} for kind in FILE_KEYS}
         self.refuse_empty(counts)
-        manifest = {"counts": {f"{kind}_{split}": n for kind, of in counts.items() for split, n in of.items()}}
+        for (kind, split), rows in files.items():
+            write_jsonl(folder / f"{kind}_{split}.jsonl", rows)
+        for line in left_out.lines():
+            log(1.0, line)
+        flat = {f"{kind}_{split}": n for kind, of in counts.items() if any(of.values()) for split, n in of.items()}
+        manifest = {"counts": flat | left_out.numbers(), "left_out": left_out.to_json()}
         write_json(folder / "manifest.json", manifest)
         return manifest
 
-    def refuse_empty(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+    def split(self, found: Sequence[tuple[str, Item]]) -> dict[tuple[str, Split], list[Mapping[str, Any]]]:
+        """The rows of each file. Prompts stand there once; of those that are only measured on, so many as are asked."""
+        config = self.place.config
+        items: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in FILE_KEYS for split in SPLITS}
+        for (kind, item), topic in zip(found, topics_of([item for _, item in found]), strict=True):
+            items[kind, split_of(topic, config)].append(replace(item, topic=topic))
+        for split in SPLITS:
+            most = config.measured_prompts if split in ("valid", "test") else None
+            prompts = asked(item for kind in self.prompts_of for item in items[kind, split])
+            items["prompts", split] = list(itertools.islice(prompts, most))
+        return {place: list(to_jsonl(of)) for place, of in items.items()}
+
+    def refuse_empty(self, counts: Counts) -> None:
         """Refuse data that leave a split without what it needs."""
-        needs = [("prompts", split) for split in ("train", "valid", "test")]
+        needs: list[tuple[str, Split]] = [("prompts", split) for split in ("train", "valid", "test")]
         learnt = [kind for kind in ("demonstrations", "judgements") if kind in self.has]
         needs += [(kind, split) for kind in learnt for split in ("train", "valid")]
+        needs += [("judgements", "judge")] if self.judgements("judge") else []
+        needs += [("judgements", "test")] if self.held_out else []
         for kind, split in needs:
             if not counts[kind][split]:
                 total = sum(counts[kind].values())
@@ -75,13 +97,20 @@ class SplitTask(PlainTask):
                     hint=f"give more topics, or raise task.{split}_share" if split != "train" else "give more topics",
                 )
 
+    def judgements(self, split: Split) -> Path | None:
+        """The judgements of a split; where no share is kept for a judge, there are none to fit one to."""
+        return None if split == "judge" and not self.place.config.judge_share else super().judgements(split)
+
+
+# ---- what belongs together -------------------------------------------------------------------------------------------
+
 
 def asked(items: Iterable[Item]) -> Iterator[Item]:
     """The prompts of items, each once."""
     seen: set[str] = set()
     for item in items:
         prompt = prompt_of(item)
-        name = json.dumps(prompt, default=dict)
+        name = " ".join(json.dumps(prompt, default=dict).split())
         if prompt and name not in seen:
             seen.add(name)
             yield Item(prompt=prompt, topic=item.topic)
@@ -96,10 +125,8 @@ def prompt_of(item: Item) -> Any:
     return turns[: answers[0]] if answers else turns
 
 
-def topic_of(item: Item) -> str:
-    """The unit of splitting: the item's topic, else the first thing the user said."""
-    if item.topic:
-        return item.topic
+def begins_with(item: Item) -> str:
+    """The first thing that the user said: what one conversation shares with another that went on otherwise."""
     said = item.completions[0] if item.prompt is None else item.prompt
     if isinstance(said, str):
         return said
@@ -107,11 +134,36 @@ def topic_of(item: Item) -> str:
     return users[0] if users else json.dumps([dict(turn) for turn in said])
 
 
-def shortened(topic: str) -> str:
-    """A topic as a name: a long one is cut, and told apart from its like by a hash."""
-    if len(topic) <= LONGEST_TOPIC:
-        return topic
-    return f"{topic[: LONGEST_TOPIC - 12]}... {_digest(topic).hex()[:8]}"
+def topics_of(items: Sequence[Item]) -> list[str]:
+    """The unit of splitting of each item: a topic, else the first thing the user said, shortened.
+
+    Items that share either, directly or through others, are one unit; of several topics the first in the alphabet names
+    it. Case and spacing make no difference.
+    """
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            leader[name] = name = leader[leader[name]]
+        return name
+
+    own = [[shortened(text) for text in (item.topic, begins_with(item)) if text] or [""] for item in items]
+    for names in own:
+        roots = {find(name.casefold()) for name in names}
+        leader.update(dict.fromkeys(roots, min(roots)))
+    units = [find(names[0].casefold()) for names in own]
+    titles: dict[str, tuple[bool, str]] = {}
+    for unit, item, (name, *_) in zip(units, items, own, strict=True):
+        titles[unit] = min(titles.get(unit, (True, name)), (not item.topic, name))
+    return [titles[unit][1] for unit in units]
+
+
+def shortened(text: str) -> str:
+    """A text as a name: a long one is cut, and told apart from its like by a hash. That of a name is the name."""
+    name = " ".join(text.split())
+    if len(name) <= LONGEST_TOPIC:
+        return name
+    return f"{name[: LONGEST_TOPIC - 12]}... {_digest(name.casefold()).hex()[:8]}"
 
 
 def _digest(text: str) -> bytes:
@@ -119,8 +171,8 @@ def _digest(text: str) -> bytes:
 
 
 def split_of(topic: str, config: TaskConfig) -> Split:
-    """Which split a topic belongs to, by its hash (case and spacing do not matter)."""
-    position = int.from_bytes(_digest(" ".join(topic.casefold().split())), "big") / 2**64
+    """Which split a topic belongs to, by its hash."""
+    position = int.from_bytes(_digest(topic.casefold()), "big") / 2**64
     shares: tuple[tuple[Split, float], ...] = (
         ("judge", config.judge_share), ("valid", config.valid_share), ("test", config.test_share),
     )  # fmt: skip
@@ -131,16 +183,97 @@ def split_of(topic: str, config: TaskConfig) -> Split:
     return "train"
 
 
+# ---- what cannot be used ---------------------------------------------------------------------------------------------
+
+
+class LeftOut(contextlib.ExitStack):
+    """Rows that are not used, counted by kind and reason; those that are no good are in ``rejects_KIND.jsonl``.
+
+    Open, it removes what an earlier run has left there. More than `MAX_REJECTS` of a kind are a wrong file: DataError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.reasons: dict[str, Counter[str]] = {kind: Counter() for kind in FILE_KEYS}
+        self.first: dict[str, str] = {}
+        self.others: dict[str, Counter[str]] = {kind: Counter() for kind in FILE_KEYS}
+        files = {kind: Rejects(folder / f"rejects_{kind}.jsonl", sys.maxsize) for kind in FILE_KEYS}
+        self._files = {kind: self.enter_context(file) for kind, file in files.items()}
+
+    def rejecting(self, kind: str) -> OnReject:
+        """What takes the rejects of one kind."""
+
+        def reject(one: Reject) -> None:
+            self._files[kind](one)
+            self._count(kind, f'"{one.field}" {one.problem}' if one.field else one.problem, str(one))
+            if self._files[kind].count > MAX_REJECTS:
+                raise DataError(
+                    f"more than {MAX_REJECTS:,} rows of the {kind} are no good, the last because: {one.problem}",
+                    where=one.where,
+                    hint=f"see {self._files[kind].path}; is it the right format? FORMAT:PATH names another",
+                )
+
+        return reject
+
+    def keeps(self, kind: str, item: Item, most_characters: int) -> bool:
+        """Whether stages can read an item, and it is no longer than that (0: whatever its length)."""
+        faults: list[str] = []
+        if most_characters and length_of(item) > most_characters:
+            self._count(kind, f"longer than {most_characters:,} characters", item.where)
+            return False
+        if list(to_jsonl([item], faults.append)):
+            return True
+        row = json.dumps(item.row, ensure_ascii=False, default=str)
+        problem = faults[0] if faults else "nothing of it can be written"
+        self.rejecting(kind)(Reject(item.where, "", problem, "mend the row, or leave it out", row[:MAX_SHOWN]))
+        return False
+
+    def _count(self, kind: str, reason: str, where: str) -> None:
+        self.reasons[kind][reason] += 1
+        self.first.setdefault(kind, where)
+
+    def numbers(self) -> dict[str, int]:
+        """How many were left out, by kind, where there are some."""
+        return {f"{kind}_left_out": of.total() for kind, of in self.reasons.items() if of}
+
+    def to_json(self) -> dict[str, Any]:
+        """By kind: how many and why, the first of them, and rows of other kinds that the file holds besides."""
+        return {
+            kind: {"why": dict(of.most_common(20)), "first": self.first.get(kind, ""), "of other kinds": dict(others)}
+            for kind, of in self.reasons.items()
+            if (others := self.others[kind]) or of
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same, in words."""
+        for kind, of in self.reasons.items():
+            if of:
+                told = ", ".join(f"{why} ({count:,})" for why, count in of.most_common(3))
+                yield f"{of.total():,} rows of the {kind} are left out: {told}; the first is {self.first[kind]}"
+            if others := self.others[kind]:
+                told = ", ".join(f"{count:,} of kind {name}" for name, count in others.most_common())
+                yield f"the {kind} hold besides: {told}"
+
+
+def length_of(item: Item) -> int:
+    """Characters of the prompt and its longest completion."""
+    return _characters(item.prompt) + max(map(_characters, item.completions), default=0)
+
+
+def _characters(said: TextOrTurns | None) -> int:
+    return len(said) if isinstance(said, str) else sum(len(str(turn.get("content", ""))) for turn in said or ())
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
 class FilesTask(SplitTask):
-    """The files that a recipe names."""
+    """The files that a recipe names, each as PATH or FORMAT:PATH."""
 
     def __init__(self, place: TaskPlace) -> None:
         super().__init__(place)
         config = place.config
-        self.inputs = {kind: Path(given) for kind in FILE_KEYS if (given := getattr(config, kind))}
+        self.inputs = {kind: input_file(given) for kind in FILE_KEYS if (given := getattr(config, kind))}
         if not self.inputs.keys() & {"prompts", "demonstrations", "judgements"}:
             raise UsageError(
                 "the recipe names no data",
@@ -151,19 +284,22 @@ class FilesTask(SplitTask):
             if not path.is_file():
                 raise DataError("there is no such file", where=str(path), why=f"task.{kind} names it")
         self.has = frozenset(self.inputs) - {"prompts"}
+        self.held_out = ranking_check(self)
         self.prompts_of = ("prompts",) if config.prompts else ("judgements", "demonstrations")
         self.settings = {"task": config.model_dump(exclude={*FILE_KEYS}), "reads": place.reads}
 
-    def items(self, inputs: Inputs) -> Iterator[tuple[str, Item]]:
+    def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
         wanted = kinds_read(self.place.reads)
         for kind, path in inputs.items():
-            reading, taken = read_items(path), 0
+            reading, taken = read_items(path, on_reject=left_out.rejecting(kind)), 0
             for item in reading:
                 if item.kind in wanted[kind]:
                     taken += 1
                     yield kind, item
+                else:
+                    left_out.others[kind][item.kind] += 1
             if not taken:
-                raise unreadable(kind, reading, wanted[kind])
+                raise unreadable(kind, reading, wanted[kind], left_out.first.get(kind, ""))
 
 
 def kinds_read(judgement: str) -> Mapping[str, Collection[str]]:
@@ -176,7 +312,7 @@ def kinds_read(judgement: str) -> Mapping[str, Collection[str]]:
     }
 
 
-def unreadable(kind: str, reading: Reading, wanted: Iterable[str]) -> DataError:
+def unreadable(kind: str, reading: Reading, wanted: Iterable[str], first: str) -> DataError:
     """The error of a file that holds nothing of what it was named for; it names the file's columns."""
     columns = ", ".join(repr(name) for name in reading.fields) or "no columns"
     why = f"it was read as {reading.detected.format} ({reading.detected.why}); its columns are {columns}"
@@ -184,6 +320,7 @@ def unreadable(kind: str, reading: Reading, wanted: Iterable[str]) -> DataError:
         "judgements": "give rankings or pairs, or choose the reward.loss that reads what these are (binary: labels, "
         "regression: ratings)",
     }.get(kind, f"give rows that hold a {' or a '.join(wanted)}")
+    why += f"; {reading.num_rejected:,} rows are no good, the first: {first}" if first else ""
     return DataError(f"task.{kind} holds no {' or '.join(wanted)}", where=str(reading.path), why=why, hint=hint)
 
 
@@ -203,21 +340,54 @@ class StoreTask(SplitTask):
         if not kinds:
             raise DataError("the store holds nothing to learn from", where=place.store, hint="`accord import FILE`")
         self.has = frozenset(kinds) - {"prompts"}
-        rows = json.dumps([(kind, list(to_jsonl([item]))) for kind, item in self.found])
-        facts = hashlib.sha256(rows.encode()).hexdigest()
+        self.held_out = ranking_check(self)
+        rows = sorted({json.dumps([kind, *to_jsonl([item])], sort_keys=True) for kind, item in self.found})
+        facts = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         self.settings = {"task": place.config.model_dump(), "reads": place.reads, "facts": facts}
 
-    def items(self, inputs: Inputs) -> Iterator[tuple[str, Item]]:
+    def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
         yield from self.found
 
 
 def _facts(place: str, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[str, Item]]:
+    """Judgements of people, then all other prompts: once each, in an order that a run's own samples do not change."""
+    if "://" not in place and not Path(place).is_file():
+        raise DataError("there is no store", where=place, hint="`accord init DIR`, then `accord import FILE` there")
+    judged: set[str] = set()
+    others: dict[str, Item] = {}
     with Store.open(place) as store:
         view = training_view(store, weights=quality_weights(store))
         for item in from_facts(store, view):
             kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
-            if kinds or item.kind in wanted["prompts"]:
-                yield (kinds[0] if kinds else "prompts"), item
+            prompt = json.dumps(item.prompt, default=dict)
+            if kinds:
+                judged.add(prompt)
+                yield kinds[0], item
+            elif item.kind in wanted["prompts"]:
+                alone = Item(prompt=item.prompt, topic=item.topic)
+                others[prompt] = min(others.get(prompt, alone), alone, key=lambda one: one.topic)
+    yield from (("prompts", others[prompt]) for prompt in sorted(others.keys() - judged))
+
+
+# ---- how the reward model fares --------------------------------------------------------------------------------------
+
+
+def ranking_check(task: PlainTask) -> RewardCheck | None:
+    """The check of a reward model on the test split's rankings; None where the task has no rankings."""
+    paths = {split: task.judgements(split) for split in ("valid", "test")}
+    given = {f"{split}_judgements": path for split, path in paths.items() if path is not None}
+    return RewardCheck(given, ranking_card, "longer_wins") if given and task.place.reads == "ranking" else None
+
+
+def ranking_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> dict[str, Any]:
+    """Accuracy on the rankings of the test split, beside baselines taught by the same rankings."""
+    chat = getattr(getattr(scorer, "tokenizer", None), "chat", None)
+    valid, test, taught = (
+        read_rankings(path, chat) for path in (inputs["valid_judgements"], inputs["test_judgements"], rankings)
+    )
+    return measure_reward_model(
+        scorer, ranked_pairs(test), taught={"tfidf_bradley_terry": taught}, valid=ranked_pairs(valid), seed=seed
+    )
 
 
 #: The tasks that a recipe may use by a plain name.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.config import Recipe, RlConfig, ScorerConfig
+from accord.config import DpoConfig, Recipe, RlConfig, ScorerConfig
 from accord.evals.contestants import Contestant, EvalPrompts
 from accord.evals.evaluate import EvalRun, evaluate
 from accord.evals.judges import open_judges
@@ -38,6 +38,8 @@ from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.train.training_run import snapshots_of
 
+WITHOUT_SFT = "as the task has no demonstrations"
+
 
 @dataclass(frozen=True)
 class Champion:
@@ -55,7 +57,7 @@ def play_round(home: Home, champion: Champion) -> Champion:
     judgements = collect(home, asked)
     reward = fit_reward(home, judgements)
     candidate = candidate_of(home, champion.policy, reward, judgements)
-    controls = optimise_controls(home, champion.policy, reward)
+    controls = optimise_controls(home, champion.policy, reward, judgements)
     verdict = evaluate_candidate(home, champion, candidate, controls, reward)
     promoted = promote(home, candidate, verdict)
     queue(home, promoted.policy)
@@ -70,6 +72,7 @@ def first_champion(home: Home) -> Champion:
         home.do(stage)
     fine_tuning = sft_stage(home)
     if fine_tuning is None:
+        home.runner.log(0.0, f"sft: left out, {WITHOUT_SFT}")
         return Champion(start_of(home), start_of(home))
     home.do(fine_tuning)
     return Champion(home.path("sft/model"), start_of(home))
@@ -104,24 +107,28 @@ def fit_reward(home: Home, judgements: Path) -> Path:
     return home.path("reward/model")
 
 
-def optimise(home: Home, name: str, config: RlConfig, policy: Path, reward: Path) -> Path:
-    """Snapshots of the policy while it is optimised against the reward model."""
-    home.do(rl_stage(home, name, config, policy, reward))
+def optimise(home: Home, name: str, config: RlConfig | DpoConfig, policy: Path, reward: Path, judgements: Path) -> Path:
+    """Snapshots of the policy while it is optimised against the reward model, or on the judgements."""
+    if isinstance(config, RlConfig):
+        home.do(rl_stage(home, name, config, policy, reward))
+    else:
+        home.do(dpo_stage(home, name, config, policy, judgements, home.task.judgements("valid"), reward))
     return home.path(f"{name}/snapshots")
 
 
 def candidate_of(home: Home, policy: Path, reward: Path, judgements: Path) -> Path:
-    """Snapshots of the policy that is to be better: optimised against the reward model, or on the judgements."""
-    if home.recipe.optimise == "rl":
-        return optimise(home, "rl", home.recipe.rl, policy, reward)
-    home.do(dpo_stage(home, "dpo", home.recipe.dpo, policy, judgements))
-    return home.path("dpo/snapshots")
+    """Snapshots of the policy that is to be better."""
+    recipe = home.recipe
+    return optimise(home, recipe.optimise, recipe.optimisation(), policy, reward, judgements)
 
 
-def optimise_controls(home: Home, policy: Path, reward: Path) -> dict[str, Path]:
+def optimise_controls(home: Home, policy: Path, reward: Path, judgements: Path) -> dict[str, Path]:
     """Snapshots of the same optimisation with the changes of each control."""
     recipe = home.recipe
-    return {name: optimise(home, f"rl_{name}", recipe.control(name), policy, reward) for name in recipe.controls}
+    return {
+        name: optimise(home, f"{recipe.optimise}_{name}", recipe.control(name), policy, reward, judgements)
+        for name in recipe.controls
+    }
 
 
 def evaluate_candidate(
@@ -172,7 +179,8 @@ def summary_of(home: Home, verdict: Mapping[str, Any]) -> dict[str, Any]:
     card = json_of(home, "reward/card.json") if held_out else None
     baseline = held_out.baseline if held_out else ""
     found = summarise(verdict, card, baseline=baseline, seconds=seconds, counts=counts)
-    return found | {"champion": champion_record(found["floors"])}
+    left_out = {} if sft_stage(home) else {"sft": WITHOUT_SFT}
+    return found | {"left_out": left_out, "champion": champion_record(found["floors"])}
 
 
 def champion_record(floors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def champion_record(floors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def control_note(recipe: Recipe, name: str) -> str:
     """What a control does otherwise, in words."""
-    own, other = _flat(recipe.rl.model_dump()), _flat(recipe.control(name).model_dump())
+    own, other = _flat(recipe.optimisation().model_dump()), _flat(recipe.control(name).model_dump())
     said = [f"{key} {new} instead of {own[key]}" for key, new in other.items() if new != own[key]]
     return ", ".join(said) or "nothing"
 
@@ -205,13 +213,13 @@ def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mappin
     """Measure the candidate beside its controls, the policy it started from and best-of-n."""
     recipe, name = home.recipe, candidate_name(home.recipe)
     inputs = measured_inputs(home, champion, reward)
-    inputs |= {"candidate": candidate, **{f"rl_{control}": folder for control, folder in controls.items()}}
+    inputs |= {"candidate": candidate, **{f"{recipe.optimise}_{one}": folder for one, folder in controls.items()}}
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         contestants = [*baselines(home, inputs), Contestant(name, snapshots_of(inputs["candidate"]))]
         for one in recipe.controls:
-            told, snapshots = control_note(recipe, one), snapshots_of(inputs[f"rl_{one}"])
-            contestants.append(Contestant(f"{plain_name(recipe.rl.algorithm)}_{one}", snapshots, "control", told))
+            told, snapshots = control_note(recipe, one), snapshots_of(inputs[f"{recipe.optimise}_{one}"])
+            contestants.append(Contestant(f"{name}_{one}", snapshots, "control", told))
         measure(home, contestants, inputs, folder, log)
         return {}
 

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import accord
-from accord.config import Recipe, RlConfig
+from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import UsageError
 from accord.extend import outside
 from accord.files import read_json, write_json, write_text
@@ -143,14 +143,15 @@ def task_of(recipe: Recipe, folder: Path, store: str, cache: Path, from_dir: Pat
 # ---- before any work -------------------------------------------------------------------------------------------------
 
 
-def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig]) -> None:
+def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) -> None:
     """Refuse what cannot be run, before any work. Raises UsageError or DataError."""
     recipe.check_lengths()
     check_base(recipe)
     check_sampling(recipe)
     check_asking(recipe)
     for config in optimisations:
-        check_rl(config)
+        if isinstance(config, RlConfig):
+            check_rl(config)
 
 
 def time_shares(recipe: Recipe) -> dict[str, float]:
@@ -159,7 +160,8 @@ def time_shares(recipe: Recipe) -> dict[str, float]:
     absent |= {"sample", "ask"} if recipe.ask.who == "nobody" else set()
     absent |= set() if recipe.ask.queue else {"queued"}
     found = {name: share for name, share in TIME_SHARES.items() if name not in absent}
-    found |= {f"rl_{name}": CONTROL_SHARE for name in recipe.controls}
+    found[recipe.optimise] = found.pop("rl")
+    found |= {f"{recipe.optimise}_{name}": CONTROL_SHARE for name in recipe.controls}
     return {name: share / sum(found.values()) for name, share in found.items()}
 
 

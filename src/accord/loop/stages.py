@@ -229,9 +229,24 @@ def rl_stage(home: Home, name: str, config: RlConfig, policy: Path, reward_model
     return Stage(name, inner.settings, {**inner.inputs, **scorer_inputs(config.rewards)}, work)
 
 
-def dpo_stage(home: Home, name: str, config: DpoConfig, policy: Path, judgements: Path) -> Stage:
-    """Direct preference optimisation on judgements."""
-    return home.training(name, dpo, {"model": policy, "data": judgements}, config)
+def dpo_stage(
+    home: Home,
+    name: str,
+    config: DpoConfig,
+    policy: Path,
+    judgements: Path,
+    valid: Path | None = None,
+    reward_model: Path | None = None,
+) -> Stage:
+    """Direct preference optimisation on judgements; online on the task's prompts, ranked by a reward model."""
+    data = {"data": home.task.prompts("train"), "reward_model": reward_model} if config.online else {"data": judgements}
+    inner = home.training(name, dpo, {"model": policy, "valid_data": valid, **data}, config)
+    names = tuple(inner.inputs)
+
+    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
+        return inner.work({name: inputs[name] for name in names}, folder, log)
+
+    return Stage(name, inner.settings, {**inner.inputs, **scorer_inputs(config.rewards)}, work)
 
 
 # ---- judges --------------------------------------------------------------------------------------------------------
