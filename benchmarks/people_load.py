@@ -194,9 +194,9 @@ def prepare(project: Path, load: Load) -> list[tuple[int, str]]:
     with Store.open(project / "accord.db") as store:
         desk = Desk(store, LabelConfig())
         for start in range(0, wanted, 500):
-            desk.add_tasks([_task(number, source) for number in range(start, min(start + 500, wanted))])
-        people = [desk.add_person(f"load {i}", "annotator", simulated=True) for i in range(load.annotators)]
-        return [(person.id, desk.make_token(person.id, "load")) for person in people]
+            desk.queue.add_tasks([_task(number, source) for number in range(start, min(start + 500, wanted))])
+        people = [desk.directory.add_person(f"load {i}", "annotator", simulated=True) for i in range(load.annotators)]
+        return [(person.id, desk.directory.make_token(person.id, "load")) for person in people]
 
 
 def _task(number: int, source: Source) -> NewTask:
@@ -261,7 +261,7 @@ async def _work(server: Server, people: Sequence[tuple[int, str]], load: Load) -
 def audit(project: Path, log: Log) -> dict[str, int]:
     """What the store holds against what was acknowledged: ``lost``, ``double`` and ``damaged`` must be zero."""
     with Store.open(project / "accord.db") as store:
-        submissions = list(Desk(store, LabelConfig()).submissions())
+        submissions = list(Desk(store, LabelConfig()).reading.submissions())
         facts = Counter(record.id for record in store.rankings())
         damaged = len(store.verify())
     kept = {one.id: (one.person_id, one.task_id) for one in submissions}

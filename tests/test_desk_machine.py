@@ -64,7 +64,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 1_767_225_600.0
         self.desk: Desk = type(self).desk_of(lambda: self.now)
         number = next(_NUMBERS)
-        self.people: list[Person] = [self.desk.add_person(f"{name} {number}", "annotator") for name in "ABC"]
+        self.people: list[Person] = [self.desk.directory.add_person(f"{name} {number}", "annotator") for name in "ABC"]
         self.overlaps: dict[str, int] = {}
         self.turns: dict[str, tuple[float, int]] = {}
         self.parts: dict[tuple[int, str], Part] = {}
@@ -102,8 +102,8 @@ class Machine(RuleBasedStateMachine):
     def add_task(self, overlap: int, priority: int) -> None:
         completion = Completion(prompt_id=PROMPT.id, text=f" {len(self.overlaps)}", source=POLICY)
         new = NewTask(kind="label", prompt=PROMPT, completions=(completion,), overlap=overlap, priority=priority)
-        assert self.desk.add_tasks([new]) == 1
-        (task,) = {task.id for task in self.desk.tasks()} - self.overlaps.keys()
+        assert self.desk.queue.add_tasks([new]) == 1
+        (task,) = {task.id for task in self.desk.queue.tasks()} - self.overlaps.keys()
         self.turns[task] = (-priority, len(self.overlaps))
         self.overlaps[task] = overlap
 
@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
         again = {task for task, part in mine.items() if part.state == "released"}
         open_ = [t for t in self.overlaps if self.free(t) > 0 and (t not in mine or t in again)]
         expected = live or begun or set(sorted(open_, key=self.turns.__getitem__)[:1])
-        found = self.desk.claim(who)
+        found = self.desk.queue.claim(who)
         if found is None:
             assert expected == set()
             return
@@ -140,10 +140,10 @@ class Machine(RuleBasedStateMachine):
         key = f"key {len(self.said)}"
         if part.state in ("submitted", "skipped"):
             with pytest.raises(Conflict if part.state == "submitted" else Gone):
-                self.desk.submit(who, task, Answer(good=(good,)), key=key)
+                self.desk.answers.submit(who, task, Answer(good=(good,)), key=key)
             return
         fills = (part.counts and self.live(part)) or self.free(task) > 0
-        receipt = self.desk.submit(who, task, Answer(good=(good,)), key=key)
+        receipt = self.desk.answers.submit(who, task, Answer(good=(good,)), key=key)
         assert (receipt.extra, receipt.repeated, receipt.revision) == (not fills, False, part.revision)
         self.parts[who, task] = Part("submitted", fills, 0.0, part.revision)
         self.said.append(Said(who, task, good, key, receipt, self.now))
@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def send_again(self, data: st.DataObject) -> None:
         said = data.draw(st.sampled_from(self.said))
-        again = self.desk.submit(said.person, said.task, Answer(good=(said.good,), seconds=9), key=said.key)
+        again = self.desk.answers.submit(said.person, said.task, Answer(good=(said.good,), seconds=9), key=said.key)
         assert again == type(again)(
             said.receipt.submission_id, said.task, said.receipt.revision, said.receipt.extra, True
         )
@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
     def send_something_else_under_the_same_key(self, data: st.DataObject) -> None:
         said = data.draw(st.sampled_from(self.said))
         with pytest.raises(Conflict):
-            self.desk.submit(said.person, said.task, Answer(good=(not said.good,)), key=said.key)
+            self.desk.answers.submit(said.person, said.task, Answer(good=(not said.good,)), key=said.key)
 
     @precondition(lambda self: self.said)
     @rule(data=st.data())
@@ -171,11 +171,11 @@ class Machine(RuleBasedStateMachine):
         id_ = said.receipt.submission_id
         if id_ in self.undone or self.now - said.at > UNDO_S:
             with pytest.raises(Gone):
-                self.desk.undo(said.person, id_)
+                self.desk.answers.undo(said.person, id_)
             return
         part = self.parts[said.person, said.task]
         counts = part.counts or self.free(said.task) > 0
-        back = self.desk.undo(said.person, id_)
+        back = self.desk.answers.undo(said.person, id_)
         self.undone.add(id_)
         self.parts[said.person, said.task] = Part("leased", counts, self.now + LEASE_S, part.revision + 1)
         assert (back.task.id, back.revision) == (said.task, part.revision + 1)
@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), act=st.sampled_from(["release", "skip"]))
     def give_up(self, data: st.DataObject, act: str) -> None:
         who, task, part = self.some_part(data)
-        door = self.desk.release if act == "release" else lambda p, t: self.desk.skip(p, t, "cannot decide")
+        door = self.desk.queue.release if act == "release" else lambda p, t: self.desk.queue.skip(p, t, "cannot decide")
         if part.state != "leased":
             with pytest.raises(Gone):
                 door(who, task)
@@ -198,7 +198,7 @@ class Machine(RuleBasedStateMachine):
     def unskip(self, data: st.DataObject) -> None:
         who, task, part = self.some_part(data, "skipped")
         counts = self.free(task) > 0
-        assert self.desk.unskip(who, task).task.id == task
+        assert self.desk.queue.unskip(who, task).task.id == task
         self.parts[who, task] = Part("leased", counts, self.now + LEASE_S, part.revision)
 
     @precondition(lambda self: self.parts)
@@ -207,10 +207,10 @@ class Machine(RuleBasedStateMachine):
         who, task, part = self.some_part(data)
         if part.state != "leased" or (self.late(part) and self.free(task) == 0):
             with pytest.raises(Gone):
-                self.desk.heartbeat(who, task)
+                self.desk.queue.heartbeat(who, task)
             return
         counts = part.counts if self.live(part) else True
-        assert self.desk.heartbeat(who, task) == self.now + LEASE_S
+        assert self.desk.queue.heartbeat(who, task) == self.now + LEASE_S
         self.parts[who, task] = Part("leased", counts, self.now + LEASE_S, part.revision)
 
     # What must hold after every step ----------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def no_slot_is_given_twice_and_none_is_lost(self) -> None:
         assert all(0 <= self.free(task) <= overlap for task, overlap in self.overlaps.items())
-        counts = self.desk.counts()
+        counts = self.desk.reading.counts()
         parts = self.parts.values()
         assert counts["slots"] == sum(self.overlaps.values())
         assert counts["waiting"] == sum(map(self.free, self.overlaps))
@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         assert len({(said.person, said.task) for said in standing}) == len(standing)
         shown = {
             row.id: (row.person_id, row.task_id, row.answer.good, row.extra, row.undone)
-            for row in self.desk.submissions()
+            for row in self.desk.reading.submissions()
         }
         assert shown == {
             (id_ := s.receipt.submission_id): (s.person, s.task, (s.good,), s.receipt.extra, id_ in self.undone)

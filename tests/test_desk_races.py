@@ -58,17 +58,19 @@ def test_fifty_at_once_fill_every_slot_once(place: str) -> None:
     receipts: list[Receipt] = []
     with Store.open(place) as store:
         desk = Desk(store, LabelConfig())
-        people = [desk.add_person(f"person {i}", "annotator") for i in range(50)]
-        desk.add_tasks(label_tasks(24, overlap=5))
+        people = [desk.directory.add_person(f"person {i}", "annotator") for i in range(50)]
+        desk.queue.add_tasks(label_tasks(24, overlap=5))
 
         def work(index: int) -> None:
             who = people[index].id
-            while (found := desk.claim(who)) is not None:
-                receipts.append(desk.submit(who, found.task.id, Answer(good=(index % 2 == 0,)), key=found.task.id))
+            while (found := desk.queue.claim(who)) is not None:
+                receipts.append(
+                    desk.answers.submit(who, found.task.id, Answer(good=(index % 2 == 0,)), key=found.task.id)
+                )
 
         in_threads(work, 50)
-        assert Counter(receipt.task_id for receipt in receipts) == {task.id: 5 for task in desk.tasks()}
-        rows = list(desk.submissions())
+        assert Counter(receipt.task_id for receipt in receipts) == {task.id: 5 for task in desk.queue.tasks()}
+        rows = list(desk.reading.submissions())
         assert len({(row.task_id, row.person_id) for row in rows}) == len(rows) == 24 * 5
         assert not any(receipt.extra or receipt.repeated for receipt in receipts)
         assert len(list(store.labels())) == 24 * 5
@@ -79,14 +81,15 @@ def test_a_double_click_makes_one_judgement(place: str) -> None:
     receipts: list[Receipt] = []
     with Store.open(place) as store:
         desk = Desk(store, LabelConfig())
-        ada = desk.add_person("Ada", "annotator")
-        desk.add_tasks(label_tasks(10, overlap=1))
+        ada = desk.directory.add_person("Ada", "annotator")
+        desk.queue.add_tasks(label_tasks(10, overlap=1))
         for _ in range(10):
-            found = desk.claim(ada.id)
+            found = desk.queue.claim(ada.id)
             assert found is not None
             task = found.task.id
             in_threads(
-                lambda _, task=task: receipts.append(desk.submit(ada.id, task, Answer(good=(True,)), key=task)), 4
+                lambda _, task=task: receipts.append(desk.answers.submit(ada.id, task, Answer(good=(True,)), key=task)),
+                4,
             )
         assert len({receipt.submission_id for receipt in receipts}) == 10
         assert Counter(receipt.repeated for receipt in receipts) == {False: 10, True: 30}
@@ -97,11 +100,11 @@ def test_one_person_in_many_windows_gets_one_task(place: str) -> None:
     got: list[Any] = []
     with Store.open(place) as store:
         desk = Desk(store, LabelConfig())
-        ada = desk.add_person("Ada", "annotator")
-        desk.add_tasks([NewTask(kind="ranking", prompt=PROMPT, completions=C) for _ in range(5)])
-        in_threads(lambda _: got.append(desk.claim(ada.id)), 16)
+        ada = desk.directory.add_person("Ada", "annotator")
+        desk.queue.add_tasks([NewTask(kind="ranking", prompt=PROMPT, completions=C) for _ in range(5)])
+        in_threads(lambda _: got.append(desk.queue.claim(ada.id)), 16)
         assert len({(found.task.id, found.order) for found in got}) == 1
-        assert desk.counts()["waiting"] == 4
+        assert desk.reading.counts()["waiting"] == 4
 
 
 # -- other processes ---------------------------------------------------------------------------------------------------
@@ -116,12 +119,12 @@ from accord.store import Store
 place, names = sys.argv[1], sys.argv[2:]
 with Store.open(place) as store:
     desk = Desk(store, LabelConfig(flags=("rude",)))
-    ids = {person.name: person.id for person in desk.people()}
+    ids = {person.name: person.id for person in desk.directory.people()}
 
     def work(name):
-        while (found := desk.claim(ids[name])) is not None:
+        while (found := desk.queue.claim(ids[name])) is not None:
             answer = Answer(ranks=(1, 2), flags=((), ("rude",)))
-            receipt = desk.submit(ids[name], found.task.id, answer, key="key of " + found.task.id)
+            receipt = desk.answers.submit(ids[name], found.task.id, answer, key="key of " + found.task.id)
             sys.stdout.write(f"{name} {found.task.id} {receipt.submission_id}\\n")
             sys.stdout.flush()
 
@@ -141,15 +144,15 @@ def queue_pairs(place: str, names: list[str], tasks: int, overlap: int) -> None:
     with Store.open(place) as store:
         desk = Desk(store, LabelConfig())
         for name in names:
-            desk.add_person(name, "annotator")
+            desk.directory.add_person(name, "annotator")
         pair = NewTask(kind="pair", prompt=PROMPT, completions=C[:2], overlap=overlap)
-        assert desk.add_tasks([pair] * tasks) == tasks
+        assert desk.queue.add_tasks([pair] * tasks) == tasks
 
 
 def check_nothing_lost(place: str, told: list[str]) -> list[Any]:
     """Every acknowledged answer is there once, with its judgements; and nothing is there in part."""
     with Store.open(place) as store:
-        rows = list(Desk(store, LabelConfig(flags=("rude",))).submissions())
+        rows = list(Desk(store, LabelConfig(flags=("rude",))).reading.submissions())
         by_id = {row.id: row for row in rows}
         assert len(by_id) == len(rows)
         for line in told:
@@ -203,9 +206,9 @@ TASKS, PEOPLE, OVERLAP = 10_000, 8, 6  # the first five people have answered eve
 
 def fill(desk: Desk) -> list[Person]:
     """10,000 tasks, each answered by the first five of eight people; one slot of each is free."""
-    people = [desk.add_person(f"person {i}", "annotator") for i in range(PEOPLE)]
+    people = [desk.directory.add_person(f"person {i}", "annotator") for i in range(PEOPLE)]
     pair = NewTask(kind="pair", prompt=PROMPT, completions=C[:2], overlap=OVERLAP)
-    desk.add_tasks([pair] * TASKS)
+    desk.queue.add_tasks([pair] * TASKS)
     done = people[:5]
     assignments = [
         {"task_id": task, "person_id": who.id, "shown": "[0, 1]", "state": "submitted", "counts": True, "revision": 1}
@@ -284,43 +287,43 @@ def test_work_at_the_desk_does_not_grow_with_the_queue(full_house: tuple[Path, D
     """Bounds in SQLite's own steps, which no other load on the machine changes; a million of them take about 20 ms."""
     path, desk, people, work = full_house
     ada = people[6]
-    session = desk.open_session(ada.id)
+    session = desk.directory.open_session(ada.id)
     for _ in range(3):
         with work.of():
-            assert desk.person_of_session(session) == ada
+            assert desk.directory.person_of_session(session) == ada
         assert work.kilosteps <= 2
         with work.of():
-            found = desk.claim(ada.id)
+            found = desk.queue.claim(ada.id)
         assert found is not None
         assert (work.kilosteps <= 10, work.scans(path)) == (True, [])
         with work.of():
-            receipt = desk.submit(ada.id, found.task.id, Answer(ranks=(1, 2)), key=f"k {found.task.id}")
-            desk.undo(ada.id, receipt.submission_id)
-            desk.heartbeat(ada.id, found.task.id)
-            desk.save_draft(ada.id, found.task.id, {})
-            desk.skip(ada.id, found.task.id, "cannot decide")
+            receipt = desk.answers.submit(ada.id, found.task.id, Answer(ranks=(1, 2)), key=f"k {found.task.id}")
+            desk.answers.undo(ada.id, receipt.submission_id)
+            desk.queue.heartbeat(ada.id, found.task.id)
+            desk.queue.save_draft(ada.id, found.task.id, {})
+            desk.queue.skip(ada.id, found.task.id, "cannot decide")
         assert (work.kilosteps <= 20, work.scans(path)) == (True, [])
         with work.of():
-            assert len(list(desk.submissions(person_id=people[0].id, last=20))) == 20
+            assert len(list(desk.reading.submissions(person_id=people[0].id, last=20))) == 20
         assert (work.kilosteps <= 10, work.scans(path)) == (True, [])
 
 
 def test_the_longest_claim_is_of_who_has_done_all(full_house: tuple[Path, Desk, list[Person], Work]) -> None:
     path, desk, people, work = full_house
     with work.of():
-        assert desk.claim(people[0].id) is None  # 10,000 tasks with a free slot, none for this person
+        assert desk.queue.claim(people[0].id) is None  # 10,000 tasks with a free slot, none for this person
     assert (work.kilosteps <= 1000, work.scans(path)) == (True, [])
     with work.of():
-        assert desk.standing(people[0].id) == (TASKS, TASKS, 0)
+        assert desk.reading.standing(people[0].id) == (TASKS, TASKS, 0)
     assert work.kilosteps <= 1500
 
 
 def test_sums_are_made_in_sql(full_house: tuple[Path, Desk, list[Person], Work]) -> None:
     _, desk, people, work = full_house
     with work.of():
-        counts = desk.counts()
-        rows = desk.progress()
+        counts = desk.reading.counts()
+        rows = desk.reading.progress()
     assert len(work.statements) <= 8
     assert counts["slots"] == TASKS * OVERLAP
     assert [row.done for row in rows if row.person_id in {p.id for p in people[:5]}] == [TASKS] * 5
-    assert sum(1 for _ in desk.submissions(person_id=people[4].id)) == TASKS
+    assert sum(1 for _ in desk.reading.submissions(person_id=people[4].id)) == TASKS

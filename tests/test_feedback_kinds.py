@@ -53,7 +53,7 @@ def test_every_kind_has_its_page_and_its_words(name: str, served: Served, enter:
     """Whatever stands in the table is shown: no kind is known to the desk and unknown to the page."""
     row = FEEDBACK_KINDS[name]
     assert row.template.is_file() and row.script.is_file() and row.title and row.keys
-    served.desk.add_tasks([task(name, "What?", *[f"text {i}" for i in range(row.fewest)])])
+    served.desk.queue.add_tasks([task(name, "What?", *[f"text {i}" for i in range(row.fewest)])])
     ada = enter("Ada")
     shown = ada.get("/task")
     assert shown.status_code == 200 and row.title in shown.text
@@ -64,7 +64,7 @@ def test_every_kind_has_its_page_and_its_words(name: str, served: Served, enter:
 
 
 def test_a_kind_of_ones_own_is_asked_shown_answered_and_read_back(served: Served, enter: Enter) -> None:
-    served.desk.add_tasks([task(NAME, "A greeting", "hello", "hi <b>you</b>", "good day")])
+    served.desk.queue.add_tasks([task(NAME, "A greeting", "hello", "hi <b>you</b>", "good day")])
     bob = enter("Bob")
     shown = bob.get("/task")
     assert shown.status_code == 200 and "Which one would you send?" in shown.text and "Send C" in shown.text
@@ -82,7 +82,7 @@ def test_a_kind_of_ones_own_is_asked_shown_answered_and_read_back(served: Served
     text_of = {completion.id: completion.text for completion in served.store.completions()}
     assert sent(labels, text_of) == {"hello": False, "hi <b>you</b>": False, "good day": True}
     assert all(label.flags == ("doubt 2",) for label in labels) and {label.seconds for label in labels} == {3, None}
-    (one,) = served.desk.submissions()
+    (one,) = served.desk.reading.submissions()
     assert one.kind == NAME and one.answer.values == answer["values"]
     history = bob.get("/history").text
     assert "Which one would you send?" in history and "doubt 2" in history
@@ -107,7 +107,7 @@ def test_a_kind_of_ones_own_is_asked_shown_answered_and_read_back(served: Served
 def test_what_does_not_fit_the_schema_names_the_field(
     served: Served, enter: Enter, answer: dict[str, object], message: str
 ) -> None:
-    served.desk.add_tasks([task(NAME, "A greeting", "hello", "hi")])
+    served.desk.queue.add_tasks([task(NAME, "A greeting", "hello", "hi")])
     bob = enter("Bob")
     claimed = bob.post("/api/claim", json={"kinds": None}).json()
     path = f"/api/tasks/{claimed['task_id']}/submit"
@@ -126,13 +126,13 @@ def test_nobody_loads_code_by_naming_a_kind(served: Served, enter: Enter) -> Non
 
 
 def test_a_kind_that_the_settings_no_longer_name_is_refused_with_a_hint(served: Served) -> None:
-    served.desk.add_tasks([task(NAME, "A greeting", "hello", "hi")])
+    served.desk.queue.add_tasks([task(NAME, "A greeting", "hello", "hi")])
     ada = served.person("Ada")
-    held = served.desk.claim(ada.id)
+    held = served.desk.queue.claim(ada.id)
     assert held is not None
     without = Desk(served.store, LabelConfig())
     with pytest.raises(DataError, match="own_kinds"):
-        without.submit(ada.id, held.task.id, Answer(values={"pick": 0, "doubt": 0}), key="k")
+        without.answers.submit(ada.id, held.task.id, Answer(values={"pick": 0, "doubt": 0}), key="k")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_settings_that_name_no_kind_are_refused_at_the_start(
 def test_a_row_that_fails_is_told_as_its_own_fault(
     served: Served, enter: Enter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served.desk.add_tasks([task(NAME, "A greeting", "hello", "hi")])
+    served.desk.queue.add_tasks([task(NAME, "A greeting", "hello", "hi")])
     bob = enter("Bob")
     row = kind_of(NAME, served.desk.settings)
     row.template.write_text("{{ nothing.here }}")

@@ -128,16 +128,16 @@ def test_samples_of_the_new_policy_wait_for_people(tmp_path: Path, reviews: Path
         (tmp_path / "run" / "queue" / "stage.json").unlink()
         with Store.open(place) as store:
             desk = Desk(store, LabelConfig())
-            waiting = list(desk.tasks())
+            waiting = list(desk.queue.tasks())
             assert len(waiting) == 3
             for task in waiting:
                 assert (task.kind, task.origin, len(task.completions)) == ("ranking", "toy/rl", 4)
                 assert {c.source.name for c in task.completions} == {"toy/rl"}
                 assert film_reviews.film_split(task.prompt.topic) == "train"  # what people say of them may train
-            assert desk.guideline().text == GUIDELINE
-            person = desk.add_person(f"Ada {len(desk.people())}", "annotator")
-            desk.confirm(person.id, 1)
-            assert desk.claim(person.id) is not None
+            assert desk.directory.guideline().text == GUIDELINE
+            person = desk.directory.add_person(f"Ada {len(desk.directory.people())}", "annotator")
+            desk.directory.confirm(person.id, 1)
+            assert desk.queue.claim(person.id) is not None
 
 
 def test_equal_samples_are_shown_once_and_a_lone_one_not_at_all(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_equal_samples_are_shown_once_and_a_lone_one_not_at_all(tmp_path: Path) 
     place = str(tmp_path / "accord.db")
     assert [queue_samples(groups, source, store=place) for _ in range(2)] == [1, 0]
     with Store.open(place) as store:
-        (task,) = Desk(store, LabelConfig()).tasks()
+        (task,) = Desk(store, LabelConfig()).queue.tasks()
         assert [completion.text for completion in task.completions] == [" A.", " B."]
 
 

@@ -54,7 +54,7 @@ class Person:
     def __init__(self, browser: Browser, served: Served, name: str, role: str = "annotator", **more: Any) -> None:
         self.served, self.row = served, served.person(name, role)
         self.context: BrowserContext = browser.new_context(**({"viewport": {"width": 1280, "height": 860}} | more))
-        session = served.desk.open_session(self.row.id)
+        session = served.desk.directory.open_session(self.row.id)
         self.context.add_cookies([{"name": served.cookie, "value": session, "url": served.url}])
         self.page: Page = self.context.new_page()
         self.errors: list[str] = []
@@ -122,7 +122,7 @@ def ranks_by_text(served: Served, **where: Any) -> list[dict[str, int]]:
 
 def drafted(served: Served, person: Person) -> dict[str, Any]:
     """What the server has of the answer that this person is at."""
-    held = served.desk.claim(person.row.id)
+    held = served.desk.queue.claim(person.row.id)
     return (held.draft if held else None) or {}
 
 
@@ -166,9 +166,9 @@ def standing(page: Page) -> dict[str, int]:
 
 
 def test_a_link_lets_one_in_and_the_token_leaves_the_address_bar(browser: Browser, served: Served) -> None:
-    token = served.desk.invite("annotator", by=None)
-    served.desk.write_guideline("# Be *fair*", by=None)
-    served.desk.add_tasks([task("label", "Good?", "yes")])
+    token = served.desk.directory.invite("annotator", by=None)
+    served.desk.directory.write_guideline("# Be *fair*", by=None)
+    served.desk.queue.add_tasks([task("label", "Good?", "yes")])
     page = browser.new_page()
     page.goto(f"{served.url}/join/{token}")
     assert page.url == f"{served.url}/join"
@@ -194,7 +194,7 @@ def test_a_link_lets_one_in_and_the_token_leaves_the_address_bar(browser: Browse
 
 
 def test_five_are_ranked_with_a_tie_by_keyboard(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("ranking", "Which tree?", *FIVE)])
+    served.desk.queue.add_tasks([task("ranking", "Which tree?", *FIVE)])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b, c, d, e = eve.texts()
@@ -214,7 +214,7 @@ def test_five_are_ranked_with_a_tie_by_keyboard(browser: Browser, served: Served
 
 
 def test_five_are_ranked_with_a_tie_by_mouse(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("ranking", "Which tree?", *FIVE)])
+    served.desk.queue.add_tasks([task("ranking", "Which tree?", *FIVE)])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b, c, d, e = eve.texts()
@@ -239,7 +239,7 @@ def test_five_are_ranked_with_a_tie_by_mouse(browser: Browser, served: Served) -
 def test_what_was_ranked_is_what_is_exported(browser: Browser, tmp_path: Path) -> None:
     create_project(tmp_path)
     with serving(tmp_path) as served, Person(browser, served, "Eve") as eve:
-        served.desk.add_tasks([task("ranking", "Which tree?", "oak", "elm", "fir", "yew")])
+        served.desk.queue.add_tasks([task("ranking", "Which tree?", "oak", "elm", "fir", "yew")])
         eve.open()
         a, b, c, d = eve.texts()
         eve.press("j", "J", "j", "=", "x", "Enter")  # B, A = C, D; C is unacceptable
@@ -253,7 +253,7 @@ def test_what_was_ranked_is_what_is_exported(browser: Browser, tmp_path: Path) -
 
 
 def test_a_drag_given_up_changes_nothing(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("ranking", "Which?", "one", "two", "three")])
+    served.desk.queue.add_tasks([task("ranking", "Which?", "one", "two", "three")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         grip = page.get_by_label("Drag A").bounding_box()
@@ -267,7 +267,7 @@ def test_a_drag_given_up_changes_nothing(browser: Browser, served: Served) -> No
 
 
 def test_ties_are_made_cut_and_left_by_moving(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("ranking", "Which?", "one", "two", "three", "four")])
+    served.desk.queue.add_tasks([task("ranking", "Which?", "one", "two", "three", "four")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.press("j", "j", "=", "j", "=")  # A = B = C, D
@@ -281,7 +281,7 @@ def test_ties_are_made_cut_and_left_by_moving(browser: Browser, served: Served) 
 
 
 def test_an_order_nobody_touched_is_asked_about_once(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("ranking", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("ranking", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.press("Enter")
@@ -308,7 +308,7 @@ PAIR_KEYS = {
 
 
 def test_every_key_of_a_pair_says_what_it_shows(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", f"Question {key}", f"{key} a", f"{key} b") for key in PAIR_KEYS])
+    served.desk.queue.add_tasks([task("pair", f"Question {key}", f"{key} a", f"{key} b") for key in PAIR_KEYS])
     with Person(browser, served, "Eve") as eve:
         eve.open()
         for key in PAIR_KEYS:
@@ -319,7 +319,7 @@ def test_every_key_of_a_pair_says_what_it_shows(browser: Browser, served: Served
 
 
 def test_a_pair_is_judged_by_mouse_and_enter(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b = eve.texts()
@@ -332,7 +332,7 @@ def test_a_pair_is_judged_by_mouse_and_enter(browser: Browser, served: Served) -
 def test_axes_are_rated_by_digits(browser: Browser, served: Served) -> None:
     axes = [{"name": "help", "low": 1, "high": 7, "question": "?"}, {"name": "truth", "low": 1, "high": 5}]
     with serving(served_folder(served), axes=axes) as other, Person(browser, other, "Eve") as eve:
-        other.desk.add_tasks([task("rating", "How good?", "one", "two")])
+        other.desk.queue.add_tasks([task("rating", "How good?", "one", "two")])
         page = eve.open()
         texts = eve.texts()
         eve.press("7", "3", "Enter")
@@ -352,7 +352,7 @@ def served_folder(served: Served) -> Path:
 
 
 def test_good_and_bad_by_keys_with_flags_and_a_note(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("label", "Good?", "one", "two", "three")])
+    served.desk.queue.add_tasks([task("label", "Good?", "one", "two", "three")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b, c = eve.texts()
@@ -372,7 +372,7 @@ def test_good_and_bad_by_keys_with_flags_and_a_note(browser: Browser, served: Se
 def test_a_demonstration_of_a_conversation_is_written(browser: Browser, served: Served) -> None:
     turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "A joke?"), ("assistant", "No."), ("user", "Please.")]
     prompt = Prompt.of_messages([{"role": role, "content": content} for role, content in turns])
-    served.desk.add_tasks([task("demonstration", prompt)])
+    served.desk.queue.add_tasks([task("demonstration", prompt)])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         expect(page.get_by_text("A joke?")).not_to_be_visible()  # collapsed, but reachable
@@ -388,7 +388,7 @@ def test_a_demonstration_of_a_conversation_is_written(browser: Browser, served: 
 
 
 def test_the_best_is_edited(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "\nan edge\n", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "\nan edge\n", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         texts = eve.texts()
@@ -406,7 +406,7 @@ def test_the_best_is_edited(browser: Browser, served: Served) -> None:
 
 
 def test_an_edit_is_discarded(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         page.get_by_label("Edit B").click()
@@ -418,7 +418,7 @@ def test_an_edit_is_discarded(browser: Browser, served: Served) -> None:
 
 
 def test_the_words_that_differ_are_marked_and_unmarked(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "the old cat", "the new cat")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "the old cat", "the new cat")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b = (text.split()[1] for text in eve.texts())
@@ -433,7 +433,9 @@ def test_the_words_that_differ_are_marked_and_unmarked(browser: Browser, served:
 
 
 def test_undo_gives_the_task_back_with_the_answer(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir"), task("label", "Good?", "x", priority=-1)])
+    served.desk.queue.add_tasks(
+        [task("ranking", "Trees?", "oak", "elm", "fir"), task("label", "Good?", "x", priority=-1)]
+    )
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b, c = eve.texts()
@@ -451,17 +453,17 @@ def test_undo_gives_the_task_back_with_the_answer(browser: Browser, served: Serv
 
 
 def test_skip_wants_a_reason_and_can_be_undone(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b = eve.texts()
         eve.press("2", "s", "Escape", "s", "3", "Enter")
         expect(page.get_by_role("heading", name="All done.")).to_be_visible()
         expect(page.get_by_role("button", name="Undo last")).to_be_visible()  # so its script runs, and hears the key
-        assert [skip.reason for skip in served.desk.skips()] == ["cannot decide"]
+        assert [skip.reason for skip in served.desk.reading.skips()] == ["cannot decide"]
         eve.press("u")
         eve.page.wait_for_selector("#task[data-ready]")
-        assert list(served.desk.skips()) == [] and eve.texts() == [a, b]
+        assert list(served.desk.reading.skips()) == [] and eve.texts() == [a, b]
         expect(page.locator("input[name=choice]:checked")).to_have_value("0 better")  # the draft was kept
         eve.press("Enter")
         eve.submitted()
@@ -469,7 +471,7 @@ def test_skip_wants_a_reason_and_can_be_undone(browser: Browser, served: Served)
 
 
 def test_a_draft_survives_a_reload(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    served.desk.queue.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.press("j", "J", "x", "f", "Space", "Escape", "n")
@@ -487,7 +489,7 @@ def test_a_draft_survives_a_reload(browser: Browser, served: Served) -> None:
 
 
 def test_a_draft_left_in_a_browser_is_not_the_next_persons(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("label", "Good?", "oak", overlap=2)])
+    served.desk.queue.add_tasks([task("label", "Good?", "oak", overlap=2)])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         page.route("**/draft", lambda route: route.abort())
@@ -495,7 +497,7 @@ def test_a_draft_left_in_a_browser_is_not_the_next_persons(browser: Browser, ser
         page.keyboard.type("Eve's own words")
         expect(page.locator("#saved")).to_have_text("draft kept in this browser")
         bob = served.person("Bob")
-        session = served.desk.open_session(bob.id)
+        session = served.desk.directory.open_session(bob.id)
         eve.context.add_cookies([{"name": served.cookie, "value": session, "url": served.url}])
         eve.open()
         expect(page.locator("#note")).to_have_value("")
@@ -503,7 +505,7 @@ def test_a_draft_left_in_a_browser_is_not_the_next_persons(browser: Browser, ser
 
 
 def test_a_draft_made_without_connection_is_kept_in_the_browser(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("demonstration", "Write!")])
+    served.desk.queue.add_tasks([task("demonstration", "Write!")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.context.set_offline(True)
@@ -522,7 +524,7 @@ def test_a_draft_made_without_connection_is_kept_in_the_browser(browser: Browser
 
 
 def test_two_browsers_at_once_never_get_one_slot(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("label", f"Question {i}", f"text {i}") for i in range(12)])
+    served.desk.queue.add_tasks([task("label", f"Question {i}", f"text {i}") for i in range(12)])
     with Person(browser, served, "Eve") as eve, Person(browser, served, "Fay") as fay:
         eve.open()
         fay.open()
@@ -530,13 +532,13 @@ def test_two_browsers_at_once_never_get_one_slot(browser: Browser, served: Serve
             for person in (eve, fay) if turn % 2 else (fay, eve):
                 person.press("g")
                 person.submit()
-    done = list(served.desk.submissions())
+    done = list(served.desk.reading.submissions())
     assert len(done) == len({one.task_id for one in done}) == 12 and not any(one.extra for one in done)
     assert len(list(served.store.labels())) == 12
 
 
 def test_a_double_click_is_one_judgement(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks(
+    served.desk.queue.add_tasks(
         [task("pair", "Which?", "one", "two"), task("pair", "And now?", "three", "four", priority=-1)]
     )
     with Person(browser, served, "Eve") as eve:
@@ -558,11 +560,11 @@ def test_a_double_click_is_one_judgement(browser: Browser, served: Served) -> No
                 if (codes.join() !== "200,200,200,201") throw new Error(codes.join());
             }"""
         )
-    assert len(list(served.desk.submissions())) == len(ranks_by_text(served)) == 2
+    assert len(list(served.desk.reading.submissions())) == len(ranks_by_text(served)) == 2
 
 
 def test_a_submission_without_connection_is_sent_again_and_counted_once(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         a, b = eve.texts()
@@ -582,20 +584,20 @@ def test_a_submission_without_connection_is_sent_again_and_counted_once(browser:
 
 
 def test_a_submission_waits_for_the_network(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.context.set_offline(True)
         eve.press("1", "Enter")
         expect(page.locator("#toast")).to_contain_text("No connection")
-        assert list(served.desk.submissions()) == []
+        assert list(served.desk.reading.submissions()) == []
         eve.context.set_offline(False)
         expect(page.get_by_role("heading", name="All done.")).to_be_visible(timeout=15000)
-    assert len(list(served.desk.submissions())) == 1
+    assert len(list(served.desk.reading.submissions())) == 1
 
 
 def test_a_session_that_ended_loses_nothing(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.press("1")
@@ -603,7 +605,7 @@ def test_a_session_that_ended_loses_nothing(browser: Browser, served: Served) ->
         eve.press("Enter")
         expect(page.locator("#problem")).to_contain_text("You are logged out")
         expect(page.locator("input[name=choice]:checked")).to_have_value("0 significantly")
-    assert list(served.desk.submissions()) == []
+    assert list(served.desk.reading.submissions()) == []
 
 
 # ---- time, keys --------------------------------------------------------------------------------------------------
@@ -611,7 +613,7 @@ def test_a_session_that_ended_loses_nothing(browser: Browser, served: Served) ->
 
 def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served: Served) -> None:
     with serving(served_folder(served), min_seconds=5) as other, Person(browser, other, "Eve") as eve:
-        other.desk.add_tasks([task("label", "Good?", "yes")])
+        other.desk.queue.add_tasks([task("label", "Good?", "yes")])
         page = eve.open()
         button = page.locator("#submit")
         expect(button).to_be_disabled()
@@ -623,16 +625,16 @@ def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served:
         time.sleep(1.5)
         page.evaluate(hide, False)
         eve.press("g", "Enter")
-        assert list(other.desk.submissions()) == []
+        assert list(other.desk.reading.submissions()) == []
         expect(button).to_be_enabled(timeout=20000)
         eve.press("Enter")
         eve.submitted()
-        (done,) = other.desk.submissions()
+        (done,) = other.desk.reading.submissions()
     assert 5 <= done.seconds < 30 and 1.4 <= done.pauses_s < 10
 
 
 def test_keys_rest_with_modifiers_and_in_windows(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two")])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         eve.press("Alt+1", "Meta+2")
@@ -647,7 +649,7 @@ def test_keys_rest_with_modifiers_and_in_windows(browser: Browser, served: Serve
 
 def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: Browser, served: Served) -> None:
     """j and k become h and t, and with them Shift; x is taken, a digit is none. After a new login they are still so."""
-    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir", overlap=9)])
+    served.desk.queue.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir", overlap=9)])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
 
@@ -681,7 +683,7 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
         page.locator(".menu summary").click()
         page.get_by_role("button", name="Log out").click()
         page.wait_for_url("**/login")
-        session = served.desk.open_session(eve.row.id)
+        session = served.desk.directory.open_session(eve.row.id)
         eve.context.add_cookies([{"name": served.cookie, "value": session, "url": served.url}])
         eve.open()
         eve.press("h", "T", "?")
@@ -689,7 +691,7 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
         expect(page.locator(".hint kbd").nth(0)).to_have_text("j")
         eve.press("Escape", "n")
         expect(page.locator("#note")).to_be_focused()
-        other = served.desk.open_session(served.person("Fay").id)
+        other = served.desk.directory.open_session(served.person("Fay").id)
         page.evaluate('key => localStorage.setItem(key, \'{"j": "h"}\')', f"accord:keys:{eve.row.id}")
         eve.context.add_cookies([{"name": served.cookie, "value": other, "url": served.url}])
         eve.open()
@@ -698,7 +700,7 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
 
 def test_keys_that_no_keyboard_sends_are_not_kept(browser: Browser, served: Served) -> None:
     """Shift makes SS of ß, so it cannot stand for j and J; what else lies in the browser's memory stops no page."""
-    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    served.desk.queue.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
     with Person(browser, served, "Eve") as eve:
         page = eve.open()
         place = f"accord:keys:{eve.row.id}"
@@ -716,7 +718,7 @@ def test_keys_that_no_keyboard_sends_are_not_kept(browser: Browser, served: Serv
 
 
 def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
     for name, ranks in (("Eve", (1, 2)), ("Fay", (2, 1))):
         with served.by_token(served.person(name)) as client:
             held = client.post("/api/claim", json={}).json()
@@ -744,7 +746,7 @@ def test_a_disagreement_is_decided_beside_what_was_said(browser: Browser, served
 
 def test_a_task_is_made_gold_answered_missed_and_retired(browser: Browser, served: Served) -> None:
     """By keyboard, with the widget that annotators have; who gets it next sees a task like any other."""
-    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    served.desk.queue.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
     with Person(browser, served, "Moe", "manager") as moe, Person(browser, served, "Eve") as eve:
         page = moe.open("/manage/gold")
         page.get_by_role("link", name="Make gold").click()
@@ -755,13 +757,15 @@ def test_a_task_is_made_gold_answered_missed_and_retired(browser: Browser, serve
         moe.press("Escape")
         page.get_by_label("Ask up to").fill("0")
         moe.press("Escape", "Enter")
-        assert page.url.endswith("/gold") and served.desk.counts()["gold"] == 0  # nobody to ask: refused by the form
+        assert (
+            page.url.endswith("/gold") and served.desk.reading.counts()["gold"] == 0
+        )  # nobody to ask: refused by the form
         page.get_by_label("Ask up to").fill("2")
         moe.press("Enter")
         page.wait_for_url("**/manage/gold")
         expect(page.locator(".past")).to_contain_text("A > C > B")
         expect(page.locator(".past")).to_contain_text("Firs come second.")
-        (made,) = served.desk.tasks()
+        (made,) = served.desk.queue.tasks()
         assert made.gold is not None and made.overlap == 2 and "seconds" not in made.gold
         eve.open()
         assert "gold" not in eve.page.content().lower()
@@ -782,28 +786,28 @@ def test_a_task_is_made_gold_answered_missed_and_retired(browser: Browser, serve
         page.go_back()
         page.get_by_role("button", name="Retire").click()
         expect(page.get_by_text("There are none yet.")).to_be_visible()
-    (task_now,) = served.desk.tasks()
+    (task_now,) = served.desk.queue.tasks()
     assert task_now.gold is None and task_now.overlap == 2
 
 
 def test_a_retired_question_asks_no_fewer_than_the_task_asked(browser: Browser, served: Served) -> None:
     """Five were to be asked, although one is usual here; eight as gold."""
-    served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=5)])
-    (made,) = served.desk.tasks()
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two", overlap=5)])
+    (made,) = served.desk.queue.tasks()
     with Person(browser, served, "Moe", "manager") as moe:
-        served.desk.set_gold(made.id, Answer(ranks=(1, 2)), moe.row, overlap=8)
+        served.desk.queue.set_gold(made.id, Answer(ranks=(1, 2)), moe.row, overlap=8)
         page = moe.open("/manage/gold")
         page.get_by_role("button", name="Retire").click()
         expect(page.get_by_text("There are none yet.")).to_be_visible()
-    (task_now,) = served.desk.tasks()
+    (task_now,) = served.desk.queue.tasks()
     assert task_now.gold is None and task_now.overlap >= 5
 
 
 @pytest.mark.parametrize("path", ["/manage/task/{}/gold", "/manage/task/{}"])
 def test_what_a_manager_could_not_send_does_not_come_back(browser: Browser, served: Served, path: str) -> None:
     """Moe's answer is refused; Mia sets another. Moe's browser then starts from hers, and drafts nothing."""
-    served.desk.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
-    (made,) = served.desk.tasks()
+    served.desk.queue.add_tasks([task("ranking", "Trees?", "oak", "elm", "fir")])
+    (made,) = served.desk.queue.tasks()
     with Person(browser, served, "Moe", "manager") as moe:
         page, drafts = moe.page, list[str]()
         page.on("request", lambda request: drafts.append(request.url) if request.url.endswith("/draft") else None)
@@ -815,7 +819,7 @@ def test_what_a_manager_could_not_send_does_not_come_back(browser: Browser, serv
         expect(page.locator("#problem")).to_contain_text("You are logged out")
         assert standing(page) == {"B": 1, "A": 2, "C": 3}  # while the page is open nothing is lost
         moe.context.add_cookies(cookies)  # type: ignore[arg-type]
-        served.desk.set_gold(made.id, Answer(ranks=(3, 2, 1)), served.person("Mia", "manager"))
+        served.desk.queue.set_gold(made.id, Answer(ranks=(3, 2, 1)), served.person("Mia", "manager"))
         moe.open(path.format(made.id))
         moe.ready()
         hers = {"C": 1, "B": 2, "A": 3} if path.endswith("gold") else {"A": 1, "B": 2, "C": 3}
@@ -823,17 +827,17 @@ def test_what_a_manager_could_not_send_does_not_come_back(browser: Browser, serv
 
 
 def test_a_decided_disagreement_becomes_gold_with_the_decision(browser: Browser, served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
+    served.desk.queue.add_tasks([task("pair", "Which?", "one", "two", overlap=2)])
     with Person(browser, served, "Moe", "manager") as moe:
-        (made,) = served.desk.tasks()
-        served.desk.adjudicate(moe.row.id, made.id, Answer(ranks=(2, 1), strength="slightly"), key="decided")
+        (made,) = served.desk.queue.tasks()
+        served.desk.answers.adjudicate(moe.row.id, made.id, Answer(ranks=(2, 1), strength="slightly"), key="decided")
         page = moe.open(f"/manage/task/{made.id}")
         page.get_by_role("link", name="Make it a gold question").click()
         moe.ready()
         expect(page.locator("input[name=choice]:checked")).to_have_value("1 slightly")
         moe.press("Enter")
         page.wait_for_url("**/manage/gold")
-    gold = served.desk.task(made.id).gold
+    gold = served.desk.queue.task(made.id).gold
     assert gold is not None and (gold["ranks"], gold["strength"]) == ([2, 1], "slightly")
 
 
@@ -846,7 +850,7 @@ def test_a_kind_of_ones_own_is_answered_by_keyboard(
     write_kind(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     with serving(tmp_path, own_kinds=(NAME,)) as served:
-        served.desk.add_tasks([task(NAME, "A greeting", "hello", "hi", "good day")])
+        served.desk.queue.add_tasks([task(NAME, "A greeting", "hello", "hi", "good day")])
         with Person(browser, served, "Uma") as uma:
             page = uma.open()
             texts = uma.texts()

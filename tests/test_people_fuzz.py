@@ -25,7 +25,7 @@ SCHEMATHESIS = shutil.which("schemathesis", path=str(Path(sys.executable).parent
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("fuzz"), overlap=100) as running:
         running.person("Ada", "admin")
-        running.desk.add_tasks([task("ranking", "Which?", "one", "two", "three")])
+        running.desk.queue.add_tasks([task("ranking", "Which?", "one", "two", "three")])
         running.app.state.limits._requests = Buckets(1e9, 10**9)
         yield running
 
@@ -35,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.parametrize("role", ["annotator", "admin"])
 def test_the_api_as_described_never_fails(served: Served, tmp_path: Path, role: Any) -> None:
     """Cases made from the OpenAPI file of the running app: no answer of the 500s."""
-    token = served.desk.make_token(served.person(f"machine {role}", role).id, "fuzz")
+    token = served.desk.directory.make_token(served.person(f"machine {role}", role).id, "fuzz")
     assert SCHEMATHESIS is not None
     argv = [SCHEMATHESIS, "run", f"{served.url}/api/openapi.json", "-H", f"Authorization: Bearer {token}"]
     phases = {"annotator": "fuzzing", "admin": "coverage"}  # what an admin reaches is everything
@@ -59,11 +59,11 @@ fields = st.dictionaries(st.sampled_from(sorted(Answer.model_fields)), json_valu
 @given(body=json_values | fields, door=st.sampled_from(["submit", "draft", "skip", "adjudicate", "gold"]))
 def test_any_body_on_a_held_task_gets_an_answer(served: Served, body: Any, door: str) -> None:
     person = served.person("Fuzz", "manager")
-    served.desk.confirm(person.id, served.desk.guideline().rev)
-    held = served.desk.claim(person.id)
+    served.desk.directory.confirm(person.id, served.desk.directory.guideline().rev)
+    held = served.desk.queue.claim(person.id)
     if held is None:  # by luck a right answer
-        last = next(one for one in served.desk.submissions(person_id=person.id, last=1))
-        held = served.desk.undo(person.id, last.id)
+        last = next(one for one in served.desk.reading.submissions(person_id=person.id, last=1))
+        held = served.desk.answers.undo(person.id, last.id)
     with served.by_token(person) as client:
         verb = "PUT" if door in ("draft", "gold") else "POST"
         content = json.dumps(body).encode("utf-8", "surrogatepass")

@@ -43,7 +43,7 @@ def queue(desk: Desk, path: Path, rows: list[dict[str, Any]], **options: Any) ->
 
 def test_samples_become_one_task_a_prompt(desk: Desk, tmp_path: Path) -> None:
     assert queue(desk, tmp_path, SAMPLES) == 2
-    plain, chat = desk.tasks()
+    plain, chat = desk.queue.tasks()
     assert (plain.prompt.text, plain.prompt.topic) == ("Film: Ran\nReview:", "Ran")
     assert [completion.text for completion in plain.completions] == [" A.", " B.", " C."]
     assert chat.prompt.turns() == ASKED
@@ -59,13 +59,13 @@ def test_the_same_file_queues_nothing_twice(serve_as: str, desk: Desk, tmp_path:
     assert [queue(desk, tmp_path, SAMPLES, serve_as=serve_as) for _ in range(2)] == [made, 0]
     more = [*SAMPLES, {"prompt": "Alone:", "completion": " Two."}]
     assert queue(desk, tmp_path, more, serve_as=serve_as) == 1
-    assert len(list(desk.tasks())) == made + 1
+    assert len(list(desk.queue.tasks())) == made + 1
 
 
 def test_a_group_as_random_pairs(desk: Desk, tmp_path: Path) -> None:
     rows = [{"prompt": "P", "completion": f" {i}."} for i in range(6)]
     assert queue(desk, tmp_path, rows, serve_as="pairs", num_pairs=7) == 7
-    tasks = list(desk.tasks())
+    tasks = list(desk.queue.tasks())
     assert len({task.group for task in tasks}) == 1 and tasks[0].group
     assert {len(task.completions) for task in tasks} == {2}
     assert len({c.id for task in tasks for c in task.completions}) == 6
@@ -76,7 +76,7 @@ def test_a_group_that_cannot_be_served_queues_nothing(desk: Desk, tmp_path: Path
     rows = [*SAMPLES, *({"prompt": "P", "completion": f" {i}."} for i in range(12))]
     with pytest.raises(DataError, match="9"):
         queue(desk, tmp_path, rows)
-    assert list(desk.tasks()) == []
+    assert list(desk.queue.tasks()) == []
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_accord_label_queues_a_file(tmp_path: Path) -> None:
         with labelling(".", "--add", "samples.jsonl", "--pairs", "2", "kind=pair", cwd=tmp_path) as (told, _):
             assert told["added"] == added
     with Store.open(tmp_path / "accord.db") as store:
-        tasks = list(Desk(store, LabelConfig()).tasks())
+        tasks = list(Desk(store, LabelConfig()).queue.tasks())
     assert [(task.kind, task.origin, len(task.completions)) for task in tasks] == [("pair", "samples.jsonl", 2)] * 2
 
 
@@ -111,4 +111,4 @@ def test_what_cannot_be_queued_is_told_before_anything_is_served(
         command = [sys.executable, "-m", "accord", "label", ".", *words, "--port", "0"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode in (2, 3) and told in done.stderr
-        assert list(Desk(store, LabelConfig()).tasks()) == []
+        assert list(Desk(store, LabelConfig()).queue.tasks()) == []

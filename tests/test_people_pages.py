@@ -85,25 +85,27 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     moment = [time.time() - 4_000]
     with serving(tmp_path_factory.mktemp("pages"), clock=lambda: moment[0], overlap=4) as running:
         desk = running.desk
-        desk.write_guideline(GUIDE, by=None)
+        desk.directory.write_guideline(GUIDE, by=None)
         draw = random.Random(3)
         for i in range(24):
             texts = [f"Answer {side} to question {i}. " + "More words. " * draw.randrange(9) for side in "ab"]
-            desk.add_tasks([task("pair", f"Question {i}", *texts, gold={"ranks": [1, 2]} if i % 6 == 0 else None)])
+            desk.queue.add_tasks(
+                [task("pair", f"Question {i}", *texts, gold={"ranks": [1, 2]} if i % 6 == 0 else None)]
+            )
         for name, habit in (("Cleo", 0.05), ("Ben", 0.15), ("Dora", 0.3), ("Emil", 0.9)):
             _work(running, name, habit, draw, moment)
         moment[0] = time.time()
-        desk.add_tasks(fresh_tasks())
+        desk.queue.add_tasks(fresh_tasks())
         yield running
 
 
 def _work(served: Served, name: str, habit: float, draw: random.Random, moment: list[float]) -> None:
     """Answer everything: the better one (listed first) wins, but with this probability the one shown first."""
     person = served.person(name)
-    served.desk.confirm(person.id, served.desk.guideline().rev)
+    served.desk.directory.confirm(person.id, served.desk.directory.guideline().rev)
     with served.by_token(person) as client:
         for turn in range(100):
-            held = served.desk.claim(person.id)
+            held = served.desk.queue.claim(person.id)
             if held is None:
                 return
             left_wins = draw.random() < habit or held.order == (0, 1)
@@ -129,7 +131,7 @@ def views(person: Person, served: Served) -> Iterator[tuple[str, Page]]:
     """Every page, with what can be opened on it."""
     for name, path in (("login", "/login"), ("home", "/"), ("guidelines", "/guidelines"), ("history", "/history")):
         yield name, person.open(path)
-    served.desk.confirm(person.row.id, served.desk.guideline().rev)
+    served.desk.directory.confirm(person.row.id, served.desk.directory.guideline().rev)
     for _ in range(5):
         page = person.open()
         kind = str(page.locator("#task").get_attribute("class")).split()[1]
@@ -142,9 +144,9 @@ def views(person: Person, served: Served) -> Iterator[tuple[str, Page]]:
             person.press(key)
             yield f"{kind}, {key}", page
             person.press("Escape")
-        held = served.desk.claim(person.row.id)
+        held = served.desk.queue.claim(person.row.id)
         assert held is not None
-        served.desk.skip(person.row.id, held.task.id, "cannot decide")
+        served.desk.queue.skip(person.row.id, held.task.id, "cannot decide")
     person.page.goto(served.url + "/task")
     yield "done", person.page
     disputed = person.open("/manage/disagreements").get_by_role("link", name="Decide").first

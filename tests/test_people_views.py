@@ -62,12 +62,15 @@ def served(path: Path, answers: Iterable[tuple[str, str, Answer]], tasks: Iterab
     """Queue tasks, and let people answer those of a prompt's text in turn: (person, prompt, answer as shown)."""
     with Store.open(path / "accord.db") as store:
         desk = Desk(store, LabelConfig(overlap=3))
-        desk.add_tasks(task for group in tasks for task in group)
-        people = {name: desk.add_person(name, "annotator").id for name in dict.fromkeys(name for name, _, _ in answers)}
+        desk.queue.add_tasks(task for group in tasks for task in group)
+        people = {
+            name: desk.directory.add_person(name, "annotator").id
+            for name in dict.fromkeys(name for name, _, _ in answers)
+        }
         for number, (name, kind, answer) in enumerate(answers):
-            taken = desk.claim(people[name], kinds=[kind])
+            taken = desk.queue.claim(people[name], kinds=[kind])
             assert taken is not None
-            desk.submit(people[name], taken.task.id, answer, key=f"key-{number:032d}")
+            desk.answers.submit(people[name], taken.task.id, answer, key=f"key-{number:032d}")
 
 
 def test_one_person_counts_one_whether_by_a_ranking_or_by_pairs(tmp_path: Path) -> None:
@@ -158,9 +161,9 @@ def test_a_task_that_became_gold_later_is_left_out_too(tmp_path: Path) -> None:
     )
     with Store.open(tmp_path / "accord.db") as store:
         desk = Desk(store, LabelConfig())
-        boss = desk.add_person("Eve", "manager")
-        (task,) = (task for task in desk.tasks() if task.kind == "ranking")
-        desk.set_gold(task.id, Answer(ranks=(1, 2)), boss)
+        boss = desk.directory.add_person("Eve", "manager")
+        (task,) = (task for task in desk.queue.tasks() if task.kind == "ranking")
+        desk.queue.set_gold(task.id, Answer(ranks=(1, 2)), boss)
     left_out: dict[str, int] = {}
     assert [item.annotator for item in viewed(tmp_path, (), left_out) if item.kind == "ranking"] == ["Ben"]
     assert left_out == {"answers to gold questions": 1}

@@ -35,7 +35,7 @@ from tests.webapp import Served, http, http_get, serving, task
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("web"), overlap=50) as running:
         running.person("Ada", "admin")
-        running.desk.add_tasks([task("pair", "Which?", "this one", "that one")])
+        running.desk.queue.add_tasks([task("pair", "Which?", "this one", "that one")])
         running.app.state.limits._attempts = Buckets(1e9, 10**9)  # wrong credentials are tried by the hundred here
         yield running
 
@@ -136,7 +136,7 @@ def test_a_disabled_person_is_out_at_once(served: Served, route: str) -> None:
     name = f"gone {route}"[:90].replace("/", " ").replace("{", " ").replace("}", " ")
     person = served.person(name, "admin")
     with served.by_token(person) as program, served.by_cookie(person) as browser:
-        served.desk.disable(person.id, by=admin)
+        served.desk.directory.disable(person.id, by=admin)
         assert ask(program, route).status_code == 401
         assert ask(browser, route).status_code == 401
 
@@ -154,7 +154,7 @@ def test_a_route_without_access_cannot_be_made(served: Served) -> None:
 
 
 def test_one_person_cannot_touch_the_work_of_another(served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Mine?", "yes", "no", priority=9)])
+    served.desk.queue.add_tasks([task("pair", "Mine?", "yes", "no", priority=9)])
     with served.by_token(served.person("Mine")) as mine, served.by_token(served.person("Other")) as other:
         held = mine.post("/api/claim", json={}).json()["task_id"]
         answer = {"ranks": [1, 2]}
@@ -192,7 +192,7 @@ def test_nobody_is_logged_in_by_another_site(served: Served, path: str) -> None:
 
 def test_a_session_cookie_in_a_header_is_no_token_and_the_other_way_round(served: Served) -> None:
     person = served.person("Swap", "admin")
-    session, token = served.desk.open_session(person.id), served.desk.make_token(person.id, "swap")
+    session, token = served.desk.directory.open_session(person.id), served.desk.directory.make_token(person.id, "swap")
     with http(base_url=served.url) as client:
         assert client.get("/api/me", headers={"Authorization": f"Bearer {session}"}).status_code == 401
         assert client.get("/api/me", headers={"Cookie": f"{served.cookie}={token}"}).status_code == 401
@@ -251,7 +251,7 @@ def test_what_no_database_could_hold_is_refused(served: Served, body: bytes) -> 
 @pytest.mark.slow
 def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(tmp_path: Path) -> None:
     with serving(tmp_path) as served, http(base_url=served.url) as client:
-        token = served.desk.make_token(served.person("Fast").id, "fast")
+        token = served.desk.directory.make_token(served.person("Fast").id, "fast")
         answers = [client.post("/login", data={"token": "wrong"}) for _ in range(12)]
         assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
@@ -306,7 +306,7 @@ def test_assets_may_be_kept_only_under_their_version(served: Served) -> None:
 
 
 def test_cookies_are_for_the_browser_alone(served: Served) -> None:
-    token = served.desk.make_token(served.person("Cookies").id, "x")
+    token = served.desk.directory.make_token(served.person("Cookies").id, "x")
     with http(base_url=served.url) as client:
         plain = client.post("/login", data={"token": token}).headers["set-cookie"].lower()
         secure = client.post("/login", data={"token": token}, headers={"X-Forwarded-Proto": "https"})
@@ -321,7 +321,7 @@ def test_an_error_nobody_foresaw_tells_nothing_and_keeps_the_headers(
         raise RuntimeError("a secret: s3cr3t")
 
     with served.by_token(served.person("Bug")) as client:
-        monkeypatch.setattr(served.desk, "standing", broken)
+        monkeypatch.setattr(served.desk.reading, "standing", broken)
         answer = client.get("/api/me")
     assert answer.status_code == 500 and "s3cr3t" not in answer.text
     assert answer.headers["content-security-policy"] == HEADERS["content-security-policy"]
@@ -331,7 +331,7 @@ def test_an_error_nobody_foresaw_tells_nothing_and_keeps_the_headers(
 
 
 def test_an_invitation_lets_one_person_in_once(served: Served) -> None:
-    token = served.desk.invite("manager", by=None)
+    token = served.desk.directory.invite("manager", by=None)
     with http(base_url=served.url) as first, http(base_url=served.url) as second:
         for client in (first, second):  # looking at the link uses nothing up, and it leaves the address bar
             seen = client.get(f"/join/{token}")
@@ -406,7 +406,7 @@ def test_a_manager_invites_annotators_only(served: Served) -> None:
 @pytest.mark.slow
 def test_an_answer_goes_through_once_and_comes_back_on_undo(tmp_path: Path) -> None:
     with serving(tmp_path, overlap=1) as served:
-        served.desk.add_tasks([task("pair", "Which?", "long " * 50, "short")])
+        served.desk.queue.add_tasks([task("pair", "Which?", "long " * 50, "short")])
         with served.by_token(served.person("Eve")) as eve, served.by_token(served.person("Fay")) as fay:
             held = eve.post("/api/claim", json={}).json()
             assert fay.post("/api/claim", json={}).status_code == 204
@@ -446,10 +446,10 @@ def test_a_manager_adds_tasks_and_decides_them(tmp_path: Path) -> None:
         ]
         assert client.post("/api/tasks", json=rows).json() == {"added": 2}
         assert client.post("/api/tasks", json=[rows[0] | {"completions": [{"text": "a"}]}]).status_code == 422
-        pair, written = served.desk.tasks()
+        pair, written = served.desk.queue.tasks()
         assert [turn["role"] for turn in written.prompt.turns()] == ["user", "assistant", "user"]
         assert client.put(f"/api/tasks/{pair.id}/gold", json={"answer": {"ranks": [1, 2]}}).status_code == 204
-        assert served.desk.task(pair.id).gold == {"ranks": [1, 2]}
+        assert served.desk.queue.task(pair.id).gold == {"ranks": [1, 2]}
         assert client.put(f"/api/tasks/{pair.id}/gold", json={"answer": None}).status_code == 204
         key = {"Idempotency-Key": "decided-1"}
         decided = client.post(f"/api/tasks/{pair.id}/adjudicate", json={"ranks": [2, 1]}, headers=key)
@@ -480,14 +480,16 @@ def test_a_manager_sees_who_misses_which_gold_question_and_retires_one(tmp_path:
             task("pair", "Easy?", "yes", "no", overlap=4, gold={"ranks": [1, 2], "note": "Obviously."}),
             task("ranking", "Hard?", "a", "b", "c", overlap=4, gold={"ranks": [1, 2, 3]}),
         ]
-        served.desk.add_tasks(rows)
-        easy, hard = served.desk.tasks()
+        served.desk.queue.add_tasks(rows)
+        easy, hard = served.desk.queue.tasks()
         for name, said in {"Ann": [1, 2, 3], "Bo": [1, 2, 3], "Cy": [1, 3, 1], "Di": [3, 2, 1]}.items():
             for ranks in ([1, 2], said):
-                held = served.desk.claim(served.person(name).id)
+                held = served.desk.queue.claim(served.person(name).id)
                 assert held is not None
                 shown = tuple(ranks[i] for i in held.order)
-                served.desk.submit(served.person(name).id, held.task.id, Answer(ranks=shown), key="k" + held.task.id)
+                served.desk.answers.submit(
+                    served.person(name).id, held.task.id, Answer(ranks=shown), key="k" + held.task.id
+                )
         questions, people = gold_report(served.desk)
         assert [row.task.id for row in questions] == [hard.id, easy.id]
         assert [row.missed for row in questions] == [(("Di", 0.0), ("Cy", pytest.approx(1 / 3))), ()]
@@ -509,11 +511,11 @@ def test_a_manager_sees_who_misses_which_gold_question_and_retires_one(tmp_path:
 def test_a_new_gold_answer_is_in_the_report_at_once(tmp_path: Path) -> None:
     """The counts of the desk do not change with the answer alone."""
     with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as moe:
-        served.desk.add_tasks([task("pair", "Which?", "one", "two", gold={"ranks": [1, 2]})])
+        served.desk.queue.add_tasks([task("pair", "Which?", "one", "two", gold={"ranks": [1, 2]})])
         ann = served.person("Ann")
-        held = served.desk.claim(ann.id)
+        held = served.desk.queue.claim(ann.id)
         assert held is not None
-        served.desk.submit(ann.id, held.task.id, Answer(ranks=tuple(1 + i for i in held.order)), key="key")
+        served.desk.answers.submit(ann.id, held.task.id, Answer(ranks=tuple(1 + i for i in held.order)), key="key")
         assert moe.get("/api/quality").json()["people"][0]["gold"]["value"] == 1.0
         moe.put(f"/api/tasks/{held.task.id}/gold", json={"answer": {"ranks": [2, 1]}})
         assert moe.get("/api/quality").json()["people"][0]["gold"]["value"] == 0.0
@@ -522,8 +524,8 @@ def test_a_new_gold_answer_is_in_the_report_at_once(tmp_path: Path) -> None:
 def test_the_form_of_a_gold_answer_starts_from_what_is_known(tmp_path: Path) -> None:
     """The gold answer, else what was decided, by its ranks alone; a text that somebody writes has none."""
     with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as moe:
-        served.desk.add_tasks([task("pair", "Which?", "one", "two"), task("demonstration", "Write!")])
-        pair, written = served.desk.tasks()
+        served.desk.queue.add_tasks([task("pair", "Which?", "one", "two"), task("demonstration", "Write!")])
+        pair, written = served.desk.queue.tasks()
 
         def draft() -> Any:
             found = re.search('data-task="([^"]*)"', moe.get(f"/manage/task/{pair.id}/gold").text)
@@ -531,19 +533,19 @@ def test_the_form_of_a_gold_answer_starts_from_what_is_known(tmp_path: Path) -> 
             return json.loads(html.unescape(found[1]))["draft"]
 
         assert draft() is None
-        served.desk.adjudicate(served.person("Moe").id, pair.id, Answer(ranks=(2, 1), note="no"), key="decided")
+        served.desk.answers.adjudicate(served.person("Moe").id, pair.id, Answer(ranks=(2, 1), note="no"), key="decided")
         assert draft() == {"ranks": [2, 1], "unacceptable": None, "strength": None}
         moe.put(f"/api/tasks/{pair.id}/gold", json={"answer": {"ranks": [1, 1]}})
         assert draft() == {"ranks": [1, 1]}
         assert moe.get(f"/manage/task/{written.id}/gold").status_code == 422
         assert moe.put(f"/api/tasks/{written.id}/gold", json={"answer": {"text": "x"}}).status_code == 422
-        assert served.desk.task(written.id).gold is None
+        assert served.desk.queue.task(written.id).gold is None
         assert written.id not in moe.get("/manage/gold").text
 
 
 def test_tasks_that_could_be_gold_are_listed_a_page_at_a_time(tmp_path: Path) -> None:
     with serving(tmp_path) as served, served.by_token(served.person("Moe", "manager")) as moe:
-        served.desk.add_tasks([task("pair", f"Question {i}", f"{i} a", f"{i} b") for i in range(65)])
+        served.desk.queue.add_tasks([task("pair", f"Question {i}", f"{i} a", f"{i} b") for i in range(65)])
         seen, path, pages = [], "/manage/gold", 0
         while path:
             shown = moe.get(path).text
@@ -556,7 +558,7 @@ def test_tasks_that_could_be_gold_are_listed_a_page_at_a_time(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_manager_takes_the_answers_home_as_a_file_with_its_manifest(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
-        served.desk.add_tasks([task("pair", "Which?", "this", "that")])
+        served.desk.queue.add_tasks([task("pair", "Which?", "this", "that")])
         manager = served.by_token(served.person("Mia", "manager"))
         assert "nothing" in manager.get("/api/export").json()["error"].lower()
         eve = served.by_token(served.person("Eve"))
@@ -582,7 +584,7 @@ def test_an_admin_does_not_lock_oneself_out(served: Served) -> None:
     with served.by_token(me) as admin:
         assert admin.post(f"/api/people/{me.id}/disable").status_code == 422
         assert admin.post(f"/api/people/{me.id}/role", json={"role": "manager"}).status_code == 422
-    assert served.desk.person(me.id) == me
+    assert served.desk.directory.person(me.id) == me
 
 
 def test_all_tokens_of_a_person_end(served: Served) -> None:
@@ -597,7 +599,7 @@ def test_all_tokens_of_a_person_end(served: Served) -> None:
 
 def test_new_guidelines_are_confirmed_before_the_next_task(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
-        served.desk.add_tasks([task("label", "Good?", "yes")])
+        served.desk.queue.add_tasks([task("label", "Good?", "yes")])
         admin = served.person("Ada", "admin")
         with served.by_cookie(served.person("Eve")) as eve, served.by_token(admin) as client:
             assert client.put("/api/guideline", json={"text": "# Be fair"}).json()["rev"] == 1
@@ -612,7 +614,7 @@ def test_new_guidelines_are_confirmed_before_the_next_task(tmp_path: Path) -> No
 
 def test_sources_and_lengths_are_told_when_the_answer_stands(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
-        served.desk.add_tasks([task("ranking", "Which?", *("word " * n for n in (2, 30, 7)))])
+        served.desk.queue.add_tasks([task("ranking", "Which?", *("word " * n for n in (2, 30, 7)))])
         with served.by_cookie(served.person("Eve")) as eve:
             shown = eve.get("/task").text
             assert "policy-" not in shown
@@ -635,7 +637,7 @@ def test_sources_and_lengths_are_told_when_the_answer_stands(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_minimum_reading_time_is_the_servers_too(tmp_path: Path) -> None:
     with serving(tmp_path, min_seconds=5) as served:
-        served.desk.add_tasks([task("label", "Good?", "yes")])
+        served.desk.queue.add_tasks([task("label", "Good?", "yes")])
         with served.by_token(served.person("Eve")) as eve:
             path = f"/api/tasks/{eve.post('/api/claim', json={}).json()['task_id']}/submit"
             quick, slow = {"good": [True], "seconds": 4.9}, {"good": [True], "seconds": 5}
@@ -644,7 +646,7 @@ def test_the_minimum_reading_time_is_the_servers_too(tmp_path: Path) -> None:
 
 
 def test_the_words_that_differ(served: Served) -> None:
-    served.desk.add_tasks([task("pair", "Diff?", "the <b>old</b> cat", "the <b>new</b> cat", priority=99)])
+    served.desk.queue.add_tasks([task("pair", "Diff?", "the <b>old</b> cat", "the <b>new</b> cat", priority=99)])
     with served.by_token(served.person("Differ")) as client:
         held = client.post("/api/claim", json={}).json()
         told = client.get(f"/api/tasks/{held['task_id']}/diff?a=0&b=1").json()

@@ -142,9 +142,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("hostile"), overlap=4) as served:
         texts = payloads()
         names = [name for name in short(100) if "\t" not in name]
-        served.desk.write_guideline("\n\n".join(texts), by=None)
+        served.desk.directory.write_guideline("\n\n".join(texts), by=None)
         tasks = list(_tasks(texts))
-        served.desk.add_tasks(tasks)
+        served.desk.queue.add_tasks(tasks)
         for i in range(2):
             _answer_all(served, names[i], texts, turn=i)
         for name in names[2:]:
@@ -167,8 +167,8 @@ def _tasks(texts: list[str]) -> Iterator[NewTask]:
 
 def _answer_all(served: Served, name: str, texts: list[str], turn: int) -> None:
     person = served.person(name)
-    rev = served.desk.guideline().rev
-    served.desk.confirm(person.id, rev)
+    rev = served.desk.directory.guideline().rev
+    served.desk.directory.confirm(person.id, rev)
     with served.by_token(person) as client:
         number = 0
         while (answer := client.post("/api/claim", json={})).status_code == 200:
@@ -235,9 +235,9 @@ def test_nothing_runs_and_nothing_leaves(hostile: Served, policy: str) -> None:
 def _views(served: Served, policy: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Every page that shows a text, with keys that make more of it appear."""
     admin = served.person(f"admin {policy}", "admin")
-    session = served.desk.open_session(admin.id)
+    session = served.desk.directory.open_session(admin.id)
     yield "/guidelines", {"person": session}
-    served.desk.confirm(admin.id, served.desk.guideline().rev)
+    served.desk.directory.confirm(admin.id, served.desk.directory.guideline().rev)
     for path in (
         "/manage",
         "/manage/people",
@@ -247,27 +247,27 @@ def _views(served: Served, policy: str) -> Iterator[tuple[str, dict[str, str]]]:
         "/history",
     ):
         yield path, {}
-    for task in served.desk.tasks():
+    for task in served.desk.queue.tasks():
         yield f"/manage/task/{task.id}", {"keys": "od" if task.completions else ""}
-    gold = next(task for task in served.desk.tasks() if task.kind == "pair")
+    gold = next(task for task in served.desk.queue.tasks() if task.kind == "pair")
     for text in payloads()[:7]:
-        served.desk.set_gold(gold.id, Answer(ranks=(1, 2), note=text), admin)
+        served.desk.queue.set_gold(gold.id, Answer(ranks=(1, 2), note=text), admin)
         yield "/manage/gold", {}
     yield f"/manage/task/{gold.id}/gold", {"keys": "od"}
-    judge = served.desk.people()[0]
-    yield "/history", {"person": served.desk.open_session(judge.id)}
+    judge = served.desk.directory.people()[0]
+    yield "/history", {"person": served.desk.directory.open_session(judge.id)}
     yield "/", {}
     # as an annotator who has begun: texts as drafts too
     fresh = served.person(f"fresh {policy}")
-    served.desk.confirm(fresh.id, served.desk.guideline().rev)
-    yield "/", {"person": served.desk.open_session(fresh.id)}
-    while (held := served.desk.claim(fresh.id)) is not None:
+    served.desk.directory.confirm(fresh.id, served.desk.directory.guideline().rev)
+    yield "/", {"person": served.desk.directory.open_session(fresh.id)}
+    while (held := served.desk.queue.claim(fresh.id)) is not None:
         text = payloads()[held.revision % 7]
         draft = {"note": text, "edit": {"of": 0, "text": text}, "text": text, "flags": [[text]] * 9, "ranks": [text]}
-        served.desk.save_draft(fresh.id, held.task.id, draft)
+        served.desk.queue.save_draft(fresh.id, held.task.id, draft)
         yield "/task", {"keys": "od" if len(held.order) > 1 else ""}
-        served.desk.skip(fresh.id, held.task.id, "cannot decide", text)
+        served.desk.queue.skip(fresh.id, held.task.id, "cannot decide", text)
     yield "/history", {}
-    token = served.desk.invite("annotator", by=None)
+    token = served.desk.directory.invite("annotator", by=None)
     yield f"/join/{token}", {"person": "none"}
     yield "/login?" + EVIL, {}

@@ -51,7 +51,7 @@ def quiet(fraction: float, text: str) -> None:
 
 def queue(served: Served, kind: str, count: int, size: int, overlap: int) -> None:
     made = make_tasks(kind, count, size, overlap, seed=0)
-    served.desk.add_tasks(
+    served.desk.queue.add_tasks(
         NewTask(kind=kind, prompt=task.prompt, completions=task.completions, overlap=overlap) for task in made
     )
 
@@ -66,7 +66,7 @@ def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, 
     queue(served, kind, count=6, size=size, overlap=3)
     annotators = synthetic(4, gold, 0, {})
     played = play(DeskAdmin(served.desk), served.url, annotators, quiet)
-    submissions, tasks = list(served.desk.submissions()), {task.id: task for task in served.desk.tasks()}
+    submissions, tasks = list(served.desk.reading.submissions()), {task.id: task for task in served.desk.queue.tasks()}
     assert sum(played.answered.values()) == len(submissions) == 18 and not any(played.skipped.values())
     settings = served.desk.settings.model_dump(mode="json")
     for one in submissions:
@@ -80,51 +80,51 @@ def test_what_simulated_annotators_meant_is_what_the_desk_holds(served: Served, 
             given = dict(zip(one.order, said.get(name, ()), strict=False))
             assert [given[place] for place in sorted(given)] == list(meant.get(name, ()))
         assert said.get("strength") == meant.get("strength") and one.seconds == meant["seconds"]
-    assert {person.name.split(" #")[0]: person.simulated for person in served.desk.people()} == {
+    assert {person.name.split(" #")[0]: person.simulated for person in served.desk.directory.people()} == {
         annotator.name: True for annotator in annotators
     }
-    assert not any(served.desk.tokens(person.id) for person in served.desk.people())
+    assert not any(served.desk.directory.tokens(person.id) for person in served.desk.directory.people())
     assert {annotator.annotator_kind for annotator in served.store.annotators()} == {"simulated"}
 
 
 @pytest.mark.slow
 def test_an_admins_client_does_what_the_desk_itself_does(served: Served, door: Callable[[str], Client]) -> None:
-    admin = door(served.desk.make_token(served.person("ada", "admin").id, "tests"))
+    admin = door(served.desk.directory.make_token(served.person("ada", "admin").id, "tests"))
     rows = review_tasks([f"Review {i}." for i in range(12)], 3, 4, "ranking", 2, seed=0)
     assert admin.add_tasks(rows) == 3 and admin.waiting() == DeskAdmin(served.desk).waiting() == 6
     play(admin, served.url, synthetic(2, len, 0, {}), quiet)
     assert admin.waiting() == 0
-    assert [person.name for person in served.desk.people() if not person.disabled] == ["ada"]
+    assert [person.name for person in served.desk.directory.people() if not person.disabled] == ["ada"]
     told = admin.quality()
     assert told["num_answers"] == 6 and len(told["people"]) == 2
     desk = served.desk
-    weighed = weights(report(desk.submissions(), desk.tasks(), desk.people()))
+    weighed = weights(report(desk.reading.submissions(), desk.queue.tasks(), desk.directory.people()))
     assert quality_weights(served.store) == pytest.approx(weighed) and len(weighed) == 2
 
 
 def test_a_replayed_rater_skips_what_it_never_saw_and_needs_no_guidelines(served: Served) -> None:
-    served.desk.write_guideline("Read first.", by=None)
+    served.desk.directory.write_guideline("Read first.", by=None)
     queue(served, "pair", count=2, size=2, overlap=1)
-    texts = [completion.text for completion in next(iter(served.desk.tasks())).completions]
+    texts = [completion.text for completion in next(iter(served.desk.queue.tasks())).completions]
     rater = ReplayedRater("rater", {texts[0]: 3, texts[1]: -1})
     played = play(DeskAdmin(served.desk), served.url, [rater], quiet)
     assert (list(played.answered.values()), list(played.skipped.values())) == ([1], [1])
-    (one,) = served.desk.submissions()
+    (one,) = served.desk.reading.submissions()
     assert one.seconds == 0 and one.answer.strength == "significantly"
-    assert [skip.reason for skip in served.desk.skips()] == ["not my field"]
+    assert [skip.reason for skip in served.desk.reading.skips()] == ["not my field"]
 
 
 def test_who_loses_patience_leaves_with_tasks_left(served: Served) -> None:
     queue(served, "pair", count=9, size=2, overlap=1)
     played = play(DeskAdmin(served.desk), served.url, synthetic(1, gold, 0, {"dropout": 1}), quiet)
     assert list(played.answered.values()) == [6] and len(played.left) == 1
-    assert served.desk.counts()["waiting"] == 3
+    assert served.desk.reading.counts()["waiting"] == 3
 
 
 @pytest.mark.slow
 def test_refusals_and_silence_are_errors_that_say_why(served: Served, door: Callable[[str], Client]) -> None:
     person = served.person("bob")
-    bob = door(served.desk.make_token(person.id, "tests"))
+    bob = door(served.desk.directory.make_token(person.id, "tests"))
     with pytest.raises(Refused) as refused:
         bob.quality()
     assert refused.value.status == 403
@@ -184,13 +184,13 @@ def test_a_kept_connection_that_was_closed_meanwhile_loses_no_tasks() -> None:
 
 def test_the_same_key_sent_again_is_one_answer(served: Served, door: Callable[[str], Client]) -> None:
     queue(served, "pair", count=1, size=2, overlap=1)
-    bob = door(served.desk.make_token(served.person("bob").id, "tests"))
+    bob = door(served.desk.directory.make_token(served.person("bob").id, "tests"))
     task = bob.claim()
     assert task is not None
     first = bob.submit(task["task_id"], {"ranks": [1, 2]}, "the-same-key")
     again = bob.submit(task["task_id"], {"ranks": [1, 2]}, "the-same-key")
     assert again["repeated"] and again["submission_id"] == first["submission_id"]
-    assert len(list(served.desk.submissions())) == 1
+    assert len(list(served.desk.reading.submissions())) == 1
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_the_panel_answers_a_project_and_their_scores_are_the_real_ones(tmp_path
         texts = {completion.id: completion.text for completion in store.completions()}
         rankings = list(store.rankings())
         desk = Desk(store, LabelConfig())
-        assert not any(desk.tokens(person.id) for person in desk.people())
+        assert not any(desk.directory.tokens(person.id) for person in desk.directory.people())
     assert len(rankings) == 28
     for ranking in rankings:
         scores = [given[names[ranking.annotator_id]][texts[id_]] for id_ in ranking.completion_ids]
@@ -295,7 +295,7 @@ def own_annotators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_annotators_of_ones_own_answer_what_waits_in_any_project(served: Served, own_annotators: str) -> None:
     queue(served, "ranking", count=3, size=4, overlap=2)
-    token = served.desk.make_token(served.person("ada", "admin").id, "tests")
+    token = served.desk.directory.make_token(served.person("ada", "admin").id, "tests")
     told = simulate(served.url, "--token", token, "--annotators", f"{own_annotators}:picky", "--count", "2")
     assert (told["answers"], told["tasks_added"], told["skipped"]) == (6, 0, 0)
     text_of = {completion.id: completion.text for completion in served.store.completions()}
@@ -318,7 +318,7 @@ def test_what_ones_own_annotators_do_wrong_is_told(
     name: str, code: int, message: str, served: Served, own_annotators: str
 ) -> None:
     queue(served, "ranking", count=1, size=2, overlap=1)
-    token = served.desk.make_token(served.person("ada", "admin").id, "tests")
+    token = served.desk.directory.make_token(served.person("ada", "admin").id, "tests")
     argv = ["simulate", served.url, "--token", token, "--annotators", name]
     done = CliRunner().invoke(app, argv, prog_name="accord")
     assert done.exit_code == code and message in done.stderr
@@ -328,9 +328,9 @@ def test_a_running_app_is_answered_with_an_admins_token(
     served: Served, artefacts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    token = served.desk.make_token(served.person("ada", "admin").id, "tests")
+    token = served.desk.directory.make_token(served.person("ada", "admin").id, "tests")
     told = simulate(served.url, "--token", token, "--count", "2", "--tasks", "2", "--from-dir", str(artefacts))
-    assert told["answers"] == 4 and len(list(served.desk.submissions())) == 4
+    assert told["answers"] == 4 and len(list(served.desk.reading.submissions())) == 4
 
 
 @pytest.mark.parametrize(

@@ -68,17 +68,17 @@ class Served:
         self._listening.close()
 
     def person(self, name: str, role: Any = "annotator") -> Person:
-        known = {person.name: person for person in self.desk.people()}
-        return known[name] if name in known else self.desk.add_person(name, role)
+        known = {person.name: person for person in self.desk.directory.people()}
+        return known[name] if name in known else self.desk.directory.add_person(name, role)
 
     def by_token(self, person: Person) -> httpx2.Client:
         """A program of this person's."""
-        token = self.desk.make_token(person.id, "tests")
+        token = self.desk.directory.make_token(person.id, "tests")
         return http(base_url=self.url, headers={"Authorization": f"Bearer {token}"})
 
     def by_cookie(self, person: Person, *, csrf: bool = True) -> httpx2.Client:
         """This person's browser; with ``csrf`` it sends what the pages' script sends."""
-        session = self.desk.open_session(person.id)
+        session = self.desk.directory.open_session(person.id)
         client = http(base_url=self.url, cookies={self.cookie: session})
         if csrf:
             shown = http_get(self.url, headers={"Cookie": f"{self.cookie}={session}"}).text

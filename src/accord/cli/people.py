@@ -80,7 +80,7 @@ def label(
         with Store.open(project.store) as store, listening:
             desk = Desk(store, settings)
             if guidelines is not None:
-                desk.write_guideline(_read(guidelines), by=None)
+                desk.directory.write_guideline(_read(guidelines), by=None)
             added = {} if add is None else {"added": _add(desk, add, pairs)}
             from accord.people.web.app import LOOPBACK, create_app
 
@@ -150,8 +150,8 @@ def bound(host: str, port: int) -> socket.socket:
 
 def _entry(desk: Desk, app: FastAPI, url: str) -> dict[str, str]:
     """A link for an admin: the first time it makes one, later it logs the first one in. Either works once."""
-    admins = [person for person in desk.people() if person.role == "admin" and not person.disabled]
-    token = app.state.links.make(admins[0].id) if admins else desk.invite("admin", by=None)
+    admins = [person for person in desk.directory.people() if person.role == "admin" and not person.disabled]
+    token = app.state.links.make(admins[0].id) if admins else desk.directory.invite("admin", by=None)
     return {"link": f"{url}/join/{token}", "for": admins[0].name if admins else "a new admin"}
 
 

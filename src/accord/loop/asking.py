@@ -141,8 +141,8 @@ def queue_samples(groups: Sequence[Mapping[str, Any]], source: Source, *, store:
     """
     with Store.open(store) as facts:
         desk = Desk(facts, LabelConfig())
-        if guideline and desk.guideline().rev == 0:
-            desk.write_guideline(guideline, None)
+        if guideline and desk.directory.guideline().rev == 0:
+            desk.directory.write_guideline(guideline, None)
         return queue_groups(desk, as_facts(groups, source), serve_as="ranking", origin=source.name)
 
 

@@ -28,7 +28,7 @@ def queue_groups(
     Raises:
         DataError: A group has too few completions for so many pairs, or too many to rank; nothing was queued.
     """
-    known = {(task.kind, task.group or _name(task.prompt, task.completions)) for task in desk.tasks()}
+    known = {(task.kind, task.group or _name(task.prompt, task.completions)) for task in desk.queue.tasks()}
     tasks: list[NewTask] = []
     for prompt, completions in groups:
         shown = tuple({completion.text: completion for completion in completions}.values())
@@ -38,7 +38,7 @@ def queue_groups(
             continue
         known.add((kind, name))
         tasks += group_tasks(prompt, shown, serve_as=serve_as, num_pairs=num_pairs, origin=origin, group=group)
-    return desk.add_tasks(tasks)
+    return desk.queue.add_tasks(tasks)
 
 
 def _name(prompt: Prompt, completions: Iterable[Completion]) -> str:

@@ -105,8 +105,8 @@ def _served(store: Store) -> tuple[dict[str, str], set[str]]:
     whose task has become a gold question since.
     """
     desk = Desk(store, LabelConfig())
-    group_of = {task.id: task.group or task.id for task in desk.tasks()}
-    answers = list(desk.submissions())
+    group_of = {task.id: task.group or task.id for task in desk.queue.tasks()}
+    answers = list(desk.reading.submissions())
     served = {id_: group_of[one.task_id] for one in answers for id_ in one.judgement_ids}
     return served, {id_ for one in answers if one.gold for id_ in one.judgement_ids}
 

@@ -1,6 +1,6 @@
 """Who may come in and what they may do: people, invites, sessions, API tokens; and the guidelines they confirm.
 
-Functions on one connection. Tokens are random, shown once, and stand in the database only as SHA-256.
+Tokens are random, shown once, and stand in the database only as SHA-256.
 """
 
 from __future__ import annotations
@@ -8,13 +8,24 @@ from __future__ import annotations
 import hashlib
 import secrets
 import unicodedata
-from collections.abc import Iterator
-from typing import Any, get_args
+from typing import get_args
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from accord.errors import DataError
-from accord.people.desk.rows import ApiToken, Conflict, Forbidden, Gone, Guideline, Person, Role, Unconfirmed
+from accord.people.desk.access import (
+    PEOPLE,
+    active,
+    all_people,
+    find_guideline,
+    find_person,
+    newest_rev,
+    person_of,
+    require,
+)
+from accord.people.desk.leases import release_all
+from accord.people.desk.rows import ApiToken, Conflict, Gone, Guideline, Person, Role
+from accord.people.desk.transactions import Part, Transaction, transaction
 from accord.records import Annotator
 from accord.store import add_facts, schema
 from accord.store.operations import confirmations, guidelines, invites, people, sessions, tokens
@@ -22,70 +33,200 @@ from accord.store.operations import confirmations, guidelines, invites, people, 
 SESSION_S = 30 * 86_400.0
 _MOST_NAME = 100
 _JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are written with them
+_OF_SESSION = PEOPLE.join(sessions, sessions.c.person_id == people.c.id).where(
+    sessions.c.token_hash == bindparam("token"), sessions.c.expires_at > bindparam("at"), ~people.c.disabled
+)
+_OF_TOKEN = PEOPLE.join(tokens, tokens.c.person_id == people.c.id).where(
+    tokens.c.token_hash == bindparam("token"), tokens.c.revoked_at.is_(None), ~people.c.disabled
+)
 
 
-def hashed(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+class Directory(Part):
+    """The people of a project, what lets them in, and the guidelines that they work by."""
+
+    # ---- people ------------------------------------------------------------------------------------------------------
+
+    @transaction
+    def add_person(self, tx: Transaction, name: str, role: Role, *, simulated: bool = False) -> Person:
+        """Add somebody, an annotator too. Raises DataError where the name is taken or none."""
+        return _add_person(tx, name, role, simulated=simulated)
+
+    def people(self) -> list[Person]:
+        """Return everybody, disabled ones too, in the order in which they came."""
+        with self._store.snapshot() as connection:
+            return all_people(connection)
+
+    def person(self, person_id: int) -> Person:
+        """Return one person. Raises Gone where there is none."""
+        with self._store.snapshot() as connection:
+            return find_person(connection, person_id)
+
+    @transaction
+    def set_role(self, tx: Transaction, person_id: int, role: Role, by: Person) -> None:
+        """Give somebody a role. Admins only; the last admin stays one: raises Conflict."""
+        require(by, "admin")
+        _check_role(role)
+        if role != "admin":
+            _keep_an_admin(tx.connection, person_id)
+        known = find_person(tx.connection, person_id).id
+        tx.connection.execute(update(people).where(people.c.id == known).values(role=role))
+
+    @transaction
+    def disable(self, tx: Transaction, person_id: int, by: Person) -> None:
+        """Shut somebody out: end the person's sessions and tokens, and release what the person holds. Admins only."""
+        require(by, "admin")
+        _keep_an_admin(tx.connection, person_id)
+        known = find_person(tx.connection, person_id).id
+        tx.connection.execute(update(people).where(people.c.id == known).values(disabled=True))
+        tx.connection.execute(sessions.delete().where(sessions.c.person_id == person_id))
+        mine = (tokens.c.person_id == person_id) & tokens.c.revoked_at.is_(None)
+        tx.connection.execute(update(tokens).where(mine).values(revoked_at=tx.at))
+        release_all(tx.connection, person_id)
+
+    # ---- invites, sessions, tokens -----------------------------------------------------------------------------------
+
+    @transaction
+    def invite(self, tx: Transaction, role: Role, *, by: Person | None, hours: float = 72.0) -> str:
+        """Return a token that lets one person in, once.
+
+        Managers invite annotators, admins and the command line anybody.
+        """
+        _check_role(role)
+        if by is not None:
+            require(by, "admin", *(("manager",) if role == "annotator" else ()))
+        if not 0 < hours <= 8_760:
+            raise DataError(f"an invite cannot last {hours} hours", hint="give more than 0 and at most 8760")
+        token = _new_token()
+        row = {"token_hash": hashed(token), "role": role, "invited_by": by and by.id, "created_at": tx.at}
+        tx.connection.execute(insert(invites).values(row | {"expires_at": tx.at + hours * 3600}))
+        return token
+
+    @transaction
+    def accept_invite(self, tx: Transaction, token: str, name: str) -> Person:
+        """Add the person who was invited.
+
+        Raises:
+            Gone: The invite was used or has expired.
+            DataError: The name is taken or none.
+        """
+        found = tx.connection.execute(select(invites).where(invites.c.token_hash == hashed(token))).first()
+        if found is None or found.used_by is not None or found.expires_at <= tx.at:
+            why = "it was never given" if found is None else "it was used" if found.used_by else "it has expired"
+            raise Gone("this invite is not valid", why=why, hint="ask for a new one")
+        made = _add_person(tx, name, found.role, simulated=False)
+        tx.connection.execute(update(invites).where(invites.c.id == found.id).values(used_by=made.id))
+        return made
+
+    @transaction
+    def open_session(self, tx: Transaction, person_id: int) -> str:
+        """Return the token of a new session of 30 days. Raises Forbidden for who is disabled."""
+        token, expires_at = _new_token(), tx.at + SESSION_S
+        person_id = active(tx.connection, person_id).id
+        tx.connection.execute(sessions.delete().where(sessions.c.expires_at <= tx.at))
+        row = {"token_hash": hashed(token), "person_id": person_id, "expires_at": expires_at}
+        tx.connection.execute(insert(sessions).values(row))
+        return token
+
+    def person_of_session(self, token: str) -> Person | None:
+        """Return whose session this is; None where it has ended or never was."""
+        with self._store.snapshot() as connection:
+            row = connection.execute(_OF_SESSION, {"token": hashed(token), "at": self._clock()}).first()
+        return None if row is None else person_of(row)
+
+    @transaction
+    def close_session(self, tx: Transaction, token: str) -> None:
+        """End a session."""
+        tx.connection.execute(sessions.delete().where(sessions.c.token_hash == hashed(token)))
+
+    @transaction
+    def make_token(self, tx: Transaction, person_id: int, label: str) -> str:
+        """Return a new token for a person's programs, valid until revoked."""
+        token, label = _new_token(), label.strip()
+        if not label or len(label) > _MOST_NAME:
+            raise DataError("a token needs a label", hint=f"say in 1 to {_MOST_NAME} letters what it is for")
+        row = {"token_hash": hashed(token), "person_id": active(tx.connection, person_id).id, "label": label}
+        tx.connection.execute(insert(tokens).values(row | {"created_at": tx.at}))
+        return token
+
+    def person_of_token(self, token: str) -> Person | None:
+        """Return whose program this is; None where the token was revoked or never was."""
+        with self._store.snapshot() as connection:
+            row = connection.execute(_OF_TOKEN, {"token": hashed(token)}).first()
+        return None if row is None else person_of(row)
+
+    def tokens(self, person_id: int) -> list[ApiToken]:
+        """Return a person's tokens that are not revoked, less the tokens themselves."""
+        mine = (tokens.c.person_id == person_id) & tokens.c.revoked_at.is_(None)
+        columns = (tokens.c.id, tokens.c.label, tokens.c.created_at)
+        with self._store.snapshot() as connection:
+            found = connection.execute(select(*columns).where(mine).order_by(tokens.c.id))
+            return [ApiToken(*row) for row in found]
+
+    @transaction
+    def revoke_token(self, tx: Transaction, token_id: int, by: Person) -> None:
+        """End a token: one's own, or, for an admin, anybody's. Raises Gone where there is none."""
+        mine = tokens.c.id == token_id
+        if by.role != "admin":
+            mine &= tokens.c.person_id == by.id
+        revoked = update(tokens).where(mine, tokens.c.revoked_at.is_(None)).values(revoked_at=tx.at)
+        if not tx.connection.execute(revoked).rowcount:
+            raise Gone(f"there is no token {token_id}")
+
+    # ---- guidelines --------------------------------------------------------------------------------------------------
+
+    def guideline(self) -> Guideline:
+        """Return the newest guidelines; revision 0 and no text before any were written."""
+        with self._store.snapshot() as connection:
+            return find_guideline(connection)
+
+    @transaction
+    def write_guideline(self, tx: Transaction, text: str, by: Person | None) -> Guideline:
+        """Write new guidelines: managers, admins and the command line. The same text again makes no new revision."""
+        if by is not None:
+            require(by, "admin", "manager")
+        last = find_guideline(tx.connection)
+        if text == last.text:
+            return last
+        new = Guideline(last.rev + 1, text, tx.at)
+        tx.connection.execute(insert(guidelines).values(**new._asdict(), written_by=by and by.id))
+        return new
+
+    def confirmed(self, person_id: int) -> bool:
+        """Whether the person has confirmed the newest guidelines; simulated ones need not."""
+        with self._store.snapshot() as connection:
+            return newest_rev(connection, find_person(connection, person_id))[1]
+
+    @transaction
+    def confirm(self, tx: Transaction, person_id: int, rev: int) -> None:
+        """Note that a person has read the newest guidelines. Raises Conflict where ``rev`` is not the newest."""
+        who = active(tx.connection, person_id)
+        newest, is_confirmed = newest_rev(tx.connection, who)
+        if rev != newest:
+            raise Conflict(f"the guidelines are at revision {newest}, not {rev}", hint="read the newest ones")
+        if not is_confirmed:
+            tx.connection.execute(insert(confirmations).values(person_id=person_id, rev=rev, created_at=tx.at))
+
+
+def hashed(secret: str) -> str:
+    """Return the SHA-256 of a token, as it stands in the database and in memory."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-# ---- people ----------------------------------------------------------------------------------------------------------
-
-
-_PEOPLE = select(
-    people.c.id,
-    people.c.name,
-    people.c.role,
-    schema.annotators.c.content_id,
-    people.c.disabled,
-    schema.annotators.c.annotator_kind,
-).join_from(people, schema.annotators)
-_PERSON = _PEOPLE.where(people.c.id == bindparam("me"))
-
-
-def _person(row: Any) -> Person:
-    id_, name, role, annotator_id, disabled, kind = row
-    return Person(id_, name, role, annotator_id, disabled, simulated=kind == "simulated")
-
-
-def all_people(connection: Connection) -> list[Person]:
-    return [_person(row) for row in connection.execute(_PEOPLE.order_by(people.c.id))]
-
-
-def person(connection: Connection, person_id: int) -> Person:
-    row = connection.execute(_PERSON, {"me": person_id}).first()
-    if row is None:
-        raise Gone(f"there is no person {person_id}")
-    return _person(row)
-
-
-def active(connection: Connection, person_id: int) -> Person:
-    """The person, who must not be disabled."""
-    found = person(connection, person_id)
-    if found.disabled:
-        raise Forbidden(f"{found.name} is disabled", hint="an admin can ask for another account")
-    return found
-
-
-def require(by: Person, *roles: Role) -> None:
-    if by.role not in roles or by.disabled:
-        raise Forbidden(f"{by.name} may not do this", why=f"it needs the role {' or '.join(roles)}")
-
-
-def add_person(connection: Connection, at: float, name: str, role: Role, *, simulated: bool) -> Person:
+def _add_person(tx: Transaction, name: str, role: Role, *, simulated: bool) -> Person:
     _check_role(role)
-    name = _clean_name(connection, name)
+    name = _clean_name(tx.connection, name)
     annotator = Annotator(name=name, annotator_kind="simulated" if simulated else "human")
-    add_facts(connection, [annotator])
+    add_facts(tx.connection, [annotator])
     annotators = schema.annotators
-    key = connection.scalar(select(annotators.c.id).where(annotators.c.content_id == annotator.id))
-    row = {"name": name, "role": role, "annotator_id": key, "disabled": False, "lean": 0, "created_at": at}
-    made = connection.execute(insert(people).values(row)).inserted_primary_key
+    key = tx.connection.scalar(select(annotators.c.id).where(annotators.c.content_id == annotator.id))
+    row = {"name": name, "role": role, "annotator_id": key, "disabled": False, "lean": 0, "created_at": tx.at}
+    made = tx.connection.execute(insert(people).values(row)).inserted_primary_key
     assert made is not None
-    return person(connection, made[0])
+    return find_person(tx.connection, made[0])
 
 
 def _clean_name(connection: Connection, name: str) -> str:
@@ -111,171 +252,10 @@ def _check_role(role: str) -> None:
         raise DataError(f"there is no role {role!r}", hint="give one of " + ", ".join(get_args(Role)))
 
 
-def set_role(connection: Connection, person_id: int, role: Role, by: Person) -> None:
-    require(by, "admin")
-    _check_role(role)
-    if role != "admin":
-        _keep_an_admin(connection, person_id)
-    connection.execute(update(people).where(people.c.id == person(connection, person_id).id).values(role=role))
-
-
-def disable(connection: Connection, at: float, person_id: int, by: Person) -> None:
-    require(by, "admin")
-    _keep_an_admin(connection, person_id)
-    connection.execute(update(people).where(people.c.id == person(connection, person_id).id).values(disabled=True))
-    connection.execute(sessions.delete().where(sessions.c.person_id == person_id))
-    mine = (tokens.c.person_id == person_id) & tokens.c.revoked_at.is_(None)
-    connection.execute(update(tokens).where(mine).values(revoked_at=at))
-
-
 def _keep_an_admin(connection: Connection, person_id: int) -> None:
     others = (people.c.role == "admin") & ~people.c.disabled & (people.c.id != person_id)
     if (
-        person(connection, person_id).role == "admin"
+        find_person(connection, person_id).role == "admin"
         and not connection.execute(select(people.c.id).where(others)).first()
     ):
         raise Conflict("the last admin stays one", hint="make somebody else an admin first")
-
-
-# ---- invites, sessions, tokens ---------------------------------------------------------------------------------------
-
-
-_OF_SESSION = _PEOPLE.join(sessions, sessions.c.person_id == people.c.id).where(
-    sessions.c.token_hash == bindparam("token"), sessions.c.expires_at > bindparam("at"), ~people.c.disabled
-)
-_OF_TOKEN = _PEOPLE.join(tokens, tokens.c.person_id == people.c.id).where(
-    tokens.c.token_hash == bindparam("token"), tokens.c.revoked_at.is_(None), ~people.c.disabled
-)
-
-
-def invite(connection: Connection, at: float, role: Role, by: Person | None, hours: float) -> str:
-    _check_role(role)
-    if by is not None:
-        require(by, "admin", *(("manager",) if role == "annotator" else ()))
-    if not 0 < hours <= 8_760:
-        raise DataError(f"an invite cannot last {hours} hours", hint="give more than 0 and at most 8760")
-    token = _new_token()
-    row = {"token_hash": hashed(token), "role": role, "invited_by": by and by.id, "created_at": at}
-    connection.execute(insert(invites).values(row | {"expires_at": at + hours * 3600}))
-    return token
-
-
-def accept_invite(connection: Connection, at: float, token: str, name: str) -> Person:
-    found = connection.execute(select(invites).where(invites.c.token_hash == hashed(token))).first()
-    if found is None or found.used_by is not None or found.expires_at <= at:
-        why = "it was never given" if found is None else "it was used" if found.used_by else "it has expired"
-        raise Gone("this invite is not valid", why=why, hint="ask for a new one")
-    made = add_person(connection, at, name, found.role, simulated=False)
-    connection.execute(update(invites).where(invites.c.id == found.id).values(used_by=made.id))
-    return made
-
-
-def open_session(connection: Connection, at: float, person_id: int) -> str:
-    token, expires_at = _new_token(), at + SESSION_S
-    person_id = active(connection, person_id).id
-    connection.execute(sessions.delete().where(sessions.c.expires_at <= at))
-    row = {"token_hash": hashed(token), "person_id": person_id, "expires_at": expires_at}
-    connection.execute(insert(sessions).values(row))
-    return token
-
-
-def person_of_session(connection: Connection, at: float, token: str) -> Person | None:
-    row = connection.execute(_OF_SESSION, {"token": hashed(token), "at": at}).first()
-    return None if row is None else _person(row)
-
-
-def close_session(connection: Connection, token: str) -> None:
-    connection.execute(sessions.delete().where(sessions.c.token_hash == hashed(token)))
-
-
-def make_token(connection: Connection, at: float, person_id: int, label: str) -> str:
-    token, label = _new_token(), label.strip()
-    if not label or len(label) > _MOST_NAME:
-        raise DataError("a token needs a label", hint=f"say in 1 to {_MOST_NAME} letters what it is for")
-    row = {"token_hash": hashed(token), "person_id": active(connection, person_id).id, "label": label}
-    connection.execute(insert(tokens).values(row | {"created_at": at}))
-    return token
-
-
-def person_of_token(connection: Connection, token: str) -> Person | None:
-    row = connection.execute(_OF_TOKEN, {"token": hashed(token)}).first()
-    return None if row is None else _person(row)
-
-
-def tokens_of(connection: Connection, person_id: int) -> Iterator[ApiToken]:
-    mine = (tokens.c.person_id == person_id) & tokens.c.revoked_at.is_(None)
-    columns = (tokens.c.id, tokens.c.label, tokens.c.created_at)
-    return (ApiToken(*row) for row in connection.execute(select(*columns).where(mine).order_by(tokens.c.id)))
-
-
-def revoke_token(connection: Connection, at: float, token_id: int, by: Person) -> None:
-    mine = tokens.c.id == token_id
-    if by.role != "admin":
-        mine &= tokens.c.person_id == by.id
-    changed = connection.execute(update(tokens).where(mine, tokens.c.revoked_at.is_(None)).values(revoked_at=at))
-    if not changed.rowcount:
-        raise Gone(f"there is no token {token_id}")
-
-
-# ---- guidelines ------------------------------------------------------------------------------------------------------
-
-_NONE_YET = Guideline(0, "", 0.0)
-_GUIDELINES = select(guidelines.c.rev, guidelines.c.text, guidelines.c.created_at)
-_GUIDELINE = _GUIDELINES.where(guidelines.c.rev == bindparam("rev"))
-_LAST_GUIDELINE = _GUIDELINES.order_by(guidelines.c.rev.desc()).limit(1)
-# The newest revision, with the person where that one has confirmed it.
-_CONFIRMED = (
-    select(guidelines.c.rev, confirmations.c.person_id)
-    .outerjoin_from(
-        guidelines,
-        confirmations,
-        (confirmations.c.rev == guidelines.c.rev) & (confirmations.c.person_id == bindparam("me")),
-    )
-    .order_by(guidelines.c.rev.desc())
-    .limit(1)
-)
-
-
-def guideline(connection: Connection, rev: int | None = None) -> Guideline:
-    """The guidelines of a revision, or the newest."""
-    found = connection.execute(_LAST_GUIDELINE) if rev is None else connection.execute(_GUIDELINE, {"rev": rev})
-    row = found.first()
-    return _NONE_YET if row is None else Guideline(*row)
-
-
-def write_guideline(connection: Connection, at: float, text: str, by: Person | None) -> Guideline:
-    if by is not None:
-        require(by, "admin", "manager")
-    last = guideline(connection)
-    if text == last.text:
-        return last
-    new = Guideline(last.rev + 1, text, at)
-    connection.execute(insert(guidelines).values(**new._asdict(), written_by=by and by.id))
-    return new
-
-
-def _newest(connection: Connection, who: Person) -> tuple[int, bool]:
-    """The newest revision, and whether a person has confirmed it. Programs read none and need not."""
-    row = connection.execute(_CONFIRMED, {"me": who.id}).first()
-    return (0, True) if row is None else (row.rev, who.simulated or row.person_id is not None)
-
-
-def confirmed(connection: Connection, who: Person) -> bool:
-    return _newest(connection, who)[1]
-
-
-def confirmed_rev(connection: Connection, who: Person) -> int:
-    """The newest revision. Raises Unconfirmed where the person has not confirmed it."""
-    rev, is_confirmed = _newest(connection, who)
-    if not is_confirmed:
-        raise Unconfirmed("the guidelines have changed", why=f"revision {rev} is new", hint="read and confirm it")
-    return rev
-
-
-def confirm(connection: Connection, at: float, person_id: int, rev: int) -> None:
-    who = active(connection, person_id)
-    newest, is_confirmed = _newest(connection, who)
-    if rev != newest:
-        raise Conflict(f"the guidelines are at revision {newest}, not {rev}", hint="read the newest ones")
-    if not is_confirmed:
-        connection.execute(insert(confirmations).values(person_id=person_id, rev=rev, created_at=at))

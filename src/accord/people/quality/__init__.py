@@ -53,16 +53,16 @@ def quality_weights(store: Store) -> dict[str, float]:
     from accord.people.desk import Desk
 
     desk = Desk(store, LabelConfig())
-    evidence = read(desk.submissions(), {task.id: task for task in desk.tasks()})
-    worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.people()}
+    evidence = read(desk.reading.submissions(), {task.id: task for task in desk.queue.tasks()})
+    worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.directory.people()}
     answered = dict.fromkeys(one.person_id for one in evidence.answers)
     return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
 
 
 def report_of(desk: Desk, *, now: float | None = None) -> Quality:
     """The `report` on all that a desk holds."""
-    rows = (desk.submissions(), desk.tasks(), desk.people())
-    return report(*rows, skips=desk.skips(), counts=desk.counts(), now=now)
+    rows = (desk.reading.submissions(), desk.queue.tasks(), desk.directory.people())
+    return report(*rows, skips=desk.reading.skips(), counts=desk.reading.counts(), now=now)
 
 
 def report(

@@ -40,11 +40,11 @@ class GoldPerson:
 
 def gold_report(desk: Desk) -> tuple[list[GoldTask], list[GoldPerson]]:
     """All gold questions and all who answered any, the least right first, then what nobody answered yet."""
-    tasks = {task.id: task for task in desk.tasks(gold=True)}
+    tasks = {task.id: task for task in desk.queue.tasks(gold=True)}
     by_task: dict[str, list[Trial]] = {id_: [] for id_ in tasks}
     by_person: dict[int, list[Trial]] = defaultdict(list)
     name_of = {}
-    for one in desk.submissions(gold=True):
+    for one in desk.reading.submissions(gold=True):
         points = gold_points(one, tasks[one.task_id]) if one.task_id in tasks else []
         if points and not (one.undone or one.adjudication):
             by_task[one.task_id].append((one.person_name, fmean(points)))

@@ -39,21 +39,21 @@ class DeskAdmin:
         self._desk = desk
 
     def add_person(self, name: str) -> tuple[int, str]:
-        person = self._desk.add_person(name, "annotator", simulated=True)
-        return person.id, self._desk.make_token(person.id, "accord simulate")
+        person = self._desk.directory.add_person(name, "annotator", simulated=True)
+        return person.id, self._desk.directory.make_token(person.id, "accord simulate")
 
     def dismiss(self, person_id: int) -> None:
-        person = self._desk.person(person_id)
-        for token in self._desk.tokens(person_id):
-            self._desk.revoke_token(token.id, by=person)
+        person = self._desk.directory.person(person_id)
+        for token in self._desk.directory.tokens(person_id):
+            self._desk.directory.revoke_token(token.id, by=person)
 
     def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int:
         from accord.people.web.api import GivenTask
 
-        return self._desk.add_tasks([GivenTask.model_validate(task).made() for task in tasks])
+        return self._desk.queue.add_tasks([GivenTask.model_validate(task).made() for task in tasks])
 
     def waiting(self) -> int:
-        return self._desk.counts()["waiting"]
+        return self._desk.reading.counts()["waiting"]
 
     def quality(self) -> dict[str, Any]:
         from accord.people.quality import report_of

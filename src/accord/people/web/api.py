@@ -80,13 +80,13 @@ class Wanted(Body):
 @doors("POST", "/api/claim", "annotator", responses={204: {"description": "Nothing to do"}})
 def claim(desk: TheDesk, me: Me, wanted: Wanted) -> Response:
     """Lease the next task. Who has a live lease gets that one again."""
-    assignment = desk.claim(me.id, kinds=wanted.kinds)
+    assignment = desk.queue.claim(me.id, kinds=wanted.kinds)
     return Response(status_code=204) if assignment is None else JSONResponse(assignment_json(assignment, desk))
 
 
 @doors("GET", "/api/tasks/{task_id}", "annotator")
 def task(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
-    return assignment_json(desk.assignment(me.id, task_id), desk)
+    return assignment_json(desk.queue.assignment(me.id, task_id), desk)
 
 
 @doors("GET", "/api/tasks/{task_id}/diff", "annotator")
@@ -101,7 +101,7 @@ def diff(
     """Two completions with their differing words marked, as HTML: as shown, or ``listed``, as a manager sees them."""
     if listed and me.role == "annotator":
         raise HTTPException(403, "this needs the role manager")
-    shown = desk.task(task_id).completions if listed else desk.assignment(me.id, task_id).shown
+    shown = desk.queue.task(task_id).completions if listed else desk.queue.assignment(me.id, task_id).shown
     texts = [completion.text for completion in shown]
     if max(a, b) >= len(texts):
         raise HTTPException(422, f"there are {len(texts)} completions")
@@ -114,7 +114,7 @@ def diff(
 @doors("POST", "/api/tasks/{task_id}/submit", "annotator", status_code=201, responses={200: {"description": "Again"}})
 def submit(desk: TheDesk, me: Me, task_id: TaskId, key: Key, answer: Answer) -> JSONResponse:
     """Answer a task. The same key again returns the same receipt (200) and changes nothing."""
-    return _receipt(desk.submit(me.id, task_id, answer, key=key))
+    return _receipt(desk.answers.submit(me.id, task_id, answer, key=key))
 
 
 def _receipt(receipt: Receipt) -> JSONResponse:
@@ -130,7 +130,7 @@ def _receipt(receipt: Receipt) -> JSONResponse:
 
 @doors("PUT", "/api/tasks/{task_id}/draft", "annotator", status_code=204)
 def draft(desk: TheDesk, me: Me, task_id: TaskId, draft: dict[str, Any]) -> None:
-    desk.save_draft(me.id, task_id, draft)
+    desk.queue.save_draft(me.id, task_id, draft)
 
 
 class Skip(Body):
@@ -140,29 +140,29 @@ class Skip(Body):
 
 @doors("POST", "/api/tasks/{task_id}/skip", "annotator", status_code=204)
 def skip(desk: TheDesk, me: Me, task_id: TaskId, skip: Skip) -> None:
-    desk.skip(me.id, task_id, skip.reason, skip.note)
+    desk.queue.skip(me.id, task_id, skip.reason, skip.note)
 
 
 @doors("POST", "/api/tasks/{task_id}/unskip", "annotator")
 def unskip(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
-    return assignment_json(desk.unskip(me.id, task_id), desk)
+    return assignment_json(desk.queue.unskip(me.id, task_id), desk)
 
 
 @doors("POST", "/api/tasks/{task_id}/release", "annotator", status_code=204)
 def release(desk: TheDesk, me: Me, task_id: TaskId) -> None:
-    desk.release(me.id, task_id)
+    desk.queue.release(me.id, task_id)
 
 
 @doors("POST", "/api/tasks/{task_id}/heartbeat", "annotator")
 def heartbeat(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, float]:
     """Keep the lease; returns until when it holds (seconds since 1970)."""
-    return {"until": desk.heartbeat(me.id, task_id)}
+    return {"until": desk.queue.heartbeat(me.id, task_id)}
 
 
 @doors("POST", "/api/submissions/{submission_id}/undo", "annotator")
 def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
     """Take an own answer back. The task comes back with the answer as its draft."""
-    return assignment_json(desk.undo(me.id, submission_id), desk)
+    return assignment_json(desk.answers.undo(me.id, submission_id), desk)
 
 
 # ---- oneself -----------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
 @doors("GET", "/api/me", "annotator")
 def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
     session = request.cookies.get(session_cookie(request))
-    standing = desk.standing(me.id)
+    standing = desk.reading.standing(me.id)
     return {
         "name": me.name,
         "role": me.role,
@@ -184,7 +184,7 @@ def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
 @doors("POST", "/api/logout", "annotator")
 def logout(request: Request, desk: TheDesk) -> JSONResponse:
     if session := request.cookies.get(session_cookie(request)):
-        desk.close_session(session)
+        desk.directory.close_session(session)
     answer = JSONResponse({})
     answer.delete_cookie(session_cookie(request))
     return answer
@@ -197,7 +197,7 @@ class Confirm(Body):
 @doors("POST", "/api/guideline/confirm", "annotator", status_code=204)
 def confirm(desk: TheDesk, me: Me, confirm: Confirm) -> None:
     """Say that one has read a version of the guidelines."""
-    desk.confirm(me.id, confirm.rev)
+    desk.directory.confirm(me.id, confirm.rev)
 
 
 @doors("GET", "/api/openapi.json", "annotator", include_in_schema=False)
@@ -261,13 +261,13 @@ class GivenTask(Body):
 
 @doors("POST", "/api/tasks", "manager", status_code=201)
 def add_tasks(desk: TheDesk, tasks: Annotated[list[GivenTask], Field(max_length=10_000)]) -> dict[str, int]:
-    return {"added": desk.add_tasks([task.made() for task in tasks])}
+    return {"added": desk.queue.add_tasks([task.made() for task in tasks])}
 
 
 @doors("POST", "/api/tasks/{task_id}/adjudicate", "manager", status_code=201)
 def adjudicate(desk: TheDesk, me: Me, task_id: TaskId, key: Key, answer: Answer) -> JSONResponse:
     """Decide a disputed task: a new judgement beside the others. Positions are those of the task as listed."""
-    return _receipt(desk.adjudicate(me.id, task_id, answer, key=key))
+    return _receipt(desk.answers.adjudicate(me.id, task_id, answer, key=key))
 
 
 class Gold(Body):
@@ -278,7 +278,7 @@ class Gold(Body):
 @doors("PUT", "/api/tasks/{task_id}/gold", "manager", status_code=204)
 def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId, gold: Gold) -> None:
     """Make a task a gold question by its right answer (positions as listed), or an ordinary one."""
-    desk.set_gold(task_id, gold.answer, by=me, overlap=gold.overlap)
+    desk.queue.set_gold(task_id, gold.answer, by=me, overlap=gold.overlap)
     request.app.state.judged.forget()
 
 
@@ -291,7 +291,7 @@ def invite(request: Request, desk: TheDesk, me: Me, invite: NewInvite) -> dict[s
     """A link that lets one person in, once."""
     if invite.role != "annotator" and me.role != "admin":
         raise HTTPException(403, "only an admin invites managers and admins")
-    return {"url": _join_url(request, desk.invite(invite.role, by=me))}
+    return {"url": _join_url(request, desk.directory.invite(invite.role, by=me))}
 
 
 def _join_url(request: Request, token: str) -> str:
@@ -300,7 +300,7 @@ def _join_url(request: Request, token: str) -> str:
 
 @doors("GET", "/api/guideline", "annotator")
 def guideline(desk: TheDesk) -> dict[str, Any]:
-    now = desk.guideline()
+    now = desk.directory.guideline()
     return {"rev": now.rev, "text": now.text, "created_at": now.created_at}
 
 
@@ -311,7 +311,7 @@ class NewGuideline(Body):
 @doors("PUT", "/api/guideline", "manager")
 def write_guideline(desk: TheDesk, me: Me, new: NewGuideline) -> dict[str, Any]:
     """A new version; everybody confirms it before the next task."""
-    desk.write_guideline(new.text, by=me)
+    desk.directory.write_guideline(new.text, by=me)
     return guideline(desk)
 
 
@@ -327,15 +327,15 @@ class NewPerson(Body):
 @doors("POST", "/api/people", "admin", status_code=201)
 def add_person(desk: TheDesk, new: NewPerson) -> dict[str, Any]:
     """Somebody who comes with a token: a program, a simulated annotator. The token is shown once."""
-    person = desk.add_person(new.name, new.role, simulated=new.simulated)
-    return {"id": person.id, "token": desk.make_token(person.id, "made by an admin")}
+    person = desk.directory.add_person(new.name, new.role, simulated=new.simulated)
+    return {"id": person.id, "token": desk.directory.make_token(person.id, "made by an admin")}
 
 
 @doors("POST", "/api/people/{person_id}/disable", "admin", status_code=204)
 def disable(desk: TheDesk, me: Me, person_id: PersonId) -> None:
     if person_id == me.id:
         raise HTTPException(422, "you cannot disable yourself")
-    desk.disable(person_id, by=me)
+    desk.directory.disable(person_id, by=me)
 
 
 class NewRole(Body):
@@ -346,24 +346,24 @@ class NewRole(Body):
 def set_role(desk: TheDesk, me: Me, person_id: PersonId, new: NewRole) -> None:
     if person_id == me.id:
         raise HTTPException(422, "you cannot change your own role")
-    desk.set_role(person_id, new.role, by=me)
+    desk.directory.set_role(person_id, new.role, by=me)
 
 
 @doors("POST", "/api/people/{person_id}/link", "admin", status_code=201)
 def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str, str]:
     """A link that logs this person in, once, within a day and while the server runs: for who lost the browser."""
     links: Links = request.app.state.links
-    return {"url": _join_url(request, links.make(desk.person(person_id).id))}
+    return {"url": _join_url(request, links.make(desk.directory.person(person_id).id))}
 
 
 @doors("POST", "/api/people/{person_id}/token", "admin", status_code=201)
 def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
     """One more token for a person's programs, shown once."""
-    return {"token": desk.make_token(desk.person(person_id).id, "made by an admin")}
+    return {"token": desk.directory.make_token(desk.directory.person(person_id).id, "made by an admin")}
 
 
 @doors("POST", "/api/people/{person_id}/revoke", "admin", status_code=204)
 def revoke_tokens(desk: TheDesk, me: Me, person_id: PersonId) -> None:
     """End all tokens of a person's programs."""
-    for token in desk.tokens(desk.person(person_id).id):
-        desk.revoke_token(token.id, by=me)
+    for token in desk.directory.tokens(desk.directory.person(person_id).id):
+        desk.directory.revoke_token(token.id, by=me)

@@ -52,7 +52,7 @@ class Judged:
         from accord.people.quality import report_of  # numpy and scipy: not needed to start
 
         with self._lock:
-            state = tuple(self._desk.counts().items())
+            state = tuple(self._desk.reading.counts().items())
             start = time.monotonic()
             is_fresh = state == self._of or start < self._until
             if self._made is None or not is_fresh:
@@ -78,7 +78,7 @@ def _quality(request: Request) -> Quality:
 @doors("GET", "/api/progress", "manager")
 def progress(desk: TheDesk) -> dict[str, Any]:
     """How the queue stands, and what each person has done of each kind of task."""
-    return {"queue": desk.counts(), "people": [row._asdict() for row in desk.progress()]}
+    return {"queue": desk.reading.counts(), "people": [row._asdict() for row in desk.reading.progress()]}
 
 
 @doors("GET", "/api/quality", "manager")
@@ -129,7 +129,7 @@ def overview(request: Request, desk: TheDesk) -> Response:
         request,
         "overview",
         quality=found,
-        counts=desk.counts(),
+        counts=desk.reading.counts(),
         people=people,
         judged=judged,
         width="middle",
@@ -144,7 +144,9 @@ def overview(request: Request, desk: TheDesk) -> Response:
 @doors("GET", "/manage/disagreements", "manager", include_in_schema=False)
 def disputed(request: Request, desk: TheDesk) -> Response:
     found = _quality(request)
-    rows = [(row, desk.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split)) for row in found.disputed]
+    rows = [
+        (row, desk.queue.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split)) for row in found.disputed
+    ]
     return _page(request, "disagreements", rows=rows, left_out=found.num_disputed - len(rows))
 
 
@@ -170,34 +172,34 @@ def _in_order(answer: Sequence[Any]) -> str:
 
 @doors("GET", "/manage/people", "manager", include_in_schema=False)
 def people(request: Request, desk: TheDesk) -> Response:
-    return _page(request, "people", people=desk.people())
+    return _page(request, "people", people=desk.directory.people())
 
 
 @doors("GET", "/manage/guidelines", "manager", include_in_schema=False)
 def guidelines(request: Request, desk: TheDesk) -> Response:
-    return _page(request, "guidelines", guideline=desk.guideline())
+    return _page(request, "guidelines", guideline=desk.directory.guideline())
 
 
 @doors("GET", "/manage/export", "manager", include_in_schema=False)
 def export(request: Request, desk: TheDesk) -> Response:
-    return _page(request, "export", counts=desk.counts())
+    return _page(request, "export", counts=desk.reading.counts())
 
 
 @doors("GET", "/manage/task/{task_id}", "manager", include_in_schema=False)
 def decide(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task with what everybody said of it, and the form that decides."""
-    return _form(request, desk, me, desk.task(task_id), "adjudicate")
+    return _form(request, desk, me, desk.queue.task(task_id), "adjudicate")
 
 
 @doors("GET", "/manage/task/{task_id}/gold", "manager", include_in_schema=False)
 def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task and the form that says its right answer: with the one it has, or with what was decided."""
-    task = desk.task(task_id)
+    task = desk.queue.task(task_id)
     check_can_be_gold(task.kind, desk.settings)
-    decided = [one for one in desk.submissions(task_id=task_id) if one.adjudication and not one.undone]
+    decided = [one for one in desk.reading.submissions(task_id=task_id) if one.adjudication and not one.undone]
     fields = {*kind_of(task.kind, desk.settings).fields}
     draft = task.gold or (decided[-1].answer.model_dump(include=fields) if decided else None)
-    team = sum(1 for one in desk.people() if one.role == "annotator" and not one.disabled)
+    team = sum(1 for one in desk.directory.people() if one.role == "annotator" and not one.disabled)
     return _form(request, desk, me, task, "gold", draft=draft, overlap=max(task.overlap, team))
 
 
@@ -205,7 +207,7 @@ def _form(
     request: Request, desk: Desk, me: Person, task: Task, mode: str, *, draft: Any = None, **values: Any
 ) -> Response:
     """A task as the manager answers it: its completions as listed, and what everybody said of it."""
-    answers = [_in_task_order(one) for one in desk.submissions(task_id=task.id) if not one.undone]
+    answers = [_in_task_order(one) for one in desk.reading.submissions(task_id=task.id) if not one.undone]
     known = {"person": me.id, "revision": len(answers), "lease_s": 0, "min_seconds": 0}
     given = known | {"mode": mode, "draft": draft}
     return show_task(request, desk, task, task.completions, given, answers=answers, here="manage", **values)
@@ -217,7 +219,7 @@ def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length
     from accord.people.quality.gold import gold_report  # numpy and scipy: not needed to start
 
     questions, people = gold_report(desk)
-    ordinary = (task for task in desk.tasks(after=after) if task.gold is None and can_be_gold(task, desk))
+    ordinary = (task for task in desk.queue.tasks(after=after) if task.gold is None and can_be_gold(task, desk))
     found = list(islice(ordinary, _LISTED + 1))
     return _page(
         request,

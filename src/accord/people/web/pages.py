@@ -123,7 +123,7 @@ async def log_in(request: Request) -> Response:
     require_own_origin(request)
     token = (await _form(request)).get("token", "").strip()
     desk: Desk = request.app.state.desk
-    person = await run_in_threadpool(desk.person_of_token, token)
+    person = await run_in_threadpool(desk.directory.person_of_token, token)
     if person is None:
         _attempt(request)
         return page(request, "login.html.j2", status=401, problem="This token is not known. Was it copied whole?")
@@ -149,7 +149,7 @@ def _invited(request: Request) -> Person | None:
     """The person a login link is for; None for an invitation, which makes a new one."""
     links: Links = request.app.state.links
     person_id = links.person(request.cookies.get(JOIN_COOKIE, ""), use=False)
-    return None if person_id is None else request.app.state.desk.person(person_id)
+    return None if person_id is None else request.app.state.desk.directory.person(person_id)
 
 
 @doors("POST", "/join", "public", include_in_schema=False)
@@ -161,9 +161,9 @@ async def come_in(request: Request) -> Response:
     try:
         known = links.person(token, use=True)
         person = (
-            await run_in_threadpool(desk.accept_invite, token, name)
+            await run_in_threadpool(desk.directory.accept_invite, token, name)
             if known is None
-            else await run_in_threadpool(desk.person, known)
+            else await run_in_threadpool(desk.directory.person, known)
         )
         return await _enter(request, person)
     except DataError as error:
@@ -173,7 +173,7 @@ async def come_in(request: Request) -> Response:
 
 
 async def _enter(request: Request, person: Person) -> Response:
-    session = await run_in_threadpool(request.app.state.desk.open_session, person.id)
+    session = await run_in_threadpool(request.app.state.desk.directory.open_session, person.id)
     answer = _go("/")
     answer.set_cookie(session_cookie(request), session, max_age=30 * 86_400, **_cookie(request))
     answer.delete_cookie(JOIN_COOKIE, path="/join")
@@ -207,7 +207,10 @@ def _attempt(request: Request) -> None:
 @doors("GET", "/", "annotator", include_in_schema=False)
 def home(request: Request, desk: TheDesk, me: Me) -> Response:
     return page(
-        request, "home.html.j2", standing=desk.standing(me.id, since=_midnight()), confirmed=desk.confirmed(me.id)
+        request,
+        "home.html.j2",
+        standing=desk.reading.standing(me.id, since=_midnight()),
+        confirmed=desk.directory.confirmed(me.id),
     )
 
 
@@ -219,22 +222,22 @@ def _midnight() -> float:
 @doors("GET", "/task", "annotator", include_in_schema=False)
 def next_task(request: Request, desk: TheDesk, me: Me) -> Response:
     """The task at hand, or the next one."""
-    if not desk.confirmed(me.id):
+    if not desk.directory.confirmed(me.id):
         return _go("/guidelines")
-    assignment = desk.claim(me.id)
+    assignment = desk.queue.claim(me.id)
     if assignment is None:
-        return page(request, "done.html.j2", standing=desk.standing(me.id, since=_midnight()))
+        return page(request, "done.html.j2", standing=desk.reading.standing(me.id, since=_midnight()))
     return _task_page(request, desk, me, assignment)
 
 
 @doors("GET", "/task/{task_id}", "annotator", include_in_schema=False)
 def this_task(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task one has already: after an undo."""
-    return _task_page(request, desk, me, desk.assignment(me.id, task_id))
+    return _task_page(request, desk, me, desk.queue.assignment(me.id, task_id))
 
 
 def _task_page(request: Request, desk: Desk, me: Person, assignment: Assignment) -> Response:
-    standing = desk.standing(me.id, since=_midnight())
+    standing = desk.reading.standing(me.id, since=_midnight())
     given = {
         "mode": "label",
         "person": me.id,
@@ -330,7 +333,11 @@ def keys_of(row: FeedbackKind, count: int, mode: str) -> list[tuple[str, str]]:
 @doors("GET", "/guidelines", "annotator", include_in_schema=False)
 def guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
     return page(
-        request, "guidelines.html.j2", here="guidelines", guideline=desk.guideline(), confirmed=desk.confirmed(me.id)
+        request,
+        "guidelines.html.j2",
+        here="guidelines",
+        guideline=desk.directory.guideline(),
+        confirmed=desk.directory.confirmed(me.id),
     )
 
 
@@ -343,12 +350,12 @@ def history(request: Request, desk: TheDesk, me: Me) -> Response:
 
     Who could still take an answer back, or has, must not know it when answering again.
     """
-    rows = [_past(desk, one) for one in desk.submissions(person_id=me.id, last=30) if not one.adjudication]
+    rows = [_past(desk, one) for one in desk.reading.submissions(person_id=me.id, last=30) if not one.adjudication]
     return page(request, "history.html.j2", here="history", rows=rows)
 
 
 def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
-    task = desk.task(submission.task_id)
+    task = desk.queue.task(submission.task_id)
     shown = [task.completions[i] for i in submission.order]
     recent = time.time() - submission.created_at <= desk.settings.undo_minutes * 60
     return {

@@ -6,7 +6,6 @@ before the request's body is read.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import math
@@ -26,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accord.errors import UsageError
 from accord.people.desk import Desk, Person
+from accord.people.desk.directory import hashed
 
 Access = Literal["public", "annotator", "manager", "admin"]
 LEVEL = {access: level for level, access in enumerate(get_args(Access))}
@@ -134,7 +134,7 @@ def session_cookie(request: Request) -> str:
 
 
 def _person(desk: Desk, token: str, by_cookie: bool) -> Person | None:
-    return desk.person_of_session(token) if by_cookie else desk.person_of_token(token)
+    return desk.directory.person_of_session(token) if by_cookie else desk.directory.person_of_token(token)
 
 
 def _require_same_site(request: Request, session: str) -> None:
@@ -156,10 +156,6 @@ def require_own_origin(request: Request) -> None:
 def csrf_token(session: str) -> str:
     """Known to the pages of a session alone: the session's own token cannot be read by any script."""
     return hashed("csrf " + session)
-
-
-def hashed(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def address(request: Request) -> str:
