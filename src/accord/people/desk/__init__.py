@@ -15,7 +15,7 @@ from accord.people.desk.directory import Directory
 from accord.people.desk.filling import group_tasks
 from accord.people.desk.kinds import kind_of
 from accord.people.desk.queue import Queue
-from accord.people.desk.reading import Reading
+from accord.people.desk.reading import DeskReading
 from accord.people.desk.rows import (
     ApiToken,
     Assignment,
@@ -84,4 +84,4 @@ class Desk:
         self.directory = Directory(store, settings, clock)
         self.queue = Queue(store, settings, clock)
         self.answers = Answers(store, settings, clock, self.queue)
-        self.reading = Reading(store, settings, clock)
+        self.reading = DeskReading(store, settings, clock)

@@ -10,7 +10,7 @@ from accord.people.desk.rows import Forbidden, Gone, Guideline, Person, Role, Un
 from accord.store import schema
 from accord.store.operations import confirmations, guidelines, people
 
-PEOPLE = select(
+SELECT_PEOPLE = select(
     people.c.id,
     people.c.name,
     people.c.role,
@@ -18,7 +18,7 @@ PEOPLE = select(
     people.c.disabled,
     schema.annotators.c.annotator_kind,
 ).join_from(people, schema.annotators)
-_PERSON = PEOPLE.where(people.c.id == bindparam("me"))
+_PERSON = SELECT_PEOPLE.where(people.c.id == bindparam("me"))
 _NONE_YET = Guideline(0, "", 0.0)
 _GUIDELINES = select(guidelines.c.rev, guidelines.c.text, guidelines.c.created_at)
 _GUIDELINE = _GUIDELINES.where(guidelines.c.rev == bindparam("rev"))
@@ -37,14 +37,14 @@ _CONFIRMED = (
 
 
 def person_of(row: Any) -> Person:
-    """Return the person of a row of ``PEOPLE``."""
+    """Return the person of a row of ``SELECT_PEOPLE``."""
     id_, name, role, annotator_id, disabled, kind = row
     return Person(id_, name, role, annotator_id, disabled, simulated=kind == "simulated")
 
 
 def all_people(connection: Connection) -> list[Person]:
     """Return everybody, in the order in which they came."""
-    return [person_of(row) for row in connection.execute(PEOPLE.order_by(people.c.id))]
+    return [person_of(row) for row in connection.execute(SELECT_PEOPLE.order_by(people.c.id))]
 
 
 def find_person(connection: Connection, person_id: int) -> Person:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from accord.errors import DataError
 from accord.people.desk.access import (
-    PEOPLE,
+    SELECT_PEOPLE,
     active,
     all_people,
     find_guideline,
@@ -25,7 +25,7 @@ from accord.people.desk.access import (
 )
 from accord.people.desk.leases import release_all
 from accord.people.desk.rows import ApiToken, Conflict, Gone, Guideline, Person, Role
-from accord.people.desk.transactions import Part, Transaction, transaction
+from accord.people.desk.transactions import DeskPart, Transaction, in_transaction
 from accord.records import Annotator
 from accord.store import add_facts, schema
 from accord.store.operations import confirmations, guidelines, invites, people, sessions, tokens
@@ -33,20 +33,20 @@ from accord.store.operations import confirmations, guidelines, invites, people, 
 SESSION_S = 30 * 86_400.0
 _MOST_NAME = 100
 _JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are written with them
-_OF_SESSION = PEOPLE.join(sessions, sessions.c.person_id == people.c.id).where(
+_OF_SESSION = SELECT_PEOPLE.join(sessions, sessions.c.person_id == people.c.id).where(
     sessions.c.token_hash == bindparam("token"), sessions.c.expires_at > bindparam("at"), ~people.c.disabled
 )
-_OF_TOKEN = PEOPLE.join(tokens, tokens.c.person_id == people.c.id).where(
+_OF_TOKEN = SELECT_PEOPLE.join(tokens, tokens.c.person_id == people.c.id).where(
     tokens.c.token_hash == bindparam("token"), tokens.c.revoked_at.is_(None), ~people.c.disabled
 )
 
 
-class Directory(Part):
+class Directory(DeskPart):
     """The people of a project, what lets them in, and the guidelines that they work by."""
 
     # ---- people ------------------------------------------------------------------------------------------------------
 
-    @transaction
+    @in_transaction
     def add_person(self, tx: Transaction, name: str, role: Role, *, simulated: bool = False) -> Person:
         """Add somebody, an annotator too. Raises DataError where the name is taken or none."""
         return _add_person(tx, name, role, simulated=simulated)
@@ -61,7 +61,7 @@ class Directory(Part):
         with self._store.snapshot() as connection:
             return find_person(connection, person_id)
 
-    @transaction
+    @in_transaction
     def set_role(self, tx: Transaction, person_id: int, role: Role, by: Person) -> None:
         """Give somebody a role. Admins only; the last admin stays one: raises Conflict."""
         require(by, "admin")
@@ -71,7 +71,7 @@ class Directory(Part):
         known = find_person(tx.connection, person_id).id
         tx.connection.execute(update(people).where(people.c.id == known).values(role=role))
 
-    @transaction
+    @in_transaction
     def disable(self, tx: Transaction, person_id: int, by: Person) -> None:
         """Shut somebody out: end the person's sessions and tokens, and release what the person holds. Admins only."""
         require(by, "admin")
@@ -85,7 +85,7 @@ class Directory(Part):
 
     # ---- invites, sessions, tokens -----------------------------------------------------------------------------------
 
-    @transaction
+    @in_transaction
     def invite(self, tx: Transaction, role: Role, *, by: Person | None, hours: float = 72.0) -> str:
         """Return a token that lets one person in, once.
 
@@ -101,7 +101,7 @@ class Directory(Part):
         tx.connection.execute(insert(invites).values(row | {"expires_at": tx.at + hours * 3600}))
         return token
 
-    @transaction
+    @in_transaction
     def accept_invite(self, tx: Transaction, token: str, name: str) -> Person:
         """Add the person who was invited.
 
@@ -117,7 +117,7 @@ class Directory(Part):
         tx.connection.execute(update(invites).where(invites.c.id == found.id).values(used_by=made.id))
         return made
 
-    @transaction
+    @in_transaction
     def open_session(self, tx: Transaction, person_id: int) -> str:
         """Return the token of a new session of 30 days. Raises Forbidden for who is disabled."""
         token, expires_at = _new_token(), tx.at + SESSION_S
@@ -133,12 +133,12 @@ class Directory(Part):
             row = connection.execute(_OF_SESSION, {"token": hashed(token), "at": self._clock()}).first()
         return None if row is None else person_of(row)
 
-    @transaction
+    @in_transaction
     def close_session(self, tx: Transaction, token: str) -> None:
         """End a session."""
         tx.connection.execute(sessions.delete().where(sessions.c.token_hash == hashed(token)))
 
-    @transaction
+    @in_transaction
     def make_token(self, tx: Transaction, person_id: int, label: str) -> str:
         """Return a new token for a person's programs, valid until revoked."""
         token, label = _new_token(), label.strip()
@@ -162,7 +162,7 @@ class Directory(Part):
             found = connection.execute(select(*columns).where(mine).order_by(tokens.c.id))
             return [ApiToken(*row) for row in found]
 
-    @transaction
+    @in_transaction
     def revoke_token(self, tx: Transaction, token_id: int, by: Person) -> None:
         """End a token: one's own, or, for an admin, anybody's. Raises Gone where there is none."""
         mine = tokens.c.id == token_id
@@ -179,7 +179,7 @@ class Directory(Part):
         with self._store.snapshot() as connection:
             return find_guideline(connection)
 
-    @transaction
+    @in_transaction
     def write_guideline(self, tx: Transaction, text: str, by: Person | None) -> Guideline:
         """Write new guidelines: managers, admins and the command line. The same text again makes no new revision."""
         if by is not None:
@@ -196,7 +196,7 @@ class Directory(Part):
         with self._store.snapshot() as connection:
             return newest_rev(connection, find_person(connection, person_id))[1]
 
-    @transaction
+    @in_transaction
     def confirm(self, tx: Transaction, person_id: int, rev: int) -> None:
         """Note that a person has read the newest guidelines. Raises Conflict where ``rev`` is not the newest."""
         who = active(tx.connection, person_id)

@@ -19,8 +19,8 @@ from accord.people.desk.filling import checked_gold, prepared
 from accord.people.desk.kinds import kind_of
 from accord.people.desk.leases import HELD, change, expire, held, lease_end, leave, renew, take_slot
 from accord.people.desk.rows import Assignment, Gone, NewTask, Person, Task
-from accord.people.desk.tasks import all_tasks, assignment_of, find_task
-from accord.people.desk.transactions import Part, Transaction, transaction
+from accord.people.desk.tasks import assignment_of, stored_task, stored_tasks
+from accord.people.desk.transactions import DeskPart, Transaction, in_transaction
 from accord.store import Store, add_facts, schema
 from accord.store.database import LOOKUP_IDS, chunks
 from accord.store.operations import HAS_FREE_SLOT, assignments, people, task_completions, tasks
@@ -70,7 +70,7 @@ _LEAN = select(people.c.lean).where(people.c.id == bindparam("me"))
 _LEAN_MORE = update(people).where(people.c.id == bindparam("me")).values(lean=people.c.lean + bindparam("more"))
 
 
-class Queue(Part):
+class Queue(DeskPart):
     """The tasks of a project, and the leases on them; `accord.people.desk.leases` has the states of an assignment."""
 
     def __init__(self, store: Store, settings: LabelConfig, clock: Callable[[], float]) -> None:
@@ -84,7 +84,7 @@ class Queue(Part):
         """Queue tasks and store their prompts and completions: all of them, or none and a DataError that names one."""
         return self._add(prepared(new, self._settings))
 
-    @transaction
+    @in_transaction
     def _add(self, tx: Transaction, new: Sequence[NewTask]) -> int:
         prompts = [task.prompt for task in new]
         completions = [completion for task in new for completion in task.completions]
@@ -108,14 +108,14 @@ class Queue(Part):
     def task(self, task_id: str) -> Task:
         """Return one task. Raises Gone where there is none."""
         with self._store.snapshot() as connection:
-            return find_task(connection, task_id)
+            return stored_task(connection, task_id)
 
     def tasks(self, *, after: str = "", gold: bool = False) -> Iterator[Task]:
         """Yield all tasks, oldest first, streamed; or those that came ``after`` one, or the gold questions only."""
         with self._store.snapshot() as connection:
-            yield from all_tasks(connection, after=after, gold=gold)
+            yield from stored_tasks(connection, after=after, gold=gold)
 
-    @transaction
+    @in_transaction
     def set_gold(
         self, tx: Transaction, task_id: str, answer: Answer | None, by: Person, *, overlap: int | None = None
     ) -> None:
@@ -149,7 +149,7 @@ class Queue(Part):
         row = self._claim(person_id, kinds)
         return None if row is None else self._assignment(row)
 
-    @transaction
+    @in_transaction
     def _claim(self, tx: Transaction, person_id: int, kinds: Sequence[str] | None) -> Row[Any] | None:
         who = active(tx.connection, person_id)
         rev = confirmed_rev(tx.connection, who)
@@ -188,7 +188,7 @@ class Queue(Part):
     def _assignment(self, row: Row[Any]) -> Assignment:
         return assignment_of(row, self.known_task(row.task))
 
-    @transaction
+    @in_transaction
     def heartbeat(self, tx: Transaction, person_id: int, task_id: str) -> float:
         """Lease it anew and return until when; after its time too, unless somebody else has it: raises Gone."""
         row = _begun(tx, person_id, task_id)
@@ -199,12 +199,12 @@ class Queue(Part):
         change(tx.connection, row, state="leased", counts=counts, until=until)
         return until
 
-    @transaction
+    @in_transaction
     def release(self, tx: Transaction, person_id: int, task_id: str) -> None:
         """Give it back to the queue. Its draft is kept."""
         leave(tx.connection, _begun(tx, person_id, task_id), state="released")
 
-    @transaction
+    @in_transaction
     def skip(self, tx: Transaction, person_id: int, task_id: str, reason: str, note: str = "") -> None:
         """Give it back for good, for one of the settings' ``skip_reasons``. Its draft is kept."""
         reasons = self._settings.skip_reasons
@@ -218,7 +218,7 @@ class Queue(Part):
         """Have it again, with its draft; where others have taken all slots, the answer will be an extra."""
         return self._assignment(self._unskip(person_id, task_id))
 
-    @transaction
+    @in_transaction
     def _unskip(self, tx: Transaction, person_id: int, task_id: str) -> Row[Any]:
         active(tx.connection, person_id)
         expire(tx)
@@ -227,7 +227,7 @@ class Queue(Part):
             raise Gone("you have not skipped this task")
         return renew(tx, self._settings, row, reason="", note="")
 
-    @transaction
+    @in_transaction
     def save_draft(self, tx: Transaction, person_id: int, task_id: str, draft: dict[str, Any]) -> None:
         """Keep what is not sent yet, also when its time is over. Raises Gone after it was answered or given back."""
         text = json.dumps(draft, ensure_ascii=False)  # as long in any alphabet

@@ -12,7 +12,7 @@ from accord.people.desk.access import all_people
 from accord.people.desk.answers import read_answer
 from accord.people.desk.queue import NOT_AGAIN
 from accord.people.desk.rows import Progress, Skip, Standing, Submission
-from accord.people.desk.transactions import Part
+from accord.people.desk.transactions import DeskPart
 from accord.store.operations import HAS_FREE_SLOT, assignments, people, submissions, tasks
 
 _FETCH_ROWS = 1_000
@@ -23,7 +23,7 @@ _SUBMISSIONS = (
 )
 
 
-class Reading(Part):
+class DeskReading(DeskPart):
     """What a desk has to tell of its queue and of its answers: each call reads one snapshot."""
 
     def submissions(

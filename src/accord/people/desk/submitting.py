@@ -20,7 +20,7 @@ from accord.people.desk.leases import change, expire, held, renew, take_slot
 from accord.people.desk.queue import Queue
 from accord.people.desk.rows import Assignment, Conflict, Gone, Person, Receipt, Task
 from accord.people.desk.tasks import assignment_of
-from accord.people.desk.transactions import Part, Transaction, transaction
+from accord.people.desk.transactions import DeskPart, Transaction, in_transaction
 from accord.records import Judgement, Withdrawal
 from accord.store import Store, add_facts
 from accord.store.operations import submissions, tasks
@@ -54,7 +54,7 @@ class _Shown:
     adjudication: bool = False
 
 
-class Answers(Part):
+class Answers(DeskPart):
     """The way of an answer into the store, and back."""
 
     def __init__(self, store: Store, settings: LabelConfig, clock: Callable[[], float], queue: Queue) -> None:
@@ -74,7 +74,7 @@ class Answers(Part):
         """
         return self._submit(_Sent(person_id, self._queue.known_task(task_id), answer, key))
 
-    @transaction
+    @in_transaction
     def _submit(self, tx: Transaction, sent: _Sent) -> Receipt:
         who = active(tx.connection, sent.person_id)
         known = _known(tx.connection, sent, adjudication=False)
@@ -105,7 +105,7 @@ class Answers(Part):
         """
         return self._adjudicate(_Sent(person_id, self._queue.known_task(task_id), answer, key))
 
-    @transaction
+    @in_transaction
     def _adjudicate(self, tx: Transaction, sent: _Sent) -> Receipt:
         who = active(tx.connection, sent.person_id)
         require(who, "admin", "manager")
@@ -133,7 +133,7 @@ class Answers(Part):
         row = self._undo(person_id, submission_id)
         return assignment_of(row, self._queue.known_task(row.task))
 
-    @transaction
+    @in_transaction
     def _undo(self, tx: Transaction, person_id: int, submission_id: str) -> Row[Any]:
         who = active(tx.connection, person_id)
         row = tx.connection.execute(_SUBMISSIONS.where(submissions.c.submission_id == submission_id)).first()

@@ -25,7 +25,7 @@ _LISTED = (
 )
 
 
-def find_task(connection: Connection, task_id: str) -> Task:
+def stored_task(connection: Connection, task_id: str) -> Task:
     """Return one task. Raises Gone where there is none."""
     rows = connection.execute(_TASK, {"wanted": task_id}).all()
     if not rows:
@@ -33,7 +33,7 @@ def find_task(connection: Connection, task_id: str) -> Task:
     return _made(connection, rows)[0]
 
 
-def all_tasks(connection: Connection, *, after: str, gold: bool) -> Iterator[Task]:
+def stored_tasks(connection: Connection, *, after: str, gold: bool) -> Iterator[Task]:
     """Yield tasks, oldest first, those after one, or gold questions only; some hundreds are held at a time."""
     last = connection.scalar(select(tasks.c.id).where(tasks.c.task_id == after)) or 0
     wanted = _TASKS.where(tasks.c.gold.is_not(None)) if gold else _TASKS

@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from accord.config import LabelConfig
 from accord.store import Store
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,26 @@ class Transaction:
     at: float
 
 
-class Part:
+class DeskPart:
     """One part of the desk: the store that it works on, the project's settings, and the clock."""
 
     def __init__(self, store: Store, settings: LabelConfig, clock: Callable[[], float]) -> None:
         self._store, self._settings, self._clock = store, settings, clock
 
 
-AnyPart = TypeVar("AnyPart", bound=Part)
+_AnyPart = TypeVar("_AnyPart", bound=DeskPart)
 
 
-def transaction(work: Callable[Concatenate[AnyPart, Transaction, P], R]) -> Callable[Concatenate[AnyPart, P], R]:
+def in_transaction(
+    work: Callable[Concatenate[_AnyPart, Transaction, _P], _R],
+) -> Callable[Concatenate[_AnyPart, _P], _R]:
     """Make a method one transaction: its callers leave ``tx`` out, and what it did is on disk when it returns.
 
     Inside one, call functions and methods that take the ``Transaction``: a request that waits for another is refused.
     """
 
     @wraps(work)
-    def run(self: AnyPart, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: _AnyPart, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         at = self._clock()
         return self._store.write(lambda connection: work(self, Transaction(connection, at), *args, **kwargs))
 
