@@ -120,6 +120,14 @@ def test_the_architecture_says_file_shape_and_test_of_ten_things_to_add() -> Non
         assert [name for name in names if not re.search(rf"^(class )?{name}\b", code, re.M)] == [], touched
 
 
+def test_every_command_and_public_function_stands_in_a_row_of_the_commands() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `accord ([a-z]+).*\|(.*)\|$", page, re.M)
+    assert {name for name, _ in rows} == commands
+    told = set(re.findall(r"`accord\.(\w+)`", "".join(functions for _, functions in rows)))
+    assert told == set(accord.__all__) - {"__version__", "load_recipe", "sweep_stage"}
+
+
 def test_public_functions_exist() -> None:
     """Every name that ``import accord`` promises can be loaded."""
     assert [name for name in accord.__all__ if not hasattr(accord, name)] == []

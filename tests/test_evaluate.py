@@ -18,7 +18,7 @@ from accord.config import EvalConfig
 from accord.errors import DataError, UsageError
 from accord.evals.bench import Bench, ScoredSamples, best_of_n_points
 from accord.evals.contestants import Contestant, EvalPrompts, read_topics
-from accord.evals.evaluate import EvalRun, evaluate
+from accord.evals.evaluate import EvalRun, evaluate_policies
 from accord.evals.judges import fit_text_judge
 from accord.evals.results import Floor, PolicyRow, Snapshot, plain, snapshot_floors
 from accord.evals.samples import LoadedPolicy, PolicySamples, completion_logps, draw_samples, sample_policy
@@ -384,7 +384,7 @@ def run_evaluate(folders: dict[str, Path], root: Path, output: Path, *extra: Con
         Contestant("grpo", {2: folders["sft"], 4: folders["ppo"]}),
         *extra,
     ]
-    evaluate(
+    evaluate_policies(
         EvalConfig(samples_per_prompt=2, best_of=2, bootstrap=100, curve_samples=4),
         contestants,
         reference=Contestant("sft", {0: folders["sft"]}),
@@ -469,7 +469,7 @@ def test_what_cannot_be_measured_is_refused(folders: dict[str, Path], tmp_path: 
         Contestant("grpo", {})
     files = EvalPrompts(tmp_path / "valid.jsonl", tmp_path / "test.jsonl")
     with pytest.raises(UsageError, match="there is no judge"):
-        evaluate(
+        evaluate_policies(
             EvalConfig(), [], reference=START, proxy=LengthScorer(), judges={}, prompts=files,
             run=EvalRun(tmp_path, SAMPLING),
         )  # fmt: skip

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from accord.config import SampleConfig
+from accord.errors import UsageError
 from accord.models.folder import load_policy
 from accord.rollout.engine import Engine, Sampling
-from accord.rollout.generator import EngineGenerator, Generator, by_prompt, open_generator
+from accord.rollout.generator import GENERATORS, EngineGenerator, Generator, by_prompt, open_generator
 
 PROMPTS = ["Say:", "The village:", "He wrote:"]
 
@@ -34,3 +38,13 @@ def test_it_uses_the_present_weights(policy_folder: Path) -> None:
     for parameter in policy.parameters():
         parameter.mul_(1.5)
     assert generator.generate(PROMPTS, Sampling(6, 2), seed=4) != before
+
+
+def test_the_names_a_recipe_knows_are_those_there_are(policy_folder: Path) -> None:
+    for name in GENERATORS:
+        assert SampleConfig(generator=name).generator == name
+        assert open_generator(policy_folder, name=name).generate(PROMPTS, Sampling(2), seed=0)
+    with pytest.raises(ValueError, match="rows are engine; your own is module:name"):
+        SampleConfig(generator="vlm")
+    with pytest.raises(UsageError, match="no module 'nowhere'"):
+        open_generator(policy_folder, name="nowhere:Writer")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import WriteRows
 
-from accord.config import DpoConfig, OptimConfig, PromptsConfig, RewardConfig, RlConfig
+from accord.config import DpoConfig, OptimConfig, PromptsConfig, RewardConfig, RlConfig, SampleConfig, load_recipe
 from accord.errors import UsageError
 
 SOURCES = {
@@ -54,6 +54,58 @@ def vowels(prompts, completions):
 
 def short(prompt):
     return len(prompt) < 12
+''',
+    "writers.py": '''
+"""A generator: it writes every prompt back, in capitals."""
+from accord.rollout.generator import Generated
+
+class Parrot:
+    chat = None
+
+    def __init__(self, policy, placement):
+        self.policy = policy
+
+    def generate(self, prompts, sampling, *, seed):
+        times = range(sampling.samples_per_prompt)
+        return [Generated(p, f" {p.upper()} {k}", (1,), (2,), (-0.5,), "stop") for p in prompts for k in times]
+''',
+    "judges.py": '''
+"""A judge: the fewer vowels, the better."""
+def terse(prompts, completions):
+    return [-sum(letter in "aeiou" for letter in text) for text in completions]
+''',
+    "tasks.py": '''
+"""A task: prompts by number, judgements that like short texts, and a judge of its own that learns the least length."""
+import json
+from accord.loop.task import PlainTask, TaskJudge
+from accord.scoring.rules import RegexScorer
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\\n" for row in rows))
+
+def fit(inputs, folder, log):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "letter").write_text(inputs["data"].read_text()[0])
+
+def load(folder, placement):
+    return RegexScorer((folder / "letter").read_text())
+
+class Numbers(PlainTask):
+    has = frozenset({"judgements"})
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.judges = {"letters": TaskJudge({"data": place.folder / "letters.txt"}, fit, load)}
+
+    def prepare(self, inputs, folder, log):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "letters.txt").write_text(self.place.config.options["letter"])
+        for split, start in (("train", 0), ("valid", 100), ("test", 200)):
+            asked = [f"{start + i}:" for i in range(4)]
+            write(self.path("prompts", split), [{"prompt": p, "topic": p} for p in asked])
+            pairs = [{"prompt": p, "chosen": " one fox", "rejected": " rain", "topic": p} for p in asked]
+            write(self.path("judgements", split), pairs)
+        return {"counts": {"prompts": 12}}
 ''',
     "notes.py": '''
 """A format: questions and answers of a notebook."""
@@ -140,6 +192,50 @@ def test_a_format(guest: str, write_rows: WriteRows) -> None:
 
     path = write_rows("notes.jsonl", [{"q": "What is it?", "note": "A note."}])
     assert read_demonstrations(path, format=f"{guest}.notes:NOTES") == [("What is it?", "A note.")]
+
+
+def test_a_generator(guest: str, policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    from accord.scoring import sample
+
+    config = SampleConfig(generator=f"{guest}.writers:Parrot", samples_per_prompt=2)
+    data, output = write_rows("p.jsonl", [{"prompt": "Say:"}, {"prompt": "A"}]), tmp_path / "samples.jsonl"
+    made = sample(config, model=policy_folder, data=data, output=output)
+    found = [json.loads(line)["completion"] for line in output.read_text().splitlines()]
+    assert found == [" SAY: 0", " SAY: 1", " A 0", " A 1"] and made.num_samples == 4
+    with pytest.raises(UsageError, match="no attribute 'Owl'"):
+        sample(SampleConfig(generator=f"{guest}.writers:Owl"), model=policy_folder, data=data, output=output)
+
+
+@pytest.mark.slow
+def test_a_task_with_a_judge_and_the_judge_and_generator_of_a_recipe(
+    guest: str, policy_folder: Path, tmp_path: Path
+) -> None:
+    """A whole run that only its recipe ties to the package."""
+    from accord.loop.run import run
+
+    recipe = load_recipe(
+        None,
+        [
+            *(f"task.use={guest}.tasks:Numbers", "task.options={letter: e}", f"base.model={policy_folder}"),
+            *(
+                f"eval.judges={{terse: {{function: '{guest}.judges:terse'}}}}",
+                f"sample.generator={guest}.writers:Parrot",
+            ),
+            *("ask.queue=2", "reward={epochs: 1, dropout: 0}", "rl={iterations: 1, prompts_per_iteration: 4}"),
+            *("rl.max_new_tokens=6", "rl.ppo_epochs=1", "rl.eval_every=1", "eval.samples_per_prompt=2"),
+            *("eval.best_of=2", "eval.curve_samples=2", "eval.bootstrap=100"),
+        ],
+    )
+    run(recipe, output_dir=tmp_path / "run")
+    results = json.loads((tmp_path / "run/eval/results.json").read_text())
+    assert list(results["judges"]) == ["letters", "terse"] and results["num_test_prompts"] == 4
+    samples = [json.loads(line) for line in (tmp_path / "run/eval/samples.jsonl").read_text().splitlines()]
+    assert {row["prompt"] for row in samples} == {"200:", "201:", "202:", "203:"}
+    for row in samples:
+        assert row["judge"] == float("e" in row["completion"])
+        assert row["judge:terse"] == -sum(letter in "aeiou" for letter in row["completion"])
+    queued = [json.loads(line) for line in (tmp_path / "run/queued/samples.jsonl").read_text().splitlines()]
+    assert queued[0]["completions"] == [f" 0: {k}" for k in range(4)]
 
 
 def test_a_name_that_is_not_there_is_refused_with_a_hint(

@@ -26,6 +26,8 @@ _DOORS = {
     "rl": "accord.train.rl",
     "dpo": "accord.train.dpo",
     "score": "accord.scoring",
+    "evaluate": "accord.evals.folders",
+    "redraw": "accord.report.redraw",
     "load_recipe": "accord.config",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,18 @@ def outside(name: str, hint: str = "write it as module:name") -> Any:
         ) from error
     except AttributeError as error:
         raise UsageError(f"{name!r}: {error}", hint="check the name") from error
+
+
+def source_of(name: str) -> Path | None:
+    """The file that holds ``module:name``; None where that is no name of this kind, or no such file is found."""
+    if not is_outside(name):
+        return None
+    try:
+        found = importlib.util.find_spec(name.split(":")[0])
+    except (ImportError, ValueError):  # a parent that cannot be imported, a module made by hand
+        return None
+    path = Path(found.origin) if found and found.origin else None
+    return path if path and path.is_file() else None
 
 
 @contextmanager

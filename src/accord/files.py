@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
@@ -36,15 +36,17 @@ def format_said(path: Path | str) -> str | None:
     return path.format if isinstance(path, InputFile) else None
 
 
-def sha256_tree(path: Path) -> str:
+def sha256_tree(path: Path, *, without: Collection[str] = ()) -> str:
     """SHA-256 over the names and contents of a file, or of all files below a folder.
 
-    The same bytes read in another format are another input.
+    The same bytes read in another format are another input. Files called as ``without`` says do not count where they
+    stand in the folder itself.
     """
     if path.is_file():
         said = format_said(path)
         return f"{said}:{sha256_file(path)}" if said else sha256_file(path)
-    rows = [f"{p.relative_to(path).as_posix()} {sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
+    names = {p.relative_to(path).as_posix(): p for p in sorted(path.rglob("*")) if p.is_file()}
+    rows = [f"{name} {sha256_file(p)}" for name, p in names.items() if name not in without]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import accord
-from accord.cli import data, doctor, people, project, runs, simulating, stages, status
+from accord.cli import data, doctor, evaluating, people, project, runs, simulating, stages, status
 from accord.cli.options import keys_help, label_keys_help
 from accord.config import Recipe
 
@@ -25,6 +25,7 @@ With your own model and files, no project needed:
   accord reward  --model sft/model --data rankings.jsonl -o reward
   accord rl      --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
   accord dpo     --model sft/model --data rankings.jsonl -o dpo
+  accord eval    --policy ppo/model --reference sft/model --data test.jsonl --judge NAME=DIR -o compared
 
 Exit codes: 2 usage, 3 data, 4 resources, 130 interrupted.
 """
@@ -57,6 +58,8 @@ app.command()(project.init)
 app.command(epilog=keys_help(*Recipe.model_fields))(runs.run)
 for stage in stages.STAGES:
     app.command(epilog=keys_help(*stage.sections) if stage.sections else None)(stages.command_of(stage))
+app.command("eval", epilog=keys_help("eval"))(evaluating.eval_)
+app.command()(evaluating.report)
 app.command(epilog=label_keys_help())(people.label)
 app.command()(simulating.simulate)
 app.command("import")(data.import_)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -84,6 +84,13 @@ class SampleConfig(Section):
     top_k: int = Field(0, ge=0, description="Draw from the k likeliest tokens only; 0 = from all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that make up this probability.")
     best_of: int = Field(1, ge=1, description="Each completion is the best of so many, by a scorer; 1 = as drawn.")
+    generator: Annotated[str, Rows(("engine",))] = Field(
+        "engine", description="What writes them: engine, or module:NAME of your own."
+    )
+
+    def drawing(self) -> dict[str, Any]:
+        """How one completion is drawn: the keys of `accord.rollout.engine.Sampling`."""
+        return self.model_dump(exclude={"best_of", "generator"})
 
 
 class EvalConfig(Section):

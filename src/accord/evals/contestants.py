@@ -81,3 +81,9 @@ def check_names(reference: Contestant, contestants: tuple[Contestant, ...]) -> N
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"two policies are called {' and '.join(map(repr, twice))}", hint="give each its own name")
+
+
+def policy_name(folder: Path) -> str:
+    """What a policy is called that has only a folder: by what made it, ``runs/ppo/model`` is "ppo"."""
+    found = folder.resolve()
+    return found.parent.name if found.name == "model" and found.parent.name else found.name

@@ -38,7 +38,7 @@ class EvalRun:
     log: Log = quiet
 
 
-def evaluate(
+def evaluate_policies(
     config: EvalConfig,
     contestants: Sequence[Contestant],
     *,

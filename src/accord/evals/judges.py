@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from accord.config import ScorerConfig
+from accord.config import EvalConfig, ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.evals.metrics import log_words
 from accord.evals.tfidf import (
@@ -129,6 +129,11 @@ class TextJudge:
             write_json(aside / "judge.json", header | {"vocabulary": vocabulary})
 
         write_folder(Path(folder), fill)
+
+
+def recipe_judges(config: EvalConfig) -> list[ScorerConfig]:
+    """The judges of a recipe as scorers, each called by its key."""
+    return [judge.model_copy(update={"name": name}) for name, judge in config.judges.items()]
 
 
 def open_judges(configs: Sequence[ScorerConfig], placement: Placement = AUTO) -> dict[str, Scorer]:

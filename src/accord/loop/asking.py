@@ -38,7 +38,8 @@ def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
         log(0.0, f"{config.who} rank samples")
         return one.answer(inputs, Asked(inputs["samples"], folder / JUDGEMENTS, source, store, config.weight, seed))
 
-    settings = {"who": config.who, "weight": config.weight, "task": task.settings, **one.settings}
+    named = {"who": config.who, "weight": config.weight, "use": home.recipe.task.use}
+    settings = {**named, "task": task.settings, **one.settings}
     return home.stage("ask", settings, {"samples": samples, **one.inputs}, work)
 
 

@@ -9,23 +9,28 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import accord
 from accord.config import without_device
-from accord.files import read_json, sha256_tree, write_folder, write_json
+from accord.extend import source_of
+from accord.files import read_json, sha256_file, sha256_tree, write_folder, write_json
 from accord.progress import Log
 
 Inputs = Mapping[str, Path]
+#: What a runner keeps in a stage's folder. Neither counts where that folder is an input: the stamp names what the stage
+#: read, so whatever came after it would be done again even where its result has stayed the same.
+STAMP, RUNNING = "stage.json", "running.json"
 
 
 @dataclass(frozen=True)
 class Stage:
     """One piece of a run's work. ``settings`` and the contents of ``inputs`` decide its result, and nothing else.
 
+    Where settings name ``module:name`` of a user's own, the file that holds it counts too, but not what that imports.
     ``work(inputs, folder, log)`` writes into ``folder`` and reads what ``inputs`` names: it is given no other path.
     """
 
@@ -39,9 +44,19 @@ class Stage:
         content = {
             "version": accord.__version__,
             "settings": without_device(self.settings),
-            "inputs": {name: sha256_tree(path) for name, path in self.inputs.items()},
+            "code": {name: sha256_file(path) for name in _texts(self.settings) if (path := source_of(name))},
+            "inputs": {name: sha256_tree(path, without=(STAMP, RUNNING)) for name, path in self.inputs.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(one)
 
 
 @dataclass
@@ -75,7 +90,7 @@ class Runner:
 
     def _carry_out(self, stage: Stage, identity: str) -> dict[str, Any]:
         name, folder, share = stage.name, self.folder / stage.name, self.time_shares.get(stage.name, 0.0)
-        stamp = folder / "stage.json"
+        stamp = folder / STAMP
         stamp.unlink(missing_ok=True)  # from here on the folder holds neither the old result nor the new one
         _leave_shared(folder)
         self.log(self._done, f"{name}: starting")
@@ -88,7 +103,7 @@ class Runner:
         result = _plain(stage.work(stage.inputs, folder, _sparse(report)))
         seconds = round(earlier + time.monotonic() - started, 1)
         write_json(stamp, {"identity": identity, "seconds": seconds, "result": result})
-        (folder / "running.json").unlink(missing_ok=True)
+        (folder / RUNNING).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the result stands; they have done their work
         self._finish(name, seconds, f"done in {seconds:.0f} s")
         return result
@@ -96,7 +111,7 @@ class Runner:
     def _finished(self, name: str, identity: str) -> dict[str, Any] | None:
         """What a finished stage of this identity left, taken over from another run where this one has none."""
         for home in (self.folder, *self.reuse_from):
-            stamp = home / name / "stage.json"
+            stamp = home / name / STAMP
             found: dict[str, Any] = read_json(stamp) if stamp.exists() else {}
             if found.get("identity") == identity:
                 if home != self.folder:
@@ -111,7 +126,7 @@ class Runner:
 
     @staticmethod
     def _earlier_seconds(folder: Path, identity: str) -> float:
-        path = folder / "running.json"
+        path = folder / RUNNING
         found = read_json(path) if path.exists() else {}
         return float(found["seconds"]) if found.get("identity") == identity else 0.0
 
@@ -136,7 +151,7 @@ def _leave_shared(folder: Path) -> None:
 
 def write_seconds(folder: Path, identity: str, seconds: float) -> None:
     """Note how long an unfinished stage has worked, so that a resumed run states the whole time."""
-    write_json(folder / "running.json", {"identity": identity, "seconds": round(seconds, 1)})
+    write_json(folder / RUNNING, {"identity": identity, "seconds": round(seconds, 1)})
 
 
 def _sparse(report: Log, every_s: float = 1.0) -> Log:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accord.config import DpoConfig, Recipe, RlConfig, ScorerConfig
+from accord.config import DpoConfig, Recipe, RlConfig
 from accord.evals.contestants import Contestant, EvalPrompts
-from accord.evals.evaluate import EvalRun, evaluate
-from accord.evals.judges import open_judges
+from accord.evals.evaluate import EvalRun, evaluate_policies
+from accord.evals.judges import open_judges, recipe_judges
 from accord.evals.results import summarise
 from accord.files import write_json
 from accord.loop.asking import JUDGEMENTS, SAMPLES, ask_stage, collect_stage, queue_stage
@@ -247,7 +247,7 @@ def measured_inputs(home: Home, champion: Champion, reward: Path) -> dict[str, P
         "test_prompts": task.prompts("test"),
         **{f"judge_{name}": home.path(f"judge_{name}") for name in task_judges(home)},
         **scorer_inputs(recipe.rl.rewards),
-        **{f"eval.{key}": path for key, path in scorer_inputs(_named_judges(recipe)).items()},
+        **{f"eval.{key}": path for key, path in scorer_inputs(recipe_judges(recipe.eval)).items()},
     }
 
 
@@ -275,7 +275,7 @@ def measure(home: Home, contestants: Sequence[Contestant], inputs: Inputs, folde
     """Evaluate contestants against the policy that they started from."""
     recipe, placement = home.recipe, Placement.of(home.recipe.rl)
     sampling = Sampling(recipe.rl.max_new_tokens, temperature=recipe.rl.temperature)
-    evaluate(
+    evaluate_policies(
         recipe.eval,
         contestants,
         reference=Contestant(reference_name(inputs), {0: inputs["reference"]}),
@@ -294,9 +294,5 @@ def reference_name(inputs: Inputs) -> str:
 def open_all_judges(home: Home, inputs: Inputs, placement: Placement) -> dict[str, Scorer]:
     """The judges of the task, then those of the recipe; one of the recipe's replaces one of the same name."""
     fitted = {name: one.load(inputs[f"judge_{name}"], placement) for name, one in task_judges(home).items()}
-    named = _named_judges(home.recipe)
+    named = recipe_judges(home.recipe.eval)
     return {**fitted, **(open_judges(named, placement) if named else {})}
-
-
-def _named_judges(recipe: Recipe) -> list[ScorerConfig]:
-    return [config.model_copy(update={"name": name}) for name, config in recipe.eval.judges.items()]

@@ -18,7 +18,7 @@ import yaml
 import accord
 from accord.config import DpoConfig, Recipe, RlConfig
 from accord.errors import UsageError
-from accord.extend import outside
+from accord.extend import outside, row
 from accord.files import read_json, write_json, write_text
 from accord.loop.cache import Runner
 from accord.loop.files_task import TASKS
@@ -29,6 +29,7 @@ from accord.models.known_models import model_folder_name
 from accord.models.placement import Placement
 from accord.progress import Log, named_part, quiet
 from accord.report.seeds_page import write_seeds_report
+from accord.rollout.generator import GENERATORS
 from accord.train.reward import reward_loss
 from accord.train.rl import find_algorithm
 
@@ -172,7 +173,8 @@ def check_base(recipe: Recipe) -> None:
 
 
 def check_sampling(recipe: Recipe) -> None:
-    """Refuse best-of-n for the samples that annotators rank: nothing can choose among them yet."""
+    """Refuse a generator that cannot be found, and best-of-n for samples to rank: nothing can choose among them yet."""
+    row(GENERATORS, recipe.sample.generator)
     if recipe.sample.best_of > 1:
         raise UsageError(
             f"sample.best_of {recipe.sample.best_of} has no effect in a run",

@@ -20,7 +20,7 @@ from accord.models.placement import Placement
 from accord.progress import Log
 from accord.records import Source
 from accord.rollout.engine import Sampling
-from accord.rollout.generator import by_prompt, open_generator
+from accord.rollout.generator import Generator, by_prompt, open_generator
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import scorer_inputs
@@ -145,7 +145,7 @@ def _given(**inputs: Path | None) -> dict[str, Path]:
 
 def sampling_of(home: Home) -> dict[str, Any]:
     """How the samples that somebody ranks are drawn."""
-    return home.recipe.sample.model_dump(exclude={"best_of"})
+    return home.recipe.sample.drawing()
 
 
 def source_of(home: Home, policy: str) -> Source:
@@ -161,24 +161,22 @@ def sample_stage(home: Home, name: str, policy: Path, prompts: Path, count: int,
     ``samples.jsonl`` holds ``{"prompt", "text", "topic", "completions"}`` rows, ``text`` being what the model read of
     the prompt; ``stream`` names the random stream.
     """
-    placement, sampling = Placement.of(home.recipe.rl), sampling_of(home)
+    placement, sampling, generator = Placement.of(home.recipe.rl), sampling_of(home), home.recipe.sample.generator
     seed = stream_seed(home.recipe.seed, stream)
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         log(0.0, f"samples of {count} prompts")
-        rows = draw(inputs["model"], inputs["prompts"], count, Sampling(**sampling), seed, placement)
+        writer = open_generator(inputs["model"], placement, generator)
+        rows = draw(writer, inputs["prompts"], count, Sampling(**sampling), seed)
         write_jsonl(folder / "samples.jsonl", rows)
         return {"prompts": len(rows), "completions": sum(len(row["completions"]) for row in rows)}
 
-    settings = {"count": count, "stream": stream, "sample": sampling}
+    settings = {"count": count, "stream": stream, "sample": sampling, "generator": generator}
     return home.stage(name, settings, {"model": policy, "prompts": prompts}, work)
 
 
-def draw(
-    model: Path, prompts: Path, count: int, sampling: Sampling, seed: int, placement: Placement
-) -> list[dict[str, Any]]:
+def draw(generator: Generator, prompts: Path, count: int, sampling: Sampling, seed: int) -> list[dict[str, Any]]:
     """Samples of a policy by prompt, without those that are empty: nobody can be shown nothing."""
-    generator = open_generator(model, placement)
     rows, asked = read_prompts(prompts, generator.chat), [item.prompt for item in read_items(prompts)]
     chosen = [i % len(rows) for i in range(count)]
     drawn = generator.generate([rows[i].text for i in chosen], sampling, seed=seed)
@@ -212,7 +210,8 @@ def reward_stage(home: Home, judgements: Path) -> Stage:
         write_json(folder / "card.json", held_out.card(inputs, scorer, inputs["data"], seed))
         return result
 
-    return Stage(inner.name, inner.settings, {**inner.inputs, **held_out.inputs}, work)
+    settings = {**inner.settings, "task": home.recipe.task.use}
+    return Stage(inner.name, settings, {**inner.inputs, **held_out.inputs}, work)
 
 
 def rl_stage(home: Home, name: str, config: RlConfig, policy: Path, reward_model: Path) -> Stage:
@@ -277,7 +276,7 @@ def task_judges(home: Home) -> dict[str, TaskJudge]:
 def judge_stage(home: Home, name: str) -> Stage:
     """A judge, fitted to what trains nothing else."""
     one = task_judges(home)[name]
-    return home.stage(f"judge_{name}", one.settings, one.inputs, one.fit)
+    return home.stage(f"judge_{name}", {"task": home.recipe.task.use, **one.settings}, one.inputs, one.fit)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

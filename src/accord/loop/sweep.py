@@ -57,7 +57,7 @@ def sweep(
         others = [other for other in folders if other != folder]
         where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir, others)
         run_in(point.recipe, folder, where, resume=True, log=log)
-        return of_run(point, folder)
+        return of_run(point.name, point.values, folder)
 
     return _each(points, work, output_dir, log)
 

@@ -50,12 +50,12 @@ class Outcome:
     names: Names = field(default_factory=Names)
 
 
-def of_run(point: Combination, folder: Path) -> Outcome:
+def of_run(name: str, values: Mapping[str, str], folder: Path) -> Outcome:
     """The headline numbers of a whole run's folder."""
     found = parts.part(run_numbers, read_run(folder))
     if found["absent"]:
-        return Outcome(point.name, point.values, {}, failed=found["absent"])
-    return Outcome(point.name, point.values, found["values"], found["lines"], names=found["names"])
+        return Outcome(name, values, {}, failed=found["absent"])
+    return Outcome(name, values, found["values"], found["lines"], names=found["names"])
 
 
 def of_stage(point: Combination, result: Mapping[str, Any]) -> Outcome:

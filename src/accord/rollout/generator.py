@@ -1,16 +1,18 @@
 """Prompts in, completions out, as texts: the one place where a policy is asked to write.
 
 Whoever wants completions calls a `Generator`. Ours runs the `Engine` on a policy in memory; another (a server, say)
-needs only the one method and the chat template.
+needs only the one method and the chat template, and is opened by `open_generator` where ``sample.generator`` names it.
+What trains or measures log-probabilities uses ours, on the weights as they stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from accord.extend import row
 from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy
 from accord.models.placement import AUTO, Placement
@@ -92,9 +94,15 @@ def decoded(tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Samp
     ]
 
 
-def open_generator(policy: Path, placement: Placement = AUTO, *, max_rows: int = ENGINE_ROWS) -> EngineGenerator:
-    """Read a policy's folder and return what writes completions with it."""
-    return EngineGenerator(*load_policy(policy, placement), max_rows=max_rows)
+#: What ``sample.generator`` may name, or ``module:name`` of a user's own: called with a policy's folder and placement.
+GENERATORS: Mapping[str, Callable[[Path, Placement], Generator]] = {
+    "engine": lambda policy, placement: EngineGenerator(*load_policy(policy, placement)),
+}
+
+
+def open_generator(policy: Path, placement: Placement = AUTO, name: str = "engine") -> Generator:
+    """Return what writes completions with the policy in a folder. Raises UsageError where nothing has that name."""
+    return row(GENERATORS, name)(policy, placement)
 
 
 def by_prompt(generated: Sequence[Generated], samples_per_prompt: int) -> list[list[Generated]]:

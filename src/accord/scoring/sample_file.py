@@ -61,10 +61,10 @@ def sample(
     scorer = load_scorer(rewards, reward_model) if reward_model or rewards else None
     if scorer is None and config.best_of > 1:
         raise UsageError("sample.best_of needs something to choose by", hint="give --reward-model DIR, or rl.rewards")
-    generator = open_generator(model)
+    generator = open_generator(model, name=config.generator)
     prompts = [row.text for row in read_prompts(data, generator.chat)]
     log(0.0, f"{len(prompts)} prompts")
-    drawn = config.model_dump(exclude={"best_of"}) | {"samples_per_prompt": config.samples_per_prompt * config.best_of}
+    drawn = config.drawing() | {"samples_per_prompt": config.samples_per_prompt * config.best_of}
     rows = [_as_row(one) for one in generator.generate(prompts, Sampling(**drawn), seed=seed)]
     if scorer is not None:
         log(0.9, "scoring")

@@ -1,0 +1,105 @@
+"""The evaluation of policies that lie in folders, whatever made them: what `accord eval` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accord.config import EvalConfig, SampleConfig, ScorerConfig
+from accord.errors import UsageError
+from accord.evals.contestants import Contestant, EvalPrompts, policy_name
+from accord.evals.evaluate import EvalRun, evaluate_policies
+from accord.evals.judges import open_judges, recipe_judges
+from accord.evals.results import EvalResults, PolicyRow, plain
+from accord.progress import Log, quiet
+from accord.report.run_page import write_report
+from accord.rollout.engine import Sampling
+from accord.scoring.weighted import load_scorer
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Where the page is, and the few numbers of each policy that decide, by its name.
+
+    ``win_rate`` has an interval for each judge; ``kl`` is in nats per completion, from the reference.
+    """
+
+    report: Path
+    reference: str
+    policies: dict[str, dict[str, Any]]
+
+
+def evaluate(
+    config: EvalConfig,
+    *,
+    policies: Mapping[str, Path],
+    reference: Path,
+    data: Path,
+    output_dir: Path,
+    reward_model: Path | None = None,
+    rewards: Sequence[ScorerConfig] = (),
+    sampling: SampleConfig | None = None,
+    seed: int = 0,
+    log: Log = quiet,
+) -> EvaluateResult:
+    """Let the judges of ``config`` compare policies, by name, with a reference on the prompts of a file.
+
+    Writes ``report.html``, ``eval/results.json`` and ``eval/samples.jsonl`` (every completion with its scores) in
+    ``output_dir``. The first policy is the one that the page is about.
+
+    Args:
+        reference: what they are compared with, and KL and likelihood are measured from: it shares their tokenizer.
+        data: rows of prompts that nothing was trained on; intervals resample their topics.
+        reward_model, rewards: what the policies were optimised for, beside the judges, and best-of-n of the reference
+            by it. Without either the first judge stands there too.
+        sampling: the longest completion and the temperature.
+
+    Raises:
+        UsageError: there is no policy or no judge, two policies share a name, or sampling cuts the distribution.
+    """
+    if not policies:
+        raise UsageError("there is no policy to evaluate", hint="name a folder: --policy ppo=runs/ppo/model")
+    judges, scored = open_judges(recipe_judges(config)), bool(reward_model or rewards)
+    results = evaluate_policies(
+        config if scored else config.model_copy(update={"curve_samples": 1}),
+        [*_candidates(policies), *(_best_of_n(config, reference) if scored else ())],
+        reference=Contestant(policy_name(reference), {0: reference}),
+        proxy=load_scorer(rewards, reward_model) if scored else next(iter(judges.values())),
+        judges=judges,
+        prompts=EvalPrompts(data, data),  # of each policy there is one snapshot: nothing is chosen on the first
+        run=EvalRun(output_dir / "eval", _sampling(sampling or SampleConfig()), seed, log=log),
+    )
+    return _told(results, write_report(output_dir))
+
+
+def _candidates(policies: Mapping[str, Path]) -> list[Contestant]:
+    return [Contestant(name, {0: folder}) for name, folder in policies.items()]
+
+
+def _best_of_n(config: EvalConfig, reference: Path) -> list[Contestant]:
+    note = f"the proxy picks one of {config.best_of} of the reference's samples"
+    return [Contestant("best_of_n", {0: reference}, "baseline", note, config.best_of)]
+
+
+def _sampling(config: SampleConfig) -> Sampling:
+    if config.top_k or config.top_p < 1:
+        raise UsageError(
+            "policies are compared on their own distribution",
+            why="with top_k or top_p KL and likelihood would be those of another",
+            hint="leave sample.top_k and sample.top_p as they are",
+        )
+    return Sampling(config.max_new_tokens, temperature=config.temperature)
+
+
+def _told(results: EvalResults, report: Path) -> EvaluateResult:
+    leading = next(iter(results.judges))
+    rows = [row for row in results.policies if row.name != results.reference]
+    return EvaluateResult(report, results.reference, {row.name: _numbers(row, leading) for row in rows})
+
+
+def _numbers(row: PolicyRow, leading: str) -> dict[str, Any]:
+    wins = {leading: row.win_rate, **{name: said.win_rate for name, said in row.other_judges.items()}}
+    numbers = {"win_rate": wins, "kl": row.kl.value, "length_ratio": row.length_ratio, "nll_excess": row.nll_excess}
+    return {key: plain(value) for key, value in numbers.items()}
