@@ -54,7 +54,7 @@ def outside(name: str, hint: str = "write it as module:name") -> Any:
         raise UsageError(f"{name!r}: {error}", hint="check the name") from error
 
 
-def source_of(name: str) -> Path | None:
+def module_file(name: str) -> Path | None:
     """The file that holds ``module:name``; None where that is no name of this kind, or no such file is found."""
     if not is_outside(name):
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 import accord
 from accord.config import without_device
-from accord.extend import source_of
+from accord.extend import module_file
 from accord.files import read_json, sha256_file, sha256_tree, write_folder, write_json
 from accord.progress import Log
 
@@ -44,7 +44,7 @@ class Stage:
         content = {
             "version": accord.__version__,
             "settings": without_device(self.settings),
-            "code": {name: sha256_file(path) for name in _texts(self.settings) if (path := source_of(name))},
+            "code": {name: sha256_file(path) for name in _texts(self.settings) if (path := module_file(name))},
             "inputs": {name: sha256_tree(path, without=(STAMP, RUNNING)) for name, path in self.inputs.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
