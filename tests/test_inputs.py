@@ -141,7 +141,6 @@ def check_every_input(runner: Alone, code: Mapping[Path, list[str]]) -> None:
         change()
         readers = code.get(path) or [stage.name for stage in runner.stages if reads(stage, path)]
         assert started(runner) == readers, path
-        assert started(runner) == [], path  # what was done again counts as done
         path.unlink() if before is None else path.write_bytes(before)
         for stamp, content in stamps.items():
             stamp.write_bytes(content)

@@ -135,4 +135,4 @@ def folder_title(folder: str) -> str:
 def judge_of(what: str) -> ScorerConfig:
     """A judge by what it is: a function of the user's own, a URL, or the folder of a reward model."""
     kind = "function" if is_outside(what) else "http" if what.startswith(("http://", "https://")) else "model"
-    return ScorerConfig(**{kind: what})
+    return ScorerConfig.model_validate({kind: what})
