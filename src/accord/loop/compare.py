@@ -58,7 +58,7 @@ def compare(
     """Run, or continue, every method of ``recipe.compare`` on every seed, and write one report of them all.
 
     A seed writes into ``seed_N``; ``comparison.json`` and ``report.html`` stand in ``output_dir`` itself. All methods
-    start from the seed's SFT policy and are judged as `evaluate` judges one run.
+    start from the seed's SFT policy and are judged as `accord run` judges one policy.
     """
     methods = map(recipe.method, recipe.compare.methods)
     check_recipe(recipe, [one for one in methods if not isinstance(one, int)])
