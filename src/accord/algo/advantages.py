@@ -22,11 +22,16 @@ GROUP_EPS = 1e-4
 
 @shaped
 def token_rewards(score_B: Tensor, logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor, kl_coef: float) -> Tensor:
-    """``r_t = -kl_coef * (log pi - log ref) + [t is last] * score`` (Ziegler 2019; Stiennon 2020).
+    """Return the reward of each token: the price of KL on all of them, and the score on the last.
+
+    ``r_t = -kl_coef * (log pi - log ref) + [t is last] * score`` (Ziegler 2019; Stiennon 2020).
 
     The score stands on the last real token itself, so that the value after it is 0.
     """
+    # The log-ratio of the token drawn (k1), not k3: its sum over the tokens is log(pi / ref) of the whole completion.
     reward_BT = torch.where(mask_BT, -kl_coef * (logp_BT - ref_logp_BT), 0.0)
+    # Not one place further, on the first padding token, where N+ and TRL have it: there it would reach the end only
+    # through one more lambda and the value of padding.
     last_B = mask_BT.sum(1) - 1
     rows = torch.arange(len(score_B))
     reward_BT[rows, last_B] += score_B
@@ -74,7 +79,7 @@ class Rewarded:
 
 @shaped
 def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman 2016, arXiv:1506.02438, eq. 16) and the returns.
+    """Return generalised advantage estimates (Schulman 2016, arXiv:1506.02438, eq. 16) and the returns.
 
     ``delta_t = r_t + discount * V_{t+1} - V_t``; ``A_t = sum_l (discount * lam)^l delta_{t+l}``; the value after the
     last counted token is 0. ``return = A + V``. lam = 1 is Monte Carlo, lam = 0 one-step temporal difference.
@@ -82,13 +87,15 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, discount: float, l
     value_BT = torch.where(mask_BT, value_BT, 0.0)
     advantage_BT = torch.zeros_like(reward_BT)
     running_B = torch.zeros(len(reward_BT), dtype=reward_BT.dtype)
-    next_value_B = torch.zeros_like(running_B)
+    next_value_B = torch.zeros_like(running_B)  # of the state behind the last token: nothing is to come
+    # From the end, as A_t = delta_t + discount * lam * A_{t+1}.
     for t in range(reward_BT.shape[1] - 1, -1, -1):
         counts_B = mask_BT[:, t]
         delta_B = reward_BT[:, t] + discount * next_value_B - value_BT[:, t]
         running_B = torch.where(counts_B, delta_B + discount * lam * running_B, 0.0)
         next_value_B = value_BT[:, t]
         advantage_BT[:, t] = running_B
+    # A + V of the rollout, before any whitening: a critic that regressed on rewards would not know what is to come.
     return advantage_BT, torch.where(mask_BT, advantage_BT + value_BT, 0.0)
 
 
@@ -103,48 +110,69 @@ def whitened_gae(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, 
     """
     reward_BT, mask_BT = rewarded.reward_BT, rewarded.mask_BT
     if settings.shaping.whiten:
+        # a shifted mean would pay each token for being there
         reward_BT = masked_whiten(reward_BT, mask_BT, shift_mean=False)
     advantage_BT, return_BT = gae(reward_BT, rewarded.value_BT, mask_BT, settings.discount, settings.gae_lambda)
+    # Once over all that was drawn: per minibatch the loss would depend on how the rollout is cut.
     return masked_whiten(advantage_BT, mask_BT), return_BT
 
 
 def whole_return(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """``A = R``: REINFORCE (Williams 1992) with the completion as the action and no baseline."""
+    """Return the whole return as advantage, ``A = R``: REINFORCE (Williams 1992) without a baseline.
+
+    The completion is the action.
+    """
     return rewarded.spread(rewarded.return_B), None
 
 
 def above_running_mean(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """``A = R - b``, b the mean return of all iterations before (Ahmadian 2024, arXiv:2402.14740)."""
+    """Return the return above a running mean, ``A = R - b``.
+
+    b is the mean return of all iterations before (Ahmadian 2024, arXiv:2402.14740).
+    """
     return rewarded.spread(rewarded.return_B - rewarded.running_return), None
 
 
 def leave_one_out(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """``A_i = R_i - mean of the others of its prompt`` (Kool 2019; RLOO: Ahmadian 2024, arXiv:2402.14740)."""
+    """Return each return above the mean of the others of its prompt.
+
+    RLOO: Kool 2019; Ahmadian 2024 (arXiv:2402.14740).
+    """
     return_PK, group = rewarded.return_PK, rewarded.group
+    # R_i - mean of the others = (R_i - mean of all) * K / (K - 1)
     return rewarded.spread((return_PK - return_PK.mean(1, keepdim=True)) * (group / (group - 1))), None
 
 
 def group_normalised(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """``A_i = (R_i - mean) / (std + 1e-4)`` within the prompt, std unbiased (GRPO: Shao 2024, arXiv:2402.03300).
+    """Return returns as deviations within their prompt, ``A_i = (R_i - mean) / (std + 1e-4)``.
+
+    The deviation is unbiased (GRPO: Shao 2024, arXiv:2402.03300).
 
     A group whose returns are all equal gets advantages of 0.
     """
     return_PK = rewarded.return_PK
     centred_PK = return_PK - return_PK.mean(1, keepdim=True)
+    # The unbiased deviation, as verl has it; of a group of one it is NaN, so the row asks for two.
     return rewarded.spread(centred_PK / (return_PK.std(1, keepdim=True) + GROUP_EPS)), None
 
 
 def group_centred(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """``A_i = R_i - mean`` within the prompt: GRPO without the division (Dr. GRPO: Liu 2025, arXiv:2503.20783)."""
+    """Return each return above the mean of its prompt, ``A_i = R_i - mean``.
+
+    GRPO without the division (Dr. GRPO: Liu 2025, arXiv:2503.20783).
+    """
     return_PK = rewarded.return_PK
+    # Dividing by the spread would weigh prompts that nearly always go well, or never, above those in between.
     return rewarded.spread(return_PK - return_PK.mean(1, keepdim=True)), None
 
 
 def best_of_group(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """K for the best completion of each prompt, 0 for the others: what is left is SFT on the best of K.
+    """Return K for the best completion of each prompt and 0 for the others.
 
-    RAFT (Dong 2023, arXiv:2304.06767). Of several that are equally good the first counts.
+    What is left is SFT on the best of K: RAFT (Dong 2023, arXiv:2304.06767). Of several that are equally good the first
+    counts.
     """
     return_PK = rewarded.return_PK
     best_P = return_PK.argmax(1, keepdim=True)
+    # K, because the aggregate divides by the tokens of all K.
     return rewarded.spread(torch.zeros_like(return_PK).scatter_(1, best_P, float(rewarded.group))), None

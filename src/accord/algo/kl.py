@@ -16,30 +16,39 @@ from accord.algo.shapes import elementwise
 
 @elementwise
 def kl_k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """``-logr``: unbiased, may be negative for a single sample."""
+    """Return ``-logr`` (k1): unbiased, may be negative for a single sample."""
     return logp - ref_logp
 
 
 @elementwise
 def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """``exp(logr) - 1 - logr``: unbiased, never negative. A metric here: as a loss it pulls in the wrong direction."""
+    """Return ``exp(logr) - 1 - logr`` (k3): unbiased, never negative.
+
+    A metric here: as a loss it pulls in the wrong direction.
+    """
     logr = ref_logp - logp
+    # expm1: near 0 the value is about logr^2 / 2, which exp(logr) - 1 would round away in fp32.
     return torch.expm1(logr) - logr
 
 
 @elementwise
 def ratio_weighted_k3(logp: Tensor, ref_logp: Tensor, log_ratio: Tensor) -> Tensor:
-    """``rho * k3``, rho = pi / old with its gradient: as a loss it has the gradient of KL(pi || ref) of each state.
+    """Return ``rho * k3``, which as a loss has the gradient of KL(pi || ref) at each state.
 
-    What k3 alone has not, see `k3_naive` (DeepSeek-V3.2, 2025). What a token does to the states after it is not in it;
-    in the reward it is.
+    rho = pi / old, with its gradient. k3 alone has another, see `k3_naive` (DeepSeek-V3.2, 2025). What a token does to
+    the states after it is not in it; in the reward it is.
     """
+    # k1 would need the ratio too: alone its expected gradient is 0. In the reward, where nothing is differentiated,
+    # each estimator will do.
     return log_ratio.exp() * kl_k3(logp, ref_logp)
 
 
 @elementwise
 def k3_naive(logp: Tensor, ref_logp: Tensor, log_ratio: Tensor) -> Tensor:
-    """k3 as GRPO's paper has it in the loss (arXiv:2402.03300, eq. 4): its gradient is that of KL(ref || pi)."""
+    """Return k3 as GRPO's paper has it in the loss, where its gradient is that of KL(ref || pi).
+
+    arXiv:2402.03300, eq. 4.
+    """
     return kl_k3(logp, ref_logp)
 
 
@@ -56,6 +65,7 @@ class TrustRegion:
     def update(self, kl: float) -> None:
         """Take in the mean KL a token between the policies before and after."""
         if self.target is not None:
+            # 1.5 and 2 are the paper's, which calls them chosen heuristically and the result not sensitive to them.
             if kl > 1.5 * self.target:
                 self.coef *= 2.0
             elif kl < self.target / 1.5:
@@ -72,10 +82,12 @@ class AdaptiveKL:
 
     coef: float
     target: float | None = None
-    horizon: int = 10_000
+    horizon: int = 10_000  # episodes, as in Ziegler's code; the paper's text writes K_beta = 0.1 for the same rule
 
     def update(self, kl: float, num_episodes: int) -> None:
         """Move the coefficient after a batch with this mean KL per completion."""
         if self.target is not None:
+            # Held to a fifth: the KL of one batch is noisy, and a KL of 100 targets is no reason for 100 times the
+            # step.
             error = max(-0.2, min(0.2, kl / self.target - 1.0))
             self.coef *= 1.0 + error * num_episodes / self.horizon

@@ -27,7 +27,7 @@ class LengthController:
 
     @property
     def price(self) -> float:
-        """Score gained by a completion one target longer than the target."""
+        """The score that a completion of twice the target length gains."""
         return self.integral + PROPORTIONAL_GAIN * self.rate * self.error
 
     def bonus(self, tokens_B: Tensor) -> Tensor:
@@ -36,5 +36,6 @@ class LengthController:
 
     def update(self, mean_tokens: float) -> None:
         """Take in the mean length of a batch. A batch beyond half or one and a half targets counts as there."""
+        # Bounded, so that one odd batch moves the price by half a rate at most.
         self.error = max(-0.5, min(0.5, 1.0 - mean_tokens / self.target))
         self.integral += self.rate * self.error

@@ -22,7 +22,10 @@ GPU_ENTRIES = 67_108_864  # both on a GPU, which wants few large kernels: 256 MB
 
 
 def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
-    """Rows to work on at once: 256 or more, else adding up the weight's gradient would cost more than computing it."""
+    """Yield the rows to work on at once.
+
+    256 or more, else adding up the weight's gradient would cost more than computing it.
+    """
     entries = CHUNK_ENTRIES if weight_VD.device.type == "cpu" else GPU_ENTRIES
     step = max(entries // weight_VD.shape[0], 256)
     for start in range(0, hidden_ND.shape[0], step):
@@ -30,7 +33,7 @@ def _chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
 
 
 def _pieces(logits_NV: Tensor) -> Iterator[slice]:
-    """Rows of a chunk to exponentiate at once."""
+    """Yield the rows of a chunk to exponentiate at once."""
     entries = PIECE_ENTRIES if logits_NV.device.type == "cpu" else GPU_ENTRIES
     step = max(1, entries // logits_NV.shape[1])
     for start in range(0, len(logits_NV), step):
@@ -46,26 +49,30 @@ def _softmax_gap(
     *,
     keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax minus one-hot targets, ``(N, V)`` in the hidden states' type, and the targets' log-probabilities in fp32.
+    """Return softmax minus one-hot targets, ``(N, V)``, and the targets' log-probabilities in fp32.
 
-    It runs in fp32, over a few rows at a time that stay in the cache, and takes the place of the logits.
+    It runs in fp32, over a few rows at a time that stay in the cache, and takes the place of the logits, in their type.
     Unless it is kept, only the log-probabilities mean anything.
     The log of the sum comes from the likeliest token, whose probability is at least 1/V: nothing underflows.
     """
     out_NV = product(hidden_ND, weight_VD)
     logp_N = torch.empty(len(target_N), device=out_NV.device)
     for rows in _pieces(out_NV):
+        # fp32 whatever the product ran in: rounded to bf16, ratios of sampler and learner spread by .05, and PPO clips
+        # 3 % of the tokens before it has learnt anything (Hugging Face's RLOO notes).
         logits, target = out_NV[rows].float(), target_N[rows, None]
         if temperature != 1.0:
             logits.div_(temperature)
         at, top = logits.gather(1, target).squeeze(1), logits.amax(-1)
         probs = torch.softmax(logits, -1, out=None if entropy_N is not None else logits)
+        # log z = x_top - log p_top: no second pass over the vocabulary.
         log_sum = top - probs.amax(-1).log_()
         logp_N[rows] = at - log_sum
         if entropy_N is not None:  # -sum p log p = log z - sum p x
             entropy_N[rows] = log_sum - torch.linalg.vecdot(probs, logits)
         if not keep:
             continue
+        # The gradient of -log p by the logits.
         probs.scatter_add_(1, target, probs.new_full(target.shape, -1.0))
         if probs.dtype != out_NV.dtype or entropy_N is not None:  # else they stand there already
             out_NV[rows] = probs
@@ -80,7 +87,7 @@ def _logits_gradient(
     grad_logp_N: Tensor,
     grad_entropy_N: Tensor,
 ) -> Tensor:
-    """Gradient by the logits, ``(N, V)``, of ``sum(grad_logp * logp + grad_entropy * entropy)``.
+    """Return the gradient by the logits, ``(N, V)``, of ``sum(grad_logp * logp + grad_entropy * entropy)``.
 
     With p the softmax and H its entropy: ``grad_logp * (one-hot - p) - grad_entropy * p * (log p + H)``, over the
     temperature.
@@ -103,12 +110,14 @@ class _Gradients:
     def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, *, of_weight: bool) -> None:
         self.hidden_ND, self.weight_VD = hidden_ND, weight_VD
         self.of_hidden = torch.empty_like(hidden_ND)
+        # fp32: chunk after chunk is added, and in bf16 each sum would lose what is below 1/256 of it.
         self.of_weight = torch.zeros(weight_VD.shape, device=hidden_ND.device) if of_weight else None
 
     def add(self, rows: slice, gap_NV: Tensor, scale_N1: Tensor | None = None) -> None:
         """Take in a chunk. The scale is applied to the narrow side of each product."""
         grad_ND, hidden_ND = product(gap_NV, self.weight_VD.T), self.hidden_ND[rows]
         if scale_N1 is not None:
+            # N x D numbers, where scaling the gap would pass over N x V.
             grad_ND, hidden_ND = grad_ND * scale_N1, (hidden_ND * scale_N1).to(hidden_ND.dtype)
         self.of_hidden[rows] = grad_ND
         if self.of_weight is None:
@@ -135,6 +144,7 @@ class _TokenLogp(torch.autograd.Function):
             _, logp_N[rows] = _softmax_gap(hidden_ND[rows], weight_VD, target_N[rows], temperature, wanted, keep=False)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N)
         ctx.temperature = temperature
+        # None instead of zeros for an output that nobody used: only a real gradient of the entropy is worth its pass.
         ctx.set_materialize_grads(False)
         return logp_N, entropy_N
 
@@ -179,7 +189,7 @@ class _TokenNll(torch.autograd.Function):
 def token_logp(
     hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, temperature: float = 1.0, *, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden @ weight.T / temperature) at the target tokens, and the entropy of each position.
+    """Return log softmax(hidden @ weight.T / temperature) at the target tokens, and the entropy of each position.
 
     Computed in chunks with its own backward pass: no ``N x V`` tensor exists for more than one chunk.
 
@@ -192,12 +202,13 @@ def token_logp(
 
 @shaped
 def token_nll(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
-    """The sum of -log softmax(hidden @ weight.T) at the target tokens: a scalar in nats, fp32, differentiable.
+    """Return the sum of -log softmax(hidden @ weight.T) at the target tokens, in nats, fp32 and differentiable.
 
     As ``-token_logp(...)[0].sum()`` at temperature 1, with three products of logits size instead of four: where all
     tokens weigh the same, the gradient is known before the backward pass (Hsu et al. 2024, arXiv:2410.10989, 3.2).
     """
     if not torch.is_grad_enabled():
+        # The other way prepares gradients, here for nobody.
         return -token_logp(hidden_ND, weight_VD, target_N)[0].sum()
     total: Tensor = _TokenNll.apply(hidden_ND, weight_VD, target_N)  # type: ignore[no-untyped-call]
     return total

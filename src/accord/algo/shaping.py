@@ -16,8 +16,10 @@ from accord.algo.shapes import shaped
 
 @shaped
 def overlong(length_B: Tensor, max_tokens: int, margin: int) -> Tensor:
-    """0 up to ``max_tokens - margin``, then falling linearly to -1 at ``max_tokens``; -1 beyond (DAPO,
-    arXiv:2503.14476, eq. 13). A margin of 0 takes nothing."""
+    """Return a penalty that falls from 0 at ``max_tokens - margin`` to -1 at ``max_tokens``, and stays there.
+
+    DAPO (arXiv:2503.14476, eq. 13). A margin of 0 takes nothing.
+    """
     if margin == 0:
         return torch.zeros_like(length_B)
     return ((max_tokens - margin - length_B) / margin).clamp(-1.0, 0.0)
@@ -34,6 +36,7 @@ class RunningMoments:
     def update(self, x_B: Tensor) -> None:
         """Take in a batch of numbers."""
         count, mean = len(x_B), float(x_B.double().mean())
+        # Sums of squares around the means, not of the numbers: E[x^2] - E[x]^2 cancels where scores lie far from 0.
         total, gap = self.count + count, mean - self.mean
         self.squares += float(((x_B.double() - mean) ** 2).sum()) + gap * gap * self.count * count / total
         self.mean += gap * count / total
@@ -41,6 +44,7 @@ class RunningMoments:
 
     @property
     def deviation(self) -> float:
-        """Unbiased; 1 before two numbers were seen and where all were equal."""
+        """The unbiased standard deviation; 1 before two numbers were seen and where all were equal."""
         deviation = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
+        # Equal up to rounding: dividing by that would make rounding errors of unit spread.
         return deviation if deviation > 1e-6 else 1.0

@@ -47,6 +47,7 @@ class Named:
     @cached_property
     def function(self) -> Callable[..., Any]:
         module, _, attribute = self.name.partition(":")
+        # Only now: importing torch takes seconds, which `accord --help` has not.
         found: Callable[..., Any] = getattr(import_module(module), attribute)
         return found
 
@@ -166,6 +167,8 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         _GRADIENT,
         _SEQUENCE_SUM,
         min_group=2,
+        # The larger K of the paper's two, which won more (77.9 against 74.2 % on TL;DR); as many samples as PPO's 64 of
+        # 1.
         defaults={**_ONE_PASS, "prompts_per_iteration": 16, "samples_per_prompt": 4},
         heading="RLOO (`rloo`)",
         golden=f"{_WHOLE_ROWS}[rloo]",
@@ -176,7 +179,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         Named("accord.algo.policy_loss:sequence_mean"),
         kl_in="loss",
         min_group=2,
-        defaults={**_GROUPS_OF_8, "kl_coef": 0.04},
+        defaults={**_GROUPS_OF_8, "kl_coef": 0.04},  # the paper's
         heading="GRPO (`grpo`)",
         golden=f"{_WHOLE_ROWS}[grpo]",
     ),
@@ -201,6 +204,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
             **_GROUPS_OF_8,
             "kl_coef": 0.0,
             "missing_eos_penalty": 0.0,  # the soft punishment of overlong completions stands in for it
+            # Clip-higher, the paper's: rare tokens may gain more a step than likely ones lose, which keeps entropy up.
             "trust": {"clip_high": 0.28},
             "shaping": {"overlong_tokens": 16},  # a fifth of the room, as the paper's 4,096 of 20,480
         },
