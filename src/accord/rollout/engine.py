@@ -139,6 +139,7 @@ class Session:
             _Row(prompt_index, k, ids, sampling, _uniforms(limit, stream_seed(seed, prompt_index, k)))
             for k in range(sampling.samples_per_prompt)
         ]
+        # In pieces, so that 64 samples of one prompt need not wait until 64 rows are free.
         piece = max(1, self._max_rows // REFILL_SHARE)
         for start in range(0, len(rows), piece):
             self._waiting.append(rows[start : start + piece])
@@ -157,6 +158,7 @@ class Session:
         token_B, logp_B = self._draw()
         alive: list[int] = []
         tokens, logps = token_B.tolist(), logp_B.tolist()
+        # Checked on the numbers that come back to the host anyway: no further wait for a GPU.
         if any(map(math.isnan, logps)):
             raise DataError("the model's logits are not numbers", hint="give a checkpoint whose weights are finite")
         for index, (row, token, logp) in enumerate(zip(self._rows, tokens, logps, strict=True)):
@@ -169,6 +171,7 @@ class Session:
                 alive.append(index)
         order = self._keep(alive)
         if order:
+            # Sampled tokens stay on the device; only who is left is decided here.
             fed_B = token_B if len(order) == len(tokens) else token_B[order]
             self._hidden_BD = self._model.model.step(self._cache, fed_B)
         return drawn
@@ -179,6 +182,7 @@ class Session:
         return "length" if len(row.tokens) == row.sampling.max_new_tokens else None
 
     def _draw(self) -> tuple[Tensor, Tensor]:
+        # fp32, as the learner's log-probabilities are: else their ratio would start away from 1.
         logits_BV = self._head(self._hidden_BD).float()
         temperatures = [row.sampling.temperature for row in self._rows]
         if any(t != 1.0 for t in temperatures):
@@ -187,6 +191,7 @@ class Session:
             if row.sampling.truncated:
                 cut = logits_BV[index, None]
                 logits_BV[index] = truncate(cut, row.sampling.top_k, row.sampling.top_p)[0]
+        # Each row's own stream: what a sample draws does not depend on who else is alive.
         uniform_B = torch.tensor([row.uniforms[len(row.tokens)] for row in self._rows], device=self._device)
         return draw_tokens(logits_BV, uniform_B)
 
@@ -273,6 +278,7 @@ class Engine:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A session over the present weights: dropout is off and the weights must not change until it closes."""
+        # By default glibc maps each temporary over 32 MB afresh, and every page of it faults at its first touch.
         tune_allocator()
         was_training = self.model.training
         self.model.eval()
@@ -288,6 +294,7 @@ class Engine:
         Each sample has its own random stream, named by seed, prompt index and sample index, so that the same
         call gives the same samples whatever ``max_rows`` is (up to padding's rounding).
         """
+        # In the order of prompts again: they finish in any order, and are taken in by length.
         samples = [token.sample for token in self.stream(prompts, sampling, seed=seed) if token.sample is not None]
         return sorted(samples, key=lambda s: (s.prompt_index, s.sample_index))
 

@@ -49,6 +49,8 @@ class HttpScorer:
 
     def _ask(self, body: bytes) -> bytes:
         """The answer's body, after as many tries as it takes."""
+        # The standard library, one request after the other: beside a local model, scoring is a small part of an
+        # iteration.
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
         for left in reversed(range(MAX_TRIES)):
             try:
@@ -58,6 +60,7 @@ class HttpScorer:
             except urllib.error.HTTPError as error:
                 with error:
                     said = error.read(200).decode("utf-8", "replace")
+                # Texts that are refused now will be refused again: better to stop with the server's own words.
                 if error.code < 500 and error.code not in PASSING:
                     raise DataError(f"refused with {error.code}: {said}", where=self.url) from error
                 failure: Exception = error

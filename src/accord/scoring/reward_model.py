@@ -33,6 +33,7 @@ def encode_scored(tokenizer: Tokenizer, prompt: str, completion: str, max_tokens
             where=f"prompt {prompt[:40]!r}",
             hint="shorten the prompt, raise max_tokens or use a model with a longer context",
         )
+    # The end token stays when the text is cut: it is what the model was taught to read the score at.
     return Example(tuple(head), (*tail[:room], tokenizer.end_id))
 
 
@@ -58,6 +59,7 @@ def raw_scores(
 
 def combined(score_SM: Tensor, combine: CombineConfig) -> Tensor:
     """One score out of those of M members, ``(S,)``."""
+    # One alone is its own mean and minimum, and its variance is 0: every rule leaves it as it is.
     if score_SM.shape[1] == 1:
         return score_SM[:, 0]
     return ENSEMBLE_RULES[combine.rule].combine(score_SM, combine.variance_coef)
@@ -67,6 +69,7 @@ class RewardModel:
     """A frozen reward model: texts in, calibrated scores out. Several heads are an ensemble: see `RewardScale`."""
 
     def __init__(self, model: ScalarModel, tokenizer: Tokenizer, scale: RewardScale) -> None:
+        # dropout would give a text two scores
         self.model, self.tokenizer, self.scale = model.eval().requires_grad_(False), tokenizer, scale
 
     @classmethod

@@ -97,6 +97,7 @@ def best_rows(rows: Sequence[dict[str, Any]], scorer: Scorer, best_of: int, per_
 
     ``per_prompt`` of those that remain belong to one prompt each, and are ranked among themselves.
     """
+    # Rounded before they are compared: the file's ranks are those of the numbers that stand in it.
     scores = [round(s, 6) for s in scorer.score([(row["prompt"], row["completion"]) for row in rows]).tolist()]
     kept = [max(range(start, start + best_of), key=lambda i: (scores[i], -i)) for start in range(0, len(rows), best_of)]
     found = []

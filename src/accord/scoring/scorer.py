@@ -38,6 +38,8 @@ def checked(name: str, scores: Any, pairs: Sequence[tuple[str, str]]) -> Tensor:
             f"{name} gave {len(given)} scores for {len(pairs)} completions",
             hint="give one number for each completion, in their order",
         )
+    # Refused, not converted: texts like "1.0", None or a number too few mean that the scorer is wrong, which in silence
+    # costs a whole run.
     score_S = torch.tensor([_number(one) for one in given], dtype=torch.float32)
     wrong = (~score_S.isfinite()).nonzero().flatten().tolist()
     if wrong:

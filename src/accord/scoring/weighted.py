@@ -42,6 +42,8 @@ class WeightedScorer:
 
     def parts(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
         """Each part's own scores ``(S,)``, not yet weighted."""
+        # Logged before its weight: a part's own mean can be compared between runs, a weighted one moves with the
+        # weight.
         return {part.name: part.scorer.score(pairs) for part in self.each}
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -91,7 +93,10 @@ def load_scorer(
             "nothing says what a completion is worth",
             hint="give --reward-model DIR, or rl.rewards in a recipe or on the command line",
         )
+    # The given one counts 1 and the others are weighed against it: a weight of its own would say again what rl.kl_coef
+    # and the other weights say.
     given = [] if reward_model is None else [Part(GIVEN, 1.0, RewardModel.load(reward_model, placement))]
+    # A plain scorer has no parts: its score is logged once, not twice under two names.
     if not configs:
         return given[0].scorer
     made = [Part(config.label, config.weight, SCORER_KINDS[config.kind](config, placement)) for config in configs]

@@ -43,6 +43,7 @@ class Controllers:
 
     def adapt(self, stats: Mapping[str, float], num_episodes: int) -> None:
         """Move the prices by what an iteration measured."""
+        # After the update that this iteration's prices were charged in: the next one pays the new ones.
         self.kl.update(stats["kl"], num_episodes)
         self.trust.update(stats["approx_kl"])
         self.length.update(stats["length"])

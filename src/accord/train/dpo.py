@@ -148,6 +148,7 @@ def dpo(
     else:
         source = _offline(setup, model, data, valid_data, output_dir, log)
     objective = Objective(config, setup.row, setup.policy, setup.tokenizer.pad_id, source.reference)
+    # Rounded up: the last step of an epoch may be smaller, and no judgement is passed over.
     total = -(-source.num_groups // config.groups_per_step) * config.epochs
     learner = Learner({"policy": setup.policy}, {"policy": config.optim}, total)
 
@@ -198,6 +199,7 @@ def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgo
             "dpo.online draws completions, and nothing says what they are worth",
             hint="give --reward-model DIR, or dpo.rewards",
         )
+    # With one prompt there is no other's completion, and a zero point of 0 would make it another loss.
     if not row.paired and config.groups_per_step < 2:
         raise UsageError(
             f"dpo.loss {config.loss} needs steps of several prompts",
@@ -304,6 +306,7 @@ def _examples(setup: DpoSetup, sets: Sequence[Sequence[ComparedGroup]]) -> list[
     found = [e for groups in sets for g in groups for e in g.examples]
     if not setup.row.paired:
         found += [e for groups in sets for e in mismatched(groups, setup.policy.config.max_positions)]
+    # In one order, so that another seed finds the same file of log-probabilities.
     return sorted(set(found), key=lambda e: (e.prompt, e.completion))
 
 
@@ -318,6 +321,8 @@ def _stored_reference(
     logp_S = _read_stored(path, identity)
     if logp_S is None:
         log(0.0, f"log-probabilities of {len(examples)} completions under the reference")
+        # The policy itself before its first step, run once: a frozen copy would cost its memory again, and a pass in
+        # every step.
         logp_S = bucketed_logp(setup.policy, examples, setup.tokenizer.pad_id, setup.config.micro_batch_tokens)
         write_bytes(path, save({"logp_S": logp_S}, {"identity": identity}))
     known = dict(zip(examples, logp_S.tolist(), strict=True))
@@ -371,6 +376,7 @@ def _online(
         drawn = generator.generate(chosen, sampling, seed=stream_seed(setup.seed, "rollout", step))
         examples = [Example(one.prompt_ids, one.completion_ids) for one in drawn]
         found, reported = _judged_samples(setup, scorer, drawn, examples, stream_seed(setup.seed, "labels", step))
+        # Of samples from the policy: the mean of log pi - log ref is its KL to the reference.
         if reference:
             reference.forget()
             reported["kl"] = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn) - float(
@@ -379,6 +385,7 @@ def _online(
         return found, reported
 
     valid = [] if valid_data is None else _read_groups(setup, valid_data, log)
+    # Steps are always full online: a pass over the prompts goes on into the next.
     rounded = -(-len(rows) // config.groups_per_step) * config.groups_per_step
     return JudgementSource(
         num_groups=rounded,
@@ -397,6 +404,7 @@ def _judged_samples(
     config = setup.config
     raw_S = scorer.score([one.pair for one in drawn])
     cut_S = torch.tensor([not one.finished for one in drawn])
+    # A cut completion loses against one that ends, or the policy would learn to run on.
     score_PK = (raw_S - config.missing_eos_penalty * cut_S).view(-1, config.samples_per_prompt)
     rank_PK = judged_ranks(score_PK, config.label_noise, torch.Generator().manual_seed(seed))
     groups = [

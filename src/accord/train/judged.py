@@ -196,8 +196,11 @@ def encode_groups(
     a group as often as a Poisson distribution with mean 1 says: its own bootstrap of the data (Oza & Russell 2001).
     """
     values = [v for group in groups if isinstance(group, JudgedGroup) for v in group.values]
+    # Raw ratings around 50 would spend the first hundreds of steps on the level.
     centre, spread = (fmean(values), pstdev(values)) if loss.reads == "ratings" else (0.0, 1.0)
     generator = torch.Generator().manual_seed(stream_seed(seed, "bootstrap"))
+    # With replacement each group comes Binomial(n, 1/n) times, which for many is Poisson(1); drawn group by group it
+    # needs no n.
     draws_GH = torch.poisson(torch.ones(len(groups), config.heads), generator).tolist()
     encode = partial(encode_group, tokenizer, max_tokens=max_tokens, pairs=config.pairs, centre=centre, spread=spread)
     return [
@@ -229,7 +232,7 @@ def encode_group(
         group.ranks,
         group.weight,
         margin=margin_of(group, pairs.margin),
-        probability=sure + pairs.label_smoothing * (1 - 2 * sure),
+        probability=sure + pairs.label_smoothing * (1 - 2 * sure),  # (1 - e) p + e (1 - p)
         draws=draws,
         group=group.group,
     )
@@ -312,6 +315,7 @@ def held_out_fit(
     score_S = raw_scores(scorer, tokenizer, texts, max_tokens).reshape(len(texts), -1).mean(1)
     margin_N, weight_N = CHOICES[loss.reads](groups, score_S)
     right_N = (margin_N > 0).float() + 0.5 * (margin_N == 0).float()
+    # Gaps of ratings are no log-odds: sigmoid of them promises nothing.
     log_odds = loss.reads != "ratings" and len(margin_N) > 0
     lengths = torch.tensor([len(tokenizer.encode(completion)) for _, completion in texts])
     return HeldOutFit(

@@ -21,11 +21,12 @@ from accord.config import OptimConfig
 from accord.errors import DataError
 from accord.files import read_json, sha256_file, write_folder, write_json, write_text
 
-KEEP_CHECKPOINTS = 2
+KEEP_CHECKPOINTS = 2  # should the newest be damaged
 
 
 def schedule(config: OptimConfig, step: int, total: int) -> float:
     """Learning-rate factor at a step counted from 0: linear warm-up, then constant, linear or cosine to the floor."""
+    # PyTorch's Adam moves hard in its first steps (ratios to 1.81 in N)
     warmup = max(1, round(config.warmup_ratio * total))
     if step < warmup:
         return (step + 1) / warmup
@@ -52,9 +53,11 @@ class Learner:
         """
         total = 0.0
         for loss in losses:
+            # Each micro-batch is freed before the next is built: gradients add up, activations do not.
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         self._require_finite("loss", total)
+        # Each module by its own norm: a critic's large gradients must not shrink the policy's.
         norms = {name: _clip(module, self.settings[name].clip_norm) for name, module in self.modules.items()}
         for name, norm in norms.items():
             self._require_finite(f"gradient of {name}", norm)
@@ -120,8 +123,10 @@ def _adamw(module: nn.Module, settings: OptimConfig) -> torch.optim.AdamW:
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+        # Norms and biases set a scale: pulling them to 0 regularises nothing.
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+    # fused: one pass over weights and moments instead of a dozen.
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
@@ -138,6 +143,7 @@ class Checkpoints:
         def fill(aside: Path) -> None:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.tensors().items()}
             save_file(tensors, aside / "learner.safetensors")
+            # Renaming is atomic, a disk is not: what does not hash is passed over for the one before.
             digest = sha256_file(aside / "learner.safetensors")
             content = {"identity": self.identity, "step": learner.step, "sha256": digest, "state": dict(state)}
             write_json(aside / "state.json", content)
@@ -191,6 +197,7 @@ class Metrics:
     def rewind(self, step: int) -> None:
         """Keep the rows of steps before this one; a last row that a kill cut short goes too."""
         if self.path.exists():
+            # What stands behind the last line break was cut short, or is nothing.
             *lines, _ = self.path.read_text().split("\n")
             write_text(self.path, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
 
@@ -202,5 +209,6 @@ class Metrics:
     def write(self, step: int, row: Mapping[str, float]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
+            # Seven digits are what fp32 holds; JSON has no NaN.
             clean = {k: float(f"{v:.7g}") if math.isfinite(v) else None for k, v in row.items()}
             file.write(json.dumps({"step": step, **clean}) + "\n")

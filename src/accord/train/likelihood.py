@@ -44,6 +44,7 @@ def completion_nll(model: CausalLM, batch: Batch) -> Tensor:
 def block_loss(model: CausalLM, rows_BT: Tensor) -> Tensor:
     """Mean next-token loss over whole blocks, in nats a token."""
     mask_BT = torch.ones_like(rows_BT, dtype=torch.bool)
+    # Nothing predicts a block's first token: it was the last target of the block before.
     mask_BT[:, 0] = False
     length_B = torch.full((len(rows_BT),), rows_BT.shape[1])
     return completion_nll(model, Batch(rows_BT, mask_BT, length_B)) / rows_BT[:, 1:].numel()
@@ -57,4 +58,5 @@ def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_to
     batches = [[examples[i] for i in b] for b in example_buckets(examples, batch_tokens)]
     total = sum(float(completion_nll(model, collate(batch, pad_id))) for batch in batches)
     model.train(was_training)
+    # By the number of all tokens: a mean of batches' means would weigh short batches more.
     return total / max(1, sum(e.num_counted for e in examples))

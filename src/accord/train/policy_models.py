@@ -32,6 +32,7 @@ class ValueHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.score = nn.Linear(width, 1, bias=False)
+        # At 0 its gradient leaves the policy's trunk alone until it knows something.
         nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
@@ -100,6 +101,7 @@ def load_policy_models(
     scorer = load_scorer(config.rewards, reward_model, placement)
     policy, tokenizer = load_policy(model, placement)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
+    # With an adapter the policy without it is the reference: no second model in memory.
     reference = policy if config.lora.rank else load_policy(model, placement)[0].eval().requires_grad_(False)
     if config.activation_checkpointing:
         recompute_activations(policy.model)
@@ -113,8 +115,10 @@ def load_policy_models(
 
 def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, seed: int) -> ScalarModel:
     """A critic that starts from the reward model, or with other tokens from the policy under a zero head."""
+    # Values stand on the policy's tokens: a reward model that cuts texts otherwise cannot be read there.
     start = reward_model if reward_model and tokenizer_hash(model) == tokenizer_hash(reward_model) else None
     critic, _, scale = load_scalar(start or model, Placement.of(config), head_seed=0)
+    # On the score's own scale, as returns are; a random head would be noise to unlearn, so else it is 0.
     critic.merge_heads(scale.gains if start else [0.0])
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))

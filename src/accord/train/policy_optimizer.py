@@ -64,6 +64,7 @@ class PolicyOptimizer:
 
     def improve(self, scored: Scored, seed: int) -> dict[str, float]:
         """Run an iteration from its scored samples on; ``seed`` decides the minibatches. Returns its metrics."""
+        # Before shaping: it is the scorer's deviation that scores are divided by.
         self.controllers.scores.update(scored.score_B)
         score_B = shape_scores(self.config, scored, self.controllers)
         rollout = measure_rollout(self.config, self.models, scored, score_B)
@@ -94,6 +95,8 @@ class PolicyOptimizer:
             scored = scored + self._draw(others, step, attempt)
         if len(scored.samples) == wanted * group:
             return scored
+        # Always as many prompts: each iteration has the same number of updates, and a resumed run knows which is its
+        # next. Stable, so that prompts keep their order.
         order = torch.argsort(scored.zero_variance_P(group).long(), stable=True)[:wanted].tolist()
         return scored.rows([p * group + i for p in order for i in range(group)])
 
@@ -116,6 +119,7 @@ class PolicyOptimizer:
     def advantages(self, rollout: Rollout, rewarded: Rewarded) -> Experience:
         """Return the advantages by the algorithm's rule; the running mean of returns takes these in afterwards."""
         advantage_BC, return_BC = self.algorithm.advantages(rewarded, self.config)
+        # Afterwards: a baseline that contains a sample's own return would be biased by it.
         self.controllers.returns.update(rewarded.return_B)
         return Experience(rollout, advantage_BC, return_BC)
 
@@ -136,6 +140,8 @@ class PolicyOptimizer:
             stats |= self.learner.update(update.losses(rows, step_seed)) | update.seen
             for name, combine in COMBINE.items():
                 extremes[name] = combine(extremes.get(name, update.seen[name]), update.seen[name])
+            # Before any step of this rollout: anything but 1 and 0 is rounding, dropout or a stale weight, and the
+            # alarms look.
             if first:
                 stats |= {"first_ratio_max": stats["ratio_max"], "first_approx_kl": stats["approx_kl"]}
         return stats | extremes
@@ -143,6 +149,7 @@ class PolicyOptimizer:
     def _minibatches(self, count: int, seed: int) -> list[tuple[list[int], int]]:
         """Return the rows of every optimizer step, each epoch in an order of its own, and the step's seed."""
         size, found = count // self.config.minibatches, []
+        # A fresh permutation each epoch; advantages and returns stay those of the rollout.
         for epoch in range(self.config.ppo_epochs):
             order = permutation(count, stream_seed(seed, epoch))
             for start in range(0, count, size):

@@ -37,6 +37,7 @@ class PretrainingMix:
     def loss(self, policy: CausalLM, seed: int) -> Tensor:
         """``coef`` times the mean nats a token of the blocks that this seed draws."""
         generator = torch.Generator().manual_seed(seed)
+        # With replacement: an update's blocks are a function of its seed alone.
         rows = torch.randint(len(self.blocks_NT), (self.blocks_per_update,), generator=generator)
         return self.coef * block_loss(policy, self.blocks_NT[rows])
 
@@ -87,6 +88,7 @@ class Update:
         the rollout's own forward pass left. What is measured on the way is added up in ``seen``.
         """
         rollout = self.experience.rollout
+        # Of the whole minibatch: how it is split changes memory, not the loss.
         num_tokens = float(rollout.mask_BC[list(rows)].sum())
         weight_B = torch.zeros(len(rollout.examples))
         weight_B[list(rows)] = self.algorithm.aggregate(rollout.tokens_B[list(rows)], self.config)
@@ -116,11 +118,13 @@ class Update:
             assert isinstance(critic, ScalarModel)
             value_N = token_values(critic, batch)
         value_loss = self.config.values.coef * self._value_loss(picked, value_N, num_tokens)
+        # One trunk, one backward pass; values.coef keeps the critic's gradient from leading it.
         yield loss + value_loss if joint else value_loss
 
     def _forward(self, batch: Batch) -> Forward:
         """Return the rollout's own forward pass where it is still to be used, else a new one."""
         if self.experience.rollout.first:
+            # Once: after a step the weights have moved, and its graph is freed.
             return self.experience.rollout.first.pop()
         wanted = self.config.entropy_coef > 0
         return self.models.forward_logps(batch, self.config.temperature, entropy=wanted, values=False)
@@ -141,7 +145,9 @@ class Update:
         if self.controllers.trust.coef > 0:
             loss_N = loss_N + self.controllers.trust.coef * trust_region(tokens)
         if config.entropy_coef > 0:
+            # Exact for each position, from the whole softmax, not -log p of the token drawn.
             loss_N = loss_N - config.entropy_coef * entropy_N
+        # A sum: the aggregate has the denominator in its weights, from the lengths of the whole minibatch.
         loss = (weight_B[picked][row_N] * loss_N).sum()
         stats = update_stats(tokens, config)
         self._merge({k: v if k in COMBINE else v / num_tokens for k, v in stats.items()})

@@ -71,6 +71,7 @@ def compared_ranking(
     if not row.paired:
         good, bad = (len(shares) * [ZERO_POINT] for _ in range(2))
         better, worse = better + good, bad + worse
+        # Halved: a pair makes two comparisons with the zero point, and must not count twice.
         shares = [coef * s / 2 for coef in (config.desirable_weight, config.undesirable_weight) for s in shares]
     return ComparedGroup(tuple(examples), tuple(better), tuple(worse), tuple(shares), weight)
 
@@ -95,6 +96,7 @@ def mismatched(groups: Sequence[ComparedGroup], max_tokens: int) -> list[Example
     found = []
     for group, other in pairwise([*groups, *groups[:1]]):
         prompt = group.examples[0].prompt
+        # Under its own prompt a completion would be an answer, not the mismatch that the KL is estimated by.
         if prompt != other.examples[0].prompt:
             found += [Example(prompt, e.completion[: max_tokens - len(prompt)]) for e in other.examples]
     return found
@@ -170,20 +172,24 @@ def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tal
     total_weight = sum(g.weight for g in groups)
     zero = torch.zeros(())
     if not row.paired:
+        # Once a step and without gradient: a zero point of each micro-batch would depend on memory.
         zero = _zero_point(objective, groups)
         tally.facts["zero_point"] = float(zero)
+    # Whole groups: each completion runs once, however many pairs it stands in.
     for micro in length_buckets([g.num_tokens for g in groups], config.micro_batch_tokens, 0):
         examples, better_N, worse_N, weight_N = _joined([groups[i] for i in micro])
         length_S = _lengths(examples)
         logp_S = completion_logp(objective.policy, examples, objective.pad_id)
         ref_logp_S = reference(examples) if reference else None
         strength_S = row.strength(logp_S, ref_logp_S, length_S)
+        # Index -1, ZERO_POINT, then is the zero point: thumbs are comparisons like any other.
         strength_S1 = torch.cat([strength_S, zero[None]])
         loss_N = row.loss(strength_S1[better_N], strength_S1[worse_N], config)
         seen = {"reward": config.dpo_beta * strength_S.detach(), "logp": logp_S.detach(), "length": length_S}
         if ref_logp_S is not None:
             seen["drift"] = logp_S.detach() - ref_logp_S
         tally.add(strength_S1.detach(), better_N, worse_N, weight_N, seen)
+        # By the weight of the whole step, so that micro-batches add up to its mean over groups.
         yield (weight_N * loss_N).sum() / total_weight
 
 

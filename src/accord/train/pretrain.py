@@ -56,6 +56,7 @@ def pretrain(
         epoch, position = divmod(step, per_epoch)
         order = permutation(len(blocks_NT), stream_seed(seed, "order", epoch))
         rows = blocks_NT[order[position * config.batch_blocks : (position + 1) * config.batch_blocks]]
+        # The summed embedding table is built once a step, not once for input and once for the tied head.
         with parametrize.cached():
             loss = block_loss(model, rows)
         return learner.update([loss])
@@ -63,6 +64,7 @@ def pretrain(
     model.train()
     identity = run.identity({"texts": texts, "tokenizer": tokenizer}, config=config, shape=shape)
     run.train(learner, step_fn, Steps(total, config.checkpoint_every), identity=identity)
+    # The saved model is an ordinary one: nobody who opens it needs to know how it was trained.
     fold_spellings(model.model.embed_tokens)
     model.eval()
     with torch.no_grad():

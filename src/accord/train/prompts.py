@@ -65,6 +65,7 @@ def pick_prompts(
     A pass has as many places as there are prompts. Without ``weights`` each prompt takes one; with them it takes its
     share of them, rounded up or down at random so that its mean over passes is exact.
     """
+    # A position in an endless row of passes: a step knows its prompts without the steps before it, so runs resume.
     places = [divmod(position, len(prompts)) for position in range(step * count, (step + 1) * count)]
     orders = {epoch: _order(len(prompts), epoch, seed, weights) for epoch, _ in places}
     return [prompts[orders[epoch][index]] for epoch, index in places]

@@ -48,7 +48,7 @@ from accord.train.learner import Learner
 from accord.train.prompts import permutation
 from accord.train.training_run import Steps, TrainingRun
 
-BUCKET_TOKENS = 1024
+BUCKET_TOKENS = 1024  # padded group by group, 58 % of the demo's tokens were padding; a step 0.19 s, so 0.15 s
 SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 
 
@@ -219,6 +219,7 @@ def group_losses(
             batch = reward_batch(config, micro, readings_SR[:, head], positions_H[head])
             part, found = loss_of.loss(batch, total_weight, config.center_coef)
             if config.heads > 1:  # it learns from what it drew; its stats are of all
+                # Divided by the step's weight before the draws: so that micro-batches still add up.
                 drawn = reward_batch(config, micro, readings_SR[:, head], positions_H[head], head=head)
                 part, _ = loss_of.loss(drawn, total_weight, config.center_coef)
             if config.l2_coef > 0:
@@ -228,6 +229,7 @@ def group_losses(
                 stats[name] = stats.get(name, 0.0) + float(value) / config.heads
         for reading, coef in ((1, config.pooled_coef), (2, config.bag_coef)):
             if coef > 0:
+                # Held-out pairs: .745 -> .765 with the mean over positions, .771 -> .775 with the bag of words.
                 again = replace(batch, score_S=readings_SR[:, reading])
                 loss = loss + coef * loss_of.loss(again, total_weight, config.center_coef)[0]
         if config.self_distill_coef > 0:
@@ -267,7 +269,9 @@ def hide_tokens(example: Example, rate: float, pad_id: int) -> Example:
     if rate == 0:
         return example
     *tokens, end = example.completion
+    # By the global stream, which each step reseeds: a resumed run hides the same tokens.
     hidden = (torch.rand(len(tokens)) < rate).tolist()
+    # The end token stays, since the score is read there.
     kept = (pad_id if hide else token for token, hide in zip(tokens, hidden, strict=True))
     return Example(example.prompt, (*kept, end))
 
@@ -339,10 +343,12 @@ def measure_scale(
 
     Where no group says that its completions are people's, all of them count; of very many, every n-th.
     """
+    # People's texts, as N+ and InstructGPT have it: 0 then means as good as what people wrote, for any policy.
     humans = [g for g in groups if g.origin.startswith("human")] or groups
     pairs = sorted({(g.prompt, c) for g in humans for c in g.completions})
     pairs = pairs[:: -(-len(pairs) // SCALE_TEXTS)]
     heads = raw_scores(scorer, tokenizer, pairs, max_tokens).reshape(len(pairs), -1).unbind(1)
     offsets = tuple(float(score_S.mean()) for score_S in heads)
+    # Where all scores are equal, the scale stays a number.
     scales = tuple(1.0 / max(1e-3, float(score_S.std()) if len(pairs) > 1 else 0.0) for score_S in heads)
     return RewardScale(offsets[0], scales[0]) if len(heads) == 1 else RewardScale(offsets, scales)

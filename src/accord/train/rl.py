@@ -105,8 +105,10 @@ def make_optimizer(
     seed: int = 0,
 ) -> PolicyOptimizer:
     """Return what runs the iterations, before the first one."""
+    # The schedule counts optimiser steps, not iterations: the rate reaches 0 at the last of them.
     updates = config.iterations * config.ppo_epochs * config.minibatches
     learner = Learner(models.trained(), {"actor": config.actor, "critic": config.critic}, updates)
+    # Measured only where a price holds it: it costs 256 samples.
     length = reference_length(config, models, prompts, seed) if config.length_coef > 0 else 1.0
     return PolicyOptimizer(config, algorithm, models, learner, Controllers.of(config, length), mix, seed)
 

@@ -110,6 +110,7 @@ def score_samples(scorer: Scorer, samples: Sequence[Generated]) -> Scored:
 def shape_scores(config: RlConfig, scored: Scored, controllers: Controllers) -> Tensor:
     """Return the scores that the optimiser sees, ``(B,)``: scaled, clipped, less what a missing end and length cost."""
     score_B = scored.score_B
+    # Scale, clip, then penalties: a clip after them would forgive a missing end to who already scores lowest.
     if config.shaping.scale:
         score_B = score_B / controllers.scores.deviation
     if config.shaping.clip is not None:
@@ -131,7 +132,7 @@ def measure_rollout(config: RlConfig, models: PolicyModels, scored: Scored, scor
     Where the first update will see all samples in one micro-batch, this pass is its forward pass too.
     """
     for model in models.trained().values():
-        model.eval()
+        model.eval()  # dropout would make the first ratio differ from 1
     examples = tuple(Example(one.prompt_ids, one.completion_ids) for one in scored.samples)
     lengths = torch.tensor([len(example.completion) for example in examples])
     mask_BC = torch.arange(int(lengths.max()))[None] < lengths[:, None]
@@ -158,9 +159,12 @@ def _forward_passes(
     """Return what the models say at each counted token, by name, 0 elsewhere; and the pass that keeps its graph."""
     found = {name: torch.zeros(mask_BC.shape) for name in ("old", "ref", "value", "entropy")}
     batches = list(micro_batches(config, models, examples))
+    # Nothing moves the weights in between, so of the 28 forward passes of an iteration (four epochs) two are spared.
     shared = len(batches) == config.minibatches == 1
     first: list[Forward] = []
     for rows, batch in batches:
+        # By the learner's numerics and at the sampling temperature, like the policy's own: else KL is not 0 at the
+        # start.
         with models.as_reference() as reference:
             ref_N, _ = logp_and_entropy(reference, batch, config.temperature, entropy=False)
         with torch.set_grad_enabled(shared):
@@ -198,6 +202,8 @@ def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
     """
     mask, old, ref, scored = rollout.mask_BC, rollout.old_logp_BC, rollout.ref_logp_BC, rollout.scored
     drift_N = (rollout.behaviour_logp_BC - old)[mask]
+    # pi of the learner / pi of the sampler, token by token: their effective share says whether the samples are still
+    # its own.
     weight_N = (-drift_N).exp()
     tokens_B, kl_B = rollout.tokens_B, torch.where(mask, kl_k1(old, ref), 0.0).sum(1)
     texts = [" ".join(one.text.split()) for one in scored.samples]
@@ -216,6 +222,7 @@ def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
         "eos_rate": sum(one.finished for one in scored.samples) / len(texts),
         "distinct": len(set(texts)) / len(texts),
         "scored": float(scored.num_scored),
+        # Engine against learner: the two compute the same numbers by different products.
         "behaviour_gap": float(drift_N.abs().mean()),
         "behaviour_gap_max": float(drift_N.abs().max()),
         "behaviour_ess": float(weight_N.sum() ** 2 / (weight_N**2).sum() / len(weight_N)),

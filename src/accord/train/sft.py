@@ -95,6 +95,7 @@ def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list
         for epoch in range(whole)
         for batch in length_buckets(lengths, config.batch_tokens, stream_seed(seed, "order", epoch))
     ]
+    # Cut by steps, so that the schedule ends where the training does.
     return batches[: max(1, round(len(batches) * config.epochs / whole))]
 
 
@@ -129,4 +130,5 @@ def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_bat
     """Micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
     num_counted = sum(e.num_counted for e in rows)
     for micro in example_buckets(rows, micro_batch_tokens):
+        # By the step's own count: a mean of micro-batches' means would weigh short texts' tokens more.
         yield completion_nll(policy, collate([rows[i] for i in micro], pad_id)) / num_counted

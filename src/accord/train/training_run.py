@@ -92,10 +92,12 @@ class TrainingRun:
         checkpoints = Checkpoints(self.folder / "checkpoints", identity)
         started, total = time.monotonic(), steps.total
         for step in range(self._first_step(checkpoints, learner, steps, carried), total):
+            # The one global stream that is left, of dropout: a resumed step draws what it would have drawn.
             torch.manual_seed(stream_seed(self.seed, "step", step))
             row = step_fn(step)
             self.metrics.write(step, {**row, "seconds": time.monotonic() - started})
             self.log((step + 1) / total, f"step {step + 1}/{total}, {steps.headline} {row[steps.headline]:.4f}")
+            # Not after the last step: the result is about to be written.
             if (step + 1) % steps.checkpoint_every == 0 and step + 1 < total:
                 checkpoints.save(learner, carried.state() if carried else {})
 
