@@ -77,7 +77,10 @@ def _copy(pin: Pin, from_dir: Path, aside: Path) -> Path:
 
 
 def _download(pin: Pin, aside: Path) -> Path:
-    """``pip download`` of one pinned file. pip checks the hash before it unpacks or runs anything of an sdist."""
+    """Download one pinned file by ``pip download``.
+
+    pip checks the hash before it unpacks or runs anything of an sdist.
+    """
     wanted = aside / "requirements.txt"
     wanted.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]

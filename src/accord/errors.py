@@ -1,4 +1,4 @@
-"""Errors a person can act on: what is wrong, where, why, and how to mend it.
+"""Errors a person can act on: what is wrong, where, why, and a hint.
 
 Exit codes are those of the command line: 2 usage, 3 data, 4 resources.
 """

@@ -19,12 +19,12 @@ _OUTSIDE = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
 
 def is_outside(name: str) -> bool:
-    """Whether a name means something outside the package, ``module:name``."""
+    """Return whether a name means something outside the package, ``module:name``."""
     return _OUTSIDE.match(name) is not None
 
 
 def row(table: Mapping[str, _T], name: str) -> _T:
-    """The row of a table with that name, or what ``module:name`` names outside the package.
+    """Return the row of a table with that name, or what ``module:name`` names outside the package.
 
     A module is looked for where Python looks, and in the working directory.
     Raises UsageError where neither has it.
@@ -36,7 +36,7 @@ def row(table: Mapping[str, _T], name: str) -> _T:
 
 
 def outside(name: str, hint: str = "write it as module:name") -> Any:
-    """The object that ``module:name`` names. Raises UsageError where there is none."""
+    """Return the object that ``module:name`` names. Raises UsageError where there is none."""
     if not is_outside(name):
         raise UsageError(f"there is no {name!r}", hint=hint)
     module, attribute = name.split(":")
@@ -68,7 +68,7 @@ def module_file(name: str) -> Path | None:
 
 @contextmanager
 def blaming(name: str) -> Iterator[None]:
-    """What goes wrong inside is the fault of a user's own ``module:name``: a DataError says so."""
+    """Turn what goes wrong inside into a DataError that names a user's own ``module:name``."""
     try:
         yield
     except AccordError:

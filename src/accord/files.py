@@ -17,7 +17,7 @@ from accord.errors import DataError, ResourceError, UsageError
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of one file, in hexadecimal."""
+    """Return the SHA-256 of one file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,7 +37,7 @@ def format_said(path: Path | str) -> str | None:
 
 
 def sha256_tree(path: Path, *, without: Collection[str] = ()) -> str:
-    """SHA-256 over the names and contents of a file, or of all files below a folder.
+    """Return the SHA-256 over the names and contents of a file, or of all files below a folder.
 
     The same bytes read in another format are another input. Files called as ``without`` says do not count where they
     stand in the folder itself.

@@ -27,7 +27,7 @@ class Combination:
 
 
 def grid(axes: Sequence[str], load: Callable[[list[str]], Recipe]) -> list[Combination]:
-    """Every combination of the values, the last key changing fastest. All recipes are built before any is run.
+    """Return every combination of the values, the last key changing fastest. All recipes are built before any is run.
 
     Args:
         axes: ``key=a,b,c`` each; a value is YAML, so that ``[0.9,0.95]`` is one.
@@ -72,7 +72,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
 
 
 def folder_name(overrides: Sequence[str]) -> str:
-    """``rl.kl_coef=.01,seed=1``; what a folder's name cannot hold is replaced, and told apart by a hash."""
+    """Return ``rl.kl_coef=.01,seed=1``; what a folder's name cannot hold is replaced, and a hash is added."""
     text = ",".join(overrides)
     plain = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text)
     if plain == text and len(text) <= LONGEST:

@@ -28,13 +28,13 @@ _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",
 
 
 def content_id(kind: str, payload: Any) -> str:
-    """Hash of a kind and its JSON-able payload: ``b2:`` and 32 hexadecimal digits."""
+    """Return the hash of a kind and its JSON-able payload: ``b2:`` and 32 hexadecimal digits."""
     text = _canonical([kind, payload])
     return "b2:" + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def now_utc() -> str:
-    """The present moment as ISO 8601 in UTC, to the microsecond."""
+    """Return the present moment as ISO 8601 in UTC, to the microsecond."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
@@ -82,7 +82,7 @@ _TEXT_FIELDS: dict[type[Record], tuple[str, ...]] = {}
 
 
 def _text_fields(record_type: type[Record]) -> tuple[str, ...]:
-    """Names of the fields that hold text, found once a type: a store reads hundreds of thousands of records."""
+    """Return names of the fields that hold text, found once a type: a store reads hundreds of thousands of records."""
     if record_type not in _TEXT_FIELDS:
         _TEXT_FIELDS[record_type] = tuple(f.name for f in fields(record_type) if f.type in ("str", str))
     return _TEXT_FIELDS[record_type]
@@ -92,7 +92,7 @@ _LATE: dict[type[Record], Mapping[str, Any]] = {}
 
 
 def _late(record_type: type[Record]) -> Mapping[str, Any]:
-    """The fields that came later, with what they hold where they say nothing; found once a type."""
+    """Return the fields that came later, with what they hold where they say nothing; found once a type."""
     if record_type not in _LATE:
         _LATE[record_type] = {f.name: f.default for f in fields(record_type) if f.name in record_type.later}
     return _LATE[record_type]
@@ -150,11 +150,14 @@ class Prompt(Record):
     def of_messages(
         cls, messages: Sequence[Mapping[str, str]], *, topic: str = "", meta: Mapping[str, str] | None = None
     ) -> Self:
-        """A prompt that is a conversation: messages with ``role`` and ``content``, the last one to be answered."""
+        """Return a prompt that is a conversation.
+
+        Messages with ``role`` and ``content``, the last one to be answered.
+        """
         return cls(text=_canonical(list(map(dict, messages))), topic=topic, meta=dict(meta or {}), form="messages")
 
     def turns(self) -> list[dict[str, str]]:
-        """The conversation; a prompt of plain text is one turn of the user's."""
+        """Return the conversation; a prompt of plain text is one turn of the user's."""
         if self.form == "text":
             return [{"role": "user", "content": self.text}]
         turns: list[dict[str, str]] = json.loads(self.text)
@@ -165,7 +168,7 @@ _MESSAGES = 'write [{"role": "user", "content": "..."}]'
 
 
 def _messages(text: str) -> list[dict[str, str]] | None:
-    """The messages that a text is, None where it is none."""
+    """Return the messages that a text is, None where it is none."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -6,6 +6,9 @@ import hashlib
 
 
 def stream_seed(*parts: int | str) -> int:
-    """A 63-bit seed for one random stream: a hash of its names, for example ``stream_seed(seed, "order", epoch)``."""
+    """Return a 63-bit seed for one random stream.
+
+    A hash of its names, for example ``stream_seed(seed, "order", epoch)``.
+    """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

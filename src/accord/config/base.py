@@ -38,14 +38,14 @@ class Rows:
 
 
 def exact_div(total: int, parts: int, total_name: str, parts_name: str) -> int:
-    """``total / parts``, refused with both names where it leaves a remainder."""
+    """Return ``total / parts``, refused with both names where it leaves a remainder."""
     if total % parts:
         raise ValueError(f"{total_name} {total} is not a multiple of {parts_name} {parts}")
     return total // parts
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with what ``over`` names replaced; mappings merge key by key, everything else as a whole."""
+    """Return ``base`` with what ``over`` names replaced; mappings merge key by key, everything else as a whole."""
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
@@ -54,7 +54,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def layered(kind: type[Section], base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` on top, both partial values of a section.
+    """Return ``base`` with ``over`` on top, both partial values of a section.
 
     Where ``over`` names another row of a table, the row's usual values come with the name: they win over ``base``, and
     those of the row that ``base`` had go. What stands beside the name wins over both.
@@ -70,14 +70,14 @@ def layered(kind: type[Section], base: Mapping[str, Any], over: Mapping[str, Any
 
 
 def _without(given: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, less what it says just as ``values`` do."""
+    """Return what is given, less what it says just as ``values`` do."""
     kept = {key: value for key, value in given.items() if key not in values or value != values[key]}
     inner = {key: value for key, value in values.items() if isinstance(value, dict) and isinstance(kept.get(key), dict)}
     return kept | {key: _without(kept[key], value) for key, value in inner.items()}
 
 
 def nested(section: type[Section]) -> dict[str, type[Section]]:
-    """The keys of a section that are sections themselves."""
+    """Return the keys of a section that are sections themselves."""
     found = {key: field.annotation for key, field in section.model_fields.items()}
     return {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
@@ -107,7 +107,7 @@ class Section(BaseModel):
 
 
 def describe(section: Section) -> list[tuple[str, Any, str]]:
-    """Every dotted key below a section with its value and its meaning: what --help and the docs show."""
+    """Return every dotted key below a section with its value and its meaning: what --help and the docs show."""
     rows: list[tuple[str, Any, str]] = []
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
@@ -119,7 +119,7 @@ def describe(section: Section) -> list[tuple[str, Any, str]]:
 
 
 def without_device(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, nested as they are, without any key ``device``: it does not make two runs different."""
+    """Return settings, nested as they are, without any key ``device``: it does not make two runs different."""
     return {
         key: without_device(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()

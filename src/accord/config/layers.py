@@ -40,7 +40,7 @@ _Yaml.add_implicit_resolver(
 
 
 def _parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[str, ...], int]]:
-    """The value of a YAML text and the line of each of its keys."""
+    """Return the value of a YAML text and the line of each of its keys."""
     loader = _Yaml(text)
     try:
         node = loader.get_single_node()
@@ -77,7 +77,7 @@ class Layer:
     lines: Mapping[tuple[str, ...], int]
 
     def where(self, path: tuple[str, ...]) -> str:
-        """``recipes/demo.yaml:12`` for the key or the nearest section above it."""
+        """Return ``recipes/demo.yaml:12`` for the key or the nearest section above it."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 return f"{self.name}:{self.lines[path[:end]]}"
@@ -109,7 +109,7 @@ def read_layer(path: Path) -> Layer:
 
 
 def override_layer(override: str) -> Layer:
-    """``rl.kl_coef=0.02`` as a layer; the value is read as YAML."""
+    """Return ``rl.kl_coef=0.02`` as a layer; the value is read as YAML."""
     key, equals, text = override.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
@@ -123,13 +123,19 @@ def override_layer(override: str) -> Layer:
 
 
 def names_row(kind: type[Section], values: Mapping[str, Any]) -> bool:
-    """Whether a row of a table is named: overrides that name one go first, so that the others win over its values."""
+    """Return whether a row of a table is named.
+
+    Overrides that name one go first, so that the others win over its values.
+    """
     inner = [(section, values[key]) for key, section in nested(kind).items() if isinstance(values.get(key), dict)]
     return kind.usual[0] in values or any(names_row(section, value) for section, value in inner)
 
 
 def build(kind: type[S], layers: Sequence[Layer]) -> S:
-    """The section that the layers describe together, the later winning. Raises UsageError at the first bad key."""
+    """Return the section that the layers describe together, the later winning.
+
+    Raises UsageError at the first bad key.
+    """
     known = _dotted(kind)
     for layer in layers:
         _check_keys(kind, layer, layer.values, (), known)
@@ -145,7 +151,7 @@ def build(kind: type[S], layers: Sequence[Layer]) -> S:
 
 
 def _dotted(kind: type[Section]) -> list[str]:
-    """Every dotted key below a section."""
+    """Return every dotted key below a section."""
     sections = nested(kind)
     return [
         name
@@ -178,7 +184,7 @@ def _check_keys(kind: type[Section], layer: Layer, values: Any, path: tuple[str,
 
 
 def _suggestion(kind: type[Section], path: tuple[str, ...], key: str, known: list[str]) -> str:
-    """Did you mean: the same key elsewhere, else a key of this section spelt nearly so, else one elsewhere."""
+    """Suggest the same key elsewhere, else a key of this section spelt nearly so, else one elsewhere."""
     leaves = {name.rsplit(".", 1)[-1] for name in known}
     near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
     if near and key not in leaves:
@@ -204,7 +210,7 @@ def _told(detail: ErrorDetails, layers: Sequence[Layer]) -> str:
 
 
 def _meaning(kind: type[Section], detail: ErrorDetails) -> str:
-    """What the offending key is for."""
+    """Return what the offending key is for."""
     field: FieldInfo | None = None
     fields: Mapping[str, FieldInfo] = kind.model_fields
     for part in detail["loc"]:

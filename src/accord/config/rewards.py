@@ -1,4 +1,4 @@
-"""What a completion is worth: the reward model, and scores of other kinds beside it or in its place."""
+"""Settings of scores: the reward model, and scores of other kinds beside it or in its place."""
 
 from __future__ import annotations
 

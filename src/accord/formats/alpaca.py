@@ -27,7 +27,7 @@ _FIELDS = frozenset(("instruction", "input", "output", "system", "history", "cho
 
 
 def _prompt(row: InputRow) -> TextOrTurns:
-    """What is asked: a text, or messages where a system prompt or a history comes before."""
+    """Return what is asked: a text, or messages where a system prompt or a history comes before."""
     asked = "\n".join(filter(None, [row.text("instruction"), row.optional_text("input")]))
     system, before = row.optional_text("system"), _history(row)
     if not system and not before:
@@ -67,7 +67,7 @@ def _read_kto(row: InputRow) -> Iterable[Item]:
 
 
 def _asked(prompt: TextOrTurns | None) -> dict[str, object]:
-    """The fields of a prompt. Raises CannotSay for one that does not alternate and end with the user."""
+    """Return the fields of a prompt. Raises CannotSay for one that does not alternate and end with the user."""
     system, rounds, last = _rounds(plain_turns(turns_of(prompt)))
     if last is None:
         cannot("the prompt does not end with the user")
@@ -76,7 +76,7 @@ def _asked(prompt: TextOrTurns | None) -> dict[str, object]:
 
 
 def _rounds(turns: Sequence[dict[str, str]]) -> tuple[str, list[list[str]], str | None]:
-    """System prompt, [question, answer] rounds, and the question left unanswered."""
+    """Return the system prompt, [question, answer] rounds, and the question left unanswered."""
     system = turns[0]["content"] if turns and turns[0]["role"] == "system" else ""
     said = turns[1:] if system else turns
     wanted = ("user", "assistant") * len(said)

@@ -93,7 +93,7 @@ def _facts(item: Item, annotator: Annotator, source: str, scale: tuple[float, fl
 
 
 def _lesson(item: Item, annotator: Annotator) -> list[Record]:
-    """A text is a demonstration of an empty prompt's; a conversation one of what the assistant says last."""
+    """Return a text as a demonstration of an empty prompt's, a conversation as one of what the assistant says last."""
     said = item.completions[0]
     if isinstance(said, str):
         prompt, text = Prompt(text="", topic=item.topic, meta=_meta(item)), said

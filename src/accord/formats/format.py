@@ -101,7 +101,7 @@ def _formed(item: Item, is_text: bool) -> Item:
 
 
 def uniform(items: Iterable[Item], on_left_out: OnLeftOut) -> Iterator[Item]:
-    """Items whose prompts are all texts or all messages, as that of the first one: texts become messages."""
+    """Yield items whose prompts are all texts or all messages, as that of the first one: texts become messages."""
     is_text: bool | None = None
     for item in items:
         is_text = _is_text(item) if is_text is None else is_text
@@ -112,10 +112,10 @@ def uniform(items: Iterable[Item], on_left_out: OnLeftOut) -> Iterator[Item]:
 
 
 def has(fields: Fields, **types: type | tuple[type, ...]) -> bool:
-    """Whether the fields are there and of these types."""
+    """Return whether the fields are there and of these types."""
     return all(isinstance(fields.get(name), kind) for name, kind in types.items())
 
 
 def all_messages(value: Any, role: str = "role", content: str = "content") -> bool:
-    """Whether a value is a list of messages, by the first of them."""
+    """Return whether a value is a list of messages, by the first of them."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and {role, content} <= value[0].keys()

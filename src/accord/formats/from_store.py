@@ -55,7 +55,7 @@ View = Callable[[Judgement], Weighed | None]
 
 
 def as_said(judgement: Judgement) -> Weighed:
-    """Every judgement counts, each by itself."""
+    """Let every judgement count, each by itself."""
     return Weighed()
 
 
@@ -133,7 +133,7 @@ class _Texts:
         self.db.close()
 
     def said(self, judgement: Judgement) -> Item:
-        """A judgement as an item. Its prompt counts as judged."""
+        """Return a judgement as an item. Its prompt counts as judged."""
         ids, said = _SAID[type(judgement)](judgement)
         find = "SELECT prompt_id, value FROM completions WHERE id = ?"
         found = [self.db.execute(find, (id_,)).fetchone() for id_ in ids]
@@ -162,7 +162,7 @@ def _fields(source: Source) -> dict[str, str]:
 
 
 def _item(prompt: str, completions: list[str], **said: Any) -> Item:
-    """An item of what `_Texts` keeps."""
+    """Return an item of what `_Texts` keeps."""
     asked, topic = json.loads(prompt)
     texts: list[tuple[TextOrTurns, Any]] = [tuple(json.loads(value)) for value in completions]
     sources = tuple(Source(**fields) for _, fields in texts)

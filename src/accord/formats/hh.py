@@ -22,14 +22,17 @@ _MARKS = {"user": _HUMAN, "assistant": _ASSISTANT}
 
 
 def _cut(dialogue: str) -> Turns:
-    """The messages of a dialogue. A text before its first mark is lost, so callers look for a mark at its start."""
+    """Return the messages of a dialogue.
+
+    A text before its first mark is lost, so callers look for a mark at its start.
+    """
     _, *pieces = _MARK.split(dialogue)
     said = zip(pieces[::2], pieces[1::2], strict=True)
     return tuple({"role": _ROLES[who], "content": text.removeprefix(" ")} for who, text in said)
 
 
 def _split(chosen: str, rejected: str) -> tuple[Turns, str, str] | None:
-    """Prompt and both completions; None where the dialogues share no turn of the assistant's."""
+    """Return prompt and both completions; None where the dialogues share no turn of the assistant's."""
     at = chosen.rfind(_ASSISTANT, 0, common_length(chosen, rejected))
     if at < 0:
         return None
@@ -65,7 +68,7 @@ def _write(item: Item) -> Iterable[Fields]:
 
 
 def is_dialogue(text: object) -> bool:
-    """Whether a text begins as HH's dialogues do."""
+    """Return whether a text begins as HH's dialogues do."""
     return isinstance(text, str) and text.startswith(_HUMAN)
 
 
@@ -75,7 +78,10 @@ def _why(fields: Fields) -> str:
 
 
 def _read_red_team(row: InputRow) -> Iterable[Item]:
-    """A transcript as an unjudged sample: its ``rating`` says how well the attack went, not how good the answer is."""
+    """Return a transcript as an unjudged sample.
+
+    Its ``rating`` says how well the attack went, not how good the answer is.
+    """
     transcript = row.text("transcript")
     if not transcript.startswith(_HUMAN):
         row.fail("transcript", 'does not begin with "\\n\\nHuman:"', "begin with what the human said")

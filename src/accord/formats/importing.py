@@ -153,7 +153,7 @@ def add_to(
 
 
 def _manifest(reading: Reading, found: Imported) -> dict[str, Any]:
-    """Without what depends on the store: the same file gives the same bytes."""
+    """Return the manifest without what depends on the store: the same file gives the same bytes."""
     kept = ("prompts", "completions", "judgements", "pairs", "kinds", "left_out")
     counts = {name: value for name, value in asdict(found).items() if name in kept}
     schema = {name: sum(held.values()) for name, held in sorted(reading.fields.items())}

@@ -110,7 +110,7 @@ def _length(text: TextOrTurns) -> int:
 
 
 def _quantiles(values: array[int]) -> list[int]:
-    """Of the values themselves (the next one up), so that they are whole numbers that occur."""
+    """Return quantiles that are values themselves (the next one up), so whole numbers that occur."""
     return [int(value) for value in np.quantile(np.array(values), QUANTILES, method="higher")]
 
 

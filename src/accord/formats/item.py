@@ -108,7 +108,7 @@ class Item:
         return alone + (self.kind == "ranking") + sum(value is not None for value in (*labels, *self.ratings))
 
     def pairs(self) -> Iterator[tuple[int, int]]:
-        """(better, worse): all pairs of different rank by position, the best first."""
+        """Return (better, worse): all pairs of different rank by position, the best first."""
         ranked = sorted((rank, i) for i, rank in enumerate(self.ranks) if rank is not None)
         return ((i, j) for (r, i), (s, j) in itertools.combinations(ranked, 2) if r < s)
 
@@ -139,7 +139,7 @@ def reply_of(completion: TextOrTurns) -> str:
 
 
 def is_plain(message: ChatTurn) -> bool:
-    """Whether a message says its whole in text: no tool calls."""
+    """Return whether a message says its whole in text: no tool calls."""
     return isinstance(message.get("content"), str) and not message.get("tool_calls")
 
 

@@ -13,8 +13,9 @@ from accord.files import write_bytes
 
 
 def write_jsonl(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, gzipped where the name ends in ``.gz``. The file appears whole or not at all, and
-    the same rows give the same bytes.
+    """Write one JSON object a line, gzipped where the name ends in ``.gz``.
+
+    The file appears whole or not at all, and the same rows give the same bytes.
 
     Raises:
         DataError: A row is not JSON (not-a-number, half of a surrogate pair, an object of another kind).

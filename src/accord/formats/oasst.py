@@ -46,7 +46,7 @@ class _Node:
 
 
 def _node(row: InputRow, value: Any, where: str) -> _Node:
-    """One message without its replies, checked."""
+    """Return one message without its replies, checked."""
     fields = dict(row.object(where, value))
     fields.pop("replies", None)
     row.string(f"{where}.text", fields.get("text"))
@@ -62,7 +62,7 @@ def _is_kept(node: _Node) -> bool:
 
 
 def _tree(row: InputRow, value: Any) -> _Node:
-    """The nodes of a nested message, without recursion: a thread may be hundreds deep."""
+    """Return the nodes of a nested message, without recursion: a thread may be hundreds deep."""
     root = _node(row, value, "prompt")
     open_nodes = [(root, value)]
     while open_nodes:
@@ -75,7 +75,7 @@ def _tree(row: InputRow, value: Any) -> _Node:
 
 
 def _items(root: _Node, extra: Fields) -> Iterator[Item]:
-    """An item for each prompter's message, a parent's before those below it."""
+    """Yield an item for each prompter's message, a parent's before those below it."""
     open_nodes: list[tuple[_Node, Turns]] = [(root, ())]
     while open_nodes:
         node, before = open_nodes.pop()
@@ -126,7 +126,7 @@ def _read_tree(row: InputRow) -> Iterable[Item]:
 
 
 def _read_flat(rows: Iterable[InputRow], on_reject: OnReject) -> Iterator[Item]:
-    """Puts trees together from rows that follow each other; holds one tree at a time."""
+    """Put trees together from rows that follow each other; holds one tree at a time."""
     nodes: dict[str, _Node] = {}
     root: _Node | None = None
     tree_id = ""
@@ -176,7 +176,9 @@ class _Growing:
         self.taken: set[int] = set()
 
     def place(self, said: list[dict[str, str]]) -> dict[str, Any] | None:
-        """The free node of a prompt's last turn, made where it is missing; None where there is none in this tree.
+        """Return the free node of a prompt's last turn, made where it is missing.
+
+        None where there is none in this tree.
 
         Nodes on the way that no item is about are marked as ``context``: they are no items when read again.
         """
@@ -247,14 +249,14 @@ def _replies(item: Item) -> list[dict[str, Any]]:
 
 
 def _noted(item: Item, i: int) -> Fields:
-    """What the file said of reply i besides."""
+    """Return what the file said of reply i besides."""
     notes = item.extra.get("replies")
     known = isinstance(notes, list) and len(notes) == len(item.completions) and isinstance(notes[i], dict)
     return {name: notes[i][name] for name in _KEPT if name in notes[i]} if notes and known else {}
 
 
 def _finished(growing: _Growing) -> Fields:
-    """The tree as a row, with the ids and states that its messages lack."""
+    """Return the tree as a row, with the ids and states that its messages lack."""
     open_nodes = [(growing.root, "", 0)]
     while open_nodes:
         node, parent, place = open_nodes.pop()

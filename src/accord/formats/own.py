@@ -61,7 +61,7 @@ def _answered(row: InputRow, besides: Besides, **judged: Any) -> Item:
 
 
 def _beside(prompt: TextOrTurns, *completions: TextOrTurns) -> TextOrTurns:
-    """A prompt of text beside a completion of messages is one turn of the user's."""
+    """Make a prompt of text beside a completion of messages one turn of the user's."""
     return prompt if all(isinstance(text, str) for text in completions) else turns_of(prompt)
 
 
@@ -103,7 +103,7 @@ def _preferred(row: InputRow, prompt: TextOrTurns, sides: Iterable[TextOrTurns],
 
 
 def _group(row: InputRow, besides: Besides) -> Item:
-    """A ranking, or labels of several completions, or both; without either they are samples."""
+    """Return a ranking, or labels of several completions, or both; without either they are samples."""
     ranked = _ranked(row, besides) if "ranks" in row else _several(row, besides)
     return replace(ranked, labels=_flags(row, ranked)) if "unacceptable" in row else ranked
 
@@ -155,7 +155,7 @@ def _clear(row: InputRow) -> dict[str, Any]:
 
 
 def _besides(row: InputRow, *names: str) -> Besides:
-    """What a row says beside its texts, of the columns that somebody asks for."""
+    """Return what a row says beside its texts, of the columns that somebody asks for."""
     found: Besides = {name: row.optional_text(name) for name in names if name not in ("weight", "created_at")}
     weight = row.optional_number("weight")
     if weight is not None and weight <= 0:
@@ -239,7 +239,7 @@ def _write(item: Item) -> Iterable[Fields]:
 
 
 def _bare(item: Item) -> Iterable[dict[str, Any]]:
-    """Rows without topic, weight and the like. What no stage would read raises CannotSay."""
+    """Yield rows without topic, weight and the like. What no stage would read raises CannotSay."""
     if item.prompt is None:
         said = item.completions[0]
         return [{"text": _text(said)} if isinstance(said, str) else {"messages": _messages(said)}]

@@ -1,5 +1,7 @@
-"""Plain tables under whatever names their columns have: a question and an answer, a better and a worse one, or two and
-which of them is better (1, 2, or 0 for a tie)."""
+"""Plain tables under whatever names their columns have.
+
+A question and an answer, a better and a worse one, or two and which of them is better (1, 2, or 0 for a tie).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def _two(fields: Fields, table: Iterable[tuple[str, str]]) -> tuple[str, str] | 
 
 
 def _choice(fields: Fields) -> str:
-    """The column that says 1, 2, or 0 (1.5) for a tie."""
+    """Return the column that says 1, 2, or 0 (1.5) for a tie."""
     return next((name for name in _CHOICES if isinstance(fields.get(name), int | float) and name in fields), "")
 
 

@@ -64,7 +64,7 @@ class InputRow:
     raw: bytes = b""
 
     def shown(self) -> bytes:
-        """The row's text; of a table without texts (Parquet), its fields as JSON."""
+        """Return the row's text; of a table without texts (Parquet), its fields as JSON."""
         return self.raw or json.dumps(self.fields, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
 
     def fail(self, field: str, problem: str, hint: str = "") -> NoReturn:
@@ -90,7 +90,7 @@ class InputRow:
         return value
 
     def moment(self, field: str) -> str:
-        """When something was, as ISO 8601 has it; "" where the row does not say."""
+        """Return when something was, as ISO 8601 has it; "" where the row does not say."""
         text = self.optional_text(field)
         if text and not is_moment(text):
             self.fail(field, f"is {text[:40]!r}, not a time", "write it like 2026-01-31T12:00:00+00:00")
@@ -129,7 +129,7 @@ class InputRow:
         return self.string(field, value) if not isinstance(value, list) else self.messages(field, value)
 
     def messages(self, field: str, value: Any = None) -> Turns:
-        """Messages with a role and a content each; contents in parts are joined where all parts are texts."""
+        """Return messages with a role and a content each; contents in parts are joined where all parts are texts."""
         found = self.listed(field, self.get(field) if value is None else value)
         if not found:
             self.fail(field, "holds no messages", _MESSAGE)

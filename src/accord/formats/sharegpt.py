@@ -53,7 +53,7 @@ def _read_preference(row: InputRow) -> Iterable[Item]:
 
 
 def _turns(turns: Turns) -> Fields:
-    """The fields that hold a conversation: what the system says first has a field of its own."""
+    """Return the fields that hold a conversation: what the system says first has a field of its own."""
     system = turns[0]["content"] if turns and turns[0]["role"] == "system" else ""
     said = turns[1:] if system else turns
     if not said:

@@ -1,5 +1,7 @@
-"""Rows into files: JSON lines, one JSON array, CSV, Parquet; plain, gzip or zstd. Whole or absent, the same bytes for
-the same rows."""
+"""Rows into files: JSON lines, one JSON array, CSV, Parquet; plain, gzip or zstd.
+
+A file is whole or absent, and the same rows give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def container_named(path: Path) -> Container:
 
 
 def fitted(row: Fields, format: Format, container: Container) -> Fields:
-    """A row as its file takes it; in a table what is no field of the format stands as JSON in one column ``extra``.
+    """Return a row as its file takes it.
+
+    In a table what is no field of the format stands as JSON in one column ``extra``.
 
     Raises CannotSay where a cell would be read otherwise.
     """
@@ -56,7 +60,7 @@ def fitted(row: Fields, format: Format, container: Container) -> Fields:
 
 
 def encoded(value: Any) -> str:
-    """JSON in one line. Raises CannotSay for what JSON does not know."""
+    """Return JSON in one line. Raises CannotSay for what JSON does not know."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
@@ -175,7 +179,7 @@ def _batches(rows: Iterable[Fields]) -> Iterator[list[Fields]]:
 
 
 def _widened(arrow: Any, schema: Any, batch: list[Fields], path: Path) -> Any:
-    """The schema with the columns of a batch. Arrow's own guess would look at the first row only."""
+    """Return the schema with the columns of a batch. Arrow's own guess would look at the first row only."""
     names = dict.fromkeys(name for row in batch for name in row)
     for name in names:
         try:

@@ -78,7 +78,7 @@ def delimiter_named(path: Path) -> str:
 
 
 def _head(file: io.BufferedReader, path: Path) -> bytes:
-    """The first 64 KiB, or what there is before the file breaks off."""
+    """Return the first 64 KiB, or what there is before the file breaks off."""
     head = b""
     try:
         while len(head) < _HEAD and (more := file.read1(_HEAD)):
@@ -222,7 +222,7 @@ class _Lines:
             yield chunk
 
     def _pull(self, read: Callable[[], bytes]) -> bytes:
-        """The next bytes; where compressed data is damaged or cut off, that is reported and the file ends there."""
+        """Return the next bytes; where compressed data is damaged or cut off, report it and end the file there."""
         try:
             found: bytes = read()
         except EOFError as error:
@@ -263,7 +263,7 @@ class _Cutter:
         self.number = self.start = 1
 
     def feed(self, chunk: bytes) -> Iterator[tuple[int, bytes, int]]:
-        """(line, element, size) of each element that ends in this chunk; one that is too long comes as b""."""
+        """Yield (line, element, size) of each element that ends in this chunk; one that is too long comes as b""."""
         if self.ended:
             self._keep(chunk)
             return
@@ -422,7 +422,7 @@ _STRUCTURES = ('{"messages":', '[{"role":', '[{"from":', '{"from":', '[{"content
 
 
 def _unfolded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Fields with those that a table keeps as JSON in its column ``extra``."""
+    """Return fields with those that a table keeps as JSON in its column ``extra``."""
     folded = fields.get("extra")
     if isinstance(folded, str) and folded.startswith("{"):
         try:
@@ -452,7 +452,7 @@ def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[InputRow]:
 
 
 def _plain(value: Any) -> Any:
-    """Values of Arrow as JSON has them. What is null is left out: a column has it for want of a value."""
+    """Return values of Arrow as JSON has them. What is null is left out: a column has it for want of a value."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):

@@ -276,7 +276,10 @@ class _Said:
         return next((f'"{name}"' for name in ("prompt", "messages") if name in self.item.row), "the prompt")
 
     def last_turn(self) -> tuple[TextOrTurns, Sequence[TextOrTurns]]:
-        """The prompt and its completions; of a whole conversation what the assistant says last, to all before."""
+        """Return the prompt and its completions.
+
+        Of a whole conversation what the assistant says last, to all before.
+        """
         if self.item.prompt is not None:
             return self.item.prompt, self.item.completions
         said = self.messages(self.item.completions[0])

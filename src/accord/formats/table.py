@@ -61,7 +61,10 @@ class Detected:
 
 
 def format_named(name: str) -> Format:
-    """A row of the table, or a `Format` of a user's own as ``module:name``. Raises UsageError where there is none."""
+    """Return a row of the table, or a `Format` of a user's own as ``module:name``.
+
+    Raises UsageError where there is none.
+    """
     if name in FORMATS:
         return FORMATS[name]
     found = extend.outside(name, hint=f"give one of {', '.join(sorted({*FORMATS, *FORMAT_FAMILIES}))}, or module:name")
@@ -78,7 +81,7 @@ def members(name: str) -> tuple[Format, ...]:
 
 
 def suffix_of(name: str) -> str:
-    """How the name of a file ends that is written in a format and has no name yet."""
+    """Return how the name of a file ends that is written in a format and has no name yet."""
     return f".{name}" if name in PLAIN_FILES else ".jsonl"
 
 

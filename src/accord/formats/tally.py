@@ -35,7 +35,7 @@ class Distinct:
         return len(np.intersect1d(self._settle(), other._settle(), assume_unique=True))
 
     def _settle(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """The hashes sorted, each once. Sorted in place: there may be many millions."""
+        """Return the hashes sorted, each once. Sorted in place: there may be many millions."""
         hashes = np.frombuffer(self._hashes, dtype=np.uint64)
         hashes.sort()
         found: np.ndarray[tuple[int], np.dtype[np.uint64]] = hashes[

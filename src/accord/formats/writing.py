@@ -149,7 +149,7 @@ def _as_messages(item: Item) -> Item:
 
 
 def _choose(formats: tuple[Format, ...], items: Iterator[Item]) -> tuple[Format, Iterator[Item]]:
-    """The one of these formats that the first item of all can be written in, and the items."""
+    """Return the one of these formats that the first item of all can be written in, and the items."""
     writable = [format for format in formats if format.write is not None]
     if not writable:
         raise UsageError(f"{formats[0].name} can be read only", hint="choose another format to write")
@@ -192,7 +192,10 @@ class _Written:
                 yield row
 
     def _seen(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items as they go to be written; each is counted when the next one is asked for, and was not left out."""
+        """Yield the items as they go to be written.
+
+        Each is counted when the next one is asked for, and was not left out.
+        """
         for item in items:
             self.is_whole = True
             yield item

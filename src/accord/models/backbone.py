@@ -61,13 +61,16 @@ class Backbone(Protocol):
     def embed_tokens(self) -> nn.Embedding: ...
 
     def __call__(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
-        """Hidden states of the real tokens in fp32, ``(N, D)``, or of those among them that are read, ``(M, D)``.
+        """Return hidden states of the real tokens in fp32, ``(N, D)``, or of those of them that are read, ``(M, D)``.
 
         Rows are padded on the right; without ``length_B`` all is real.
         """
 
     def decoding(self, rows: int, slots: int) -> Any:
-        """A `DecodingState` with room for ``rows`` sequences of ``slots`` tokens. Only its own backbone reads it."""
+        """Return a `DecodingState` with room for ``rows`` sequences of ``slots`` tokens.
+
+        Only its own backbone reads it.
+        """
 
     def prefill(self, state: Any, ids_PT: Tensor, length_P: Tensor, index_N: Tensor | None = None) -> Tensor:
         """Read prompts into new rows, each as often as the index names it (None: once).
@@ -76,7 +79,7 @@ class Backbone(Protocol):
         """
 
     def step(self, state: Any, token_B: Tensor) -> Tensor:
-        """Append one token to every row; the hidden states behind them, ``(B, D)``."""
+        """Append one token to every row and return the hidden states behind them, ``(B, D)``."""
 
     def packed(self) -> AbstractContextManager[None]:
         """Prepare the weights for decoding: valid only while they stand still."""

@@ -77,7 +77,7 @@ class Projections(nn.Module):
         self._held: dict[tuple[str, ...], tuple[Tensor, Tensor | None]] = {}
 
     def product(self, parts: tuple[str, ...], x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The maps named, side by side, of one input, with what their adapters add."""
+        """Return the maps named, side by side, of one input, with what their adapters add."""
         x, packed = x.to(dtype), self._packed.get(parts)
         if packed is not None:
             return packed(x)
@@ -85,7 +85,7 @@ class Projections(nn.Module):
         return add_low_rank(y, [getattr(self, part) for part in parts], x)
 
     def weights(self, parts: tuple[str, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Joined, cast weights and biases of the maps named, without their adapters."""
+        """Return joined, cast weights and biases of the maps named, without their adapters."""
         return self._held.get(parts) or self._joined(parts, dtype)
 
     def pack(self, dtype: torch.dtype) -> None:
@@ -128,7 +128,7 @@ class Attention(Projections):
         self.products = (self.QKV, self.OUT)
 
     def forward(self, x_ND: Tensor, run: Pass, read_M: Tensor | None = None) -> Tensor:
-        """What the tokens read (None: all) take from the others, ``(M, D)``."""
+        """Return what the tokens read (None: all) take from the others, ``(M, D)``."""
         if read_M is None:
             qk_NHC, v_NHC = self._heads(self.QKV, x_ND, run).tensor_split((self.num_heads + self.num_kv_heads,), dim=1)
             if self.qk_norm:
@@ -156,7 +156,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _nonlinearity(config: DecoderConfig) -> Callable[[Tensor], Tensor]:
-    """What stands between the two layers of a feed-forward; a gated one gets gate and up side by side."""
+    """Return what stands between the two layers of a feed-forward; a gated one gets gate and up side by side."""
     activation = ACTIVATIONS[config.activation]
 
     def gated(inner_NF: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class Block(nn.Module):
         self.parallel = config.parallel
 
     def forward(self, x_ND: Tensor, run: Pass, dropout: float, read_M: Tensor | None = None) -> Tensor:
-        """The stream behind the block, of all tokens or only of those that are read."""
+        """Return the stream behind the block, of all tokens or only of those that are read."""
         x_MD = x_ND if read_M is None else x_ND.index_select(0, read_M)
         attended_MD = x_MD + run.drop(self.self_attn(self.input_layernorm(x_ND), run, read_M), dropout, read_M)
         seen_MD = self.post_attention_layernorm(x_MD if self.parallel else attended_MD)
@@ -229,7 +229,7 @@ class Trunk(nn.Module):
         self.register_buffer("sin_PC", torch.cat((-sin, sin), dim=-1), persistent=False)
 
     def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
-        """Hidden states in fp32, after the last norm, of the real tokens: ``(N, D)``, row after row.
+        """Return hidden states in fp32, after the last norm, of the real tokens: ``(N, D)``, row after row.
 
         ``length_B`` says how many tokens of each row are real (None: all). ``read_M`` names those of the N that are
         wanted, ``(M, D)``: the last block computes no more. Padding costs nothing but attention, and what several rows
@@ -243,7 +243,7 @@ class Trunk(nn.Module):
         return out
 
     def decoding(self, rows: int, slots: int) -> Cache:
-        """Room for ``rows`` sequences of ``slots`` tokens to be continued."""
+        """Return room for ``rows`` sequences of ``slots`` tokens to be continued."""
         return Cache(self.config, rows, slots, self.compute_dtype, self.embed_tokens.weight.device)
 
     def prefill(self, cache: Cache, ids_PT: Tensor, length_P: Tensor, index_N: Tensor | None = None) -> Tensor:
@@ -256,7 +256,7 @@ class Trunk(nn.Module):
         return last_PD if index_N is None else last_PD[index_N]
 
     def step(self, cache: Cache, token_B: Tensor) -> Tensor:
-        """Append one token to every row of the cache; the hidden states behind them, ``(B, D)``."""
+        """Append one token to every row of the cache and return the hidden states behind them, ``(B, D)``."""
 
         def run(token_R: Tensor, length_R: Tensor, used: int) -> Tensor:
             slot_N = cache.slots_behind(length_R)
@@ -382,11 +382,14 @@ class CausalLM(Headed):
         return self.head_weight_VD.device
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Logits ``(B, T, V)``, on its device: for small inputs and tests. Training goes through `predictions`."""
+        """Return logits ``(B, T, V)``, on its device: for small inputs and tests.
+
+        Training goes through `predictions`.
+        """
         return F.linear(self.model(ids_BT.to(self.device)), self.head_weight_VD).view(*ids_BT.shape, -1)
 
     def predictions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states that predict a counted token, ``(N, D)``, the vocabulary head ``(V, D)``, and those tokens.
+        """Return hidden states that predict a counted token, ``(N, D)``, the head ``(V, D)``, and those tokens.
 
         Both in the compute type: what `algo.logprob` turns into log-probabilities. All on its device, wherever the
         batch is.
@@ -430,7 +433,7 @@ class ScalarModel(Headed):
         self.score = nn.Linear(config.width, heads, bias=False)
 
     def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
-        """One number a real token, ``(N,)``, row after row, or for those read, ``(M,)``: as the backbone's.
+        """Return one number a real token, ``(N,)``, row after row, or for those read, ``(M,)``: as the backbone's.
 
         Of several heads one each, ``(N, heads)``.
         """

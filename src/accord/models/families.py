@@ -51,7 +51,7 @@ class Family:
 
 
 def family_of(raw: Raw) -> Family | None:
-    """The row of a ``config.json``, None where the table has none. Raises DataError for what nobody can read."""
+    """Return the row of a ``config.json``, None where the table has none. Raises DataError for what nobody can read."""
     kind = raw.get("model_type")
     _refuse(("quantization_config" in raw, "quantised weights"))
     if not isinstance(kind, str):
@@ -72,7 +72,7 @@ def _refuse(*checks: tuple[bool, str]) -> None:
 
 
 def _rope(raw: Raw) -> dict[str, Any]:
-    """Base, scaling and rotated share, from either of the places where `transformers` has kept them."""
+    """Return base, scaling and rotated share, from either of the places where `transformers` has kept them."""
     found = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
     kind = found.get("rope_type", found.get("type", "default"))
     _refuse((kind not in ("default", "linear", "llama3", "yarn"), f"rope scaling of type {kind!r}"))
@@ -304,7 +304,7 @@ def _gpt2_to_theirs(weights: Weights, config: DecoderConfig) -> Weights:
 
 
 def _renamed(name: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Whole dotted parts of a name replaced."""
+    """Replace whole dotted parts of a name."""
     dotted = f".{name}."
     for old, new in pairs:
         dotted = dotted.replace(f".{old}.", f".{new}.", 1)

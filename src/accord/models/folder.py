@@ -59,7 +59,7 @@ class RewardScale:
         return self.scale if isinstance(self.scale, tuple) else (self.scale,)
 
     def apply(self, raw: Tensor) -> Tensor:
-        """Raw scores ``(S,)`` or ``(S, heads)``, each on its own scale."""
+        """Put raw scores ``(S,)`` or ``(S, heads)`` each on its own scale."""
         if self.transform == "probability":
             return torch.sigmoid(raw)
         if isinstance(self.offset, tuple) or isinstance(self.scale, tuple):
@@ -219,7 +219,7 @@ def _scale(path: Path) -> RewardScale:
 
 
 def _numbers(value: Any) -> float | tuple[float, ...]:
-    """One number, or one a head."""
+    """Return one number, or one a head."""
     return tuple(map(float, value)) if isinstance(value, list) and value else float(value)
 
 
@@ -264,7 +264,7 @@ def load_scalar(
 
 
 def _first_layers(config: Shape, count: int, folder: Path) -> tuple[DecoderConfig, tuple[str, ...]]:
-    """The shape with that many layers, and the beginnings of the names of what then lies above."""
+    """Return the shape with that many layers, and the beginnings of the names of what then lies above."""
     if not isinstance(config, DecoderConfig):
         raise UsageError(
             f"a model of type {config.family!r} cannot be cut to its first layers",

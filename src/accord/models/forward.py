@@ -41,7 +41,7 @@ class Cache:
         self._entering: tuple[Tensor | None, slice] = (None, slice(0))
 
     def _pair(self, rows: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Zeros, because a slot that is hidden still enters the weighted sum, and 0 * NaN is NaN."""
+        """Return zeros, because a slot that is hidden still enters the weighted sum, and 0 * NaN is NaN."""
         H, C = self._heads
         dtype = torch.float32 if self._device.type == "cpu" and slots > FEW_SLOTS else self._dtype
         keys, values = (torch.zeros(rows, H, slots, C, dtype=dtype, device=self._device) for _ in range(2))
@@ -83,7 +83,10 @@ class Cache:
         self.values[layer][rows, :, :T] = v_PTHC.transpose(1, 2)
 
     def slots_behind(self, length_B: Tensor) -> Tensor:
-        """Where the first rows' next tokens go in the flat ``(R * H_kv * S, C)`` keys and values, ``(B * H_kv,)``."""
+        """Return where the first rows' next tokens go in keys and values laid flat, ``(B * H_kv,)``.
+
+        Flat is ``(R * H_kv * S, C)``.
+        """
         _, H, S, _ = self.keys[0].shape
         head_BH = torch.arange(len(length_B) * H, device=length_B.device).view(-1, H)
         return (head_BH * S + length_B[:, None]).flatten()
@@ -136,11 +139,11 @@ class Pass:
     def attend(
         self, layer: int, q_MHC: Tensor, k_NHC: Tensor, v_NHC: Tensor, window: int, read_M: Tensor | None = None
     ) -> Tensor:
-        """What each of the M tokens read takes from those it sees, ``(M, H, C)``."""
+        """Return what each of the M tokens read takes from those it sees, ``(M, H, C)``."""
         raise NotImplementedError
 
     def drop(self, x_MD: Tensor, rate: float, read_M: Tensor | None = None) -> Tensor:
-        """Dropout, where the pass has any."""
+        """Apply dropout, where the pass has any."""
         return x_MD
 
 
@@ -158,25 +161,25 @@ class Layout:
 
     @classmethod
     def of(cls, place_N: Tensor, size: int) -> Layout:
-        """Each token at one place of a rectangle of so many."""
+        """Return each token at one place of a rectangle of so many."""
         index_N = torch.arange(len(place_N), device=place_N.device)
         return cls(place_N, place_N.new_zeros(size).index_copy(0, place_N, index_N))
 
     def places(self, token_M: Tensor) -> Tensor:
-        """The places of some of the tokens."""
+        """Return the places of some of the tokens."""
         return token_M if self.place_N is None else self.place_N[token_M]
 
     def spread(self, x_NHC: Tensor) -> Tensor:
-        """The rectangle, ``(P, H, C)``."""
+        """Return the rectangle, ``(P, H, C)``."""
         return x_NHC if self.token_P is None else x_NHC.index_select(0, self.token_P)
 
     def collect(self, y_PHC: Tensor) -> Tensor:
-        """The tokens out of the rectangle, ``(N, H, C)``."""
+        """Return the tokens out of the rectangle, ``(N, H, C)``."""
         return y_PHC if self.place_N is None else y_PHC.index_select(0, self.place_N)
 
 
 def real_tokens(length_B: Tensor, T: int) -> Layout:
-    """Where the tokens of right-padded rows stand that are no padding."""
+    """Return where the tokens of right-padded rows stand that are no padding."""
     if int(length_B.min()) == T:
         return Layout()
     position_T = torch.arange(T, device=length_B.device)
@@ -208,7 +211,7 @@ class Whole(Pass):
         return asking.collect(y_BHTC.transpose(1, 2).flatten(0, 1))
 
     def drop(self, x_MD: Tensor, rate: float, read_M: Tensor | None = None) -> Tensor:
-        """Dropout with one mask a sequence, the same at every position (Gal & Ghahramani 2016, arXiv:1512.05287).
+        """Apply dropout with one mask a sequence, the same at every position (Gal & Ghahramani 2016, arXiv:1512.05287).
 
         Regularises as well as a mask a token here, and drawing T times fewer random numbers saves a seventh of a step.
         """
@@ -244,7 +247,10 @@ class Step(Pass):
         return attend_one(q_JGC, keys_JSC, values_JSC, self._mask(window, H_kv, keys_JSC.dtype)).reshape(N, H, C)
 
     def _mask(self, window: int, heads: int, dtype: torch.dtype) -> Tensor:
-        """0 at the cache slots that each row sees, -inf elsewhere, ``(J, 1, S)``; built once a pass and window."""
+        """Return 0 at the cache slots that each row sees, -inf elsewhere, ``(J, 1, S)``.
+
+        Built once a pass and window.
+        """
         if window not in self.masks:
             slot_S, last_N1 = torch.arange(self.used, device=self.position_N.device), self.position_N[:, None]
             hidden_NS = slot_S > last_N1
@@ -256,7 +262,9 @@ class Step(Pass):
 
 
 def attend_one(q_JGC: Tensor, keys_JSC: Tensor, values_JSC: Tensor, mask_J1S: Tensor) -> Tensor:
-    """What one token takes from a cache, ``(J, G, C)``: a key head's G query heads stand where tokens do elsewhere.
+    """Return what one token takes from a cache, ``(J, G, C)``.
+
+    A key head's G query heads stand where tokens do elsewhere.
 
     The logits are fp32 whatever the type of the cache. On CPU by plain products in fp32: those in bf16 of so few rows
     take twice as long, and reading half as many bytes pays for the cast.
@@ -271,7 +279,7 @@ def attend_one(q_JGC: Tensor, keys_JSC: Tensor, values_JSC: Tensor, mask_J1S: Te
 
 
 def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> Tensor:
-    """Causal attention, over the last ``window`` positions where one is given.
+    """Return causal attention, over the last ``window`` positions where one is given.
 
     On CPU short batches by plain products: the backward of the fused kernel is slower there.
     """

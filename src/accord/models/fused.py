@@ -32,7 +32,7 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x_ND: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x @ weight.T + bias`` by the quickest product there is on the machine."""
+    """Return ``x @ weight.T + bias`` by the quickest product there is on the machine."""
     if not torch.is_grad_enabled():
         return product(x_ND, weight, bias)
     out: Tensor = _Linear.apply(x_ND, weight, bias)  # type: ignore[no-untyped-call]
@@ -64,7 +64,10 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tens
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """Return ``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension.
+
+    Zhang & Sennrich 2019 (arXiv:1910.07467).
+    """
     if x.device.type != "cpu":  # one kernel there
         return F.rms_norm(x, weight.shape, weight, eps)
     if not torch.is_grad_enabled():
@@ -124,7 +127,7 @@ class _GatedLinear(torch.autograd.Function):
 
 
 def gated_linear(gate_up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``(silu(gate) * up) @ weight.T + bias``; gate and up lie side by side (Shazeer 2020, arXiv:2002.05202)."""
+    """Return ``(silu(gate) * up) @ weight.T + bias``; gate and up lie side by side (Shazeer 2020, arXiv:2002.05202)."""
     out: Tensor = _GatedLinear.apply(gate_up, weight, bias)  # type: ignore[no-untyped-call]
     return out
 
@@ -147,7 +150,7 @@ class _RoundedSoftmax(torch.autograd.Function):
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last dimension, computed in fp32 whatever the type, which is also the quicker way on CPU."""
+    """Return the softmax over the last dimension, computed in fp32 whatever the type: also the quicker way on CPU."""
     if logits.dtype == torch.float32:
         return torch.softmax(logits, -1)
     out: Tensor = _RoundedSoftmax.apply(logits)  # type: ignore[no-untyped-call]

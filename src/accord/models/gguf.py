@@ -177,7 +177,7 @@ def _shape(meta: Meta, tied: bool) -> DecoderConfig:
 
 
 def _decimal(value: float) -> float:
-    """The number that was rounded to the file's fp32: 1e-5, not 9.999999747378752e-06."""
+    """Return the number that was rounded to the file's fp32: 1e-5, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 
@@ -234,7 +234,7 @@ def _hf_name(name: str) -> str:
 
 
 def _halves_from_pairs(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a query or key projection, from llama.cpp's order into Hugging Face's.
+    """Bring rows of a query or key projection from llama.cpp's order into Hugging Face's.
 
     Rotary positions turn channels two by two. llama.cpp keeps the two beside each other (2c and 2c + 1 of a head of
     width d), Hugging Face half a head apart (c and c + d/2). So each head is read as ``(d/2, 2)`` and written as
@@ -279,7 +279,7 @@ def _tokenizer(meta: Meta) -> tokenizers.Tokenizer:
 
 
 def _special(meta: Meta) -> dict[str, int]:
-    """Ids of the special tokens the file names, by Hugging Face's word for them: bos, eos, unk, pad."""
+    """Return ids of the special tokens the file names, by Hugging Face's word for them: bos, eos, unk, pad."""
     named = {role: meta.get(f"tokenizer.ggml.{word}_token_id") for role, word in _ROLES.items()}
     special = {role: int(index) for role, index in named.items() if index is not None}
     if "eos" not in special:
@@ -290,7 +290,7 @@ def _special(meta: Meta) -> dict[str, int]:
 
 
 def _end_ids(meta: Meta, special: Mapping[str, int]) -> list[int]:
-    """The tokens a completion ends at, the file's own end token first."""
+    """Return the tokens a completion ends at, the file's own end token first."""
     controls = set(_of_type(meta, TokenType.CONTROL))
     others = [index for index, token in enumerate(meta["tokenizer.ggml.tokens"]) if token in controls & set(_ENDS)]
     return list(dict.fromkeys([special["eos"], *others]))
@@ -322,7 +322,7 @@ def _write_settings(folder: Path, meta: Meta, config: DecoderConfig, special: Ma
 
 
 def _card(title: str, licence: str, origin: str, kinds: Counter[str]) -> str:
-    """The model card; ``kinds`` counts the tensors of each type in the file."""
+    """Return the model card; ``kinds`` counts the tensors of each type in the file."""
     stored = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
     return f"""\
 ---

@@ -22,7 +22,7 @@ WARM_UP = 2  # passes before a recording, in which libraries choose their routin
 
 
 def rounded(count: int, fewest: int, most: int) -> int:
-    """The next power of two, at least ``fewest``, at most ``most``."""
+    """Return the next power of two, at least ``fewest``, at most ``most``."""
     return min(max(fewest, 1 << (count - 1).bit_length()), most)
 
 
@@ -39,7 +39,7 @@ class FixedSteps:
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def __call__(self, run: Run, token_B: Tensor, length_B: Tensor, longest: int) -> Tensor:
-        """Hidden states behind one token more a row, ``(B, D)``; ``longest`` is the largest length before it."""
+        """Return hidden states behind one token more a row, ``(B, D)``; ``longest`` is the largest length before it."""
         B = len(token_B)
         R, S = rounded(B, FEWEST_ROWS, self._rows), rounded(longest + 1, FEWEST_SLOTS, self._slots)
         token_R, length_R = self._token_R[:R], self._length_R[:R]
@@ -55,7 +55,10 @@ class FixedSteps:
         return hidden_RD[:B].clone()  # the next replay writes there again
 
     def _recorded(self, run: Run, token_R: Tensor, length_R: Tensor, S: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """A recording of the step. What runs before it is this very step: it writes what the replay will write."""
+        """Return a recording of the step.
+
+        What runs before it is this very step: it writes what the replay will write.
+        """
         aside = torch.cuda.Stream(token_R.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(token_R.device))
         with torch.cuda.stream(aside):

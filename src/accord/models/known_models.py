@@ -42,7 +42,10 @@ KNOWN_MODELS = {
 
 
 def model_folder_name(wanted: str) -> str:
-    """What the folder of a model is called: its name here, or the stem of a GGUF file. Raises UsageError otherwise."""
+    """Return what the folder of a model is called: its name here, or the stem of a GGUF file.
+
+    Raises UsageError otherwise.
+    """
     if wanted in KNOWN_MODELS:
         return wanted
     path = Path(wanted)

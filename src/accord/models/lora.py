@@ -50,7 +50,7 @@ def _peft() -> ModuleType:
 
 
 def is_adapted(layer: nn.Module) -> bool:
-    """Whether an adapter that is on changes this layer's product."""
+    """Return whether an adapter that is on changes this layer's product."""
     return hasattr(layer, "lora_A") and not layer.disable_adapters
 
 
@@ -70,7 +70,7 @@ def _low_rank(layer: Any, x: Tensor) -> Tensor:
 
 
 def merged_weight(layer: Any) -> Tensor:
-    """The layer's weight ``(out, in)`` with its adapter in it, fp32."""
+    """Return the layer's weight ``(out, in)`` with its adapter in it, fp32."""
     weight: Tensor = layer.weight
     return weight + layer.get_delta_weight(NAME) if is_adapted(layer) else weight
 
@@ -114,7 +114,7 @@ def _inject(model: Headed, targets: Sequence[str], settings: Mapping[str, Any]) 
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers that carry an adapter, by name; none where the model has none."""
+    """Return the layers that carry an adapter, by name; none where the model has none."""
     return {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
 
 
@@ -132,7 +132,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict the model would have without an adapter: merged, under the usual names."""
+    """Return the state dict the model would have without an adapter: merged, under the usual names."""
     layers = adapted_layers(model)
     weights: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -187,14 +187,14 @@ def save_adapter(folder: Path, model: Headed, base: str = "") -> None:
 
 
 def _without_blocks(ranks: dict[str, int], num_layers: int) -> dict[str, int]:
-    """``self_attn.q_proj`` instead of one name a block, where all blocks are alike: as peft's users write it."""
+    """Write ``self_attn.q_proj`` in place of one name a block, where all blocks are alike: as peft's users do."""
     short = {re.sub(r"^.*?\.\d+\.", "", name): rank for name, rank in ranks.items()}
     alike = all(short[re.sub(r"^.*?\.\d+\.", "", name)] == rank for name, rank in ranks.items())
     return short if alike and len(short) * num_layers == len(ranks) else ranks
 
 
 def _their_matrices(model: Headed, layers: Mapping[str, Any], scaling: float) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B by the family's own names of the matrices, B laid out as the matrix itself is, for one scaling of all.
+    """Return A and B by the family's own names, B laid out as the matrix itself is, for one scaling of all.
 
     Targets that lie in one matrix have one adapter of the summed rank there: A stacked, B block-diagonal.
     """
@@ -255,7 +255,10 @@ def _readable_config(folder: Path) -> dict[str, Any]:
 
 
 def _our_matrices(model: Headed, raw: Mapping[str, Any], folder: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """A, B and scaling by our names. The adapter of a joined matrix becomes one a target, all with the same A."""
+    """Return A, B and scaling by our names.
+
+    The adapter of a joined matrix becomes one a target, all with the same A.
+    """
     family = FAMILIES[model.config.family]
     found: dict[str, tuple[Tensor, Tensor, float]] = {}
     try:
@@ -281,7 +284,7 @@ def _our_matrices(model: Headed, raw: Mapping[str, Any], folder: Path) -> dict[s
 
 
 def _scaling(raw: Mapping[str, Any], name: str, rank: int) -> float:
-    """What the product of A and B is multiplied by, as peft reads its config."""
+    """Return what the product of A and B is multiplied by, as peft reads its config."""
     patterns = (raw.get("alpha_pattern") or {}).items()
     alpha = next((a for key, a in patterns if re.match(rf"(.*\.)?({key})$", name)), raw["lora_alpha"])
     return float(alpha) / (math.sqrt(rank) if raw.get("use_rslora") else rank)

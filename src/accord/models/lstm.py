@@ -71,7 +71,10 @@ class LstmTrunk(nn.Module):
         self.compute_dtype = torch.float32
 
     def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
-        """Outputs of the real tokens, ``(N, D)``, row after row, or of those read, ``(M, D)``; padding does not run."""
+        """Return outputs of the real tokens, ``(N, D)``, row after row, or of those read, ``(M, D)``.
+
+        Padding does not run.
+        """
         y_ND = self._run(ids_BT, length_B)[0]
         return y_ND if read_M is None else y_ND[read_M]
 
@@ -119,7 +122,7 @@ class LstmTrunk(nn.Module):
                         parameter[D : 2 * D] = 1.0
 
     def _run(self, ids_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs of the real tokens, ``(N, D)``, and both states behind each row's last, ``(L, B, D)``."""
+        """Return outputs of the real tokens, ``(N, D)``, and both states behind each row's last, ``(L, B, D)``."""
         rate = self.dropout if self.training else 0.0
         self.lstm.dropout = rate  # between layers
         self.lstm.train(torch.is_grad_enabled())  # cuDNN has a backward pass in this mode only

@@ -24,7 +24,7 @@ class Placement:
 
     @classmethod
     def of(cls, config: Training) -> Placement:
-        """What a stage's settings say."""
+        """Return what a stage's settings say."""
         return cls(config.precision, config.device)
 
     @property
@@ -48,7 +48,7 @@ class Placement:
         return compute_dtype(self.precision, self.device.type)
 
     def facts(self) -> dict[str, str]:
-        """Both by name, for the record of a run."""
+        """Return both by name, for the record of a run."""
         device = self.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return {"precision": str(self.dtype).removeprefix("torch."), "device": name}

@@ -16,7 +16,7 @@ _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of the first processor; empty where /proc does not tell."""
+    """Return instruction-set flags of the first processor; empty where /proc does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -26,7 +26,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def compute_dtype(choice: str = "auto", device_type: str = "cpu") -> torch.dtype:
-    """bf16 where the device multiplies it natively, else fp32. Masters stay fp32.
+    """Return bf16 where the device multiplies it natively, else fp32. Masters stay fp32.
 
     Of processors these are those with AMX or AVX512-bf16, of NVIDIA's GPUs those since Ampere.
     """

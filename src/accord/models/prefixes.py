@@ -17,7 +17,9 @@ LEAST_SHARE = 0.08  # of the tokens; below it, adding up gradients costs what is
 
 
 def shared_prefixes(ids_BT: Tensor, length_B: Tensor) -> Layout | None:
-    """Where the tokens stand that must run, and which of them stands at each place; whatever the order of the rows.
+    """Return where the tokens stand that must run, and which of them stands at each place.
+
+    Whatever the order of the rows.
 
     None where running shared beginnings once would leave out less than ``LEAST_SHARE`` of the tokens.
     """

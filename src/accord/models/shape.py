@@ -31,7 +31,7 @@ class RopeScaling:
     attention_factor: float = 0.0
 
     def to_hf(self) -> dict[str, Any]:
-        """The entries of ``rope_parameters`` that this kind has."""
+        """Return the entries of ``rope_parameters`` that this kind has."""
         names = {
             "linear": (),
             "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
@@ -82,12 +82,12 @@ class DecoderConfig:
         return self.head_width if self.rotary_width is None else self.rotary_width
 
     def window_of(self, layer: int) -> int:
-        """How far back a layer looks, 0 = over everything."""
+        """Return how far back a layer looks, 0 = over everything."""
         return self.window if self.windowed and self.windowed[layer] else 0
 
 
 def rotary_frequencies(config: DecoderConfig) -> tuple[Tensor, float]:
-    """Turns a position makes in each pair of channels, ``(rotary_width / 2,)`` in radians, and the tables' gain."""
+    """Return the radians that a position turns each pair of channels, ``(rotary_width / 2,)``, and the tables' gain."""
     channel = torch.arange(0, config.turned_width, 2, dtype=torch.float32)
     plain = config.rope_theta ** (-channel / max(1, config.turned_width))
     scaling = config.rope_scaling

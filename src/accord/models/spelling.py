@@ -21,7 +21,7 @@ RUN_LENGTHS = range(3, 6)
 
 
 def letter_runs(token: str) -> set[str]:
-    """What a token shares with others: its letters without case or space, and the runs of 3 to 5 among them."""
+    """Return what a token shares with others: its letters without case or space, and the runs of 3 to 5 among them."""
     spelling = token.lower().strip()
     if not any(letter.isalpha() for letter in spelling):
         return set()
@@ -31,7 +31,7 @@ def letter_runs(token: str) -> set[str]:
 
 
 def sharing_matrix(tokenizer: Tokenizer, num_rows: int) -> Tensor:
-    """Sparse ``(V, R)``: 1 / sqrt(number of its runs) where a token holds a run that at least two tokens hold.
+    """Return sparse ``(V, R)``: 1 / sqrt(number of its runs) where a token holds a run that at least two tokens hold.
 
     ``num_rows`` is V of the table, which may be longer than the tokenizer.
     """

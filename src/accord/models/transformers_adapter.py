@@ -60,7 +60,7 @@ def _transformers(family: str) -> ModuleType:
 
 @contextmanager
 def _quietly(hub: ModuleType) -> Iterator[None]:
-    """No bars and no advice: what matters of a load is checked here, and told as an error."""
+    """Silence bars and advice: what matters of a load is checked here and becomes an error."""
     log = hub.utils.logging
     before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -74,7 +74,7 @@ def _quietly(hub: ModuleType) -> Iterator[None]:
 
 
 def read_config(raw: Mapping[str, Any], folder: Path) -> ForeignConfig:
-    """The shape of a folder whose ``model_type`` the decoder does not know.
+    """Return the shape of a folder whose ``model_type`` the decoder does not know.
 
     Raises UsageError where `transformers` is missing, DataError where it does not know it either or the head does more
     than multiply.
@@ -182,7 +182,9 @@ class ForeignTrunk(nn.Module):
         return table
 
     def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
-        """Hidden states of the real tokens in fp32, after the last norm: ``(N, D)``, or of those read, ``(M, D)``.
+        """Return hidden states of the real tokens in fp32, after the last norm.
+
+        ``(N, D)``, or of those read, ``(M, D)``.
 
         Padding runs with them.
         """
@@ -231,7 +233,7 @@ class ForeignTrunk(nn.Module):
         )
 
     def _continue(self, state: ForeignState, ids_BT: Tensor) -> Tensor:
-        """Hidden states behind the rows, ``(B, D)``, after a pass over their last tokens, which extends the cache."""
+        """Run the rows' last tokens, which extends the cache, and return the hidden states behind them, ``(B, D)``."""
         real_BT = state.real_BT
         places: dict[str, Tensor] = {}
         if self._takes_places:
@@ -358,6 +360,6 @@ def write_weights(model: Headed, ids: Mapping[str, int], folder: Path) -> None:
 
 
 def _opener(family: str, scalar: bool) -> tuple[ModuleType, Any]:
-    """`transformers`, and its class that opens policies or reward models."""
+    """Return `transformers`, and its class that opens policies or reward models."""
     hub = _transformers(family)
     return hub, hub.AutoModelForSequenceClassification if scalar else hub.AutoModelForCausalLM

@@ -14,7 +14,7 @@ BLOCK = 64  # entries a block in the two-level draw
 
 
 def draw_tokens(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row by inverse CDF in two levels (sum blocks, pick a block, then inside it), and its log-prob.
+    """Return one token a row by inverse CDF in two levels (sum blocks, pick a block, then inside it), and its log-prob.
 
     Exact for the softmax of the logits up to fp32 rounding; needs one uniform a row.
     """
@@ -34,7 +34,7 @@ def draw_tokens(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pick(weight_BN: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Index whose share of the row's weight holds the uniform, and the uniform rescaled inside that share."""
+    """Return the index whose share of the row's weight holds the uniform, and the uniform rescaled inside it."""
     edge_BN = weight_BN.cumsum(-1)
     point_B = uniform_B * edge_BN[:, -1]
     index_B = (edge_BN <= point_B[:, None]).sum(-1).clamp_(max=weight_BN.shape[1] - 1)
@@ -45,7 +45,7 @@ def _pick(weight_BN: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def truncate(logits_BV: Tensor, top_k: int, top_p: float) -> Tensor:
-    """The logits with all but the k likeliest tokens at -inf, and of those all outside the nucleus.
+    """Return the logits with all but the k likeliest tokens at -inf, and of those all outside the nucleus.
 
     The nucleus is the smallest set of likeliest tokens whose probability reaches ``top_p`` (Holtzman 2019,
     arXiv:1904.09751); it holds at least one. ``top_k`` 0 and ``top_p`` 1 leave all.

@@ -196,7 +196,7 @@ class Session:
         return draw_tokens(logits_BV, uniform_B)
 
     def _keep(self, alive: list[int]) -> list[int]:
-        """Let the other rows leave, the last ones taking their places; the new order."""
+        """Let the other rows leave, the last ones taking their places, and return the new order."""
         if len(alive) == len(self._rows):
             return alive
         order = _compacted(alive)
@@ -277,7 +277,7 @@ class Engine:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session over the present weights: dropout is off and the weights must not change until it closes."""
+        """Open a session over the present weights: dropout is off and the weights must not change until it closes."""
         # By default glibc maps each temporary over 32 MB afresh, and every page of it faults at its first touch.
         tune_allocator()
         was_training = self.model.training
@@ -289,7 +289,7 @@ class Engine:
             self.model.train(was_training)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int) -> list[Sample]:
-        """K samples a prompt, in the order of the prompts.
+        """Return K samples a prompt, in the order of the prompts.
 
         Each sample has its own random stream, named by seed, prompt index and sample index, so that the same
         call gives the same samples whatever ``max_rows`` is (up to padding's rounding).
@@ -299,7 +299,7 @@ class Engine:
         return sorted(samples, key=lambda s: (s.prompt_index, s.sample_index))
 
     def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int) -> Iterator[Token]:
-        """The same samples token by token, as they are drawn; closing the iterator ends the work."""
+        """Yield the same samples token by token, as they are drawn; closing the iterator ends the work."""
         if not prompts:
             raise UsageError("the engine was given no prompts", hint="give at least one")
         for count in {min(map(len, prompts)), max(map(len, prompts))}:
@@ -326,7 +326,7 @@ def _check_room(positions: int, prompt_tokens: int, new_tokens: int) -> None:
 
 
 def _compacted(alive: Sequence[int]) -> list[int]:
-    """The rows that stay, those beyond their number moved into the gaps before it: as few moves as can be."""
+    """Return the rows that stay, those beyond their number moved into the gaps before it: as few moves as can be."""
     number = len(alive)
     stay = {index for index in alive if index < number}
     movers = iter([index for index in alive if index >= number])

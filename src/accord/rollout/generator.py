@@ -50,7 +50,7 @@ class Generated:
 
 
 class Generator(Protocol):
-    """What writes completions. ``chat`` lays out prompts of several turns; None for a policy that has no template."""
+    """A writer of completions. ``chat`` lays out prompts of several turns; None for a policy that has no template."""
 
     @property
     def chat(self) -> ChatTemplate | None: ...

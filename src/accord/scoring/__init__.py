@@ -1,4 +1,4 @@
-"""What gives a completion its score in training."""
+"""Scorers, which give completions their scores in training."""
 
 from accord.scoring.ensemble import Ensemble
 from accord.scoring.http_scorer import HttpScorer

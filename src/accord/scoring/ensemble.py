@@ -36,9 +36,9 @@ class Ensemble:
         return cls([RewardModel.load(folder, placement) for folder in folders], combine or CombineConfig())
 
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """What each member says, ``(S, M)``: all heads of the first model, then those of the next."""
+        """Return what each member says, ``(S, M)``: all heads of the first model, then those of the next."""
         return torch.cat([model.member_scores(pairs) for model in self.models], dim=1)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """Scores of (prompt, completion) pairs, ``(S,)``."""
+        """Return the scores of (prompt, completion) pairs, ``(S,)``."""
         return combined(self.member_scores(pairs), self.combine)

@@ -22,7 +22,9 @@ PASSING = (408, 425, 429)  # refusals that a later try may lift, besides all of 
 
 
 class HttpScorer:
-    """POSTs ``{"prompts": [...], "completions": [...]}`` and reads ``{"scores": [...]}``, in batches, one at a time.
+    """A scorer behind a URL, asked in batches, one request at a time.
+
+    It is sent ``{"prompts": [...], "completions": [...]}`` and answers ``{"scores": [...]}``.
 
     A server that does not answer in ``timeout_s`` seconds, breaks off, or says that it is busy (408, 425, 429, 5xx) is
     asked again, ``MAX_TRIES`` times in all, ``pause_s``, 2 ``pause_s``, 4 ``pause_s`` ... seconds apart.
@@ -33,7 +35,7 @@ class HttpScorer:
         self.url, self.timeout_s, self.batch_size, self.pause_s = url, timeout_s, batch_size, pause_s
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """Scores of (prompt, completion) pairs, ``(S,)``.
+        """Return the scores of (prompt, completion) pairs, ``(S,)``.
 
         Raises:
             ResourceError: the server cannot be reached, or is busy, at the last try too.
@@ -48,7 +50,7 @@ class HttpScorer:
         return checked(self.url, answer, pairs)
 
     def _ask(self, body: bytes) -> bytes:
-        """The answer's body, after as many tries as it takes."""
+        """Return the answer's body, after as many tries as it takes."""
         # The standard library, one request after the other: beside a local model, scoring is a small part of an
         # iteration.
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})

@@ -20,7 +20,7 @@ from accord.text.tokenizer import Tokenizer
 
 
 def encode_scored(tokenizer: Tokenizer, prompt: str, completion: str, max_tokens: int) -> Example:
-    """Prompt, completion and end token as ids; the score is read at the end token, the last real one.
+    """Encode prompt, completion and end token; the score is read at the end token, the last real one.
 
     A text longer than ``max_tokens`` loses the end of its completion; the end token stays.
     Raises DataError where the prompt alone fills them: all its completions would get the same score.
@@ -45,9 +45,9 @@ def raw_scores(
     max_tokens: int,
     batch_tokens: int = 8192,
 ) -> Tensor:
-    """The head's number at the last real token of each (prompt, completion), ``(S,)`` fp32, before offset and scale.
+    """Return the head's number at the last real token of each (prompt, completion), ``(S,)``, before offset and scale.
 
-    Of several heads one each, ``(S, heads)``.
+    In fp32. Of several heads one each, ``(S, heads)``.
     """
     examples = [encode_scored(tokenizer, prompt, completion, max_tokens) for prompt, completion in pairs]
     score_SM = torch.empty(len(examples), model.score.out_features)
@@ -58,7 +58,7 @@ def raw_scores(
 
 
 def combined(score_SM: Tensor, combine: CombineConfig) -> Tensor:
-    """One score out of those of M members, ``(S,)``."""
+    """Return one score out of those of M members, ``(S,)``."""
     # One alone is its own mean and minimum, and its variance is 0: every rule leaves it as it is.
     if score_SM.shape[1] == 1:
         return score_SM[:, 0]
@@ -78,13 +78,13 @@ class RewardModel:
         return cls(*load_scalar(folder, placement))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """Scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1.
+        """Return the scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1.
 
         Those of an ensemble do so head by head; scores of `transform` "probability" lie between 0 and 1.
         """
         return checked("the reward model", combined(self.member_scores(pairs), self.scale.combine), pairs)
 
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """What each head says, on its own scale, ``(S, heads)``."""
+        """Return what each head says, on its own scale, ``(S, heads)``."""
         raw = raw_scores(self.model, self.tokenizer, pairs, self.model.config.max_positions)
         return self.scale.apply(raw).reshape(len(pairs), self.model.score.out_features)

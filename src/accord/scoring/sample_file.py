@@ -93,7 +93,7 @@ def _as_row(one: Generated) -> dict[str, Any]:
 
 
 def best_rows(rows: Sequence[dict[str, Any]], scorer: Scorer, best_of: int, per_prompt: int) -> list[dict[str, Any]]:
-    """Of each ``best_of`` rows in turn the one with the highest score; of equals the earlier.
+    """Return the row with the highest score of each ``best_of`` in turn; of equals the earlier.
 
     ``per_prompt`` of those that remain belong to one prompt each, and are ranked among themselves.
     """

@@ -13,13 +13,13 @@ from accord.errors import DataError
 
 
 class Scorer(Protocol):
-    """What gives completions their score: (prompt, completion) texts in, one number each out, ``(S,)`` fp32."""
+    """A source of scores: (prompt, completion) texts in, one number each out, ``(S,)`` fp32."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor: ...
 
 
 def checked(name: str, scores: Any, pairs: Sequence[tuple[str, str]]) -> Tensor:
-    """What a scorer gave as ``(S,)`` fp32.
+    """Return what a scorer gave as ``(S,)`` fp32, checked.
 
     Args:
         name: the scorer, for errors.
@@ -53,7 +53,7 @@ def checked(name: str, scores: Any, pairs: Sequence[tuple[str, str]]) -> Tensor:
 
 
 def _number(value: Any) -> float:
-    """NaN for what is no number; a text that spells one is none."""
+    """Return the number, or NaN for what is none; a text that spells one is none."""
     try:
         return float(value) if hasattr(value, "__float__") else math.nan
     except (TypeError, ValueError, OverflowError):

@@ -41,13 +41,13 @@ class WeightedScorer:
             raise UsageError("no scorer has a weight above or below 0", why="nothing would be optimised")
 
     def parts(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-        """Each part's own scores ``(S,)``, not yet weighted."""
+        """Return each part's own scores ``(S,)``, not yet weighted."""
         # Logged before its weight: a part's own mean can be compared between runs, a weighted one moves with the
         # weight.
         return {part.name: part.scorer.score(pairs) for part in self.each}
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of such scores, ``(S,)``."""
+        """Return the weighted sum of such scores, ``(S,)``."""
         return torch.stack([part.weight * parts[part.name] for part in self.each]).sum(0)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
@@ -55,7 +55,7 @@ class WeightedScorer:
 
 
 def score_in_parts(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The scores ``(S,)``, and those of each part where the scorer has any; nothing is scored twice."""
+    """Return the scores ``(S,)``, and those of each part where the scorer has any; nothing is scored twice."""
     if not isinstance(scorer, WeightedScorer):
         return scorer.score(pairs), {}
     parts = scorer.parts(pairs)
@@ -63,7 +63,7 @@ def score_in_parts(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> tuple[Te
 
 
 def chat_of(scorer: Scorer) -> ChatTemplate | None:
-    """The chat template of the reward model among the parts, of the first of several; None without one."""
+    """Return the chat template of the reward model among the parts, of the first of several; None without one."""
     found = [part.scorer for part in scorer.each] if isinstance(scorer, WeightedScorer) else [scorer]
     models = [model for one in found for model in (one.models if isinstance(one, Ensemble) else [one])]
     return next((one.tokenizer.chat for one in models if isinstance(one, RewardModel)), None)
@@ -83,7 +83,7 @@ GIVEN = "reward_model"  # the name of the given reward model among the parts
 def load_scorer(
     configs: Sequence[ScorerConfig] = (), reward_model: Path | None = None, placement: Placement = AUTO
 ) -> Scorer:
-    """What ``rl.rewards`` and a given reward model describe together; the reward model counts once.
+    """Return what ``rl.rewards`` and a given reward model describe together; the reward model counts once.
 
     Raises:
         UsageError: there is neither, two parts share a name, or all weights are 0.
@@ -104,7 +104,7 @@ def load_scorer(
 
 
 def scorer_inputs(configs: Sequence[ScorerConfig], reward_model: Path | None = None) -> dict[str, Path]:
-    """The folders that these scorers read, by name: a stage's result depends on their contents."""
+    """Return the folders that these scorers read, by name: a stage's result depends on their contents."""
     given = {} if reward_model is None else {GIVEN: reward_model}
     for config in configs:
         folders = (config.model,) if config.model else config.ensemble

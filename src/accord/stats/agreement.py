@@ -69,7 +69,7 @@ class JudgedItems:
         return int(self.cluster_N.max()) + 1 if len(self.cluster_N) else 0
 
     def lacking(self) -> Unknown | None:
-        """Why no agreement can be stated at all; None if one can."""
+        """Return why no agreement can be stated at all; None if one can."""
         if len(self.count_NC):
             return None
         if self.num_single:
@@ -77,7 +77,7 @@ class JudgedItems:
         return Unknown("nothing was judged yet")
 
     def unanimous(self) -> Unknown | None:
-        """Why agreement beyond chance cannot be stated; None if it can."""
+        """Return why agreement beyond chance cannot be stated; None if it can."""
         used = self.count_NC.sum(axis=0) > 0
         if used.sum() > 1:
             return None
@@ -113,14 +113,14 @@ def _order(value: Hashable) -> tuple[int, Any]:
 
 
 def raw_agreement(judged: JudgedItems, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """`DEFINITIONS` "raw": mean over items of the share of pairs of judgements that are equal."""
+    """Return the mean over items of the share of pairs of judgements that are equal (`DEFINITIONS` "raw")."""
     if why := judged.lacking():
         return why
     return share_by_cluster(_alike(judged), judged.cluster_N, level=level, resamples=resamples, seed=seed)
 
 
 def fleiss_kappa(judged: JudgedItems, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """Kappa of any number of people (Fleiss 1971), (P - Pe) / (1 - Pe).
+    """Return Fleiss' kappa of any number of people (Fleiss 1971), (P - Pe) / (1 - Pe).
 
     P is the raw agreement, Pe = sum_c p_c^2 with p_c the mean over items of the share that said c. With as many
     judgements of each item this is Fleiss' own; otherwise each item weighs the same (Gwet 2014, ch. 2).
@@ -141,7 +141,9 @@ def fleiss_kappa(judged: JudgedItems, *, level: float = 0.95, resamples: int = 1
 def krippendorff_alpha(
     judged: JudgedItems, metric: Metric = "nominal", *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Estimate:
-    """Alpha = 1 - Do / De for any number of people and missing judgements (Krippendorff 2004, ch. 11; 2011).
+    """Return alpha = 1 - Do / De for any number of people and missing judgements.
+
+    Krippendorff 2004, ch. 11; 2011.
 
     Args:
         metric: How far two values lie apart: "nominal" (0 or 1), "ordinal" (by how many judgements lie between them),
@@ -178,7 +180,9 @@ def cohen_kappa(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """Kappa of two people on the same items (Cohen 1960): chance is the product of their own shares of each value.
+    """Return Cohen's kappa of two people on the same items.
+
+    Chance is the product of their own shares of each value (Cohen 1960).
 
     Args:
         first, second: (N,) what each said of the same N items.
@@ -205,7 +209,7 @@ def cohen_kappa(
 
 
 def _alike(judged: JudgedItems) -> FloatArray:
-    """(N,) share of pairs of judgements of an item that are equal."""
+    """Return the (N,) share of pairs of judgements of an item that are equal."""
     total_N = judged.count_NC.sum(axis=1)
     return np.asarray((judged.count_NC * (judged.count_NC - 1)).sum(axis=1) / (total_N * (total_N - 1)))
 
@@ -217,7 +221,7 @@ def _by_cluster(judged: JudgedItems, values_NF: FloatArray) -> FloatArray:
 
 
 def _beyond(seen_R: FloatArray, chance_R: FloatArray) -> FloatArray:
-    """Agreement beyond chance; NaN where a resample holds one value only."""
+    """Return agreement beyond chance; NaN where a resample holds one value only."""
     room_R = 1 - chance_R
     return np.divide(seen_R - chance_R, room_R, out=np.full_like(seen_R, math.nan), where=room_R > 1e-12)
 
@@ -236,7 +240,10 @@ def _nominal(pairs_RCC: FloatArray, total_RC: FloatArray, values_C: FloatArray) 
 
 
 def _ordinal(pairs_RCC: FloatArray, total_RC: FloatArray, values_C: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The interval metric on mid-ranks: sum_{g=c..k} n_g - (n_c + n_k) / 2 is the difference of two of them."""
+    """Return the interval metric's sums on mid-ranks.
+
+    sum_{g=c..k} n_g - (n_c + n_k) / 2 is the difference of two of them.
+    """
     return _squares(pairs_RCC, total_RC, np.cumsum(total_RC, axis=1) - total_RC / 2)
 
 
@@ -245,7 +252,7 @@ def _interval(pairs_RCC: FloatArray, total_RC: FloatArray, values_C: FloatArray)
 
 
 def _squares(pairs_RCC: FloatArray, total_RC: FloatArray, value_RC: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """sum_ck w_ck (v_c - v_k)^2 of pairs within items, and of all pairs; by (a - b)^2 = a^2 + b^2 - 2ab."""
+    """Return sum_ck w_ck (v_c - v_k)^2 of pairs within items, and of all pairs; by (a - b)^2 = a^2 + b^2 - 2ab."""
     square_R = (total_RC * value_RC**2).sum(axis=1)
     seen_R = 2 * square_R - 2 * np.einsum("rc,rck,rk->r", value_RC, pairs_RCC, value_RC)
     return seen_R, 2 * total_RC.sum(axis=1) * square_R - 2 * (total_RC * value_RC).sum(axis=1) ** 2
@@ -267,8 +274,10 @@ def _resampled(
     resamples: int,
     seed: int,
 ) -> Interval:
-    """The statistic with its bootstrap interval. Resamples in which it does not exist are left out of the interval;
-    where that is most of them, none is stated."""
+    """Return the statistic with its bootstrap interval.
+
+    Resamples in which it does not exist are left out of the interval; where that is most of them, none is stated.
+    """
     clusters, n = judged.num_clusters, len(judged.count_NC)
     value = float(statistic(np.ones((1, clusters)))[0])
     draws = np.concatenate(
@@ -281,7 +290,7 @@ def _resampled(
 
 
 def _with_width(found: Interval, judged: JudgedItems, level: float) -> Interval:
-    """An agreement beyond chance whose resamples all say the same, with the interval of the raw agreement in its place.
+    """Give an agreement whose resamples are all alike the interval of the raw agreement.
 
     1 - kappa = (1 - raw) / (1 - chance), with chance as the answers given have it, turns the ends of one into those of
     the other, cut at -1: of answers that are nearly all the same nothing can be said. For alpha of numbers it takes
@@ -301,7 +310,9 @@ def _with_width(found: Interval, judged: JudgedItems, level: float) -> Interval:
 def pairwise_agreement(
     first: npt.ArrayLike, second: npt.ArrayLike, groups: Labels, *, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Of the pairs of items of one group that both score differently, the share they order alike; interval by group.
+    """Return the share of pairs that both order alike, with its interval by group.
+
+    The pairs are those of items of one group that both score differently.
 
     Args:
         first, second: (N,) two annotators' (or predictors') scores or ranks of the same items, same direction.

@@ -51,7 +51,9 @@ def bradley_terry_with_annotators(
     level: float = 0.95,
     max_steps: int = 500,
 ) -> AnnotatorStrengths:
-    """P(a chooses the first) = sigmoid(scale_a * (theta_first - theta_second) + left_a).
+    """Fit strengths of items together with the scale and the left bias of each person.
+
+    P(a chooses the first) = sigmoid(scale_a * (theta_first - theta_second) + left_a).
 
     A scale per person on Bradley & Terry's model is that of Raman & Joachims 2014 (ordinal peer grading); it takes the
     place of the chance of being right in Crowd-BT (Chen et al. 2013). The effect of the place is that of Davidson &
@@ -101,7 +103,7 @@ def bradley_terry_with_annotators(
 def _fit(
     first_M: IntArray, second_M: IntArray, annotator_M: IntArray, outcome_M: FloatArray, max_steps: int
 ) -> tuple[FloatArray, float, FloatArray, FloatArray]:
-    """theta (N,), its spread, and means (A, 2) and covariances (A, 2, 2) of the habits."""
+    """Return theta (N,), its spread, and means (A, 2) and covariances (A, 2, 2) of the habits."""
     graph = _Graph(first_M, second_M)
     num_people = int(annotator_M.max()) + 1
     mean_A2, cov_A22 = np.tile(HABIT_MEAN, (num_people, 1)), np.tile(np.diag(HABIT_SD**2), (num_people, 1, 1))
@@ -139,7 +141,7 @@ def _quadratic(mean_M: FloatArray, variance_M: FloatArray, outcome_M: FloatArray
 def _habits(
     annotator_M: IntArray, size: int, lean_M: FloatArray, bend_M: FloatArray, gap_M: FloatArray, gap2_M: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Means and covariances of the habits, given the moments of the gaps between strengths."""
+    """Return means and covariances of the habits, given the moments of the gaps between strengths."""
 
     def total(values_M: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(annotator_M, values_M, size), dtype=np.float64)
@@ -174,7 +176,7 @@ class _Graph:
             self._blocks[i] = (members[np.argsort(component_N[members], kind="stable")], size)
 
     def _located(self) -> Iterator[tuple[IntArray, int, IntArray, IntArray, IntArray]]:
-        """Each block: its items, K, which comparisons are its own, and the places of their two items in it."""
+        """Yield each block: its items, K, which comparisons are its own, and the places of their two items in it."""
         for members, size in self._blocks:
             place_N = np.full(self._size, -1)
             place_N[members] = np.arange(len(members))
@@ -184,7 +186,7 @@ class _Graph:
     def average(
         self, weight_M: FloatArray, pull_M: FloatArray, precision: float
     ) -> tuple[FloatArray, float, FloatArray, FloatArray]:
-        """Strengths under a Gaussian with a weight and a pull for each comparison.
+        """Return strengths under a Gaussian with a weight and a pull for each comparison.
 
         Returns (theta (N,), sum of E[theta^2], E[gap] (M,), E[gap^2] (M,)) with gap = theta_first - theta_second.
         """

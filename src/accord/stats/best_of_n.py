@@ -14,14 +14,17 @@ from accord.stats.win_rates import same_prompts
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """KL(best-of-n || base) in nats is at most log n - (n - 1) / n; equality for continuous scores (Beirami 2024)."""
+    """Return log n - (n - 1) / n, which KL(best-of-n || base) in nats does not exceed (Beirami 2024).
+
+    For continuous scores it is that KL.
+    """
     if n < 1:
         raise DataError(f"best of {n}", why="n starts at 1")
     return math.log(n) - (n - 1) / n
 
 
 def best_of_n_scores(gold: npt.ArrayLike, proxy: npt.ArrayLike, n: int) -> FloatArray:
-    """(P,) expected gold score of the sample that the proxy likes best among n, over all subsets of the N given.
+    """Return the (P,) expected gold score of the sample that the proxy likes best of n, over all subsets of the N.
 
     Unbiased for any N >= n (Nakano et al. 2021, WebGPT appendix I): the sample of proxy rank i (1 = worst) is the best
     of a random subset with chance C(i - 1, n - 1) / C(N, n). Proxy ties are broken at random, in expectation.
@@ -54,7 +57,7 @@ def best_of_n_curve(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[Interval]:
-    """The expected gold score of best-of-n by the proxy for each n, meaned over prompts, intervals by cluster.
+    """Return the expected gold score of best-of-n by the proxy for each n, meaned over prompts, intervals by cluster.
 
     Pass the proxy as gold too to see what the proxy itself claims.
     """

@@ -26,7 +26,7 @@ class Calibration:
 
 
 def margin_calibration(margins: npt.ArrayLike, num_bins: int = 10) -> Calibration:
-    """Does sigmoid(|margin|) say how often a choice is right? Bins of equal width on confidence 0.5..1.
+    """Compare sigmoid(|margin|) with how often a choice is right, in bins of equal width on confidence 0.5..1.
 
     Expected calibration error (Guo et al. 2017) of the preferred side. A margin of zero counts as half right.
 

@@ -116,18 +116,18 @@ class _Votes:
     num_values: int
 
     def habits(self, annotator: int) -> FloatArray:
-        """(C,) how often the annotator says each value."""
+        """Return (C,) how often the annotator says each value."""
         said = np.bincount(self.value_M[self.annotator_M == annotator], minlength=self.num_values)
         return np.asarray(said / said.sum())
 
     def shares(self) -> FloatArray:
-        """(N, C) share of each item's votes."""
+        """Return the (N, C) share of each item's votes."""
         cell_M = self.item_M * self.num_values + self.value_M
         count_NC = np.bincount(cell_M, minlength=self.num_items * self.num_values).reshape(-1, self.num_values)
         return np.asarray(count_NC / count_NC.sum(axis=1, keepdims=True))
 
     def confusion_counts(self, posterior_NC: FloatArray) -> FloatArray:
-        """(A, C, C) expected number of (truth, said) of each annotator."""
+        """Return the (A, C, C) expected number of (truth, said) of each annotator."""
         cell_M = self.annotator_M * self.num_values + self.value_M
         size = self.num_annotators * self.num_values
         by_truth = [np.bincount(cell_M, chance_N[self.item_M], minlength=size) for chance_N in posterior_NC.T]
@@ -135,7 +135,7 @@ class _Votes:
         return count_CAC.swapaxes(0, 1)
 
     def log_evidence(self, confusion_ACC: FloatArray) -> FloatArray:
-        """(N, C) log chance of an item's votes under each truth."""
+        """Return the (N, C) log chance of an item's votes under each truth."""
         said_MC = np.log(confusion_ACC)[self.annotator_M, :, self.value_M]
         return np.stack([np.bincount(self.item_M, column, minlength=self.num_items) for column in said_MC.T], axis=1)
 
@@ -166,7 +166,7 @@ def _climb(
 
 
 def _without_own(votes: _Votes, posterior_NC: FloatArray, confusion_ACC: FloatArray) -> FloatArray:
-    """(M,) the chance that what was said is true, by everything but this judgement; known truths stay known."""
+    """Return the (M,) chance that what was said is true, by everything but this judgement; known truths stay known."""
     own_MC = np.log(confusion_ACC)[votes.annotator_M, :, votes.value_M]
     log_MC = np.log(np.maximum(posterior_NC, np.finfo(np.float64).tiny))[votes.item_M] - own_MC
     said_M = log_MC[np.arange(len(log_MC)), votes.value_M]
@@ -174,7 +174,7 @@ def _without_own(votes: _Votes, posterior_NC: FloatArray, confusion_ACC: FloatAr
 
 
 def _share_right(right_m: FloatArray, trial_m: IntArray, level: float, *, imputed: bool) -> Interval:
-    """The mean chance of being right over trials; ``imputed`` widens the interval, see `dawid_skene`."""
+    """Return the mean chance of being right over trials; ``imputed`` widens the interval, see `dawid_skene`."""
     trial_m = np.unique(trial_m, return_inverse=True)[1]
     size_K = np.bincount(trial_m)
     share = min(1.0, float((np.bincount(trial_m, right_m) / size_K).mean()))
@@ -186,7 +186,7 @@ def _share_right(right_m: FloatArray, trial_m: IntArray, level: float, *, impute
 
 
 def _beyond(accuracy: Interval, chance: float) -> Interval:
-    """The same beyond chance, at least -1; with one value in all there is none to go beyond."""
+    """Return the same beyond chance, at least -1; with one value in all there is none to go beyond."""
     if chance > 1 - 1e-12:
         return accuracy
     bounds = (accuracy.value, accuracy.low, accuracy.high)

@@ -76,7 +76,7 @@ def bootstrap_by_cluster(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """The (weighted) mean of items with a percentile bootstrap interval that resamples whole clusters.
+    """Return the (weighted) mean of items with a percentile bootstrap interval that resamples whole clusters.
 
     Args:
         values: (N,) one number per item.
@@ -111,7 +111,9 @@ def share_by_cluster(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """`bootstrap_by_cluster` of shares, 0 to 1; where all clusters are alike, with Wilson's interval of so many trials.
+    """Return `bootstrap_by_cluster` of shares, 0 to 1.
+
+    Where all clusters are alike, Wilson's interval of so many trials.
 
     A resample of six ones is six ones again: the bootstrap would be sure of what six cases cannot show. Of K clusters
     that are all 1 Wilson's interval is [K / (K + z^2), 1]; at 95 % its lower end is 1 - 3.84 / K for large K, near the
@@ -133,14 +135,14 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Mean of a - b over the same items, interval by cluster: is predictor a better than b on these very pairs?"""
+    """Return the mean of a - b over the same items, interval by cluster: is a better than b on these very pairs?"""
     a_N = vector(values_a, "values_a")
     difference_N = a_N - vector(values_b, "values_b", len(a_N))
     return bootstrap_by_cluster(difference_N, clusters, level=level, resamples=resamples, seed=seed)
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
-    """A share of independent trials with Wilson's score interval (Wilson 1927).
+    """Return a share of independent trials with Wilson's score interval (Wilson 1927).
 
     Half successes (ties) may be given, and a number of trials that is not whole (an effective one).
     """
@@ -165,7 +167,7 @@ def vector(values: npt.ArrayLike, name: str, length: int | None = None) -> Float
 
 
 def cluster_index(clusters: Labels | None, n: int) -> IntArray:
-    """Labels as integers 0..C-1."""
+    """Return labels as integers 0..C-1."""
     if clusters is None:
         return np.arange(n)
     if len(clusters) != n:
@@ -175,7 +177,10 @@ def cluster_index(clusters: Labels | None, n: int) -> IntArray:
 
 
 def cluster_draws(num_clusters: int, resamples: int, seed: int, width: int) -> Iterator[IntArray]:
-    """How often each cluster is drawn, (r, C) at a time; the draws do not depend on how they are cut into chunks."""
+    """Yield how often each cluster is drawn, (r, C) at a time.
+
+    The draws do not depend on how they are cut into chunks.
+    """
     rng = np.random.default_rng(seed)
     share = np.full(num_clusters, 1 / num_clusters)
     step = max(1, MAX_CELLS // width)

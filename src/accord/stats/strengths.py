@@ -33,7 +33,7 @@ def bradley_terry(
     tie_model: Literal["half", "davidson"] = "half",
     l2: float = 0.0,
 ) -> Strengths:
-    """Maximum-likelihood strengths: P(i beats j) = e^ti / (e^ti + e^tj) (Bradley & Terry 1952).
+    """Fit maximum-likelihood strengths: P(i beats j) = e^ti / (e^ti + e^tj) (Bradley & Terry 1952).
 
     Args:
         wins: (n, n), ``wins[i, j]`` = how often i beat j; the diagonal must be zero.
@@ -82,7 +82,7 @@ def _comparison_counts(wins: npt.ArrayLike, ties: npt.ArrayLike | None) -> tuple
 
 
 def _strongly_connected(beats_nn: FloatArray) -> bool:
-    """Can every item reach every other along wins? Ford 1957: exactly then the estimate is finite."""
+    """Return whether every item reaches every other along wins: exactly then the estimate is finite (Ford 1957)."""
     reach = (beats_nn > 0) | np.eye(len(beats_nn), dtype=bool)
     for _ in range(max(1, math.ceil(math.log2(len(reach))))):
         reach = (reach.astype(np.float64) @ reach) > 0
@@ -92,7 +92,7 @@ def _strongly_connected(beats_nn: FloatArray) -> bool:
 def _tie_likelihood(
     win_nn: FloatArray, tie_nn: FloatArray, theta: FloatArray, log_tie: float
 ) -> tuple[float, FloatArray, FloatArray]:
-    """Log-likelihood, its gradient (n + 1,) and information (n + 1, n + 1) in (theta, log nu); log nu = -inf: no ties.
+    """Return log-likelihood, gradient (n + 1,) and information (n + 1, n + 1) in (theta, log nu); -inf: no ties.
 
     With u = (ti - tj) / 2 the chances of win, loss and tie are e^u, e^-u and nu, over their sum.
     """
@@ -113,7 +113,7 @@ def _tie_likelihood(
 
 
 def _maximise(win_nn: FloatArray, tie_nn: FloatArray, davidson: bool, l2: float) -> tuple[FloatArray, float]:
-    """Newton's method on a concave function, halving the step while it does not ascend."""
+    """Climb a concave function by Newton's method, halving the step while it does not ascend."""
     size = len(win_nn)
     free = size + 1 if davidson else size
     point = np.zeros(size + 1)  # the strengths, then log nu
@@ -148,7 +148,10 @@ def _penalised(information: FloatArray, l2: float) -> FloatArray:
 
 
 def _standard_errors(information: FloatArray, davidson: bool, l2: float) -> FloatArray:
-    """Of the centred strengths: the inverse information, projected on sum zero (its null direction)."""
+    """Return the standard errors of the centred strengths.
+
+    By the inverse information, projected on sum zero (its null direction).
+    """
     size = len(information) - 1
     matrix = _penalised(information, l2)
     if not davidson:

@@ -29,7 +29,9 @@ def win_rate(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Mean over prompts of the share of cross pairs (a sample of A, a sample of B) that A wins; a tie is half a win.
+    """Return the mean over prompts of the share of cross pairs that A wins; a tie is half a win.
+
+    A cross pair is a sample of A and one of B.
 
     Args:
         scores_a, scores_b: (P, Ka) and (P, Kb), the judge's scores of the samples of the same P prompts.
@@ -51,7 +53,9 @@ def length_controlled_win_rate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """The win rate A would have over B at equal lengths: sigmoid(theta) of a logistic model of the judge's choices.
+    """Return the win rate A would have over B at equal lengths.
+
+    Sigmoid(theta) of a logistic model of the judge's choices.
 
     P(x beats y) = sigmoid(theta * (A against B) + gamma * (log length of x - log length of y)), fitted to all cross
     pairs *and* to the pairs of two samples of one policy and prompt. The latter have no theta, so they show what length
@@ -99,7 +103,7 @@ def same_prompts(scores_a: npt.ArrayLike, scores_b: npt.ArrayLike) -> tuple[Floa
 
 
 def _outcomes(a_PK: FloatArray, b_PK: FloatArray) -> FloatArray:
-    """(P, Ka, Kb): 1 where a wins, 0 where b wins, a half for a tie."""
+    """Return (P, Ka, Kb): 1 where a wins, 0 where b wins, a half for a tie."""
     a_PKK, b_PKK = a_PK[:, :, None], b_PK[:, None, :]
     return np.asarray((a_PKK > b_PKK) + 0.5 * (a_PKK == b_PKK), dtype=np.float64)
 
@@ -114,7 +118,7 @@ def _log_lengths(lengths: npt.ArrayLike, scores_PK: FloatArray) -> FloatArray:
 def _cross_rows(
     a_PK: FloatArray, b_PK: FloatArray, long_a_PK: FloatArray, long_b_PK: FloatArray
 ) -> tuple[FloatArray, ...]:
-    """Rows (prompt, A against B, log-length difference, outcome, weight) of all cross pairs."""
+    """Return rows (prompt, A against B, log-length difference, outcome, weight) of all cross pairs."""
     won = _outcomes(a_PK, b_PK)
     longer = long_a_PK[:, :, None] - long_b_PK[:, None, :]
     prompt = np.broadcast_to(np.arange(len(a_PK))[:, None, None], won.shape)
@@ -123,7 +127,7 @@ def _cross_rows(
 
 
 def _within_rows(scores_PK: FloatArray, long_PK: FloatArray) -> tuple[FloatArray, ...]:
-    """The same columns for the pairs of two samples of one policy; the model's theta does not act on them."""
+    """Return the same columns for the pairs of two samples of one policy; the model's theta does not act on them."""
     first, second = np.triu_indices(scores_PK.shape[1], k=1)
     won = (scores_PK[:, first] > scores_PK[:, second]) + 0.5 * (scores_PK[:, first] == scores_PK[:, second])
     longer = long_PK[:, first] - long_PK[:, second]
@@ -133,7 +137,7 @@ def _within_rows(scores_PK: FloatArray, long_PK: FloatArray) -> tuple[FloatArray
 
 
 def _fit_logistic(design_N2: FloatArray, won_N: FloatArray, weight_RN: FloatArray) -> FloatArray:
-    """(R, 2) coefficients of R weighted logistic fits of one data set, each with half a drawn pseudo-row per column."""
+    """Return (R, 2) coefficients of R weighted logistic fits, each with half a drawn pseudo-row per column."""
     design = np.vstack([design_N2, np.eye(2)])
     won = np.append(won_N, [0.5, 0.5])
     weight = np.hstack([weight_RN, np.full((len(weight_RN), 2), 0.5)])

@@ -1,4 +1,4 @@
-"""Token batches: what the models eat. Right padding, buckets of like length, loss masks (True = counts)."""
+"""Batches of tokens: right padding, buckets of like length, loss masks (True = counts)."""
 
 from __future__ import annotations
 
@@ -58,16 +58,19 @@ class Batch:
         return self.length_B.cumsum(0) - 1
 
     def inputs(self) -> tuple[Tensor, Tensor]:
-        """Each row without its last token, which predicts nothing, and how long that is."""
+        """Return each row without its last token, which predicts nothing, and how long that is."""
         return self.ids_BT[:, :-1], self.length_B - 1
 
     def predicting(self) -> tuple[Tensor, Tensor]:
-        """Which of the real tokens of `inputs` predict a counted token, and those tokens' ids; both in row order."""
+        """Return which of the real tokens of `inputs` predict a counted token, and those tokens' ids.
+
+        Both in row order.
+        """
         counts_N = self.mask_BT[:, 1:][self.real_BT[:, 1:]]
         return counts_N.nonzero().squeeze(1), self.ids_BT[self.mask_BT]
 
     def completion_means(self, x_N: Tensor) -> Tensor:
-        """Mean over each row's counted tokens of a number a real token, ``(B,)``."""
+        """Return the mean of a number a real token over each row's counted tokens, ``(B,)``."""
         counted_N = self.mask_BT[self.real_BT]
         row_N = torch.arange(len(self.length_B), device=x_N.device).repeat_interleave(self.length_B)[counted_N]
         sum_B = x_N.new_zeros(len(self.length_B)).index_add(0, row_N, x_N[counted_N])
@@ -99,7 +102,7 @@ def pack_blocks(texts: Iterable[Sequence[int]], end_id: int, block_tokens: int) 
 def length_buckets(
     lengths: Sequence[int], max_tokens: int, seed: int, pieces: Sequence[Sequence[int]] | None = None
 ) -> list[list[int]]:
-    """Indices in batches of like length: at most ``max_tokens`` after padding (one item may exceed it alone).
+    """Return indices in batches of like length: at most ``max_tokens`` after padding (one item may exceed it alone).
 
     Items of equal length and the order of the batches are shuffled by the seed. ``pieces`` stay whole (default: one
     item each).
@@ -119,7 +122,7 @@ def length_buckets(
 
 
 def example_buckets(examples: Sequence[Example], max_tokens: int, seed: int = 0) -> list[list[int]]:
-    """`length_buckets` of examples, those of one prompt side by side: a model runs what rows begin with once.
+    """Return `length_buckets` of examples, those of one prompt side by side: a model runs what rows begin with once.
 
     Only like lengths stay together, since attention sees the padding; and where repeated prompts are few of the tokens,
     like lengths alone spare more.

@@ -11,7 +11,7 @@ from accord.text.tokenizer import Tokenizer
 
 
 def encode_chat(words: Tokenizer, messages: Sequence[Message], counted_from: int = 0) -> Example:
-    """A conversation as one example: the assistant's turns and their end tokens count, all other tokens do not.
+    """Return a conversation as one example: the assistant's turns and their end tokens count, all other tokens do not.
 
     The ids are those of the rendered text; the mask is that of `transformers`' ``return_assistant_tokens_mask`` for
     templates with ``{% generation %}`` blocks, and of `ChatTemplate.assistant_spans` for others. (A character that

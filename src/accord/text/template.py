@@ -46,7 +46,7 @@ class ChatTemplate:
     where: str = "chat template"
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The text of a conversation, as ``apply_chat_template(..., tokenize=False)`` gives it.
+        """Return the text of a conversation, as ``apply_chat_template(..., tokenize=False)`` gives it.
 
         Raises:
             DataError: The template is broken, or refuses these messages.
@@ -54,11 +54,11 @@ class ChatTemplate:
         return self._run(messages, add_generation_prompt, marked=False)
 
     def prompt(self, messages: Sequence[Message]) -> str:
-        """The text up to where the assistant begins to write."""
+        """Return the text up to where the assistant begins to write."""
         return self.render(messages, add_generation_prompt=True)
 
     def reply(self, messages: Sequence[Message], content: str) -> str:
-        """What the assistant writes after `prompt` to have said ``content``, without the token that ends its turn."""
+        """Return what the assistant writes after `prompt` to say ``content``, without the token that ends its turn."""
         whole = [*messages, {"role": "assistant", "content": content}]
         text = self.render(whole)
         start, end = self._turn(whole, len(messages), text)
@@ -80,8 +80,9 @@ class ChatTemplate:
         return max(found, key=len, default="")
 
     def assistant_spans(self, messages: Sequence[Message], counted_from: int = 0) -> tuple[str, list[Span]]:
-        """The text of a conversation, and where in it the assistant wrote from message ``counted_from`` on, the end
-        of its turns included.
+        """Return the text of a conversation, and where in it the assistant wrote, the ends of its turns included.
+
+        Messages before ``counted_from`` do not count.
 
         What stands in the template's ``{% generation %}`` blocks, if it has any. Otherwise a turn begins where the
         prompt before it ends, and ends behind its content and the token that follows it there.
@@ -112,11 +113,11 @@ class ChatTemplate:
             else:
                 place += len(piece)
         if "".join(piece for piece in pieces if piece not in (_OPEN, _CLOSE)) != text:
-            self._fail("the text of its generation blocks cannot be told apart")
+            self._fail("the text of its generation blocks cannot be found")
         return spans
 
     def _turn(self, messages: Sequence[Message], index: int, text: str) -> Span:
-        """Where the turn at ``index`` stands in the conversation's text."""
+        """Return where the turn at ``index`` stands in the conversation's text."""
         header, tail = self._around(messages, index)
         start, end = self._start(messages[:index], header, text), len(text) - len(tail)
         if not text.endswith(tail) or not 0 <= start <= end:
@@ -136,7 +137,7 @@ class ChatTemplate:
         return len(header) if text.startswith(header) else -1
 
     def _around(self, messages: Sequence[Message], index: int) -> tuple[str, str]:
-        """The text before and after the content of one message."""
+        """Return the text before and after the content of one message."""
         other = [*messages]
         other[index] = {**messages[index], "content": _STAND_IN}
         parts = self.render(other).split(_STAND_IN)
@@ -172,7 +173,7 @@ class _Refusal(TemplateError):
 
 
 def _line(error: Exception) -> int:
-    """Line of the template that raised, 0 where none is known."""
+    """Return the line of the template that raised, 0 where none is known."""
     if isinstance(error, TemplateSyntaxError):
         return error.lineno
     frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == "<template>"]
@@ -180,7 +181,7 @@ def _line(error: Exception) -> int:
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Copies without empty fields; an assistant's thoughts under each name that templates know, as `transformers`."""
+    """Return copies without empty fields, thoughts under each name that templates know, as `transformers` does."""
     found = []
     for message in messages:
         copy = {key: value for key, value in message.items() if value is not None}

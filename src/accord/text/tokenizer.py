@@ -45,12 +45,12 @@ class Tokenizer:
         self.vocab_size: int = inner.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text, without any special token added. Those written in the text are single ids."""
+        """Return ids of the text, without any special token added. Those written in the text are single ids."""
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
-        """Ids of the text, and the characters that each of them stands for."""
+        """Return ids of the text, and the characters that each of them stands for."""
         found = self._inner.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
@@ -58,12 +58,12 @@ class Tokenizer:
         return [e.ids for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids; special tokens are left out."""
+        """Return the text of the ids; special tokens are left out."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
     def padding_apart(self) -> tuple[int, str] | None:
-        """A special token other than the end token to pad with: the padding token itself where it is one.
+        """Return a special token other than the end token to pad with: the padding token itself where it is one.
 
         None where the end token is the only special token.
         """
@@ -81,7 +81,7 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE (Sennrich 2016, on bytes as in GPT-2): any text in, the same text out."""
+    """Train byte-level BPE (Sennrich 2016, on bytes as in GPT-2): any text in, the same text out."""
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -108,8 +108,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read a tokenizer from a Hugging Face folder, with its chat template and the further end tokens of
-    ``generation_config.json``. Raises DataError where a file or the end token is missing."""
+    """Read a tokenizer from a Hugging Face folder, with its chat template.
+
+    And with the further end tokens of ``generation_config.json``. Raises DataError where a file or the end token is
+    missing.
+    """
     path = folder / FILES[0]
     if not path.is_file():
         raise DataError(
@@ -146,7 +149,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, and what older folders say in `special_tokens_map.json`."""
+    """Return `tokenizer_config.json`, and what older folders say in `special_tokens_map.json`."""
     paths = [folder / FILES[1], folder / OTHER_FILES[0]]
     found = [read_json(path) if path.exists() else {} for path in paths]
     for path, content in zip(paths, found, strict=True):
@@ -157,7 +160,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _make_special(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Entries of the vocabulary that only the settings call special tokens: one id wherever a text has them."""
+    """Make special what only the settings call special tokens: one id wherever a text has them."""
     known = {token.content for token in inner.get_added_tokens_decoder().values()}
     for text in _special_texts(settings):
         if text not in known and inner.token_to_id(text) is not None:
@@ -184,7 +187,7 @@ def _token_id(inner: tokenizers.Tokenizer, token: object) -> int | None:
 
 
 def _end_ids(folder: Path) -> list[int]:
-    """The end tokens of `generation_config.json`: one, several or none."""
+    """Return the end tokens of `generation_config.json`: one, several or none."""
     path = folder / GENERATION
     raw = read_json(path) if path.exists() else {}
     found = raw.get("eos_token_id") if isinstance(raw, dict) else raw
@@ -195,7 +198,10 @@ def _end_ids(folder: Path) -> list[int]:
 
 
 def _chat_template(folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> ChatTemplate | None:
-    """The folder's default template: a file of its own, or in `tokenizer_config.json` (alone, or among named ones)."""
+    """Return the folder's default template.
+
+    A file of its own, or in `tokenizer_config.json` (alone, or among named ones).
+    """
     path, source = folder / FILES[1], settings.get("chat_template")
     if isinstance(source, list):
         source = {row.get("name"): row.get("template") for row in source if isinstance(row, dict)}.get("default")
@@ -215,5 +221,5 @@ def _chat_template(folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[
 
 
 def tokenizer_hash(folder: Path) -> str:
-    """Canonical text of a tokenizer, to see whether two folders hold the same one."""
+    """Return the canonical text of a tokenizer, to see whether two folders hold the same one."""
     return json.dumps(read_json(folder / FILES[0]), sort_keys=True)

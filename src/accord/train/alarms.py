@@ -33,7 +33,7 @@ class Trend:
 
 
 def _than_at_first(name: str, stats: Stats, earlier: Earlier) -> float:
-    """A number over what it was at the first step, whose samples are the starting policy's."""
+    """Return a number over what it was at the first step, whose samples are the starting policy's."""
     first = earlier[0][name] if earlier else stats[name]
     return stats[name] / first if first > 0 else 1.0
 
@@ -153,10 +153,10 @@ NAIVE = {
 
 
 def raised_alarms(stats: Stats, table: Sequence[AlarmRule] = ALARMS) -> list[dict[str, str]]:
-    """The alarms that ring, as rows for ``events.jsonl``."""
+    """Return the alarms that ring, as rows for ``events.jsonl``."""
     return [{"alarm": a.name, "cause": a.cause} for a in table if a.rings(stats)]
 
 
 def raised_trends(stats: Stats, earlier: Earlier) -> list[dict[str, str]]:
-    """The alarms that ring in view of the steps before this one, oldest first."""
+    """Return the alarms that ring in view of the steps before this one, oldest first."""
     return [{"alarm": t.name, "cause": t.cause} for t in TRENDS if t.rings(stats, earlier)]

@@ -92,7 +92,7 @@ class DpoSetup:
 
     @property
     def max_tokens(self) -> int:
-        """Of a prompt and a completion that a file holds."""
+        """Most tokens of a prompt and a completion that a file holds."""
         return min(self.config.max_tokens, self.policy.config.max_positions)
 
 
@@ -181,7 +181,10 @@ def dpo(
 
 
 def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgorithm:
-    """The row that the configuration names. Raises UsageError where it is none, or settings contradict each other."""
+    """Return the row that the configuration names.
+
+    Raises UsageError where it is none, or settings contradict each other.
+    """
     row = row_of(PREFERENCE_LOSSES, config.loss)
     if not isinstance(row, PreferenceAlgorithm):
         raise UsageError(
@@ -210,7 +213,7 @@ def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgo
 
 
 def _open_setup(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -> DpoSetup:
-    """The policy before its first step. It stays in eval mode: dropout would part it from its reference."""
+    """Return the policy before its first step. It stays in eval mode: dropout would part it from its reference."""
     policy, tokenizer = load_policy(model, Placement.of(config))
     if config.activation_checkpointing:
         recompute_activations(policy.model)
@@ -219,7 +222,7 @@ def _open_setup(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: 
 
 
 def _measure(objective: Objective, measured: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:
-    """Loss, accuracy and margin of the policy as it is now, of each set of judgements."""
+    """Return loss, accuracy and margin of the policy as it is now on each set of judgements."""
     found = {name: held_out(objective, groups) for name, groups in measured.items()}
     return {
         f"{name}_{key}": stats[key]
@@ -254,7 +257,7 @@ def _offline(
 
 
 def _steps(setup: DpoSetup, groups: Sequence[ComparedGroup]) -> list[list[ComparedGroup]]:
-    """The judgements of every step: a fresh permutation each epoch, its last step maybe a smaller one."""
+    """Return the judgements of every step: a fresh permutation each epoch, its last step maybe a smaller one."""
     found, size = [], setup.config.groups_per_step
     for epoch in range(setup.config.epochs):
         generator = torch.Generator().manual_seed(stream_seed(setup.seed, "order", epoch))
@@ -264,7 +267,7 @@ def _steps(setup: DpoSetup, groups: Sequence[ComparedGroup]) -> list[list[Compar
 
 
 def _read_groups(setup: DpoSetup, path: Path, log: Log) -> list[ComparedGroup]:
-    """The judgements of a file as comparisons; the log says how many say nothing or are too long."""
+    """Return the judgements of a file as comparisons; the log says how many say nothing or are too long."""
     judged = read_judgements(path, setup.tokenizer.chat)
     if setup.row.paired and any(isinstance(j, JudgedGroup) for j in judged):
         raise DataError(
@@ -288,7 +291,7 @@ def _read_groups(setup: DpoSetup, path: Path, log: Log) -> list[ComparedGroup]:
 
 
 def _encoded(setup: DpoSetup, judged: RankedGroup | JudgedGroup) -> ComparedGroup | None:
-    """A judgement as ids, without completions that are too long; None where too few are left."""
+    """Return a judgement as ids, without completions that are too long; None where too few are left."""
     examples = [demonstration_example(setup.tokenizer, judged.prompt, text) for text in judged.completions]
     short = [i for i, e in enumerate(examples) if len(e) <= setup.max_tokens]
     kept = [examples[i] for i in short]
@@ -300,8 +303,9 @@ def _encoded(setup: DpoSetup, judged: RankedGroup | JudgedGroup) -> ComparedGrou
 
 
 def _examples(setup: DpoSetup, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
-    """Every completion that the reference will be asked for, once, those under prompts of others among them; in an
-    order that no seed decides.
+    """Return every completion that the reference will be asked for, once, in an order that no seed decides.
+
+    Those under prompts of others are among them.
     """
     found = [e for groups in sets for g in groups for e in g.examples]
     if not setup.row.paired:
@@ -313,7 +317,10 @@ def _examples(setup: DpoSetup, sets: Sequence[Sequence[ComparedGroup]]) -> list[
 def _stored_reference(
     setup: DpoSetup, model: Path, examples: Sequence[Example], output_dir: Path, log: Log
 ) -> Reference:
-    """The policy's log-probabilities before its first step: computed now, or read if they stand there already."""
+    """Return the policy's log-probabilities before its first step.
+
+    Computed now, or read if they stand there already.
+    """
     if not setup.row.needs_reference:
         return None
     dtype, path = str(setup.policy.model.compute_dtype), output_dir / "reference.safetensors"
@@ -400,7 +407,10 @@ def _online(
 def _judged_samples(
     setup: DpoSetup, scorer: Scorer, drawn: Sequence[Generated], examples: Sequence[Example], seed: int
 ) -> tuple[list[ComparedGroup], dict[str, float]]:
-    """Samples ranked by their scores, prompt by prompt, and what there is to log; prompts that tie are left out."""
+    """Return samples ranked by their scores, prompt by prompt, and what there is to log.
+
+    Prompts that tie are left out.
+    """
     config = setup.config
     raw_S = scorer.score([one.pair for one in drawn])
     cut_S = torch.tensor([not one.finished for one in drawn])

@@ -48,7 +48,7 @@ READERS: Mapping[str, Callable[[Path, Chat | None], Sequence[GroupView]]] = {
 def read_groups(
     config: RewardConfig, loss: RewardLoss, data: Path, valid_data: Path | None, chat: Chat | None
 ) -> tuple[list[GroupView], list[GroupView], int]:
-    """Groups to learn from and held-out ones, and how many rankings of one single tie were left out of ``data``.
+    """Return groups to learn from, held-out ones, and how many rankings of one single tie were left out of ``data``.
 
     Without ``valid_data`` every twentieth batch element is held out; of fewer than twenty the first serves for both.
     Raises DataError or UsageError where nothing can be learnt from them, or not as the configuration says.
@@ -74,7 +74,7 @@ def read_groups(
 
 
 def batch_elements(groups: Sequence[G]) -> list[list[G]]:
-    """Groups that bear one name together, in the order of their first ones; each that bears none by itself."""
+    """Return groups of one name together, in the order of their first ones; each without a name by itself."""
     found: dict[str | int, list[G]] = {}
     for i, group in enumerate(groups):
         found.setdefault(group.group or i, []).append(group)
@@ -82,7 +82,7 @@ def batch_elements(groups: Sequence[G]) -> list[list[G]]:
 
 
 def _telling(config: RewardConfig, groups: Sequence[GroupView]) -> list[GroupView]:
-    """The groups that say something: all but rankings of one single tie, where ties are no pairs."""
+    """Return the groups that say something: all but rankings of one single tie, where ties are no pairs."""
     half = config.pairs.ties == "half"
     return [g for g in groups if half or isinstance(g, JudgedGroup) or len(set(g.ranks)) > 1]
 
@@ -106,7 +106,7 @@ def check_settings(config: RewardConfig, loss: RewardLoss) -> None:
 
 
 def _check_details(config: RewardConfig, loss: RewardLoss, groups: Sequence[GroupView], data: Path) -> None:
-    """Margins that are asked for must be there, and soft labels must be of use."""
+    """Refuse judgements without the margins that are asked for, and soft labels that the loss does not read."""
     ranked = [group for group in groups if isinstance(group, RankedGroup)]
     margin = config.pairs.margin
     wanted = {"none": None, "given": "margin"}.get(margin, "strength")
@@ -190,7 +190,7 @@ def encode_groups(
     max_tokens: int,
     seed: int,
 ) -> list[EncodedGroup]:
-    """Groups as the loss reads them.
+    """Encode groups as the loss reads them.
 
     Ratings are standardised over all groups, so that the head starts within their range. Of several heads each counts
     a group as often as a Poisson distribution with mean 1 says: its own bootstrap of the data (Oza & Russell 2001).
@@ -219,7 +219,7 @@ def encode_group(
     spread: float = 1.0,
     draws: tuple[float, ...] = (),
 ) -> EncodedGroup:
-    """The texts of a group as ids, each closed by the end token, and what was said of them."""
+    """Return the texts of a group as ids, each closed by the end token, and what was said of them."""
     examples = tuple(encode_scored(tokenizer, group.prompt, c, max_tokens) for c in group.completions)
     if isinstance(group, JudgedGroup):
         targets = tuple((value - centre) / spread for value in group.values)
@@ -239,7 +239,10 @@ def encode_group(
 
 
 def shared_texts(groups: Sequence[EncodedGroup]) -> tuple[list[Example], list[int]]:
-    """The texts of groups laid end to end, those that groups of one name share only once; and where each stands."""
+    """Return the texts of groups laid end to end, those that groups of one name share only once.
+
+    And where each stands.
+    """
     places: dict[tuple[object, ...], int] = {}
     texts: list[Example] = []
     index: list[int] = []
@@ -254,7 +257,10 @@ def shared_texts(groups: Sequence[EncodedGroup]) -> tuple[list[Example], list[in
 
 
 def margin_of(group: RankedGroup, rule: str) -> float:
-    """The least gap of a group's pairs: what the pair itself says, or a table by its strength; 0 where neither does."""
+    """Return the least gap of a group's pairs.
+
+    What the pair itself says, or a table by its strength; 0 where neither does.
+    """
     if rule == "given":
         return group.margin or 0.0
     return MARGINS.get(rule, {}).get(group.strength or "", 0.0)
@@ -285,7 +291,7 @@ def reward_batch(
 
 
 def count_pairs(config: RewardConfig, groups: Sequence[EncodedGroup]) -> int:
-    """How many pairs the groups' ranks make."""
+    """Return how many pairs the groups' ranks make."""
     half = config.pairs.ties == "half"
     return sum(len(group_pairs([group.ranks], half_ties=half)[0]) for group in groups)
 
@@ -326,18 +332,18 @@ def held_out_fit(
 
 
 def _pair_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Gaps of all strict pairs; each group weighs the same."""
+    """Return the gaps of all strict pairs; each group weighs the same."""
     chosen_N, rejected_N, weight_N = group_pairs([g.ranks for g in groups if isinstance(g, RankedGroup)])
     return score_S[chosen_N] - score_S[rejected_N], weight_N
 
 
 def _label_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the good, and those of the bad turned around."""
+    """Return the scores of the good, and those of the bad turned around."""
     return (2 * _values(groups) - 1) * score_S, torch.ones_like(score_S)
 
 
 def _rating_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Gaps of all pairs with different ratings, of any prompts."""
+    """Return the gaps of all pairs with different ratings, of any prompts."""
     value_S, score_S = _values(groups)[:RATINGS_COMPARED], score_S[:RATINGS_COMPARED]
     gap_N = (score_S[:, None] - score_S)[value_S[:, None] > value_S]
     return gap_N, torch.ones_like(gap_N)

@@ -1,4 +1,4 @@
-"""The learner: accumulate, clip, step, checkpoint, resume. It knows no stage and no algorithm.
+"""The learner, which accumulates, clips, steps, checkpoints and resumes, and knows no stage and no algorithm.
 
 Everything random in training is a function of (seed, step), so that the state to save is only weights, optimizer
 moments, the step and what the stage itself carries (its controllers).
@@ -25,7 +25,10 @@ KEEP_CHECKPOINTS = 2  # should the newest be damaged
 
 
 def schedule(config: OptimConfig, step: int, total: int) -> float:
-    """Learning-rate factor at a step counted from 0: linear warm-up, then constant, linear or cosine to the floor."""
+    """Return the learning-rate factor at a step counted from 0.
+
+    Linear warm-up, then constant, linear or cosine to the floor.
+    """
     # PyTorch's Adam moves hard in its first steps (ratios to 1.81 in N)
     warmup = max(1, round(config.warmup_ratio * total))
     if step < warmup:
@@ -47,7 +50,7 @@ class Learner:
         self._optimizers = {name: _adamw(module, self.settings[name]) for name, module in self.modules.items()}
 
     def update(self, losses: Iterable[Tensor]) -> dict[str, float]:
-        """One optimizer step over micro-batch losses whose sum is the loss; they are consumed one at a time.
+        """Take one optimiser step over micro-batch losses whose sum is the loss; they are consumed one at a time.
 
         Returns the loss, and for each module its gradient norm before clipping and its learning rate.
         """
@@ -82,7 +85,10 @@ class Learner:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights that train and moments by name, for a checkpoint; what is frozen stands in the stage's input."""
+        """Return weights that train and moments by name, for a checkpoint.
+
+        What is frozen stands in the stage's input.
+        """
         found: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             frozen = _frozen(module)
@@ -92,7 +98,7 @@ class Learner:
         return found
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """The inverse of `tensors`."""
+        """Take back what `tensors` gave."""
         self.step = step
         for name, module in self.modules.items():
             prefix, state_dict = f"{name}.weights.", module.state_dict()
@@ -108,7 +114,7 @@ class Learner:
 
 
 def _clip(module: nn.Module, limit: float) -> float:
-    """Scale the gradients down to the limit where their joint norm exceeds it; the norm before."""
+    """Scale the gradients down to the limit where their joint norm exceeds it, and return the norm before."""
     norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
     if float(norm) > limit:  # a pass over all gradients less where it does not
         nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
@@ -180,7 +186,7 @@ class Checkpoints:
 
 
 def _content(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself; empty where that cannot be read."""
+    """Return what a checkpoint says of itself; empty where that cannot be read."""
     try:
         content = read_json(checkpoint / "state.json")
     except DataError:
@@ -202,7 +208,7 @@ class Metrics:
             write_text(self.path, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
 
     def rows(self) -> list[dict[str, float]]:
-        """What was written so far, oldest first; numbers that were not finite are left out."""
+        """Return what was written so far, oldest first; numbers that were not finite are left out."""
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         return [{k: v for k, v in json.loads(line).items() if v is not None} for line in lines]
 

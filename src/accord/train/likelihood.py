@@ -28,7 +28,7 @@ class LmResult:
 def logp_and_entropy(
     model: CausalLM, batch: Batch, temperature: float = 1.0, *, entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the counted tokens of a batch, ``(N,)`` in row order; differentiable.
+    """Return log-probabilities of the counted tokens of a batch, ``(N,)`` in row order; differentiable.
 
     With them the entropy of each of those positions; zeros unless asked for.
     """
@@ -37,12 +37,12 @@ def logp_and_entropy(
 
 
 def completion_nll(model: CausalLM, batch: Batch) -> Tensor:
-    """Negative log-likelihood summed over the counted tokens of a batch, in nats; differentiable."""
+    """Return the negative log-likelihood summed over the counted tokens of a batch, in nats; differentiable."""
     return token_nll(*model.predictions(batch))
 
 
 def block_loss(model: CausalLM, rows_BT: Tensor) -> Tensor:
-    """Mean next-token loss over whole blocks, in nats a token."""
+    """Return the mean next-token loss over whole blocks, in nats a token."""
     mask_BT = torch.ones_like(rows_BT, dtype=torch.bool)
     # Nothing predicts a block's first token: it was the last target of the block before.
     mask_BT[:, 0] = False
@@ -52,7 +52,7 @@ def block_loss(model: CausalLM, rows_BT: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int = 8192) -> float:
-    """Mean negative log-likelihood of the tokens that count, in nats a token over all of them."""
+    """Return the mean negative log-likelihood of the tokens that count, in nats a token over all of them."""
     was_training = model.training
     model.eval()
     batches = [[examples[i] for i in b] for b in example_buckets(examples, batch_tokens)]

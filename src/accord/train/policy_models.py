@@ -40,7 +40,7 @@ class ValueHead(nn.Module):
 
 
 class Forward(NamedTuple):
-    """What one forward pass says at each counted token of a batch, ``(N,)`` each, in row order."""
+    """The numbers of one forward pass at each counted token of a batch, ``(N,)`` each, in row order."""
 
     logp_N: Tensor
     entropy_N: Tensor
@@ -68,7 +68,7 @@ class PolicyModels:
             yield self.reference
 
     def trained(self) -> dict[str, nn.Module]:
-        """What the learner moves, by the names that settings and metrics use."""
+        """Return what the learner moves, by the names that settings and metrics use."""
         return {"actor": self.policy} if self.critic is None else {"actor": self.policy, "critic": self.critic}
 
     def forward_logps(self, batch: Batch, temperature: float, *, entropy: bool, values: bool = True) -> Forward:
@@ -114,7 +114,7 @@ def load_policy_models(
 
 
 def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, seed: int) -> ScalarModel:
-    """A critic that starts from the reward model, or with other tokens from the policy under a zero head."""
+    """Return a critic that starts from the reward model, or with other tokens from the policy under a zero head."""
     # Values stand on the policy's tokens: a reward model that cuts texts otherwise cannot be read there.
     start = reward_model if reward_model and tokenizer_hash(model) == tokenizer_hash(reward_model) else None
     critic, _, scale = load_scalar(start or model, Placement.of(config), head_seed=0)

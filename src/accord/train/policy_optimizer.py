@@ -35,7 +35,7 @@ from accord.train.rollouts import (
 
 @dataclass
 class PolicyOptimizer:
-    """What improves a policy on prompts, whatever the row of the table.
+    """A policy with what improves it on prompts, whatever the row of the table.
 
     Attributes:
         algorithm: the row.

@@ -35,7 +35,7 @@ class PretrainingMix:
     coef: float
 
     def loss(self, policy: CausalLM, seed: int) -> Tensor:
-        """``coef`` times the mean nats a token of the blocks that this seed draws."""
+        """Return ``coef`` times the mean nats a token of the blocks that this seed draws."""
         generator = torch.Generator().manual_seed(seed)
         # With replacement: an update's blocks are a function of its seed alone.
         rows = torch.randint(len(self.blocks_NT), (self.blocks_per_update,), generator=generator)

@@ -28,7 +28,7 @@ Reference = Callable[[Sequence[Example]], Tensor] | None
 
 @dataclass(frozen=True)
 class Objective:
-    """What a policy is trained on: a row of the table, its settings, and the reference it is held to."""
+    """What a policy is trained by: a row of the table, its settings, and the reference it is held to."""
 
     config: DpoConfig
     row: PreferenceAlgorithm
@@ -63,8 +63,9 @@ class ComparedGroup:
 def compared_ranking(
     config: DpoConfig, row: PreferenceAlgorithm, examples: Sequence[Example], ranks: Sequence[float], weight: float
 ) -> ComparedGroup:
-    """All strict pairs of a ranking, which share its weight equally; each one a good and a bad completion where the
-    loss compares with the zero point.
+    """Return all strict pairs of a ranking, which share its weight equally.
+
+    Each one a good and a bad completion where the loss compares with the zero point.
     """
     better_N, worse_N, share_N = group_pairs([ranks], [weight])
     better, worse, shares = better_N.tolist(), worse_N.tolist(), share_N.tolist()
@@ -79,7 +80,7 @@ def compared_ranking(
 def compared_labels(
     config: DpoConfig, examples: Sequence[Example], goods: Sequence[float], weight: float
 ) -> ComparedGroup:
-    """Thumbs: each completion against the zero point, 1 = good; they share the group's weight."""
+    """Compare each completion with the zero point, 1 = good; they share the group's weight."""
     index = range(len(examples))
     better = tuple(i if good else ZERO_POINT for i, good in zip(index, goods, strict=True))
     worse = tuple(ZERO_POINT if good else i for i, good in zip(index, goods, strict=True))
@@ -89,7 +90,7 @@ def compared_labels(
 
 
 def mismatched(groups: Sequence[ComparedGroup], max_tokens: int) -> list[Example]:
-    """Each group's prompt with the completions of the group after it, the first one's after the last.
+    """Return each group's prompt with the completions of the group after it, the first one's after the last.
 
     None where that one has the same prompt. What is too long loses its end.
     """
@@ -106,14 +107,17 @@ def mismatched(groups: Sequence[ComparedGroup], max_tokens: int) -> list[Example
 
 
 def completion_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int) -> Tensor:
-    """Log-probability of each completion, the sum over its tokens and the end token, ``(S,)``; differentiable."""
+    """Return the log-probability of each completion, the sum over its tokens and the end token, ``(S,)``.
+
+    Differentiable.
+    """
     logp_N, _ = logp_and_entropy(policy, collate(examples, pad_id), entropy=False)
     return torch.stack([part.sum() for part in torch.split(logp_N, [e.num_counted for e in examples])])
 
 
 @torch.no_grad()
 def bucketed_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int) -> Tensor:
-    """The same of any number of completions, without gradient, in buckets of like length."""
+    """Return the same of any number of completions, without gradient, in buckets of like length."""
     logp_S = torch.empty(len(examples))
     for bucket in example_buckets(examples, batch_tokens):
         logp_S[bucket] = completion_logp(policy, [examples[i] for i in bucket], pad_id)
@@ -136,8 +140,10 @@ class Tally:
     def add(
         self, strength_S1: Tensor, better_N: Tensor, worse_N: Tensor, weight_N: Tensor, known: dict[str, Tensor]
     ) -> None:
-        """Count comparisons whose better side is stronger (a tie counts half); of both sides, what is ``known`` of
-        their completions, ``(S,)`` each. The last strength is that of the zero point.
+        """Count comparisons whose better side is stronger; a tie counts half.
+
+        And of both sides add up what is ``known`` of their completions, ``(S,)`` each. The last strength is that of
+        the zero point.
         """
         gap_N = strength_S1[better_N] - strength_S1[worse_N]
         right_N = (gap_N > 0).float() + 0.5 * (gap_N == 0).float()
@@ -150,7 +156,7 @@ class Tally:
                 self._sums[f"{side}_{name}"] += float((weight_N[real_N] * x_S[index_N[real_N]]).sum())
 
     def means(self) -> dict[str, float]:
-        """Accuracy, margin of the implicit rewards, and the means of both sides; without those that had no part."""
+        """Return accuracy, margin of the implicit rewards, and means of both sides, without those that had no part."""
         sums, found = self._sums, dict(self.facts)
         if sums["weight"] > 0:
             found["accuracy"] = sums["right"] / sums["weight"]
@@ -164,9 +170,9 @@ class Tally:
 
 
 def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tally: Tally) -> Iterator[Tensor]:
-    """Losses of micro-batches of whole groups, which add up to the step's mean over groups; ``tally`` counts along.
+    """Yield losses of micro-batches of whole groups, which add up to the step's mean over groups.
 
-    Each completion runs through the policy once, however many comparisons it stands in.
+    Each completion runs through the policy once, however many comparisons it stands in; ``tally`` counts along.
     """
     config, row, reference = objective.config, objective.row, objective.reference
     total_weight = sum(g.weight for g in groups)
@@ -194,7 +200,7 @@ def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tal
 
 
 def _joined(groups: Sequence[ComparedGroup]) -> tuple[list[Example], Tensor, Tensor, Tensor]:
-    """The completions of groups end to end; their comparisons as indices into them; the weights of these."""
+    """Return the completions of groups end to end; their comparisons as indices into them; the weights of these."""
     examples: list[Example] = []
     sides: tuple[list[int], list[int]] = ([], [])
     for group in groups:
@@ -210,7 +216,7 @@ def _lengths(examples: Sequence[Example]) -> Tensor:
 
 
 def _zero_point(objective: Objective, groups: Sequence[ComparedGroup]) -> Tensor:
-    """What thumbs are compared with: one number for the whole step, so that its micro-batches share it."""
+    """Return what thumbs are compared with: one number for the whole step, so that its micro-batches share it."""
     policy, reference = objective.policy, objective.reference
     examples = mismatched(groups, policy.config.max_positions)
     logp_M = bucketed_logp(policy, examples, objective.pad_id, objective.config.micro_batch_tokens)
@@ -220,14 +226,14 @@ def _zero_point(objective: Objective, groups: Sequence[ComparedGroup]) -> Tensor
 
 @torch.no_grad()
 def held_out(objective: Objective, groups: Sequence[ComparedGroup]) -> dict[str, float]:
-    """Loss and metrics of judgements that are only looked at."""
+    """Return loss and metrics of judgements that are only looked at."""
     tally = Tally()
     loss = sum(float(x) for x in preference_losses(objective, groups, tally))
     return {"loss": loss, **tally.means()}
 
 
 def require_both_classes(groups: Sequence[ComparedGroup], where: str) -> None:
-    """Raises DataError where every comparison has the same side at the zero point: no preference is in them."""
+    """Refuse comparisons that all have the same side at the zero point: no preference is in them. Raises DataError."""
     places = {"good": (p for g in groups for p in g.better), "bad": (p for g in groups for p in g.worse)}
     for kind, found in places.items():
         if all(place == ZERO_POINT for place in found):

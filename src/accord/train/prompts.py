@@ -18,7 +18,7 @@ from accord.seeds import stream_seed
 def choose_prompts(
     config: PromptsConfig, rows: Sequence[PromptRow], encode: Callable[[str], Sequence[int]]
 ) -> tuple[list[PromptRow], dict[str, int]]:
-    """The prompts that all filters keep, and how many each filter dropped of those that the ones before it had kept.
+    """Return the prompts that all filters keep, and how many each filter dropped of those still there.
 
     Args:
         encode: text -> token ids, for the filter by length.
@@ -53,14 +53,14 @@ class Prompts:
     weights: Sequence[float] | None = None
 
     def pick(self, count: int, step: int, seed: int) -> list[str]:
-        """Those of a step; a function of the seed and the step alone."""
+        """Return the prompts of a step, a function of the seed and the step alone."""
         return pick_prompts(self.texts, count, step, seed, self.weights)
 
 
 def pick_prompts(
     prompts: Sequence[str], count: int, step: int, seed: int, weights: Sequence[float] | None = None
 ) -> list[str]:
-    """The prompts of an iteration: consecutive slices of a fresh permutation each pass over the prompts.
+    """Return the prompts of an iteration: consecutive slices of a fresh permutation each pass over the prompts.
 
     A pass has as many places as there are prompts. Without ``weights`` each prompt takes one; with them it takes its
     share of them, rounded up or down at random so that its mean over passes is exact.
@@ -72,7 +72,7 @@ def pick_prompts(
 
 
 def _order(length: int, epoch: int, seed: int, weights: Sequence[float] | None) -> list[int]:
-    """The prompts of a pass by index, in random order."""
+    """Return the prompts of a pass by index, in random order."""
     order = permutation(length, stream_seed(seed, "prompts", epoch))
     if weights is None:
         return order
@@ -86,6 +86,6 @@ def _order(length: int, epoch: int, seed: int, weights: Sequence[float] | None) 
 
 
 def permutation(length: int, seed: int) -> list[int]:
-    """0 .. length - 1 in an order that the seed decides."""
+    """Return 0 .. length - 1 in an order that the seed decides."""
     order: list[int] = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
     return order

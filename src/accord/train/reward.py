@@ -139,7 +139,7 @@ def reward(
 
 
 def reward_loss(config: RewardConfig) -> RewardLoss:
-    """The row that the configuration names. Raises UsageError where a user's own is no row."""
+    """Return the row that the configuration names. Raises UsageError where a user's own is no row."""
     found = row(REWARD_LOSSES, config.loss)
     if not isinstance(found, RewardLoss) or found.reads not in READERS:
         raise UsageError(
@@ -150,12 +150,12 @@ def reward_loss(config: RewardConfig) -> RewardLoss:
 
 
 def epoch_order(count: int, epoch: int, seed: int) -> list[int]:
-    """A fresh permutation of the groups for each epoch."""
+    """Return a fresh permutation of the groups for each epoch."""
     return permutation(count, stream_seed(seed, "order", epoch))
 
 
 def _start(config: RewardConfig, model: Path, seed: int) -> tuple[ScalarModel, Tokenizer]:
-    """The reward model before its first step, with what trains of it."""
+    """Return the reward model before its first step, with what trains of it."""
     scorer, tokenizer, _ = load_scalar(
         model,
         Placement.of(config),
@@ -204,7 +204,7 @@ def group_losses(
     pad_id: int,
     stats: dict[str, float],
 ) -> Iterator[Tensor]:
-    """Losses of micro-batches of whole groups, which add up to the step's loss; ``stats`` is added to on the way."""
+    """Yield losses of micro-batches of whole groups, which add up to the step's loss; ``stats`` gets its metrics."""
     loss_of, total_weight = reward_loss(config), sum(g.weight for g in groups)
     seen: list[Tensor] = []
     for micro in micro_groups(groups, config.micro_batch_tokens):
@@ -247,7 +247,7 @@ def group_losses(
 def _read(
     config: RewardConfig, loss: RewardLoss, scorer: ScalarModel, examples: Sequence[Example], pad_id: int
 ) -> tuple[Tensor, Sequence[Positions | None]]:
-    """Readings of each text, ``(S, R)``, the heads' scores first; and all positions for each head, where they count."""
+    """Return readings of each text, ``(S, R)``, the scores first, and all positions for each head where they count."""
     if not loss.all_positions:
         all_readings = config.pooled_coef > 0 or config.bag_coef > 0
         return bucketed_scores(scorer, examples, pad_id, all_readings=all_readings), [None] * config.heads
@@ -259,7 +259,7 @@ def _read(
 def _dealt(
     readings_SR: Tensor, positions_H: Sequence[Positions | None], index_S: Tensor
 ) -> tuple[Tensor, Sequence[Positions | None]]:
-    """Readings of shared texts, given to every group that holds them."""
+    """Give the readings of shared texts to every group that holds them."""
     dealt = [p and Positions(p.ids_ST[index_S], p.value_ST[index_S], p.length_S[index_S]) for p in positions_H]
     return readings_SR[index_S], dealt
 
@@ -279,7 +279,7 @@ def hide_tokens(example: Example, rate: float, pad_id: int) -> Example:
 def bucketed_scores(
     scorer: ScalarModel, examples: Sequence[Example], pad_id: int, *, all_readings: bool = True
 ) -> Tensor:
-    """Three readings of the head a text, ``(S, 3)``, differentiable; the first is the score. Or the scores, ``(S, H)``.
+    """Return three readings of the head a text, ``(S, 3)``, the first the score; or the scores alone, ``(S, H)``.
 
     0. at the last real token; 1. its mean over the completion's positions; 2. the mean of the head on the bare token
     embeddings, a bag of words. The last two are taught beside the score where few rankings must teach much: they reach
@@ -302,7 +302,10 @@ def bucketed_scores(
 
 
 def bucketed_values(scorer: ScalarModel, examples: Sequence[Example], pad_id: int) -> Tensor:
-    """The heads at every token of each text, ``(S, T, H)``, 0 on padding, differentiable; in buckets of like length."""
+    """Return the heads at every token of each text, ``(S, T, H)``, 0 on padding, differentiable.
+
+    In buckets of like length.
+    """
     rows: dict[int, Tensor] = {}
     for bucket in example_buckets(examples, BUCKET_TOKENS):
         batch = collate([examples[i] for i in bucket], pad_id)
@@ -312,7 +315,7 @@ def bucketed_values(scorer: ScalarModel, examples: Sequence[Example], pad_id: in
 
 
 def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[list[EncodedGroup]]:
-    """Whole batch elements packed so that a backward pass covers at most ``max_tokens`` tokens (or one element)."""
+    """Pack whole batch elements so that a backward pass covers at most ``max_tokens`` tokens (or one element)."""
     pending: list[EncodedGroup] = []
     size = 0
     for element in batch_elements(groups):
@@ -329,7 +332,7 @@ def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[li
 def scale_of(
     config: RewardConfig, scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[GroupView], max_tokens: int
 ) -> RewardScale:
-    """How the trained heads' numbers become the score: as measured, or as chances, which need no scale."""
+    """Return how the trained heads' numbers become the score: as measured, or as chances, which need no scale."""
     if config.transform == "probability":
         plain = RewardScale() if config.heads == 1 else RewardScale((0.0,) * config.heads, (1.0,) * config.heads)
         return replace(plain, transform="probability", combine=config.combine)
@@ -339,7 +342,7 @@ def scale_of(
 def measure_scale(
     scorer: ScalarModel, tokenizer: Tokenizer, groups: Sequence[GroupView], max_tokens: int
 ) -> RewardScale:
-    """Offset and scale that give the human completions of the groups mean 0 and standard deviation 1, head by head.
+    """Measure offset and scale that give human completions mean 0 and standard deviation 1, head by head.
 
     Where no group says that its completions are people's, all of them count; of very many, every n-th.
     """

@@ -58,7 +58,7 @@ def rl(
 ) -> RlResult:
     """Optimise a policy on prompts ``{"prompt"}``, held near where it started by a price of KL.
 
-    What a completion is worth says a reward model, or ``config.rewards``, or the sum of both. Without a reward model of
+    A reward model scores completions, or ``config.rewards``, or the sum of both. Without a reward model of
     the same tokens a critic starts from the policy, under a head of zeros.
     ``ptx_data`` are plain texts ``{"text"}`` that it is not to forget: with ``ptx.coef`` their loss is added.
 

@@ -196,7 +196,7 @@ def micro_batches(
 
 
 def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
-    """The diagnostics of a rollout before the update. KL per completion is the mean of sums over its tokens.
+    """Return the diagnostics of a rollout before the update. KL per completion is the mean of sums over its tokens.
 
     ``kl_error`` is the standard error of that mean.
     """

@@ -40,8 +40,9 @@ def sft(
     resume: bool = True,
     log: Log = quiet,
 ) -> LmResult:
-    """Fine-tune a policy on demonstrations ``{"prompt", "completion"}``: loss on completion and end token only. Of
-    conversations ``{"messages"}`` the assistant's turns count.
+    """Fine-tune a policy on demonstrations ``{"prompt", "completion"}``: loss on completion and end token only.
+
+    Of conversations ``{"messages"}`` the assistant's turns count.
 
     Without ``valid_data`` every twentieth row is held out. Writes ``output_dir/model`` and ``metrics.jsonl``; with an
     adapter the model is merged, and ``output_dir/adapter`` holds the adapter alone.
@@ -100,7 +101,7 @@ def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list
 
 
 def _demonstrations(tokenizer: Tokenizer, path: Path, max_tokens: int, log: Log) -> list[Example]:
-    """The demonstrations of a file that are no longer than the limit; the log says how many were left out."""
+    """Return the demonstrations of a file that are no longer than the limit; the log says how many were left out."""
     rows = [_example(tokenizer, lesson) for lesson in read_lessons(path)]
     kept = [row for row in rows if len(row) <= max_tokens]
     if not kept:
@@ -122,12 +123,12 @@ def _example(tokenizer: Tokenizer, lesson: tuple[str, str] | Conversation) -> Ex
 
 
 def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) -> Example:
-    """A prompt and a finished completion as ids, the end token among the completion's."""
+    """Return a prompt and a finished completion as ids, the end token among the completion's."""
     return Example(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(completion), tokenizer.end_id))
 
 
 def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int) -> Iterator[Tensor]:
-    """Micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
+    """Yield micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
     num_counted = sum(e.num_counted for e in rows)
     for micro in example_buckets(rows, micro_batch_tokens):
         # By the step's own count: a mean of micro-batches' means would weigh short texts' tokens more.
