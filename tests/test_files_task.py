@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TEXTS, WriteRows, random_policy
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
 
-from accord.config import load_recipe
+from accord.config import LabelConfig, TaskConfig, load_recipe
+from accord.errors import DataError
+from accord.formats import Item
+from accord.loop.cache import Stage
+from accord.loop.files_task import FilesTask, shortened, split_of, topics_of
 from accord.loop.run import run
+from accord.loop.task import TaskPlace
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
+from accord.people.desk import Desk
+from accord.scoring.reward_model import RewardModel
+from accord.store import Store
 from accord.text.tokenizer import train_tokenizer
 
+NO_SFT = "sft: left out, as the task has no demonstrations"
+SPLITS = ("train", "judge", "valid", "test")
 DATA = next((up / "shared/data" for up in Path(__file__).parents if (up / "shared/data").is_dir()), Path("shared/data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the files of shared/data are not here")
 HH, OASST = DATA / "hh-harmless-base-test.jsonl.gz", DATA / "oasst-en_100_tree.jsonl"
@@ -95,7 +110,7 @@ def test_pairs_of_ones_own_run_from_file_to_report(chat_model: Path, tmp_path: P
     summary, said = run_files(out, chat_model, pairs)
     assert (out / "report.html").is_file() and (out / "model/config.json").is_file()
     assert not (out / "sft").exists() and summary["left_out"] == {"sft": "as the task has no demonstrations"}
-    assert "sft: left out, as the task has no demonstrations" in said
+    assert NO_SFT in said
     assert summary["candidate"] == "ppo" and 0 <= summary["judge_win_rate"] <= 1
 
     told = json.loads((out / "data/stage.json").read_text())["result"]
@@ -109,6 +124,183 @@ def test_pairs_of_ones_own_run_from_file_to_report(chat_model: Path, tmp_path: P
     assert set(check_splits(out / "data")) == {"train", "judge", "valid", "test"}
     again, said = run_files(out, chat_model, pairs)
     assert {**again, "seconds": 0} == {**summary, "seconds": 0}
-    assert [text for text in said if not text.endswith("already done")] == [
-        "sft: left out, as the task has no demonstrations"
+    assert [text for text in said if not text.endswith("already done")] == [NO_SFT]
+
+    card = json.loads((out / "reward/card.json").read_text())
+    assert {"longer_wins", "tfidf_bradley_terry"} == card["baselines"].keys()
+    found = card["model"]["all_pairs"]
+    assert found["value"] == pytest.approx(accuracy_of(out / "reward/model", out / "data/judgements_test.jsonl"))
+    assert found["n"] == told["counts"]["judgements_test"] and 0 <= found["low"] <= found["high"] <= 1
+    assert summary["reward_accuracy"] == found["value"]
+    assert summary["baseline_accuracy"] == card["baselines"]["longer_wins"]["all_pairs"]["value"] == 1.0
+    assert f"{found['value']:.3f}"[1:] in (out / "report.html").read_text()
+
+
+def accuracy_of(model: Path, judgements: Path) -> float:
+    """How often a reward model scores the chosen text higher, without the card: the template is laid out by hand."""
+    scorer, right = RewardModel.load(model), []
+    for row in rows_of(judgements):
+        prompt = "".join(f"[{turn['role']}] {turn['content']}\n\n" for turn in row["prompt"]) + "[assistant] "
+        better, worse = scorer.score([(prompt, text) for text in row["completions"]]).tolist()
+        assert row["ranks"] == [1, 2]
+        right.append(float(better > worse))
+    return sum(right) / len(right)
+
+
+@pytest.mark.slow
+@needs_data
+def test_harmless_pairs_run_and_what_is_no_good_is_told(chat_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    summary, said = run_files(out, chat_model, f"hh:{HH}", "task.max_characters=160", "reward.groups_per_step=32")
+    told = json.loads((out / "data/stage.json").read_text())["result"]
+    with gzip.open(HH, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    empty = sum(not row[side].rsplit("Assistant:", 1)[1].strip() for row in rows for side in ("chosen", "rejected"))
+    kept = sum(told["counts"][f"judgements_{split}"] for split in SPLITS)
+    assert empty == 4 and len(rows) == 2312
+    assert told["left_out"]["judgements"]["why"]["a text is empty"] == 4
+    assert kept + summary["counts"]["judgements_left_out"] == 2312 and 100 < kept < 300
+    assert len(rows_of(out / "data/rejects_judgements.jsonl")) == 4
+    assert any("a text is empty (4)" in text for text in said)
+    assert set(check_splits(out / "data")) == {"train", "judge", "valid", "test"}
+    assert (out / "report.html").is_file() and summary["reward_accuracy"] is not None
+
+
+@pytest.mark.slow
+@needs_data
+def test_trees_run_whole_and_say_what_they_hold_besides(chat_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    summary, said = run_files(out, chat_model, OASST, "task.max_characters=600", "task.test_share=0.2")
+    assert "data: the judgements hold besides: 226 of kind prompt, 42 of kind sample" in said
+    assert set(check_splits(out / "data")) == {"train", "judge", "valid", "test"}
+    assert (out / "report.html").is_file() and summary["candidate"] == "ppo"
+
+
+@pytest.mark.slow
+def test_direct_preference_and_its_controls_go_by_their_names(
+    chat_model: Path, tmp_path: Path, write_rows: WriteRows
+) -> None:
+    pairs, out = write_rows("pairs.jsonl", own_rows()), tmp_path / "run"
+    dpo = ["optimise=dpo", "dpo.loss=ipo", "controls={soft: {dpo: {dpo_beta: 0.5}}}", "ask.queue=2", "name=mine"]
+    summary, said = run_files(out, chat_model, pairs, *dpo)
+    assert summary["candidate"] == "ipo" and not list(out.glob("rl*"))
+    rows = json.loads((out / "eval/results.json").read_text())["policies"]
+    assert [(row["name"], row["role"]) for row in rows] == [
+        ("base", "reference"), ("best_of_n", "baseline"), ("ipo", "candidate"), ("ipo_soft", "control"),
+    ]  # fmt: skip
+    assert rows[-1]["note"].startswith("dpo_beta 0.5 instead of 0.1")
+    page, card = (out / "report.html").read_text(), (out / "README.md").read_text()
+    assert "IPO" in page and "PPO" not in page + card and "IPO" in card
+    with Store.open(out / "accord.db") as store:
+        assert {task.origin for task in Desk(store, LabelConfig()).tasks()} == {"mine/dpo"}
+    measured = json.loads((out / "dpo/stage.json").read_text())["result"]
+    assert measured["num_groups"] == summary["counts"]["judgements_train"]  # none of them is held out: valid is
+    _, said = run_files(out, chat_model, pairs, *dpo)
+    assert [text for text in said if not text.endswith("already done")] == [NO_SFT]
+
+
+@pytest.mark.slow
+def test_direct_preference_online_draws_on_the_prompts(chat_model: Path, tmp_path: Path, write_rows: WriteRows) -> None:
+    online = ["optimise=dpo", "dpo={online: true, max_new_tokens: 5, groups_per_step: 16}"]
+    summary, _ = run_files(tmp_path / "run", chat_model, write_rows("pairs.jsonl", own_rows()), *online)
+    done = json.loads((tmp_path / "run/dpo/stage.json").read_text())["result"]
+    prompts = summary["counts"]["prompts_train"]
+    assert summary["candidate"] == "dpo" and done["num_completions"] == 2 * -(-prompts // 16) * 16
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "told"),
+    [
+        (("prompt", "choosen", "rejected"), "{}", '"choosen"'),
+        (("prompt", "choosen", "rejected"), "accord:{}", '"chosen" is missing (30)'),
+        (("prompt", "chosen", "reject"), "{}", '"reject"'),
+        (("question", "chosen", "rejected"), "{}", "a text is empty (30)"),
+        (("prompt", "completion", "score"), "{}", "holds no ranking"),
+        (("prompt", "chosen", "rejected"), "hh:{}", "hh"),
+    ],
+)
+def test_a_wrong_column_is_refused_by_its_name_before_any_model(
+    tmp_path: Path, write_rows: WriteRows, columns: tuple[str, ...], given: str, told: str
+) -> None:
+    path = write_rows("rows.jsonl", [dict(zip(columns, (f"p{i}", "A.", "B."), strict=True)) for i in range(30)])
+    with pytest.raises(DataError) as refused:
+        prepared(tmp_path, judgements=given.format(path))
+    assert told in str(refused.value) and str(path) in str(refused.value)
+
+
+def prepared(folder: Path, **config: Any) -> dict[str, Any]:
+    """What the data stage of task files derives of these files."""
+    place = TaskPlace(TaskConfig(**config), folder / "data", str(folder / "accord.db"), folder)
+    task = FilesTask(place)
+    found: dict[str, Any] = task.prepare(task.inputs, place.folder, lambda fraction, text: None)
+    return found
+
+
+def test_the_format_that_is_named_is_the_one_that_is_read(tmp_path: Path, write_rows: WriteRows) -> None:
+    """One and the same row is a prompt of its own in one format and none in another."""
+    rows = [
+        {
+            "prompt": f"Say {i}.",
+            "chosen": "\n\nHuman: Hi\n\nAssistant: A.",
+            "rejected": f"\n\nHuman: Hi\n\nAssistant: {i}.",
+        }
+        for i in range(60)
     ]
+    path = write_rows("rows.jsonl", rows)
+    assert prepared(tmp_path, judgements=f"trl:{path}")["counts"]["prompts_train"] > 20
+    with pytest.raises(DataError, match="none falls into"):  # all begin with Hi
+        prepared(tmp_path, judgements=f"hh:{path}")
+    recipes = [load_recipe(None, [f"task.judgements={name}:{path}"]).task for name in ("hh", "trl")]
+    stages = [Stage("data", {}, FilesTask(TaskPlace(one, tmp_path, "", tmp_path)).inputs, print) for one in recipes]
+    assert stages[0].identity() != stages[1].identity()
+
+
+def test_what_shares_a_topic_or_a_first_prompt_is_one_unit() -> None:
+    def item(prompt: str, topic: str = "") -> Item:
+        return Item(prompt=[{"role": "system", "content": "x"}, {"role": "user", "content": prompt}], topic=topic)
+
+    items = [
+        *(item("Of bread?", "food"), item("of  BREAD?"), item("Of soup?", "Food"), item("Of kites?", "toys")),
+        *(item("Of kites?", "air"), item("Alone"), item("x" * 80), item("X" * 80 + " ")),
+    ]
+    # By hand: food by topic and by Of bread?; toys and air meet in Of kites?; the last two are one text.
+    named = topics_of(items)
+    assert named[:6] == ["Food"] * 3 + ["air"] * 2 + ["Alone"] and named[6] == named[7]
+    assert topics_of(items[::-1]) == named[::-1]  # whatever stands first
+    again = topics_of([replace(one, topic=name) for one, name in zip(items, named, strict=True)])
+    assert again == named  # a derived topic that comes back as a given one changes nothing
+
+
+@hypothesis_given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=30))
+def test_units_are_the_connected_parts(pairs: list[tuple[int, int]]) -> None:
+    items = [Item(prompt=f"p{prompt}", topic=f"t{topic}" if topic else "") for topic, prompt in pairs]
+    parts: list[set[str]] = []
+    for item in items:
+        names = {str(item.prompt), *([item.topic] if item.topic else [])}
+        touched = [part for part in parts if part & names]
+        parts = [part for part in parts if not part & names] + [names.union(*touched)]
+    found = topics_of(items)
+    for (one, name), (two, other) in itertools.combinations(zip(items, found, strict=True), 2):
+        together = any({str(one.prompt), str(two.prompt)} <= part for part in parts)
+        assert (name == other) == together
+
+
+def test_a_name_is_the_name_of_itself() -> None:
+    for text in ("Short", "a  b " * 3, "word " * 40, "ß" * 70, "x" * 61):
+        assert shortened(shortened(text)) == shortened(text) and len(shortened(text)) <= 60
+    assert shortened("y" * 70) != shortened("y" * 71)
+
+
+def test_a_share_of_zero_keeps_nothing_for_a_judge(tmp_path: Path, write_rows: WriteRows) -> None:
+    path = write_rows("pairs.jsonl", own_rows())
+    task = FilesTask(TaskPlace(TaskConfig(judgements=str(path), judge_share=0), tmp_path / "data", "", tmp_path))
+    assert task.judgements("judge") is None and task.judgements("train") is not None
+    found = prepared(tmp_path, judgements=str(path), judge_share=0)
+    assert found["counts"]["judgements_judge"] == 0
+    assert split_of("a", TaskConfig(valid_share=0.98, test_share=0.01, judge_share=0)) == "valid"
+
+
+def test_a_file_of_nothing_but_faults_gives_up(tmp_path: Path, write_rows: WriteRows) -> None:
+    path = write_rows("pairs.jsonl", [{"prompt": f"p{i}", "chosen": "a", "rejected": " "} for i in range(1_100)])
+    with pytest.raises(DataError, match="more than 1,000 rows of the judgements"):
+        prepared(tmp_path, judgements=str(path))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from accord.config import TaskConfig
 from accord.errors import DataError, UsageError
@@ -59,7 +59,7 @@ class SplitTask(PlainTask):
             found = [one for one in self.items(inputs, left_out) if left_out.keeps(*one, most_characters=most)]
         files = self.split(found)
         counts = {kind: {split: len(files[kind, split]) for split in SPLITS} for kind in FILE_KEYS}
-        self.refuse_empty(counts)
+        self.refuse_empty(counts, left_out)
         for (kind, split), rows in files.items():
             write_jsonl(folder / f"{kind}_{split}.jsonl", rows)
         for line in left_out.lines():
@@ -81,8 +81,11 @@ class SplitTask(PlainTask):
             items["prompts", split] = list(itertools.islice(prompts, most))
         return {place: list(to_jsonl(of)) for place, of in items.items()}
 
-    def refuse_empty(self, counts: Counts) -> None:
+    def refuse_empty(self, counts: Counts, left_out: LeftOut) -> None:
         """Refuse data that leave a split without what it needs."""
+        for kind in self.has:
+            if not any(counts[kind].values()):
+                left_out.refuse(kind)
         needs: list[tuple[str, Split]] = [("prompts", split) for split in ("train", "valid", "test")]
         learnt = [kind for kind in ("demonstrations", "judgements") if kind in self.has]
         needs += [(kind, split) for kind in learnt for split in ("train", "valid")]
@@ -205,7 +208,7 @@ class LeftOut(contextlib.ExitStack):
 
         def reject(one: Reject) -> None:
             self._files[kind](one)
-            self._count(kind, f'"{one.field}" {one.problem}' if one.field else one.problem, str(one))
+            self._count(kind, f'"{one.field}" {one.problem}' if one.field else one.problem, one.where)
             if self._files[kind].count > MAX_REJECTS:
                 raise DataError(
                     f"more than {MAX_REJECTS:,} rows of the {kind} are no good, the last because: {one.problem}",
@@ -232,6 +235,16 @@ class LeftOut(contextlib.ExitStack):
         self.reasons[kind][reason] += 1
         self.first.setdefault(kind, where)
 
+    def refuse(self, kind: str) -> NoReturn:
+        """Refuse a kind of which nothing can be used."""
+        hint = "mend the rows, or name their format: FORMAT:PATH"
+        where, why = self.first.get(kind, ""), self.told(kind)
+        raise DataError(f"nothing of the {kind} can be used", where=where, why=why, hint=hint)
+
+    def told(self, kind: str) -> str:
+        """Why rows of a kind are left out, and how often, in words."""
+        return ", ".join(f"{why} ({count:,})" for why, count in self.reasons[kind].most_common(3))
+
     def numbers(self) -> dict[str, int]:
         """How many were left out, by kind, where there are some."""
         return {f"{kind}_left_out": of.total() for kind, of in self.reasons.items() if of}
@@ -248,8 +261,8 @@ class LeftOut(contextlib.ExitStack):
         """The same, in words."""
         for kind, of in self.reasons.items():
             if of:
-                told = ", ".join(f"{why} ({count:,})" for why, count in of.most_common(3))
-                yield f"{of.total():,} rows of the {kind} are left out: {told}; the first is {self.first[kind]}"
+                where = self.first[kind]
+                yield f"{of.total():,} rows of the {kind} are left out: {self.told(kind)}; the first at {where}"
             if others := self.others[kind]:
                 told = ", ".join(f"{count:,} of kind {name}" for name, count in others.most_common())
                 yield f"the {kind} hold besides: {told}"
@@ -299,7 +312,7 @@ class FilesTask(SplitTask):
                 else:
                     left_out.others[kind][item.kind] += 1
             if not taken:
-                raise unreadable(kind, reading, wanted[kind], left_out.first.get(kind, ""))
+                raise unreadable(kind, reading, wanted[kind], left_out.told(kind))
 
 
 def kinds_read(judgement: str) -> Mapping[str, Collection[str]]:
@@ -312,7 +325,7 @@ def kinds_read(judgement: str) -> Mapping[str, Collection[str]]:
     }
 
 
-def unreadable(kind: str, reading: Reading, wanted: Iterable[str], first: str) -> DataError:
+def unreadable(kind: str, reading: Reading, wanted: Iterable[str], left_out: str) -> DataError:
     """The error of a file that holds nothing of what it was named for; it names the file's columns."""
     columns = ", ".join(repr(name) for name in reading.fields) or "no columns"
     why = f"it was read as {reading.detected.format} ({reading.detected.why}); its columns are {columns}"
@@ -320,7 +333,7 @@ def unreadable(kind: str, reading: Reading, wanted: Iterable[str], first: str) -
         "judgements": "give rankings or pairs, or choose the reward.loss that reads what these are (binary: labels, "
         "regression: ratings)",
     }.get(kind, f"give rows that hold a {' or a '.join(wanted)}")
-    why += f"; {reading.num_rejected:,} rows are no good, the first: {first}" if first else ""
+    why += f"; {reading.num_rejected:,} rows are no good: {left_out}" if left_out else ""
     return DataError(f"task.{kind} holds no {' or '.join(wanted)}", where=str(reading.path), why=why, hint=hint)
 
 
