@@ -1,9 +1,10 @@
-# make install | demo | quick | test | check | bench | wheel
+# make install | demo | quick | test | fuzz | check | bench | wheel
 #   PYTHON=python3.12        which Python the environment is made from (3.11 or newer)
 #   PIP_ARGS="--index-url …" passed on to pip, for example to take torch's CPU build
 #   ARGS="--seeds 0,1,2"     passed on to `accord demo`
 #   TESTS="tests/test_x.py"  passed on to pytest
 #   WORKERS=4                processes that share the tests; 0: this one alone, as a debugger needs it
+#   ROUNDS=100               how often `make fuzz` draws new examples
 #   ROWS=name,...            rows of `make bench` by name or its start; all by default
 #   PEERS=folder             the peers' scripts for `make bench`
 #   DIST=folder              where `make wheel` puts the wheel
@@ -14,13 +15,14 @@ PIP_ARGS ?=
 ARGS ?=
 TESTS ?=
 WORKERS ?= 2
+ROUNDS ?= 10
 ROWS ?=
 PEERS ?= ../shared/peers
 DIST ?= dist
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo quick test check bench wheel clean
+.PHONY: install demo quick test fuzz check bench wheel clean
 
 install: $(STAMP)
 
@@ -38,6 +40,10 @@ quick: install
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+fuzz: install
+	@for round in $$(seq $(ROUNDS)); do echo "round $$round of $(ROUNDS)"; \
+	  ACCORD_HYPOTHESIS=fuzz $(BIN)/python -m pytest -n $(WORKERS) -m hypothesis $(TESTS) || exit 1; done
 
 check: install
 	$(BIN)/ruff format --check .

@@ -9,6 +9,8 @@ import json
 import os
 import random
 import resource
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import count
@@ -29,8 +31,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("accord", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("accord")
+_PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+# The same examples every time: what CI refuses is a fault of the change, never of luck. `make fuzz` looks for new ones.
+settings.register_profile("accord", derandomize=True, database=None, **_PATIENT)
+settings.register_profile("fuzz", max_examples=500, print_blob=True, **_PATIENT)
+settings.load_profile(os.environ.get("ACCORD_HYPOTHESIS", "accord"))
 
 TEXTS = (
     "The old lighthouse keeper counted ships until the fog took the harbour.",
@@ -44,10 +49,40 @@ TEXTS = (
 )
 
 
+MEMORY = Path("/dev/shm")
+ROOM_IN_MEMORY = 2 << 30  # all tests together leave less than half of it
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests are on the CPU wherever they run, but for ``pytest -m gpu``."""
+    """Tests are on the CPU wherever they run, but for ``pytest -m gpu``, and their files stand in memory if they fit.
+
+    Everything durable is flushed to the disk, which takes milliseconds each time; tests kill processes, not machines.
+    ``TMPDIR`` or ``--basetemp`` says another place.
+    """
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM_IN_MEMORY:
+        os.environ["TMPDIR"] = str(_folder_in_memory())
+        tempfile.tempdir = None  # as it was found before
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What passed leaves nothing in memory; what failed leaves its files to be looked at, until the next run."""
+    if exitstatus == 0 and os.environ.get("TMPDIR") == str(_of_this_process()):
+        shutil.rmtree(_of_this_process(), ignore_errors=True)
+
+
+def _of_this_process() -> Path:
+    return MEMORY / f"accord-tests-{os.getpid()}"
+
+
+def _folder_in_memory() -> Path:
+    """Make the folder of this run; those of runs that have ended, or were killed, go."""
+    for left in MEMORY.glob("accord-tests-*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    _of_this_process().mkdir(mode=0o755)  # PostgreSQL's user must be able to enter
+    return _of_this_process()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -252,6 +252,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.hypothesis
 def test_any_schedule_agrees_with_the_model(place: str) -> None:
     with Store.open(place) as store:
 

@@ -26,6 +26,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGS += ["--disable-component-update", "--disable-sync"]
+expect.set_options(timeout=30_000)  # as long as Playwright waits for all else; five seconds are short when it is busy
 FIVE = ["the oak", "a birch\n\n- with\n- a list", "one elm, **bold**", "`willow`", "pine " * 120]
 
 
@@ -127,11 +128,11 @@ def drafted(served: Served, person: Person) -> dict[str, Any]:
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    for _ in range(200):
+    for _ in range(600):
         if is_so():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not come about in ten seconds")
+    raise AssertionError("it did not come about in half a minute")
 
 
 def drag(page: Page, letter: str, other: str, share: float) -> None:
@@ -592,7 +593,7 @@ def test_a_submission_waits_for_the_network(browser: Browser, served: Served) ->
         expect(page.locator("#toast")).to_contain_text("No connection")
         assert list(served.desk.reading.submissions()) == []
         eve.context.set_offline(False)
-        expect(page.get_by_role("heading", name="All done.")).to_be_visible(timeout=15000)
+        expect(page.get_by_role("heading", name="All done.")).to_be_visible()
     assert len(list(served.desk.reading.submissions())) == 1
 
 
@@ -626,7 +627,7 @@ def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served:
         page.evaluate(hide, False)
         eve.press("g", "Enter")
         assert list(other.desk.reading.submissions()) == []
-        expect(button).to_be_enabled(timeout=20000)
+        expect(button).to_be_enabled()
         eve.press("Enter")
         eve.submitted()
         (done,) = other.desk.reading.submissions()

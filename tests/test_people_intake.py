@@ -109,6 +109,6 @@ def test_what_cannot_be_queued_is_told_before_anything_is_served(
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps({"prompt": "P", "completion": t}) + "\n" for t in "ab"))
     with Store.open(tmp_path / "accord.db") as store:
         command = [sys.executable, "-m", "accord", "label", ".", *words, "--port", "0"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode in (2, 3) and told in done.stderr
         assert list(Desk(store, LabelConfig()).queue.tasks()) == []

@@ -678,7 +678,7 @@ def test_raw_requests_that_are_no_http_do_not_stop_the_server(served: Served) ->
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
     ):
-        with socket.create_connection((host, int(port)), timeout=5) as raw_socket:
+        with socket.create_connection((host, int(port)), timeout=60) as raw_socket:
             raw_socket.sendall(raw)
             raw_socket.shutdown(socket.SHUT_WR)
             raw_socket.recv(100)

@@ -280,6 +280,7 @@ def worlds(draw: st.DrawFn) -> list[Record]:
 
 
 @pytest.mark.slow
+@pytest.mark.hypothesis
 def test_any_record_survives(place: str) -> None:
     with Store.open(place) as store:
 

@@ -32,11 +32,11 @@ _TLS = ssl.create_default_context()
 
 def http(**more: Any) -> httpx2.Client:
     """Return a client as a test needs it: ready at once, and patient where the machine is busy."""
-    return httpx2.Client(**{"verify": _TLS, "timeout": 20} | more)
+    return httpx2.Client(**{"verify": _TLS, "timeout": 60} | more)
 
 
 def http_get(url: str, **more: Any) -> httpx2.Response:
-    return httpx2.get(url, verify=_TLS, timeout=20, **more)
+    return httpx2.get(url, verify=_TLS, timeout=60, **more)
 
 
 class Served:
@@ -64,7 +64,7 @@ class Served:
     def stop(self) -> None:
         self._server.should_exit = True
         if self._thread is not None:
-            self._thread.join(timeout=20)
+            self._thread.join(timeout=60)
         self._listening.close()
 
     def person(self, name: str, role: Any = "annotator") -> Person:
@@ -102,7 +102,7 @@ def labelling(place: Path | str, *words: str, cwd: Path | None = None) -> Iterat
         yield json.loads("".join(lines)), server
     finally:
         server.terminate()  # a shell's background jobs ignore SIGINT until the server has its own handler
-        server.communicate(timeout=20)
+        server.communicate(timeout=120)
     assert server.returncode in (0, -signal.SIGTERM)  # the latter: told to end before it had begun to serve
 
 
