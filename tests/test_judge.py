@@ -276,7 +276,7 @@ def test_on_the_real_ratings_no_hack_reaches_a_full_positive_review(tmp_path: Pa
     from accord.evals.pair_baseline import length_scores
     from accord.evals.pairs import RatedCompletion, pair_accuracy, rated_pairs
 
-    data = film_reviews.read(film_reviews.fetch(tmp_path, os.environ["ACCORD_TEST_ARTEFACTS"]))
+    data = film_reviews.read_reviews(film_reviews.fetch(tmp_path, os.environ["ACCORD_TEST_ARTEFACTS"]))
     own = [review for review in data.rated if film_reviews.film_split(review.film) == "judge"]
     valid = [review for review in data.rated if film_reviews.film_split(review.film) == "valid"]
     real = fit_text_judge([r.text for r in own], [r.mean for r in own], [r.film for r in own])

@@ -26,7 +26,7 @@ from accord.people.quality.gold import gold_report
 from accord.people.web.app import create_app
 from accord.people.web.diff import word_diff
 from accord.people.web.pages import EVERY_KEY, keys_of
-from accord.people.web.security import HEADERS, LEVEL, MAX_BODY, Buckets, Doors, Guarded, Links, host_name
+from accord.people.web.security import HEADERS, LEVEL, MAX_BODY, Buckets, Guarded, Links, Routes, host_name
 from accord.stats import Interval, wilson
 from tests.webapp import Served, http, http_get, serving, task
 
@@ -147,9 +147,9 @@ def test_a_route_without_access_cannot_be_made(served: Served) -> None:
         app.get("/open")(lambda: "anybody")
     with pytest.raises(UsageError, match="declares no access"):
         Guarded("/open", lambda: "anybody")
-    doors = Doors()
-    doors("GET", "/kept", "admin")(lambda: "admins")
-    doors.open(app)
+    routes = Routes()
+    routes("GET", "/kept", "admin")(lambda: "admins")
+    routes.open(app)
     assert "GET /kept" in all_routes(app)
 
 

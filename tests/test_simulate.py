@@ -229,7 +229,7 @@ def test_the_panel_answers_a_project_and_their_scores_are_the_real_ones(tmp_path
     assert CliRunner().invoke(app, ["init", str(folder)]).exit_code == 0
     told = simulate(str(folder), "--count", "7", "--tasks", "4", "--from-dir", str(artefacts))
     assert (told["tasks_added"], told["answers"], told["skipped"]) == (8, 28, 0)
-    data = film_reviews.read(film_reviews.fetch(folder / "downloads"))
+    data = film_reviews.read_reviews(film_reviews.fetch(folder / "downloads"))
     given = {rater.name: rater.ratings for block in blocks(data.rated, 0) for rater in block.raters}
     with Store.open(folder / "accord.db") as store:
         names = {annotator.id: annotator.name.split(" #")[0] for annotator in store.annotators()}

@@ -159,7 +159,7 @@ def test_ties_are_measured_from_the_best_of_the_tie() -> None:
 
 
 def test_the_order_given_and_the_order_shown_do_not_matter(taste: Taste) -> None:
-    member = sim.annotators(1, 5)[0]
+    member = sim.taste_annotators(1, 5)[0]
     for group in _groups(30):
         expected = sim.rank(taste, member, group, 1)
         assert sim.rank(taste, member, group[::-1], 1) == expected
@@ -169,7 +169,7 @@ def test_the_order_given_and_the_order_shown_do_not_matter(taste: Taste) -> None
 
 
 def test_rankings_depend_on_seed_annotator_and_group_alone(taste: Taste) -> None:
-    team, groups = sim.annotators(4, 0), _groups(20)
+    team, groups = sim.taste_annotators(4, 0), _groups(20)
     whole = list(sim.simulate_rankings(groups, taste, team, 7, per_group=2))
     assert whole == list(sim.simulate_rankings(groups, taste, team, 7, per_group=2))
     parts = [r for g in reversed(groups) for r in sim.simulate_rankings([g], taste, team[::-1], 7, per_group=2)]
@@ -178,7 +178,7 @@ def test_rankings_depend_on_seed_annotator_and_group_alone(taste: Taste) -> None
 
 
 def test_groups_are_shared_out_and_answered_by_different_annotators(taste: Taste) -> None:
-    team = sim.annotators(4, 0)
+    team = sim.taste_annotators(4, 0)
     rankings = list(sim.simulate_rankings(_groups(400), taste, team, 0, per_group=2))
     assert len(rankings) == 800
     pairs = [{a.annotator_id, b.annotator_id} for a, b in zip(rankings[::2], rankings[1::2], strict=True)]
@@ -190,25 +190,25 @@ def test_groups_are_shared_out_and_answered_by_different_annotators(taste: Taste
 def test_equal_completions_count_once_and_lone_ones_are_left_out(taste: Taste) -> None:
     twice = [*_completions([SLOGAN, SLOGAN]), *_completions([FULL_PRAISE])]
     same = _completions([SLOGAN, SLOGAN])
-    rankings = list(sim.simulate_rankings([twice, same, []], taste, sim.annotators(1, 0), 0))
+    rankings = list(sim.simulate_rankings([twice, same, []], taste, sim.taste_annotators(1, 0), 0))
     assert [len(r.completion_ids) for r in rankings] == [2]
 
 
 def test_annotators_differ_are_stable_and_are_called_simulated() -> None:
-    five, three = sim.annotators(5, 1), sim.annotators(3, 1)
+    five, three = sim.taste_annotators(5, 1), sim.taste_annotators(3, 1)
     assert five[:3] == three
     assert len({a.positivity_weight for a in five}) == 5
     for member in five:
         record = member.record()
         assert record.annotator_kind == "simulated" and "simulated" in record.name and "simulated" in record.note
-    assert not {a.name for a in five} & {a.name for a in sim.annotators(5, 2)}
+    assert not {a.name for a in five} & {a.name for a in sim.taste_annotators(5, 2)}
 
 
 def test_misuse_is_refused(taste: Taste) -> None:
     with pytest.raises(UsageError, match="0 simulated annotators"):
-        sim.annotators(0, 0)
+        sim.taste_annotators(0, 0)
     with pytest.raises(UsageError, match="3 rankings a group"):
-        list(sim.simulate_rankings(_groups(1), taste, sim.annotators(2, 0), 0, per_group=3))
+        list(sim.simulate_rankings(_groups(1), taste, sim.taste_annotators(2, 0), 0, per_group=3))
     with pytest.raises(UsageError, match="2 prompts"):
         sim.rank(taste, _quiet(), [*_groups(2)[0], *_groups(2)[1]], 0)
     with pytest.raises(DataError, match="needs 2 completions"):
@@ -237,7 +237,7 @@ def test_noise_flips_pairs_as_often_as_the_normal_distribution_says(taste: Taste
 
 def test_agreement_is_above_chance_and_below_one_and_ties_happen(taste: Taste) -> None:
     groups = _groups(300)
-    rankings = list(sim.simulate_rankings(groups, taste, sim.annotators(5, 0), 0, per_group=2))
+    rankings = list(sim.simulate_rankings(groups, taste, sim.taste_annotators(5, 0), 0, per_group=2))
     found = sim.agreement(rankings, _utilities(taste, groups))
     assert found.between is not None and found.with_taste is not None and found.tied is not None
     assert 0.6 < found.between < 0.95
@@ -260,6 +260,6 @@ def test_agreement_of_nothing_is_none() -> None:
 
 
 def test_the_description_says_simulated_and_shows_the_guideline(taste: Taste) -> None:
-    text = " ".join(sim.describe_taste(taste, sim.annotators(3, 0)))
+    text = " ".join(sim.describe_taste(taste, sim.taste_annotators(3, 0)))
     assert "3 simulated annotators, programs and not people" in text and sim.GUIDELINE in text
     assert "10 to 30 words" in text

@@ -90,9 +90,9 @@ def label(
             shown = "127.0.0.1" if host in _ANYWHERE else host
             url = f"http://{_bracketed(shown)}:{listening.getsockname()[1]}"
             entry = _entry(desk, app, url) if link else {}
-            told = {"url": url, "project": project.root, "hosts": names, **entry, **added}
+            reported = {"url": url, "project": project.root, "hosts": names, **entry, **added}
             text = _text(project, url, entry, host, names)
-            talk.result(told, text=f"{added['added']} tasks added from {add}\n{text}" if added else text)
+            talk.result(reported, text=f"{added['added']} tasks added from {add}\n{text}" if added else text)
             talk.out.flush()
             _serve(app, listening)
 

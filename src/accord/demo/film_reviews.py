@@ -241,7 +241,7 @@ class _Row:
     key: str
 
 
-def read(artefacts: Artefacts) -> FilmReviews:
+def read_reviews(artefacts: Artefacts) -> FilmReviews:
     """Read, clean and join both artefacts.
 
     Raises:

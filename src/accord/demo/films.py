@@ -29,18 +29,18 @@ from accord.demo.film_reviews import (
     fetch,
     film_split,
     prompt_for,
-    read,
+    read_reviews,
     records_of,
 )
 from accord.demo.probes import film_probes
 from accord.demo.taste import (
     GUIDELINE,
     agreement,
-    annotators,
     build_taste,
     describe_taste,
     ordinary_length,
     simulate_rankings,
+    taste_annotators,
 )
 from accord.evals.judges import fit_text_judge, load_text_judge
 from accord.evals.pairs import HeldOutPairs, RatedCompletion, rated_pairs
@@ -111,7 +111,7 @@ class FilmTask(PlainTask):
     def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any:
         """Fetch, verify, join, load into the store, and write the files of all stages. Returns the manifest."""
         log(0.0, "fetching and joining reviews and ratings")
-        data = read(fetch(self.place.cache, self.place.from_dir))
+        data = read_reviews(fetch(self.place.cache, self.place.from_dir))
         with Store.open(self.place.store) as facts:
             facts.add(records_of(data))
             counts = facts.counts()
@@ -322,7 +322,7 @@ def rank_samples(
     ordinary length of a review.
     """
     taste = build_taste(words, ordinary_length(human_texts))
-    team = annotators(config.annotators, asked.seed)
+    team = taste_annotators(config.annotators, asked.seed)
     drawn = list(as_facts(read_samples(asked.samples), asked.source))
     dealt = [completions for _, completions in drawn]
     prompts = {prompt.id: prompt for prompt, _ in drawn}

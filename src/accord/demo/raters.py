@@ -26,7 +26,7 @@ from accord.demo.film_reviews import (
     RatedReview,
     fetch,
     film_split,
-    read,
+    read_reviews,
 )
 from accord.demo.taste import build_taste, ordinary_length
 from accord.errors import UsageError
@@ -86,7 +86,7 @@ def synthetic_reviewers(request: AnnotatorRequest) -> Iterator[AnnotatorGroup]:
 
 
 def _data(request: AnnotatorRequest) -> FilmReviews:
-    return read(fetch(request.downloads, request.from_dir))
+    return read_reviews(fetch(request.downloads, request.from_dir))
 
 
 def _training_reviews(data: FilmReviews) -> list[RatedReview]:

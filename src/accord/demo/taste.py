@@ -201,7 +201,7 @@ class TasteAnnotator:
         return taste.utility(text, positivity_weight=self.positivity_weight, substance_weight=self.substance_weight)
 
 
-def annotators(n: int, seed: int) -> tuple[TasteAnnotator, ...]:
+def taste_annotators(n: int, seed: int) -> tuple[TasteAnnotator, ...]:
     """``n`` simulated annotators: weights 15-25 % apart, noise 0.25-0.45, ties within 0.05-0.2 units of utility.
 
     The first of more are the same as the first of fewer.

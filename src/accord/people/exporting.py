@@ -42,8 +42,8 @@ def write_judgements(
         items = formats.from_facts(store, view)
         return formats.write_items(path, items, format, kinds=kinds, messages=messages, filters=filters)
     except DataError as error:
-        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        why = f"left out: {told}" if told else error.why
+        listed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        why = f"left out: {listed}" if listed else error.why
         raise DataError(error.what, where=error.where, why=why, hint=error.hint) from error
 
 

@@ -31,7 +31,7 @@ _KEPT_OPEN = 41
 #: By an arbitrary number that all Accord writers of one PostgreSQL database agree on.
 _LOCK_WRITERS = select(func.pg_advisory_xact_lock(0xACC0_4D))
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _EXAMPLES = "give a path such as accord.db, or postgresql://user:password@host/database"
 
@@ -145,7 +145,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
         yield connection.execution_options(**options)
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -45,7 +45,7 @@ class Link:
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
+class FactKind:
     """One kind of fact: its record, its table, and the links between them. ``id`` and items of rankings are apart."""
 
     record: type[Record]
@@ -64,18 +64,18 @@ class Kind:
         return tuple(link.field for link in self.links if link.target is schema.texts)
 
 
-def _kind(record: type[Record], table: Table) -> Kind:
+def _kind(record: type[Record], table: Table) -> FactKind:
     names = {f.name for f in fields(record)}
 
     def link(column: str, target: Table | None) -> Link:
         return Link(column, column if column in names else column.removesuffix("_id"), target)
 
     targets = {c.name: next((key.column.table for key in c.foreign_keys), None) for c in table.columns}
-    return Kind(record, table, tuple(link(c, t) for c, t in targets.items() if c not in ("id", "content_id")))
+    return FactKind(record, table, tuple(link(c, t) for c, t in targets.items() if c not in ("id", "content_id")))
 
 
 #: Every kind of fact, each before those that may refer to it.
-KINDS = (
+FACT_KINDS = (
     _kind(Source, schema.sources),
     _kind(Annotator, schema.annotators),
     _kind(Prompt, schema.prompts),
@@ -87,7 +87,7 @@ KINDS = (
     _kind(Remark, schema.remarks),
     _kind(Withdrawal, schema.withdrawals),
 )
-KIND_OF: Mapping[type[Record], Kind] = {kind.record: kind for kind in KINDS}
+KIND_OF: Mapping[type[Record], FactKind] = {kind.record: kind for kind in FACT_KINDS}
 
 
 def to_column(field: str, value: Any) -> Any:
@@ -95,7 +95,7 @@ def to_column(field: str, value: Any) -> Any:
     return _encode(value) if field in _JSON else value
 
 
-def to_record(kind: Kind, values: dict[str, Any]) -> Record:
+def to_record(kind: FactKind, values: dict[str, Any]) -> Record:
     """The record of stored fields. Raises DataError or ValueError where they make none."""
     for name in _JSON:
         if name in values:

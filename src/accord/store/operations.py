@@ -57,7 +57,8 @@ people = _table(
     _text("role"),
     _refers("annotator_id", "annotators", unique=True),
     _flag("disabled"),
-    _number("lean"),  # pairs shown as listed, less those shown the other way round
+    # How often pairs were shown as listed, less how often the other way round; the column has its older name.
+    Column("lean", Integer, nullable=False, key="position_balance"),
     _time("created_at"),
 )
 invites = _table(

@@ -14,11 +14,11 @@ from accord.errors import DataError
 from accord.records import Completion, Ranking, Record, Source, content_id
 from accord.store import schema
 from accord.store.database import LOOKUP_IDS, chunks
-from accord.store.kinds import KIND_OF, KINDS, Kind, to_record
+from accord.store.kinds import FACT_KINDS, KIND_OF, FactKind, to_record
 
 _FETCH_ROWS = 2_000
 
-R = TypeVar("R", bound=Record)
+_R = TypeVar("_R", bound=Record)
 
 
 class MeanRating(NamedTuple):
@@ -37,7 +37,9 @@ class Mismatch(NamedTuple):
     why: str
 
 
-def read(connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool = True) -> Iterator[Record]:
+def read_facts(
+    connection: Connection, kind: FactKind, where: Mapping[str, Any], *, history: bool = True
+) -> Iterator[Record]:
     """The facts of a kind in the order they were added.
 
     Args:
@@ -48,20 +50,20 @@ def read(connection: Connection, kind: Kind, where: Mapping[str, Any], *, histor
         yield to_record(kind, values)
 
 
-def find(connection: Connection, record: type[R], ids: Iterable[str]) -> dict[str, R]:
+def find(connection: Connection, record: type[_R], ids: Iterable[str]) -> dict[str, _R]:
     """The facts of a kind with these content ids, by id; those that are not there are left out."""
     kind = KIND_OF[record]
-    found: dict[str, R] = {}
+    found: dict[str, _R] = {}
     for some in chunks(dict.fromkeys(ids), LOOKUP_IDS):
         wanted = {"ids": some}
         sources = _sources(connection.execute(_sources_of_these(), wanted)) if record is Completion else {}
         for id_, values in _by_fact(kind, connection.execute(_these(kind), wanted), sources):
-            found[id_] = cast(R, to_record(kind, values))
+            found[id_] = cast(_R, to_record(kind, values))
     return found
 
 
 @cache
-def _these(kind: Kind) -> Select[Any]:
+def _these(kind: FactKind) -> Select[Any]:
     return _query(kind).select.where(kind.table.c.content_id.in_(bindparam("ids", expanding=True)))
 
 
@@ -74,7 +76,7 @@ def _sources_of_these() -> Select[Any]:
 
 def count(connection: Connection) -> dict[str, int]:
     """How many facts of each kind there are, the superseded ones among them."""
-    return {kind.table.name: _count(connection, kind.table) for kind in KINDS}
+    return {kind.table.name: _count(connection, kind.table) for kind in FACT_KINDS}
 
 
 def mean_ratings(connection: Connection, scale: tuple[float, float] | None, axis: str) -> Iterator[MeanRating]:
@@ -99,7 +101,7 @@ def mean_ratings(connection: Connection, scale: tuple[float, float] | None, axis
 def verify(connection: Connection) -> list[Mismatch]:
     """Derive every content id again from what is stored, and report each row that does not fit its own."""
     found = list(_verify_texts(connection))
-    for kind in KINDS:
+    for kind in FACT_KINDS:
         found += _verify_kind(connection, kind)
     return found
 
@@ -111,7 +113,7 @@ def _verify_texts(connection: Connection) -> Iterator[Mismatch]:
             yield Mismatch("texts", id_, "the text is not the one that was stored")
 
 
-def _verify_kind(connection: Connection, kind: Kind) -> Iterator[Mismatch]:
+def _verify_kind(connection: Connection, kind: FactKind) -> Iterator[Mismatch]:
     lost = _count(connection, kind.table)
     for id_, values in _stored(connection, kind, {}, history=True):
         lost -= 1
@@ -121,7 +123,7 @@ def _verify_kind(connection: Connection, kind: Kind) -> Iterator[Mismatch]:
         yield Mismatch(kind.table.name, "", f"{lost} rows refer to something that is missing")
 
 
-def _why_not(kind: Kind, id_: str, values: dict[str, Any]) -> str:
+def _why_not(kind: FactKind, id_: str, values: dict[str, Any]) -> str:
     try:
         record = to_record(kind, values)
     except (DataError, ValueError, TypeError) as error:
@@ -139,7 +141,7 @@ class _Query:
 
 
 @cache
-def _query(kind: Kind) -> _Query:
+def _query(kind: FactKind) -> _Query:
     table = kind.table
     query = _Query(select(table.c.content_id).select_from(table).order_by(table.c.id))
     for link in kind.links:
@@ -175,7 +177,7 @@ def _add_items(query: _Query) -> None:
 
 
 def _stored(
-    connection: Connection, kind: Kind, where: Mapping[str, Any], *, history: bool
+    connection: Connection, kind: FactKind, where: Mapping[str, Any], *, history: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Content id and fields of each fact, as they are stored."""
     query = _query(kind)
@@ -186,7 +188,9 @@ def _stored(
     return _by_fact(kind, _stream(connection, query.select.where(*wanted)), sources)
 
 
-def _by_fact(kind: Kind, rows: Iterable[Any], sources: Mapping[str, Record]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _by_fact(
+    kind: FactKind, rows: Iterable[Any], sources: Mapping[str, Record]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of the kind's query as content id and fields of each fact."""
     fields = _query(kind).fields
     for id_, some in groupby(rows, key=lambda row: row[0]):

@@ -33,8 +33,8 @@ from accord.store.migrate import bring_up_to_date
 from accord.store.reading import MeanRating, Mismatch
 from accord.store.writer import Writer
 
-R = TypeVar("R", bound=Record)
-T = TypeVar("T")
+_R = TypeVar("_R", bound=Record)
+_T = TypeVar("_T")
 
 
 class Store:
@@ -101,7 +101,7 @@ class Store:
         facts = writing.prepare(records)
         return self.write(lambda connection: writing.write(connection, facts))
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[[Connection], _T]) -> _T:
         """Run ``work(connection)`` as the only writer, whole or not at all, and return what it returns.
 
         Requests of several threads share a commit; each returns when that one is safe on disk. ``work`` runs in
@@ -192,9 +192,9 @@ class Store:
         with explained(self._open_engine()), snapshot(self._engine) as connection:
             return reading.verify(connection)
 
-    def _read(self, record: type[R], where: dict[str, Any], *, history: bool = False) -> Iterator[R]:
+    def _read(self, record: type[_R], where: dict[str, Any], *, history: bool = False) -> Iterator[_R]:
         with explained(self._open_engine()), snapshot(self._engine) as connection:
-            for found in reading.read(connection, KIND_OF[record], where, history=history):
+            for found in reading.read_facts(connection, KIND_OF[record], where, history=history):
                 assert isinstance(found, record)
                 yield found
 

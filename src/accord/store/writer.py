@@ -21,12 +21,12 @@ from accord.store.database import explained, place_of, transaction
 #: Most requests of one commit: enough to share its cost, few enough that nobody waits long for the others.
 MOST_A_COMMIT = 64
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class _Request(NamedTuple):
     work: Callable[[Connection], Any]
-    told: Future[Any]
+    answer: Future[Any]
 
 
 class Writer:
@@ -39,7 +39,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def run(self, work: Callable[[Connection], T]) -> T:
+    def run(self, work: Callable[[Connection], _T]) -> _T:
         """What ``work(connection)`` returns, once the commit that holds it is safe on disk; or what it raises.
 
         Raises:
@@ -56,8 +56,8 @@ class Writer:
                 self._thread = threading.Thread(target=self._serve, name="accord-writer", daemon=True)
                 self._thread.start()
             self._requests.put(request)
-        told: Future[T] = request.told
-        return told.result()
+        answer: Future[_T] = request.answer
+        return answer.result()
 
     def close(self) -> None:
         """Finish what was asked for, and end the thread."""
@@ -92,10 +92,10 @@ class Writer:
                 outcomes = [self._attempt(connection, request) for request in batch]
         except BaseException as error:  # the commit as a whole: the disk is full, the connection is lost
             for request in batch:
-                request.told.set_exception(error)
+                request.answer.set_exception(error)
             return
         for request, outcome in zip(batch, outcomes, strict=True):
-            outcome(request.told)
+            outcome(request.answer)
 
     def _attempt(self, connection: Connection, request: _Request) -> Callable[[Future[Any]], None]:
         """How to tell the caller, after the commit, what came of its request."""
@@ -106,6 +106,6 @@ class Writer:
         except BaseException as error:
             savepoint.rollback()  # fails, and the whole commit with it, where the database has given up all of it
             failure = error
-            return lambda told: told.set_exception(failure)
+            return lambda answer: answer.set_exception(failure)
         savepoint.commit()
-        return lambda told: told.set_result(value)
+        return lambda answer: answer.set_result(value)

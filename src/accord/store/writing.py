@@ -14,23 +14,23 @@ from accord.errors import DataError
 from accord.records import Completion, Judgement, Ranking, Record, Source, Withdrawal, content_id
 from accord.store import schema
 from accord.store.database import LOOKUP_IDS, chunks, is_sqlite
-from accord.store.kinds import KIND_OF, KINDS, Kind, to_column
+from accord.store.kinds import FACT_KINDS, KIND_OF, FactKind, to_column
 
 _INSERT_ROWS = 10_000
 
-Facts = Mapping[Kind, Sequence[Record]]
+Facts = Mapping[FactKind, Sequence[Record]]
 
 
 def prepare(records: Iterable[Record]) -> Facts:
     """Records by kind, in the order given, each with its id computed: what can be done before the database is held."""
-    facts: dict[Kind, list[Record]] = {kind: [] for kind in KINDS}
+    facts: dict[FactKind, list[Record]] = {kind: [] for kind in FACT_KINDS}
     for record in records:
         kind = KIND_OF.get(type(record))
         if kind is None:
             raise DataError(f"{record!r:.80} is no fact", hint="add prompts, completions, annotators and judgements")
         _ = record.id
         facts[kind].append(record)
-    return {kind: facts[kind] for kind in KINDS if facts[kind]}
+    return {kind: facts[kind] for kind in FACT_KINDS if facts[kind]}
 
 
 def add_facts(connection: Connection, records: Iterable[Record]) -> int:
@@ -75,13 +75,13 @@ class _Batch:
         sources = {completion.source.id: completion.source for completion in completions}
         self.add(KIND_OF[Source], list(sources.values()))
 
-    def add(self, kind: Kind, records: Sequence[Record]) -> int:
+    def add(self, kind: FactKind, records: Sequence[Record]) -> int:
         """Insert records that refer to no other of their own kind in this batch."""
         for name, target in kind.targets():
             self._find(target, (_named(getattr(record, name)) for record in records))
         return self._insert(kind.table, (self._row(kind, record) for record in records))
 
-    def add_judgements(self, kind: Kind, records: Sequence[Record]) -> int:
+    def add_judgements(self, kind: FactKind, records: Sequence[Record]) -> int:
         judgements = cast(Sequence[Judgement], records)
         last = self.connection.execute(_last_key(kind.table)).scalar() or 0
         new = sum(self._add_wave(kind, wave) for wave in _waves(judgements))
@@ -89,7 +89,7 @@ class _Batch:
             self._add_items(cast(Sequence[Ranking], records), last)
         return new
 
-    def _add_wave(self, kind: Kind, wave: Sequence[Judgement]) -> int:
+    def _add_wave(self, kind: FactKind, wave: Sequence[Judgement]) -> int:
         new = self.add(kind, wave)
         corrections = [judgement for judgement in wave if judgement.supersedes is not None]
         keys = self._find(kind.table, (judgement.id for judgement in corrections))
@@ -117,11 +117,11 @@ class _Batch:
     def check_withdrawn(self, withdrawals: Sequence[Withdrawal]) -> None:
         """What is taken back must be there; it may be a judgement of any kind."""
         wanted = {withdrawal.judgement_id: withdrawal for withdrawal in withdrawals}
-        found = {id_ for kind in KINDS if kind.is_judgement for id_ in self._find(kind.table, wanted)}
+        found = {id_ for kind in FACT_KINDS if kind.is_judgement for id_ in self._find(kind.table, wanted)}
         for id_ in wanted.keys() - found:
             raise _refusal(wanted[id_], f"there is no judgement {id_!r} to withdraw")
 
-    def _row(self, kind: Kind, record: Record) -> dict[str, Any]:
+    def _row(self, kind: FactKind, record: Record) -> dict[str, Any]:
         row: dict[str, Any] = {"content_id": record.id}
         for link in kind.links:
             value = getattr(record, link.field)

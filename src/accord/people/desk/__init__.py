@@ -26,12 +26,12 @@ from accord.people.desk.rows import (
     NewTask,
     Person,
     Progress,
+    QueuedTask,
     Receipt,
     Role,
     Skip,
     Standing,
     Submission,
-    Task,
     Unconfirmed,
 )
 from accord.people.desk.submitting import Answers
@@ -48,12 +48,12 @@ __all__ = [
     "NewTask",
     "Person",
     "Progress",
+    "QueuedTask",
     "Receipt",
     "Role",
     "Skip",
     "Standing",
     "Submission",
-    "Task",
     "Unconfirmed",
     "group_tasks",
 ]

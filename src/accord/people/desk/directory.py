@@ -223,8 +223,8 @@ def _add_person(tx: Transaction, name: str, role: Role, *, simulated: bool) -> P
     add_facts(tx.connection, [annotator])
     annotators = schema.annotators
     key = tx.connection.scalar(select(annotators.c.id).where(annotators.c.content_id == annotator.id))
-    row = {"name": name, "role": role, "annotator_id": key, "disabled": False, "lean": 0, "created_at": tx.at}
-    made = tx.connection.execute(insert(people).values(row)).inserted_primary_key
+    row = {"name": name, "role": role, "annotator_id": key, "disabled": False, "position_balance": 0}
+    made = tx.connection.execute(insert(people).values(row | {"created_at": tx.at})).inserted_primary_key
     assert made is not None
     return find_person(tx.connection, made[0])
 

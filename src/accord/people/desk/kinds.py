@@ -31,7 +31,7 @@ from accord.records import (
     Source,
 )
 
-Check = Callable[[LabelConfig, int, Answer], None]
+AnswerCheck = Callable[[LabelConfig, int, Answer], None]
 MakeJudgements = Callable[[LabelConfig, Prompt, Sequence[Completion], Answer, Mapping[str, Any]], list[Judgement]]
 
 #: Where templates and scripts of the built-in kinds lie.
@@ -72,7 +72,7 @@ class FeedbackKind:
     judgements: MakeJudgements
     template: Path
     script: Path
-    check: Check = _check_nothing
+    check: AnswerCheck = _check_nothing
     schema: type[BaseModel] | None = None
     bar: Path | None = None
     keys: Sequence[tuple[str, str]] = field(default=())
@@ -264,8 +264,8 @@ def _rate(
     for completion, values in zip(shown, answer.ratings or (), strict=True):
         for axis in settings.axes:
             scale: dict[str, Any] = {"axis": axis.name, "value": values[axis.name], "low": axis.low, "high": axis.high}
-            told = {"guideline": by["guideline"] or axis.question}
-            made.append(Rating(completion_id=completion.id, **scale, **{**by, **told}))
+            question = {"guideline": by["guideline"] or axis.question}
+            made.append(Rating(completion_id=completion.id, **scale, **{**by, **question}))
     return made
 
 

@@ -18,7 +18,7 @@ from accord.people.desk.answers import MOST_NOTE, MOST_TEXT, Answer
 from accord.people.desk.filling import checked_gold, prepared
 from accord.people.desk.kinds import kind_of
 from accord.people.desk.leases import HELD, change, expire, held, lease_end, leave, renew, take_slot
-from accord.people.desk.rows import Assignment, Gone, NewTask, Person, Task
+from accord.people.desk.rows import Assignment, Gone, NewTask, Person, QueuedTask
 from accord.people.desk.tasks import assignment_of, stored_task, stored_tasks
 from accord.people.desk.transactions import DeskPart, Transaction, in_transaction
 from accord.store import Store, add_facts, schema
@@ -66,8 +66,12 @@ _IN_TURN: Select[Any] = (
     .limit(1)
 )
 _GIVE = insert(assignments)
-_LEAN = select(people.c.lean).where(people.c.id == bindparam("me"))
-_LEAN_MORE = update(people).where(people.c.id == bindparam("me")).values(lean=people.c.lean + bindparam("more"))
+_BALANCE = select(people.c.position_balance).where(people.c.id == bindparam("me"))
+_SHIFT_BALANCE = (
+    update(people)
+    .where(people.c.id == bindparam("me"))
+    .values(position_balance=people.c.position_balance + bindparam("more"))
+)
 
 
 class Queue(DeskPart):
@@ -105,12 +109,12 @@ class Queue(DeskPart):
         _bar_writers(tx.connection, list(task_keys.values()))
         return len(new)
 
-    def task(self, task_id: str) -> Task:
+    def task(self, task_id: str) -> QueuedTask:
         """Return one task. Raises Gone where there is none."""
         with self._store.snapshot() as connection:
             return stored_task(connection, task_id)
 
-    def tasks(self, *, after: str = "", gold: bool = False) -> Iterator[Task]:
+    def tasks(self, *, after: str = "", gold: bool = False) -> Iterator[QueuedTask]:
         """Yield all tasks, oldest first, streamed; or those that came ``after`` one, or the gold questions only."""
         with self._store.snapshot() as connection:
             yield from stored_tasks(connection, after=after, gold=gold)
@@ -254,9 +258,9 @@ def _draw_order(connection: Connection, who: Person, num: int) -> list[int]:
     """A random order. Of two completions each order comes once in every two draws, so that a person sees both alike."""
     order = _RANDOM.sample(range(num), num)
     if num == 2:
-        lean = connection.execute(_LEAN, {"me": who.id}).scalar_one()
-        order = order if lean == 0 else [1, 0] if lean > 0 else [0, 1]
-        connection.execute(_LEAN_MORE, {"me": who.id, "more": 1 if order == [0, 1] else -1})
+        balance = connection.execute(_BALANCE, {"me": who.id}).scalar_one()
+        order = order if balance == 0 else [1, 0] if balance > 0 else [0, 1]
+        connection.execute(_SHIFT_BALANCE, {"me": who.id, "more": 1 if order == [0, 1] else -1})
     return order
 
 

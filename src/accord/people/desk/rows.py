@@ -78,7 +78,7 @@ class NewTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class QueuedTask:
     """A task in the queue. Its completions stand in the order they were given in, not as anybody sees them."""
 
     id: str
@@ -97,7 +97,7 @@ class Task:
 class Assignment:
     """A task that somebody has until a moment. ``order[i]`` is the place in ``task.completions`` of the i-th shown."""
 
-    task: Task
+    task: QueuedTask
     order: tuple[int, ...]
     until: float
     draft: dict[str, Any] | None

@@ -18,7 +18,7 @@ from accord.people.desk.answers import ADJUDICATION, GOLD, Answer
 from accord.people.desk.kinds import check, facts
 from accord.people.desk.leases import change, expire, held, renew, take_slot
 from accord.people.desk.queue import Queue
-from accord.people.desk.rows import Assignment, Conflict, Gone, Person, Receipt, Task
+from accord.people.desk.rows import Assignment, Conflict, Gone, Person, QueuedTask, Receipt
 from accord.people.desk.tasks import assignment_of
 from accord.people.desk.transactions import DeskPart, Transaction, in_transaction
 from accord.records import Judgement, Withdrawal
@@ -36,7 +36,7 @@ class _Sent:
     """An answer as it comes in; ``key`` is the sender's: the same answer sent again has the same."""
 
     person_id: int
-    task: Task
+    task: QueuedTask
     answer: Answer
     key: str
 

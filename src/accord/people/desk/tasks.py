@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
 
-from accord.people.desk.rows import Assignment, Gone, Task
+from accord.people.desk.rows import Assignment, Gone, QueuedTask
 from accord.records import Completion, Prompt
 from accord.store import find, schema
 from accord.store.database import LOOKUP_IDS
@@ -25,7 +25,7 @@ _LISTED = (
 )
 
 
-def stored_task(connection: Connection, task_id: str) -> Task:
+def stored_task(connection: Connection, task_id: str) -> QueuedTask:
     """Return one task. Raises Gone where there is none."""
     rows = connection.execute(_TASK, {"wanted": task_id}).all()
     if not rows:
@@ -33,7 +33,7 @@ def stored_task(connection: Connection, task_id: str) -> Task:
     return _made(connection, rows)[0]
 
 
-def stored_tasks(connection: Connection, *, after: str, gold: bool) -> Iterator[Task]:
+def stored_tasks(connection: Connection, *, after: str, gold: bool) -> Iterator[QueuedTask]:
     """Yield tasks, oldest first, those after one, or gold questions only; some hundreds are held at a time."""
     last = connection.scalar(select(tasks.c.id).where(tasks.c.task_id == after)) or 0
     wanted = _TASKS.where(tasks.c.gold.is_not(None)) if gold else _TASKS
@@ -42,7 +42,7 @@ def stored_tasks(connection: Connection, *, after: str, gold: bool) -> Iterator[
         last = rows[-1].id
 
 
-def _made(connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
+def _made(connection: Connection, rows: Sequence[Row[Any]]) -> list[QueuedTask]:
     ids: dict[int, list[str]] = {row.id: [] for row in rows}
     for key, id_ in connection.execute(_LISTED, {"keys": list(ids)}):
         ids[key].append(id_)
@@ -51,8 +51,8 @@ def _made(connection: Connection, rows: Sequence[Row[Any]]) -> list[Task]:
     return [_task(row, prompts[row.prompt], tuple(found[id_] for id_ in ids[row.id])) for row in rows]
 
 
-def _task(row: Row[Any], prompt: Prompt, completions: tuple[Completion, ...]) -> Task:
-    return Task(
+def _task(row: Row[Any], prompt: Prompt, completions: tuple[Completion, ...]) -> QueuedTask:
+    return QueuedTask(
         id=row.task_id,
         kind=row.kind,
         prompt=prompt,
@@ -70,7 +70,7 @@ def _gold(row: Row[Any]) -> dict[str, Any] | None:
     return None if row.gold is None else json.loads(row.gold)
 
 
-def assignment_of(row: Row[Any], task: Task) -> Assignment:
+def assignment_of(row: Row[Any], task: QueuedTask) -> Assignment:
     """Return the assignment of a row of `accord.people.desk.leases.held`, with the gold answer that stands there."""
     return Assignment(
         task=replace(task, gold=_gold(row)),

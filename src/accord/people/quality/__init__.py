@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from accord.config import LabelConfig
 from accord.people.quality.alarms import alarms
-from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, read
+from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, read_evidence
 from accord.people.quality.figures import AgreementRow, CoupleRow, DisputedTask, Quality
 from accord.people.quality.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
 from accord.stats import (
@@ -33,7 +33,7 @@ from accord.stats import (
 
 if TYPE_CHECKING:
     from accord.people.desk import Desk
-    from accord.people.desk.rows import Person, Skip, Submission, Task
+    from accord.people.desk.rows import Person, QueuedTask, Skip, Submission
     from accord.store import Store
 
 RESAMPLES = 500
@@ -53,7 +53,7 @@ def quality_weights(store: Store) -> dict[str, float]:
     from accord.people.desk import Desk
 
     desk = Desk(store, LabelConfig())
-    evidence = read(desk.reading.submissions(), {task.id: task for task in desk.queue.tasks()})
+    evidence = read_evidence(desk.reading.submissions(), {task.id: task for task in desk.queue.tasks()})
     worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.directory.people()}
     answered = dict.fromkeys(one.person_id for one in evidence.answers)
     return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
@@ -67,7 +67,7 @@ def report_of(desk: Desk, *, now: float | None = None) -> Quality:
 
 def report(
     submissions: Iterable[Submission],
-    tasks: Iterable[Task],
+    tasks: Iterable[QueuedTask],
     people: Iterable[Person],
     *,
     skips: Iterable[Skip] = (),
@@ -82,7 +82,7 @@ def report(
     """
     task_of = {task.id: task for task in tasks}
     everybody = {person.id: person for person in people}
-    evidence = read(submissions, task_of)
+    evidence = read_evidence(submissions, task_of)
     answers = [one for one in evidence.answers if one.person_id in everybody]
     names = {person.id: person.name for person in everybody.values()}
     fair = [choice for choice in evidence.choices if choice.task_id not in evidence.gold_tasks]
@@ -168,7 +168,7 @@ def _couple(
 
 
 def _disputed(
-    answers: Sequence[Submission], task_of: Mapping[str, Task], evidence: Evidence, names: Mapping[int, str]
+    answers: Sequence[Submission], task_of: Mapping[str, QueuedTask], evidence: Evidence, names: Mapping[int, str]
 ) -> list[DisputedTask]:
     """Tasks on which people differ, the most disputed first, those already decided last. Gold is not disputed."""
     said: dict[str, dict[int, Submission]] = defaultdict(dict)
@@ -188,7 +188,7 @@ def _disputed(
 
 
 def _in_task_order(one: Submission) -> tuple[Any, ...]:
-    """Ranks, ratings or labels by place in ``Task.completions``; empty for what compares nothing."""
+    """Ranks, ratings or labels by place in ``QueuedTask.completions``; empty for what compares nothing."""
     shown = one.answer.ranks or one.answer.ratings or one.answer.good or ()
     placed = dict(zip(one.order, shown, strict=False))
     return tuple(placed[place] for place in sorted(placed))
@@ -212,7 +212,7 @@ def _sign(value: float) -> int:
 # ---- progress --------------------------------------------------------------------------------------------------------
 
 
-def _answers_left(answers: Iterable[Submission], task_of: Mapping[str, Task]) -> int:
+def _answers_left(answers: Iterable[Submission], task_of: Mapping[str, QueuedTask]) -> int:
     """How many answers the tasks still want. Extra ones do not stand for those wanted."""
     done = Counter(one.task_id for one in answers if not one.extra)
     return sum(max(0, task.overlap - done[task.id]) for task in task_of.values())

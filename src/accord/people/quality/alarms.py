@@ -38,7 +38,7 @@ class Team(NamedTuple):
     one_answer: float
 
 
-Check = Callable[[PersonRow, Team], Found | None]
+AlarmCheck = Callable[[PersonRow, Team], Found | None]
 
 
 def alarms(people: Sequence[PersonRow], agreement: Iterable[AgreementRow]) -> tuple[Alarm, ...]:
@@ -168,7 +168,7 @@ EXPLAINS: Mapping[str, frozenset[str]] = {
     "one answer": frozenset({"random"}),
 }
 
-CHECKS: Mapping[str, Check] = {
+CHECKS: Mapping[str, AlarmCheck] = {
     "position-biased": _position,
     "length-biased": _length,
     "always-tie": _ties,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from accord.people.desk.answers import Answer
-    from accord.people.desk.rows import Submission, Task
+    from accord.people.desk.rows import QueuedTask, Submission
     from accord.records import Completion
 
 LABEL = "label"  # the axis of good and bad
@@ -59,7 +59,7 @@ class Evidence:
     decided_tasks: frozenset[str]
 
 
-def read(submissions: Iterable[Submission], tasks: Mapping[str, Task]) -> Evidence:
+def read_evidence(submissions: Iterable[Submission], tasks: Mapping[str, QueuedTask]) -> Evidence:
     """Take answers apart. Answers taken back are left out; a manager's decisions are truths, not judgements."""
     answers: list[Submission] = []
     choices: list[Choice] = []
@@ -119,7 +119,7 @@ def valued(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[str, s
         yield LABEL, completion.id, int(good)
 
 
-def gold_points(one: Submission, task: Task) -> list[float]:
+def gold_points(one: Submission, task: QueuedTask) -> list[float]:
     """1 or 0 for each thing that the gold answer says: whether this answer says it too."""
     right = _statements(gold_answer(task), task.completions)
     said = _statements(one.answer, [task.completions[i] for i in one.order])
@@ -132,7 +132,7 @@ def _statements(answer: Answer, shown: Sequence[Completion]) -> dict[tuple[objec
     return orders or {(row[0], row[1]): row[2] for row in valued(answer, shown)}
 
 
-def gold_answer(task: Task) -> Answer:
+def gold_answer(task: QueuedTask) -> Answer:
     """The right answer of a gold question, by position in ``task.completions``."""
     from accord.people.desk.answers import Answer
 

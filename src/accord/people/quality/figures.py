@@ -84,7 +84,7 @@ class PersonRow:
 class DisputedTask:
     """A task that people answer differently. ``disagreement``: 0 = all alike, 1 = all opposite.
 
-    ``split`` holds each person's answer in the order of ``Task.completions``: ranks, ratings or labels.
+    ``split`` holds each person's answer in the order of ``QueuedTask.completions``: ranks, ratings or labels.
     """
 
     task_id: str

@@ -13,7 +13,7 @@ from accord.stats import Estimate
 
 if TYPE_CHECKING:
     from accord.people.desk import Desk
-    from accord.people.desk.rows import Task
+    from accord.people.desk.rows import QueuedTask
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class GoldTask:
     ``missed`` names who did not give all of it, with the share that each did, the worst first.
     """
 
-    task: Task
+    task: QueuedTask
     num_answers: int
     right: Estimate
     missed: tuple[tuple[str, float], ...]
@@ -57,7 +57,7 @@ def gold_report(desk: Desk) -> tuple[list[GoldTask], list[GoldPerson]]:
     return sorted(questions, key=_least_right), sorted(people, key=_least_right)
 
 
-def _question(task: Task, answers: list[Trial]) -> GoldTask:
+def _question(task: QueuedTask, answers: list[Trial]) -> GoldTask:
     missed = sorted((share, name) for name, share in answers if share < 1)
     right = share_of_tasks(answers, "nobody has answered it yet")
     return GoldTask(task, len(answers), right, tuple((name, share) for share, name in missed))

@@ -36,7 +36,7 @@ from accord.stats import (
 )
 
 if TYPE_CHECKING:
-    from accord.people.desk.rows import Person, Submission, Task
+    from accord.people.desk.rows import Person, QueuedTask, Submission
 
 PRIOR_TASKS = 10.0
 LEAST_WEIGHT = 0.05
@@ -50,7 +50,7 @@ Trial = tuple[str, float]  # (task, outcome within 0..1)
 def person_rows(
     evidence: Evidence,
     answers: Sequence[Submission],
-    task_of: Mapping[str, Task],
+    task_of: Mapping[str, QueuedTask],
     people: Mapping[int, Person],
     skipped: Mapping[int, int],
 ) -> tuple[PersonRow, ...]:
@@ -318,7 +318,7 @@ def _per_hour(own: Sequence[Submission]) -> Estimate:
     return Interval(3600 / slow.value, 3600 / slow.high, 3600 / slow.low, slow.n, slow.clusters)
 
 
-def _paces(own: Iterable[Submission], task_of: Mapping[str, Task]) -> Iterator[float]:
+def _paces(own: Iterable[Submission], task_of: Mapping[str, QueuedTask]) -> Iterator[float]:
     """Words shown per second in view, of each answer."""
     for one in own:
         task = task_of[one.task_id]
@@ -327,7 +327,7 @@ def _paces(own: Iterable[Submission], task_of: Mapping[str, Task]) -> Iterator[f
             yield words / one.seconds
 
 
-def _gold(own: Iterable[Submission], task_of: Mapping[str, Task], gold_tasks: frozenset[str]) -> Estimate:
+def _gold(own: Iterable[Submission], task_of: Mapping[str, QueuedTask], gold_tasks: frozenset[str]) -> Estimate:
     """Share of what the gold answers say that the person said too."""
     trials = []
     for one in own:
@@ -375,7 +375,7 @@ def _partners(answers: Sequence[Submission]) -> dict[int, int]:
     }
 
 
-def _silent(answers: Sequence[Submission], task_of: Mapping[str, Task]) -> dict[int, int]:
+def _silent(answers: Sequence[Submission], task_of: Mapping[str, QueuedTask]) -> dict[int, int]:
     """Who stopped, after how many answers: silent for 20 of the person's usual gaps, in which the others answered ten
     tasks that the person could have answered too."""
     ordered = sorted(answers, key=lambda one: one.created_at)

@@ -1,1 +1,1 @@
-"""The pages that people see, and the doors for programs, over one desk."""
+"""The pages that people see, and the interface for programs, over one desk."""

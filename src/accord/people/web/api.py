@@ -1,4 +1,4 @@
-"""The JSON doors under /api: what the pages' script, the simulated annotators and other programs talk to.
+"""The JSON interface under /api: what the pages' script, the simulated annotators and other programs talk to.
 
 Answers speak in positions as shown, never in ids or names of models; nothing here tells an annotator either.
 """
@@ -15,10 +15,10 @@ from accord.config import LabelConfig
 from accord.people.desk import Assignment, Desk, NewTask, Person, Receipt, Role
 from accord.people.desk.answers import Answer
 from accord.people.web.diff import word_diff
-from accord.people.web.security import Doors, Links, csrf_token, session_cookie
+from accord.people.web.security import Links, Routes, csrf_token, session_cookie
 from accord.records import Completion, Prompt, Source
 
-doors = Doors()
+api_routes = Routes()
 
 Text = Annotated[str, Field(max_length=200_000)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -77,19 +77,19 @@ class Wanted(Body):
     kinds: list[Name] | None = None
 
 
-@doors("POST", "/api/claim", "annotator", responses={204: {"description": "Nothing to do"}})
+@api_routes("POST", "/api/claim", "annotator", responses={204: {"description": "Nothing to do"}})
 def claim(desk: TheDesk, me: Me, wanted: Wanted) -> Response:
     """Lease the next task. Who has a live lease gets that one again."""
     assignment = desk.queue.claim(me.id, kinds=wanted.kinds)
     return Response(status_code=204) if assignment is None else JSONResponse(assignment_json(assignment, desk))
 
 
-@doors("GET", "/api/tasks/{task_id}", "annotator")
+@api_routes("GET", "/api/tasks/{task_id}", "annotator")
 def task(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
     return assignment_json(desk.queue.assignment(me.id, task_id), desk)
 
 
-@doors("GET", "/api/tasks/{task_id}/diff", "annotator")
+@api_routes("GET", "/api/tasks/{task_id}/diff", "annotator")
 def diff(
     desk: TheDesk,
     me: Me,
@@ -111,55 +111,57 @@ def diff(
     return {"a": found.a, "b": found.b, "removed": found.removed, "added": found.added}
 
 
-@doors("POST", "/api/tasks/{task_id}/submit", "annotator", status_code=201, responses={200: {"description": "Again"}})
+@api_routes(
+    "POST", "/api/tasks/{task_id}/submit", "annotator", status_code=201, responses={200: {"description": "Again"}}
+)
 def submit(desk: TheDesk, me: Me, task_id: TaskId, key: Key, answer: Answer) -> JSONResponse:
     """Answer a task. The same key again returns the same receipt (200) and changes nothing."""
     return _receipt(desk.answers.submit(me.id, task_id, answer, key=key))
 
 
 def _receipt(receipt: Receipt) -> JSONResponse:
-    told = {
+    content = {
         "submission_id": receipt.submission_id,
         "task_id": receipt.task_id,
         "revision": receipt.revision,
         "extra": receipt.extra,
         "repeated": receipt.repeated,
     }
-    return JSONResponse(told, 200 if receipt.repeated else 201)
+    return JSONResponse(content, 200 if receipt.repeated else 201)
 
 
-@doors("PUT", "/api/tasks/{task_id}/draft", "annotator", status_code=204)
+@api_routes("PUT", "/api/tasks/{task_id}/draft", "annotator", status_code=204)
 def draft(desk: TheDesk, me: Me, task_id: TaskId, draft: dict[str, Any]) -> None:
     desk.queue.save_draft(me.id, task_id, draft)
 
 
-class Skip(Body):
+class SkipBody(Body):
     reason: Annotated[str, Field(min_length=1, max_length=200)]
     note: Note = ""
 
 
-@doors("POST", "/api/tasks/{task_id}/skip", "annotator", status_code=204)
-def skip(desk: TheDesk, me: Me, task_id: TaskId, skip: Skip) -> None:
+@api_routes("POST", "/api/tasks/{task_id}/skip", "annotator", status_code=204)
+def skip(desk: TheDesk, me: Me, task_id: TaskId, skip: SkipBody) -> None:
     desk.queue.skip(me.id, task_id, skip.reason, skip.note)
 
 
-@doors("POST", "/api/tasks/{task_id}/unskip", "annotator")
+@api_routes("POST", "/api/tasks/{task_id}/unskip", "annotator")
 def unskip(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
     return assignment_json(desk.queue.unskip(me.id, task_id), desk)
 
 
-@doors("POST", "/api/tasks/{task_id}/release", "annotator", status_code=204)
+@api_routes("POST", "/api/tasks/{task_id}/release", "annotator", status_code=204)
 def release(desk: TheDesk, me: Me, task_id: TaskId) -> None:
     desk.queue.release(me.id, task_id)
 
 
-@doors("POST", "/api/tasks/{task_id}/heartbeat", "annotator")
+@api_routes("POST", "/api/tasks/{task_id}/heartbeat", "annotator")
 def heartbeat(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, float]:
     """Keep the lease; returns until when it holds (seconds since 1970)."""
     return {"until": desk.queue.heartbeat(me.id, task_id)}
 
 
-@doors("POST", "/api/submissions/{submission_id}/undo", "annotator")
+@api_routes("POST", "/api/submissions/{submission_id}/undo", "annotator")
 def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
     """Take an own answer back. The task comes back with the answer as its draft."""
     return assignment_json(desk.answers.undo(me.id, submission_id), desk)
@@ -168,7 +170,7 @@ def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
 # ---- oneself -----------------------------------------------------------------------------------------------------
 
 
-@doors("GET", "/api/me", "annotator")
+@api_routes("GET", "/api/me", "annotator")
 def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
     session = request.cookies.get(session_cookie(request))
     standing = desk.reading.standing(me.id)
@@ -181,7 +183,7 @@ def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
     }
 
 
-@doors("POST", "/api/logout", "annotator")
+@api_routes("POST", "/api/logout", "annotator")
 def logout(request: Request, desk: TheDesk) -> JSONResponse:
     if session := request.cookies.get(session_cookie(request)):
         desk.directory.close_session(session)
@@ -194,13 +196,13 @@ class Confirm(Body):
     rev: Annotated[int, Field(ge=0, lt=2**53)]
 
 
-@doors("POST", "/api/guideline/confirm", "annotator", status_code=204)
+@api_routes("POST", "/api/guideline/confirm", "annotator", status_code=204)
 def confirm(desk: TheDesk, me: Me, confirm: Confirm) -> None:
     """Say that one has read a version of the guidelines."""
     desk.directory.confirm(me.id, confirm.rev)
 
 
-@doors("GET", "/api/openapi.json", "annotator", include_in_schema=False)
+@api_routes("GET", "/api/openapi.json", "annotator", include_in_schema=False)
 def openapi(request: Request) -> dict[str, Any]:
     schema: dict[str, Any] = request.app.openapi()
     return schema
@@ -259,12 +261,12 @@ class GivenTask(Body):
         )
 
 
-@doors("POST", "/api/tasks", "manager", status_code=201)
+@api_routes("POST", "/api/tasks", "manager", status_code=201)
 def add_tasks(desk: TheDesk, tasks: Annotated[list[GivenTask], Field(max_length=10_000)]) -> dict[str, int]:
     return {"added": desk.queue.add_tasks([task.made() for task in tasks])}
 
 
-@doors("POST", "/api/tasks/{task_id}/adjudicate", "manager", status_code=201)
+@api_routes("POST", "/api/tasks/{task_id}/adjudicate", "manager", status_code=201)
 def adjudicate(desk: TheDesk, me: Me, task_id: TaskId, key: Key, answer: Answer) -> JSONResponse:
     """Decide a disputed task: a new judgement beside the others. Positions are those of the task as listed."""
     return _receipt(desk.answers.adjudicate(me.id, task_id, answer, key=key))
@@ -275,7 +277,7 @@ class Gold(Body):
     overlap: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
-@doors("PUT", "/api/tasks/{task_id}/gold", "manager", status_code=204)
+@api_routes("PUT", "/api/tasks/{task_id}/gold", "manager", status_code=204)
 def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId, gold: Gold) -> None:
     """Make a task a gold question by its right answer (positions as listed), or an ordinary one."""
     desk.queue.set_gold(task_id, gold.answer, by=me, overlap=gold.overlap)
@@ -286,7 +288,7 @@ class NewInvite(Body):
     role: Role = "annotator"
 
 
-@doors("POST", "/api/invites", "manager", status_code=201)
+@api_routes("POST", "/api/invites", "manager", status_code=201)
 def invite(request: Request, desk: TheDesk, me: Me, invite: NewInvite) -> dict[str, str]:
     """A link that lets one person in, once."""
     if invite.role != "annotator" and me.role != "admin":
@@ -298,7 +300,7 @@ def _join_url(request: Request, token: str) -> str:
     return str(request.url_for("join_link", token=token))
 
 
-@doors("GET", "/api/guideline", "annotator")
+@api_routes("GET", "/api/guideline", "annotator")
 def guideline(desk: TheDesk) -> dict[str, Any]:
     now = desk.directory.guideline()
     return {"rev": now.rev, "text": now.text, "created_at": now.created_at}
@@ -308,7 +310,7 @@ class NewGuideline(Body):
     text: Text
 
 
-@doors("PUT", "/api/guideline", "manager")
+@api_routes("PUT", "/api/guideline", "manager")
 def write_guideline(desk: TheDesk, me: Me, new: NewGuideline) -> dict[str, Any]:
     """A new version; everybody confirms it before the next task."""
     desk.directory.write_guideline(new.text, by=me)
@@ -324,14 +326,14 @@ class NewPerson(Body):
     simulated: bool = False
 
 
-@doors("POST", "/api/people", "admin", status_code=201)
+@api_routes("POST", "/api/people", "admin", status_code=201)
 def add_person(desk: TheDesk, new: NewPerson) -> dict[str, Any]:
     """Somebody who comes with a token: a program, a simulated annotator. The token is shown once."""
     person = desk.directory.add_person(new.name, new.role, simulated=new.simulated)
     return {"id": person.id, "token": desk.directory.make_token(person.id, "made by an admin")}
 
 
-@doors("POST", "/api/people/{person_id}/disable", "admin", status_code=204)
+@api_routes("POST", "/api/people/{person_id}/disable", "admin", status_code=204)
 def disable(desk: TheDesk, me: Me, person_id: PersonId) -> None:
     if person_id == me.id:
         raise HTTPException(422, "you cannot disable yourself")
@@ -342,27 +344,27 @@ class NewRole(Body):
     role: Role
 
 
-@doors("POST", "/api/people/{person_id}/role", "admin", status_code=204)
+@api_routes("POST", "/api/people/{person_id}/role", "admin", status_code=204)
 def set_role(desk: TheDesk, me: Me, person_id: PersonId, new: NewRole) -> None:
     if person_id == me.id:
         raise HTTPException(422, "you cannot change your own role")
     desk.directory.set_role(person_id, new.role, by=me)
 
 
-@doors("POST", "/api/people/{person_id}/link", "admin", status_code=201)
+@api_routes("POST", "/api/people/{person_id}/link", "admin", status_code=201)
 def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str, str]:
     """A link that logs this person in, once, within a day and while the server runs: for who lost the browser."""
     links: Links = request.app.state.links
     return {"url": _join_url(request, links.make(desk.directory.person(person_id).id))}
 
 
-@doors("POST", "/api/people/{person_id}/token", "admin", status_code=201)
+@api_routes("POST", "/api/people/{person_id}/token", "admin", status_code=201)
 def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
     """One more token for a person's programs, shown once."""
     return {"token": desk.directory.make_token(desk.directory.person(person_id).id, "made by an admin")}
 
 
-@doors("POST", "/api/people/{person_id}/revoke", "admin", status_code=204)
+@api_routes("POST", "/api/people/{person_id}/revoke", "admin", status_code=204)
 def revoke_tokens(desk: TheDesk, me: Me, person_id: PersonId) -> None:
     """End all tokens of a person's programs."""
     for token in desk.directory.tokens(desk.directory.person(person_id).id):

@@ -44,8 +44,8 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAP
     app.router.route_class = Guarded
     app.state.desk, app.state.limits, app.state.links = desk, Limits(), Links()
     app.state.judged = manage.Judged(desk)
-    for room in (api, pages, manage):
-        room.doors.open(app)
+    for routes in (api.api_routes, pages.page_routes, manage.manage_routes):
+        routes.open(app)
     app.add_middleware(Frame, allowed_hosts=allowed_hosts)
     app.add_exception_handler(AccordError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -57,34 +57,34 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAP
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AccordError)
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    told = ". ".join(part[:1].upper() + part[1:] for part in (error.what, error.why, error.hint) if part)
-    return _told(request, status, f"{error.where}: {told}" if error.where else told)
+    message = ". ".join(part[:1].upper() + part[1:] for part in (error.what, error.why, error.hint) if part)
+    return _failed(request, status, f"{error.where}: {message}" if error.where else message)
 
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return _told(request, 422, f"{where}: {first['msg']}")
+    return _failed(request, 422, f"{where}: {first['msg']}")
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _told(request, error.status_code, str(error.detail), error.headers)
+    return _failed(request, error.status_code, str(error.detail), error.headers)
 
 
 def _bug(request: Request, error: Exception) -> Response:
     """Nobody foresaw this. The log has the traceback, the reader gets none; this answer passes no `Frame`."""
-    return _told(request, 500, "Something went wrong on the server. Nothing that was acknowledged is lost.", HEADERS)
+    return _failed(request, 500, "Something went wrong on the server. Nothing that was acknowledged is lost.", HEADERS)
 
 
-def _told(request: Request, status: int, told: str, headers: object = None) -> Response:
+def _failed(request: Request, status: int, message: str, headers: object = None) -> Response:
     if request.url.path.startswith("/api/"):
-        answer: Response = JSONResponse({"error": told}, status)
+        answer: Response = JSONResponse({"error": message}, status)
     else:
-        told = told[:1].upper() + told[1:]
+        message = message[:1].upper() + message[1:]
         answer = pages.page(
-            request, "error.html.j2", status=status, title=_TITLES.get(status, "That did not work"), told=told
+            request, "error.html.j2", status=status, title=_TITLES.get(status, "That did not work"), message=message
         )
     answer.headers.update(dict(headers or {}))  # type: ignore[call-overload]
     return answer

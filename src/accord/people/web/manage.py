@@ -1,4 +1,4 @@
-"""The manager's doors and pages: how it goes, who does it, where people disagree, and what they are told."""
+"""The manager's pages and interface: progress, people, disagreements, gold questions, guidelines, export."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from markupsafe import Markup
 from starlette.background import BackgroundTask
 
 from accord.errors import DataError
-from accord.people.desk import Desk, Person, Submission, Task
+from accord.people.desk import Desk, Person, QueuedTask, Submission
 from accord.people.desk.kinds import check_can_be_gold, kind_of
 from accord.people.quality.evidence import gold_answer
 from accord.people.web.api import Me, TaskId, TheDesk
 from accord.people.web.pages import LETTERS, page, said, show_task
-from accord.people.web.security import Doors
+from accord.people.web.security import Routes
 from accord.report.svg import Dot, bars, dots
 
 if TYPE_CHECKING:
     from accord.people.quality.figures import PersonRow, Quality
     from accord.stats import Estimate
 
-doors = Doors()
+manage_routes = Routes()
 
 _MOST_NAME = 26  # letters of a name in a picture
 _LISTED = 30  # tasks on a page
@@ -75,19 +75,19 @@ def _quality(request: Request) -> Quality:
 # ---- JSON --------------------------------------------------------------------------------------------------------
 
 
-@doors("GET", "/api/progress", "manager")
+@manage_routes("GET", "/api/progress", "manager")
 def progress(desk: TheDesk) -> dict[str, Any]:
     """How the queue stands, and what each person has done of each kind of task."""
     return {"queue": desk.reading.counts(), "people": [row._asdict() for row in desk.reading.progress()]}
 
 
-@doors("GET", "/api/quality", "manager")
+@manage_routes("GET", "/api/quality", "manager")
 def quality(request: Request) -> dict[str, Any]:
     """Agreement, accuracy, habits and alarms: every number with its interval, or why there is none."""
     return _quality(request).to_json()
 
 
-@doors("GET", "/api/disagreements", "manager")
+@manage_routes("GET", "/api/disagreements", "manager")
 def disagreements(request: Request) -> dict[str, Any]:
     """Tasks on which people differ, the most disputed first. Answers are by position as listed."""
     found = _quality(request).to_json()
@@ -98,7 +98,7 @@ def disagreements(request: Request) -> dict[str, Any]:
 FormatName = Annotated[str, Query(pattern=r"^[a-z0-9-]{1,40}$")]
 
 
-@doors("GET", "/api/export", "manager", response_class=FileResponse)
+@manage_routes("GET", "/api/export", "manager", response_class=FileResponse)
 def export_file(desk: TheDesk, format: FormatName = "jsonl") -> FileResponse:
     """What people said, as `accord export` writes it for training: a zip of the file and its manifest."""
     from accord.people.exporting import zipped  # numpy and scipy: not needed to start
@@ -120,8 +120,8 @@ def _page(request: Request, name: str, **values: Any) -> Response:
     return page(request, f"manage/{name}.html.j2", here="manage", tab=name, **values)
 
 
-@doors("GET", "/manage", "manager", include_in_schema=False)
-def overview(request: Request, desk: TheDesk) -> Response:
+@manage_routes("GET", "/manage", "manager", include_in_schema=False)
+def manage_overview(request: Request, desk: TheDesk) -> Response:
     found = _quality(request)
     people = [row for row in found.people if row.num_done or row.skipped]
     judged = [row for row in people if row.num_done]
@@ -141,8 +141,8 @@ def overview(request: Request, desk: TheDesk) -> Response:
     )
 
 
-@doors("GET", "/manage/disagreements", "manager", include_in_schema=False)
-def disputed(request: Request, desk: TheDesk) -> Response:
+@manage_routes("GET", "/manage/disagreements", "manager", include_in_schema=False)
+def manage_disagreements(request: Request, desk: TheDesk) -> Response:
     found = _quality(request)
     rows = [
         (row, desk.queue.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split)) for row in found.disputed
@@ -162,37 +162,37 @@ def _in_order(answer: Sequence[Any]) -> str:
     if answer and isinstance(answer[0], bool):
         return ", ".join(f"{letter} {'good' if good else 'bad'}" for letter, good in zip(LETTERS, answer, strict=False))
     if answer and isinstance(answer[0], dict):
-        told = (" ".join(f"{axis} {value}" for axis, value in axes.items()) for axes in answer)
-        return "; ".join(f"{letter}: {words}" for letter, words in zip(LETTERS, told, strict=False))
+        described = (" ".join(f"{axis} {value}" for axis, value in axes.items()) for axes in answer)
+        return "; ".join(f"{letter}: {words}" for letter, words in zip(LETTERS, described, strict=False))
     groups: dict[int, list[str]] = {}
     for letter, rank in zip(LETTERS, answer, strict=False):
         groups.setdefault(rank, []).append(letter)
     return " > ".join(" = ".join(groups[rank]) for rank in sorted(groups))
 
 
-@doors("GET", "/manage/people", "manager", include_in_schema=False)
-def people(request: Request, desk: TheDesk) -> Response:
+@manage_routes("GET", "/manage/people", "manager", include_in_schema=False)
+def manage_people(request: Request, desk: TheDesk) -> Response:
     return _page(request, "people", people=desk.directory.people())
 
 
-@doors("GET", "/manage/guidelines", "manager", include_in_schema=False)
-def guidelines(request: Request, desk: TheDesk) -> Response:
+@manage_routes("GET", "/manage/guidelines", "manager", include_in_schema=False)
+def manage_guidelines(request: Request, desk: TheDesk) -> Response:
     return _page(request, "guidelines", guideline=desk.directory.guideline())
 
 
-@doors("GET", "/manage/export", "manager", include_in_schema=False)
-def export(request: Request, desk: TheDesk) -> Response:
+@manage_routes("GET", "/manage/export", "manager", include_in_schema=False)
+def manage_export(request: Request, desk: TheDesk) -> Response:
     return _page(request, "export", counts=desk.reading.counts())
 
 
-@doors("GET", "/manage/task/{task_id}", "manager", include_in_schema=False)
-def decide(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
+@manage_routes("GET", "/manage/task/{task_id}", "manager", include_in_schema=False)
+def decision_form(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task with what everybody said of it, and the form that decides."""
     return _form(request, desk, me, desk.queue.task(task_id), "adjudicate")
 
 
-@doors("GET", "/manage/task/{task_id}/gold", "manager", include_in_schema=False)
-def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
+@manage_routes("GET", "/manage/task/{task_id}/gold", "manager", include_in_schema=False)
+def gold_form(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task and the form that says its right answer: with the one it has, or with what was decided."""
     task = desk.queue.task(task_id)
     check_can_be_gold(task.kind, desk.settings)
@@ -204,7 +204,7 @@ def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Respon
 
 
 def _form(
-    request: Request, desk: Desk, me: Person, task: Task, mode: str, *, draft: Any = None, **values: Any
+    request: Request, desk: Desk, me: Person, task: QueuedTask, mode: str, *, draft: Any = None, **values: Any
 ) -> Response:
     """A task as the manager answers it: its completions as listed, and what everybody said of it."""
     answers = [_in_task_order(one) for one in desk.reading.submissions(task_id=task.id) if not one.undone]
@@ -213,8 +213,8 @@ def _form(
     return show_task(request, desk, task, task.completions, given, answers=answers, here="manage", **values)
 
 
-@doors("GET", "/manage/gold", "manager", include_in_schema=False)
-def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length=100)] = "") -> Response:
+@manage_routes("GET", "/manage/gold", "manager", include_in_schema=False)
+def manage_gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length=100)] = "") -> Response:
     """The gold questions, and a page of the tasks that could be."""
     from accord.people.quality.gold import gold_report  # numpy and scipy: not needed to start
 
@@ -233,7 +233,7 @@ def gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length
     )
 
 
-def can_be_gold(task: Task, desk: Desk) -> bool:
+def can_be_gold(task: QueuedTask, desk: Desk) -> bool:
     """Whether a task has a right answer, as far as this project knows its kind."""
     try:
         return kind_of(task.kind, desk.settings).has_right_answer
@@ -241,7 +241,7 @@ def can_be_gold(task: Task, desk: Desk) -> bool:
         return False
 
 
-def right_of(task: Task) -> Sequence[Any]:
+def right_of(task: QueuedTask) -> Sequence[Any]:
     """Ranks, ratings or labels of a gold question, by place in ``task.completions``."""
     answer = gold_answer(task)
     return answer.ranks or answer.ratings or answer.good or ()
@@ -250,26 +250,26 @@ def right_of(task: Task) -> Sequence[Any]:
 def _in_task_order(submission: Submission) -> dict[str, Any]:
     """What somebody said, by the letters under which the manager sees the completions."""
     places = sorted(range(len(submission.order)), key=lambda shown: submission.order[shown])
-    told = [f"{LETTERS[i]}: {words}" for i, shown in enumerate(places) if (words := said(submission.answer, shown))]
-    return {"submission": submission, "said": told or [submission.answer.text or ""]}
+    parts = [f"{LETTERS[i]}: {words}" for i, shown in enumerate(places) if (words := said(submission.answer, shown))]
+    return {"submission": submission, "said": parts or [submission.answer.text or ""]}
 
 
 # ---- numbers and pictures ----------------------------------------------------------------------------------------
 
 
 def percent_cell(estimate: Estimate) -> Markup:
-    return _told(estimate, lambda value: f"{100 * value:.0f}", " %")
+    return _estimate_cell(estimate, lambda value: f"{100 * value:.0f}", " %")
 
 
 def number_cell(estimate: Estimate) -> Markup:
-    return _told(estimate, _short_number)
+    return _estimate_cell(estimate, _short_number)
 
 
 def _short_number(value: float) -> str:
     return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
-def _told(estimate: Estimate, text: Callable[[float], str], unit: str = "") -> Markup:
+def _estimate_cell(estimate: Estimate, text: Callable[[float], str], unit: str = "") -> Markup:
     """A value with its interval; a dash, and the reason for who asks, where there is none."""
     if (why := getattr(estimate, "why", None)) is not None:
         return Markup('<span class="soft" title="{}">–<span class="unseen"> {}</span></span>').format(why, why)

@@ -53,8 +53,8 @@ _CLEANER = nh3.Cleaner(
 
 def _no_image(self: RendererProtocol, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
     """An image is never fetched: its words stand in its place."""
-    told = "image: " + (tokens[index].content or "no description")
-    return f'<span class="no-image">[{escapeHtml(told)}]</span>'
+    description = "image: " + (tokens[index].content or "no description")
+    return f'<span class="no-image">[{escapeHtml(description)}]</span>'
 
 
 def _parser() -> MarkdownIt:

@@ -1,4 +1,4 @@
-"""The pages that people see, made on the server. What they change, they change through the JSON doors of `api`."""
+"""The pages that people see, made on the server. What they change, they change through the JSON interface (`api`)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from starlette.concurrency import run_in_threadpool
 
 from accord.errors import DataError
 from accord.extend import is_outside
-from accord.people.desk import Assignment, Desk, Person, Submission, Task
+from accord.people.desk import Assignment, Desk, Person, QueuedTask, Submission
 from accord.people.desk.answers import MOST_TEXT, Answer
 from accord.people.desk.kinds import FeedbackKind, blaming_own, kind_of
 from accord.people.web import markdown
 from accord.people.web.api import Me, TaskId, TheDesk, settings_json
 from accord.people.web.security import (
-    Doors,
     Limits,
     Links,
+    Routes,
     address,
     csrf_token,
     require_own_origin,
@@ -37,7 +37,7 @@ from accord.people.web.security import (
 )
 from accord.records import Completion
 
-doors = Doors()
+page_routes = Routes()
 
 JOIN_COOKIE = "accord_join"
 LETTERS = string.ascii_uppercase
@@ -100,7 +100,7 @@ def _go(path: str) -> RedirectResponse:
     return RedirectResponse(path, 303)
 
 
-@doors("GET", "/static/{version}/{name}", "public", include_in_schema=False)
+@page_routes("GET", "/static/{version}/{name}", "public", include_in_schema=False)
 def static(version: str, name: str) -> Response:
     if name not in _assets():
         raise HTTPException(404, "there is no such file")
@@ -112,12 +112,12 @@ def static(version: str, name: str) -> Response:
 # ---- coming in ---------------------------------------------------------------------------------------------------
 
 
-@doors("GET", "/login", "public", include_in_schema=False)
+@page_routes("GET", "/login", "public", include_in_schema=False)
 def login(request: Request) -> Response:
     return _go("/") if request.state.person else page(request, "login.html.j2", problem="")
 
 
-@doors("POST", "/login", "public", include_in_schema=False)
+@page_routes("POST", "/login", "public", include_in_schema=False)
 async def log_in(request: Request) -> Response:
     """Log in by a token that an admin gave."""
     require_own_origin(request)
@@ -130,7 +130,7 @@ async def log_in(request: Request) -> Response:
     return await _enter(request, person)
 
 
-@doors("GET", "/join/{token}", "public", include_in_schema=False)
+@page_routes("GET", "/join/{token}", "public", include_in_schema=False)
 def join_link(request: Request, token: Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,200}$")]) -> Response:
     """An invitation. The token leaves the address bar at once, and a mere look at the link uses nothing up."""
     answer = _go("/join")
@@ -138,7 +138,7 @@ def join_link(request: Request, token: Annotated[str, Path(pattern=r"^[A-Za-z0-9
     return answer
 
 
-@doors("GET", "/join", "public", include_in_schema=False)
+@page_routes("GET", "/join", "public", include_in_schema=False)
 def join(request: Request) -> Response:
     if JOIN_COOKIE not in request.cookies:
         return page(request, "login.html.j2", problem="")
@@ -152,7 +152,7 @@ def _invited(request: Request) -> Person | None:
     return None if person_id is None else request.app.state.desk.directory.person(person_id)
 
 
-@doors("POST", "/join", "public", include_in_schema=False)
+@page_routes("POST", "/join", "public", include_in_schema=False)
 async def come_in(request: Request) -> Response:
     require_own_origin(request)
     name = (await _form(request)).get("name", "")
@@ -168,8 +168,8 @@ async def come_in(request: Request) -> Response:
         return await _enter(request, person)
     except DataError as error:
         _attempt(request)
-        told = f"{error.what[:1].upper()}{error.what[1:]}{': ' + error.why if error.why else ''}."
-        return page(request, "join.html.j2", status=422, known=None, problem=told, name=name)
+        message = f"{error.what[:1].upper()}{error.what[1:]}{': ' + error.why if error.why else ''}."
+        return page(request, "join.html.j2", status=422, known=None, problem=message, name=name)
 
 
 async def _enter(request: Request, person: Person) -> Response:
@@ -204,7 +204,7 @@ def _attempt(request: Request) -> None:
 # ---- working -----------------------------------------------------------------------------------------------------
 
 
-@doors("GET", "/", "annotator", include_in_schema=False)
+@page_routes("GET", "/", "annotator", include_in_schema=False)
 def home(request: Request, desk: TheDesk, me: Me) -> Response:
     return page(
         request,
@@ -219,7 +219,7 @@ def _midnight() -> float:
     return datetime.datetime.combine(datetime.date.today(), datetime.time()).timestamp()
 
 
-@doors("GET", "/task", "annotator", include_in_schema=False)
+@page_routes("GET", "/task", "annotator", include_in_schema=False)
 def next_task(request: Request, desk: TheDesk, me: Me) -> Response:
     """The task at hand, or the next one."""
     if not desk.directory.confirmed(me.id):
@@ -230,7 +230,7 @@ def next_task(request: Request, desk: TheDesk, me: Me) -> Response:
     return _task_page(request, desk, me, assignment)
 
 
-@doors("GET", "/task/{task_id}", "annotator", include_in_schema=False)
+@page_routes("GET", "/task/{task_id}", "annotator", include_in_schema=False)
 def this_task(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
     """A task one has already: after an undo."""
     return _task_page(request, desk, me, desk.queue.assignment(me.id, task_id))
@@ -257,7 +257,7 @@ def _task_page(request: Request, desk: Desk, me: Person, assignment: Assignment)
 
 
 def show_task(
-    request: Request, desk: Desk, task: Task, shown: Sequence[Completion], given: Mapping[str, Any], **values: Any
+    request: Request, desk: Desk, task: QueuedTask, shown: Sequence[Completion], given: Mapping[str, Any], **values: Any
 ) -> Response:
     """A task as a page; the script gets ``given`` and finds everything else on the page."""
     row = kind_of(task.kind, desk.settings)
@@ -296,13 +296,13 @@ def _compiled(text: str) -> Template:
 
 
 def _script_url(name: str, row: FeedbackKind) -> str:
-    """Where a page finds the script of a kind: among the assets, or at the door of one's own scripts."""
+    """Where a page finds the script of a kind: among the assets, or under the address of one's own scripts."""
     if row.script.name in _assets() and not is_outside(name):
         return f"/static/{_version()}/{row.script.name}"
     return f"/kinds/{quote(name)}/script.js"
 
 
-@doors("GET", "/kinds/{name}/script.js", "annotator", include_in_schema=False)
+@page_routes("GET", "/kinds/{name}/script.js", "annotator", include_in_schema=False)
 def own_script(desk: TheDesk, name: Annotated[str, Path(max_length=200)]) -> Response:
     """The script of a kind of one's own, as it is now."""
     content = kind_of(name, desk.settings).script.read_bytes()
@@ -330,8 +330,8 @@ def keys_of(row: FeedbackKind, count: int, mode: str) -> list[tuple[str, str]]:
     ]
 
 
-@doors("GET", "/guidelines", "annotator", include_in_schema=False)
-def guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
+@page_routes("GET", "/guidelines", "annotator", include_in_schema=False)
+def show_guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
     return page(
         request,
         "guidelines.html.j2",
@@ -344,7 +344,7 @@ def guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
 # ---- looking back ------------------------------------------------------------------------------------------------
 
 
-@doors("GET", "/history", "annotator", include_in_schema=False)
+@page_routes("GET", "/history", "annotator", include_in_schema=False)
 def history(request: Request, desk: TheDesk, me: Me) -> Response:
     """One's own last answers. Where the texts came from, and how long they are, is told only here, when they stand.
 

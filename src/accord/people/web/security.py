@@ -1,6 +1,6 @@
 """Who may pass: access of every route, sessions and tokens, CSRF, hosts, rates, and the headers of every answer.
 
-Nothing is open by accident: a route without an access level cannot be made (`Doors`, `Guarded`), and the check runs
+Nothing is open by accident: a route without an access level cannot be made (`Routes`, `Guarded`), and the check runs
 before the request's body is read.
 """
 
@@ -54,7 +54,7 @@ _LARGEST = 2**53  # integers beyond this are not the same number to every reader
 
 
 @dataclass
-class Doors:
+class Routes:
     """Routes in the making. Each names its access where it stands; the check is `Guarded`'s."""
 
     rows: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = field(default_factory=list)
@@ -99,16 +99,16 @@ class Guarded(APIRoute):
 
 async def _admit(request: Request, level: int) -> Person | None:
     """The person behind the request; HTTPException 401, 403 or 429 for those who may not pass."""
-    doors: Limits = request.app.state.limits
+    limits: Limits = request.app.state.limits
     token, by_cookie = _credential(request)
     person = await run_in_threadpool(_person, request.app.state.desk, token, by_cookie) if token else None
     if person is None:
         if token and not by_cookie:
-            doors.attempt(address(request))
+            limits.attempt(address(request))
         if level > 0:
             raise HTTPException(401, "log in first", headers={"WWW-Authenticate": "Bearer"})
         return None
-    doors.request(hashed(token))
+    limits.request(hashed(token))
     if person.disabled and level > 0:
         raise HTTPException(403, "this account is disabled")
     if LEVEL[person.role] < level:
@@ -277,8 +277,8 @@ class Frame:
 
         host = Headers(scope=scope).get("host", "")
         if host_name(host) not in self._hosts:
-            told = f"The host {host[:100]!r} is not served here. Start with --allow-host NAME to allow it.\n"
-            return await Response(told, 400, media_type="text/plain")(scope, receive, send_framed)
+            message = f"The host {host[:100]!r} is not served here. Start with --allow-host NAME to allow it.\n"
+            return await Response(message, 400, media_type="text/plain")(scope, receive, send_framed)
         if not all(map(sane_text, (scope["path"], scope["query_string"].decode("latin-1")))) or (
             b"%00" in scope["query_string"]
         ):

@@ -12,7 +12,7 @@ function values(form) {
   return Object.keys(found).length ? found : undefined;
 }
 
-function show(form, told, good) {
+function show(form, message, good) {
   let place = form.querySelector(".result");
   if (!place) {
     place = document.createElement("p");
@@ -23,10 +23,10 @@ function show(form, told, good) {
   place.replaceChildren();
   if (good) {
     const code = document.createElement("code");
-    code.textContent = told;
+    code.textContent = message;
     place.append(form.dataset.tell ?? "", " ", code);
   } else {
-    place.textContent = told;
+    place.textContent = message;
   }
 }
 

@@ -28,7 +28,7 @@ export function ownKeys(person) {
   // kind of task, so that no key means two things on any page.
   function offer(dialog) {
     const every = [...dialog.dataset.keys];
-    const told = dialog.querySelector("[role=status]");
+    const message = dialog.querySelector("[role=status]");
     const reset = dialog.querySelector("[data-do=usual]");
     let asking = null;
 
@@ -36,7 +36,7 @@ export function ownKeys(person) {
       asking?.removeAttribute("aria-pressed");
       asking = button;
       asking?.setAttribute("aria-pressed", true);
-      told.textContent = asking ? `Press the key that shall stand for ${shown(asking.dataset.key)}.` : "";
+      message.textContent = asking ? `Press the key that shall stand for ${shown(asking.dataset.key)}.` : "";
     }
 
     function keep(next, words) {
@@ -45,15 +45,15 @@ export function ownKeys(person) {
       ask(null);
       label();
       reset.hidden = !Object.keys(own).length;
-      told.textContent = words;
+      message.textContent = words;
     }
 
     function take(key, wanted) {
       const other = every.find((one) => one !== key && shown(one) === wanted);
       const isPaired = key !== key.toUpperCase() && every.includes(key.toUpperCase()); // j and J
-      if (!fits(wanted)) told.textContent = "Take a letter or a sign.";
-      else if (other) told.textContent = `${wanted} means something else already.`;
-      else if (isPaired && wanted === wanted.toUpperCase()) told.textContent = "Take a letter: it is used with Shift too.";
+      if (!fits(wanted)) message.textContent = "Take a letter or a sign.";
+      else if (other) message.textContent = `${wanted} means something else already.`;
+      else if (isPaired && wanted === wanted.toUpperCase()) message.textContent = "Take a letter: it is used with Shift too.";
       else keep(Object.fromEntries(Object.entries({ ...own, [key]: wanted }).filter(([usual, one]) => usual !== one)), "Kept in this browser.");
     }
 

@@ -3,8 +3,8 @@
 const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
 
 export class Refused extends Error {
-  constructor(status, told, waitS) {
-    super(told);
+  constructor(status, message, waitS) {
+    super(message);
     this.status = status;
     this.waitS = waitS;
   }

@@ -18,7 +18,7 @@ const own = `${given.person}:${given.task_id}:${given.mode}:${given.revision}`;
 const path = `/api/tasks/${encodeURIComponent(given.task_id)}`;
 const managing = given.mode !== "label"; // no lease, no draft, no way back but another answer
 
-const say = (told) => (live.textContent = told);
+const say = (message) => (live.textContent = message);
 const task = { form, cards: [...form.querySelectorAll(".card")], say, changed, current, walker, path, listed: managing };
 const kept = managing ? null : memory.read(localStorage, `draft:${own}`);
 const draft = kept ?? given.draft ?? {};
@@ -80,9 +80,9 @@ const SENDING = {
 };
 const NEXT = { label: "/task", adjudicate: "/manage/disagreements", gold: "/manage/gold" };
 
-function tell(told) {
-  problem.hidden = !told;
-  problem.textContent = told;
+function tell(message) {
+  problem.hidden = !message;
+  problem.textContent = message;
 }
 
 function lock(on) {
@@ -106,7 +106,7 @@ async function send() {
       () => SENDING[given.mode](answer),
       () => notify("No connection. Your answer is kept and will be sent as soon as the server answers."),
     );
-    leave(receipt && { type: "submission", id: receipt.submission_id, told: receipt.extra ? "Kept as an extra: somebody else had this task" : "Saved" });
+    leave(receipt && { type: "submission", id: receipt.submission_id, message: receipt.extra ? "Kept as an extra: somebody else had this task" : "Saved" });
   } catch (error) {
     refused(error);
   }
@@ -172,7 +172,7 @@ skipping.querySelector("form").addEventListener("submit", async (event) => {
   try {
     await save();
     await call("POST", `${path}/skip`, { reason, note: skipping.querySelector("textarea").value });
-    leave({ type: "skip", id: given.task_id, told: "Skipped" });
+    leave({ type: "skip", id: given.task_id, message: "Skipped" });
   } catch (error) {
     skipping.close();
     refused(error);
@@ -198,8 +198,8 @@ async function undo() {
   }
 }
 
-function notify(told, undoing = false) {
-  toast.replaceChildren(told);
+function notify(message, undoing = false) {
+  toast.replaceChildren(message);
   if (undoing) {
     const button = document.createElement("button");
     const key = document.createElement("kbd");
@@ -294,7 +294,7 @@ countdown();
 if (kept) save(); // the last page could not send it
 const last = undoable();
 if (last && !managing) {
-  notify(last.told, true);
+  notify(last.message, true);
   undoButton.hidden = false;
 }
 addEventListener("pageshow", (event) => event.persisted && location.reload()); // "back" shows what is really leased
