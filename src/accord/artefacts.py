@@ -47,6 +47,7 @@ def obtain(pin: Pin, cache: Path, from_dir: Path | None = None) -> Path:
             _verify(target, pin, hint="delete this file and run again")
             return target
         cache.mkdir(parents=True, exist_ok=True)
+        # In the cache itself: a rename from another disk would not be atomic.
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as aside:
             found = _download(pin, Path(aside)) if from_dir is None else _copy(pin, from_dir, Path(aside))
             os.replace(found, target)
@@ -84,6 +85,7 @@ def _download(pin: Pin, aside: Path) -> Path:
     wanted = aside / "requirements.txt"
     wanted.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]
+    # The hash before anything of it runs: an sdist's setup would run at download otherwise.
     command += ["--no-deps", "--require-hashes", pin.pip_flag, "--dest", str(aside), "--requirement", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     path = aside / pin.filename

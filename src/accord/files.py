@@ -78,6 +78,7 @@ def _fsync(path: Path) -> None:
 
 def partial_name(path: Path) -> Path:
     """The name beside ``path`` to fill before renaming. What killed processes left under such names is removed."""
+    # The name holds the process: what belongs to one that still runs is being written.
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if not _runs(leftover.name.split(".")[-2]):
             with contextlib.suppress(OSError):
@@ -107,7 +108,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with aside.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the name: a crash may otherwise leave the new name on an empty file
         aside.replace(path)
         _fsync(path.parent)
     except OSError as error:

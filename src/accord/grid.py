@@ -77,4 +77,5 @@ def folder_name(overrides: Sequence[str]) -> str:
     plain = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text)
     if plain == text and len(text) <= LONGEST:
         return text
+    # Two values that differ only in what was replaced must not share a folder.
     return f"{plain[: LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

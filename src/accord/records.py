@@ -24,12 +24,14 @@ SourceKind = Literal["human", "policy", "user"]
 PromptForm = Literal["text", "messages"]
 Strength = Literal["significantly", "better", "slightly", "negligibly"]
 
+# Sorted keys and no spaces: one fact has one text, and so one id.
 _canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def content_id(kind: str, payload: Any) -> str:
     """Return the hash of a kind and its JSON-able payload: ``b2:`` and 32 hexadecimal digits."""
     text = _canonical([kind, payload])
+    # 128 bits: among a billion facts two of one id come with a chance of 1e-21.
     return "b2:" + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -68,6 +70,7 @@ class Record:
 
     @cached_property
     def id(self) -> str:
+        # Fields that came later count only where they say something: so ids of older facts stay.
         silent = {"meta"} | {name for name, value in _late(type(self)).items() if getattr(self, name) == value}
         payload = {name: _plain(value) for name, value in vars(self).items() if name not in silent}
         return content_id(self.kind, payload)
@@ -336,6 +339,8 @@ class Remark(Judgement):
 class Withdrawal(Record):
     """A judgement of any kind that is taken back. The judgement stays on record; readers leave it out."""
 
+    # Not a judgement that supersedes: an answer is several facts of several kinds, and the next answer may lack some of
+    # them.
     kind: ClassVar[str] = "withdrawal"
     annotator_id: str
     judgement_id: str

@@ -11,4 +11,6 @@ def stream_seed(*parts: int | str) -> int:
     A hash of its names, for example ``stream_seed(seed, "order", epoch)``.
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    # 63 bits: torch's generators take seeds as signed 64-bit numbers. A hash, so that neighbouring seeds have nothing
+    # in common.
     return int.from_bytes(digest, "big") >> 1

@@ -61,6 +61,7 @@ def layered(kind: type[Section], base: Mapping[str, Any], over: Mapping[str, Any
     """
     row, values = kind.usual
     if row in over and over[row] != (old := base.get(row, kind.model_fields[row].default)):
+        # The old row's values go only where they still stand as the row set them: what a user gave stays.
         base = merged(_without(base, values.get(str(old), {})), values.get(str(over[row]), {}))
     out = merged(base, over)
     for key, section in nested(kind).items():
@@ -85,6 +86,7 @@ def nested(section: type[Section]) -> dict[str, type[Section]]:
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, no silent conversion of types, no NaN."""
 
+    # strict: `true` for a number or 3.0 for a whole one is a slip, and what it is taken for would be a guess.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
     refused: ClassVar[Mapping[str, str]] = {}  # keys that users of other tools look for, and why they are not here
     usual: ClassVar[tuple[str, Mapping[str, Mapping[str, Any]]]] = ("", {})  # a key that names a row; what rows set

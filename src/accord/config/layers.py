@@ -32,6 +32,7 @@ class _Yaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 wants 1.0e-4: every recipe that copies a paper's 1e-4 would hold a text.
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
@@ -186,6 +187,7 @@ def _check_keys(kind: type[Section], layer: Layer, values: Any, path: tuple[str,
 def _suggestion(kind: type[Section], path: tuple[str, ...], key: str, known: list[str]) -> str:
     """Suggest the same key elsewhere, else a key of this section spelt nearly so, else one elsewhere."""
     leaves = {name.rsplit(".", 1)[-1] for name in known}
+    # Another section's key is more often meant whole than this one's misspelt.
     near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
     if near and key not in leaves:
         return f"did you mean {'.'.join((*path, near[0]))!r}?"

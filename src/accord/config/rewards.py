@@ -34,6 +34,7 @@ class CombineConfig(Section):
     """How the scores of several heads or models become one. Each is normalised on its own before."""
 
     rule: EnsembleRuleName = Field("mean", description="mean, min (the worst case) or uwo: mean minus variance.")
+    # Coste's for best of n; for PPO they take 0.1.
     variance_coef: float = Field(0.5, ge=0, description="Weight of the variance between members in uwo.")
 
 
@@ -42,10 +43,12 @@ class RewardConfig(Training):
 
     loss: RewardLossName = Field("bradley_terry", description="Row of the table of reward losses: pairs, orders, ...")
     pairs: PairsConfig = Field(PairsConfig(), description="Ties, margins and noise of pairs.")
+    # InstructGPT and N+: one. In the demo five deals instead of three lost .009 on validation films.
     epochs: int = Field(1, ge=1, description="Passes over the judgements; more than a few overfit.")
     groups_per_step: int = Field(8, ge=1, description="Rankings per optimiser step; each weighs the same, whatever K.")
     max_tokens: int = Field(160, ge=2, description="Longer texts lose their end, the end token kept; both are counted.")
     micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
+    # Eisenstein's and TRL's: pairs alone leave the level free, and it drifts.
     center_coef: float = Field(0.01, ge=0, description="Pulls scores towards mean 0 (Eisenstein 2312.09244, eq. 2).")
     l2_coef: float = Field(0.0, ge=0, description="Weight of the mean squared score, which keeps scores small.")
     head_init: Literal["normal", "zero"] = Field("normal", description="A new head: N(0, 1 / sqrt(width + 1)), or 0.")

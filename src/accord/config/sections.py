@@ -78,6 +78,7 @@ class SftConfig(Training):
 class SampleConfig(Section):
     """How completions are drawn from a policy."""
 
+    # InstructGPT's smallest K (4 to 9): six pairs of four forward passes.
     samples_per_prompt: int = Field(4, ge=1, description="Completions per prompt (K).")
     max_new_tokens: int = Field(80, ge=1, description="Most tokens per completion, the end token included.")
     temperature: float = Field(1.0, gt=0, description="Divides the logits; 1.0 samples the policy's own distribution.")

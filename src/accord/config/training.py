@@ -52,6 +52,7 @@ class OptimConfig(Section):
     schedule: Schedule = Field("cosine", description="How the rate falls after the warm-up, if it does.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of the matrices; norms get none.")
     final_lr_ratio: float = Field(0.0, ge=0, le=1, description="The schedule ends at this share of the peak rate.")
+    # The second average over 20 steps, not 1,000, as GPT-3 and OpenRLHF have it.
     betas: tuple[float, float] = Field((0.9, 0.95), strict=False, description="Adam's decay of both averages.")
     eps: float = Field(1e-8, gt=0, description="Adam's floor of the denominator.")
     clip_norm: float = Field(1.0, gt=0, description="Largest global gradient norm; longer gradients are scaled down.")

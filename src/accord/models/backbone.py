@@ -130,6 +130,7 @@ def without_context(trunk: Backbone, ids_N: Tensor) -> Tensor:
     """
     if isinstance(trunk, ContextFree):
         return trunk.context_free(ids_N)
+    # Each token once: a batch repeats few of them often.
     token_V, index_N = torch.unique(ids_N, return_inverse=True)
     return trunk(token_V[:, None])[index_N]
 

@@ -42,6 +42,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        # fp32: squares of bf16 summed over the width would keep two digits.
         return rms_norm(x.float(), self.weight, self.eps)
 
 
@@ -86,6 +87,8 @@ class Projections(nn.Module):
 
     def weights(self, parts: tuple[str, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Return joined, cast weights and biases of the maps named, without their adapters."""
+        # Masters are fp32 (small steps vanish in bf16's 8 bits), products are not: cast anew each pass unless nothing
+        # trains.
         return self._held.get(parts) or self._joined(parts, dtype)
 
     def pack(self, dtype: torch.dtype) -> None:
@@ -137,6 +140,8 @@ class Attention(Projections):
             q_MHC, k_NHC = run.rotate(qk_NHC).tensor_split((self.num_heads,), dim=1)
         else:
             k_NHC, v_NHC = self._heads(self.KV, x_ND, run).tensor_split((self.num_kv_heads,), dim=1)
+            # The last block: keys and values of all tokens, but queries only of those that are read. A policy's loss
+            # reads completions alone, a reward model's one token a text.
             q_MHC = self._heads(self.Q, x_ND.index_select(0, read_M), run)
             if self.qk_norm:
                 q_MHC, k_NHC = self.q_norm(q_MHC).to(run.dtype), self.k_norm(k_NHC).to(run.dtype)
@@ -183,6 +188,7 @@ class FeedForward(Projections):
 
     def forward(self, x_ND: Tensor, dtype: torch.dtype) -> Tensor:
         inner_NF = self.product(self.inner, x_ND, dtype)
+        # Its own backward keeps gate and up only; under an adapter the product of down_proj is not a plain one.
         if self.swiglu and torch.is_grad_enabled() and not is_adapted(self.down_proj):
             return gated_linear(inner_NF, *self.weights(self.OUT, dtype))
         return self.product(self.OUT, self.nonlinearity(inner_NF), dtype)
@@ -224,8 +230,10 @@ class Trunk(nn.Module):
         self.compute_dtype = torch.float32
         frequency, gain = rotary_frequencies(config)
         angle = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), frequency)
+        # Angles in fp32: in bf16 that of position 400 would be off by up to a radian.
         cos, sin = angle.cos() * gain, angle.sin() * gain
         self.register_buffer("cos_PC", torch.cat((cos, cos), dim=-1), persistent=False)
+        # The minus of rotate_half stands in the table: a turn is then one product and one fused add.
         self.register_buffer("sin_PC", torch.cat((-sin, sin), dim=-1), persistent=False)
 
     def forward(self, ids_BT: Tensor, length_B: Tensor | None = None, read_M: Tensor | None = None) -> Tensor:
@@ -252,6 +260,7 @@ class Trunk(nn.Module):
         Returns the hidden state behind each new row's prompt, ``(N, D)``.
         """
         cache.enter(length_P, index_N)
+        # Each prompt once, however many samples it gets: only its last state is read.
         last_PD = self._whole(ids_PT, length_P, length_P.cumsum(0) - 1, cache)
         return last_PD if index_N is None else last_PD[index_N]
 
@@ -262,6 +271,7 @@ class Trunk(nn.Module):
             slot_N = cache.slots_behind(length_R)
             return self._layers(token_R, Step(*self._rotation(length_R), self.compute_dtype, cache, slot_N, used))
 
+        # A GPU decodes by recordings of few shapes: starting hundreds of small kernels takes longer than running them.
         if cache.fixed is not None and not torch.is_grad_enabled():
             hidden_BD = cache.fixed(run, token_B, cache.length_B, cache.longest)
         else:
@@ -304,6 +314,7 @@ class Trunk(nn.Module):
                     nn.init.zeros_(parameter)
                 continue
             residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            # 2 sums into the stream a block: so its variance at the end does not grow with depth.
             std = 0.02 / math.sqrt(2 * self.config.num_layers) if residual else 0.02
             with torch.no_grad():
                 parameter.normal_(0.0, std, generator=generator)
@@ -322,6 +333,7 @@ class Trunk(nn.Module):
             )
         length_B = ids_BT.new_full((B,), T) if length_B is None else length_B
         real = real_tokens(length_B, T)
+        # Under dropout rows that begin alike have different masks, so nothing of them is the same.
         shared = None if self.training and self.dropout else shared_prefixes(ids_BT, length_B)
         run, read, token_M = shared or real, None, read_M
         if read_M is not None:
@@ -449,11 +461,13 @@ class ScalarModel(Headed):
         return self.score.weight.device
 
     def _numbers(self, hidden_MD: Tensor) -> Tensor:
+        # On the CPU: losses, advantages and statistics over one number a token know no device.
         return F.linear(hidden_MD.float(), self.score.weight).squeeze(-1).cpu()
 
     @torch.no_grad()
     def merge_heads(self, gains: Sequence[float]) -> None:
         """Put one head in the place of all: their mean, each times its gain."""
+        # A critic has one head; its offset is for training to find, only the scale must be that of the score.
         gain_H1 = torch.tensor(gains, device=self.device)[:, None]
         self.score.weight = nn.Parameter((gain_H1 * self.score.weight).mean(0, keepdim=True))
         self.score.out_features = 1
@@ -466,6 +480,7 @@ def init_weights(model: CausalLM | ScalarModel, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("model."):
+                # By a generator of its own: the start does not depend on what drew random numbers before.
                 parameter.normal_(0.0, 0.02, generator=generator)
 
 
@@ -473,4 +488,5 @@ def init_score_head(model: ScalarModel, seed: int) -> None:
     """N(0, 1/sqrt(D+1)), as lm-human-preferences starts its reward head."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        # Stiennon's text says 1 / (D + 1); the code, and all that reproduced it, take the root.
         model.score.weight.normal_(0.0, 1 / math.sqrt(model.config.width + 1), generator=generator)

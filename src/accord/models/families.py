@@ -26,6 +26,7 @@ ACTIVATION_NAMES: dict[str, Activation] = {
     "swish": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
+    # Three names in `transformers` for one formula; plain gelu is the exact one.
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
@@ -73,6 +74,7 @@ def _refuse(*checks: tuple[bool, str]) -> None:
 
 def _rope(raw: Raw) -> dict[str, Any]:
     """Return base, scaling and rotated share, from either of the places where `transformers` has kept them."""
+    # transformers 4 wrote rope_scaling, 5 writes rope_parameters; where both stand the newer wins.
     found = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
     kind = found.get("rope_type", found.get("type", "default"))
     _refuse((kind not in ("default", "linear", "llama3", "yarn"), f"rope scaling of type {kind!r}"))
@@ -149,6 +151,7 @@ def _hf_activation(config: DecoderConfig) -> str:
 
 
 def _read_llama(raw: Raw) -> DecoderConfig:
+    # The decoder has none there, and leaving one out would give wrong numbers silently.
     _refuse((bool(raw.get("attention_bias") or raw.get("mlp_bias")), "projections with a bias"))
     return _read_llama_like(raw)
 
@@ -171,6 +174,7 @@ def _qwen_windows(raw: Raw) -> dict[str, Any]:
     kinds: Sequence[str] = raw.get("layer_types") or ()
     if not raw.get("use_sliding_window") or not window:
         return {}
+    # The first layers see everything, the others a window: Qwen's reading of the key.
     first = int(raw.get("max_window_layers", layers))
     chosen = [kind == "sliding_attention" for kind in kinds] or [layer >= first for layer in range(layers)]
     return {"window": int(window), "windowed": tuple(chosen)}
@@ -238,6 +242,7 @@ def _read_gpt2(raw: Raw) -> DecoderConfig:
         head_width=width // heads,
         max_positions=int(raw.get("n_positions", 1024)),
         norm_eps=float(raw.get("layer_norm_epsilon", 1e-5)),
+        # GPT-2's default, where the other families' is false.
         tied=bool(raw.get("tie_word_embeddings", True)),
         activation=_activation(raw.get("activation_function", "gelu_new")),
         gated=False,
@@ -325,6 +330,7 @@ _NEOX_NAMES = (
 def _read_neox(raw: Raw) -> DecoderConfig:
     _refuse((not raw.get("attention_bias", True), "attention without a bias"))
     width, heads = int(raw["hidden_size"]), int(raw["num_attention_heads"])
+    # A quarter of each head turns in Pythia.
     share = (raw.get("rope_parameters") or {}).get("partial_rotary_factor", raw.get("rotary_pct", 0.25))
     return DecoderConfig(
         family="gpt_neox",

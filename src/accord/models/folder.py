@@ -89,6 +89,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
                 hint="give a Hugging Face model folder with safetensors weights (pickled ones are refused)",
             )
         try:
+            # safetensors alone: unpickling runs whatever code the file holds.
             weights |= load_file(path)
         except SafetensorError as error:
             raise DataError(f"the weights cannot be read ({error})", where=str(path)) from error
@@ -135,6 +136,7 @@ def _read(model: CausalLM | ScalarModel, folder: Path, left_out: tuple[str, ...]
         ) from error
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
     wanted = model.state_dict()
+    # Of the trunk nothing may be left over; other heads (a critic's, a classifier's) may.
     unread = [name for name in weights if name.startswith(("model.layers.", "model.lstm.")) and name not in wanted]
     if unread or any(not tensor.is_floating_point() for tensor in weights.values()):
         raise DataError(
@@ -155,6 +157,7 @@ def _read(model: CausalLM | ScalarModel, folder: Path, left_out: tuple[str, ...]
             where=str(folder / WEIGHTS),
             why="the weights are not those that config.json describes",
         )
+    # Masters are fp32 whatever the file holds.
     model.load_state_dict({name: weights[name].float() for name in wanted if name in weights}, strict=False)
     return "score.weight" in weights
 
@@ -248,6 +251,7 @@ def load_scalar(
     above: tuple[str, ...] = ()
     if trunk_layers and trunk_layers != config.num_layers:
         config, above = _first_layers(config, trunk_layers, folder)
+    # A head that sat on other layers says nothing of these: it starts anew.
     model = ScalarModel(config, heads if above else max(heads, scale.num_heads))
     if not LAYOUTS[type(config)].read(model, folder, above):
         if head_seed is None:
@@ -306,6 +310,7 @@ def _save(
         LAYOUTS[type(model.config)].write(model, ids, aside)
         if isinstance(model, CausalLM):
             stops = [*tokenizer.stop_ids]
+            # All of them: whoever samples with another engine must stop where training ended.
             ends = {"eos_token_id": stops if len(stops) > 1 else tokenizer.end_id}
             write_json(aside / GENERATION, {**ids, **ends, "do_sample": True, "temperature": 1.0})
         tokenizer.save(aside)

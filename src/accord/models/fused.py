@@ -26,6 +26,7 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         return (
             product(grad, weight.T) if wants_x else None,
+            # Left to MKL, which is quicker at this shape.
             grad.T @ x if wants_weight else None,
             grad.sum(0) if wants_bias else None,
         )
@@ -58,6 +59,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    # The norm reads x once; squaring it first would write a copy.
     scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(eps).rsqrt_()
     normed = x * scale
     return normed * weight, normed, scale
@@ -85,6 +87,7 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
+        # A rotation's transpose is the rotation back.
         return _turned(grad, cos, -sin), None, None
 
 
@@ -108,6 +111,8 @@ class _GatedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # This, the softmax below, and policy and critic in turn: peak of a PPO iteration 1,730 -> 1,630 MB in fp32,
+        # 1,430 -> 1,250 MB in bf16, for 1 % of time.
         ctx.save_for_backward(gate_up, weight)
         gate, up = gate_up.chunk(2, dim=-1)
         return product(F.silu(gate).mul_(up), weight, bias)
@@ -137,6 +142,7 @@ class _RoundedSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
+        # In bf16 a softmax of 256 x 95 x 95 takes 1.7 to 3.7 ms, in fp32 1.4.
         exact = logits.float()
         probs = torch.softmax(exact, -1, out=exact).to(logits.dtype)
         ctx.save_for_backward(probs)

@@ -64,6 +64,8 @@ _LAYER_NAMES = {
 # How a text is cut before GPT-2's own cut into words, by llama.cpp's name of the rule.
 _CUTS: dict[str, tuple[pre_tokenizers.PreTokenizer, ...]] = {
     "gpt-2": (),
+    # As llama.cpp cuts. transformers 5.23 does not know this rule and cuts as GPT-2, which parts two spaces before a
+    # digit: 6 of 2,030 paragraphs differ.
     "smollm": (pre_tokenizers.Digits(individual_digits=True),),
 }
 # Tokens that end a text or a turn wherever they are control tokens; llama.cpp stops at them too.
@@ -153,6 +155,7 @@ def _refuse(*checks: tuple[bool, str]) -> None:
 def _shape(meta: Meta, tied: bool) -> DecoderConfig:
     kind = meta["general.architecture"]
     _refuse((kind != "llama", f"the architecture {kind!r}"))
+    # A setting that is passed over gives wrong numbers without a word.
     unknown = sorted(key for key in meta if key.startswith("llama.") and key not in _SHAPE_KEYS)
     width, heads = int(meta["llama.embedding_length"]), int(meta["llama.attention.head_count"])
     head_width = int(meta.get("llama.attention.key_length", width // heads))
@@ -191,6 +194,7 @@ def _weights(reader: GGUFReader, config: DecoderConfig, log: Log) -> dict[str, T
     weights: dict[str, Tensor] = {}
     for name, tensor in named.items():
         try:
+            # Once, into an ordinary folder: 538 MB on disk for 98 MB of 4 bits, and no other code knows the format.
             values = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         except NotImplementedError as error:
             raise DataError(f"weights quantised as {tensor.tensor_type.name} cannot be read") from error
@@ -292,6 +296,7 @@ def _special(meta: Meta) -> dict[str, int]:
 def _end_ids(meta: Meta, special: Mapping[str, int]) -> list[int]:
     """Return the tokens a completion ends at, the file's own end token first."""
     controls = set(_of_type(meta, TokenType.CONTROL))
+    # What follows the end of a document is another document, though the file names <|im_end|> alone.
     others = [index for index, token in enumerate(meta["tokenizer.ggml.tokens"]) if token in controls & set(_ENDS)]
     return list(dict.fromkeys([special["eos"], *others]))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 #: Tokens, lengths and the number of slots seen in, hidden states out: ``(R,), (R,), S -> (R, D)``.
 Run = Callable[[Tensor, Tensor, int], Tensor]
 
-FEWEST_ROWS, FEWEST_SLOTS = 8, 128
+FEWEST_ROWS, FEWEST_SLOTS = 8, 128  # few shapes: each recording costs a pass or three, and its memory
 WARM_UP = 2  # passes before a recording, in which libraries choose their routines and take their workspace
 
 
@@ -45,7 +45,7 @@ class FixedSteps:
         token_R, length_R = self._token_R[:R], self._length_R[:R]
         for held_R, given_B in ((token_R, token_B), (length_R, length_B)):
             held_R[:B] = given_B
-            held_R[B:] = 0
+            held_R[B:] = 0  # rows too many: length 0, so they write where no row in use reads
         if self._pool is None:
             return run(token_R, length_R, S)[:B]
         if (R, S) not in self._graphs:

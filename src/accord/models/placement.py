@@ -39,6 +39,7 @@ class Placement:
                 hint="set device=auto or device=cpu; on a machine with a GPU install torch's CUDA build",
             )
         if device.type == "cuda":
+            # Here, where every model passes: a stage that forgot it would train in another precision in silence.
             exact_cuda()
         return device
 

@@ -27,10 +27,12 @@ def shared_prefixes(ids_BT: Tensor, length_B: Tensor) -> Layout | None:
     if B == 1:
         return None
     lengths = length_B.tolist()
+    # By the ids, so that no caller has to say what is a prompt: system prompts and a text with its beginning count too.
     rows = [row[:length] for row, length in zip(ids_BT.tolist(), lengths, strict=True)]
     order_B = torch.tensor(sorted(range(B), key=rows.__getitem__), device=ids_BT.device)
     # In sorted order a row has its longest known beginning in common with the row before it.
     ids_BT, length_B = ids_BT[order_B], length_B[order_B]
+    # cumprod: 1 up to the first difference
     alike_B = (ids_BT[1:] == ids_BT[:-1]).long().cumprod(1).sum(1).minimum(length_B[1:]).minimum(length_B[:-1])
     if int(alike_B.sum()) < LEAST_SHARE * sum(lengths):
         return None

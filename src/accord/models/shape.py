@@ -98,6 +98,7 @@ def rotary_frequencies(config: DecoderConfig) -> tuple[Tensor, float]:
     old = scaling.original_max_position_embeddings or config.max_positions
     if scaling.kind == "llama3":
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        # By how often a wave turns within the old context: often stays as it is, less than once is stretched whole.
         kept = ((old * plain / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
         return kept * plain + (1 - kept) * plain / scaling.factor, 1.0
     first, last = (
@@ -105,7 +106,8 @@ def rotary_frequencies(config: DecoderConfig) -> tuple[Tensor, float]:
         for turns in (scaling.beta_fast, scaling.beta_slow)
     )
     first, last = max(math.floor(first), 0), min(math.ceil(last), config.turned_width - 1)
-    ramp = (torch.arange(config.turned_width // 2) - first) / max(last - first, 0.001)
+    ramp = (torch.arange(config.turned_width // 2) - first) / max(last - first, 0.001)  # never 0 / 0
     kept = 1 - ramp.clamp(0, 1)
+    # Both queries and keys carry it, so logits are sharpened by its square (YaRN).
     gain = scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
     return kept * plain + (1 - kept) * plain / scaling.factor, gain

@@ -17,12 +17,14 @@ from torch.nn.utils import parametrize
 from accord.text.tokenizer import Tokenizer
 
 #: Lengths of the runs of letters, in characters; the start of a word counts as one.
+# fastText takes 3 to 6, of words; tokens are shorter.
 RUN_LENGTHS = range(3, 6)
 
 
 def letter_runs(token: str) -> set[str]:
     """Return what a token shares with others: its letters without case or space, and the runs of 3 to 5 among them."""
     spelling = token.lower().strip()
+    # Digits and marks share nothing that means something.
     if not any(letter.isalpha() for letter in spelling):
         return set()
     marked = f"<{spelling}" if token[:1].isspace() else spelling
@@ -40,6 +42,7 @@ def sharing_matrix(tokenizer: Tokenizer, num_rows: int) -> Tensor:
     number = {run: i for i, run in enumerate(sorted(run for run, count in counts.items() if count > 1))}
     shared = [[number[run] for run in sorted(runs) if run in number] for runs in runs_of]
     places = [(token, run) for token, runs in enumerate(shared) for run in runs]
+    # The sum of n rows of one size grows with the root of n: so long tokens are no louder than short ones.
     values = torch.tensor([len(shared[token]) ** -0.5 for token, _ in places])
     index = torch.tensor(places, dtype=torch.long).reshape(-1, 2).T
     shape = (num_rows, len(number))
@@ -52,6 +55,7 @@ class _Shared(nn.Module):
     def __init__(self, sharing_VR: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("sharing_VR", sharing_VR, persistent=False)
+        # From zero: the model starts as it was, and only what is learnt is shared.
         self.rows_RD = nn.Parameter(torch.zeros(sharing_VR.shape[1], width, device=sharing_VR.device))
 
     def forward(self, own_VD: Tensor) -> Tensor:

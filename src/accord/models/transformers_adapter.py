@@ -27,6 +27,7 @@ from accord.errors import DataError, UsageError
 from accord.models.backbone import Headed
 
 NO_LIMIT = 1 << 20  # positions of an architecture that names no limit
+# Nothing is fetched, and nobody's code is run.
 LOCAL_ONLY: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 #: What a head may do besides its product, by the names that `transformers` gives it, and what stands for "nothing".
 HEAD_SETTINGS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
@@ -89,6 +90,7 @@ def read_config(raw: Mapping[str, Any], folder: Path) -> ForeignConfig:
             why="neither the decoder nor the installed transformers knows it",
             hint="use a checkpoint of another architecture, or a newer transformers",
         ) from error
+    # By name: a soft cap bends large logits only, which the trial below does not reach.
     beyond = [name for name, none in HEAD_SETTINGS.items() if getattr(theirs, name, none) not in (None, none)]
     if beyond:
         raise DataError(
@@ -196,6 +198,7 @@ class ForeignTrunk(nn.Module):
             )
         if self.training and self.dropout:
             embedded_BTD = self.embed_tokens(ids_BT)
+            # On the embeddings: inside, each architecture would be regularised by a rate that no recipe names.
             keep_B1D = torch.rand(B, 1, embedded_BTD.shape[2], device=ids_BT.device) >= self.dropout
             hidden_BTD = self._run(inputs_embeds=embedded_BTD * keep_B1D / (1 - self.dropout), use_cache=False)
         else:
@@ -212,6 +215,8 @@ class ForeignTrunk(nn.Module):
         if index_N is not None:
             ids_PT, length_P = ids_PT[index_N], length_P[index_N]
         state.enter(ids_PT, length_P)
+        # A pass over all rows whenever some enter: it costs what is already known, and spares knowing how each
+        # architecture keeps its cache.
         state.cache = _transformers(self.config.family).DynamicCache()
         return self._continue(state, state.ids_BT)[-len(length_P) :]
 
@@ -237,6 +242,7 @@ class ForeignTrunk(nn.Module):
         real_BT = state.real_BT
         places: dict[str, Tensor] = {}
         if self._takes_places:
+            # Exclusive counts of real tokens: left padding must not move a text's positions.
             places["position_ids"] = (real_BT.cumsum(1) - 1).clamp_min(0)[:, -ids_BT.shape[1] :]
         return self._run(
             input_ids=ids_BT, attention_mask=real_BT.long(), past_key_values=state.cache, use_cache=True, **places
@@ -304,6 +310,7 @@ def read_weights(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> b
 def _probe(trunk: ForeignTrunk, whole: Any, head: nn.Linear, folder: Path) -> None:
     """Run a few tokens both ways: the head must be its product, later tokens unseen, left padding without effect."""
     B, rows, pad_id = 2, torch.arange(2), getattr(trunk.config.theirs, "pad_token_id", None)
+    # A prime step: tokens all over the vocabulary, the same on each trial.
     ids_BT = torch.arange(6 * B).view(B, 6) * 7919 % trunk.config.vocab_size
     ids_BT[ids_BT == pad_id] = 0 if pad_id else 1
     length_B = torch.tensor([3, 5])
@@ -327,6 +334,7 @@ def _probe(trunk: ForeignTrunk, whole: Any, head: nn.Linear, folder: Path) -> No
         "decoding with a cache differs from a whole pass": (second_BD, hidden_BTD[rows, length_B]),
     }
     for what, (ours, theirs) in checks.items():
+        # `not <=`, so that NaN fails too.
         if not float((ours - theirs).abs().max()) <= PROBE_GAP * float(theirs.abs().max()):
             raise DataError(
                 f"{what} in a model of type {trunk.config.family!r}",

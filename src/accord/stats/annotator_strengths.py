@@ -17,9 +17,10 @@ import numpy.typing as npt
 from accord.errors import DataError
 from accord.stats.intervals import FloatArray, IntArray, Interval, Labels, cluster_index, sigmoid, vector
 
-HABIT_MEAN = np.array([1.0, 0.0])
+HABIT_MEAN = np.array([1.0, 0.0])  # of a typical person: follows the strengths as they are, without a side
 MOST_SPREAD = 4.0  # in log-odds. Where people never waver, nothing but this keeps the strengths from infinity
 HABIT_SD = np.array([0.5, 1.0])  # two in three people: scales 0.5 to 1.5, left biases within 1 in log-odds
+# Gauss-Hermite: exact for polynomials up to degree 21 of a standard normal.
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 MAX_CONNECTED = 2000  # a component's covariance is held whole
@@ -120,6 +121,7 @@ def _fit(
         bend_M, lean_M = sites
         pull_M = lean_M * mean_A2[annotator_M, 0] - bend_M * own[:, 0, 1]
         theta, second_moment, gap_M, gap2_M = graph.average(bend_M * own[:, 0, 0], pull_M, precision)
+        # The most likely spread given the strengths' moments, with two pseudo-strengths of spread 1.
         precision = max((len(theta) + 2) / (second_moment + 2), MOST_SPREAD**-2)
         before = mean_A2
         mean_A2, cov_A22 = _habits(annotator_M, num_people, lean_M, bend_M, gap_M, gap2_M)
@@ -197,6 +199,8 @@ class _Graph:
             information = np.zeros((len(members) // size, size, size))
             for a, b, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
                 np.add.at(information, (group, a, b), sign * weight_M[own])
+            # The whole posterior, not its peak: maximising strengths and scales together makes scales 2 to 4 times too
+            # large where a completion is compared a few times.
             cov = np.linalg.inv(information + precision * np.eye(size))
             pulls = np.bincount(left, pull_M[own], len(members)) - np.bincount(right, pull_M[own], len(members))
             mean = np.einsum("gij,gj->gi", cov, pulls.reshape(-1, size)).ravel()

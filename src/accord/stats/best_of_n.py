@@ -44,6 +44,7 @@ def best_of_n_scores(gold: npt.ArrayLike, proxy: npt.ArrayLike, n: int) -> Float
     expected_P = np.empty(len(gold_PN))
     for p, (gold_N, row_N, sorted_N) in enumerate(zip(gold_PN, proxy_PN, ordered_PN, strict=True)):
         first, last = np.searchsorted(sorted_N, row_N, "left"), np.searchsorted(sorted_N, row_N, "right")
+        # Of equal proxies each is as likely to be taken: the chances of their ranks, shared.
         expected_P[p] = ((below_N[last] - below_N[first]) / (last - first)) @ gold_N
     return expected_P
 

@@ -34,6 +34,7 @@ def margin_calibration(margins: npt.ArrayLike, num_bins: int = 10) -> Calibratio
         margins: (N,) log-odds of the right choice, as the model sees them; positive = the model chose it.
     """
     margin_N = np.asarray(margins, dtype=np.float64)
+    # sigmoid by tanh, which does not overflow.
     confidence_N = 0.5 * (1 + np.tanh(np.abs(margin_N) / 2))
     right_N = (np.sign(margin_N) + 1) / 2
     bin_N = np.minimum(((confidence_N - 0.5) * 2 * num_bins).astype(np.int64), num_bins - 1)

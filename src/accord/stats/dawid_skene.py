@@ -89,6 +89,8 @@ def dawid_skene(
     for annotator in range(len(people)):
         own = annotator_M == annotator
         accuracy.append(_share_right(right_M[own], trial_M[own], level, imputed=True))
+        # By the others' word alone: with their own counted, people who guess seem right where the others are unsure
+        # (kappa .20 where it is 0, in a team of 20).
         share = _share_right(others_M[own], trial_M[own], level, imputed=False)
         kappa.append(_beyond(share, float(share_C @ votes.habits(annotator))))
     return DawidSkene(
@@ -144,6 +146,7 @@ def _climb(
     votes: _Votes, fixed_NC: FloatArray, smoothing: float, max_steps: int
 ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[float, ...]]:
     known_N1 = np.isfinite(fixed_NC[:, :1])
+    # Twice as much on the diagonal: people are taken for better than chance until they show otherwise.
     pseudo_CC = smoothing * (np.eye(votes.num_values) + 1) / 2
     # A first guess from the known truths alone where there are some: votes may all be wrong, and EM would stay there.
     guess_NC = np.zeros_like(fixed_NC) if known_N1.any() else votes.shares()
@@ -155,6 +158,7 @@ def _climb(
         share_C = posterior_NC.sum(axis=0) + smoothing
         share_C /= share_C.sum()
         log_joint_NC = votes.log_evidence(confusion_ACC) + np.log(share_C)
+        # In logs: the chance of many votes together leaves float64.
         total_N1 = np.logaddexp.reduce(log_joint_NC, axis=1, keepdims=True)
         posterior_NC = np.where(known_N1, fixed_NC, np.exp(log_joint_NC - total_N1))
         seen_NC = np.where(known_N1, fixed_NC * log_joint_NC, total_N1 / votes.num_values)

@@ -181,6 +181,7 @@ def cluster_draws(num_clusters: int, resamples: int, seed: int, width: int) -> I
 
     The draws do not depend on how they are cut into chunks.
     """
+    # Counts of clusters by one multinomial a resample: means then are one matrix product, not a loop.
     rng = np.random.default_rng(seed)
     share = np.full(num_clusters, 1 / num_clusters)
     step = max(1, MAX_CELLS // width)
@@ -189,6 +190,7 @@ def cluster_draws(num_clusters: int, resamples: int, seed: int, width: int) -> I
 
 
 def percentile_interval(value: float, draws_R: FloatArray, level: float, n: int, clusters: int) -> Interval:
+    # One cluster is the same in every resample: its interval would have no width, and say that nothing is uncertain.
     if clusters < 2:
         return Interval(value, math.nan, math.nan, n, clusters)
     low, high = np.quantile(draws_R, [(1 - level) / 2, (1 + level) / 2])
@@ -196,4 +198,5 @@ def percentile_interval(value: float, draws_R: FloatArray, level: float, n: int,
 
 
 def sigmoid(x: FloatArray) -> FloatArray:
+    # 1 / (1 + e^-x), without overflow on either side.
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)), dtype=np.float64)

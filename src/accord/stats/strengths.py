@@ -85,6 +85,7 @@ def _strongly_connected(beats_nn: FloatArray) -> bool:
     """Return whether every item reaches every other along wins: exactly then the estimate is finite (Ford 1957)."""
     reach = (beats_nn > 0) | np.eye(len(beats_nn), dtype=bool)
     for _ in range(max(1, math.ceil(math.log2(len(reach))))):
+        # Paths double in length each time.
         reach = (reach.astype(np.float64) @ reach) > 0
     return bool(reach.all())
 
@@ -131,9 +132,11 @@ def _maximise(win_nn: FloatArray, tie_nn: FloatArray, davidson: bool, l2: float)
         if np.abs(gradient).max() <= 1e-10 * max(1.0, float(win_nn.sum())):
             return point[:size] - point[:size].mean(), float(point[size])
         step = np.zeros(size + 1)
+        # Pseudo-inverse: adding a constant to all strengths changes nothing, so the information has a null direction.
         step[:free] = np.linalg.pinv(information, hermitian=True) @ gradient
         before = value
         value, gradient, information = evaluate(point + step)
+        # Less than rounding is no descent.
         while value < before - 1e-9 * abs(before) and np.abs(step).max() > 1e-9:
             step = step / 2
             value, gradient, information = evaluate(point + step)

@@ -77,6 +77,7 @@ def length_controlled_win_rate(
         _within_rows(b_PK, long_b_PK),
     ]
     prompt_N, against_N, longer_N, won_N, weight_N = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    # In units of its own spread, so that half a pseudo-pair weighs as much on gamma as on theta.
     spread = float(np.sqrt(np.mean(longer_N**2))) or 1.0
     design_N2 = np.stack([against_N, longer_N / spread], axis=1)
     cluster_N = cluster_P[prompt_N.astype(np.int64)]
@@ -122,6 +123,7 @@ def _cross_rows(
     won = _outcomes(a_PK, b_PK)
     longer = long_a_PK[:, :, None] - long_b_PK[:, None, :]
     prompt = np.broadcast_to(np.arange(len(a_PK))[:, None, None], won.shape)
+    # A prompt weighs 1, however many samples it has.
     weight = np.full(won.size, 1 / (won.shape[1] * won.shape[2]))
     return prompt.ravel().astype(np.float64), np.ones(won.size), longer.ravel(), won.ravel(), weight
 
@@ -140,6 +142,7 @@ def _fit_logistic(design_N2: FloatArray, won_N: FloatArray, weight_RN: FloatArra
     """Return (R, 2) coefficients of R weighted logistic fits, each with half a drawn pseudo-row per column."""
     design = np.vstack([design_N2, np.eye(2)])
     won = np.append(won_N, [0.5, 0.5])
+    # A drawn pair on each axis keeps the fit finite where one side wins every time.
     weight = np.hstack([weight_RN, np.full((len(weight_RN), 2), 0.5)])
     coefficient_R2 = np.zeros((len(weight_RN), 2))
     outer = np.stack([design[:, 0] ** 2, design[:, 0] * design[:, 1], design[:, 1] ** 2], axis=1)

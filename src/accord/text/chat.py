@@ -26,10 +26,13 @@ def encode_chat(words: Tokenizer, messages: Sequence[Message], counted_from: int
         raise DataError("the model has no chat template", hint="give a chat model's folder, or write texts")
     text, spans = words.chat.assistant_spans(messages, counted_from)
     ids, places = words.encode_spans(text)
+    # A token counts if any of its characters does: by its last character, a block that ends within a token would lose
+    # it.
     mask = [any(start < b and a < end for start, end in spans) for a, b in places]
     if True in mask and messages[-1]["role"] == "assistant" and not words.chat.has_generation_blocks:
         behind = len(mask) - mask[::-1].index(True)
         if not set(ids[behind - 1 :]) & set(words.stop_ids):
+            # Closed, or the policy would learn to write on after its turn.
             ids, mask = [*ids[:behind], words.end_id], [*mask[:behind], True]
     if not any(mask[1:]):
         raise DataError("no token of an assistant's turn counts", where=words.chat.where)

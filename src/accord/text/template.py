@@ -103,6 +103,8 @@ class ChatTemplate:
     def _blocks(self, messages: Sequence[Message], text: str) -> list[Span]:
         spans: list[Span] = []
         place = depth = start = 0
+        # Marks in the rendered text, taken out again: counting what was rendered before would miss a block inside a
+        # macro.
         pieces = re.split(f"([{_OPEN}{_CLOSE}])", self._run(messages, False, marked=True))
         for piece in pieces:
             if piece == _OPEN:
@@ -112,6 +114,7 @@ class ChatTemplate:
                 spans += [(start, place)] if depth == 0 else []
             else:
                 place += len(piece)
+        # A template that measures or cuts its text writes another one around the marks.
         if "".join(piece for piece in pieces if piece not in (_OPEN, _CLOSE)) != text:
             self._fail("the text of its generation blocks cannot be found")
         return spans
@@ -148,6 +151,7 @@ class ChatTemplate:
     def _run(self, messages: Sequence[Message], add_generation_prompt: bool, *, marked: bool) -> str:
         given = {"messages": _plain(messages), "tools": None, "documents": None}
         try:
+            # Compiled once: a file has one template and a hundred thousand rows.
             template = _compiled(self.source, marked)
             return template.render(**self.named, **given, add_generation_prompt=add_generation_prompt)
         except Exception as error:  # a program of somebody else's may raise anything
@@ -222,6 +226,8 @@ def _data(text: str) -> nodes.Node:
 @lru_cache(maxsize=16)
 def _compiled(source: str, marked: bool) -> Template:
     blocks = _MarkedGeneration if marked else _Generation
+    # transformers' own settings, by which templates are written; immutable, so that a template cannot change the
+    # messages.
     room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[blocks, loopcontrols])
     room.filters["tojson"] = _to_json
     room.globals |= {"raise_exception": _raise_exception, "strftime_now": _now}

@@ -14,6 +14,7 @@ from accord.errors import DataError
 from accord.files import read_json, write_bytes
 from accord.text.template import ChatTemplate, Span
 
+# Two tokens: with one for both, loss masks hide the end and the model never learns to stop.
 END, PAD = "<|end|>", "<|pad|>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
 TEMPLATE = "chat_template.jinja"
@@ -76,6 +77,8 @@ class Tokenizer:
 
         The stop ids stand in the model's ``generation_config.json``, which is not the tokenizer's to write.
         """
+        # As they were read: what the library writes for the same tokenizer may differ in form, and policy and reward
+        # model would seem to have different ones.
         for name, data in self._files.items():
             write_bytes(folder / name, data)
 
@@ -88,6 +91,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END, PAD],
+        # All 256 bytes, seen or not: any text can be encoded.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -124,6 +128,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         inner = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"the tokenizer cannot be read ({error})", where=str(path)) from error
+    # Folders keep the padding and truncation of their last use; here batches pad, and texts are cut by whoever knows
+    # why.
     inner.no_padding()
     inner.no_truncation()
     settings = _settings(folder)
@@ -138,6 +144,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         )
     chat = _chat_template(folder, inner, settings)
     turn_end = inner.token_to_id(chat.turn_end) if chat and chat.turn_end else None
+    # The turn's end before the tokenizer's own: every stage closes completions with the first of these, and a policy
+    # taught one and stopped by the other would never stop.
     stops = [*([] if turn_end is None else [turn_end]), end, *_end_ids(folder)]
     pad = _token_id(inner, settings.get("pad_token"))
     files = {
@@ -222,4 +230,5 @@ def _chat_template(folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[
 
 def tokenizer_hash(folder: Path) -> str:
     """Return the canonical text of a tokenizer, to see whether two folders hold the same one."""
+    # In one form, so that white space and order of keys make no difference.
     return json.dumps(read_json(folder / FILES[0]), sort_keys=True)
