@@ -25,7 +25,7 @@ from accord.config import Recipe, RlConfig
 from accord.errors import DataError, ResourceError, UsageError
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
-COMMANDS += ("import", "export", "label", "simulate")
+COMMANDS += ("import", "export", "label", "simulate", "eval", "report")
 GROUPS = ("data",)
 
 

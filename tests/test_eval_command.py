@@ -54,6 +54,7 @@ def test_the_better_model_is_found_and_shown(
     page = tmp_path / "out/report.html"
     before = page.read_bytes()
     assert made["report"] == str(page) and b"Taught" in before
+    assert b"no reward model is named" in before  # what stands in the column of the proxy is said there
     page.unlink()
     assert accord.redraw(tmp_path / "out") == [page] and page.read_bytes() == before
 

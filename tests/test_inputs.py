@@ -22,6 +22,7 @@ from test_loop import TOY, given, reviews  # noqa: F401 - fixtures
 from accord.config import Recipe, load_recipe
 from accord.files import partial_name, read_json
 from accord.loop.cache import Inputs, Runner, Stage
+from accord.loop.compare import compare
 from accord.loop.round import first_champion, play_round
 from accord.loop.run import Where, open_home
 from accord.progress import Log, quiet
@@ -210,3 +211,30 @@ def test_a_run_of_files(
     names = "data sft sample ask rankings reward dpo judge_people eval"
     assert [stage.name for stage in runner.stages] == names.split()
     check_every_input(runner, {own_code: ["eval"]})
+
+
+@pytest.mark.slow
+def test_a_comparison(
+    tmp_path: Path,
+    reviews: Path,  # noqa: F811 - the fixture
+    given: Path,  # noqa: F811 - the fixture
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stages that a comparison has besides those of a run: samples labelled by the reward model, each method."""
+    (tmp_path / "compare" / "facts").mkdir(parents=True)
+    free, made = (tmp_path / "compare" / "facts", tmp_path / "compare" / "downloads", reviews), []
+
+    def runner(folder: Path, *rest: Any) -> Alone:
+        folder.mkdir()
+        made.append(Alone(folder, *rest, open_to_all=free))
+        return made[0]
+
+    monkeypatch.setattr(sys.modules["accord.loop.compare"], "Runner", runner)  # the name is that of the function too
+    toy = ["sft.epochs=8", "sft.lora.rank=0", "sft.optim.lr=0.01", "rl.max_new_tokens=48", "dpo.groups_per_step=3"]
+    methods = "{PPO: {rl: {iterations: 1}}, DPO: {dpo: {epochs: 1}}, best-of-2: {best_of: 2}}"
+    own = ["compare.labelled_prompts=6", "compare.seeds=[3]", f"compare.methods={methods}", f"base.model={given}"]
+    place = {"output_dir": tmp_path / "compare", "store": str(free[0] / "accord.db"), "from_dir": reviews}
+    compare(load_recipe(None, [*TOY, *toy, *own]), **place)
+    names = "data sft sample ask rankings reward PPO labelled DPO judge_ratings eval"
+    assert [stage.name for stage in made[0].stages] == names.split()
+    check_every_input(made[0], {})

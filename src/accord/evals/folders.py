@@ -18,6 +18,9 @@ from accord.report.run_page import write_report
 from accord.rollout.engine import Sampling
 from accord.scoring.weighted import load_scorer
 
+#: What the tables say of the reference where nothing says what the policies were optimised for.
+NO_PROXY = "the reference; no reward model is named, and the judge's score stands as the proxy too"
+
 
 @dataclass(frozen=True)
 class EvaluateResult:
@@ -65,7 +68,7 @@ def evaluate(
     results = evaluate_policies(
         config if scored else config.model_copy(update={"curve_samples": 1}),
         [*_candidates(policies), *(_best_of_n(config, reference) if scored else ())],
-        reference=Contestant(policy_name(reference), {0: reference}),
+        reference=Contestant(policy_name(reference), {0: reference}, note="" if scored else NO_PROXY),
         proxy=load_scorer(rewards, reward_model) if scored else next(iter(judges.values())),
         judges=judges,
         prompts=EvalPrompts(data, data),  # of each policy there is one snapshot: nothing is chosen on the first
