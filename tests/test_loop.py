@@ -17,15 +17,15 @@ import pytest
 from conftest import random_policy
 from test_film_reviews import _artefacts, _csv, _inner, _pins, _rated, _sdist, _tar, _wheel
 
-from accord.config import LabelConfig, Recipe, load_recipe
+from accord.config import AskConfig, LabelConfig, Recipe, load_recipe
 from accord.demo import film_reviews, films
 from accord.demo.taste import GUIDELINE
 from accord.errors import DataError, UsageError
 from accord.grid import grid
 from accord.loop import sweep
-from accord.loop.asking import queue_samples
 from accord.loop.compare import compare
 from accord.loop.run import run
+from accord.loop.samples import queue_samples
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
 from accord.people.desk import Desk
@@ -145,7 +145,7 @@ def test_equal_samples_are_shown_once_and_a_lone_one_not_at_all(tmp_path: Path) 
     texts = {"Ran": [" A.", " B.", " A."], "Heat": [" A.", " A."]}
     groups = [{"prompt": f"Film: {n}\nReview:", "topic": n, "completions": given} for n, given in texts.items()]
     place = str(tmp_path / "accord.db")
-    assert [queue_samples(groups, source, store=place) for _ in range(2)] == [1, 0]
+    assert [queue_samples(groups, source, store=place, ask=AskConfig()) for _ in range(2)] == [1, 0]
     with Store.open(place) as store:
         (task,) = Desk(store, LabelConfig()).queue.tasks()
         assert [completion.text for completion in task.completions] == [" A.", " B."]
@@ -294,13 +294,6 @@ def test_rewards_of_ones_own_join_the_loop(tmp_path: Path, reviews: Path, given:
     model = scorer.score([(row["prompt"], row["completion"]) for row in texts]).tolist()
     wanted = [score + 100 * vowel for score, vowel in zip(model, found, strict=True)]
     assert [row["proxy"] for row in texts] == pytest.approx(wanted, abs=0.05)
-
-
-@pytest.mark.parametrize("work", [run, compare])
-def test_a_run_that_would_wait_for_people_is_refused_before_any_work(work: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot wait for their answers"):
-        work(load_recipe("demo", ["ask.who=people"]), output_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_what_names_no_model_is_told_before_any_work(tmp_path: Path) -> None:

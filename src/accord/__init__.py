@@ -18,6 +18,7 @@ _DOORS = {
     "compare": "accord.loop",
     "sweep": "accord.loop",
     "sweep_stage": "accord.loop",
+    "WaitingForPeople": "accord.loop",
     "tokenizer": "accord.train.tokenizer",
     "pretrain": "accord.train.pretrain",
     "sft": "accord.train.sft",

@@ -27,7 +27,7 @@ With your own model and files, no project needed:
   accord dpo     --model sft/model --data rankings.jsonl -o dpo
   accord eval    --policy ppo/model --reference sft/model --data test.jsonl --judge NAME=DIR -o compared
 
-Exit codes: 2 usage, 3 data, 4 resources, 130 interrupted.
+Exit codes: 2 usage, 3 data, 4 resources, 5 waiting for people, 130 interrupted.
 """
 
 app = typer.Typer(

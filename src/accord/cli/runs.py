@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import yaml
 import accord
 from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
 from accord.cli.project import Project, ProjectDir, find_project, run_dir
-from accord.cli.talk import path_text, talking
+from accord.cli.talk import Talk, path_text, talking
 from accord.config import Recipe, load_recipe
 from accord.errors import UsageError
 from accord.grid import grid
@@ -46,16 +47,37 @@ def demo(
         home = find_project(project)
         recipe = load_recipe("smoke" if smoke else "demo", overrides or (), defaults=home.defaults if home else None)
         wanted, folder = parse_seeds(seeds), run_dir(output_dir, home, recipe.name)
-        made = accord.run_seeds(
-            recipe,
-            output_dir=folder,
-            seeds=wanted,
-            store=home.store if home else None,
-            from_dir=from_dir,
-            resume=resume,
-            log=talk.log,
-        )
+        with people_may_be_asked(talk, home):
+            made = accord.run_seeds(
+                recipe,
+                output_dir=folder,
+                seeds=wanted,
+                store=home.store if home else None,
+                from_dir=from_dir,
+                resume=resume,
+                log=talk.log,
+            )
         talk.result(made, next_step=_next_steps(folder, recipe, home))
+
+
+@contextlib.contextmanager
+def people_may_be_asked(talk: Talk, home: Project | None) -> Iterator[None]:
+    """A run that waits for people says so, and how to go on, and ends with exit code 5."""
+    try:
+        yield
+    except accord.WaitingForPeople as stop:
+        place = path_text(home.root if home else Path(stop.place))
+        said = f"waiting for people: {stop.standing.text()}"
+        told = {
+            "waiting_for": "people",
+            "answered": stop.answered,
+            "missing": stop.missing,
+            "needed": stop.standing.needed,
+        }
+        told |= {"people": stop.standing.people, "command": f"accord label {place}", "exit_code": stop.exit_code}
+        steps = f"accord label {place}   (prints a link: let them answer), then the same command again, or with --wait"
+        talk.result(told, text=said, next_step=steps)
+        raise typer.Exit(stop.exit_code) from None
 
 
 def _next_steps(folder: Path, recipe: Recipe, home: Project | None) -> str:
@@ -79,6 +101,9 @@ def run(
     project: ProjectDir = None,
     output_dir: RunDir = None,
     resume: Resume = True,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Where people are asked, wait for their answers and go on by itself.")
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -87,11 +112,15 @@ def run(
     Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint. A recipe with
     compare.methods runs each of them on each of compare.seeds, and writes one report.
 
+    With ask.who=people the samples wait in the queue, and the command ends with exit code 5 until there are enough
+    answers; the same command then goes on. With rounds=N the loop turns N times, each from the policy promoted last.
+
     \b
     Examples:
       accord run demo --dry-run
       accord run my-recipe.yaml rl.kl_coef=0.02 rl.iterations=100
       accord run demo -o runs/kls --sweep rl.kl_coef=.01,.05,.2
+      accord run demo ask.who=people ask.prompts=40 --wait
     """
     with talking(json, verbose) as talk:
         home = find_project(project)
@@ -112,16 +141,19 @@ def run(
             "store": home.store if home else None,
             "from_dir": from_dir,
             "resume": resume,
+            "wait": wait,
             "log": talk.log,
         }
         if points:
-            swept = accord.sweep(points, output_dir=folder, **settings)
+            with people_may_be_asked(talk, home):
+                swept = accord.sweep(points, output_dir=folder, **settings)
             talk.result(swept, next_step=f"open {path_text(swept.report)}")
             return
         if seed is not None and made.compare.methods:
             made = load([f"compare.seeds=[{seed}]"])
         work = accord.compare if made.compare.methods else accord.run
-        summary = work(made, output_dir=folder, **settings)
+        with people_may_be_asked(talk, home):
+            summary = work(made, output_dir=folder, **settings)
         talk.result(summary, next_step=_next_steps(folder, made, home))
 
 

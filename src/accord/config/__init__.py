@@ -37,7 +37,6 @@ from accord.config.policy import (
 )
 from accord.config.recipes import (
     SHARED_STAGES,
-    AskConfig,
     CompareConfig,
     Recipe,
     find_recipe,
@@ -54,6 +53,7 @@ from accord.config.rewards import (
     ScorerConfig,
 )
 from accord.config.sections import (
+    AskConfig,
     AxisConfig,
     BaseConfig,
     EvalConfig,

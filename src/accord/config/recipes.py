@@ -6,21 +6,19 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from accord.config.base import Rows, S, Section, layered
+from accord.config.base import S, Section, layered
 from accord.config.layers import Layer, build, names_row, override_layer, read_layer, yaml_word
 from accord.config.policy import (
     DpoConfig,
     RlConfig,
 )
-from accord.config.rewards import (
-    RewardConfig,
-    ScorerConfig,
-)
+from accord.config.rewards import RewardConfig
 from accord.config.sections import (
+    AskConfig,
     BaseConfig,
     EvalConfig,
     LabelConfig,
@@ -41,25 +39,6 @@ SHARED_STAGES = frozenset(
     }
 )
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class AskConfig(Section):
-    """Who says which of the policy's samples are better."""
-
-    who: Annotated[str, Rows(("nobody", "people", "panel", "simulated", "scorer"))] = Field(
-        "nobody",
-        description="nobody, panel or simulated (the task's), scorer, or module:NAME; people cannot be waited for yet.",
-    )
-    prompts: int = Field(150, ge=1, description="Train prompts whose samples they rank.")
-    weight: float = Field(1.0, gt=0, description="Weight of one of their rankings against one that stands already.")
-    scorer: ScorerConfig | None = Field(None, description="who: scorer; what ranks the samples.")
-    queue: int = Field(24, ge=0, description="Train prompts whose samples of the new policy wait for people; 0: none.")
-
-    @model_validator(mode="after")
-    def _a_scorer_is_named(self) -> Self:
-        if (self.who == "scorer") != (self.scorer is not None):
-            raise ValueError("scorer says what ranks where who is scorer: give both or neither")
-        return self
 
 
 class CompareConfig(Section):
@@ -85,6 +64,7 @@ class Recipe(Section):
     }
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
     seed: int = Field(0, ge=0, description="Decides every random choice of the run.")
+    rounds: int = Field(1, ge=1, description="Turns of the loop; each starts from the policy that the last promoted.")
     task: TaskConfig = Field(TaskConfig(), description="What the run is about.")
     base: BaseConfig = Field(BaseConfig(), description="A given model in place of a pretrained one.")
     tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="Tokenizer.")
@@ -109,6 +89,8 @@ class Recipe(Section):
             self.method(name)
         for name in self.controls:
             self.control(name)
+        if self.compare.methods and self.rounds > 1:
+            raise ValueError(f"rounds is {self.rounds}, and a comparison of methods (compare.methods) has one")
         return self
 
     def method(self, name: str) -> RlConfig | DpoConfig | int:

@@ -94,6 +94,31 @@ class SampleConfig(Section):
         return self.model_dump(exclude={"best_of", "generator"})
 
 
+class AskConfig(Section):
+    """Who says which of the policy's samples are better."""
+
+    who: Annotated[str, Rows(("nobody", "people", "panel", "simulated", "scorer"))] = Field(
+        "nobody",
+        description="nobody, people (the run waits for them), panel or simulated (the task's), scorer, or module:NAME.",
+    )
+    prompts: int = Field(150, ge=1, description="Train prompts whose samples they rank, in each round.")
+    kind: Annotated[str, Rows(("ranking", "pair", "rating", "label"))] = Field(
+        "ranking", description="What people are asked of a prompt's samples; pair: of every two of them."
+    )
+    overlap: int = Field(1, ge=1, le=1000, description="People who answer each task.")
+    enough: int = Field(0, ge=0, description="who: people; answers a round waits for; 0 = each task by all of overlap.")
+    simulated: bool = Field(False, description="who: people; also take what `accord simulate` answers in their place.")
+    weight: float = Field(1.0, gt=0, description="Weight of one of their rankings against one that stands already.")
+    scorer: ScorerConfig | None = Field(None, description="who: scorer; what ranks the samples.")
+    queue: int = Field(24, ge=0, description="Train prompts whose samples of the new policy wait for people; 0: none.")
+
+    @model_validator(mode="after")
+    def _a_scorer_is_named(self) -> Self:
+        if (self.who == "scorer") != (self.scorer is not None):
+            raise ValueError("scorer says what ranks where who is scorer: give both or neither")
+        return self
+
+
 class EvalConfig(Section):
     """The judge's side: what is measured on prompts that nothing was trained on."""
 

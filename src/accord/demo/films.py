@@ -49,8 +49,8 @@ from accord.files import read_json, write_json
 from accord.formats.facts import ORIGINS
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import read_demonstrations, read_rankings
-from accord.loop.asking import as_facts, read_samples
 from accord.loop.cache import Inputs
+from accord.loop.samples import as_facts, read_samples
 from accord.loop.task import Annotators, Asked, PlainTask, RewardCheck, Split, TaskJudge, TaskPlace
 from accord.models.placement import Placement
 from accord.progress import Log

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accord.config import LabelConfig, ScorerConfig
+from accord.config import Recipe, ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.extend import blaming, is_outside, outside
 from accord.files import write_text
 from accord.formats.jsonl import write_jsonl
 from accord.loop.cache import Inputs, Stage
+from accord.loop.samples import queue_samples, read_samples
 from accord.loop.stages import Home, source_of
 from accord.loop.task import Annotators, Asked
+from accord.loop.waiting import ASKED, people_at_the_desk
 from accord.models.placement import Placement
-from accord.people.desk import Desk
-from accord.people.intake import queue_groups
 from accord.progress import Log
-from accord.records import Completion, Prompt, Source
 from accord.scoring.weighted import load_scorer, scorer_inputs
-from accord.store import Store
+from accord.train.reward import reward_loss
 
-JUDGEMENTS, SAMPLES = "judgements.jsonl", "samples.jsonl"
+JUDGEMENTS = "judgements.jsonl"
+#: What a file must hold for what a reward loss reads.
+READS = {"pairs": "ranking", "orders": "ranking", "labels": "label", "ratings": "rating"}
+
+
+def reads_of(recipe: Recipe) -> str:
+    """The kind of judgement that the recipe's reward model learns from."""
+    return READS[reward_loss(recipe.reward).reads]
 
 
 def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
@@ -32,7 +37,7 @@ def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
     if config.who == "nobody":
         return None
     one = annotators_of(home)
-    source, store, seed = source_of(home, policy), home.store, home.recipe.seed
+    source, store, seed = source_of(home, policy), home.store, home.recipe.seed  # the same annotators in every round
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         log(0.0, f"{config.who} rank samples")
@@ -46,6 +51,9 @@ def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
 def annotators_of(home: Home) -> Annotators:
     """The annotators that ``ask.who`` names. Raises UsageError where the task has none of that name."""
     config = home.recipe.ask
+    if config.who == "people":
+        earlier = home.earlier(f"ask/{ASKED}")
+        return people_at_the_desk(config, home.task.guideline, reads_of(home.recipe), earlier[-1] if earlier else None)
     if config.scorer is not None:
         return _scored(config.scorer, Placement.of(home.recipe.rl))
     if is_outside(config.who):
@@ -53,14 +61,20 @@ def annotators_of(home: Home) -> Annotators:
     if config.who not in home.task.annotators:
         raise UsageError(
             f"ask.who is {config.who}, and the task {home.recipe.task.use} has no such annotators",
-            hint="ask " + ", ".join(["nobody", "scorer", *home.task.annotators, "or module:NAME of yours"]),
+            hint="ask " + ", ".join(["nobody", "people", "scorer", *home.task.annotators, "or module:NAME of yours"]),
         )
     return home.task.annotators[config.who]
 
 
 def collect_stage(home: Home, asked: Path | None) -> Stage:
-    """What the reward model learns from, ``rankings.jsonl``: the task's standing judgements, then what was asked."""
-    inputs = {"standing": home.task.judgements("train"), "asked": asked}
+    """What the reward model learns from, ``rankings.jsonl``: the task's standing judgements, then what was asked.
+
+    Of people a round collects the answers to earlier rounds again, of others it takes what those rounds wrote.
+    """
+    inputs: dict[str, Path | None] = {"standing": home.task.judgements("train")}
+    if asked is not None and home.recipe.ask.who != "people":
+        inputs |= {f"asked_{n}": path for n, path in enumerate(home.earlier(f"ask/{JUDGEMENTS}"), 1)}
+    inputs["asked"] = asked
     given = {name: path for name, path in inputs.items() if path is not None}
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
@@ -124,42 +138,14 @@ def _write_rankings(asked: Asked, values: Callable[[Mapping[str, Any]], list[flo
 
 
 def queue_stage(home: Home, samples: Path) -> Stage:
-    """Samples wait for people as rankings; whoever starts `accord label` there is shown them."""
-    policy = home.recipe.optimise
+    """Samples of the new policy wait for people; whoever starts `accord label` there is shown them."""
+    policy, config = home.recipe.optimise, home.recipe.ask
     source, store, guideline = source_of(home, policy), home.store, home.task.guideline
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         log(0.0, "samples for people to rank")
-        return {"queued": queue_samples(read_samples(inputs["samples"]), source, store=store, guideline=guideline)}
+        groups = read_samples(inputs["samples"])
+        return {"queued": queue_samples(groups, source, store=store, ask=config, guideline=guideline)}
 
-    return home.stage("queue", {"policy": policy, "store": store}, {"samples": samples}, work)
-
-
-def queue_samples(groups: Sequence[Mapping[str, Any]], source: Source, *, store: str, guideline: str = "") -> int:
-    """Queue groups of a policy's samples as rankings for people, and return how many were new.
-
-    See `accord.people.intake.queue_groups`. Where there are no guidelines yet, people get those given.
-    """
-    with Store.open(store) as facts:
-        desk = Desk(facts, LabelConfig())
-        if guideline and desk.directory.guideline().rev == 0:
-            desk.directory.write_guideline(guideline, None)
-        return queue_groups(desk, as_facts(groups, source), serve_as="ranking", origin=source.name)
-
-
-def as_facts(groups: Iterable[Mapping[str, Any]], source: Source) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:
-    """Groups of samples as facts: each prompt with its completions."""
-    for group in groups:
-        prompt = prompt_fact(group["prompt"], group["topic"])
-        texts = group["completions"]
-        yield prompt, tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in texts)
-
-
-def prompt_fact(asked: Any, topic: str) -> Prompt:
-    """A prompt of text or messages as a fact."""
-    return Prompt(text=asked, topic=topic) if isinstance(asked, str) else Prompt.of_messages(asked, topic=topic)
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The groups that a sample stage wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    asked = {"policy": policy, "store": store, "kind": config.kind, "overlap": config.overlap}
+    return home.stage("queue", asked, {"samples": samples}, work)

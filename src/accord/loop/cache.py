@@ -88,6 +88,10 @@ class Runner:
             return result
         return self._carry_out(stage, identity)
 
+    def say(self, text: str) -> None:
+        """Report something at the point where the run is."""
+        self.log(min(1.0, self._done), text)
+
     def _carry_out(self, stage: Stage, identity: str) -> dict[str, Any]:
         name, folder, share = stage.name, self.folder / stage.name, self.time_shares.get(stage.name, 0.0)
         stamp = folder / STAMP

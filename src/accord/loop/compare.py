@@ -53,6 +53,7 @@ def compare(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
+    wait: bool = False,
     log: Log = quiet,
 ) -> dict[str, Any]:
     """Run, or continue, every method of ``recipe.compare`` on every seed, and write one report of them all.
@@ -68,19 +69,23 @@ def compare(
     for index, seed in enumerate(seeds):
         part = named_part(log, index, len(seeds), f"seed {seed}")
         seeded = recipe.model_copy(update={"seed": seed})
-        found.append(_compare_seed(seeded, output_dir / f"seed_{seed}", where, resume, part))
+        home = _open_seed(seeded, output_dir / f"seed_{seed}", where, resume, part, wait)
+        found.append(_compare_seed(home))
     write_json(output_dir / "comparison.json", found)
     return write_comparison(output_dir, recipe.name, found)
 
 
-def _compare_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log) -> dict[str, Any]:
-    home = open_home(recipe, folder, where, Runner(folder, compare_shares(recipe), resume, log))
+def _open_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: bool) -> Home:
+    home = open_home(recipe, folder, where, Runner(folder, compare_shares(recipe), resume, log), wait)
     write_run_files(recipe, folder)
+    return home
+
+
+def _compare_seed(home: Home) -> dict[str, Any]:
     champion = first_champion(home)
-    reward = fit_reward(
-        home, collect(home, ask(home, sample_prompts(home, champion.policy, home.task.prompts("train"))))
-    )
-    costs = {name: _carry_out(home, name, champion, reward) for name in recipe.compare.methods}
+    samples = sample_prompts(home, champion.policy, home.task.prompts("train"))
+    reward = fit_reward(home, collect(home, ask(home, champion, samples)))
+    costs = {name: _carry_out(home, name, champion, reward) for name in home.recipe.compare.methods}
     fit_judges(home)
     home.do(_eval_stage(home, champion, reward))
     found: dict[str, Any] = json_of(home, "eval/results.json")
@@ -173,7 +178,7 @@ def _eval_stage(home: Home, champion: Champion, reward: Path) -> Stage:
             else Contestant(name, snapshots_of(inputs[name]))
             for name in methods
         ]
-        measure(home, contestants, inputs, folder, log)
+        measure(home, champion.name, contestants, inputs, folder, log)
         return {}
 
     inputs = {**measured_inputs(home, champion, reward), **trained}

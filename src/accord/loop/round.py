@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from accord.evals.contestants import Contestant, EvalPrompts
 from accord.evals.evaluate import EvalRun, evaluate_policies
 from accord.evals.judges import open_judges, recipe_judges
 from accord.evals.results import summarise
-from accord.files import write_json
-from accord.loop.asking import JUDGEMENTS, SAMPLES, ask_stage, collect_stage, queue_stage
+from accord.files import read_json, write_json
+from accord.loop.asking import JUDGEMENTS, ask_stage, collect_stage, queue_stage
 from accord.loop.cache import Inputs, Stage
+from accord.loop.samples import SAMPLES
 from accord.loop.stages import (
     Home,
     data_stage,
@@ -24,12 +26,14 @@ from accord.loop.stages import (
     publish,
     reward_stage,
     rl_stage,
+    round_folder,
     sample_stage,
     sft_stage,
     start_of,
     start_stages,
     task_judges,
 )
+from accord.loop.waiting import ASKED, WaitingForPeople, late_answers, wait_for_people
 from accord.models.placement import Placement
 from accord.progress import Log
 from accord.report.run_page import write_model_card, write_report
@@ -43,26 +47,36 @@ WITHOUT_SFT = "as the task has no demonstrations"
 
 @dataclass(frozen=True)
 class Champion:
-    """The policy that the next round starts from, and the model that its reward model is built on."""
+    """The policy that the next round starts from, what pages call it, and what its reward model is built on."""
 
     policy: Path
     start: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a round leads to: the champion from now on, what was published, and why not where nothing was promoted."""
+
+    champion: Champion
+    published: Path
+    reasons: tuple[str, ...]
 
 
 def play_round(home: Home, champion: Champion) -> Champion:
     """Sample, ask, learn what is liked, optimise, look whether it is better, and promote or say why not."""
     prompts = home.task.prompts("train")
     samples = sample_prompts(home, champion.policy, prompts)
-    asked = ask(home, samples)
+    asked = ask(home, champion, samples)
     judgements = collect(home, asked)
     reward = fit_reward(home, judgements)
     candidate = candidate_of(home, champion.policy, reward, judgements)
     controls = optimise_controls(home, champion.policy, reward, judgements)
     verdict = evaluate_candidate(home, champion, candidate, controls, reward)
-    promoted = promote(home, candidate, verdict)
-    queue(home, promoted.policy)
-    report(home, verdict)
-    return promoted
+    promotion = promote(home, champion, candidate, verdict)
+    queue(home, promotion.published)
+    report(home, verdict, promotion)
+    return promotion.champion
 
 
 def first_champion(home: Home) -> Champion:
@@ -73,26 +87,50 @@ def first_champion(home: Home) -> Champion:
     fine_tuning = sft_stage(home)
     if fine_tuning is None:
         home.runner.log(0.0, f"sft: left out, {WITHOUT_SFT}")
-        return Champion(start_of(home), start_of(home))
+        return Champion(start_of(home), start_of(home), "base")
     home.do(fine_tuning)
-    return Champion(home.path("sft/model"), start_of(home))
+    return Champion(home.path("sft/model"), start_of(home), "sft")
 
 
 def sample_prompts(home: Home, policy: Path, prompts: Path) -> Path | None:
-    """Completions of the policy for somebody to rank; none where nobody is asked."""
+    """Completions of the policy for somebody to rank; none where nobody is asked.
+
+    A round goes on with the prompts where the last one stopped.
+    """
+    count = home.recipe.ask.prompts
     if home.recipe.ask.who == "nobody":
         return None
-    home.do(sample_stage(home, "sample", policy, prompts, home.recipe.ask.prompts, "ranked samples"))
+    home.do(sample_stage(home, "sample", policy, prompts, count, "ranked samples", (home.number - 1) * count))
     return home.path(f"sample/{SAMPLES}")
 
 
-def ask(home: Home, samples: Path | None) -> Path | None:
-    """Their judgements as a file; none where nobody is asked."""
-    stage = None if samples is None else ask_stage(home, samples, "sft")
+def ask(home: Home, champion: Champion, samples: Path | None) -> Path | None:
+    """Their judgements as a file; none where nobody is asked. Raises WaitingForPeople before people have answered."""
+    stage = None if samples is None else ask_stage(home, samples, "sft" if home.number == 1 else champion.name)
     if stage is None:
         return None
-    home.do(stage)
+    result = patiently(home, stage)
+    if home.recipe.ask.who == "people":
+        say_what_came_late(home, result)
     return home.path(f"ask/{JUDGEMENTS}")
+
+
+def patiently(home: Home, stage: Stage) -> dict[str, Any]:
+    """Carry out a stage that asks; where the run may wait, wait until people have answered."""
+    while True:
+        try:
+            return home.do(stage)
+        except WaitingForPeople as waiting:
+            if not home.wait:
+                raise
+            wait_for_people(waiting.questions, home.runner.say)
+
+
+def say_what_came_late(home: Home, result: Mapping[str, Any]) -> None:
+    """Say how many answers a finished round does not read."""
+    late = late_answers(result, home.path(f"ask/{ASKED}"), home.store, home.recipe.ask)
+    if late:
+        home.runner.say(f"ask: {late} answers came after this round had enough; the next round reads them")
 
 
 def collect(home: Home, asked: Path | None) -> Path:
@@ -147,48 +185,85 @@ def fit_judges(home: Home) -> None:
         home.do(judge_stage(home, name))
 
 
-def promote(home: Home, candidate: Path, verdict: Mapping[str, Any]) -> Champion:
-    """Publish the snapshot that the judge chose, and record whether it held its floors."""
+def promote(home: Home, champion: Champion, candidate: Path, verdict: Mapping[str, Any]) -> Promotion:
+    """Make the snapshot that the judge chose the champion, where it holds all floors: that it is liked better is one.
+
+    What the first round chose is published in any case, as there is nothing before it.
+    """
     step = verdict["selections"][verdict["candidate"]]["step"]
-    policy = publish(home, candidate / f"step_{step:06d}")
-    return Champion(policy, start_of(home))
+    reasons = tuple(broken_floors(summary_of(home, verdict)["floors"]))
+    if reasons and home.number > 1:
+        shutil.rmtree(home.path("model"), ignore_errors=True)  # of an earlier start with other settings
+        return Promotion(champion, champion.policy, reasons)
+    published = publish(home, candidate / f"step_{step:06d}")
+    promoted = Champion(published, champion.start, f"round_{home.number}")
+    return Promotion(champion if reasons else promoted, published, reasons)
 
 
 def queue(home: Home, policy: Path) -> None:
-    """Samples of the published policy wait for people: `accord label` shows them."""
+    """After the last round samples of the published policy wait for people: `accord label` shows them."""
     count = home.recipe.ask.queue
-    if not count:
+    if not count or home.number < home.recipe.rounds:
         return
     prompts = home.task.prompts("train")
     home.do(sample_stage(home, "queued", policy, prompts, count, "queued samples"))
     home.do(queue_stage(home, home.path(f"queued/{SAMPLES}")))
 
 
-def report(home: Home, verdict: Mapping[str, Any]) -> None:
-    """The summary, the model card and the page of the run."""
-    write_json(home.path("summary.json"), summary_of(home, verdict))
-    write_model_card(home.runner.folder)
-    write_report(home.runner.folder)
+def report(home: Home, verdict: Mapping[str, Any], promotion: Promotion) -> None:
+    """The summary, the model card and the page of the round; and of the run, which lists its rounds."""
+    summary = summary_of(home, verdict) | {"champion": champion_record(home, promotion)}
+    if home.number > 1:
+        write_json(home.path("data/manifest.json"), read_json(home.root / "data/manifest.json"))  # the page shows it
+    write_json(home.path("summary.json"), summary)
+    write_pages(home.runner.folder)
+    if home.recipe.rounds > 1:
+        rounds = [round_row(home.root, number) for number in range(1, home.number + 1)]
+        write_json(home.root / "summary.json", read_json(home.root / "summary.json") | {"rounds": rounds})
+        write_report(home.root)
+
+
+def write_pages(folder: Path) -> None:
+    """The page of a round, and the card of the model that it has published."""
+    if (folder / "model").exists():
+        write_model_card(folder)
+    write_report(folder)
+
+
+def round_row(root: Path, number: int) -> dict[str, Any]:
+    """What the run says of one of its rounds: its numbers, who was asked, and what became of its candidate."""
+    folder = round_folder(root, number)
+    summary, asked = read_json(folder / "summary.json"), folder / "ask/stage.json"
+    told = read_json(asked)["result"] if asked.exists() else {}
+    keys = ("candidate", "reward_accuracy", "judge_win_rate", "judge_win_rate_low", "judge_win_rate_high", "kl")
+    counts = {key: told[key] for key in ("answers", "people") if key in told}
+    report = (folder / "report.html").relative_to(root).as_posix()
+    return {"round": number, **{key: summary[key] for key in keys}, **counts, **summary["champion"], "report": report}
 
 
 def summary_of(home: Home, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The few numbers that decide, out of what the stages wrote."""
-    told = json_of(home, "data/stage.json")["result"]
+    told = read_json(home.root / "data/stage.json")["result"]
     counts = {**told.get("counts", {}), **{key: told[key] for key in ("human_rankings",) if key in told}}
     seconds, held_out = round(sum(home.runner.seconds.values()), 1), home.task.held_out
     card = json_of(home, "reward/card.json") if held_out else None
     baseline = held_out.baseline if held_out else ""
     found = summarise(verdict, card, baseline=baseline, seconds=seconds, counts=counts)
-    left_out = {} if sft_stage(home) else {"sft": WITHOUT_SFT}
-    return found | {"left_out": left_out, "champion": champion_record(found["floors"])}
+    return found | {"left_out": {} if sft_stage(home) else {"sft": WITHOUT_SFT}}
 
 
-def champion_record(floors: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Whether the candidate is promoted, or which floors it broke."""
-    broken = [
+def broken_floors(floors: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The floors that a candidate broke, in words."""
+    return [
         f"{name} is {floor['value']:.3g}, not {floor['bound']}" for name, floor in floors.items() if not floor["held"]
     ]
-    return {"policy": "model", "promoted": not broken, "reasons": broken}
+
+
+def champion_record(home: Home, promotion: Promotion) -> dict[str, Any]:
+    """Which policy is the champion now, and whether that is this round's candidate, or why not."""
+    policy, root = promotion.champion.policy, home.root
+    place = policy.relative_to(root).as_posix() if policy.is_relative_to(root) else str(policy)
+    return {"policy": place, "promoted": not promotion.reasons, "reasons": list(promotion.reasons)}
 
 
 # ---- the evaluation as a stage ---------------------------------------------------------------------------------------
@@ -220,7 +295,7 @@ def eval_stage(home: Home, champion: Champion, candidate: Path, controls: Mappin
         for one in recipe.controls:
             told, snapshots = control_note(recipe, one), snapshots_of(inputs[f"{recipe.optimise}_{one}"])
             contestants.append(Contestant(f"{name}_{one}", snapshots, "control", told))
-        measure(home, contestants, inputs, folder, log)
+        measure(home, champion.name, contestants, inputs, folder, log)
         return {}
 
     return home.stage("eval", {**measured_settings(home), "controls": dict(recipe.controls)}, inputs, work)
@@ -271,24 +346,21 @@ def baselines(home: Home, inputs: Inputs) -> list[Contestant]:
     return [Contestant("base", {0: inputs["base"]}, "baseline", "before fine-tuning"), best]
 
 
-def measure(home: Home, contestants: Sequence[Contestant], inputs: Inputs, folder: Path, log: Log) -> None:
-    """Evaluate contestants against the policy that they started from."""
+def measure(
+    home: Home, reference: str, contestants: Sequence[Contestant], inputs: Inputs, folder: Path, log: Log
+) -> None:
+    """Evaluate contestants against the policy that they started from, which pages call ``reference``."""
     recipe, placement = home.recipe, Placement.of(home.recipe.rl)
     sampling = Sampling(recipe.rl.max_new_tokens, temperature=recipe.rl.temperature)
     evaluate_policies(
         recipe.eval,
         contestants,
-        reference=Contestant(reference_name(inputs), {0: inputs["reference"]}),
+        reference=Contestant(reference, {0: inputs["reference"]}),
         proxy=load_scorer(recipe.rl.rewards, inputs["reward_model"], placement),
         judges=open_all_judges(home, inputs, placement),
         prompts=EvalPrompts(inputs["valid_prompts"], inputs["test_prompts"]),
         run=EvalRun(folder, sampling, recipe.seed, placement, log),
     )
-
-
-def reference_name(inputs: Inputs) -> str:
-    """What pages call the policy that optimisation started from."""
-    return "base" if inputs["base"] == inputs["reference"] else "sft"
 
 
 def open_all_judges(home: Home, inputs: Inputs, placement: Placement) -> dict[str, Scorer]:

@@ -8,7 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,22 @@ import torch
 import yaml
 
 import accord
-from accord.config import DpoConfig, Recipe, RlConfig
+from accord.config import DpoConfig, LabelConfig, Recipe, RlConfig
 from accord.errors import UsageError
-from accord.extend import outside, row
+from accord.extend import is_outside, outside, row
 from accord.files import read_json, write_json, write_text
+from accord.loop.asking import reads_of
 from accord.loop.cache import Runner
 from accord.loop.files_task import TASKS
 from accord.loop.round import first_champion, play_round
-from accord.loop.stages import Home, is_folder
+from accord.loop.stages import Home, is_folder, round_folder
 from accord.loop.task import Task, TaskPlace, find_task
 from accord.models.known_models import model_folder_name
 from accord.models.placement import Placement
+from accord.people.desk.kinds import kind_of
 from accord.progress import Log, named_part, quiet
 from accord.report.seeds_page import write_seeds_report
 from accord.rollout.generator import GENERATORS
-from accord.train.reward import reward_loss
 from accord.train.rl import find_algorithm
 
 #: Share of a run's time each stage takes, for the time left (measured on 2 cores, on the film demo).
@@ -47,9 +48,10 @@ TIME_SHARES = {
     "eval": 0.09,
     "queued": 0.01,
 }
+BEFORE_ROUNDS = ("data", "base", "tokenizer", "pretrain", "sft")
 CONTROL_SHARE = 0.07
-#: What a file must hold for what a reward loss reads.
-READS = {"pairs": "ranking", "orders": "ranking", "labels": "label", "ratings": "rating"}
+#: The judgements that the answers to a kind of task make; a kind of one's own says it by what it writes.
+ANSWERS = {"pair": "ranking", "ranking": "ranking", "label": "label", "rating": "rating"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def run(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
+    wait: bool = False,
     log: Log = quiet,
 ) -> dict[str, Any]:
     """Run, or continue, every stage of a recipe in ``output_dir`` and return the summary.
@@ -81,8 +84,12 @@ def run(
     Args:
         store: Path or URL of the store of facts; ``accord.db`` in ``output_dir`` by default.
         from_dir: Folder that already holds what would be downloaded, for machines without a network.
+        wait: Where people are asked, wait for their answers.
+
+    Raises:
+        WaitingForPeople: people are asked and have not answered yet; the same call goes on from there.
     """
-    return run_in(recipe, output_dir, Where(store, None, from_dir), resume, log)
+    return run_in(recipe, output_dir, Where(store, None, from_dir), resume, log, wait)
 
 
 def run_seeds(
@@ -93,6 +100,7 @@ def run_seeds(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
+    wait: bool = False,
     log: Log = quiet,
 ) -> dict[str, Any]:
     """Run the recipe on each seed. One writes into ``output_dir`` itself, several into ``seed_N`` below it.
@@ -101,37 +109,52 @@ def run_seeds(
     """
     seeded = {seed: recipe.model_copy(update={"seed": seed}) for seed in seeds}
     if len(seeds) == 1:
-        return run_in(seeded[seeds[0]], output_dir, Where(store, None, from_dir), resume, log)
+        return run_in(seeded[seeds[0]], output_dir, Where(store, None, from_dir), resume, log, wait)
     where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
     summaries: dict[str, Any] = {}
     for index, (seed, one) in enumerate(seeded.items()):
         part = named_part(log, index, len(seeds), f"seed {seed}")
-        summaries[f"seed_{seed}"] = run_in(one, output_dir / f"seed_{seed}", where, resume, part)
+        summaries[f"seed_{seed}"] = run_in(one, output_dir / f"seed_{seed}", where, resume, part, wait)
     write_seeds_report(output_dir, [output_dir / name for name in summaries])
     write_json(output_dir / "summary.json", summaries)
     return summaries
 
 
-def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log) -> dict[str, Any]:
+def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: bool = False) -> dict[str, Any]:
     """One run, or the rest of it, in a folder; its summary."""
     check_recipe(recipe, [recipe.rl, *map(recipe.control, recipe.controls)])
-    home = open_home(recipe, folder, where, Runner(folder, time_shares(recipe), resume, log, where.reuse_from))
+    part = log if recipe.rounds == 1 else named_part(log, 0, recipe.rounds, "round 1")
+    home = open_home(recipe, folder, where, Runner(folder, time_shares(recipe), resume, part, where.reuse_from), wait)
     write_run_files(recipe, folder)
-    play_round(home, first_champion(home))
+    champion = play_round(home, first_champion(home))
+    for number in range(2, recipe.rounds + 1):
+        later = later_round(home, number, log)
+        write_run_files(recipe, later.runner.folder)
+        champion = play_round(later, champion)
     summary: dict[str, Any] = read_json(folder / "summary.json")
     return summary
 
 
-def open_home(recipe: Recipe, folder: Path, where: Where, runner: Runner) -> Home:
+def open_home(recipe: Recipe, folder: Path, where: Where, runner: Runner, wait: bool = False) -> Home:
     """Where a run of the recipe lives. Raises UsageError for a task that cannot be found."""
     store, cache = where.store or str(folder / "accord.db"), where.cache or folder / "downloads"
-    return Home(recipe, task_of(recipe, folder, store, cache, where.from_dir), runner, store, cache, where.from_dir)
+    task = task_of(recipe, folder, store, cache, where.from_dir)
+    return Home(recipe, task, runner, store, cache, where.from_dir, wait=wait)
+
+
+def later_round(home: Home, number: int, log: Log) -> Home:
+    """Where a round after the first works. What does not change from round to round (judges) is taken over."""
+    shares = {name: share for name, share in home.runner.time_shares.items() if name not in BEFORE_ROUNDS}
+    whole = {name: share / sum(shares.values()) for name, share in shares.items()}
+    part = named_part(log, number - 1, home.recipe.rounds, f"round {number}")
+    reuse = [home.root, *(round_folder(other, number) for other in home.runner.reuse_from)]
+    runner = Runner(round_folder(home.root, number), whole, home.runner.resume, part, reuse)
+    return replace(home, runner=runner, number=number)
 
 
 def task_of(recipe: Recipe, folder: Path, store: str, cache: Path, from_dir: Path | None) -> Task:
     """The task of a recipe, its files in the run's folder."""
-    reads = READS[reward_loss(recipe.reward).reads]
-    place = TaskPlace(recipe.task, folder / "data", store, cache, from_dir, recipe.seed, reads)
+    place = TaskPlace(recipe.task, folder / "data", store, cache, from_dir, recipe.seed, reads_of(recipe))
     task = find_task(place, TASKS)
     if task.texts("train") is None and not recipe.base.model:
         raise UsageError(
@@ -184,11 +207,22 @@ def check_sampling(recipe: Recipe) -> None:
 
 
 def check_asking(recipe: Recipe) -> None:
-    """Refuse to ask people in the middle of a run: it cannot wait for their answers yet."""
-    if recipe.ask.who == "people":
+    """Refuse to ask people what the reward model cannot learn from, or more at once than a task can show."""
+    if recipe.ask.who != "people":
+        return
+    kind, reads, shown = recipe.ask.kind, reads_of(recipe), recipe.sample.samples_per_prompt
+    if ANSWERS.get(kind, reads) != reads:
+        kinds = [name for name, judgement in ANSWERS.items() if judgement == reads]
         raise UsageError(
-            "ask.who is people, and a run cannot wait for their answers yet",
-            hint="let them rank with `accord label`, `accord export` what they said, and name it as task.judgements",
+            f"ask.kind {kind} brings no {reads}s, which reward.loss {recipe.reward.loss} learns from",
+            hint=f"give ask.kind {' or '.join(kinds)}, or another reward.loss",
+        )
+    row = kind_of(kind, LabelConfig(own_kinds=(kind,) if is_outside(kind) else ()))
+    fewest, most = max(2, row.fewest), 9 if kind == "pair" else row.most
+    if not (fewest if reads == "ranking" else 1) <= shown <= most:
+        raise UsageError(
+            f"sample.samples_per_prompt is {shown}, and ask.kind {kind} shows {fewest} to {most} at once",
+            hint="change sample.samples_per_prompt",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,11 @@ from accord.train.tokenizer import tokenizer
 
 @dataclass(frozen=True)
 class Home:
-    """One run: what was asked for, what it is about, and where its work is kept."""
+    """One round of a run: what was asked for, what it is about, and where its work is kept.
+
+    Round 1 works in the run's own folder, ``root``, later ones in ``round_2`` and so on below it. ``wait`` for people
+    where they are asked, and look at the store until they have answered.
+    """
 
     recipe: Recipe
     task: Task
@@ -43,9 +47,26 @@ class Home:
     store: str
     cache: Path
     from_dir: Path | None = None
+    number: int = 1
+    wait: bool = False
+
+    @property
+    def root(self) -> Path:
+        return self.runner.folder if self.number == 1 else self.runner.folder.parent
+
+    @property
+    def seed(self) -> int:
+        """The seed of this round's draws: what one round drew, the next does not draw again."""
+        seed = self.recipe.seed
+        return seed if self.number == 1 else stream_seed(seed, f"round {self.number}")
 
     def path(self, name: str) -> Path:
+        """A file or folder of this round."""
         return self.runner.folder / name
+
+    def earlier(self, name: str) -> list[Path]:
+        """The same file of every round before this one."""
+        return [round_folder(self.root, number) / name for number in range(1, self.number)]
 
     def do(self, stage: Stage) -> dict[str, Any]:
         """Carry a stage out, or find it done; its result."""
@@ -54,19 +75,24 @@ class Home:
     def stage(
         self, name: str, settings: Mapping[str, Any], inputs: Inputs, work: Callable[[Inputs, Path, Log], Any]
     ) -> Stage:
-        return Stage(name, {"seed": self.recipe.seed, **settings}, inputs, work)
+        return Stage(name, {"seed": self.seed, **settings}, inputs, work)
 
     def training(self, name: str, train: Callable[..., Any], inputs: Mapping[str, Path | None], *configs: Any) -> Stage:
         """A stage of `accord.train` with its sections of the recipe; an input that is None is left out."""
         labels = ("config", "shape")[: len(configs)]
 
         def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-            seed, resume = self.recipe.seed, self.runner.resume
+            seed, resume = self.seed, self.runner.resume
             return train(*configs, **inputs, output_dir=folder, seed=seed, resume=resume, log=log)
 
         given = {key: path for key, path in inputs.items() if path is not None}
         settings = {label: config.model_dump() for label, config in zip(labels, configs, strict=True)}
         return self.stage(name, settings, given, work)
+
+
+def round_folder(root: Path, number: int) -> Path:
+    """Where a round works: the first in the run's own folder."""
+    return root if number == 1 else root / f"round_{number}"
 
 
 # ---- up to the policy that optimisation starts from ----------------------------------------------------------------
@@ -88,7 +114,7 @@ def start_of(home: Home) -> Path:
     given = home.recipe.base.model
     if is_folder(given):
         return Path(given)
-    return home.path("base/model" if given else "pretrain/model")
+    return home.root / ("base/model" if given else "pretrain/model")
 
 
 def start_stages(home: Home) -> list[Stage]:
@@ -155,30 +181,36 @@ def source_of(home: Home, policy: str) -> Source:
     return Source(origin="policy", name=name, version=version, sampling=drawn)
 
 
-def sample_stage(home: Home, name: str, policy: Path, prompts: Path, count: int, stream: str) -> Stage:
-    """Completions of ``count`` train prompts by a policy, prompts in their order and again from the first.
+def sample_stage(home: Home, name: str, policy: Path, prompts: Path, count: int, stream: str, first: int = 0) -> Stage:
+    """Completions of ``count`` train prompts by a policy, prompts in their order from ``first`` on and round again.
 
     ``samples.jsonl`` holds ``{"prompt", "text", "topic", "completions"}`` rows, ``text`` being what the model read of
     the prompt; ``stream`` names the random stream.
     """
     placement, sampling, generator = Placement.of(home.recipe.rl), sampling_of(home), home.recipe.sample.generator
-    seed = stream_seed(home.recipe.seed, stream)
+    seed = stream_seed(home.seed, stream)
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         log(0.0, f"samples of {count} prompts")
-        writer = open_generator(inputs["model"], placement, generator)
-        rows = draw(writer, inputs["prompts"], count, Sampling(**sampling), seed)
+        writer, places = open_generator(inputs["model"], placement, generator), range(first, first + count)
+        rows = draw(writer, inputs["prompts"], places, Sampling(**sampling), seed)
         write_jsonl(folder / "samples.jsonl", rows)
         return {"prompts": len(rows), "completions": sum(len(row["completions"]) for row in rows)}
 
     settings = {"count": count, "stream": stream, "sample": sampling, "generator": generator}
+    settings |= {"first": first} if first else {}
     return home.stage(name, settings, {"model": policy, "prompts": prompts}, work)
 
 
-def draw(generator: Generator, prompts: Path, count: int, sampling: Sampling, seed: int) -> list[dict[str, Any]]:
-    """Samples of a policy by prompt, without those that are empty: nobody can be shown nothing."""
+def draw(
+    generator: Generator, prompts: Path, places: Iterable[int], sampling: Sampling, seed: int
+) -> list[dict[str, Any]]:
+    """Samples of a policy for the prompts at these places, without those that are empty: nobody can be shown nothing.
+
+    After the last prompt comes the first again.
+    """
     rows, asked = read_prompts(prompts, generator.chat), [item.prompt for item in read_items(prompts)]
-    chosen = [i % len(rows) for i in range(count)]
+    chosen = [i % len(rows) for i in places]
     drawn = generator.generate([rows[i].text for i in chosen], sampling, seed=seed)
     return [
         {
@@ -201,7 +233,7 @@ def reward_stage(home: Home, judgements: Path) -> Stage:
     inner = home.training("reward", reward, given, config)
     if held_out is None:
         return inner
-    names, seed = tuple(inner.inputs), home.recipe.seed
+    names, seed = tuple(inner.inputs), home.seed
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         result = inner.work({name: inputs[name] for name in names}, folder, log)
@@ -274,9 +306,10 @@ def task_judges(home: Home) -> dict[str, TaskJudge]:
 
 
 def judge_stage(home: Home, name: str) -> Stage:
-    """A judge, fitted to what trains nothing else."""
+    """A judge, fitted to what trains nothing else; the same in every round."""
     one = task_judges(home)[name]
-    return home.stage(f"judge_{name}", {"task": home.recipe.task.use, **one.settings}, one.inputs, one.fit)
+    settings = {"seed": home.recipe.seed, "task": home.recipe.task.use, **one.settings}
+    return home.stage(f"judge_{name}", settings, one.inputs, one.fit)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ def sweep(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
+    wait: bool = False,
     log: Log = quiet,
 ) -> SweepResult:
     """Run, or continue, a whole recipe at every point, in ``output_dir/<name of the point>``.
@@ -56,7 +57,7 @@ def sweep(
         folder = output_dir / point.name
         others = [other for other in folders if other != folder]
         where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir, others)
-        run_in(point.recipe, folder, where, resume=True, log=log)
+        run_in(point.recipe, folder, where, resume=True, log=log, wait=wait)
         return of_run(point.name, point.values, folder)
 
     return _each(points, work, output_dir, log)

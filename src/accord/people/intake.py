@@ -7,7 +7,7 @@ from itertools import groupby
 
 from accord.formats import Item
 from accord.formats.item import plain_turns, reply_of
-from accord.people.desk import Desk, NewTask, group_tasks
+from accord.people.desk import Desk, NewTask, Task, group_tasks
 from accord.people.desk.kinds import kind_of
 from accord.records import Completion, Prompt, Source, content_id
 
@@ -39,6 +39,16 @@ def queue_groups(
         known.add((kind, name))
         tasks += group_tasks(prompt, shown, serve_as=serve_as, num_pairs=num_pairs, origin=origin, group=group)
     return desk.queue.add_tasks(tasks)
+
+
+def queued_tasks(desk: Desk, groups: Iterable[Group], *, serve_as: str) -> Iterator[Task]:
+    """The tasks that `queue_groups` has made of these groups, now or before, oldest first."""
+    kind = "pair" if serve_as == "pairs" else serve_as
+    shown = ((prompt, {one.text: one for one in completions}.values()) for prompt, completions in groups)
+    names = {_name(prompt, completions) for prompt, completions in shown}
+    for task in desk.queue.tasks():
+        if task.kind == kind and (task.group or _name(task.prompt, task.completions)) in names:
+            yield task
 
 
 def _name(prompt: Prompt, completions: Iterable[Completion]) -> str:

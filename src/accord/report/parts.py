@@ -109,6 +109,33 @@ def reason_of(results: ResultRow) -> str:
     return str(results["selections"].get(results["candidate"], {}).get("reason", ""))
 
 
+# ---- rounds --------------------------------------------------------------------------------------------------------
+
+
+def rounds(run: RunFolder) -> dict[str, Any]:
+    """The rounds of a run that has several: what each found, and which policy is the champion after it."""
+    found = run.get("summary.json").get("rounds")
+    if not found:
+        raise Absent("this run has one round")
+    return {"rows": [_round(row) for row in found]}
+
+
+def _round(row: ResultRow) -> dict[str, Any]:
+    win = {"value": row["judge_win_rate"], "low": row["judge_win_rate_low"], "high": row["judge_win_rate_high"]}
+    answers, people = row.get("answers"), row.get("people")
+    return {
+        "number": row["round"],
+        "report": row["report"],
+        "answers": NONE if answers is None else f"{answers:,} by {people}",
+        "accuracy": number(row["reward_accuracy"]),
+        "win_rate": " ".join(filter(None, interval(win).values())),
+        "kl": number(row["kl"], 2),
+        "promoted": row["promoted"],
+        "became": "promoted" if row["promoted"] else "refused: " + "; ".join(row["reasons"]),
+        "champion": row["policy"],
+    }
+
+
 # ---- headline ------------------------------------------------------------------------------------------------------
 
 
@@ -523,6 +550,7 @@ def data(run: RunFolder) -> dict[str, Any]:
         ],
         "simulated": [str(line) for line in rankings.get("description", [])],
         "simulated_numbers": _counts({k: v for k, v in rankings.items() if isinstance(v, int | float)}),
+        "people": _counts(rankings) if "people" in rankings else [],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from accord.report.names import Names
 #: Stages that come before any policy is optimised; those that a run has besides them optimise one, but for `LAST`.
 FIRST = ("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "rankings", "reward")
 LAST = ("labelled", "eval", "queued", "queue")
+_OF_A_ROUND = re.compile(r"round_\d+/")
 
 
 class Absent(Exception):
@@ -120,10 +122,14 @@ def read_run(path: Path) -> RunFolder:
 
 
 def stages_of(path: Path) -> tuple[str, ...]:
-    """Sub-folders in which a stage has worked, one or two levels deep, in the order a run works through them."""
+    """Sub-folders in which a stage has worked, one or two levels deep, in the order a run works through them.
+
+    Later rounds of a run have pages of their own.
+    """
     kept = ("stage.json", "metrics.jsonl", "events.jsonl")
     files = [file for name in kept for file in (*path.glob(f"*/{name}"), *path.glob(f"*/*/{name}"))]
-    found = {file.parent.relative_to(path).as_posix() for file in files}
+    stages = {file.parent.relative_to(path).as_posix() for file in files}
+    found = {stage for stage in stages if not _OF_A_ROUND.match(stage)}
     between = sorted(found - {*FIRST, *LAST})
     return (*(s for s in FIRST if s in found), *between, *(s for s in LAST if s in found))
 

@@ -16,6 +16,7 @@ from accord.report.pages import write_page
 from accord.report.run_folder import RunFolder, read_run
 
 SECTIONS = {
+    "rounds": parts.rounds,
     "floors": parts.tiles,
     "policies": parts.policies,
     "before_after": parts.before_after,
