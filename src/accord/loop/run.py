@@ -51,7 +51,7 @@ TIME_SHARES = {
 BEFORE_ROUNDS = ("data", "base", "tokenizer", "pretrain", "sft")
 CONTROL_SHARE = 0.07
 #: The judgements that the answers to a kind of task make; a kind of one's own says it by what it writes.
-ANSWERS = {"pair": "ranking", "ranking": "ranking", "label": "label", "rating": "rating"}
+JUDGEMENT_OF_KIND = {"pair": "ranking", "ranking": "ranking", "label": "label", "rating": "rating"}
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ def check_asking(recipe: Recipe) -> None:
     if recipe.ask.who != "people":
         return
     kind, reads, shown = recipe.ask.kind, reads_of(recipe), recipe.sample.samples_per_prompt
-    if ANSWERS.get(kind, reads) != reads:
-        kinds = [name for name, judgement in ANSWERS.items() if judgement == reads]
+    if JUDGEMENT_OF_KIND.get(kind, reads) != reads:
+        kinds = [name for name, judgement in JUDGEMENT_OF_KIND.items() if judgement == reads]
         raise UsageError(
             f"ask.kind {kind} brings no {reads}s, which reward.loss {recipe.reward.loss} learns from",
             hint=f"give ask.kind {' or '.join(kinds)}, or another reward.loss",
