@@ -7,7 +7,7 @@ from itertools import groupby
 
 from accord.formats import Item
 from accord.formats.item import plain_turns, reply_of
-from accord.people.desk import Desk, NewTask, Task, group_tasks
+from accord.people.desk import Desk, NewTask, QueuedTask, group_tasks
 from accord.people.desk.kinds import kind_of
 from accord.records import Completion, Prompt, Source, content_id
 
@@ -41,7 +41,7 @@ def queue_groups(
     return desk.queue.add_tasks(tasks)
 
 
-def queued_tasks(desk: Desk, groups: Iterable[Group], *, serve_as: str) -> Iterator[Task]:
+def queued_tasks(desk: Desk, groups: Iterable[Group], *, serve_as: str) -> Iterator[QueuedTask]:
     """The tasks that `queue_groups` has made of these groups, now or before, oldest first."""
     kind = "pair" if serve_as == "pairs" else serve_as
     shown = ((prompt, {one.text: one for one in completions}.values()) for prompt, completions in groups)
