@@ -125,6 +125,7 @@ def _meta(item: Item) -> dict[str, str]:
 def _ranking(item: Item, prompt: Prompt, completions: list[Completion], common: dict[str, Any]) -> Iterable[Record]:
     if item.kind != "ranking":
         return
+    # 1, 2, 2, 4 and 1, 2, 2, 3 are one order, and one fact.
     order = sorted({rank for rank in item.ranks if rank is not None})
     ranked = [
         (completion.id, order.index(rank) + 1)
@@ -142,6 +143,7 @@ def _ranking(item: Item, prompt: Prompt, completions: list[Completion], common: 
         completion_ids=ids,
         ranks=tuple(rank for _, rank in ranked),
         unacceptable=bad,
+        # How clear a choice was is said of two, and not of a tie.
         strength=item.strength if clear else None,
         **common,
     )
@@ -156,6 +158,7 @@ def _singly(
                 yield Label(completion_id=completion.id, good=good, **common)
     for completion, value in zip(completions, item.ratings, strict=False):
         if value is not None:
+            # A number without its scale cannot be compared with any other.
             low, high = item.scale or scale or cannot("a rating stands on no known scale")
             if not low <= value <= high:
                 cannot("a rating is outside its scale")

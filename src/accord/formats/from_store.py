@@ -118,6 +118,7 @@ class _Texts:
     def __init__(self, folder: Path, store: StoredFacts) -> None:
         self.annotators = {one.id: (one.name, ORIGINS[one.annotator_kind]) for one in store.annotators()}
         self.db = sqlite3.connect(folder / "texts.db", isolation_level=None, check_same_thread=False)
+        # A file that is thrown away: nothing to recover, nothing to flush.
         self.db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;" + _TABLES)
         self.db.executemany(
             "INSERT INTO prompts (id, value) VALUES (?, ?)",
@@ -149,6 +150,7 @@ class _Texts:
 
     def unjudged(self) -> Iterator[Item]:
         of_prompt = "SELECT value FROM completions WHERE prompt_id = ? ORDER BY id"
+        # By id, which is a hash: the same store gives the same file.
         for id_, value in self.db.execute("SELECT id, value FROM prompts WHERE NOT judged ORDER BY id"):
             yield _item(value, [found for (found,) in self.db.execute(of_prompt, (id_,))])
 

@@ -33,6 +33,8 @@ def _cut(dialogue: str) -> Turns:
 
 def _split(chosen: str, rejected: str) -> tuple[Turns, str, str] | None:
     """Return prompt and both completions; None where the dialogues share no turn of the assistant's."""
+    # The longest common beginning, cut back to the assistant's last mark: two completions may begin with the same
+    # words.
     at = chosen.rfind(_ASSISTANT, 0, common_length(chosen, rejected))
     if at < 0:
         return None
@@ -49,6 +51,7 @@ def _read(row: InputRow) -> Iterable[Item]:
     if found is None:
         row.fail("rejected", "shares no Assistant: turn with chosen", "begin both with the same words of the human's")
     prompt, better, worse = found
+    # Such pairs stand in the published files.
     if better == worse:
         row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
     return [Item(prompt=prompt, completions=(better, worse), ranks=(1, 2))]
@@ -62,6 +65,7 @@ def _write(item: Item) -> Iterable[Fields]:
             cannot("HH knows user and assistant only")
         asked = "".join(f"{_MARKS[turn['role']]} {turn['content']}" for turn in prompt) + _ASSISTANT
         row = {"chosen": f"{asked} {better}", "rejected": f"{asked} {worse}"}
+        # Read back before it is written: the format cannot quote its marks.
         if not asked.startswith(_HUMAN) or _split(row["chosen"], row["rejected"]) != (prompt, better, worse):
             cannot("the dialogue would be read otherwise: it holds HH's marks, or does not begin with the user")
         yield row

@@ -21,8 +21,9 @@ from accord.formats.writing import rejects_path, write_items
 from accord.records import Record
 
 #: Bad rows after which an import gives up, unless the caller says otherwise.
+# So many are no slips: the file is another format, or broken throughout.
 MAX_REJECTS = 1_000
-_BATCH_ITEMS = 2_000
+_BATCH_ITEMS = 2_000  # a commit each: a flush to disk costs milliseconds
 
 
 @dataclass(frozen=True)

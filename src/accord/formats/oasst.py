@@ -24,6 +24,7 @@ from accord.formats.item import CannotSay, Item, Turns, cannot, plain_turns, rep
 from accord.formats.rows import InputRow, OnReject, is_moment, reject_of
 from accord.records import Source, content_id
 
+# Their words and the field's.
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 _NAMES = {role: name for name, role in _ROLES.items()}
 _KEPT = ("message_id", "emojis", "labels", "lang")
@@ -58,6 +59,7 @@ def _node(row: InputRow, value: Any, where: str) -> _Node:
 
 
 def _is_kept(node: _Node) -> bool:
+    # null is not false: messages that nobody reviewed yet stand in the exports too.
     return not node.fields.get("deleted") and node.fields.get("review_result") is not False
 
 
@@ -86,11 +88,14 @@ def _items(root: _Node, extra: Fields) -> Iterator[Item]:
         if node.role == "user" and not node.fields.get("context"):
             answers = [reply for reply in replies if reply.role == "assistant" and not reply.fields.get("context")]
             yield _item(said, answers, {**extra, **_notes(node)})
+        # Reversed onto a stack: items come in the order of the file.
         open_nodes += [(reply, said) for reply in reversed(replies)]
 
 
 def _item(said: Turns, answers: list[_Node], extra: Fields) -> Item:
+    # Theirs start at 0, ours at 1.
     ranks = tuple(None if (rank := answer.fields.get("rank")) is None else rank + 1 for answer in answers)
+    # One rank orders nothing.
     ranked = sum(rank is not None for rank in ranks) >= 2
     replies = {"replies": notes} if any(notes := [_notes(answer) for answer in answers]) else {}
     return Item(
@@ -110,6 +115,7 @@ def _last(dates: Iterable[Any]) -> str:
 def _source(answer: _Node) -> Source | None:
     if answer.fields.get("synthetic"):
         return Source(origin="policy", name=str(answer.fields.get("model_name") or "unknown"))
+    # Volunteers wrote the rest.
     return Source(origin="human", name="Open-Assistant")
 
 
@@ -192,6 +198,7 @@ class _Growing:
                 found = _message(turn, context=True)
                 node["replies"].append(found)
             node, peers = found, found["replies"]
+        # A second item about the same turn would overwrite the first one's replies.
         if id(node) in self.taken or node["replies"]:
             return None
         self.taken.add(id(node))
@@ -237,6 +244,7 @@ def _replies(item: Item) -> list[dict[str, Any]]:
     replies = []
     for i, text in enumerate(item.completions):
         rank = item.ranks[i] if item.ranks else None
+        # Without gaps, as they have them: 1, 3, 3 becomes 0, 1, 1.
         others: dict[str, Any] = {"rank": None if rank is None else order.index(rank)} if item.ranks else {}
         source = item.sources[i] if item.sources else None
         if source is not None and source.origin == "policy":
@@ -260,6 +268,7 @@ def _finished(growing: _Growing) -> Fields:
     open_nodes = [(growing.root, "", 0)]
     while open_nodes:
         node, parent, place = open_nodes.pop()
+        # From what it says and where it stands: the same items give the same file.
         node.setdefault("message_id", content_id("message", [parent, place, node["text"]])[3:])
         node |= {"parent_id": parent or None, "deleted": False, "review_result": True}
         open_nodes += [(reply, node["message_id"], i) for i, reply in enumerate(node["replies"])]

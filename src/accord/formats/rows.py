@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from accord.errors import DataError
 from accord.formats.item import TextOrTurns, Turns
 
+# Characters of a row that its reject shows: enough to find it, little enough for a file of a million.
 MAX_SHOWN = 2_000
 
 
@@ -97,8 +98,10 @@ class InputRow:
         return text
 
     def number(self, field: str, value: Any) -> float:
+        # In Python true is a 1; in a file it is a slip.
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(field, f"is {json_kind(value)}, not a number", "write a number, without quotes")
+        # `not <=`, so that NaN fails; larger than that, whole numbers lose their last digit in a float.
         if not abs(value) <= 1e15:
             self.fail(field, "is too large or not a number", "write a finite number")
         return float(value)
@@ -142,6 +145,7 @@ class InputRow:
         self.string(f"{field}.role", message.get("role"))
         content = message.get("content")
         if isinstance(content, list):
+            # OpenAI's parts: only texts, since an image left out would leave a question without its object.
             message["content"] = "".join(self._part(f"{field}.content", part) for part in content)
         elif not (content is None and message.get("tool_calls")):
             self.string(f"{field}.content", content)
@@ -185,6 +189,8 @@ def parse_object(line: bytes, where: str, hint: str = "write one JSON object a l
     """
     try:
         value = parse_json(line.decode("utf-8"))
+        # Half of a surrogate pair is JSON, but no text that can be encoded or stored; looked for only where an escape
+        # stands.
         if rb"\u" in line:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -202,6 +208,8 @@ def parse_object(line: bytes, where: str, hint: str = "write one JSON object a l
 
 def parse_json(text: str) -> Any:
     """Return a JSON value. Raises ValueError for what is none, a key that stands twice, and numbers that are none."""
+    # Stricter than Python's JSON: it takes NaN, Infinity and the last of two equal keys, each a row that means
+    # something else.
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_unknown, parse_float=_finite)
 
 

@@ -14,6 +14,7 @@ from accord.formats.item import ChatTurn, Item, Turns, cannot, chosen_rejected, 
 from accord.formats.rows import InputRow
 
 _FIELDS = frozenset(("conversations", "system", "chosen", "rejected"))
+# The first is what is written; the others are met in the wild.
 _NAMES = {
     "user": ("human", "user", "prompter"),
     "assistant": ("gpt", "assistant", "chatgpt", "bing", "bard", "model"),

@@ -73,6 +73,7 @@ def _cell(name: str, value: Any) -> str:
     if not isinstance(value, str):
         cell = encoded(value)
         return cell if cell_value(name, cell) != cell else cannot(f"in CSV {name} would be read as a text")
+    # An empty cell is read as no value: better left out, and counted, than changed.
     if not value:
         raise CannotSay("CSV cannot tell an empty text from none")
     if name != "extra" and cell_value(name, value) != value:
@@ -111,6 +112,7 @@ class _Counted:
 
 @contextlib.contextmanager
 def _gzipped(raw: BinaryIO) -> Iterator[BinaryIO]:
+    # no name, no time: the same rows, the same bytes
     with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
         yield cast(BinaryIO, file)
 
@@ -151,6 +153,7 @@ def _write_csv(file: BinaryIO, rows: Iterable[Fields], path: Path, container: Co
 
     with _set_aside(seen(), path.parent) as again:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        # RFC 4180's line ends, whatever the machine.
         table = csv.DictWriter(text, list(columns), delimiter=container.delimiter, lineterminator="\r\n")
         table.writeheader()
         table.writerows(again)
@@ -184,6 +187,7 @@ def _widened(arrow: Any, schema: Any, batch: list[Fields], path: Path) -> Any:
     for name in names:
         try:
             column = arrow.schema([(name, arrow.array([row.get(name) for row in batch]).type)])
+            # Whole numbers in one batch and fractions in the next are one column of fractions.
             schema = arrow.unify_schemas([schema, column], promote_options="permissive")
         except (arrow.ArrowException, OverflowError) as error:
             raise DataError(
@@ -198,6 +202,7 @@ def _widened(arrow: Any, schema: Any, batch: list[Fields], path: Path) -> Any:
 @contextlib.contextmanager
 def _set_aside(rows: Iterable[Fields], folder: Path) -> Iterator[Iterator[dict[str, Any]]]:
     """The rows once more, after all have been seen: they wait in a file."""
+    # Beside the output, where there must be room anyway; /tmp may be memory.
     with tempfile.TemporaryFile(dir=folder) as aside:
         for row in rows:
             aside.write(encoded(row).encode() + b"\n")

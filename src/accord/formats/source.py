@@ -20,13 +20,15 @@ from typing import Any, BinaryIO
 from accord.errors import DataError, ResourceError
 from accord.formats.rows import InputRow, OnReject, RowError, parse_json, parse_object, reject_of
 
+# A conversation is thousands of characters; what is longer is a file without line ends, and would fill the memory.
 MAX_ROW = 32 * 2**20
 _CHUNK = 2**18
-_HEAD = 2**16
-_LOOKED_AT = 50
+_HEAD = 2**16  # enough to see rows, and one read of a compressed file
+_LOOKED_AT = 50  # lines: most of them must be objects, so that one that is damaged does not decide
+# By content and not by name: published sets bear names like train.json that hold JSON lines, or lack the .gz.
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _PARQUET = b"PAR1"
-_BATCH_ROWS = 256
+_BATCH_ROWS = 256  # rows of Arrow at once, few enough for long conversations
 
 INSTALL = 'pip install "accord[parquet]"'
 
@@ -54,6 +56,7 @@ def container_of(path: Path) -> Container:
             return Container("parquet")
     with opened(path) as (file, compression):
         head = _head(file, path)
+    # Spreadsheets save it so, and every second byte is 0: it would be taken for one long line.
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError("the file is UTF-16", where=str(path), hint="save it as UTF-8")
     lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
@@ -140,6 +143,7 @@ class _Inflating(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self.ready:
             ended = self.engine is None or self.engine.eof
+            # Several gzip members one after the other are one file (as `cat a.gz b.gz` makes it).
             piece = (self.engine.unused_data if self.engine is not None and ended else b"") or self.raw.read(1024)
             if not piece and not ended:
                 raise EOFError("the compressed data ends too early")
@@ -210,11 +214,13 @@ class _Lines:
             self.number += 1
             if len(line) > MAX_ROW:
                 size = len(line)
+                # Read past, in pieces: the rows behind it are good, and it is not held.
                 while line and not line.endswith(b"\n"):
                     line = self._pull(lambda: self.file.readline(_CHUNK))
                     size += len(line)
                 self.reject(_too_long(size), self.number)
             else:
+                # The mark that Windows' programs put before UTF-8.
                 yield line.removeprefix(b"\xef\xbb\xbf") if self.number == 1 else line
 
     def chunks(self) -> Iterator[bytes]:
@@ -304,6 +310,7 @@ class _Cutter:
             return
         self.size += len(part)
         self.number += part.count(b"\n")
+        # Joined now and then: a long element in many chunks would otherwise be copied once a chunk.
         self.parts = [*self.parts, part] if self.size <= MAX_ROW and len(self.parts) < 64 else self._joined(part)
 
     def _joined(self, part: bytes) -> list[bytes]:
@@ -350,6 +357,7 @@ _TRUTHS = {"True": True, "False": False, "TRUE": True, "FALSE": False}
 
 
 def _csv_rows(lines: _Lines, container: Container) -> Iterator[InputRow]:
+    # The library's limit is 128 KiB a cell, less than a long conversation.
     csv.field_size_limit(MAX_ROW)
     source, again = iter(lines), deque[tuple[int, bytes]]()
 
@@ -395,6 +403,7 @@ def _header(cells: list[str], where: str) -> list[str]:
 def _cells(raw: bytes, delimiter: str, width: int) -> list[str]:
     hint = "put texts with commas, quotes or line ends into quotes, and double the quotes in them"
     try:
+        # Record by record, which the library would not give: so a fault has a line, and its text can be kept.
         cells = next(csv.reader([raw.decode("utf-8").rstrip("\r\n")], delimiter=delimiter, strict=True))
     except UnicodeDecodeError as error:
         raise RowError(f"byte {error.start + 1} of the row is not UTF-8", hint="save as UTF-8") from error
@@ -409,6 +418,7 @@ def cell_value(name: str, cell: str) -> Any:
     """Return what a cell says: JSON in columns that hold no text, messages where they are written so, else its text."""
     if name not in _NO_TEXTS and not cell.startswith(_STRUCTURES):
         return cell
+    # As spreadsheets and pandas write them.
     if cell in _TRUTHS:
         return _TRUTHS[cell]
     try:
@@ -454,11 +464,13 @@ def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[InputRow]:
 def _plain(value: Any) -> Any:
     """Return values of Arrow as JSON has them. What is null is left out: a column has it for want of a value."""
     if isinstance(value, dict):
+        # A table has every column in every row: null says only that another row had it.
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    # Times and decimals, which JSON has no form for.
     return value if isinstance(value, str | int | None) else str(value)
 
 

@@ -198,6 +198,7 @@ class _Said:
     @property
     def topic(self) -> str:
         """The unit of splitting: what the row calls so; of Open-Assistant the tree, whose prompts begin alike."""
+        # A tree's prompts share their beginnings: apart, they would stand in train and test.
         named = (self.item.topic, self.item.extra.get("topic"), self.item.extra.get("message_tree_id"))
         return next((name for name in named if name and isinstance(name, str)), "")
 
@@ -301,11 +302,13 @@ class _Said:
         prompt, text = self.item.prompt, self.item.completions[0]
         if not isinstance(text, str) or not isinstance(prompt, str | None):
             self.fail("a conversation is no plain text", 'write rows like {"text": "..."}')
+        # Joined without a space: completions bring theirs.
         return self.text(text) if prompt is None else self.text(prompt) + self.text(text)
 
     def ranked_group(self, chat: Chat | None) -> RankedGroup:
         item, prompt = self.item, self.prompt_alone
         asked = self.asked(prompt, chat)
+        # A rank of null: never judged. It is another thing than a tie at the end.
         judged = [(text, rank) for text, rank in zip(item.completions, item.ranks, strict=True) if rank is not None]
         return RankedGroup(
             prompt=asked,
@@ -329,6 +332,7 @@ class _Said:
 
     def _besides(self) -> dict[str, Any]:
         item = self.item
+        # So that a report can say how many judgements came from which file.
         origin = item.origin or self.path.name
         return {"origin": origin, "topic": self.topic, "weight": item.weight, "group": item.group}
 
@@ -421,6 +425,7 @@ def _detected(path: Path, view: str, format: str | None) -> Detected | None:
     if format is not None and format not in (own.ACCORD.name, *PLAIN_FILES):
         return detect(path, format)
     sample = sample_of(path, container_of(path))
+    # Own rows first: a file that says what the stage asks is not taken for another format by a column beside it.
     if 2 * sum(map(_WANTED[view].has, sample)) >= len(sample):
         return None
     try:

@@ -47,6 +47,7 @@ FORMAT_FAMILIES: Mapping[str, tuple[str, ...]] = {
 #: Accord's own rows by the file that holds them.
 PLAIN_FILES = ("jsonl", "json", "csv", "parquet")
 
+# Enough that a few odd rows do not decide, few enough for a file of long trees.
 SAMPLE_ROWS = 64
 
 
@@ -103,7 +104,9 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
     for candidate in among:
         if own := fits[candidate.name]:
             own |= {i: why for name in candidate.reads_too for i, why in fits.get(name, {}).items() if i not in own}
+    # Of equals the first of the table, which is the more particular one.
     best = max(fits, key=lambda name: len(fits[name]))
+    # Half at least: a file of which most rows are something else is something else.
     if not sample or 2 * len(fits[best]) < len(sample):
         raise _unknown(path, container, sample)
     count = f"{len(fits[best])} of the first {len(sample)} rows: {next(iter(fits[best].values()))}"

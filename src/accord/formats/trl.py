@@ -100,6 +100,8 @@ def _write_preference(item: Item) -> Iterable[Fields]:
     margin = {} if item.margin is None else {"margin": item.margin}
     for chosen, rejected in chosen_rejected(item):
         sides = {"chosen": _plain(chosen), "rejected": _plain(rejected)}
+        # Explicit prompts, which DPO trainers prefer: an implicit one is found by comparing texts, and may be found
+        # wrong.
         yield {"prompt": _plain(item.prompt or ""), **sides, **margin}
 
 
@@ -111,6 +113,7 @@ def _write_implicit(item: Item) -> Iterable[Fields]:
 
 
 def _write_unpaired(item: Item) -> Iterable[Fields]:
+    # Only labels of their own: the chosen one of a pair need not be good.
     if item.kind == "steps" or item.prompt is None or not any(label is not None for label in item.labels):
         cannot(f"a {item.kind} says of no completion by itself that it is good or bad")
     judged = zip(item.completions, item.labels, strict=True)
