@@ -52,7 +52,7 @@ def elementwise(function: Callable[P, _R]) -> Callable[P, _R]:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         shapes = {name: tuple(value.shape) for name, value in given.items() if isinstance(value, Tensor)}
         if len(set(shapes.values())) > 1:
-            raise ValueError(f"{function.__name__} wants tensors of one shape: {_told(shapes.items())}")
+            raise ValueError(f"{function.__name__} wants tensors of one shape: {_listed(shapes.items())}")
         return function(*args, **kwargs)
 
     return checked
@@ -80,8 +80,8 @@ def _check(where: str, given: list[tuple[str, str, Any]]) -> None:
             fits = fits and sizes.setdefault(letter, size) == size
         if not fits:
             shapes = [(name, tuple(x.shape)) for name, _, x in given if isinstance(x, Tensor)]
-            raise ValueError(f"{where} wants the shapes that its names say: {_told(shapes)}")
+            raise ValueError(f"{where} wants the shapes that its names say: {_listed(shapes)}")
 
 
-def _told(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+def _listed(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{name} is {shape}" for name, shape in shapes)

@@ -147,8 +147,8 @@ def build(kind: type[S], layers: Sequence[Layer]) -> S:
         return kind.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        told = "\n".join(_told(detail, layers) for detail in details)
-        raise UsageError(told, hint=_meaning(kind, details[0]) if len(details) == 1 else "") from error
+        problems = "\n".join(_problem(detail, layers) for detail in details)
+        raise UsageError(problems, hint=_meaning(kind, details[0]) if len(details) == 1 else "") from error
 
 
 def _dotted(kind: type[Section]) -> list[str]:
@@ -199,7 +199,7 @@ def _suggestion(kind: type[Section], path: tuple[str, ...], key: str, known: lis
     return "keys here: " + ", ".join(kind.model_fields)
 
 
-def _told(detail: ErrorDetails, layers: Sequence[Layer]) -> str:
+def _problem(detail: ErrorDetails, layers: Sequence[Layer]) -> str:
     path = tuple(str(part) for part in detail["loc"])
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] != "value_error":

@@ -211,7 +211,9 @@ class DpoConfig(Training):
     missing_eos_penalty: float = Field(
         1.0, ge=0, description="Online: taken from the score of a completion that did not end."
     )
-    eval_every: int = Field(100, ge=1, description="Steps between snapshots, and between looks at held-out rows.")
+    eval_every: int = Field(
+        100, ge=1, description="Steps between snapshots, and between measurements on held-out rows."
+    )
     lora: DpoLoraConfig = Field(DpoLoraConfig(), description="Train an adapter instead of all weights.")
     # A tenth to warm up; the DPO repository takes 150 steps.
     optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")

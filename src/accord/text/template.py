@@ -167,7 +167,7 @@ class ChatTemplate:
         raise DataError(
             what,
             where=self.where,
-            why="the tokens of the assistant's turns cannot be told from the others",
+            why="the tokens of the assistant's turns cannot be distinguished from the others",
             hint="put {% generation %} and {% endgeneration %} around the assistant's text in the template",
         )
 

@@ -55,13 +55,13 @@ def read_groups(
     """
     check_settings(config, loss)
     found = READERS[loss.reads](data, chat)
-    groups = _telling(config, found)
+    groups = _informative(config, found)
     if not groups:
         raise DataError("every ranking is one single tie", where=str(data), hint="give rankings with some order")
     _check_details(config, loss, groups, data)
     parts: tuple[Sequence[list[GroupView]], ...] = hold_out(batch_elements(groups))
     if valid_data is not None:
-        parts = batch_elements(groups), [_telling(config, READERS[loss.reads](valid_data, chat))]
+        parts = batch_elements(groups), [_informative(config, READERS[loss.reads](valid_data, chat))]
     train, valid = ([group for element in part for group in element] for part in parts)
     if not valid:
         raise DataError("every held-out ranking is one single tie", where=str(valid_data), hint="give others")
@@ -81,7 +81,7 @@ def batch_elements(groups: Sequence[G]) -> list[list[G]]:
     return list(found.values())
 
 
-def _telling(config: RewardConfig, groups: Sequence[GroupView]) -> list[GroupView]:
+def _informative(config: RewardConfig, groups: Sequence[GroupView]) -> list[GroupView]:
     """Return the groups that say something: all but rankings of one single tie, where ties are no pairs."""
     half = config.pairs.ties == "half"
     return [g for g in groups if half or isinstance(g, JudgedGroup) or len(set(g.ranks)) > 1]

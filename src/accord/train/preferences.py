@@ -130,7 +130,7 @@ def bucketed_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int, ba
 class Tally:
     """Weighted sums over the comparisons of a step, micro-batch by micro-batch, for its metrics.
 
-    ``facts`` are numbers of the whole step, told with the rest.
+    ``facts`` are numbers of the whole step, reported with the rest.
     """
 
     def __init__(self) -> None:

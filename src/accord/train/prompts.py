@@ -40,8 +40,8 @@ def choose_prompts(
             passed = [row for row in kept if keeps(row.text)]
         kept, dropped[name] = passed, len(kept) - len(passed)
     if not kept:
-        told = ", ".join(f"rl.prompts.{name} dropped {count}" for name, count in dropped.items())
-        raise DataError(f"none of {len(rows)} prompts is left: {told}", hint="loosen the filter, or look at the file")
+        counts = ", ".join(f"rl.prompts.{name} dropped {count}" for name, count in dropped.items())
+        raise DataError(f"none of {len(rows)} prompts is left: {counts}", hint="loosen the filter, or look at the file")
     return kept, dropped
 
 
