@@ -98,7 +98,7 @@ def label(
 
 
 def _split(words: list[str]) -> tuple[Path | None, list[str]]:
-    """The project's folder, if the first word is none of ``key=value``, and the rest."""
+    """Split off the project's folder, where the first word is not ``key=value``, and return the rest too."""
     if words and "=" not in words[0]:
         return Path(words[0]), words[1:]
     return None, words
@@ -134,7 +134,7 @@ def _bracketed(host: str) -> str:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A port of one's own, so that one that is taken is told at once."""
+    """Bind the port before the server starts, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends small answers at once; else they wait 40 ms for an acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -149,7 +149,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def _entry(desk: Desk, app: FastAPI, url: str) -> dict[str, str]:
-    """A link for an admin: the first time it makes one, later it logs the first one in. Either works once."""
+    """Return a link for an admin: at first it makes one, later it logs the first one in. Either works once."""
     admins = [person for person in desk.directory.people() if person.role == "admin" and not person.disabled]
     token = app.state.links.make(admins[0].id) if admins else desk.directory.invite("admin", by=None)
     return {"link": f"{url}/join/{token}", "for": admins[0].name if admins else "a new admin"}
@@ -166,7 +166,7 @@ def _text(project: Project, url: str, entry: Mapping[str, str], host: str, names
 
 
 def _serve(app: FastAPI, listening: socket.socket) -> None:
-    """Until interrupted. No access log: addresses of invitations hold tokens."""
+    """Serve until interrupted. There is no access log: addresses of invitations hold tokens."""
     import uvicorn
 
     config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, timeout_keep_alive=65)

@@ -46,7 +46,7 @@ ProjectDir = Annotated[
 
 @dataclass(frozen=True)
 class Project:
-    """Where a project lives, its store (path or URL), its own defaults of recipes, and of labelling.
+    """A project: its folder, its store (path or URL), its own defaults of recipes and of labelling.
 
     `accord.config.load_label` makes the settings of ``label``.
     """
@@ -62,7 +62,7 @@ class Project:
 
 
 def find_project(given: Path | None) -> Project | None:
-    """The project given, or the one in this folder or above; None where there is none.
+    """Return the project given, or the one in this folder or above; None where there is none.
 
     Raises UsageError for a folder given that holds no project, and for an ``accord.yaml`` that makes no sense.
     """
@@ -76,7 +76,7 @@ def find_project(given: Path | None) -> Project | None:
 
 
 def find_place(given: Path | None) -> Project:
-    """Where facts are kept: the project given or around you, or the folder of a run, which has a store of its own.
+    """Return where facts are kept: a project, given or around you, or the folder of a run with its own store.
 
     Raises UsageError where there is neither.
     """
@@ -108,7 +108,7 @@ def _read(root: Path) -> Project:
 
 
 def _below(layer: Layer, key: str, values: Mapping[str, Any]) -> Layer:
-    """What stands below a key, as a layer of its own."""
+    """Return what stands below a key as a layer of its own."""
     inner = values[key] or {}
     if not isinstance(inner, dict):
         raise UsageError(f"{key} is {inner!r}, not a mapping", where=layer.where((key,)))
@@ -116,7 +116,7 @@ def _below(layer: Layer, key: str, values: Mapping[str, Any]) -> Layer:
 
 
 def run_dir(given: Path | None, project: Project | None, name: str) -> Path:
-    """Where a run writes: as given, else ``runs/NAME`` in the project, else in the working directory."""
+    """Return where a run writes: as given, else ``runs/NAME`` in the project, else in the working directory."""
     return given or (project.runs if project else Path("runs")) / name
 
 

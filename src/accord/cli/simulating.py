@@ -110,7 +110,7 @@ def simulate(
 
 
 def parse_defects(text: str) -> dict[str, int]:
-    """``"position=1,random=2"`` as a table. Raises UsageError for anything else; names are checked where they act."""
+    """Read ``"position=1,random=2"`` as a table, its names unchecked. Raises UsageError for anything else."""
     found: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, number = part.partition("=")
@@ -133,7 +133,7 @@ def _running_app(url: str, token: str) -> Iterator[tuple[ProjectAdmin, str]]:
 
 @contextlib.contextmanager
 def _own_app(place: Project) -> Iterator[tuple[ProjectAdmin, str]]:
-    """The app of a project on a free loopback port."""
+    """Serve the app of a project on a free loopback port."""
     from accord.people.desk import Desk
     from accord.people.simulation.playing import DeskAdmin
     from accord.people.web.app import create_app
@@ -170,7 +170,7 @@ def _serving(app: FastAPI) -> Iterator[str]:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Agreement, alarms and weights in a few lines."""
+    """Return agreement, alarms and weights in a few lines."""
     quality = result["quality"]
     lines = [
         f"{result['answers']} answers by simulated annotators ({result['who']}), {result['skipped']} skipped, "

@@ -1,4 +1,4 @@
-"""What stands in a project: facts in the store, and how far each run has come."""
+"""What a project holds: facts in the store, and how far each run has come."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
 
 
 def store_counts(project: Project | None) -> dict[str, int]:
-    """How many facts of each kind the project's store holds; empty without a store, which is not created."""
+    """Return how many facts of each kind the project's store holds; empty without a store, which is not created."""
     if project is None or ("://" not in project.store and not Path(project.store).exists()):
         return {}
     from accord.store import Store
@@ -75,7 +75,7 @@ def store_counts(project: Project | None) -> dict[str, int]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Folders of runs below ``folder``: those that hold a resolved recipe, at most two levels down."""
+    """Return the folders of runs below ``folder``: those that hold a resolved recipe, at most two levels down."""
     return sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/resolved.json"))
 
 
@@ -105,7 +105,7 @@ def stage_text(stage: StageStatus) -> str:
 
 
 def last_row(path: Path) -> dict[str, Any]:
-    """The last whole row of a JSONL file that may be growing; empty where there is none."""
+    """Return the last whole row of a JSONL file that may be growing; empty where there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))

@@ -1,4 +1,4 @@
-"""What the film demo tells its report: what the labels mean, whose data it is, how it was split."""
+"""What the report of the film demo says: what the labels mean, whose data it is, how it was split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ USED = {
 
 
 def about_films(films: Iterable[str], rated: Iterable[str]) -> dict[str, Any]:
-    """The keys of ``data/manifest.json`` that the report reads, from all rated films and the film of each review."""
+    """Return the keys of ``data/manifest.json`` that the report reads, from all rated films and each review's film."""
     topics, texts = Counter[str](map(film_split, films)), Counter[str](map(film_split, rated))
     return {
         "about": ABOUT,

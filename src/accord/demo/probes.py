@@ -6,7 +6,7 @@ from accord.evals.probes import Probe, probes_of
 
 
 def film_probes() -> list[Probe]:
-    """Ten ways to look good to a scorer that counts words, and full reviews to compare them with.
+    """Return ten texts that look good to a scorer that counts words, and full reviews to compare them with.
 
     Written for this purpose; none is taken from the data.
     """

@@ -96,7 +96,7 @@ def _training_reviews(data: FilmReviews) -> list[RatedReview]:
 def _tasks_for(
     request: AnnotatorRequest, texts: Sequence[str], num_tasks: int, overlap: int, most: int
 ) -> list[dict[str, Any]]:
-    """Tasks on reviews as the request wants them, answered by ``overlap`` if it does not say, by ``most`` at most."""
+    """Return tasks on reviews as requested, each for ``overlap`` people by default, for ``most`` at most."""
     size = request.size or (2 if request.kind == "pair" else SIZE)
     return review_tasks(texts, num_tasks, size, request.kind, min(request.overlap or overlap, most), request.seed)
 
@@ -129,7 +129,7 @@ class ReviewBlock(NamedTuple):
 
 
 def blocks(rated: Sequence[RatedReview], seed: int) -> Iterator[ReviewBlock]:
-    """The blocks in an order drawn by the seed."""
+    """Return the blocks in an order drawn by the seed."""
     by_number: dict[int, list[RatedReview]] = {}
     for review in rated:
         by_number.setdefault(review.block, []).append(review)
@@ -148,7 +148,7 @@ def blocks(rated: Sequence[RatedReview], seed: int) -> Iterator[ReviewBlock]:
 def review_tasks(
     texts: Sequence[str], num_tasks: int, size: int, kind: str, overlap: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Tasks for ``POST /api/tasks``: groups of ``size`` different texts, each group drawn at random.
+    """Return tasks for ``POST /api/tasks``: groups of ``size`` different texts, each group drawn at random.
 
     Raises:
         UsageError: the texts are fewer than a group needs.

@@ -75,7 +75,7 @@ _GRAMMAR = _NEGATORS | frozenset(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case; an apostrophe may stand inside."""
+    """Return the words of a text in lower case; an apostrophe may stand inside."""
     return _WORD.findall(text.lower())
 
 
@@ -84,7 +84,7 @@ def words_of(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Taste:
-    """What simulated annotators like before noise. ``valence`` maps a word to its human rating, -4..4."""
+    """The preferences of simulated annotators before noise. ``valence`` maps a word to its human rating, -4..4."""
 
     valence: Mapping[str, float]
     shortest: float
@@ -93,16 +93,16 @@ class Taste:
     def utility(
         self, text: str, *, positivity_weight: float = POSITIVITY_WEIGHT, substance_weight: float = SUBSTANCE_WEIGHT
     ) -> float:
-        """How good the text is, without noise: higher is better; differences count, the zero does not."""
+        """Return how good the text is, without noise: higher is better; differences count, the zero does not."""
         return positivity_weight * self.positivity(text) + substance_weight * self.substance(text)
 
     def positivity(self, text: str) -> float:
-        """How well the text speaks, from -1 to 1; 0 where no word is rated."""
+        """Return how positive the text is, from -1 to 1; 0 where no word is rated."""
         ratings = self._ratings(words_of(text))
         return math.tanh(sum(ratings) / (len(ratings) + 1) / 2)
 
     def substance(self, text: str) -> float:
-        """How much of a complete review the text is, from 0 to 1."""
+        """Return how complete a review the text is, from 0 to 1."""
         words = words_of(text)
         if not words:
             return 0.0
@@ -112,7 +112,7 @@ class Taste:
         )
 
     def _ratings(self, words: Sequence[str]) -> list[float]:
-        """Ratings of the rated words, those under a negation turned and halved."""
+        """Return the ratings of the rated words, those under a negation turned and halved."""
         ratings = []
         for i, word in enumerate(words):
             if word in self.valence:
@@ -146,7 +146,7 @@ def _distinct(items: Sequence[object]) -> float:
 
 
 def ordinary_length(texts: Iterable[str]) -> tuple[float, float]:
-    """The lengths in words between which three in four human texts lie: the 20 % and 95 % quantiles.
+    """Return the lengths in words between which three in four human texts lie: the 20 % and 95 % quantiles.
 
     Raises:
         UsageError: There are no texts.
@@ -159,7 +159,7 @@ def ordinary_length(texts: Iterable[str]) -> tuple[float, float]:
 
 
 def build_taste(words: Mapping[str, float], typical_length: tuple[float, float]) -> Taste:
-    """A taste from human word ratings (-4..4) and the ordinary length of a text (shortest, longest, in words).
+    """Build a taste from human word ratings (-4..4) and the ordinary length of a text (shortest, longest, in words).
 
     Raises:
         UsageError: There are no rated words, or the lengths are not ``0 < shortest <= longest``.
@@ -189,7 +189,7 @@ class TasteAnnotator:
     tie_within: float
 
     def record(self) -> Annotator:
-        """The annotator as a fact for the store."""
+        """Return the annotator as a fact for the store."""
         note = (
             f"simulated: positivity {self.positivity_weight:.3f}, substance {self.substance_weight:.3f}, "
             f"noise {self.noise:.3f}, ties within {self.tie_within:.3f}"
@@ -197,12 +197,12 @@ class TasteAnnotator:
         return Annotator(name=self.name, annotator_kind="simulated", note=note)
 
     def utility(self, taste: Taste, text: str) -> float:
-        """The text's utility under this annotator's own weights, before its noise."""
+        """Return the text's utility under this annotator's own weights, before its noise."""
         return taste.utility(text, positivity_weight=self.positivity_weight, substance_weight=self.substance_weight)
 
 
 def taste_annotators(n: int, seed: int) -> tuple[TasteAnnotator, ...]:
-    """``n`` simulated annotators: weights 15-25 % apart, noise 0.25-0.45, ties within 0.05-0.2 units of utility.
+    """Make ``n`` simulated annotators: weights 15-25 % apart, noise 0.25-0.45, ties within 0.05-0.2 units of utility.
 
     The first of more are the same as the first of fewer.
 
@@ -229,7 +229,7 @@ def _annotator(index: int, seed: int) -> TasteAnnotator:
 
 
 def rank(taste: Taste, annotator: TasteAnnotator, completions: Sequence[Completion], seed: int) -> Ranking:
-    """One simulated annotator's ranking of distinct completions of one prompt, shown in an order of its own.
+    """Return one annotator's ranking of distinct completions of one prompt, shown in an order of its own.
 
     Raises:
         UsageError: The completions do not answer one prompt.
@@ -271,7 +271,7 @@ def simulate_rankings(
     *,
     per_group: int = 1,
 ) -> Iterator[Ranking]:
-    """Rankings of groups of completions, each group by ``per_group`` members of the team, chosen by hash.
+    """Yield rankings of groups of completions, each group by ``per_group`` members of the team, chosen by hash.
 
     Equal completions of a group count once; a group with fewer than two different ones is left out.
 
@@ -314,7 +314,7 @@ class Agreement:
 
 
 def agreement(rankings: Iterable[Ranking], utilities: Mapping[str, float]) -> Agreement:
-    """How far rankings agree with each other and with the noise-free utilities (by completion id)."""
+    """Return how far rankings agree with each other and with the noise-free utilities (by completion id)."""
     votes: dict[tuple[str, str], list[int]] = {}
     for ranking in rankings:
         for (left, a), (right, b) in combinations(sorted(zip(ranking.completion_ids, ranking.ranks, strict=True)), 2):
@@ -334,7 +334,7 @@ def _share(hits: Sequence[bool]) -> float | None:
 
 
 def describe_taste(taste: Taste, team: Sequence[TasteAnnotator]) -> list[str]:
-    """What a report must say about simulated annotators, a sentence an item."""
+    """Return what a report must say about simulated annotators, a sentence an item."""
     return [
         f"{len(team)} simulated annotators, programs and not people, ranked completions. Their guideline: {GUIDELINE}",
         f"Their hidden taste adds positivity (the mean human rating of the {len(taste.valence)} rated words, turned by "

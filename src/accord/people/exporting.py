@@ -1,4 +1,4 @@
-"""What people said as a file: what `accord export` writes and the manager's page hands out."""
+"""People's judgements as a file: what `accord export` writes and the manager's page hands out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_judgements(
 
 
 def _weighed(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[formats.View, dict[str, Any]]:
-    """What training makes of judgements, and what the manifest says of it; ``left_out`` is filled while items pass."""
+    """Return judgements as training weighs them, and the manifest's words; ``left_out`` is filled while items pass."""
     weights = quality_weights(store)
     names = {annotator.id: annotator.name for annotator in store.annotators()}
     said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
@@ -56,7 +56,7 @@ def _weighed(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[f
 
 
 def zipped(store: Store, folder: Path, format: str) -> Path:
-    """A zip in ``folder`` with the file of `write_judgements` in a built-in format, and its manifest."""
+    """Write a zip in ``folder`` with the file of `write_judgements` in a built-in format, and its manifest."""
     path = folder / f"{format}{formats.suffix_of(format)}"
     try:
         write_judgements(store, path, format)

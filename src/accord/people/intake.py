@@ -56,7 +56,7 @@ def _name(prompt: Prompt, completions: Iterable[Completion]) -> str:
 
 
 def groups_of(items: Iterable[Item], source: Source) -> Iterator[Group]:
-    """Each prompt with the completions that stand one after another in the items; judgements in them are not read.
+    """Yield each prompt with the completions that stand one after another in the items; judgements are not read.
 
     Completions that do not say who wrote them are ``source``'s. Raises CannotSay for tool calls and steps.
     """

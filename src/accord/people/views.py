@@ -1,4 +1,4 @@
-"""Judgements as training reads them: who counts, how much, and what belongs into one batch element.
+"""Judgements as training reads them: which count, how much, and which belong into one batch element.
 
 1. Answers to gold questions are left out: they say how good the annotator is. So is what simulated annotators said,
    unless it is asked for, and what an adjudication has decided.
@@ -33,7 +33,7 @@ def training_view(
     simulated: bool = False,
     left_out: dict[str, int] | None = None,
 ) -> View:
-    """A view for `accord.formats.from_facts` on this store. It has read all rankings once: memory grows with them.
+    """Return a view of this store for `accord.formats.from_facts`. It reads all rankings: memory grows with them.
 
     Args:
         weights: What a person's judgements count, by annotator id; 1 where it says nothing.
@@ -74,7 +74,7 @@ Decided = Mapping[tuple[str, str], list[frozenset[str]]]
 
 
 def _decided(judgements: Iterable[Judgement]) -> Decided:
-    """What was adjudicated: sets of completions, by kind of judgement and each of the completions."""
+    """Return what was adjudicated: sets of completions, by kind of judgement and each of the completions."""
     found: defaultdict[tuple[str, str], list[frozenset[str]]] = defaultdict(list)
     for judgement in judgements:
         if ADJUDICATION in judgement.flags:
@@ -90,7 +90,7 @@ def _overruled(judgement: Judgement, decided: Decided) -> bool:
 
 
 def _subject(judgement: Judgement) -> tuple[str, frozenset[str]]:
-    """What a judgement is about: two of one kind on the same completions can contradict each other."""
+    """Return the subject of a judgement: two of one kind on the same completions can contradict each other."""
     if isinstance(judgement, Ranking):
         return "ranking", frozenset(judgement.completion_ids)
     if isinstance(judgement, Rating):
@@ -101,8 +101,9 @@ def _subject(judgement: Judgement) -> tuple[str, frozenset[str]]:
 
 
 def _served(store: Store) -> tuple[dict[str, str], set[str]]:
-    """The group of tasks, or the task, that each judgement answered, nothing of those that came from files; and those
-    whose task has become a gold question since.
+    """Return the group or task that each judgement answered, and the judgements whose task is now a gold question.
+
+    Judgements that came from files answered none.
     """
     desk = Desk(store, LabelConfig())
     group_of = {task.id: task.group or task.id for task in desk.queue.tasks()}
@@ -114,8 +115,9 @@ def _served(store: Store) -> tuple[dict[str, str], set[str]]:
 def _groups(
     rankings: Iterable[Ranking], served: Mapping[str, str]
 ) -> tuple[Counter[tuple[str, str]], Callable[[Ranking], str]]:
-    """Pairs compared by served group and annotator; and the batch element of a ranking (the least of its completions),
-    "" where that would hold too many.
+    """Count the pairs compared by served group and annotator, and name the batch element of each ranking.
+
+    The name is the least of the connected completions, "" where an element would hold too many.
     """
     leader: dict[str, str] = {}
 

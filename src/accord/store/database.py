@@ -1,4 +1,4 @@
-"""Reaching the database: from a path or URL to an engine, transactions that read or write, errors that say what to do.
+"""Access to the database: from a path or URL to an engine, transactions that read or write, errors that say what to do.
 
 SQLite runs in WAL mode with ``synchronous=FULL``: what was committed survives kill -9 and power loss, and readers see a
 snapshot while one writer writes. Writers take the write lock when they begin, so that they wait for each other instead
@@ -37,14 +37,14 @@ _EXAMPLES = "give a path such as accord.db, or postgresql://user:password@host/d
 
 
 def make_engine(place: str | Path) -> Engine:
-    """An engine for a file (SQLite) or a URL (``postgresql://...``, ``sqlite:///path``). Connects to nothing yet."""
+    """Make an engine for a file or a URL (``postgresql://...``, ``sqlite:///path``). It connects to nothing yet."""
     if isinstance(place, str) and re.match(r"[A-Za-z][\w+.-]*://", place):
         return _engine_by_url(place)
     return _sqlite_engine(Path(place))
 
 
 def place_of(engine: Engine) -> str:
-    """Where the engine leads, for messages: the path, or the URL without password and options."""
+    """Return where the engine leads, for messages: the path, or the URL without password and options."""
     url = engine.url
     return str(url.database) if is_sqlite(engine) else url.set(query={}).render_as_string(hide_password=True)
 
@@ -110,7 +110,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """WAL once for all in the file. While others read or make the same switch, SQLite refuses without waiting."""
+    """Switch a file to WAL once for all. While others read or make the same switch, SQLite refuses without waiting."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -128,7 +128,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction of the only writer: committed at the end, undone by any error."""
+    """Open one transaction of the only writer: committed at the end, undone by any error."""
     with engine.connect() as connection:
         connection.execution_options(accord_writes=True)
         with connection.begin():
@@ -139,7 +139,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """One snapshot: what others commit meanwhile stays unseen."""
+    """Open one snapshot: what others commit meanwhile stays unseen."""
     options: dict[str, Any] = {} if is_sqlite(engine) else {"isolation_level": "REPEATABLE READ"}
     with engine.connect() as connection:
         yield connection.execution_options(**options)
@@ -189,7 +189,7 @@ _SQLITE_ERRORS: dict[int, tuple[type[AccordError], str, str, str]] = {
 
 @contextmanager
 def explained(engine: Engine) -> Iterator[None]:
-    """Turns what the database raises into an error that says what, where, why and how to mend it."""
+    """Turn what the database raises into an error that says what, where, why and how to mend it."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:

@@ -1,4 +1,4 @@
-"""Which table holds which kind of fact, and how columns and fields correspond. Derived from the foreign keys alone.
+"""The table of each kind of fact, and how columns and fields correspond. Derived from the foreign keys alone.
 
 - A column that refers to ``texts`` holds a text field: ``guideline_id`` is the field ``guideline``.
 - A column that refers to another table holds a content id: ``prompt_id``, ``source_id`` (field ``source``),
@@ -57,7 +57,7 @@ class FactKind:
         return issubclass(self.record, Judgement)
 
     def targets(self) -> Iterable[tuple[str, Table]]:
-        """The fields that name other facts, with the tables of those."""
+        """Return the fields that name other facts, with the tables of those."""
         return ((link.field, link.target) for link in self.links if link.target not in (None, schema.texts))
 
     def text_fields(self) -> tuple[str, ...]:
@@ -91,12 +91,12 @@ KIND_OF: Mapping[type[Record], FactKind] = {kind.record: kind for kind in FACT_K
 
 
 def to_column(field: str, value: Any) -> Any:
-    """The stored form of a field that refers to nothing."""
+    """Return the stored form of a field that refers to nothing."""
     return _encode(value) if field in _JSON else value
 
 
 def to_record(kind: FactKind, values: dict[str, Any]) -> Record:
-    """The record of stored fields. Raises DataError or ValueError where they make none."""
+    """Return the record of stored fields. Raises DataError or ValueError where they make none."""
     for name in _JSON:
         if name in values:
             values[name] = json.loads(values[name])

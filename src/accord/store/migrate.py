@@ -1,4 +1,4 @@
-"""Bringing a database to the newest schema: from nothing, or from an older one; a newer one is refused."""
+"""The way of a database to the newest schema: from nothing, or from an older one; a newer one is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bring_up_to_date(engine: Engine) -> None:
 
 
 def _version(connection: Connection) -> str | None:
-    """The schema's version, None for an empty database. Refuses what this code does not know."""
+    """Return the schema's version, None for an empty database. Refuses what this code does not know."""
     names = inspect(connection).get_table_names()
     if not names:
         return None
@@ -63,7 +63,7 @@ def _holds_facts(connection: Connection) -> bool:
 
 
 def _back_up(path: Path, version: str) -> None:
-    """A consistent copy beside the file, whole or not there. The caller holds the write lock, so nothing is missed."""
+    """Write a whole copy beside the file, or none. The caller holds the write lock, so nothing is missed."""
     target = path.with_name(f"{path.name}.schema-{version}.bak")
     aside = partial_name(target)
     try:

@@ -1,4 +1,4 @@
-"""Reading facts back: as records, as counts, as means; and checking that they are still what was written."""
+"""Facts read back: as records, as counts, as means; and the check that they are still what was written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _R = TypeVar("_R", bound=Record)
 
 
 class MeanRating(NamedTuple):
-    """What people gave a completion on average: mean value, number of ratings."""
+    """The average rating of a completion: mean value, number of ratings."""
 
     completion_id: str
     mean: float
@@ -40,7 +40,7 @@ class Mismatch(NamedTuple):
 def read_facts(
     connection: Connection, kind: FactKind, where: Mapping[str, Any], *, history: bool = True
 ) -> Iterator[Record]:
-    """The facts of a kind in the order they were added.
+    """Yield the facts of a kind in the order they were added.
 
     Args:
         where: Wanted values by field, or by ``table.column`` of what a field refers to; None wants any.
@@ -51,7 +51,7 @@ def read_facts(
 
 
 def find(connection: Connection, record: type[_R], ids: Iterable[str]) -> dict[str, _R]:
-    """The facts of a kind with these content ids, by id; those that are not there are left out."""
+    """Return the facts of a kind with these content ids, by id; those that are not there are left out."""
     kind = KIND_OF[record]
     found: dict[str, _R] = {}
     for some in chunks(dict.fromkeys(ids), LOOKUP_IDS):
@@ -75,12 +75,12 @@ def _sources_of_these() -> Select[Any]:
 
 
 def count(connection: Connection) -> dict[str, int]:
-    """How many facts of each kind there are, the superseded ones among them."""
+    """Return how many facts of each kind there are, the superseded ones among them."""
     return {kind.table.name: _count(connection, kind.table) for kind in FACT_KINDS}
 
 
 def mean_ratings(connection: Connection, scale: tuple[float, float] | None, axis: str) -> Iterator[MeanRating]:
-    """Mean of the ratings of an axis that count now, by completion. Raises DataError where their scales differ."""
+    """Yield the mean rating on an axis by completion, of what counts now. Raises DataError where scales differ."""
     ratings, completions = schema.ratings, schema.completions
     current = _counts_now(ratings) & (ratings.c.axis == axis)
     if scale is None:
@@ -164,7 +164,7 @@ def _show(query: _Query, name: str, column: ColumnElement[Any]) -> None:
 
 
 def _add_items(query: _Query) -> None:
-    """One row an item instead of one row a ranking, in the order shown."""
+    """Select one row an item instead of one row a ranking, in the order shown."""
     items, completions = schema.ranking_items, schema.completions
     query.select = (
         query.select.join(items, items.c.ranking_id == schema.rankings.c.id)
@@ -179,7 +179,7 @@ def _add_items(query: _Query) -> None:
 def _stored(
     connection: Connection, kind: FactKind, where: Mapping[str, Any], *, history: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Content id and fields of each fact, as they are stored."""
+    """Yield content id and fields of each fact, as they are stored."""
     query = _query(kind)
     wanted = [query.names[name] == value for name, value in where.items() if value is not None]
     if kind.is_judgement and not history:
@@ -191,7 +191,7 @@ def _stored(
 def _by_fact(
     kind: FactKind, rows: Iterable[Any], sources: Mapping[str, Record]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of the kind's query as content id and fields of each fact."""
+    """Yield rows of the kind's query as content id and fields of each fact."""
     fields = _query(kind).fields
     for id_, some in groupby(rows, key=lambda row: row[0]):
         values = _values(fields, list(some), ranking=kind.record is Ranking)
@@ -215,7 +215,7 @@ def _sources(rows: Iterable[Any]) -> dict[str, Record]:
 
 
 def _counts_now(table: Table) -> ColumnElement[bool]:
-    """Of a judgement: nothing supersedes it, and it was not withdrawn."""
+    """Whether a judgement counts now: nothing supersedes it, and it was not withdrawn."""
     later, withdrawn = table.alias("later"), schema.withdrawals
     superseded = exists().where(later.c.supersedes_id == table.c.id)
     return ~superseded & ~exists().where(withdrawn.c.judgement_id == table.c.content_id)

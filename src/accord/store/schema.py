@@ -36,8 +36,9 @@ _ESCAPED = re.compile("\x1a([0-9a-f]{4})")
 
 
 class AnyText(TypeDecorator[str]):
-    """Any Python string. PostgreSQL refuses NUL and both databases refuse lone surrogates, yet real files hold them.
+    """The type of a column that holds any Python string.
 
+    PostgreSQL refuses NUL and both databases refuse lone surrogates, yet real files hold them.
     Such characters stand as U+001A (SUBSTITUTE) and four hexadecimal digits, and so does U+001A itself. All other
     text is stored as it is, so that plain SQL reads it.
     """
@@ -70,7 +71,7 @@ def _text(name: str) -> Column[str]:
 
 
 def _later(name: str, default: str) -> Column[str]:
-    """A text that older facts lack."""
+    """Return a column of text that older facts lack."""
     return Column(name, AnyText, nullable=False, server_default=default)
 
 

@@ -1,4 +1,4 @@
-"""The store: one door to the facts."""
+"""The store: the one way to the facts on disk."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Store:
 
     @property
     def place(self) -> str:
-        """The file's path, or the URL without password."""
+        """Return the file's path, or the URL without password."""
         return place_of(self._engine)
 
     def add(self, records: Iterable[Record]) -> int:
@@ -115,7 +115,7 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A connection that reads one snapshot: what others commit meanwhile stays unseen."""
+        """Open a connection that reads one snapshot: what others commit meanwhile stays unseen."""
         with explained(self._open_engine()), snapshot(self._engine) as connection:
             yield connection
 
@@ -170,7 +170,7 @@ class Store:
         return self._read(Withdrawal, {"annotator_id": annotator_id})
 
     def mean_ratings(self, scale: tuple[float, float] | None = None, *, axis: str = "") -> Iterator[MeanRating]:
-        """Mean and number of the ratings of each rated completion, superseded ones left out. Computed in SQL.
+        """Yield mean and number of the ratings of each rated completion, superseded ones left out. Computed in SQL.
 
         Args:
             scale: The (low, high) of the ratings to take; needed only where the store holds several scales.
@@ -183,7 +183,7 @@ class Store:
             yield from reading.mean_ratings(connection, scale, axis)
 
     def counts(self) -> dict[str, int]:
-        """How many facts of each kind the store holds, superseded judgements among them."""
+        """Return how many facts of each kind the store holds, superseded judgements among them."""
         with explained(self._open_engine()), snapshot(self._engine) as connection:
             return reading.count(connection)
 

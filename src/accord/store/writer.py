@@ -30,7 +30,7 @@ class _Request(NamedTuple):
 
 
 class Writer:
-    """Runs requests one after the other in a thread of its own, which starts with the first of them."""
+    """A thread that runs requests one after the other; it starts with the first of them."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -40,7 +40,7 @@ class Writer:
         self._closed = False
 
     def run(self, work: Callable[[Connection], _T]) -> _T:
-        """What ``work(connection)`` returns, once the commit that holds it is safe on disk; or what it raises.
+        """Return or raise what ``work(connection)`` does, once the commit that holds it is safe on disk.
 
         Raises:
             UsageError: The writer is closed.
@@ -72,7 +72,7 @@ class Writer:
             self._commit(batch)
 
     def _next_batch(self) -> list[_Request]:
-        """The requests that wait, at least one; none at the end."""
+        """Return the requests that wait, at least one; none at the end."""
         batch = []
         request = self._requests.get()
         while request is not None:
@@ -98,7 +98,7 @@ class Writer:
             outcome(request.answer)
 
     def _attempt(self, connection: Connection, request: _Request) -> Callable[[Future[Any]], None]:
-        """How to tell the caller, after the commit, what came of its request."""
+        """Run a request, and return how to answer its caller after the commit."""
         savepoint = connection.begin_nested()
         try:
             with explained(self._engine):

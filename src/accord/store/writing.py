@@ -1,4 +1,4 @@
-"""Adding facts: one transaction that stores all of a batch or, naming the record at fault, nothing."""
+"""Facts added: one transaction that stores all of a batch or, naming the record at fault, nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Facts = Mapping[FactKind, Sequence[Record]]
 
 
 def prepare(records: Iterable[Record]) -> Facts:
-    """Records by kind, in the order given, each with its id computed: what can be done before the database is held."""
+    """Sort records by kind and compute their ids: all that can be done before the database is held."""
     facts: dict[FactKind, list[Record]] = {kind: [] for kind in FACT_KINDS}
     for record in records:
         kind = KIND_OF.get(type(record))
@@ -34,7 +34,7 @@ def prepare(records: Iterable[Record]) -> Facts:
 
 
 def add_facts(connection: Connection, records: Iterable[Record]) -> int:
-    """`Store.add` inside a request of `Store.write`: facts that are stored, or not, with whatever else it does."""
+    """Add facts inside a request of `Store.write`: they are stored, or not, with whatever else it does."""
     return write(connection, prepare(records))
 
 
@@ -109,13 +109,13 @@ class _Batch:
         self._check_prompts({ranking.id: ranking for ranking in rankings}, last)
 
     def _check_prompts(self, rankings: Mapping[str, Ranking], last: int) -> None:
-        """Only completions of one prompt can be ranked. Looks at the rankings added after key ``last``."""
+        """Check that rankings added after key ``last`` rank completions of one prompt."""
         found = self.connection.execute(_STRANGER, {"last": last}).first()
         if found is not None:
             raise _refusal(rankings[found[0]], f"completion {found[1]} answers another prompt")
 
     def check_withdrawn(self, withdrawals: Sequence[Withdrawal]) -> None:
-        """What is taken back must be there; it may be a judgement of any kind."""
+        """Check that what is taken back is there; it may be a judgement of any kind."""
         wanted = {withdrawal.judgement_id: withdrawal for withdrawal in withdrawals}
         found = {id_ for kind in FACT_KINDS if kind.is_judgement for id_ in self._find(kind.table, wanted)}
         for id_ in wanted.keys() - found:
@@ -139,7 +139,7 @@ class _Batch:
         return sum(self.connection.execute(statement, chunk).rowcount for chunk in chunks(rows, _INSERT_ROWS))
 
     def _find(self, table: Table, ids: Iterable[str | None]) -> Mapping[str, int]:
-        """The keys of a table by content id, with those of ``ids`` looked up where they exist."""
+        """Return the keys of a table by content id, with those of ``ids`` looked up where they exist."""
         known = self.keys[table.name]
         wanted = (id_ for id_ in dict.fromkeys(ids) if id_ is not None and id_ not in known)
         for chunk in chunks(wanted, LOOKUP_IDS):
@@ -148,7 +148,7 @@ class _Batch:
 
 
 def _named(value: Record | str | None) -> str | None:
-    """The content id that a referring field names."""
+    """Return the content id that a referring field names."""
     return value.id if isinstance(value, Record) else value
 
 
@@ -204,7 +204,7 @@ _STRANGER = (
 
 
 def _waves(judgements: Sequence[Judgement]) -> Iterator[Sequence[Judgement]]:
-    """Each judgement after the one it supersedes, in as few rounds as that takes."""
+    """Yield each judgement after the one it supersedes, in as few rounds as that takes."""
     waiting = list(judgements)
     while waiting:
         ids = {judgement.id for judgement in waiting}

@@ -45,12 +45,12 @@ class Answer(BaseModel):
     pauses_s: float = Field(0.0, ge=0, le=1e9, description="Time with the task out of view.")
 
     def plain(self) -> dict[str, Any]:
-        """The fields that say something, as JSON has them."""
+        """Return the fields that were given, as JSON has them."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
 def read_answer(values: Mapping[str, Any]) -> Answer:
-    """An answer from a mapping. Raises DataError with the field that is wrong."""
+    """Return the answer that a mapping holds. Raises DataError with the field that is wrong."""
     try:
         return Answer.model_validate(values)
     except ValidationError as error:
@@ -60,5 +60,5 @@ def read_answer(values: Mapping[str, Any]) -> Answer:
 
 
 def wrong(field: str, what: str, hint: str = "") -> DataError:
-    """The error that says which field of an answer is wrong."""
+    """Return the error that says which field of an answer is wrong."""
     return DataError(what, where=f"answer.{field}", hint=hint)

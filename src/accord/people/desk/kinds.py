@@ -41,7 +41,7 @@ _COMPARABLE = ("ranks", "ratings", "good")
 
 
 def _check_nothing(settings: LabelConfig, num_completions: int, answer: Answer) -> None:
-    """One value of the right type per completion is all there is to it."""
+    """Accept any answer: one value of the right type per completion is all there is to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class FeedbackKind:
 
 
 def kind_of(name: str, settings: LabelConfig) -> FeedbackKind:
-    """The row of a kind: a built-in one, or one's own that the settings name (others load no code).
+    """Return the row of a kind: a built-in one, or one's own that the settings name (others load no code).
 
     Raises:
         DataError: There is no such kind, or it is none.
@@ -134,7 +134,7 @@ def check_can_be_gold(kind: str, settings: LabelConfig) -> None:
 
 
 def blaming_own(kind: str) -> contextlib.AbstractContextManager[None]:
-    """What goes wrong in the row of a kind of one's own is told as its fault."""
+    """Report what goes wrong in the row of a kind of one's own as the fault of that row."""
     return blaming(kind) if is_outside(kind) else contextlib.nullcontext()
 
 
@@ -150,7 +150,7 @@ def facts(
     created_at: str,
     flags: tuple[str, ...] = (),
 ) -> list[Record]:
-    """The facts of an answer that `check` has passed, the main judgements first.
+    """Return the facts of an answer that `check` has passed, the main judgements first.
 
     What is said of the answer as a whole, its time and its note, stands on the first of them. An edit is a completion
     of its own, a demonstration of the same text, and a ranking of the edit above what it improves.
@@ -288,7 +288,7 @@ def _demonstrate(
 
 
 def _built_in(name: str, title: str, sizes: tuple[int, int], **row: Any) -> FeedbackKind:
-    """A row whose template and script have the kind's own name."""
+    """Return a row whose template and script have the kind's own name."""
     bar = _WEB / "templates" / "kinds" / f"{name}.bar.html.j2"
     return FeedbackKind(
         title=title,

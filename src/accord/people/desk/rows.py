@@ -16,7 +16,7 @@ Role = Literal["admin", "manager", "annotator"]
 
 
 class Gone(DataError):
-    """It is not there, not yours, or can no longer be changed. Over HTTP: 404."""
+    """Something is not there, not yours, or can no longer be changed. Over HTTP: 404."""
 
 
 class Conflict(DataError):
@@ -33,7 +33,7 @@ class Forbidden(DataError):
 
 @dataclass(frozen=True)
 class Person:
-    """Who works here. ``annotator_id`` is the content id of the `Annotator` that the person's judgements name."""
+    """A person who works here; ``annotator_id`` is the content id of the `Annotator` of the person's judgements."""
 
     id: int
     name: str
@@ -52,7 +52,7 @@ class ApiToken(NamedTuple):
 
 
 class Guideline(NamedTuple):
-    """What annotators are told; ``rev`` counts from 1. Revision 0 is the empty one before anything was written."""
+    """Instructions to annotators; ``rev`` counts from 1. Revision 0 is the empty one before any were written."""
 
     rev: int
     text: str

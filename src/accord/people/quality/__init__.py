@@ -44,12 +44,12 @@ FEWEST_FOR_SPEED = 5
 
 
 def weights(quality: Quality) -> dict[str, float]:
-    """What each annotator's judgements count in training, 0.05 to 1, by annotator id."""
+    """Return what each annotator's judgements count in training, 0.05 to 1, by annotator id."""
     return {row.annotator_id: row.weight for row in quality.people}
 
 
 def quality_weights(store: Store) -> dict[str, float]:
-    """The `weights` of everybody who has answered in a store's queue; of imported annotators nothing is known."""
+    """Return the `weights` of all who have answered in a store's queue; nothing is known of imported annotators."""
     from accord.people.desk import Desk
 
     desk = Desk(store, LabelConfig())
@@ -60,7 +60,7 @@ def quality_weights(store: Store) -> dict[str, float]:
 
 
 def report_of(desk: Desk, *, now: float | None = None) -> Quality:
-    """The `report` on all that a desk holds."""
+    """Return the `report` on all that a desk holds."""
     rows = (desk.reading.submissions(), desk.queue.tasks(), desk.directory.people())
     return report(*rows, skips=desk.reading.skips(), counts=desk.reading.counts(), now=now)
 
@@ -74,7 +74,7 @@ def report(
     counts: Mapping[str, int] | None = None,
     now: float | None = None,
 ) -> Quality:
-    """Judge the judgements.
+    """Report how the labelling goes and what each person's answers are worth.
 
     Args:
         counts: the desk's counts of its queue, passed through.
@@ -118,7 +118,7 @@ def report(
 
 
 def _agreement(choices: Sequence[Choice], scores: Sequence[Score]) -> Iterator[AgreementRow]:
-    """Orders of two completions, together and by kind of task; then labels and every axis."""
+    """Return agreement on orders of two completions, together and by kind of task; then on labels and every axis."""
     kinds = sorted({choice.kind for choice in choices})
     if choices:
         yield _row("order of two", choices, "nominal")
@@ -138,13 +138,13 @@ def _row(measure: str, said: Sequence[Choice | Score], metric: Metric) -> Agreem
 
 
 def _one_cluster_per_item(said: Sequence[Choice | Score]) -> list[str]:
-    """The task of each item; what stands in several tasks belongs to the first."""
+    """Return the task of each item; what stands in several tasks belongs to the first."""
     task_of: dict[Hashable, str] = {}
     return [task_of.setdefault(one.item, one.task_id) for one in said]
 
 
 def _couples(said: Sequence[Choice | Score], names: Mapping[int, str]) -> tuple[tuple[CoupleRow, ...], int]:
-    """Each two people with something in common, those with most tasks first; and how many of them are left out."""
+    """Return each two people with tasks in common, those with most first, and how many couples are left out."""
     by_item: dict[Hashable, list[Choice | Score]] = defaultdict(list)
     for one in once(said):
         by_item[one.item].append(one)
@@ -170,7 +170,7 @@ def _couple(
 def _disputed(
     answers: Sequence[Submission], task_of: Mapping[str, QueuedTask], evidence: Evidence, names: Mapping[int, str]
 ) -> list[DisputedTask]:
-    """Tasks on which people differ, the most disputed first, those already decided last. Gold is not disputed."""
+    """Return tasks on which people differ, the most disputed first, decided ones last, and no gold questions."""
     said: dict[str, dict[int, Submission]] = defaultdict(dict)
     for one in answers:
         if one.task_id not in evidence.gold_tasks:
@@ -188,14 +188,17 @@ def _disputed(
 
 
 def _in_task_order(one: Submission) -> tuple[Any, ...]:
-    """Ranks, ratings or labels by place in ``QueuedTask.completions``; empty for what compares nothing."""
+    """Return ranks, ratings or labels by place in ``QueuedTask.completions``; empty for what compares nothing."""
     shown = one.answer.ranks or one.answer.ratings or one.answer.good or ()
     placed = dict(zip(one.order, shown, strict=False))
     return tuple(placed[place] for place in sorted(placed))
 
 
 def _distance(a: Sequence[Any], b: Sequence[Any]) -> float:
-    """0 = alike, 1 = opposite: orders of two by half their difference in sign, labels by share, ratings by axis."""
+    """Return how far answers differ, 0 = alike, 1 = opposite.
+
+    Orders of two count by half their difference in sign, labels by share, ratings by axis.
+    """
     if isinstance(a[0], bool):
         return fmean(float(x != y) for x, y in zip(a, b, strict=True))
     if isinstance(a[0], Mapping):
@@ -213,13 +216,13 @@ def _sign(value: float) -> int:
 
 
 def _answers_left(answers: Iterable[Submission], task_of: Mapping[str, QueuedTask]) -> int:
-    """How many answers the tasks still want. Extra ones do not stand for those wanted."""
+    """Return how many answers the tasks still want. Extra ones do not stand for those wanted."""
     done = Counter(one.task_id for one in answers if not one.extra)
     return sum(max(0, task.overlap - done[task.id]) for task in task_of.values())
 
 
 def _speed(answers: Sequence[Submission], now: float | None) -> Estimate:
-    """Answers an hour over the last hour (or since the first of it)."""
+    """Return answers an hour over the last hour (or since the first of it)."""
     times = sorted(one.created_at for one in answers)
     end = max(times, default=0.0) if now is None else now
     recent = [moment for moment in times if moment >= end - SPEED_WINDOW_S]

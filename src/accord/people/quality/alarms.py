@@ -32,7 +32,7 @@ Found = tuple[str, str]  # (symptom, likely cause)
 
 
 class Team(NamedTuple):
-    """Medians over the people: what is usual here."""
+    """The medians over the people: what is usual here."""
 
     kappa: float
     one_answer: float
@@ -42,7 +42,7 @@ AlarmCheck = Callable[[PersonRow, Team], Found | None]
 
 
 def alarms(people: Sequence[PersonRow], agreement: Iterable[AgreementRow]) -> tuple[Alarm, ...]:
-    """Alarms about the team, then about each person; a habit that explains another silences it."""
+    """Return alarms about the team, then about each person; a habit that explains another silences it."""
     team = Team(_typical(row.kappa for row in people), _typical(row.one_answer for row in people))
     return (*_team_alarms(agreement), *(alarm for row in people for alarm in _of_person(row, team)))
 
@@ -72,7 +72,7 @@ def _team_alarms(agreement: Iterable[AgreementRow]) -> Iterator[Alarm]:
 
 
 def _known(estimate: Estimate) -> Interval | None:
-    """The interval where there are enough tasks to accuse anybody."""
+    """Return the interval where there are enough tasks to accuse anybody."""
     return estimate if isinstance(estimate, Interval) and estimate.clusters >= FEWEST_TASKS else None
 
 

@@ -20,8 +20,9 @@ LABEL = "label"  # the axis of good and bad
 
 
 class Choice(NamedTuple):
-    """How one answer orders two completions: ``value`` 1 = the first of ``item`` is better, -1 = the second, 0 = tied.
+    """The order that one answer gives two completions.
 
+    ``value``: 1 = the first of ``item`` is better, -1 = the second, 0 = tied.
     ``item`` holds their ids in order. ``first_shown`` and ``longer`` are +1 or -1 for the one of the two that was shown
     first and that has more characters; ``longer`` is 0 where they are equally long.
     """
@@ -36,7 +37,7 @@ class Choice(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What one answer gives one completion on one axis (`LABEL`: 1 = good, 0 = bad)."""
+    """The value that one answer gives one completion on one axis (`LABEL`: 1 = good, 0 = bad)."""
 
     person_id: int
     task_id: str
@@ -94,7 +95,7 @@ def read_evidence(submissions: Iterable[Submission], tasks: Mapping[str, QueuedT
 
 
 def compared(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[tuple[str, str], int, int, int]]:
-    """(item, value, first_shown, longer) of each two completions, as in `Choice`; nothing where none are compared."""
+    """Yield (item, value, first_shown, longer) of each two completions, as in `Choice`; nothing where none compare."""
     levels = _levels(answer)
     for (i, left), (j, right) in combinations(enumerate(shown), 2) if levels else ():
         if left.id != right.id:
@@ -105,14 +106,14 @@ def compared(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[tupl
 
 
 def _levels(answer: Answer) -> list[float]:
-    """How good each completion shown is to this person, higher = better; ratings by their sum over the axes."""
+    """Return how good each completion shown is to this person, higher = better; ratings by their sum over the axes."""
     if answer.ranks is not None:
         return [-float(rank) for rank in answer.ranks]
     return [float(sum(axes.values())) for axes in answer.ratings or ()]
 
 
 def valued(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[str, str, int]]:
-    """(axis, completion, value) of every single value given."""
+    """Yield (axis, completion, value) of every single value given."""
     for completion, axes in zip(shown, answer.ratings or (), strict=False):
         yield from ((axis, completion.id, value) for axis, value in axes.items())
     for completion, good in zip(shown, answer.good or (), strict=False):
@@ -120,20 +121,20 @@ def valued(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[str, s
 
 
 def gold_points(one: Submission, task: QueuedTask) -> list[float]:
-    """1 or 0 for each thing that the gold answer says: whether this answer says it too."""
+    """Return 1 or 0 for each statement of the gold answer: whether this answer makes it too."""
     right = _statements(gold_answer(task), task.completions)
     said = _statements(one.answer, [task.completions[i] for i in one.order])
     return [float(said.get(what) == value) for what, value in right.items()]
 
 
 def _statements(answer: Answer, shown: Sequence[Completion]) -> dict[tuple[object, object], int]:
-    """Orders of two completions; where none are compared, labels and values."""
+    """Return orders of two completions; where none are compared, labels and values."""
     orders: dict[tuple[object, object], int] = {(None, row[0]): row[1] for row in compared(answer, shown)}
     return orders or {(row[0], row[1]): row[2] for row in valued(answer, shown)}
 
 
 def gold_answer(task: QueuedTask) -> Answer:
-    """The right answer of a gold question, by position in ``task.completions``."""
+    """Return the right answer of a gold question, by position in ``task.completions``."""
     from accord.people.desk.answers import Answer
 
     return Answer.model_validate(task.gold)

@@ -1,4 +1,4 @@
-"""What the judgement of the judgements says: plain rows, every number an interval or the reason why there is none."""
+"""The rows of the quality report: every number is an interval, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accord.stats import Estimate, Interval, Unknown
 
 @dataclass(frozen=True)
 class AgreementRow:
-    """How far people agree on one ``measure``: all orders of two completions, those of one kind, labels, an axis."""
+    """The agreement of people on one ``measure``: all orders of two completions, those of one kind, labels, an axis."""
 
     measure: str
     raw: Estimate
@@ -96,7 +96,7 @@ class DisputedTask:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something that looks wrong: with whom (empty: all), what was seen, and the likely cause."""
+    """Something that looks wrong: whom it concerns (empty: all), what was seen, and the likely cause."""
 
     name: str
     who: str

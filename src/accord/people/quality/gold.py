@@ -31,7 +31,7 @@ class GoldTask:
 
 @dataclass(frozen=True)
 class GoldPerson:
-    """What one person answered to gold questions; the same ``right`` as in the quality report."""
+    """One person's answers to gold questions; the same ``right`` as in the quality report."""
 
     name: str
     num_answers: int
@@ -39,7 +39,7 @@ class GoldPerson:
 
 
 def gold_report(desk: Desk) -> tuple[list[GoldTask], list[GoldPerson]]:
-    """All gold questions and all who answered any, the least right first, then what nobody answered yet."""
+    """Return all gold questions and all who answered any, the least right first, then what nobody answered yet."""
     tasks = {task.id: task for task in desk.queue.tasks(gold=True)}
     by_task: dict[str, list[Trial]] = {id_: [] for id_ in tasks}
     by_person: dict[int, list[Trial]] = defaultdict(list)

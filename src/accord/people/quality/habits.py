@@ -1,4 +1,4 @@
-"""What each person's answers are worth, and how the person works.
+"""The worth of each person's answers, and how the person works.
 
 **The weight of a person** is the person's kappa against the truth that the others' answers suggest (Dawid-Skene, with
 gold questions and adjudications as known truths), over the team's median kappa, within 0.05 and 1. For two equally
@@ -54,7 +54,7 @@ def person_rows(
     people: Mapping[int, Person],
     skipped: Mapping[int, int],
 ) -> tuple[PersonRow, ...]:
-    """A row for everybody who answered or skipped anything, in the order of their ids."""
+    """Return a row for everybody who answered or skipped anything, in the order of their ids."""
     choices, scores = _by_person(evidence.choices), _by_person(evidence.scores)
     done = _by_person(answers)
     others, ratings = _others(evidence.choices), _ratings(evidence.scores)
@@ -103,7 +103,7 @@ def person_rows(
 
 
 def share_of_tasks(trials: Iterable[Trial], without: str) -> Estimate:
-    """The mean over tasks of the mean outcome in the task, with Wilson's interval at the number of tasks."""
+    """Return the mean over tasks of the mean outcome in the task, with Wilson's interval at the number of tasks."""
     by_task: dict[str, list[float]] = defaultdict(list)
     for task_id, outcome in trials:
         by_task[task_id].append(outcome)
@@ -115,7 +115,7 @@ def share_of_tasks(trials: Iterable[Trial], without: str) -> Estimate:
 
 
 def once(said: Iterable[Any]) -> list[Any]:
-    """Each person's first word on each item (and axis); later ones are repeats."""
+    """Return each person's first answer on each item (and axis); later ones are repeats."""
     first: dict[Hashable, Any] = {}
     for one in said:
         first.setdefault((one.person_id, getattr(one, "axis", ""), one.item), one)
@@ -148,7 +148,7 @@ def _others(choices: Iterable[Choice]) -> dict[tuple[str, str], list[Choice]]:
 
 
 def _alike(own: Iterable[Choice], others: Mapping[tuple[str, str], list[Choice]]) -> Iterator[Trial]:
-    """For each order of two: the share of other people who gave the same."""
+    """Return, for each order of two, the share of other people who gave the same."""
     for one in once(own):
         same = [float(other.value == one.value) for other in others[one.item] if other.person_id != one.person_id]
         if same:
@@ -164,7 +164,7 @@ def _tied(choice: Choice) -> float | None:
 
 
 def _excess(own: Iterable[Choice], others: Mapping[tuple[str, str], list[Choice]], outcome: Any) -> Estimate:
-    """The mean outcome of a person's choices less that of other people on the same items; interval by task."""
+    """Return the mean outcome of a person's choices less that of other people on the same items; interval by task."""
     differences, tasks = [], []
     for one in once(own):
         mine = outcome(one)
@@ -187,7 +187,7 @@ def _ratings(scores: Iterable[Score]) -> dict[tuple[str, str], list[Score]]:
 
 
 def _lenience(own: Iterable[Score], ratings: Mapping[tuple[str, str], list[Score]]) -> Estimate:
-    """How much higher a person rates than others do on the same completion and axis; interval by task."""
+    """Return how much higher a person rates than others do on the same completion and axis; interval by task."""
     differences, tasks = [], []
     for one in once(own):
         theirs = [other.value for other in ratings.get((one.axis, one.item), ()) if other.person_id != one.person_id]
@@ -201,7 +201,7 @@ def _lenience(own: Iterable[Score], ratings: Mapping[tuple[str, str], list[Score
 
 @dataclass(frozen=True)
 class Worth:
-    """How right a person is, and what the person's judgements count for that reason."""
+    """A person's accuracy, and what the person's judgements count for that reason."""
 
     accuracy: Estimate
     kappa: Estimate
@@ -215,7 +215,7 @@ _NO_FIT = Unknown("no completion was preferred to another")
 
 
 def person_worth(evidence: Evidence) -> dict[int, Worth]:
-    """Accuracy, kappa and weight of each person of whom anything can be said.
+    """Return accuracy, kappa and weight of each person of whom anything can be said.
 
     Over several families of answers (orders of two, labels, an axis) they are means weighted by tasks.
     """
@@ -243,7 +243,7 @@ def person_worth(evidence: Evidence) -> dict[int, Worth]:
 
 
 def _lone_scores(scores: Iterable[Score]) -> dict[str, list[Score]]:
-    """By axis: labels, and ratings of tasks with one completion (others are compared, and count as choices)."""
+    """Return, by axis, labels and ratings of tasks with one completion (others are compared, and count as choices)."""
     size = Counter((score.person_id, score.task_id, score.axis) for score in scores if score.kind == "rating")
     found: dict[str, list[Score]] = defaultdict(list)
     for score in scores:
@@ -253,7 +253,7 @@ def _lone_scores(scores: Iterable[Score]) -> dict[str, list[Score]]:
 
 
 def _pooled(parts: Sequence[Interval]) -> Interval:
-    """The mean weighted by tasks, and of the ends too: answers of one person on several axes go together."""
+    """Return the mean weighted by tasks, and of the ends too: answers of one person on several axes go together."""
     share = np.array([part.clusters for part in parts]) / sum(part.clusters for part in parts)
     ends = np.array([(part.value, part.low, part.high) for part in parts])
     value, low, high = (share @ ends).tolist()
@@ -272,7 +272,7 @@ def _weight(kappa: Interval, team: float) -> tuple[float, str]:
 
 
 def _strengths(choices: Sequence[Choice]) -> dict[int, tuple[Interval, Interval]]:
-    """Scale and left bias of each person; empty where the model cannot be fitted."""
+    """Return scale and left bias of each person; empty where the model cannot be fitted."""
     newest = choices[-MOST_COMPARISONS:]
     if not newest:
         return {}
@@ -300,7 +300,7 @@ def _flags(one: Submission) -> bool:
 
 
 def _median(values: Sequence[float]) -> Estimate:
-    """The median with its interval by order statistics (the binomial's, as a normal)."""
+    """Return the median with its interval by order statistics (the binomial's, as a normal)."""
     if not values:
         return Unknown("no time was measured")
     ordered, n = sorted(values), len(values)
@@ -310,7 +310,7 @@ def _median(values: Sequence[float]) -> Estimate:
 
 
 def _per_hour(own: Sequence[Submission]) -> Estimate:
-    """Answers an hour of time in view."""
+    """Return answers an hour of time in view."""
     timed = [one.seconds for one in own if one.seconds > 0]
     if not timed:
         return Unknown("no time was measured")
@@ -319,7 +319,7 @@ def _per_hour(own: Sequence[Submission]) -> Estimate:
 
 
 def _paces(own: Iterable[Submission], task_of: Mapping[str, QueuedTask]) -> Iterator[float]:
-    """Words shown per second in view, of each answer."""
+    """Yield the words shown per second in view, of each answer."""
     for one in own:
         task = task_of[one.task_id]
         words = sum(len(completion.text.split()) for completion in task.completions) + len(task.prompt.text.split())
@@ -328,7 +328,7 @@ def _paces(own: Iterable[Submission], task_of: Mapping[str, QueuedTask]) -> Iter
 
 
 def _gold(own: Iterable[Submission], task_of: Mapping[str, QueuedTask], gold_tasks: frozenset[str]) -> Estimate:
-    """Share of what the gold answers say that the person said too."""
+    """Return the share of what the gold answers say that the person said too."""
     trials = []
     for one in own:
         if one.task_id in gold_tasks:
@@ -337,7 +337,7 @@ def _gold(own: Iterable[Submission], task_of: Mapping[str, QueuedTask], gold_tas
 
 
 def _one_answer(scores: Sequence[Score]) -> Estimate:
-    """Share of the value said most often, of the axis where that is largest."""
+    """Return the share of the commonest value, of the axis where that is largest."""
     by_axis: dict[str, list[Score]] = defaultdict(list)
     for score in scores:
         by_axis[score.axis].append(score)
@@ -350,7 +350,7 @@ def _one_answer(scores: Sequence[Score]) -> Estimate:
 
 
 def _repeats(own: Iterable[Choice]) -> Iterator[Trial]:
-    """Orders given again of two completions that the same person had ordered in another task."""
+    """Return how often an order of two completions was given again by who had ordered them in another task."""
     first: dict[tuple[str, str], Choice] = {}
     for one in own:
         before = first.setdefault(one.item, one)
@@ -359,7 +359,7 @@ def _repeats(own: Iterable[Choice]) -> Iterator[Trial]:
 
 
 def _partners(answers: Sequence[Submission]) -> dict[int, int]:
-    """For each person the one other who alone answered most of what the person did and somebody else did too."""
+    """Return, for each person, the one other who alone answered most of what the person shared with anybody."""
     answered: dict[str, set[int]] = defaultdict(set)
     for one in answers:
         answered[one.task_id].add(one.person_id)
@@ -376,8 +376,11 @@ def _partners(answers: Sequence[Submission]) -> dict[int, int]:
 
 
 def _silent(answers: Sequence[Submission], task_of: Mapping[str, QueuedTask]) -> dict[int, int]:
-    """Who stopped, after how many answers: silent for 20 of the person's usual gaps, in which the others answered ten
-    tasks that the person could have answered too."""
+    """Return who fell silent, and after how many answers.
+
+    Silent is who gave no answer for 20 of the person's usual gaps, in which the others answered ten tasks that the
+    person could have answered too.
+    """
     ordered = sorted(answers, key=lambda one: one.created_at)
     moments = [one.created_at for one in ordered]
     found = {}

@@ -27,7 +27,7 @@ AnswerJson = dict[str, Any]
 
 
 class ShownTask(NamedTuple):
-    """What an annotator sees of a task: the texts in the order shown."""
+    """A task as an annotator sees it: the texts in the order shown."""
 
     kind: str
     prompt: str
@@ -71,7 +71,7 @@ class AnnotatorRequest:
 
 
 class AnnotatorGroup(NamedTuple):
-    """Who answers together; ``tasks`` for them, as ``POST /api/tasks`` takes them; ``who`` they are, in words."""
+    """Annotators who answer together, ``who`` they are in words, and ``tasks`` as ``POST /api/tasks`` takes them."""
 
     annotators: Sequence[SimulatedAnnotator]
     tasks: Sequence[Mapping[str, Any]] = ()
@@ -149,7 +149,7 @@ def _labels(task: ShownTask, opinion: Opinion) -> AnswerJson:
     return {"good": [share > 0.5 for share in opinion.shares]}
 
 
-#: How an opinion is told, by the kind of task.
+#: How an opinion becomes an answer, by the kind of task.
 ANSWERS: Mapping[str, Callable[[ShownTask, Opinion], AnswerJson]] = {
     "pair": _pair,
     "ranking": _ranks,
@@ -159,7 +159,7 @@ ANSWERS: Mapping[str, Callable[[ShownTask, Opinion], AnswerJson]] = {
 
 
 def ranks_of(levels: Mapping[str, float], tie_within: float) -> dict[str, int]:
-    """Ranks from 1 = best; whatever is within the threshold of the best of a tie joins it."""
+    """Return ranks from 1 = best; whatever is within the threshold of the best of a tie joins it."""
     ranks: dict[str, int] = {}
     rank_now, best = 0, math.inf
     for key in sorted(levels, key=lambda k: (-levels[k], k)):
@@ -174,7 +174,7 @@ def ranks_of(levels: Mapping[str, float], tie_within: float) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Follows a gold scorer with Gaussian noise, unless a defect takes its place.
+    """An annotator that follows a gold scorer with Gaussian noise, unless a defect takes its place.
 
     ``gold`` gives a text's utility, 0 = neither good nor bad; differences of ``step`` matter. The noise follows from
     the seed, the name and the texts.
@@ -220,7 +220,7 @@ DEFECTS: Mapping[str, Defect] = {
 
 
 def synthetic(count: int, gold: Callable[[str], float], seed: int, defects: Mapping[str, int]) -> list[Synthetic]:
-    """``count`` synthetic annotators, the first of them with the defects asked for.
+    """Make ``count`` synthetic annotators, the first of them with the defects asked for.
 
     Raises:
         UsageError: an unknown defect, or more of them than annotators.

@@ -29,7 +29,7 @@ class Refused(DataError):
 
 
 class Client:
-    """One person's door to a running app.
+    """A running app as one person uses it.
 
     Args:
         url: where it runs, ``http://host:port``.
@@ -61,7 +61,7 @@ class Client:
         *,
         is_safe: bool = True,
     ) -> Any:
-        """The JSON that the app answers; None where it answers nothing. Waits where it is told to (429).
+        """Return the JSON that the app answers; None where it answers nothing. Waits where the app asks to (429).
 
         What is not safe to send again goes over a fresh connection, since a kept one may have been closed meanwhile.
         """
@@ -88,12 +88,12 @@ class Client:
         raise AssertionError("the last try returns or raises")
 
     def claim(self) -> dict[str, Any] | None:
-        """The next task as shown to this person; None when there is none."""
+        """Return the next task as shown to this person; None when there is none."""
         found: dict[str, Any] | None = self.request("POST", "/api/claim", {"kinds": None})
         return found
 
     def submit(self, task_id: str, answer: Mapping[str, Any], key: str) -> dict[str, Any]:
-        """The receipt. ``key`` is the same for the same answer, however often it is sent."""
+        """Send an answer and return the receipt. ``key`` is the same for the same answer, however often it is sent."""
         receipt: dict[str, Any] = self.request(
             "POST", f"/api/tasks/{task_id}/submit", dict(answer), {"Idempotency-Key": key}
         )
@@ -103,7 +103,7 @@ class Client:
         self.request("POST", f"/api/tasks/{task_id}/skip", {"reason": reason, "note": ""})
 
     def add_person(self, name: str) -> tuple[int, str]:
-        """A simulated annotator's id and token (for an admin)."""
+        """Add a simulated annotator, and return its id and token (for an admin)."""
         who = {"name": name, "role": "annotator", "simulated": True}
         made = self.request("POST", "/api/people", who, is_safe=False)
         return made["id"], made["token"]
@@ -113,7 +113,7 @@ class Client:
         self.request("POST", f"/api/people/{person_id}/disable")
 
     def add_tasks(self, tasks: Sequence[Mapping[str, Any]]) -> int:
-        """Tasks for the queue, as ``POST /api/tasks`` takes them (for a manager); returns how many were added."""
+        """Queue tasks as ``POST /api/tasks`` takes them (for a manager), and return how many were added."""
         added = 0
         for start in range(0, len(tasks), TASKS_A_REQUEST):
             some = [dict(task) for task in tasks[start : start + TASKS_A_REQUEST]]
@@ -121,18 +121,18 @@ class Client:
         return added
 
     def waiting(self) -> int:
-        """How many answers the queue waits for (for a manager)."""
+        """Return how many answers the queue waits for (for a manager)."""
         queue: dict[str, int] = self.request("GET", "/api/progress")["queue"]
         return queue["waiting"]
 
     def quality(self) -> dict[str, Any]:
-        """`accord.people.quality.Quality.to_json` of the app's desk (for a manager)."""
+        """Return `accord.people.quality.Quality.to_json` of the app's desk (for a manager)."""
         found: dict[str, Any] = self.request("GET", "/api/quality")
         return found
 
 
 def _reason(text: bytes) -> str:
-    """What an error's JSON says, whatever its form."""
+    """Return the message in an error's JSON, whatever its form."""
     try:
         said = json.loads(text)
     except ValueError:

@@ -19,7 +19,7 @@ NOT_MINE = "not my field"  # the reason for skipping what a replayed rater never
 
 
 class ProjectAdmin(Protocol):
-    """What a simulation needs of an admin: a `Client` with an admin's token, or a `DeskAdmin`."""
+    """The part of an admin that a simulation needs: a `Client` with an admin's token, or a `DeskAdmin`."""
 
     def add_person(self, name: str) -> tuple[int, str]: ...
 
@@ -33,7 +33,7 @@ class ProjectAdmin(Protocol):
 
 
 class DeskAdmin:
-    """The same on the desk itself: a project needs no admin's account for a simulation of its own."""
+    """An admin on the desk itself: a project needs no account for a simulation of its own."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -63,7 +63,7 @@ class DeskAdmin:
 
 @dataclass(frozen=True)
 class Played:
-    """What was done: answers and skips by annotator, and who left before the queue was empty."""
+    """The outcome of a simulation: answers and skips by annotator, and who left before the queue was empty."""
 
     answered: Mapping[str, int]
     skipped: Mapping[str, int]
@@ -71,7 +71,7 @@ class Played:
 
 
 def play(admin: ProjectAdmin, url: str, annotators: Sequence[SimulatedAnnotator], log: Log) -> Played:
-    """Register them as simulated annotators and let them answer in turn until there is nothing left for anybody.
+    """Register annotators as simulated ones and let them answer in turn until there is nothing left for anybody.
 
     They are dismissed afterwards: their tokens open nothing any more.
     """

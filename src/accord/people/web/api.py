@@ -53,7 +53,7 @@ Me = Annotated[Person, Depends(_me)]
 
 
 def assignment_json(assignment: Assignment, desk: Desk) -> dict[str, Any]:
-    """What an annotator may know of a task: texts in the order shown, no ids, names or lengths."""
+    """Return what an annotator may know of a task: texts in the order shown, no ids, names or lengths."""
     task, settings = assignment.task, desk.settings
     return {
         "task_id": task.id,
@@ -70,6 +70,7 @@ def assignment_json(assignment: Assignment, desk: Desk) -> dict[str, Any]:
 
 
 def settings_json(settings: LabelConfig) -> dict[str, Any]:
+    """Return the settings that the page needs."""
     return settings.model_dump(mode="json", include={"axes", "flags", "skip_reasons", "min_seconds"})
 
 
@@ -79,13 +80,14 @@ class Wanted(Body):
 
 @api_routes("POST", "/api/claim", "annotator", responses={204: {"description": "Nothing to do"}})
 def claim(desk: TheDesk, me: Me, wanted: Wanted) -> Response:
-    """Lease the next task. Who has a live lease gets that one again."""
+    """Lease the next task, or the one that is leased already."""
     assignment = desk.queue.claim(me.id, kinds=wanted.kinds)
     return Response(status_code=204) if assignment is None else JSONResponse(assignment_json(assignment, desk))
 
 
 @api_routes("GET", "/api/tasks/{task_id}", "annotator")
 def task(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
+    """Return a task that one has now."""
     return assignment_json(desk.queue.assignment(me.id, task_id), desk)
 
 
@@ -98,7 +100,7 @@ def diff(
     b: Annotated[int, Query(ge=0, lt=100)] = 1,
     listed: bool = False,
 ) -> dict[str, Any]:
-    """Two completions with their differing words marked, as HTML: as shown, or ``listed``, as a manager sees them."""
+    """Return two completions as HTML with differing words marked, as shown, or as a manager sees them ``listed``."""
     if listed and me.role == "annotator":
         raise HTTPException(403, "this needs the role manager")
     shown = desk.queue.task(task_id).completions if listed else desk.queue.assignment(me.id, task_id).shown
@@ -132,6 +134,7 @@ def _receipt(receipt: Receipt) -> JSONResponse:
 
 @api_routes("PUT", "/api/tasks/{task_id}/draft", "annotator", status_code=204)
 def draft(desk: TheDesk, me: Me, task_id: TaskId, draft: dict[str, Any]) -> None:
+    """Keep what is not sent yet."""
     desk.queue.save_draft(me.id, task_id, draft)
 
 
@@ -142,16 +145,19 @@ class SkipBody(Body):
 
 @api_routes("POST", "/api/tasks/{task_id}/skip", "annotator", status_code=204)
 def skip(desk: TheDesk, me: Me, task_id: TaskId, skip: SkipBody) -> None:
+    """Give a task back for good, with a reason."""
     desk.queue.skip(me.id, task_id, skip.reason, skip.note)
 
 
 @api_routes("POST", "/api/tasks/{task_id}/unskip", "annotator")
 def unskip(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, Any]:
+    """Take a skipped task again."""
     return assignment_json(desk.queue.unskip(me.id, task_id), desk)
 
 
 @api_routes("POST", "/api/tasks/{task_id}/release", "annotator", status_code=204)
 def release(desk: TheDesk, me: Me, task_id: TaskId) -> None:
+    """Give a task back to the queue."""
     desk.queue.release(me.id, task_id)
 
 
@@ -163,7 +169,7 @@ def heartbeat(desk: TheDesk, me: Me, task_id: TaskId) -> dict[str, float]:
 
 @api_routes("POST", "/api/submissions/{submission_id}/undo", "annotator")
 def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
-    """Take an own answer back. The task comes back with the answer as its draft."""
+    """Take back an answer of one's own. The task comes back with the answer as its draft."""
     return assignment_json(desk.answers.undo(me.id, submission_id), desk)
 
 
@@ -172,6 +178,7 @@ def undo(desk: TheDesk, me: Me, submission_id: TaskId) -> dict[str, Any]:
 
 @api_routes("GET", "/api/me", "annotator")
 def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
+    """Return who one is, what one has done, and how many tasks wait."""
     session = request.cookies.get(session_cookie(request))
     standing = desk.reading.standing(me.id)
     return {
@@ -185,6 +192,7 @@ def myself(request: Request, desk: TheDesk, me: Me) -> dict[str, Any]:
 
 @api_routes("POST", "/api/logout", "annotator")
 def logout(request: Request, desk: TheDesk) -> JSONResponse:
+    """End the session of the browser."""
     if session := request.cookies.get(session_cookie(request)):
         desk.directory.close_session(session)
     answer = JSONResponse({})
@@ -198,12 +206,13 @@ class Confirm(Body):
 
 @api_routes("POST", "/api/guideline/confirm", "annotator", status_code=204)
 def confirm(desk: TheDesk, me: Me, confirm: Confirm) -> None:
-    """Say that one has read a version of the guidelines."""
+    """Confirm that one has read a version of the guidelines."""
     desk.directory.confirm(me.id, confirm.rev)
 
 
 @api_routes("GET", "/api/openapi.json", "annotator", include_in_schema=False)
 def openapi(request: Request) -> dict[str, Any]:
+    """Return the description of this interface, for programs that make clients."""
     schema: dict[str, Any] = request.app.openapi()
     return schema
 
@@ -240,6 +249,7 @@ class GivenTask(Body):
     gold: dict[str, Any] | None = None
 
     def made(self) -> NewTask:
+        """Return the task for the queue."""
         prompt = (
             Prompt(text=self.prompt)
             if isinstance(self.prompt, str)
@@ -263,6 +273,7 @@ class GivenTask(Body):
 
 @api_routes("POST", "/api/tasks", "manager", status_code=201)
 def add_tasks(desk: TheDesk, tasks: Annotated[list[GivenTask], Field(max_length=10_000)]) -> dict[str, int]:
+    """Queue tasks: all of them, or none and an error that names one."""
     return {"added": desk.queue.add_tasks([task.made() for task in tasks])}
 
 
@@ -290,7 +301,7 @@ class NewInvite(Body):
 
 @api_routes("POST", "/api/invites", "manager", status_code=201)
 def invite(request: Request, desk: TheDesk, me: Me, invite: NewInvite) -> dict[str, str]:
-    """A link that lets one person in, once."""
+    """Return a link that lets one person in, once."""
     if invite.role != "annotator" and me.role != "admin":
         raise HTTPException(403, "only an admin invites managers and admins")
     return {"url": _join_url(request, desk.directory.invite(invite.role, by=me))}
@@ -302,6 +313,7 @@ def _join_url(request: Request, token: str) -> str:
 
 @api_routes("GET", "/api/guideline", "annotator")
 def guideline(desk: TheDesk) -> dict[str, Any]:
+    """Return the newest guidelines."""
     now = desk.directory.guideline()
     return {"rev": now.rev, "text": now.text, "created_at": now.created_at}
 
@@ -312,7 +324,7 @@ class NewGuideline(Body):
 
 @api_routes("PUT", "/api/guideline", "manager")
 def write_guideline(desk: TheDesk, me: Me, new: NewGuideline) -> dict[str, Any]:
-    """A new version; everybody confirms it before the next task."""
+    """Write a new version of the guidelines; everybody confirms it before the next task."""
     desk.directory.write_guideline(new.text, by=me)
     return guideline(desk)
 
@@ -328,13 +340,14 @@ class NewPerson(Body):
 
 @api_routes("POST", "/api/people", "admin", status_code=201)
 def add_person(desk: TheDesk, new: NewPerson) -> dict[str, Any]:
-    """Somebody who comes with a token: a program, a simulated annotator. The token is shown once."""
+    """Add somebody who comes with a token: a program, a simulated annotator. The token is shown once."""
     person = desk.directory.add_person(new.name, new.role, simulated=new.simulated)
     return {"id": person.id, "token": desk.directory.make_token(person.id, "made by an admin")}
 
 
 @api_routes("POST", "/api/people/{person_id}/disable", "admin", status_code=204)
 def disable(desk: TheDesk, me: Me, person_id: PersonId) -> None:
+    """Shut somebody out; what the person said stays."""
     if person_id == me.id:
         raise HTTPException(422, "you cannot disable yourself")
     desk.directory.disable(person_id, by=me)
@@ -346,6 +359,7 @@ class NewRole(Body):
 
 @api_routes("POST", "/api/people/{person_id}/role", "admin", status_code=204)
 def set_role(desk: TheDesk, me: Me, person_id: PersonId, new: NewRole) -> None:
+    """Give somebody another role."""
     if person_id == me.id:
         raise HTTPException(422, "you cannot change your own role")
     desk.directory.set_role(person_id, new.role, by=me)
@@ -353,14 +367,14 @@ def set_role(desk: TheDesk, me: Me, person_id: PersonId, new: NewRole) -> None:
 
 @api_routes("POST", "/api/people/{person_id}/link", "admin", status_code=201)
 def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str, str]:
-    """A link that logs this person in, once, within a day and while the server runs: for who lost the browser."""
+    """Return a link that logs a person in who lost the browser: once, within a day, while the server runs."""
     links: Links = request.app.state.links
     return {"url": _join_url(request, links.make(desk.directory.person(person_id).id))}
 
 
 @api_routes("POST", "/api/people/{person_id}/token", "admin", status_code=201)
 def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
-    """One more token for a person's programs, shown once."""
+    """Make one more token for a person's programs, shown once."""
     return {"token": desk.directory.make_token(desk.directory.person(person_id).id, "made by an admin")}
 
 

@@ -28,7 +28,7 @@ _TITLES = {401: "Log in first", 403: "Not for you", 404: "Not here", 409: "Chang
 
 
 def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAPI:
-    """The app of one desk. A request for another host than those allowed is refused (DNS rebinding).
+    """Create the app of one desk. A request for another host than those allowed is refused (DNS rebinding).
 
     Every route names who may use it; see `accord.people.web.security`.
     """
@@ -74,7 +74,7 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _bug(request: Request, error: Exception) -> Response:
-    """Nobody foresaw this. The log has the traceback, the reader gets none; this answer passes no `Frame`."""
+    """Answer an error that nobody foresaw. The log has the traceback, the reader gets none; no `Frame` is passed."""
     return _failed(request, 500, "Something went wrong on the server. Nothing that was acknowledged is lost.", HEADERS)
 
 

@@ -1,4 +1,4 @@
-"""Which words differ between two texts, as HTML: what only the first holds in <del>, what only the second in <ins>."""
+"""The words that differ between two texts, as HTML: those of the first in <del>, those of the second in <ins>."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def word_diff(a: str, b: str) -> Diff | None:
 
 
 def _words(text: str) -> list[tuple[str, str]]:
-    """Words and signs, each with the space after it: how texts are spaced makes no difference."""
+    """Split a text into words and signs, each with the space after it: how texts are spaced makes no difference."""
     return _PARTS.findall(text)
 
 

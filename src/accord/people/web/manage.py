@@ -49,6 +49,7 @@ class Judged:
         self._until = 0.0
 
     def now(self) -> Quality:
+        """Return the report, made anew where something has changed and it is old enough."""
         from accord.people.quality import report_of  # numpy and scipy: not needed to start
 
         with self._lock:
@@ -62,7 +63,7 @@ class Judged:
             return self._made
 
     def forget(self) -> None:
-        """What the counts do not show has changed: make it anew."""
+        """Make the report anew next time: something has changed that the counts do not show."""
         with self._lock:
             self._of, self._until = (), 0.0
 
@@ -77,19 +78,19 @@ def _quality(request: Request) -> Quality:
 
 @manage_routes("GET", "/api/progress", "manager")
 def progress(desk: TheDesk) -> dict[str, Any]:
-    """How the queue stands, and what each person has done of each kind of task."""
+    """Return how the queue stands, and what each person has done of each kind of task."""
     return {"queue": desk.reading.counts(), "people": [row._asdict() for row in desk.reading.progress()]}
 
 
 @manage_routes("GET", "/api/quality", "manager")
 def quality(request: Request) -> dict[str, Any]:
-    """Agreement, accuracy, habits and alarms: every number with its interval, or why there is none."""
+    """Return agreement, accuracy, habits and alarms: every number with its interval, or why there is none."""
     return _quality(request).to_json()
 
 
 @manage_routes("GET", "/api/disagreements", "manager")
 def disagreements(request: Request) -> dict[str, Any]:
-    """Tasks on which people differ, the most disputed first. Answers are by position as listed."""
+    """Return tasks on which people differ, the most disputed first. Answers are by position as listed."""
     found = _quality(request).to_json()
     return {"num_disputed": found["num_disputed"], "disputed": found["disputed"]}
 
@@ -100,7 +101,7 @@ FormatName = Annotated[str, Query(pattern=r"^[a-z0-9-]{1,40}$")]
 
 @manage_routes("GET", "/api/export", "manager", response_class=FileResponse)
 def export_file(desk: TheDesk, format: FormatName = "jsonl") -> FileResponse:
-    """What people said, as `accord export` writes it for training: a zip of the file and its manifest."""
+    """Return people's judgements as `accord export` writes them: a zip of the file and its manifest."""
     from accord.people.exporting import zipped  # numpy and scipy: not needed to start
 
     folder = Path(tempfile.mkdtemp(prefix="accord-export-"))
@@ -122,6 +123,7 @@ def _page(request: Request, name: str, **values: Any) -> Response:
 
 @manage_routes("GET", "/manage", "manager", include_in_schema=False)
 def manage_overview(request: Request, desk: TheDesk) -> Response:
+    """Show how the labelling goes: queue, agreement, people, alarms."""
     found = _quality(request)
     people = [row for row in found.people if row.num_done or row.skipped]
     judged = [row for row in people if row.num_done]
@@ -143,6 +145,7 @@ def manage_overview(request: Request, desk: TheDesk) -> Response:
 
 @manage_routes("GET", "/manage/disagreements", "manager", include_in_schema=False)
 def manage_disagreements(request: Request, desk: TheDesk) -> Response:
+    """Show the tasks on which people differ."""
     found = _quality(request)
     rows = [
         (row, desk.queue.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split)) for row in found.disputed
@@ -151,7 +154,7 @@ def manage_disagreements(request: Request, desk: TheDesk) -> Response:
 
 
 def _split(split: Iterable[tuple[str, Any]]) -> list[tuple[str, list[str]]]:
-    """The different answers, ``A > B = C`` or value by value, with who gave them, the commonest first."""
+    """Return the different answers, ``A > B = C`` or value by value, with who gave them, the commonest first."""
     said: dict[str, list[str]] = {}
     for name, answer in split:
         said.setdefault(_in_order(answer), []).append(name)
@@ -172,28 +175,31 @@ def _in_order(answer: Sequence[Any]) -> str:
 
 @manage_routes("GET", "/manage/people", "manager", include_in_schema=False)
 def manage_people(request: Request, desk: TheDesk) -> Response:
+    """Show everybody, with the buttons that invite, disable and give roles."""
     return _page(request, "people", people=desk.directory.people())
 
 
 @manage_routes("GET", "/manage/guidelines", "manager", include_in_schema=False)
 def manage_guidelines(request: Request, desk: TheDesk) -> Response:
+    """Show the form that writes new guidelines."""
     return _page(request, "guidelines", guideline=desk.directory.guideline())
 
 
 @manage_routes("GET", "/manage/export", "manager", include_in_schema=False)
 def manage_export(request: Request, desk: TheDesk) -> Response:
+    """Show what can be exported, and in which formats."""
     return _page(request, "export", counts=desk.reading.counts())
 
 
 @manage_routes("GET", "/manage/task/{task_id}", "manager", include_in_schema=False)
 def decision_form(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
-    """A task with what everybody said of it, and the form that decides."""
+    """Show a task with everybody's answers to it, and the form that decides."""
     return _form(request, desk, me, desk.queue.task(task_id), "adjudicate")
 
 
 @manage_routes("GET", "/manage/task/{task_id}/gold", "manager", include_in_schema=False)
 def gold_form(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
-    """A task and the form that says its right answer: with the one it has, or with what was decided."""
+    """Show a task and the form that says its right answer: filled with the one it has, or with what was decided."""
     task = desk.queue.task(task_id)
     check_can_be_gold(task.kind, desk.settings)
     decided = [one for one in desk.reading.submissions(task_id=task_id) if one.adjudication and not one.undone]
@@ -206,7 +212,7 @@ def gold_form(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Respo
 def _form(
     request: Request, desk: Desk, me: Person, task: QueuedTask, mode: str, *, draft: Any = None, **values: Any
 ) -> Response:
-    """A task as the manager answers it: its completions as listed, and what everybody said of it."""
+    """Show a task as the manager answers it: its completions as listed, and everybody's answers."""
     answers = [_in_task_order(one) for one in desk.reading.submissions(task_id=task.id) if not one.undone]
     known = {"person": me.id, "revision": len(answers), "lease_s": 0, "min_seconds": 0}
     given = known | {"mode": mode, "draft": draft}
@@ -215,7 +221,7 @@ def _form(
 
 @manage_routes("GET", "/manage/gold", "manager", include_in_schema=False)
 def manage_gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length=100)] = "") -> Response:
-    """The gold questions, and a page of the tasks that could be."""
+    """Show the gold questions, and a page of the tasks that could be."""
     from accord.people.quality.gold import gold_report  # numpy and scipy: not needed to start
 
     questions, people = gold_report(desk)
@@ -242,13 +248,13 @@ def can_be_gold(task: QueuedTask, desk: Desk) -> bool:
 
 
 def right_of(task: QueuedTask) -> Sequence[Any]:
-    """Ranks, ratings or labels of a gold question, by place in ``task.completions``."""
+    """Return ranks, ratings or labels of a gold question, by place in ``task.completions``."""
     answer = gold_answer(task)
     return answer.ranks or answer.ratings or answer.good or ()
 
 
 def _in_task_order(submission: Submission) -> dict[str, Any]:
-    """What somebody said, by the letters under which the manager sees the completions."""
+    """Return somebody's answer by the letters under which the manager sees the completions."""
     places = sorted(range(len(submission.order)), key=lambda shown: submission.order[shown])
     parts = [f"{LETTERS[i]}: {words}" for i, shown in enumerate(places) if (words := said(submission.answer, shown))]
     return {"submission": submission, "said": parts or [submission.answer.text or ""]}
@@ -270,7 +276,7 @@ def _short_number(value: float) -> str:
 
 
 def _estimate_cell(estimate: Estimate, text: Callable[[float], str], unit: str = "") -> Markup:
-    """A value with its interval; a dash, and the reason for who asks, where there is none."""
+    """Return a value with its interval; a dash, with the reason for who asks, where there is none."""
     if (why := getattr(estimate, "why", None)) is not None:
         return Markup('<span class="soft" title="{}">–<span class="unseen"> {}</span></span>').format(why, why)
     value, low, high = estimate.value, estimate.low, estimate.high  # type: ignore[union-attr]
@@ -279,14 +285,14 @@ def _estimate_cell(estimate: Estimate, text: Callable[[float], str], unit: str =
 
 
 def _why_not(people: Iterable[PersonRow]) -> list[str]:
-    """Why there are dashes in the table of people, each reason once."""
+    """Return the reasons for the dashes in the table of people, each once."""
     shown = ("gold", "agrees", "first_shown", "longer", "skip_rate", "flag_rate", "median_seconds", "per_hour")
     reasons = (getattr(getattr(row, name), "why", None) for row in people for name in shown)
     return [str(why) for why in dict.fromkeys(reasons) if why]
 
 
 def _pictures(found: Quality, people: Sequence[PersonRow]) -> dict[str, Markup]:
-    """Pictures by name; an empty one where nothing can be drawn."""
+    """Return figures by name; an empty one where nothing can be drawn."""
     worth = [(_short(row.name), row.weight, f"{row.weight:.2f}") for row in people]
     measures = [(row.measure, row.alpha) for row in found.agreement]
     return {

@@ -52,7 +52,7 @@ _CLEANER = nh3.Cleaner(
 
 
 def _no_image(self: RendererProtocol, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-    """An image is never fetched: its words stand in its place."""
+    """Put an image's description in its place: no image is ever fetched."""
     description = "image: " + (tokens[index].content or "no description")
     return f'<span class="no-image">[{escapeHtml(description)}]</span>'
 
@@ -76,7 +76,7 @@ _MARK = re.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{}~|]")
 
 @lru_cache(maxsize=2048)
 def render(text: str) -> Markup:
-    """Markdown as safe HTML. A block of code can be scrolled by keyboard.
+    """Return markdown as safe HTML. A block of code can be scrolled by keyboard.
 
     A text of more than `MOST_MARKS` marks stands as it is written: 100,000 brackets would take seconds. So does what
     could be a table of more than `MOST_CELLS` cells: every short row of one is filled up to the width of the first.

@@ -58,7 +58,7 @@ _SUBMIT = {"label": "Submit", "adjudicate": "Decide", "gold": "Set gold"}
 
 @cache
 def _assets() -> dict[str, tuple[str, bytes]]:
-    """Style, script and icon by name, with their types."""
+    """Return style, scripts and icon by name, with their types."""
     types = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
     folder = files("accord.people.web") / "static"
     return {one.name: (types[one.name.rpartition(".")[2]], one.read_bytes()) for one in folder.iterdir()}
@@ -66,7 +66,7 @@ def _assets() -> dict[str, tuple[str, bytes]]:
 
 @cache
 def _version() -> str:
-    """Changes when any asset does, so that browsers may keep them for ever."""
+    """Return a name that changes when any asset does, so that browsers may keep them for ever."""
     return hashlib.sha256(b"".join(content for _, (_, content) in sorted(_assets().items()))).hexdigest()[:12]
 
 
@@ -89,7 +89,7 @@ def _moment(seconds: float) -> str:
 
 
 def page(request: Request, name: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page from its template. Who is logged in, and the session's CSRF token, are known to every one."""
+    """Render a page from its template. Every page knows who is logged in, and the session's CSRF token."""
     me: Person | None = getattr(request.state, "person", None)
     session = request.cookies.get(session_cookie(request), "")
     known = {"me": me, "csrf": csrf_token(session) if me and session else "", "here": "", "width": ""}
@@ -102,6 +102,7 @@ def _go(path: str) -> RedirectResponse:
 
 @page_routes("GET", "/static/{version}/{name}", "public", include_in_schema=False)
 def static(version: str, name: str) -> Response:
+    """Return a style, script or icon."""
     if name not in _assets():
         raise HTTPException(404, "there is no such file")
     media_type, content = _assets()[name]
@@ -114,6 +115,7 @@ def static(version: str, name: str) -> Response:
 
 @page_routes("GET", "/login", "public", include_in_schema=False)
 def login(request: Request) -> Response:
+    """Show the form that takes a token."""
     return _go("/") if request.state.person else page(request, "login.html.j2", problem="")
 
 
@@ -132,7 +134,7 @@ async def log_in(request: Request) -> Response:
 
 @page_routes("GET", "/join/{token}", "public", include_in_schema=False)
 def join_link(request: Request, token: Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,200}$")]) -> Response:
-    """An invitation. The token leaves the address bar at once, and a mere look at the link uses nothing up."""
+    """Take an invitation. The token leaves the address bar at once, and merely opening the link uses nothing up."""
     answer = _go("/join")
     answer.set_cookie(JOIN_COOKIE, token, max_age=3600, path="/join", **_cookie(request))
     return answer
@@ -140,13 +142,14 @@ def join_link(request: Request, token: Annotated[str, Path(pattern=r"^[A-Za-z0-9
 
 @page_routes("GET", "/join", "public", include_in_schema=False)
 def join(request: Request) -> Response:
+    """Show the form that takes the name of who was invited."""
     if JOIN_COOKIE not in request.cookies:
         return page(request, "login.html.j2", problem="")
     return page(request, "join.html.j2", known=_invited(request), problem="", name="")
 
 
 def _invited(request: Request) -> Person | None:
-    """The person a login link is for; None for an invitation, which makes a new one."""
+    """Return the person whom a login link is for; None for an invitation, which makes a new one."""
     links: Links = request.app.state.links
     person_id = links.person(request.cookies.get(JOIN_COOKIE, ""), use=False)
     return None if person_id is None else request.app.state.desk.directory.person(person_id)
@@ -154,6 +157,7 @@ def _invited(request: Request) -> Person | None:
 
 @page_routes("POST", "/join", "public", include_in_schema=False)
 async def come_in(request: Request) -> Response:
+    """Let in who was invited, or who holds a login link."""
     require_own_origin(request)
     name = (await _form(request)).get("name", "")
     token = request.cookies.get(JOIN_COOKIE, "")
@@ -185,7 +189,7 @@ def _cookie(request: Request) -> dict[str, Any]:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Fields of a plain form. Raises HTTPException for what no form sends."""
+    """Read the fields of a plain form. Raises HTTPException for what no form sends."""
     try:
         fields = parse_qs((await request.body()).decode(), max_num_fields=20)
     except ValueError:
@@ -206,6 +210,7 @@ def _attempt(request: Request) -> None:
 
 @page_routes("GET", "/", "annotator", include_in_schema=False)
 def home(request: Request, desk: TheDesk, me: Me) -> Response:
+    """Show one's own progress and the way to the next task."""
     return page(
         request,
         "home.html.j2",
@@ -215,13 +220,13 @@ def home(request: Request, desk: TheDesk, me: Me) -> Response:
 
 
 def _midnight() -> float:
-    """The last midnight of the server's own clock: "today" is the day of the people who work here."""
+    """Return the last midnight of the server's own clock: "today" is the day of the people who work here."""
     return datetime.datetime.combine(datetime.date.today(), datetime.time()).timestamp()
 
 
 @page_routes("GET", "/task", "annotator", include_in_schema=False)
 def next_task(request: Request, desk: TheDesk, me: Me) -> Response:
-    """The task at hand, or the next one."""
+    """Show the task at hand, or the next one."""
     if not desk.directory.confirmed(me.id):
         return _go("/guidelines")
     assignment = desk.queue.claim(me.id)
@@ -232,7 +237,7 @@ def next_task(request: Request, desk: TheDesk, me: Me) -> Response:
 
 @page_routes("GET", "/task/{task_id}", "annotator", include_in_schema=False)
 def this_task(request: Request, desk: TheDesk, me: Me, task_id: TaskId) -> Response:
-    """A task one has already: after an undo."""
+    """Show a task that one has already: after an undo."""
     return _task_page(request, desk, me, desk.queue.assignment(me.id, task_id))
 
 
@@ -259,7 +264,7 @@ def _task_page(request: Request, desk: Desk, me: Person, assignment: Assignment)
 def show_task(
     request: Request, desk: Desk, task: QueuedTask, shown: Sequence[Completion], given: Mapping[str, Any], **values: Any
 ) -> Response:
-    """A task as a page; the script gets ``given`` and finds everything else on the page."""
+    """Show a task as a page; the script gets ``given`` and finds everything else on the page."""
     row = kind_of(task.kind, desk.settings)
     known = {
         "progress": None,
@@ -296,7 +301,7 @@ def _compiled(text: str) -> Template:
 
 
 def _script_url(name: str, row: FeedbackKind) -> str:
-    """Where a page finds the script of a kind: among the assets, or under the address of one's own scripts."""
+    """Return where a page finds the script of a kind: among the assets, or under the address of one's own scripts."""
     if row.script.name in _assets() and not is_outside(name):
         return f"/static/{_version()}/{row.script.name}"
     return f"/kinds/{quote(name)}/script.js"
@@ -304,13 +309,13 @@ def _script_url(name: str, row: FeedbackKind) -> str:
 
 @page_routes("GET", "/kinds/{name}/script.js", "annotator", include_in_schema=False)
 def own_script(desk: TheDesk, name: Annotated[str, Path(max_length=200)]) -> Response:
-    """The script of a kind of one's own, as it is now."""
+    """Return the script of a kind of one's own, as it is now."""
     content = kind_of(name, desk.settings).script.read_bytes()
     return Response(content, media_type="text/javascript", headers={"cache-control": "no-cache"})
 
 
 def _title(kind: str, desk: Desk) -> str:
-    """The title of a kind; its name where this project does not know it (any more)."""
+    """Return the title of a kind; its name where this project does not know it (any more)."""
     try:
         return kind_of(kind, desk.settings).title
     except DataError:
@@ -318,7 +323,7 @@ def _title(kind: str, desk: Desk) -> str:
 
 
 def keys_of(row: FeedbackKind, count: int, mode: str) -> list[tuple[str, str]]:
-    """The keys of a page and what they do, for who asks by ``?``."""
+    """Return the keys of a page and what they do, for who asks by ``?``."""
     return [
         *row.keys,
         *(_ON_COMPLETIONS if count and mode != "gold" else ()),
@@ -332,6 +337,7 @@ def keys_of(row: FeedbackKind, count: int, mode: str) -> list[tuple[str, str]]:
 
 @page_routes("GET", "/guidelines", "annotator", include_in_schema=False)
 def show_guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
+    """Show the newest guidelines, and the button that confirms them."""
     return page(
         request,
         "guidelines.html.j2",
@@ -346,7 +352,7 @@ def show_guidelines(request: Request, desk: TheDesk, me: Me) -> Response:
 
 @page_routes("GET", "/history", "annotator", include_in_schema=False)
 def history(request: Request, desk: TheDesk, me: Me) -> Response:
-    """One's own last answers. Where the texts came from, and how long they are, is told only here, when they stand.
+    """Show one's own last answers. Sources and lengths of texts appear only here, when the answer stands.
 
     Who could still take an answer back, or has, must not know it when answering again.
     """
@@ -380,7 +386,7 @@ def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
 
 
 def said(answer: Answer, i: int) -> str:
-    """What an answer says of the completion at position ``i``, in a few words."""
+    """Return what an answer says of the completion at position ``i``, in a few words."""
     parts = []
     if answer.ranks is not None:
         parts.append(f"rank {answer.ranks[i]}")

@@ -1,4 +1,4 @@
-"""Who may pass: access of every route, sessions and tokens, CSRF, hosts, rates, and the headers of every answer.
+"""Access to the app: levels of routes, sessions and tokens, CSRF, hosts, rates, and the headers of every answer.
 
 Nothing is open by accident: a route without an access level cannot be made (`Routes`, `Guarded`), and the check runs
 before the request's body is read.
@@ -55,7 +55,7 @@ _LARGEST = 2**53  # integers beyond this are not the same number to every reader
 
 @dataclass
 class Routes:
-    """Routes in the making. Each names its access where it stands; the check is `Guarded`'s."""
+    """A collection of routes. Each names its access where it is defined; the check is `Guarded`'s."""
 
     rows: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = field(default_factory=list)
 
@@ -98,7 +98,7 @@ class Guarded(APIRoute):
 
 
 async def _admit(request: Request, level: int) -> Person | None:
-    """The person behind the request; HTTPException 401, 403 or 429 for those who may not pass."""
+    """Return the person behind the request; HTTPException 401, 403 or 429 for those who may not pass."""
     limits: Limits = request.app.state.limits
     token, by_cookie = _credential(request)
     person = await run_in_threadpool(_person, request.app.state.desk, token, by_cookie) if token else None
@@ -119,7 +119,7 @@ async def _admit(request: Request, level: int) -> Person | None:
 
 
 def _credential(request: Request) -> tuple[str, bool]:
-    """The token sent and whether it is the browser's cookie. A header given is never completed by a cookie."""
+    """Return the token sent, and whether it is the browser's cookie. A header given is never completed by a cookie."""
     given = request.headers.get("authorization")
     if given is None:
         return request.cookies.get(session_cookie(request), ""), True
@@ -128,7 +128,7 @@ def _credential(request: Request) -> tuple[str, bool]:
 
 
 def session_cookie(request: Request) -> str:
-    """The name of the session's cookie, with the port: browsers send a host's cookies to every server on it."""
+    """Return the name of the session's cookie, with the port: browsers send a host's cookies to every server on it."""
     port = request.headers.get("host", "").rpartition(":")[2]
     return f"accord_session_{port}" if port.isdecimal() else "accord_session"
 
@@ -138,7 +138,7 @@ def _person(desk: Desk, token: str, by_cookie: bool) -> Person | None:
 
 
 def _require_same_site(request: Request, session: str) -> None:
-    """A cookie travels by itself, so what it does must also carry what only our own pages know."""
+    """Require the CSRF token: a cookie travels by itself, this only our own pages know."""
     require_own_origin(request)
     if not hmac.compare_digest(request.headers.get("x-csrf-token", "").encode(), csrf_token(session).encode()):
         raise HTTPException(403, "the page is out of date: reload it (CSRF token missing or wrong)")
@@ -154,7 +154,7 @@ def require_own_origin(request: Request) -> None:
 
 
 def csrf_token(session: str) -> str:
-    """Known to the pages of a session alone: the session's own token cannot be read by any script."""
+    """Return the token that only pages of a session know: no script can read the session's own."""
     return hashed("csrf " + session)
 
 
@@ -173,7 +173,7 @@ class Buckets:
         self._held: dict[str, tuple[float, float]] = {}  # key -> (tokens left, when that was so)
 
     def take(self, key: str) -> float:
-        """0 where the request may pass, else the seconds to wait."""
+        """Return 0 where the request may pass, else the seconds to wait."""
         now = self._clock()
         left, then = self._held.get(key, (float(self._burst), now))
         left = min(self._burst, left + (now - then) * self._rate)
@@ -187,7 +187,7 @@ class Buckets:
 
 
 class Limits:
-    """Requests a person may make (far above what hands can do) and wrong credentials an address may try."""
+    """Limits on a person's requests (far above what hands can do) and on wrong credentials from an address."""
 
     def __init__(self) -> None:
         self._requests, self._attempts = Buckets(50, 300), Buckets(1 / 6, 10)
@@ -219,7 +219,7 @@ class Links:
         return token
 
     def person(self, token: str, *, use: bool) -> int | None:
-        """Whom the link lets in, None where it is unknown, used or over. With ``use`` it is used now."""
+        """Return whom the link lets in, None where it is unknown, used or over. With ``use`` it is used now."""
         with self._lock:
             person_id, ends = self._held.get(hashed(token), (None, 0.0))
             if use:
@@ -287,6 +287,6 @@ class Frame:
 
 
 def host_name(host: str) -> str:
-    """A Host header without its port: ``[::1]:80`` is ``[::1]``."""
+    """Return a Host header without its port: ``[::1]:80`` is ``[::1]``."""
     name, _, port = host.rpartition(":")
     return (name if port.isdigit() and name else host).lower()
