@@ -23,7 +23,9 @@ from accord.config.training import (
 class PairsConfig(Section):
     """How ordered pairs are read, by the losses that read pairs (bradley_terry, per_token)."""
 
+    # Dropping is InstructGPT's, and what the demo was tuned with.
     ties: Literal["drop", "half"] = Field("drop", description="A tie is no pair, or one with a probability of a half.")
+    # Llama 2: average accuracy 62.5 without, 63.0 with the small table, 62.9 with the large one; Llama 3 dropped it.
     margin: Literal["none", "small", "large", "given"] = Field(
         "none", description="Least gap: Llama 2's tables by strength (to 1 or to 3), or the pair's own number."
     )
@@ -51,9 +53,11 @@ class RewardConfig(Training):
     # Eisenstein's and TRL's: pairs alone leave the level free, and it drifts.
     center_coef: float = Field(0.01, ge=0, description="Pulls scores towards mean 0 (Eisenstein 2312.09244, eq. 2).")
     l2_coef: float = Field(0.0, ge=0, description="Weight of the mean squared score, which keeps scores small.")
+    # As lm-human-preferences; zero is for who wants to see that nothing was known at the start.
     head_init: Literal["normal", "zero"] = Field("normal", description="A new head: N(0, 1 / sqrt(width + 1)), or 0.")
     heads: int = Field(1, ge=1, description="Heads on the one trunk; more than one are an ensemble.")
     combine: CombineConfig = Field(CombineConfig(), description="How several heads become one score.")
+    # The logit, as Llama 2 takes it: a saturated probability tells the policy nothing.
     transform: Literal["logit", "probability"] = Field(
         "logit", description="Score of a binary model: the head's log-odds, normalised, or the chance of good."
     )
@@ -63,7 +67,9 @@ class RewardConfig(Training):
     self_distill_coef: float = Field(
         0.0, ge=0, description="Weight of agreeing with the mean of the score and these two readings."
     )
+    # In the demo .763 -> .768 on test films in the reward stage alone, and held-out 5.57 -> 5.44 nats in pretraining.
     share_spellings: bool = Field(False, description=SHARE_SPELLINGS)
+    # 16 of SmolLM2's 30 layers and two deals ordered .911 of the test pairs, 12 layers and one deal .821.
     trunk_layers: int = Field(0, ge=0, description="Build on this many first layers of the given model; 0 = all.")
     freeze_embeddings: bool = Field(False, description="Leave the embeddings as they are in the given model.")
     lora: LoraConfig = Field(LoraConfig(), description="Train an adapter and the head instead of all weights.")
@@ -107,6 +113,7 @@ class ScorerConfig(Section):
     }
 
     name: str = Field("", pattern=r"^([a-z][a-z0-9_]*)?$", description="In metrics: part_NAME; empty = what it is.")
+    # 0 too: watching a score then needs no second mechanism.
     weight: float = Field(1.0, description="Its score counts this much; below 0 it costs, 0 = only measured.")
     model: str = Field("", description="Folder of a reward model.")
     ensemble: tuple[str, ...] = Field((), strict=False, description="Folders of reward models that score as one.")

@@ -22,6 +22,8 @@ class BaseConfig(Section):
 class TokenizerConfig(Section):
     """Byte-level BPE, trained on the recipe's own texts."""
 
+    # In the demo 8,192 entries ordered .006 more of the held-out pairs as people do: more sentiment words are whole
+    # tokens.
     vocab_size: int = Field(4096, ge=258, description="Entries, the 256 bytes and 2 special tokens among them.")
 
 
@@ -36,6 +38,7 @@ class ModelConfig(Section):
     layers: int = Field(6, ge=1, description="Blocks of attention and feed-forward, or layers of the LSTM.")
     heads: int = Field(8, ge=1, description="Attention heads; width must be a multiple of it.")
     kv_heads: int = Field(8, ge=1, description="Heads of keys and values; heads must be a multiple of it.")
+    # 8/3 of the width, as Llama: three matrices of a gated unit then weigh what two of 4 widths do.
     ffn: int = Field(688, ge=8, description="Inner width of the feed-forward.")
     max_positions: int = Field(512, ge=16, description="Longest sequence in tokens, prompt and completion together.")
 
@@ -70,6 +73,7 @@ class SftConfig(Training):
     batch_tokens: int = Field(4096, ge=1, description="Tokens per optimiser step, prompts included.")
     micro_batch_tokens: int = Field(4096, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
     max_tokens: int = Field(160, ge=2, description="Demonstrations longer than this are left out, and counted.")
+    # Few demonstrations, several passes: InstructGPT's baseline has 0.2; N+, with 117,000, has none.
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
     lora: LoraConfig = Field(LoraConfig(), description="Train an adapter instead of all weights.")
     optim: OptimConfig = Field(OptimConfig(lr=5e-4, weight_decay=0.1), description="Optimiser.")
@@ -125,13 +129,17 @@ class EvalConfig(Section):
     judges: dict[str, ScorerConfig] = Field(
         {}, description="Name to {model | function | regex | http ...}: judges besides the task's own."
     )
+    # The more samples a prompt, the less of the interval is luck of the draw; prompts (topics) are what there are few
+    # of.
     samples_per_prompt: int = Field(4, ge=1, description="Completions per test prompt and policy.")
     best_of: int = Field(4, ge=2, description="n of the best-of-n baseline: the reward model picks one of n.")
     bootstrap: int = Field(2000, ge=100, description="Resamples (by topic) behind each 95 % interval.")
     curve_samples: int = Field(
         16, ge=1, description="The reference's samples per validation prompt behind the best-of-n curve."
     )
+    # At 37 nats the demo's texts were lists ("funny, funny, funny"), and the linear judge liked them.
     kl_ceiling: float = Field(15.0, gt=0, description="A snapshot further from the reference (nats) is not chosen.")
+    # Part of many a published win rate is length: N+'s completions grew from 30 to 40 tokens and more in every run.
     length_low: float = Field(0.8, ge=0, description="Floor: least mean length, as a share of the reference's.")
     length_high: float = Field(1.25, gt=0, description="Floor: largest mean length, as a share of the reference's.")
     nll_excess: float = Field(0.5, gt=0, description="Floor: most nats a token above the reference's own, under it.")
@@ -146,6 +154,7 @@ class AxisConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$", description="Names the axis.")
     low: int = Field(1, description="Worst value.")
+    # 1 to 7: the scale of summarize-from-feedback and of InstructGPT.
     high: int = Field(7, description="Best value.")
     question: str = Field("", description="What is asked.")
 
@@ -170,6 +179,7 @@ class LabelConfig(Section):
         (), strict=False, description="Kinds of feedback of your own, module:NAME, that tasks may ask for."
     )
     overlap: int = Field(1, ge=1, le=1000, description="People who answer a task, where it does not say how many.")
+    # InstructGPT's three.
     axes: tuple[AxisConfig, ...] = Field(
         (
             AxisConfig(name="helpfulness", question="Does it do what was asked?"),
@@ -186,6 +196,7 @@ class LabelConfig(Section):
         strict=False,
         description="What can be ticked on a completion.",
     )
+    # A reason each: a skip that explains itself shows which prompts to mend and which people to help.
     skip_reasons: tuple[str, ...] = Field(
         ("unclear prompt", "not my field", "cannot decide", "upsetting", "technical problem"),
         strict=False,
@@ -193,7 +204,10 @@ class LabelConfig(Section):
         description="Why a task may be skipped.",
     )
     min_seconds: float = Field(0.0, ge=0, le=3600, description="Least time with a task in view before it is answered.")
+    # A task that nobody comes back to must return to the others: expired locks are what users of other tools complain
+    # of.
     lease_minutes: float = Field(20.0, gt=0, le=1440, description="How long a task is kept for who claimed it.")
+    # Slips are seen at once; later, an answer may stand in somebody's training data.
     undo_minutes: float = Field(10.0, ge=0, description="How long an answer can be taken back.")
 
     @model_validator(mode="after")

@@ -48,6 +48,7 @@ class OptimConfig(Section):
     """AdamW with a warm-up, a schedule and gradient clipping."""
 
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    # OpenRLHF's share.
     warmup_ratio: float = Field(0.03, ge=0, le=1, description="Share of all steps over which the rate rises from 0.")
     schedule: Schedule = Field("cosine", description="How the rate falls after the warm-up, if it does.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of the matrices; norms get none.")
@@ -70,9 +71,11 @@ SHARE_SPELLINGS = "Tokens that share runs of letters learn together; helps where
 class Training(Section):
     """What all stages that train share."""
 
+    # fp32 masters in either case (Stiennon found that it helps); bf16 is for products alone.
     precision: Precision = Field("auto", description="Matrix products: auto = bf16 where the device has it.")
     device: Device = Field("auto", description="Where models run: auto = on the GPU where CUDA finds one.")
     checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints; a killed run resumes from one.")
+    # Forward, forward again, backward at twice a forward: 4 for 3.
     activation_checkpointing: bool = Field(
         False, description="Keep each block's input only and compute the rest again: less memory, a third more time."
     )
@@ -87,6 +90,7 @@ class LoraConfig(Section):
     rank: int = Field(0, ge=0, description="Rank of the adapter; 0 = off, all weights train.")
     alpha: float = Field(16.0, gt=0, description="The adapter counts alpha / rank times.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped while training.")
+    # All linear layers of a block; embeddings and heads stay.
     targets: tuple[Target, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         strict=False,

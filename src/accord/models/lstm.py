@@ -40,6 +40,7 @@ class LstmState:
     """The state of each layer behind each row's last token: ``(L, B, D)`` twice, of any length of sequence alike."""
 
     def __init__(self, hidden_LBD: Tensor) -> None:
+        # Both empty: rows come with a state of their own.
         self.hidden_LBD, self.cell_LBD = hidden_LBD, hidden_LBD
 
     def reserve(self, rows: int, slots: int) -> None:
@@ -131,6 +132,7 @@ class LstmTrunk(nn.Module):
             y_BTD, (hidden_LBD, cell_LBD) = self.lstm(x_BTD)
             y_ND = y_BTD.flatten(0, 1)
         else:
+            # Packed, so that padding is neither computed nor read into the state behind the last token.
             packed: PackedSequence = pack_padded_sequence(x_BTD, length_B.cpu(), batch_first=True, enforce_sorted=False)
             packed, (hidden_LBD, cell_LBD) = self.lstm(packed)
             y_BTD, _ = pad_packed_sequence(packed, batch_first=True)

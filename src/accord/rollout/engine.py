@@ -223,6 +223,7 @@ class Session:
         free = self._max_rows - len(self._rows)
         if not self._waiting or len(self._waiting[0]) > free:
             return
+        # A prefill of one prompt costs a pass of its own, and all rows alive wait for it.
         if sum(map(len, self._waiting)) > free and self._rows and free < self._max_rows // REFILL_SHARE:
             return
         while self._waiting and len(self._waiting[0]) <= free:
@@ -230,6 +231,7 @@ class Session:
             tokens = 0
             while self._waiting and len(self._waiting[0]) <= free:
                 tokens += len(self._waiting[0][0].prompt)
+                # One prompt always goes, however long: it has to at some time.
                 if entering and tokens > PREFILL_TOKENS:
                     break
                 entering.append(self._waiting.popleft())
@@ -259,6 +261,7 @@ class Session:
         everyone = (*self._rows, *entering)
         waiting = sum(map(len, self._waiting))
         slots = max(len(row.prompt) + row.sampling.max_new_tokens for row in everyone)
+        # For those who wait too: growing once is cheaper than at each entry.
         self._cache.reserve(min(self._max_rows, len(everyone) + waiting), slots)
 
 

@@ -51,6 +51,7 @@ ALARMS = (
         "the distribution sampled from is not the one that is scored",
     ),
     AlarmRule(
+        # trl#41: KL spikes and rewards crash together.
         "KL far above its target",
         lambda s: s["kl"] > 3 * s.get("kl_target", float("inf")),
         "the step is too large for the controller: lower the learning rate, or raise kl_coef",
@@ -60,6 +61,7 @@ ALARMS = (
     ),
     # In bf16 0.009 nats without an adapter and 0.014 with one are ordinary (random weights, 4 layers).
     AlarmRule("rollout drift", lambda s: s["behaviour_gap"] > 0.05, "engine and learner compute different log-probs"),
+    # TRL gives up a batch whose average ratio passes 10.
     AlarmRule("ratio", lambda s: s["ratio_max"] > 10, "learning rate too high, or too many epochs on one rollout"),
     AlarmRule(
         # Healthy runs clip .01 to .1: N+ logs 0, .025, .050, .073 over four epochs.
@@ -68,7 +70,10 @@ ALARMS = (
         "the last update went too far: lower the learning rate, or make fewer passes",
     ),
     AlarmRule(
-        "stale samples", lambda s: s.get("behaviour_ess", 1.0) < 0.3, "the samples are not this policy's any more"
+        # The estimate then stands on three tokens of ten (verl's notes on rollout correction).
+        "stale samples",
+        lambda s: s.get("behaviour_ess", 1.0) < 0.3,
+        "the samples are not this policy's any more",
     ),
     # trl#6166: log-probabilities without a number came after an entropy of 4e-4 nats.
     AlarmRule("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text"),
@@ -76,6 +81,7 @@ ALARMS = (
         "no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"
     ),
     AlarmRule(
+        # Equal scores are advantages of 0: half the rollout was for nothing.
         "zero-variance groups",
         lambda s: s.get("zero_variance_groups", 0) > 0.5,
         "most prompts teach nothing: all their scores equal",
@@ -98,6 +104,7 @@ TRENDS = (
         "the reward likes length, or a missing end costs too little: set length_coef or missing_eos_penalty",
     ),
     Trend(
+        # trl#986: ends that score high whatever stands before them, or whitened rewards.
         "length collapses",
         lambda s, earlier: _than_at_first("length", s, earlier) < 0.5,
         "ending is rewarded whatever stands before it, or each token costs: set length_coef, or lower kl_coef",
