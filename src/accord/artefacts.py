@@ -96,8 +96,10 @@ def _download(pin: Pin, aside: Path) -> Path:
 
 
 def _download_error(pin: Pin, log: str) -> AccordError:
+    # The last line that calls itself an error: what stands before is pip's progress.
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines or ["pip gave no reason"]
+    # pip has no exit code of its own for it.
     if "DO NOT MATCH THE HASHES" in log:
         return DataError(
             f"{pin.filename} has not the pinned sha256 {pin.sha256}",

@@ -40,7 +40,7 @@ def outside(name: str, hint: str = "write it as module:name") -> Any:
     if not is_outside(name):
         raise UsageError(f"there is no {name!r}", hint=hint)
     module, attribute = name.split(":")
-    # As `python -m` has it, and last: a file of the working directory must not hide a package.
+    # As `python -m` has it, but last: a file of the working directory must not hide a package.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

@@ -56,6 +56,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 def child(folder: Path, name: str) -> Path:
     """The path of a name in a folder. Raises UsageError for what is no plain name, or a link out of the folder."""
     path = folder / name
+    # Resolved too: a plain name may be a link that leads out.
     if not _NAME.fullmatch(name) or path.resolve().parent != folder.resolve():
         raise UsageError(
             f"{name!r} is no name for a file in {folder}", hint="use a-z, 0-9, dot, dash and underscore, at most 64"
@@ -65,6 +66,7 @@ def child(folder: Path, name: str) -> Path:
 
 def name_from(text: str) -> str:
     """A name that `child` takes, like a text."""
+    # Lower case: some file systems do not tell it from upper.
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:64] or "unnamed"
 
 

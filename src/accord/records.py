@@ -272,6 +272,7 @@ class Ranking(Judgement):
         self._settle(unacceptable=tuple(id_ for id_ in self.completion_ids if id_ in named))
         if self.strength is not None:
             _one_of("strength", self.strength, get_args(Strength))
+            # How clear a choice was is asked of two; of a ranking it would be a number for each pair.
             choice = len(self.ranks) == 2 and self.ranks[0] != self.ranks[1]
             _require(choice, "a strength stands beside no choice between two", "leave it out of ties and rankings")
 

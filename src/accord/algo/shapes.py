@@ -32,6 +32,7 @@ def dims_of(name: str) -> str | None:
 def shaped(function: Callable[P, _R]) -> Callable[P, _R]:
     """Refuse calls whose tensors are not shaped as the names of the parameters say."""
     names = list(signature(function).parameters)
+    # Found once, when the function is defined: a call then compares a few ints.
     wanted = [(place, name, dims) for place, name in enumerate(names) if (dims := dims_of(name))]
 
     @wraps(function)

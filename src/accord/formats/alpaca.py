@@ -28,6 +28,7 @@ _FIELDS = frozenset(("instruction", "input", "output", "system", "history", "cho
 
 def _prompt(row: InputRow) -> TextOrTurns:
     """Return what is asked: a text, or messages where a system prompt or a history comes before."""
+    # As LLaMA-Factory joins them; Alpaca's own long frame around both belongs to its model.
     asked = "\n".join(filter(None, [row.text("instruction"), row.optional_text("input")]))
     system, before = row.optional_text("system"), _history(row)
     if not system and not before:
@@ -71,6 +72,7 @@ def _asked(prompt: TextOrTurns | None) -> dict[str, object]:
     system, rounds, last = _rounds(plain_turns(turns_of(prompt)))
     if last is None:
         cannot("the prompt does not end with the user")
+    # All of it: where an instruction ends and its input begins, no other format says.
     row: dict[str, object] = {"instruction": last, "input": ""}
     return row | ({"system": system} if system else {}) | ({"history": rounds} if rounds else {})
 
@@ -99,6 +101,7 @@ def _write(item: Item) -> Iterable[Fields]:
         cannot(f"a {item.kind} is no demonstration")
     asked = _asked(item.prompt)
     if "history" in asked:
+        # In history they count; in an item's prompt they do not.
         cannot("answers in the prompt would be learned too")
     return [{**asked, "output": reply_of(item.completions[0])}]
 

@@ -52,6 +52,7 @@ def row_by_row(read: Callable[[InputRow], Iterable[Item]], fields: Iterable[str]
             except DataError as error:
                 on_reject(reject_of(error, row.where, row.shown()))
                 continue
+            # Kept, so that a file which goes through Accord loses no column.
             extra = {name: value for name, value in row.fields.items() if name not in known and value is not None}
             for item in found:
                 yield replace(item, extra={**extra, **item.extra}, where=row.where, row=row.fields)

@@ -98,6 +98,7 @@ def convert_file(
         UsageError: There is no such format or kind.
         ResourceError: The disk does not take it, or a package is missing.
     """
+    # By the file, not its name: a link would be read while it is overwritten.
     if output.exists() and output.samefile(file):
         raise UsageError("the output is the file that is read", where=str(output), hint="choose another -o")
     tally = ItemTally()

@@ -91,12 +91,14 @@ class Item:
     def kind(self) -> str:
         """One of `ITEM_KINDS`; a sample is a completion that nobody judged."""
         if self.prompt is None:
+            # Without a prompt the one completion is all there is.
             return "text" if isinstance(self.completions[0], str) else "conversation"
         if not self.completions:
             return "prompt"
         if self.steps:
             return "steps"
         said = {"ranking": self.ranks, "label": self.labels, "rating": self.ratings}
+        # A ranking first: labels beside ranks say what is unacceptable, not another judgement.
         found = (kind for kind, values in said.items() if any(value is not None for value in values))
         return next(found, "demonstration" if self.demonstration else "sample")
 

@@ -67,6 +67,7 @@ def _besides(fields: Fields) -> Fields:
 
 
 def _sft_why(fields: Fields) -> str:
+    # Nothing else: rows of messages with a topic or a label are TRL's or ours.
     found = all_messages(fields.get("messages")) and set(fields) <= {"messages", *_BESIDES}
     return '"messages" holds a conversation, and nothing but tools stands beside it' if found else ""
 

@@ -77,6 +77,7 @@ def _scale(row: InputRow) -> tuple[float, float] | None:
 def read_pair(row: InputRow, besides: Besides) -> Item:
     """Read a prompt with a chosen and a rejected completion; dialogues beside a prompt of text bring their own."""
     prompt, *sides = (row.text_or_messages(name) for name in ("prompt", "chosen", "rejected"))
+    # TRL writes both: completions beside a prompt, and whole dialogues beside its text.
     if isinstance(prompt, str) and not isinstance(sides[0], str) and sides[0][0]["role"] != "assistant":
         return read_dialogues(row, besides)
     return _preferred(row, _beside(prompt, *sides), sides, besides)
@@ -89,7 +90,9 @@ def read_dialogues(row: InputRow, besides: Besides) -> Item:
         row.fail("rejected", "is not of the form that chosen has", "write both as texts or both as messages")
     length = common_length(chosen, rejected)
     if isinstance(chosen, str):
+        # As trl.extract_prompt: the space belongs to the completion, whose first token holds it.
         length -= chosen[:length].endswith(" ")
+    # A dialogue that is the other's beginning has no completion of its own.
     elif not 0 < length < min(len(chosen), len(rejected)):
         row.fail("chosen", "shares no prompt with rejected that both answer", "begin both with the same messages")
     return _preferred(row, chosen[:length], (chosen[length:], rejected[length:]), besides)
@@ -119,6 +122,7 @@ def _ranked(row: InputRow, besides: Besides) -> Item:
     if len(found.completions) < 2:
         row.fail("completions", f"has {len(found.completions)} texts", "a ranking needs at least 2")
     given = row.items("ranks")
+    # null: nobody ranked it. A tie at the end is another thing.
     ranks = tuple(None if rank is None else row.number(f"ranks[{i}]", rank) for i, rank in enumerate(given))
     _check_ranks(row, ranks, len(found.completions))
     ranked = [rank for rank in ranks if rank is not None]
@@ -145,10 +149,12 @@ def _check_ranks(row: InputRow, ranks: Sequence[float | None], num_completions: 
 
 def _clear(row: InputRow) -> dict[str, Any]:
     strength = row.optional_text("strength") or None
+    # Shorter words for the ends of the scale, as people type them; the facts have Llama 2's.
     strength = {"much": "significantly", "barely": "negligibly"}.get(strength or "", strength)
     if strength is not None and strength not in get_args(Strength):
         row.fail("strength", f"is {strength[:40]!r}", f"write one of {', '.join(get_args(Strength))}, much, barely")
     probability = row.optional_number("probability")
+    # Below a half the other one would be the better: the row contradicts itself.
     if probability is not None and not 0.5 <= probability <= 1:
         row.fail("probability", f"is {probability:g}", "write 0.5 to 1: how sure it is that the better one is better")
     return {"strength": strength, "margin": row.optional_number("margin"), "probability": probability}
@@ -158,6 +164,7 @@ def _besides(row: InputRow, *names: str) -> Besides:
     """Return what a row says beside its texts, of the columns that somebody asks for."""
     found: Besides = {name: row.optional_text(name) for name in names if name not in ("weight", "created_at")}
     weight = row.optional_number("weight")
+    # 0 would be a row that is read and says nothing; below it, one that unlearns.
     if weight is not None and weight <= 0:
         row.fail("weight", f"is {weight:g}", "write a number above 0, or remove the row")
     found["weight"] = 1.0 if weight is None else weight
@@ -274,6 +281,7 @@ def _each_judged(item: Item, prompt: Any, texts: list[Any]) -> Iterable[dict[str
 
 
 def _whole(number: float) -> float:
+    # 1 and not 1.0: rows are read by people too, and the same item gives the same bytes.
     return int(number) if math.isfinite(number) and number == int(number) else number
 
 
@@ -294,6 +302,7 @@ def _completion(completion: TextOrTurns) -> Any:
     if len(completion) != 1 or completion[0]["role"] != "assistant":
         cannot("a completion is more than one message of the assistant's")
     only = _messages(completion)
+    # A plain reply is written as text: any reader takes it, with a chat template or without.
     return only[0]["content"] if only[0].keys() == {"role", "content"} and plain_turns(completion) else only
 
 

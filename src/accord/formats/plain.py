@@ -18,6 +18,7 @@ _CHOSEN = (("chosen", "rejected"), ("preferred", "dispreferred"), ("better", "wo
 _TWO = (("output_1", "output_2"), ("response_1", "response_2"), ("answer1", "answer2"), ("response_a", "response_b"))
 _CHOICES = ("label", "preference", "choice", "winner")
 _COLUMNS = frozenset((*_PROMPTS, *_COMPLETIONS, *(name for two in _CHOSEN + _TWO for name in two), *_CHOICES))
+# 0 for a tie, as here and there 1.5: the mean of the ranks.
 _WINNERS: Mapping[Any, tuple[int, int]] = {1: (1, 2), 2: (2, 1), 0: (1, 1), 1.5: (1, 1)}
 
 
@@ -53,6 +54,7 @@ def _read_plain(row: InputRow) -> Iterable[Item]:
     if two := _two(fields, _TWO):
         name = _choice(fields) or row.fail("label", "is missing", "write 1 or 2 for the better one, 0 for a tie")
         ranks = _WINNERS.get(fields[name])
+        # True is 1 in Python; in a table of choices it is another column.
         if ranks is None or isinstance(fields[name], bool):
             row.fail(name, f"is {fields[name]!r}", "write 1 or 2 for the better one, 0 for a tie")
         judged: dict[str, Any] = {"ranks": ranks}

@@ -20,7 +20,7 @@ from accord.formats.rows import InputRow, OnReject, Reject, json_kind, refuse
 from accord.formats.source import rows
 from accord.formats.table import Detected, detect, format_named
 
-MOST_FIELDS = 500
+MOST_FIELDS = 500  # names to count: a file of keys that never repeat must not fill the memory
 
 
 class Reading(Iterator[Item]):

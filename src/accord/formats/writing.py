@@ -133,6 +133,7 @@ def wanted_kinds(named: Iterable[str]) -> frozenset[str]:
     kinds = frozenset(named)
     if unknown := kinds - {*ITEM_KINDS, "all"}:
         raise UsageError(f"there is no kind {min(unknown)!r}", hint=f"give all, or some of {', '.join(ITEM_KINDS)}")
+    # A sample written as a row reads as a demonstration: it would be imitated, though nobody judged it.
     return frozenset(ITEM_KINDS) if "all" in kinds else kinds or frozenset(ITEM_KINDS) - {"sample"}
 
 
@@ -159,6 +160,7 @@ def _choose(formats: tuple[Format, ...], items: Iterator[Item]) -> tuple[Format,
     for item in items:
         skipped.append(item)
         found = next((format for format in writable if _says(format, item)), None)
+        # Not the whole file: that would have to be held until a format is chosen.
         if found is not None or len(skipped) >= 1_000:
             return found or writable[0], itertools.chain(skipped, items)
     return writable[0], iter(skipped)

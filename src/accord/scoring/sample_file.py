@@ -86,6 +86,7 @@ def _as_row(one: Generated) -> dict[str, Any]:
     return {
         "prompt": one.prompt,
         "completion": one.text,
+        # A sum, as a sequence's probability is a product; six places are what fp32 holds of it.
         "logp": round(sum(one.behaviour_logp), 6),
         "tokens": len(one.completion_ids),
         "finish": one.finish,

@@ -191,6 +191,7 @@ def _share_right(right_m: FloatArray, trial_m: IntArray, level: float, *, impute
 
 def _beyond(accuracy: Interval, chance: float) -> Interval:
     """Return the same beyond chance, at least -1; with one value in all there is none to go beyond."""
+    # All said one thing: 0 / 0.
     if chance > 1 - 1e-12:
         return accuracy
     bounds = (accuracy.value, accuracy.low, accuracy.high)

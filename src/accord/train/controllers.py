@@ -55,6 +55,7 @@ class Controllers:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint was written."""
         for name, values in state.items():
+            # A state that is passed over would go on with a price from nowhere.
             if not hasattr(self, name):
                 raise DataError(
                     f"a checkpoint holds {name!r}, which this version does not know",

@@ -385,6 +385,7 @@ def _online(
         found, reported = _judged_samples(setup, scorer, drawn, examples, stream_seed(setup.seed, "labels", step))
         # Of samples from the policy: the mean of log pi - log ref is its KL to the reference.
         if reference:
+            # A step's completions never come again: kept, they would fill the memory.
             reference.forget()
             reported["kl"] = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn) - float(
                 reference(examples).mean()

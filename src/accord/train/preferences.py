@@ -151,6 +151,7 @@ class Tally:
         self._sums["right"] += float((weight_N * right_N).sum())
         for side, index_N in (("chosen", better_N), ("rejected", worse_N)):
             real_N = index_N != ZERO_POINT
+            # Of completions alone: the zero point has no length and no likelihood.
             self._sums[f"{side} weight"] += float(weight_N[real_N].sum())
             for name, x_S in known.items():
                 self._sums[f"{side}_{name}"] += float((weight_N[real_N] * x_S[index_N[real_N]]).sum())

@@ -104,6 +104,7 @@ def _read_blocks(config: PretrainConfig, tokenizer: Tokenizer, texts: Path) -> T
 def _held_out(tokenizer: Tokenizer, texts: Path, max_positions: int) -> list[Example]:
     """Return the texts whose likelihood is measured, each cut to the model's context."""
     end = tokenizer.end_id
+    # Behind an end token, as each text stands in the blocks: its first token counts too.
     return [Example((end,), (*ids, end)[:max_positions]) for ids in tokenizer.encode_batch(read_texts(texts))]
 
 

@@ -38,6 +38,7 @@ def choose_prompts(
     for name, keeps in filters.items():
         with blaming(f"rl.prompts.{name}"):
             passed = [row for row in kept if keeps(row.text)]
+        # One after the other, so that each number is what that filter alone took.
         kept, dropped[name] = passed, len(kept) - len(passed)
     if not kept:
         counts = ", ".join(f"rl.prompts.{name} dropped {count}" for name, count in dropped.items())

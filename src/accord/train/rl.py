@@ -157,5 +157,6 @@ def _record(run: TrainingRun, step: int, scored: Scored, stats: dict[str, float]
     for event in raised_alarms(stats) + raised_trends(stats, run.metrics.rows()):
         run.event(step, event)
     some = list(zip(scored.samples, scored.score_B.tolist(), strict=True))[:SHOWN_SAMPLES]
+    # Numbers do not show a policy that writes lists of one word; texts do.
     shown = [f"[{score:+.2f}] {one.prompt!r}{one.text}" for one, score in some]
     write_text(run.folder / "samples" / f"step_{step + 1:06d}.txt", "\n".join(shown) + "\n")

@@ -118,6 +118,7 @@ def _demonstrations(tokenizer: Tokenizer, path: Path, max_tokens: int, log: Log)
 def _example(tokenizer: Tokenizer, lesson: tuple[str, str] | Conversation) -> Example:
     if not isinstance(lesson, Conversation):
         return demonstration_example(tokenizer, *lesson)
+    # A template's complaint names the row that it was given.
     with at_row(lesson.where):
         return encode_chat(tokenizer, lesson.messages, lesson.counted_from)
 
