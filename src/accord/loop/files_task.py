@@ -221,11 +221,11 @@ class LeftOut(contextlib.ExitStack):
     def keeps(self, kind: str, item: Item, most_characters: int) -> bool:
         """Whether stages can read an item, and it is no longer than that (0: whatever its length)."""
         faults: list[str] = []
-        if most_characters and length_of(item) > most_characters:
+        if list(to_jsonl([item], faults.append)):
+            if not most_characters or length_of(item) <= most_characters:
+                return True
             self._count(kind, f"longer than {most_characters:,} characters", item.where)
             return False
-        if list(to_jsonl([item], faults.append)):
-            return True
         row = json.dumps(item.row, ensure_ascii=False, default=str)
         problem = faults[0] if faults else "nothing of it can be written"
         self.rejecting(kind)(Reject(item.where, "", problem, "mend the row, or leave it out", row[:MAX_SHOWN]))
