@@ -15,17 +15,21 @@ import pytest
 from conftest import TEXTS, WriteRows, random_policy
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from accord.cli.main import app
 from accord.config import LabelConfig, TaskConfig, load_recipe
 from accord.errors import DataError
 from accord.formats import Item
 from accord.loop.cache import Stage
-from accord.loop.files_task import FilesTask, shortened, split_of, topics_of
+from accord.loop.files_task import FilesTask, StoreTask, shortened, split_of, topics_of
 from accord.loop.run import run
 from accord.loop.task import TaskPlace
 from accord.models.folder import save_policy
 from accord.models.shape import DecoderConfig
-from accord.people.desk import Desk
+from accord.people.desk import Desk, group_tasks
+from accord.people.desk.answers import Answer
+from accord.records import Completion, Prompt, Source
 from accord.scoring.reward_model import RewardModel
 from accord.store import Store
 from accord.text.tokenizer import train_tokenizer
@@ -192,7 +196,7 @@ def test_direct_preference_and_its_controls_go_by_their_names(
     page, card = (out / "report.html").read_text(), (out / "README.md").read_text()
     assert "IPO" in page and "PPO" not in page + card and "IPO" in card
     with Store.open(out / "accord.db") as store:
-        assert {task.origin for task in Desk(store, LabelConfig()).tasks()} == {"mine/dpo"}
+        assert {task.origin for task in Desk(store, LabelConfig()).queue.tasks()} == {"mine/dpo"}
     measured = json.loads((out / "dpo/stage.json").read_text())["result"]
     assert measured["num_groups"] == summary["counts"]["judgements_train"]  # none of them is held out: valid is
     _, said = run_files(out, chat_model, pairs, *dpo)
@@ -304,3 +308,77 @@ def test_a_file_of_nothing_but_faults_gives_up(tmp_path: Path, write_rows: Write
     path = write_rows("pairs.jsonl", [{"prompt": f"p{i}", "chosen": "a", "rejected": " "} for i in range(1_100)])
     with pytest.raises(DataError, match="more than 1,000 rows of the judgements"):
         prepared(tmp_path, judgements=str(path))
+
+
+# ---- a project's store -----------------------------------------------------------------------------------------------
+
+
+def cli(*args: object) -> dict[str, Any]:
+    """What a command prints as JSON."""
+    done = CliRunner().invoke(app, [*map(str, args), "--json"])
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, write_rows: WriteRows) -> Path:
+    """A project with imported pairs, and further answers of a person and of a simulated annotator at the desk."""
+    root = tmp_path / "project"
+    cli("init", root)
+    cli("import", write_rows("pairs.jsonl", own_rows()), "--project", root)
+    with Store.open(root / "accord.db") as store:
+        desk = Desk(store, LabelConfig())
+        for name, about in (("Ada", "ships"), ("sim 1", "films")):
+            person = desk.directory.add_person(name, "annotator", simulated=name == "sim 1").id
+            for number in range(6):
+                served(desk, person, f"Tell me of {about} {number}.")
+    return root
+
+
+def served(desk: Desk, person: int, asked: str) -> None:
+    """Queue two completions of a prompt and let a person prefer the first."""
+    prompt = Prompt.of_messages([{"role": "user", "content": asked}])
+    source = Source(origin="policy", name="sft")
+    two = tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in ("Gladly.", "No."))
+    desk.queue.add_tasks(group_tasks(prompt, two, serve_as="ranking"))
+    taken = desk.queue.claim(person)
+    assert taken is not None
+    desk.answers.submit(person, taken.task.id, Answer(ranks=(1, 2)), key=f"key of {asked}".ljust(32, "."))
+
+
+@pytest.mark.slow
+def test_a_project_runs_from_its_store(chat_model: Path, project: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"task: {{use: store}}\nbase: {{model: {chat_model}}}\n")
+    again = ["run", recipe, "--project", project, *TOY]
+    summary, out = cli(*again), project / "runs/mine"
+    told = json.loads((out / "data/stage.json").read_text())["result"]
+    # 89 pairs were imported (one row was no good, one text empty), Ada said 6 more; the simulated one's 6 are told.
+    assert sum(told["counts"][f"judgements_{split}"] for split in SPLITS) == 88 + 6
+    assert told["left_out"]["judgements"]["why"]["judgements by simulated annotators"] == 6
+    assert set(check_splits(out / "data")) == set(SPLITS)
+    assert (out / "report.html").is_file() and summary["reward_accuracy"] is not None
+    with Store.open(project / "accord.db") as store:  # the run's own samples wait there: they change nothing
+        assert sum(task.origin == "mine/rl" for task in Desk(store, LabelConfig()).queue.tasks()) == 2
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/stage.json")}
+    cli(*again)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/stage.json")} == stamps
+    with Store.open(project / "accord.db") as store:
+        desk = Desk(store, LabelConfig())
+        served(desk, desk.directory.add_person("Eve", "annotator").id, "Tell me of bread.")
+    cli(*again)
+    assert (out / "data/stage.json").stat().st_mtime_ns != stamps[out / "data/stage.json"]
+
+
+def test_simulated_annotators_count_where_they_are_asked_for(project: Path) -> None:
+    store = str(project / "accord.db")
+    for simulated, count in ((False, 95), (True, 101)):
+        task = StoreTask(TaskPlace(TaskConfig(use="store", simulated=simulated), project, store, project))
+        assert sum(kind == "judgements" for kind, _ in task.found) == count
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no store"):
+        StoreTask(TaskPlace(TaskConfig(use="store"), tmp_path, str(tmp_path / "accord.db"), tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -261,8 +261,8 @@ class LeftOut(contextlib.ExitStack):
         """The same, in words."""
         for kind, of in self.reasons.items():
             if of:
-                where = self.first[kind]
-                yield f"{of.total():,} rows of the {kind} are left out: {self.told(kind)}; the first at {where}"
+                first = f"; the first at {where}" if (where := self.first.get(kind)) else ""
+                yield f"{of.total():,} rows of the {kind} are left out: {self.told(kind)}{first}"
             if others := self.others[kind]:
                 told = ", ".join(f"{count:,} of kind {name}" for name, count in others.most_common())
                 yield f"the {kind} hold besides: {told}"
@@ -341,14 +341,15 @@ def unreadable(kind: str, reading: Reading, wanted: Iterable[str], left_out: str
 
 
 class StoreTask(SplitTask):
-    """What people said in a project's store, weighed as `accord export` weighs it; simulated annotators are left out.
+    """What people said in a project's store, weighed as `accord export` weighs it.
 
     The facts are read when the task is made: its settings hold their hash, so that new judgements make a new run.
     """
 
     def __init__(self, place: TaskPlace) -> None:
         super().__init__(place)
-        self.found = list(_facts(place.store, kinds_read(place.reads)))
+        self.not_taken: dict[str, int] = {}
+        self.found = list(self._facts(kinds_read(place.reads)))
         kinds = Counter(kind for kind, _ in self.found)
         if not kinds:
             raise DataError("the store holds nothing to learn from", where=place.store, hint="`accord import FILE`")
@@ -357,29 +358,33 @@ class StoreTask(SplitTask):
         rows = sorted({json.dumps([kind, *to_jsonl([item])], sort_keys=True) for kind, item in self.found})
         facts = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         self.settings = {"task": place.config.model_dump(), "reads": place.reads, "facts": facts}
+        self.settings |= {"not taken": self.not_taken}
 
     def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
+        for reason, count in self.not_taken.items():
+            left_out.reasons["judgements"][reason] = count
         yield from self.found
 
-
-def _facts(place: str, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[str, Item]]:
-    """Judgements of people, then all other prompts: once each, in an order that a run's own samples do not change."""
-    if "://" not in place and not Path(place).is_file():
-        raise DataError("there is no store", where=place, hint="`accord init DIR`, then `accord import FILE` there")
-    judged: set[str] = set()
-    others: dict[str, Item] = {}
-    with Store.open(place) as store:
-        view = training_view(store, weights=quality_weights(store))
-        for item in from_facts(store, view):
-            kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
-            prompt = json.dumps(item.prompt, default=dict)
-            if kinds:
-                judged.add(prompt)
-                yield kinds[0], item
-            elif item.kind in wanted["prompts"]:
-                alone = Item(prompt=item.prompt, topic=item.topic)
-                others[prompt] = min(others.get(prompt, alone), alone, key=lambda one: one.topic)
-    yield from (("prompts", others[prompt]) for prompt in sorted(others.keys() - judged))
+    def _facts(self, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[str, Item]]:
+        """Judgements, then all other prompts: once each, in an order that a run's own samples do not change."""
+        place, simulated = self.place.store, self.place.config.simulated
+        if "://" not in place and not Path(place).is_file():
+            raise DataError("there is no store", where=place, hint="`accord init DIR`, then `accord import FILE` there")
+        judged: set[str] = set()
+        others: dict[str, Item] = {}
+        with Store.open(place) as store:
+            weights = quality_weights(store)
+            view = training_view(store, weights=weights, simulated=simulated, left_out=self.not_taken)
+            for item in from_facts(store, view):
+                kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
+                prompt = json.dumps(item.prompt, default=dict)
+                if kinds:
+                    judged.add(prompt)
+                    yield kinds[0], item
+                elif item.kind in wanted["prompts"]:
+                    alone = Item(prompt=item.prompt, topic=item.topic)
+                    others[prompt] = min(others.get(prompt, alone), alone, key=lambda one: one.topic)
+        yield from (("prompts", others[prompt]) for prompt in sorted(others.keys() - judged))
 
 
 # ---- how the reward model fares --------------------------------------------------------------------------------------
