@@ -382,3 +382,61 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no store"):
         StoreTask(TaskPlace(TaskConfig(use="store"), tmp_path, str(tmp_path / "accord.db"), tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+# ---- before any work -------------------------------------------------------------------------------------------------
+
+
+def refused(*args: object) -> str:
+    """What a command says that is refused; nothing is written."""
+    here = sorted(Path.cwd().rglob("*"))
+    done = CliRunner().invoke(app, [*map(str, args)])
+    assert done.exit_code in (2, 3) and sorted(Path.cwd().rglob("*")) == here, done.output
+    return done.stderr
+
+
+def test_the_template_says_what_to_fill_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--dry-run"]):
+        told = refused("run", "files", *more)
+        assert "the recipe names no data" in told and "task.judgements=FILE" in told and "base.model=FOLDER" in told
+    assert "files" in refused("run", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["task.judgements=gone.jsonl"], "gone.jsonl: there is no such file"),
+        (["task.judgements=hh:gone.jsonl"], "gone.jsonl: there is no such file"),
+        (["task.prompts=gone.csv"], "task.prompts names it"),
+        (["task.use=nowhere:TASK"], "no module 'nowhere'"),
+        (["task.use=json:dumps"], "json:dumps failed: TypeError"),
+        (["task.use=builtins:repr"], "makes str, not a task"),
+        (["task.use=accord.demo.films:FILMS", "task.options={group_sise: 3}"], "group_sise"),
+        (["task.use=store"], "there is no store"),
+        (["base.model=gone"], "gone"),
+        (["optimise=dpo", "dpo.loss=nowhere:LOSS"], "nowhere"),
+        (["ask={who: scorer, scorer: {model: gone/model}}"], "gone/model: there is no such model"),
+        (["eval.judges={one: {model: gone/judge}}"], "gone/judge: there is no such model"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_rows: WriteRows, given: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    named = "" if any("use=" in one for one in given) else write_rows("pairs.jsonl", own_rows())
+    keys = [f"task.judgements={named}"] if named else []
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: {model: model}\n")
+    assert told in refused("run", mine, "--dry-run", *keys, *given)
+    if named:
+        assert CliRunner().invoke(app, ["run", str(mine), "--dry-run", *keys]).exit_code == 0
+
+
+def test_a_dry_run_writes_nothing(project: Path, tmp_path: Path, chat_model: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"task: {{use: store}}\nbase: {{model: {chat_model}}}\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert cli("run", recipe, "--project", project, "--dry-run")["task"]["use"] == "store"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

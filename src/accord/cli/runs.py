@@ -93,7 +93,7 @@ def run(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
     overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only check everything and print the resolved recipe.")
+        bool, typer.Option("--dry-run", help="Only check everything, files too, and print the resolved recipe.")
     ] = False,
     sweep: Sweep = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Instead of the recipe's seed.")] = None,
@@ -131,6 +131,8 @@ def run(
 
         made, points = load(()), grid(sweep, load) if sweep else []
         folder = run_dir(output_dir, home, f"{made.name}-sweep" if sweep else made.name)
+        if dry_run:
+            check_each([point.recipe for point in points] or [made], folder, home, from_dir)
         if dry_run and points:
             talk.result({point.name: point.recipe for point in points}, text="\n".join(point.name for point in points))
             return
@@ -155,6 +157,14 @@ def run(
         with people_may_be_asked(talk, home):
             summary = work(made, output_dir=folder, **settings)
         talk.result(summary, next_step=_next_steps(folder, made, home))
+
+
+def check_each(recipes: Sequence[Recipe], folder: Path, home: Project | None, from_dir: Path | None) -> None:
+    """Check recipes as far as it goes without any work."""
+    from accord.loop.run import check_run
+
+    for recipe in recipes:
+        check_run(recipe, output_dir=folder, store=home.store if home else None, from_dir=from_dir)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -131,7 +131,8 @@ class Recipe(Section):
 
         Raises UsageError.
         """
-        if self.base.model:
+        own = self.task.texts or self.task.use != "files" or "model" in self.model_fields_set
+        if self.base.model or not own:
             return
         lengths = {
             "pretrain.block_tokens": self.pretrain.block_tokens,

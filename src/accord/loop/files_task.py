@@ -291,7 +291,8 @@ class FilesTask(SplitTask):
             raise UsageError(
                 "the recipe names no data",
                 why="a run of task files learns from files",
-                hint="name them: task.judgements, task.demonstrations, task.prompts; or choose another with task.use",
+                hint="name them: task.judgements=FILE, task.demonstrations=FILE, task.prompts=FILE (and your model: "
+                "base.model=FOLDER); or choose another task with task.use",
             )
         for kind, path in self.inputs.items():
             if not path.is_file():

@@ -16,8 +16,9 @@ import torch
 import yaml
 
 import accord
-from accord.config import DpoConfig, LabelConfig, Recipe, RlConfig
-from accord.errors import UsageError
+from accord.algo.table import PREFERENCE_LOSSES
+from accord.config import DpoConfig, LabelConfig, Recipe, RlConfig, ScorerConfig
+from accord.errors import DataError, UsageError
 from accord.extend import is_outside, outside, row
 from accord.files import read_json, write_json, write_text
 from accord.loop.asking import reads_of
@@ -32,6 +33,7 @@ from accord.people.desk.kinds import kind_of
 from accord.progress import Log, named_part, quiet
 from accord.report.seeds_page import write_seeds_report
 from accord.rollout.generator import GENERATORS
+from accord.scoring.weighted import scorer_inputs
 from accord.train.rl import find_algorithm
 
 #: Share of a run's time each stage takes, for the time left (measured on 2 cores, on the film demo).
@@ -167,15 +169,29 @@ def task_of(recipe: Recipe, folder: Path, store: str, cache: Path, from_dir: Pat
 # ---- before any work -------------------------------------------------------------------------------------------------
 
 
+def check_run(recipe: Recipe, *, output_dir: Path, store: str | None = None, from_dir: Path | None = None) -> None:
+    """Check what can be checked of a run before any work, and write nothing: settings, names, the files it names.
+
+    Raises UsageError or DataError.
+    """
+    methods = [one for one in map(recipe.method, recipe.compare.methods) if not isinstance(one, int)]
+    check_recipe(recipe, [recipe.rl, *map(recipe.control, recipe.controls), *methods])
+    task_of(recipe, output_dir, store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
+
+
 def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) -> None:
     """Refuse what cannot be run, before any work. Raises UsageError or DataError."""
     recipe.check_lengths()
     check_base(recipe)
     check_sampling(recipe)
     check_asking(recipe)
+    asked = [] if recipe.ask.scorer is None else [recipe.ask.scorer]
+    check_scorers([*recipe.rl.rewards, *recipe.dpo.rewards, *recipe.eval.judges.values(), *asked])
     for config in optimisations:
         if isinstance(config, RlConfig):
             check_rl(config)
+        else:
+            row(PREFERENCE_LOSSES, config.loss)
 
 
 def time_shares(recipe: Recipe) -> dict[str, float]:
@@ -224,6 +240,14 @@ def check_asking(recipe: Recipe) -> None:
             f"sample.samples_per_prompt is {shown}, and ask.kind {kind} shows {fewest} to {most} at once",
             hint="change sample.samples_per_prompt",
         )
+
+
+def check_scorers(scorers: Iterable[ScorerConfig]) -> None:
+    """Refuse scorers whose models are not there, before any work."""
+    for config in scorers:
+        for path in scorer_inputs([config]).values():
+            if not path.exists():
+                raise DataError("there is no such model", where=str(path), why=f"the scorer {config.label} names it")
 
 
 def check_rl(config: RlConfig) -> None:

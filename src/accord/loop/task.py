@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 from accord.config import Layer, S, TaskConfig, build
 from accord.errors import UsageError
-from accord.extend import row
+from accord.extend import blaming, row
 from accord.loop.cache import Inputs
 from accord.models.placement import Placement
 from accord.progress import Log
@@ -156,10 +156,20 @@ class PlainTask:
         return self.path("texts", split) if "texts" in self.has else None
 
 
+#: What a run asks of every task.
+NEEDED = ("prepare", "prompts", "demonstrations", "judgements", "texts", "settings", "inputs", "judges", "annotators")
+
+
 def find_task(place: TaskPlace, built_in: Mapping[str, Callable[[TaskPlace], Task]]) -> Task:
     """The task that ``task.use`` names. Raises UsageError where there is none, or its settings make no sense."""
     name = place.config.use
     make = row(built_in, name)
     if not callable(make):
         raise UsageError(f"{name!r} is {type(make).__name__}, not a task", hint="a task is called with a TaskPlace")
-    return make(place)
+    with blaming(name):
+        made = make(place)
+    missing = [one for one in NEEDED if not hasattr(made, one)]
+    if missing:
+        hint = f"it has no {', '.join(missing)}; accord.loop.task.PlainTask is a beginning"
+        raise UsageError(f"{name!r} makes {type(made).__name__}, not a task", hint=hint)
+    return made
