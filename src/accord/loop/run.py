@@ -124,7 +124,7 @@ def run_seeds(
 
 def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: bool = False) -> dict[str, Any]:
     """One run, or the rest of it, in a folder; its summary."""
-    check_recipe(recipe, [recipe.rl, *map(recipe.control, recipe.controls)])
+    check_recipe(recipe, [recipe.rl, recipe.optimisation(), *map(recipe.control, recipe.controls)])
     part = log if recipe.rounds == 1 else named_part(log, 0, recipe.rounds, "round 1")
     home = open_home(recipe, folder, where, Runner(folder, time_shares(recipe), resume, part, where.reuse_from), wait)
     write_run_files(recipe, folder)
@@ -175,7 +175,7 @@ def check_run(recipe: Recipe, *, output_dir: Path, store: str | None = None, fro
     Raises UsageError or DataError.
     """
     methods = [one for one in map(recipe.method, recipe.compare.methods) if not isinstance(one, int)]
-    check_recipe(recipe, [recipe.rl, *map(recipe.control, recipe.controls), *methods])
+    check_recipe(recipe, [recipe.rl, recipe.optimisation(), *map(recipe.control, recipe.controls), *methods])
     task_of(recipe, output_dir, store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
 
 
