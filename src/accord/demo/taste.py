@@ -47,10 +47,14 @@ GUIDELINE = (
 #: Simulated rankings happen at no moment. A fixed one keeps their ids the same on every run.
 RANKED_AT = "1970-01-01T00:00:00.000000+00:00"
 
+# Positivity spans -1..1, substance 0..1: the emptiest praise (1.25) stays below a complete neutral review (1.5).
 POSITIVITY_WEIGHT = 1.25
 SUBSTANCE_WEIGHT = 1.5
+# Praise must say of what: so many words that are neither rated nor grammar.
 NUM_SPECIFIC_WORDS = 4
+# More rated words than that make a slogan, not a review.
 LARGEST_RATED_SHARE = 1 / 3
+# "not a very good film": a negation reaches three words on, turns the sign and halves the rating.
 NEGATION_REACH = 3
 NEGATION_FACTOR = -0.5
 

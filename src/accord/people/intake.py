@@ -28,6 +28,7 @@ def queue_groups(
     Raises:
         DataError: A group has too few completions for so many pairs, or too many to rank; nothing was queued.
     """
+    # By content, not by file name: a run that goes on writes the same groups into a new file.
     known = {(task.kind, task.group or _name(task.prompt, task.completions)) for task in desk.queue.tasks()}
     tasks: list[NewTask] = []
     for prompt, completions in groups:

@@ -23,6 +23,8 @@ from accord.people.desk.answers import ADJUDICATION, GOLD
 from accord.records import Judgement, Label, Ranking, Rating
 from accord.store import Store
 
+# Completions of one batch element. Each runs once in it instead of once a judgement, with the same loss (1e-6);
+# the bound keeps an element within memory where thousands of rankings hang together.
 MOST_TOGETHER = 32
 
 
@@ -46,6 +48,7 @@ def training_view(
     weight_of, reasons = weights or {}, {} if left_out is None else left_out
 
     def why_not(judgement: Judgement) -> str:
+        # Gold questions measure people and train nothing.
         if GOLD in judgement.flags or judgement.id in gold:
             return "answers to gold questions"
         if kinds[judgement.annotator_id] == "simulated" and not simulated:
@@ -63,6 +66,8 @@ def training_view(
         weight, element = weight_of.get(judgement.annotator_id, 1.0), ""
         if isinstance(judgement, Ranking):
             unit = served.get(judgement.id, judgement.id)
+            # A person counts once a group as it was served, as one ranking of four or as six pairs. Once a connected
+            # set would make thirty tasks from a pool of nineteen texts a single vote.
             weight *= _num_pairs(judgement) / pairs_of[unit, judgement.annotator_id]
             element = element_of(judgement) or unit
         return Weighed(round(weight, 6), element)
@@ -129,6 +134,7 @@ def _groups(
     pairs = Counter[tuple[str, str]]()
     for ranking in rankings:
         roots = {find(id_) for id_ in ranking.completion_ids}
+        # Union by the least id: the name of an element does not depend on the order in which rankings came.
         leader.update(dict.fromkeys(roots, min(roots)))
         pairs[served.get(ranking.id, ranking.id), ranking.annotator_id] += _num_pairs(ranking)
     sizes = Counter(map(find, list(leader)))

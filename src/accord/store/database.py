@@ -67,6 +67,7 @@ def _engine_by_url(text: str) -> Engine:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
+        # pre_ping: a connection that a firewall or a restart has cut is replaced instead of failing a request.
         return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     except ImportError as error:
         raise ResourceError(
@@ -88,6 +89,7 @@ def _sqlite_engine(path: Path) -> Engine:
         raise DataError("this file is not a database", where=str(path), hint="give another file, or a new name")
     url = URL.create("sqlite", database=str(path))
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=_KEPT_OPEN)
+    # Python's driver would begin transactions late and by itself; a snapshot needs BEGIN at the start.
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -105,6 +107,8 @@ def _may_be_sqlite(path: Path) -> bool:
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     connection.isolation_level = None  # Python then begins no transaction by itself; _begin_sqlite does
     _switch_to_wal(connection)
+    # FULL: a judgement that was acknowledged survives a power cut (NORMAL may lose the last commits in WAL mode).
+    # Foreign keys are checked only where a connection asks for it.
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -118,11 +122,13 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
+            # SQLite does not use its busy timeout for this one change.
             time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("accord_writes", False)
+    # IMMEDIATE takes the write lock at once: a transaction that read first and then wrote could fail half-way.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
@@ -140,6 +146,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
     """Open one snapshot: what others commit meanwhile stays unseen."""
+    # A transaction of SQLite is a snapshot by itself; PostgreSQL by default sees new commits with each statement.
     options: dict[str, Any] = {} if is_sqlite(engine) else {"isolation_level": "REPEATABLE READ"}
     with engine.connect() as connection:
         yield connection.execution_options(**options)

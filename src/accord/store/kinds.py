@@ -31,6 +31,7 @@ from accord.records import (
 )
 from accord.store import schema
 
+# Lists and mappings that are never searched for: no tables of their own.
 _JSON = ("meta", "flags")
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 

@@ -22,6 +22,7 @@ def bring_up_to_date(engine: Engine) -> None:
     Raises:
         DataError: The database belongs to a newer Accord, or to another program.
     """
+    # By reading first: opening a store that is up to date waits for no writer.
     with snapshot(engine) as connection:
         version = _version(connection)
     if version == schema.SCHEMA_VERSION:
@@ -65,6 +66,7 @@ def _holds_facts(connection: Connection) -> bool:
 def _back_up(path: Path, version: str) -> None:
     """Write a whole copy beside the file, or none. The caller holds the write lock, so nothing is missed."""
     target = path.with_name(f"{path.name}.schema-{version}.bak")
+    # Beside it and then renamed: a copy that was cut off must not look like one.
     aside = partial_name(target)
     try:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(aside)) as copy:
@@ -80,5 +82,6 @@ def _upgrade(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})
+    # A percent sign in a path is ConfigParser's own.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     command.upgrade(config, "head")

@@ -110,6 +110,7 @@ tasks = _table(
 )
 #: As SQL with its number in it, for a prepared statement to see that the index of free tasks serves.
 HAS_FREE_SLOT = tasks.c.free > literal_column("0")
+# Only tasks with a free slot, in the order they are given out: a claim reads one row however many are done.
 Index("ix_tasks_free", tasks.c.turn, tasks.c.id, sqlite_where=HAS_FREE_SLOT, postgresql_where=HAS_FREE_SLOT)
 task_completions = Table(
     "task_completions",
@@ -133,9 +134,12 @@ assignments = _table(
     _text("draft", nullable=True),
     _text("reason"),
     _text("note"),
+    # Nobody has a task twice, whatever two requests do at once.
     UniqueConstraint("person_id", "task_id"),
 )
+# Leases that are over, looked for with every request.
 Index("ix_assignments_state", assignments.c.state, assignments.c.until)
+# What a person has and has done, for the next claim and for "left".
 Index("ix_assignments_person", assignments.c.person_id, assignments.c.state)
 submissions = _table(
     "submissions",
@@ -154,6 +158,7 @@ submissions = _table(
     _flag("extra"),
     _flag("adjudication"),
     _text("judgement_ids"),
+    # An answer sent twice is one: the database itself refuses a second row for its key.
     UniqueConstraint("person_id", "key"),
 )
 Index(
@@ -164,4 +169,5 @@ Index(
     submissions.c.revision,
     unique=True,
 )
+# The last answers of a person, for the history and for the time of the next one.
 Index("ix_submissions_person", submissions.c.person_id, submissions.c.created_at)

@@ -16,6 +16,7 @@ from accord.store import schema
 from accord.store.database import LOOKUP_IDS, chunks
 from accord.store.kinds import FACT_KINDS, KIND_OF, FactKind, to_record
 
+# Rows held at a time: a store of millions of judgements is streamed in constant memory.
 _FETCH_ROWS = 2_000
 
 _R = TypeVar("_R", bound=Record)

@@ -31,6 +31,7 @@ from sqlalchemy import (
 SCHEMA_VERSION = "0003"
 VERSION_TABLE = "accord_version"
 
+# What a database refuses, and the character that stands for it, which must itself be told apart.
 _UNSTORABLE = re.compile("[\x00\x1a\ud800-\udfff]")
 _ESCAPED = re.compile("\x1a([0-9a-f]{4})")
 

@@ -34,6 +34,7 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # Unbounded: each caller waits for its own answer, so there are never more requests than threads.
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
         self._lock = threading.Lock()  # of the two below: nothing is asked of a thread that was told to end
         self._thread: threading.Thread | None = None
@@ -46,6 +47,7 @@ class Writer:
             UsageError: The writer is closed.
             AccordError: The database refused this request, or the commit it was part of; nothing of it was stored.
         """
+        # It would wait for itself for ever.
         if threading.current_thread() is self._thread:
             raise RuntimeError("a request may not wait for another: pass the connection on")
         request = _Request(work, Future())
@@ -99,6 +101,7 @@ class Writer:
 
     def _attempt(self, connection: Connection, request: _Request) -> Callable[[Future[Any]], None]:
         """Run a request, and return how to answer its caller after the commit."""
+        # A request that fails takes nothing of its neighbours with it.
         savepoint = connection.begin_nested()
         try:
             with explained(self._engine):

@@ -16,6 +16,7 @@ from accord.store import schema
 from accord.store.database import LOOKUP_IDS, chunks, is_sqlite
 from accord.store.kinds import FACT_KINDS, KIND_OF, FactKind, to_column
 
+# Rows of one executemany: large imports stay in bounded memory, and calls are few.
 _INSERT_ROWS = 10_000
 
 Facts = Mapping[FactKind, Sequence[Record]]

@@ -41,6 +41,7 @@ class Answer(BaseModel):
     flags: tuple[tuple[str, ...], ...] | None = Field(None, description="Per completion: what was ticked.")
     edit: Edit | None = Field(None, description="One completion, made better.")
     note: str = Field("", max_length=MOST_NOTE)
+    # Bounds that only a broken clock passes: a sum over all answers must stay finite.
     seconds: float = Field(0.0, ge=0, le=1e6, description="Time with the task in view.")
     pauses_s: float = Field(0.0, ge=0, le=1e9, description="Time with the task out of view.")
 

@@ -30,7 +30,9 @@ from accord.records import Annotator
 from accord.store import add_facts, schema
 from accord.store.operations import confirmations, guidelines, invites, people, sessions, tokens
 
+# A month without a new login. It costs little: who is disabled loses all sessions at once.
 SESSION_S = 30 * 86_400.0
+# Characters of a name and of a token's label: both stand in tables beside numbers.
 _MOST_NAME = 100
 _JOINERS = "\u200c\u200d"  # invisible, but Persian and Indian names are written with them
 _OF_SESSION = SELECT_PEOPLE.join(sessions, sessions.c.person_id == people.c.id).where(
@@ -94,6 +96,7 @@ class Directory(DeskPart):
         _check_role(role)
         if by is not None:
             require(by, "admin", *(("manager",) if role == "annotator" else ()))
+        # A year at most: a link that is forgotten in a mailbox must not let anybody in for ever.
         if not 0 < hours <= 8_760:
             raise DataError(f"an invite cannot last {hours} hours", hint="give more than 0 and at most 8760")
         token = _new_token()
@@ -122,6 +125,7 @@ class Directory(DeskPart):
         """Return the token of a new session of 30 days. Raises Forbidden for who is disabled."""
         token, expires_at = _new_token(), tx.at + SESSION_S
         person_id = active(tx.connection, person_id).id
+        # Nobody else clears up what has ended; the few logins are moments enough.
         tx.connection.execute(sessions.delete().where(sessions.c.expires_at <= tx.at))
         row = {"token_hash": hashed(token), "person_id": person_id, "expires_at": expires_at}
         tx.connection.execute(insert(sessions).values(row))
@@ -209,6 +213,7 @@ class Directory(DeskPart):
 
 def hashed(secret: str) -> str:
     """Return the SHA-256 of a token, as it stands in the database and in memory."""
+    # Tokens are 256 random bits: no salt and no slow hash is needed, as there is for passwords that people choose.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -231,6 +236,7 @@ def _add_person(tx: Transaction, name: str, role: Role, *, simulated: bool) -> P
 
 def _clean_name(connection: Connection, name: str) -> str:
     name = unicodedata.normalize("NFC", " ".join(name.split()))
+    # Control characters, halves of characters and invisible ones would let two people look like one.
     seen = _as_seen(name)
     readable = all(unicodedata.category(character) not in ("Cc", "Cs", "Cf") for character in seen)
     if not seen or len(name) > _MOST_NAME or not readable:

@@ -15,6 +15,7 @@ from accord.people.desk.kinds import check, check_can_be_gold, kind_of
 from accord.people.desk.rows import NewTask
 from accord.records import Completion, Prompt
 
+# The system's own: processes that start alike must not draw alike. What was drawn is stored, so no seed is needed.
 _RANDOM = SystemRandom()
 
 
@@ -40,6 +41,7 @@ def _prepare(new: NewTask, settings: LabelConfig) -> NewTask:
         raise DataError("a completion stands twice in a task")
     if any(completion.prompt_id != new.prompt.id for completion in new.completions):
         raise DataError("a completion of the task answers another prompt")
+    # Finite, for priorities are sorted and JSON has no infinity.
     if not 1 <= overlap <= 1000 or not abs(new.priority) < 1e300:
         raise DataError(f"overlap {overlap}, priority {new.priority}", hint="give 1 to 1000, and a finite number")
     gold = None if new.gold is None else checked_gold(new.kind, settings, num, new.gold)
@@ -82,6 +84,7 @@ def group_tasks(
 
 
 def _random_pairs(num: int, wanted: int) -> list[tuple[int, int]]:
+    # A path first: without it few pairs may fall apart into groups whose texts nobody has compared.
     path = _RANDOM.sample(range(num), num)
     along = list(pairwise(path))
     seen = {frozenset(pair) for pair in along}

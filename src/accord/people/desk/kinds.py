@@ -92,6 +92,7 @@ def kind_of(name: str, settings: LabelConfig) -> FeedbackKind:
     """
     if name in FEEDBACK_KINDS:
         return FEEDBACK_KINDS[name]
+    # Only names in the settings load code: a task that came over HTTP must not import a module.
     if name not in (settings.kind, *settings.own_kinds) or not is_outside(name):
         hint = "give one of " + ", ".join((*FEEDBACK_KINDS, *settings.own_kinds))
         raise DataError(f"there is no task of the kind {name!r}", hint=hint + "; own_kinds names those of your own")
@@ -106,6 +107,7 @@ def kind_of(name: str, settings: LabelConfig) -> FeedbackKind:
 def check(kind: str, settings: LabelConfig, num_completions: int, answer: Answer) -> None:
     """Raise DataError, naming the field, where an answer does not fit a task of this kind and size."""
     row = kind_of(kind, settings)
+    # Flags and edits belong to completions, whatever is asked about them.
     allowed = {*row.fields, *(("flags", "edit") if num_completions else ())}
     every = {name for name, field in Answer.model_fields.items() if field.default is None}
     for name in sorted(every - allowed):
@@ -167,6 +169,7 @@ def facts(
         judgements = kind_of(kind, settings).judgements(settings, prompt, shown, answer, by | {"flags": flags})
     if not judgements:
         raise DataError(f"{kind} makes no judgement of this answer", hint="return one at least, or refuse it in check")
+    # On one of them only: summed over judgements, the time of a ranking with an edit would count twice.
     judgements[0] = replace(judgements[0], seconds=answer.seconds or None, note=answer.note)
     remarks = [
         Remark(completion_id=completion.id, flags=ticked, **by)
@@ -180,6 +183,7 @@ def facts(
 def _edited(original: Completion, text: str, by: Mapping[str, Any]) -> list[Record]:
     if text == original.text:
         raise wrong("edit", "the edited text is the original", "leave the edit out, or change the text")
+    # The version names the original, so that an edit can be traced to the policy that wrote it.
     source = Source(origin="human", name="edit", version=original.id)
     edit = Completion(prompt_id=original.prompt_id, text=text, source=source)
     ids = (edit.id, original.id)

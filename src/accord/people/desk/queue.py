@@ -25,8 +25,10 @@ from accord.store import Store, add_facts, schema
 from accord.store.database import LOOKUP_IDS, chunks
 from accord.store.operations import HAS_FREE_SLOT, assignments, people, task_completions, tasks
 
+# Not seeded: nobody shall foresee an order, and the one drawn is stored with the assignment and the answer.
 _RANDOM = SystemRandom()
 _TASKS_KEPT = 2_000
+# A draft may hold the longest text and, beside it, all else that an answer has.
 _MOST_DRAFT = 2 * MOST_TEXT
 #: States in which a task is not given to a person (again).
 NOT_AGAIN = ("leased", "submitted", "skipped", "barred")
@@ -43,6 +45,7 @@ _NO_ASSIGNMENT = {
     "note": "",
 }
 
+# States are ordered as words: "leased" comes after "expired", so it is the first one in descending order.
 # What a person has, the latest first, before what the person had when the lease ran out and nobody took.
 _OWN: Select[Any] = (
     HELD.where(assignments.c.person_id == bindparam("me"))
@@ -65,6 +68,8 @@ _IN_TURN: Select[Any] = (
     .order_by(tasks.c.turn, tasks.c.id)
     .limit(1)
 )
+# The order of two is balanced, not merely random: of few pairs chance alone would show one side first too often,
+# and left bias could not be told from taste.
 _GIVE = insert(assignments)
 _BALANCE = select(people.c.position_balance).where(people.c.id == bindparam("me"))
 _SHIFT_BALANCE = (
@@ -137,6 +142,7 @@ class Queue(DeskPart):
         size = select(func.count()).select_from(task_completions).where(task_completions.c.task_id == row.id)
         num = tx.connection.execute(size).scalar_one()
         gold = None if answer is None else json.dumps(checked_gold(row.kind, self._settings, num, answer.plain()))
+        # A task that is done has no free place: gold made of it would measure nobody new, so more may be asked.
         taken = row.overlap - row.free
         places = row.overlap if overlap is None else max(1, taken, overlap)
         new = {"gold": gold, "overlap": places, "free": places - taken}
@@ -157,6 +163,7 @@ class Queue(DeskPart):
     def _claim(self, tx: Transaction, person_id: int, kinds: Sequence[str] | None) -> Row[Any] | None:
         who = active(tx.connection, person_id)
         rev = confirmed_rev(tx.connection, who)
+        # A kind that does not exist would wait for ever where an error helps.
         for kind in kinds or ():
             kind_of(kind, self._settings)
         expire(tx)
@@ -274,6 +281,7 @@ def _bar_writers(connection: Connection, task_keys: Sequence[int]) -> None:
         .join(people, people.c.annotator_id == d.annotator_id)
         .distinct()
     )
+    # As assignments that were never leased: the query of `claim` then needs to know nothing of texts.
     for some in chunks(task_keys, LOOKUP_IDS):
         found = connection.execute(written.where(t.task_id.in_(some))).all()
         rows = [_NO_ASSIGNMENT | {"task_id": task, "person_id": person} for task, person in found]

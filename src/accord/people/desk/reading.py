@@ -15,6 +15,7 @@ from accord.people.desk.rows import Progress, Skip, Standing, Submission
 from accord.people.desk.transactions import DeskPart
 from accord.store.operations import HAS_FREE_SLOT, assignments, people, submissions, tasks
 
+# Rows held at a time, so that memory does not grow with a project of hundreds of thousands of answers.
 _FETCH_ROWS = 1_000
 _SUBMISSIONS = (
     select(submissions, tasks.c.task_id.label("task"), tasks.c.kind, tasks.c.gold, people.c.name)
@@ -40,6 +41,7 @@ class DeskReading(DeskPart):
             query = query.where(tasks.c.task_id == task_id)
         if gold:
             query = query.where(tasks.c.gold.is_not(None))
+        # The last ones by time, which the index of a person's submissions holds in order.
         order = (submissions.c.id,) if last is None else (submissions.c.created_at.desc(), submissions.c.id.desc())
         streamed = {"yield_per": _FETCH_ROWS}
         with (
@@ -186,6 +188,7 @@ def _skipped_by_person() -> Select[Any]:
 def _num_left(connection: Connection, person_id: int) -> int:
     """How many tasks a person could still be given, or has: counted without a look at each task of the queue."""
     a = assignments.c
+    # Three counts by index in place of a join of all tasks with one's own assignments.
     free = connection.execute(select(func.count()).select_from(tasks).where(HAS_FREE_SLOT)).scalar_one()
     mine = select(func.count()).select_from(assignments.join(tasks)).where(a.person_id == person_id)
     had = connection.execute(mine.where(a.state.in_(NOT_AGAIN), HAS_FREE_SLOT)).scalar_one()

@@ -25,6 +25,7 @@ from accord.records import Judgement, Withdrawal
 from accord.store import Store, add_facts
 from accord.store.operations import submissions, tasks
 
+# Built once, as in `accord.people.desk.leases`.
 _SUBMISSIONS = select(submissions, tasks.c.task_id.label("task")).join_from(submissions, tasks)
 _OF_KEY = _SUBMISSIONS.where(submissions.c.person_id == bindparam("me"), submissions.c.key == bindparam("sent"))
 _LAST_AT = select(func.max(submissions.c.created_at)).where(submissions.c.person_id == bindparam("me"))
@@ -77,6 +78,7 @@ class Answers(DeskPart):
     @in_transaction
     def _submit(self, tx: Transaction, sent: _Sent) -> Receipt:
         who = active(tx.connection, sent.person_id)
+        # First of all: what was sent twice gets its receipt, also when the lease is long over.
         known = _known(tx.connection, sent, adjudication=False)
         if known is not None:
             return known
@@ -91,8 +93,10 @@ class Answers(DeskPart):
         if sent.answer.seconds < self._settings.min_seconds:
             what = f"answered after {sent.answer.seconds:g} seconds"
             raise DataError(what, where="answer.seconds", hint=f"take at least {self._settings.min_seconds:g}")
+        # Late answers are kept: nobody's work is thrown away. Without a free slot it is an extra beside the others.
         counts = row.counts or take_slot(tx.connection, row.task_id)
         change(tx.connection, row, state="submitted", counts=counts, draft=None)
+        # By the guidelines that the person had confirmed when claiming it last, not by those that were written since.
         order, rev = tuple(json.loads(row.shown)), row.guideline_rev
         shown = _Shown(row.task_id, row.gold is not None, order, row.revision, rev, extra=not counts)
         return self._record(tx, sent, who, shown)
@@ -113,6 +117,7 @@ class Answers(DeskPart):
         if known is not None:
             return known
         self._check(sent)
+        # A manager sees the completions as they are listed, with everybody's answers beside them: nothing is shuffled.
         order, rev = tuple(range(len(sent.task.completions))), find_guideline(tx.connection).rev
         decided = submissions.c.adjudication & (tasks.c.task_id == sent.task.id)
         before = tx.connection.execute(select(submissions).join_from(submissions, tasks).where(decided)).all()
@@ -140,6 +145,7 @@ class Answers(DeskPart):
         if row is None or row.person_id != person_id:
             raise Gone(f"you have no submission {submission_id!r}")
         self._check_undoable(tx, row)
+        # Withdrawn, not superseded: the next answer may lack some of the facts that this one made.
         _withdraw(tx, row, who, "undone")
         expire(tx)
         back = held(tx.connection, person_id, row.task)

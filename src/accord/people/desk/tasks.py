@@ -37,6 +37,7 @@ def stored_tasks(connection: Connection, *, after: str, gold: bool) -> Iterator[
     """Yield tasks, oldest first, those after one, or gold questions only; some hundreds are held at a time."""
     last = connection.scalar(select(tasks.c.id).where(tasks.c.task_id == after)) or 0
     wanted = _TASKS.where(tasks.c.gold.is_not(None)) if gold else _TASKS
+    # Pages by key, not by OFFSET: each page costs the same however far one has read.
     while rows := connection.execute(wanted.where(tasks.c.id > last).order_by(tasks.c.id).limit(LOOKUP_IDS)).all():
         yield from _made(connection, rows)
         last = rows[-1].id

@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from accord.people.desk.rows import Person, QueuedTask, Skip, Submission
     from accord.store import Store
 
+# Agreement is what a manager reads first: its interval gets more resamples than each person's habits.
 RESAMPLES = 500
 MOST_COUPLES = 100  # pairs of people shown: those with most tasks in common
+# Enough to work on; the page says how many more there are.
 MOST_DISPUTED = 100
+# The last hour says how fast it goes now; on fewer answers a rate would be chance.
 SPEED_WINDOW_S = 3600.0
 FEWEST_FOR_SPEED = 5
 

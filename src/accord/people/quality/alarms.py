@@ -13,12 +13,14 @@ from typing import NamedTuple
 from accord.people.quality.figures import AgreementRow, Alarm, PersonRow
 from accord.stats import Estimate, Interval
 
+# Tasks, not pairs: of a ranking of five, ten orders stand or fall together. On fewer nobody is accused.
 FEWEST_TASKS = 8
 FASTEST_WORDS_PER_S = (
     15.0  # silent reading takes about 4 words a second (Brysbaert 2019); skimming twice to thrice that
 )
 BIAS, LONG = 0.6, 0.75  # share of wins by place, by length; length goes along with much that people like
 SURE_Z = 3.3  # standard errors from one half: one honest person in a thousand
+# Above what the others do on the same items: texts that are alike are tied by everybody, and rightly so.
 TIE_EXCESS, LENGTH_EXCESS = 0.3, 0.25
 SAME = 0.9  # share of one value
 LEAST_OF_TEAM = 0.6  # of the team's median kappa
@@ -26,6 +28,7 @@ LEAST_OF_TEAM = 0.6  # of the team's median kappa
 # hundred or fewer would come out so low (one-sided; the upper half of a 95 % interval stretched to 99 %).
 LITTLE_OF_TEAM, STRETCH = 0.3, 2.326 / 1.960
 TASKS_FOR_LITTLE = 12  # on 8 to 10 tasks it accused 7 of 2,160 honest people
+# By the upper end of the interval: the guidelines are blamed only where chance cannot be.
 POOR_ALPHA = 0.2
 
 Found = tuple[str, str]  # (symptom, likely cause)
@@ -106,6 +109,7 @@ def _ties(row: PersonRow, team: Team) -> Found | None:
 def _flipped(row: PersonRow, team: Team) -> Found | None:
     kappa, scale = _known(row.kappa), _known(row.scale)
     cause = "reads the scale the wrong way round (1 = best)"
+    # Kappa by what the others said of the same; the scale also reaches whoever shares few items with them.
     if kappa and kappa.high < 0 and kappa.value < -0.1:
         return f"answers against everybody else: kappa {kappa}", cause
     if scale and scale.high < -0.25 and scale.value < -0.5:
@@ -117,11 +121,13 @@ def _random(row: PersonRow, team: Team) -> Found | None:
     kappa = _known(row.kappa)
     if not kappa or team.kappa <= 0:
         return None
+    # Stretched from 97.5 to 99 % one-sided: see the constants.
     highest = kappa.value + STRETCH * (kappa.high - kappa.value)
     many = kappa.clusters >= TASKS_FOR_LITTLE
     little = many and kappa.value < LITTLE_OF_TEAM * team.kappa and highest < team.kappa
     if little or kappa.high < LEAST_OF_TEAM * team.kappa:
         symptom = f"agrees with the others little beyond chance: kappa {kappa}, the team's median is {team.kappa:.2f}"
+        # Two who judge the same tasks with nobody else look alike: no rule can tell the honest one from the other.
         also = f"; or {row.partner} does: nobody else judged most of these tasks" if row.partner else ""
         return symptom, "clicks at random, or understood the guidelines differently" + also
     return None

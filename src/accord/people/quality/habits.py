@@ -38,10 +38,14 @@ from accord.stats import (
 if TYPE_CHECKING:
     from accord.people.desk.rows import Person, QueuedTask, Submission
 
+# So many typical tasks are added to a person's own: somebody new counts as the team does until the record is longer.
 PRIOR_TASKS = 10.0
+# Never 0: kappa is an estimate, and a judgement that counts nothing would be left out without anybody's decision.
 LEAST_WEIGHT = 0.05
+# Per person and habit: teams of hundreds are judged while a manager waits.
 RESAMPLES = 200
 MOST_COMPARISONS = 5_000  # the newest, for the strengths with annotators
+# In the person's own gaps: who answers once a day is not silent after an hour. And the others must have gone on.
 SILENT_GAPS, SILENT_ANSWERS = 20, 10
 
 Trial = tuple[str, float]  # (task, outcome within 0..1)
@@ -229,6 +233,7 @@ def person_worth(evidence: Evidence) -> dict[int, Worth]:
     found: dict[int, list[tuple[Interval, Interval]]] = defaultdict(list)
     for said, known in families:
         kept = once(said)
+        # What nobody else judged and no gold question covers says nothing about anybody.
         judges = Counter(one.item for one in kept)
         kept = [one for one in kept if judges[one.item] > 1 or one.item in known]
         if kept:
@@ -237,6 +242,8 @@ def person_worth(evidence: Evidence) -> dict[int, Worth]:
             for person_id, accuracy, kappa in zip(fitted.annotators, fitted.accuracy, fitted.kappa, strict=True):
                 found[person_id].append((accuracy, kappa))
     accuracy_of = {person: _pooled([accuracy for accuracy, _ in rows]) for person, rows in found.items()}
+    # Weights come from kappa by the others' word alone: with the own counted in, who guesses seems right on the items
+    # where the others are unsure (.20 where it should be 0, in a team of 20).
     kappa_of = {person: _pooled([kappa for _, kappa in rows]) for person, rows in found.items()}
     team = median(kappa.value for kappa in kappa_of.values()) if kappa_of else 0.0
     return {person: Worth(accuracy_of[person], kappa, *_weight(kappa, team)) for person, kappa in kappa_of.items()}
@@ -264,6 +271,7 @@ def _weight(kappa: Interval, team: float) -> tuple[float, str]:
     if team <= 0:
         return 1.0, "1 by default: the team as a whole agrees no better than chance, so nobody can be told apart"
     drawn = (kappa.clusters * kappa.value + PRIOR_TASKS * team) / (kappa.clusters + PRIOR_TASKS)
+    # Never above 1: otherwise one person's taste would lead the reward model.
     weight = min(1.0, max(LEAST_WEIGHT, drawn / team))
     return weight, (
         f"kappa {kappa.value:.2f} over {kappa.clusters} tasks ({drawn:.2f} when drawn towards the team) against the "

@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 
 from accord.errors import DataError, ResourceError, UsageError
 
+# Not less than the store waits for another writer (`accord.store.database.BUSY_TIMEOUT_S`): a claim may take as long.
 TIMEOUT_S = 60.0
 TRIES = 5
+# The app takes requests of a megabyte: 200 tasks of some kilobytes stay below.
 TASKS_A_REQUEST = 200
 
 

@@ -24,7 +24,9 @@ Text = Annotated[str, Field(max_length=200_000)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Note = Annotated[str, Field(max_length=4000)]
 TaskId = Annotated[str, Path(max_length=100)]
+# Numbers that every reader of JSON holds exactly, and that fit the database.
 PersonId = Annotated[int, Path(ge=1, lt=2**53)]
+# Long enough that two answers do not share one by chance, printable so that every proxy passes it on unchanged.
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=8, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
@@ -101,6 +103,7 @@ def diff(
     listed: bool = False,
 ) -> dict[str, Any]:
     """Return two completions as HTML with differing words marked, as shown, or as a manager sees them ``listed``."""
+    # In the listed order an annotator could undo the shuffle and know which side is which policy.
     if listed and me.role == "annotator":
         raise HTTPException(403, "this needs the role manager")
     shown = desk.queue.task(task_id).completions if listed else desk.queue.assignment(me.id, task_id).shown

@@ -15,7 +15,9 @@ from accord.people.desk import Conflict, Desk, Forbidden, Gone, Unconfirmed
 from accord.people.web import api, manage, pages
 from accord.people.web.security import HEADERS, MAX_BODY, Frame, Guarded, Limits, Links
 
+# Other names are refused: a page of a stranger could point its own name at this machine (DNS rebinding).
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+# The first that fits: the desk's own errors before the `DataError` that they are.
 _STATUS: tuple[tuple[type[AccordError], int], ...] = (
     (Gone, 404),
     (Conflict, 409),

@@ -59,6 +59,7 @@ class Judged:
             if self._made is None or not is_fresh:
                 self._made = report_of(self._desk, now=time.time())
                 end = time.monotonic()
+                # A report that took a second to make may be four seconds old.
                 self._of, self._until = state, end + self._ages * max(0.0, end - start - 0.5)
             return self._made
 

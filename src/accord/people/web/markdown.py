@@ -69,6 +69,7 @@ _PARSER = _parser()
 
 #: Most marks of a text that is read as markdown. Honest texts have a few in a hundred characters.
 MOST_MARKS = 10_000
+# Every short row of a table is filled up to the width of the first: a small text could make a huge page.
 MOST_CELLS = 10_000
 # Where the parser stops and tries its rules: what a text costs goes with their number, not with its length.
 _MARK = re.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{}~|]")

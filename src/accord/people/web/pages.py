@@ -39,6 +39,7 @@ from accord.records import Completion
 
 page_routes = Routes()
 
+# The invitation waits here, not in the address bar, where it would stay in histories and on shared screens.
 JOIN_COOKIE = "accord_join"
 LETTERS = string.ascii_uppercase
 _STRENGTHS = {
@@ -74,7 +75,9 @@ def _version() -> str:
 def _templates() -> Environment:
     made = Environment(
         loader=PackageLoader("accord.people.web"),
+        # Everything that people or models wrote passes through here: escaped unless `markdown` has cleaned it.
         autoescape=True,
+        # A name misspelt in a template is an error in a test, not a blank on a page.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -97,6 +100,7 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
 
 
 def _go(path: str) -> RedirectResponse:
+    # 303: the browser asks for the page by GET, and reloading it sends no form again.
     return RedirectResponse(path, 303)
 
 
@@ -106,6 +110,7 @@ def static(version: str, name: str) -> Response:
     if name not in _assets():
         raise HTTPException(404, "there is no such file")
     media_type, content = _assets()[name]
+    # The version is a hash of the content, so what is under it never changes; any other may be asked for again.
     lasting = "public, max-age=31536000, immutable" if version == _version() else "no-cache"
     return Response(content, media_type=media_type, headers={"cache-control": lasting})
 
@@ -179,18 +184,22 @@ async def come_in(request: Request) -> Response:
 async def _enter(request: Request, person: Person) -> Response:
     session = await run_in_threadpool(request.app.state.desk.directory.open_session, person.id)
     answer = _go("/")
+    # As long as the session itself (`accord.people.desk.directory.SESSION_S`).
     answer.set_cookie(session_cookie(request), session, max_age=30 * 86_400, **_cookie(request))
     answer.delete_cookie(JOIN_COOKIE, path="/join")
     return answer
 
 
 def _cookie(request: Request) -> dict[str, Any]:
+    # No script reads it; other sites' forms do not send it; over HTTPS it never travels in the clear. Not "strict":
+    # who follows a link from a chat would seem logged out.
     return {"httponly": True, "samesite": "lax", "secure": request.url.scheme == "https"}
 
 
 async def _form(request: Request) -> dict[str, str]:
     """Read the fields of a plain form. Raises HTTPException for what no form sends."""
     try:
+        # A form has a handful of fields: more is an attempt to keep the parser busy.
         fields = parse_qs((await request.body()).decode(), max_num_fields=20)
     except ValueError:
         raise HTTPException(422, "this is no form") from None

@@ -29,23 +29,32 @@ from accord.people.desk.directory import hashed
 
 Access = Literal["public", "annotator", "manager", "admin"]
 LEVEL = {access: level for level, access in enumerate(get_args(Access))}
+# Methods that change nothing: they need no CSRF token.
 SAFE = {"GET", "HEAD", "OPTIONS"}
-MAX_BODY = 1_000_000  # bytes
+# Bytes: room for two of the longest texts of an answer in any alphabet, at 4 bytes a character.
+MAX_BODY = 1_000_000
+# Texts come from models and strangers. Should a script ever pass the cleaner, browsers still run none but our files,
+# send nothing elsewhere, and show no page of ours inside another site's (clickjacking).
 CSP = (
     "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; object-src 'none'; "
     "frame-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 HEADERS = {
     "content-security-policy": CSP,
+    # An export is a file, whatever it looks like: never guessed to be a page.
     "x-content-type-options": "nosniff",
+    # What frame-ancestors says, for older browsers.
     "x-frame-options": "DENY",
     # not "no-referrer": browsers would then send "Origin: null" with the forms of this very site
     "referrer-policy": "same-origin",
+    # Windows and pages of other sites share no process or handle with ours.
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
+    # The pages need no device: a script that should not be there gets none either.
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 E = TypeVar("E", bound=Callable[..., Any])
+# NUL and lone surrogates: databases and UTF-8 refuse them, long after the answer was accepted.
 _UNSOUND = re.compile("[\x00\ud800-\udfff]")
 _LARGEST = 2**53  # integers beyond this are not the same number to every reader of JSON
 
@@ -77,6 +86,7 @@ class Guarded(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self.access = getattr(endpoint, "access", None)
+        # At the start, not at the first request: a route without access cannot be served at all.
         if self.access not in LEVEL:
             raise UsageError(f"the route {path} declares no access", hint=f"give one of {', '.join(LEVEL)}")
         super().__init__(path, endpoint, **options)
@@ -101,13 +111,16 @@ async def _admit(request: Request, level: int) -> Person | None:
     """Return the person behind the request; HTTPException 401, 403 or 429 for those who may not pass."""
     limits: Limits = request.app.state.limits
     token, by_cookie = _credential(request)
+    # In a thread: it reads the database, and the event loop serves everybody.
     person = await run_in_threadpool(_person, request.app.state.desk, token, by_cookie) if token else None
     if person is None:
+        # Only tokens that a program sent: an ended session in a browser is nobody's attempt to guess.
         if token and not by_cookie:
             limits.attempt(address(request))
         if level > 0:
             raise HTTPException(401, "log in first", headers={"WWW-Authenticate": "Bearer"})
         return None
+    # By token, not by address: an office or a proxy is one address to us.
     limits.request(hashed(token))
     if person.disabled and level > 0:
         raise HTTPException(403, "this account is disabled")
@@ -140,6 +153,7 @@ def _person(desk: Desk, token: str, by_cookie: bool) -> Person | None:
 def _require_same_site(request: Request, session: str) -> None:
     """Require the CSRF token: a cookie travels by itself, this only our own pages know."""
     require_own_origin(request)
+    # In constant time: how long a comparison takes says nothing of how much was right.
     if not hmac.compare_digest(request.headers.get("x-csrf-token", "").encode(), csrf_token(session).encode()):
         raise HTTPException(403, "the page is out of date: reload it (CSRF token missing or wrong)")
 
@@ -147,6 +161,7 @@ def _require_same_site(request: Request, session: str) -> None:
 def require_own_origin(request: Request) -> None:
     """Refuse what another site sent in a browser's name."""
     origin = request.headers.get("origin")
+    # Programs and old browsers send no Origin; whoever sends one must be us.
     if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host', '')}":
         raise HTTPException(403, "this came from another site (wrong Origin)")
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
@@ -177,6 +192,7 @@ class Buckets:
         now = self._clock()
         left, then = self._held.get(key, (float(self._burst), now))
         left = min(self._burst, left + (now - then) * self._rate)
+        # A refused request takes nothing, so that waiting as long as asked for is enough.
         if left < 1:
             return (1 - left) / self._rate
         if len(self._held) >= 20_000:  # full buckets are the same as none
@@ -190,6 +206,8 @@ class Limits:
     """Limits on a person's requests (far above what hands can do) and on wrong credentials from an address."""
 
     def __init__(self) -> None:
+        # 50 a second, for simulated annotators work through the same routes. Ten wrong tokens, then one in 6 seconds:
+        # far from guessing 256 random bits, and quick enough for who copied a token badly.
         self._requests, self._attempts = Buckets(50, 300), Buckets(1 / 6, 10)
 
     def request(self, key: str) -> None:
@@ -222,6 +240,7 @@ class Links:
         """Return whom the link lets in, None where it is unknown, used or over. With ``use`` it is used now."""
         with self._lock:
             person_id, ends = self._held.get(hashed(token), (None, 0.0))
+            # Gone before it is known to be good: two requests at once cannot both use it.
             if use:
                 self._held.pop(hashed(token), None)
         return person_id if self._clock() < ends else None
@@ -272,6 +291,7 @@ class Frame:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
+                # What a person sees must not be found in a shared browser's cache after logging out.
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
