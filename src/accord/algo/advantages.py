@@ -130,6 +130,7 @@ def above_running_mean(rewarded: Rewarded, settings: PolicySettings) -> tuple[Te
 
     b is the mean return of all iterations before (Ahmadian 2024, arXiv:2402.14740).
     """
+    # Of iterations before, not of this one: a baseline that holds a sample's own return shrinks its advantage.
     return rewarded.spread(rewarded.return_B - rewarded.running_return), None
 
 

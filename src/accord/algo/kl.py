@@ -17,6 +17,7 @@ from accord.algo.shapes import elementwise
 @elementwise
 def kl_k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """Return ``-logr`` (k1): unbiased, may be negative for a single sample."""
+    # Of pi = .5, .3, .2 and ref = .4, .4, .2 (KL .0253) a single sample spreads by .222, that of k3 by .016.
     return logp - ref_logp
 
 

@@ -42,6 +42,7 @@ class Tokens:
 
 def policy_gradient(tokens: Tokens, settings: PolicySettings) -> Tensor:
     """Return ``-A log pi`` a token (Williams 1992): right for samples of the policy itself."""
+    # Where the ratio is 1 PPO's gradient is this one exactly; after a step of its own it would be biased.
     return -tokens.advantage_N * tokens.logp_N
 
 

@@ -73,6 +73,7 @@ def dpo_loss(better_N: Tensor, worse_N: Tensor, settings: PreferenceSettings) ->
 
     Bradley-Terry on the implicit rewards ``beta log(pi / ref)``. On preferences that are never reversed h has no bound.
     """
+    # softplus(-x) = -log sigmoid(x), and stays a number for a gap of any size.
     return F.softplus(-settings.dpo_beta * (better_N - worse_N))
 
 

@@ -20,6 +20,7 @@ from accord.algo.shapes import check_fields, elementwise, shaped
 
 #: Llama 2 (arXiv:2307.09288, appendix): how far apart two scores should lie, by what the annotator said of the pair.
 MARGINS: Mapping[str, Mapping[str, float]] = {
+    # By strength their reward model was right in 79.1, 66.9, 59.8 and 54.5 % without any margin.
     "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0},
     "large": {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0},
 }

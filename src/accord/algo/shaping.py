@@ -22,6 +22,7 @@ def overlong(length_B: Tensor, max_tokens: int, margin: int) -> Tensor:
     """
     if margin == 0:
         return torch.zeros_like(length_B)
+    # Linear, so that a little too long costs a little: a step would teach nothing to who is far beyond it.
     return ((max_tokens - margin - length_B) / margin).clamp(-1.0, 0.0)
 
 

@@ -142,6 +142,7 @@ def build(kind: type[S], layers: Sequence[Layer]) -> S:
         _check_keys(kind, layer, layer.values, (), known)
     values: dict[str, Any] = {}
     for layer in layers:
+        # Merged before they are checked: a layer alone may be half of something.
         values = layered(kind, values, layer.values)
     try:
         return kind.model_validate(values)

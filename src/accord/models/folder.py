@@ -168,6 +168,7 @@ def _write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) 
     described: dict[str, Any] = {"architectures": [family.language_model]}
     if isinstance(model, ScalarModel):
         heads = model.score.out_features
+        # transformers asks for a name a label; it shows them, nothing else.
         names = {str(head): "score" if heads == 1 else f"score_{head}" for head in range(heads)}
         described = {"architectures": [family.classifier], "num_labels": heads, "id2label": names}
     weights = family.to_theirs({name: t.cpu().contiguous() for name, t in plain_weights(model).items()}, model.config)

@@ -185,6 +185,7 @@ class Layout:
 
 def real_tokens(length_B: Tensor, T: int) -> Layout:
     """Return where the tokens of right-padded rows stand that are no padding."""
+    # Nothing is padded: no index, no copy.
     if int(length_B.min()) == T:
         return Layout()
     position_T = torch.arange(T, device=length_B.device)

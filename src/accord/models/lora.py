@@ -112,8 +112,10 @@ def _inject(model: Headed, targets: Sequence[str], settings: Mapping[str, Any]) 
         raise UsageError("no layer of the model is among lora.targets", hint="name q_proj or v_proj, for example")
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=list(targets), **settings), model.model, NAME)
     for name, parameter in model.named_parameters():
+        # A reward model's head is new: frozen, it would stay random.
         parameter.requires_grad_(".lora_" in name or name == "score.weight")
     model.train(model.training)  # the adapter's dropout with it
+    # The base stands still from here on: cast once instead of at each pass.
     _adaptable(model).hold_base()
 
 

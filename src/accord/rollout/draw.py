@@ -19,6 +19,7 @@ def draw_tokens(logits_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     Exact for the softmax of the logits up to fp32 rounding; needs one uniform a row.
     """
     B, V = logits_BV.shape
+    # What the blocks leave of the vocabulary is a shorter one at the end.
     weight_BV, whole = torch.softmax(logits_BV, -1), V // BLOCK * BLOCK
     sum_BN = weight_BV[:, :whole].view(B, -1, BLOCK).sum(-1)
     if whole < V:

@@ -50,6 +50,7 @@ def raw_scores(
     In fp32. Of several heads one each, ``(S, heads)``.
     """
     examples = [encode_scored(tokenizer, prompt, completion, max_tokens) for prompt, completion in pairs]
+    # In buckets of like length, put back where they belong: padding is what a batch of mixed texts mostly runs.
     score_SM = torch.empty(len(examples), model.score.out_features)
     for bucket in example_buckets(examples, batch_tokens):
         batch = collate([examples[i] for i in bucket], tokenizer.pad_id)

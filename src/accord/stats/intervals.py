@@ -150,6 +150,7 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
         raise DataError(f"{successes} successes of {n} trials", why="a share needs 0 <= successes <= n and n > 0")
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, scale = successes / n, 1 + z * z / n
+    # Not share +- z * error: of 6 successes in 6 that would be sure of 1.
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half), round(n), round(n))

@@ -98,6 +98,7 @@ def pack_blocks(texts: Iterable[Sequence[int]], end_id: int, block_tokens: int) 
     Neighbouring blocks share one token: the last target of one is the first input of the next.
     """
     stream = [token for text in texts for token in (*text, end_id)]
+    # Whole blocks alone, across texts: no padding in pretraining, and the end token says where a text ends.
     num_blocks = (len(stream) - 1) // block_tokens
     starts = range(0, num_blocks * block_tokens, block_tokens)
     return torch.tensor([stream[s : s + block_tokens + 1] for s in starts], dtype=torch.long)

@@ -171,6 +171,7 @@ def _make_special(inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> N
     """Make special what only the settings call special tokens: one id wherever a text has them."""
     known = {token.content for token in inner.get_added_tokens_decoder().values()}
     for text in _special_texts(settings):
+        # Never an entry that is not there: the model has no row for it.
         if text not in known and inner.token_to_id(text) is not None:
             inner.add_special_tokens([AddedToken(text, special=True, normalized=False)])
 

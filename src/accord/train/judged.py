@@ -84,6 +84,7 @@ def batch_elements(groups: Sequence[G]) -> list[list[G]]:
 def _informative(config: RewardConfig, groups: Sequence[GroupView]) -> list[GroupView]:
     """Return the groups that say something: all but rankings of one single tie, where ties are no pairs."""
     half = config.pairs.ties == "half"
+    # Dropped here and not in the loss, where they would weigh in the step's denominator.
     return [g for g in groups if half or isinstance(g, JudgedGroup) or len(set(g.ranks)) > 1]
 
 

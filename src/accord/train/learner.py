@@ -69,6 +69,7 @@ class Learner:
             settings = self.settings[name]
             lr = settings.lr * schedule(settings, self.step, self.total_steps)
             for group in optimizer.param_groups:
+                # By the step, not by a scheduler's own state: nothing more to save and restore.
                 group["lr"] = lr
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -155,6 +156,7 @@ class Checkpoints:
             write_json(aside / "state.json", content)
 
         write_folder(self.folder / f"step_{learner.step:06d}", fill)
+        # Of other inputs go first: they can never be continued here.
         mine = [path for path in self._newest_first() if _content(path).get("identity") == self.identity]
         for old in set(self._newest_first()) - set(mine[:KEEP_CHECKPOINTS]):
             shutil.rmtree(old)

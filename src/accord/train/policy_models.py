@@ -120,6 +120,7 @@ def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, seed: 
     critic, _, scale = load_scalar(start or model, Placement.of(config), head_seed=0)
     # On the score's own scale, as returns are; a random head would be noise to unlearn, so else it is 0.
     critic.merge_heads(scale.gains if start else [0.0])
+    # A rank of its own: a critic learns a new thing, a policy stays near what it is.
     critic_lora = config.lora.model_copy(update={"rank": config.lora.critic_rank})
     add_lora(critic, critic_lora, stream_seed(seed, "critic lora"))
     if config.activation_checkpointing:

@@ -241,6 +241,8 @@ def group_losses(
     lengths = torch.tensor([len(e.completion) for g in groups for e in g.examples])
     stats["length_correlation"] = float(correlation(score_SH.mean(1), lengths))
     if config.heads > 1:
+        # Heads that differ more than before see texts unlike what they were taught: a sign that comes before judges
+        # fall.
         stats["head_spread"] = float(score_SH.std(1).mean())
 
 
@@ -252,6 +254,7 @@ def _read(
         all_readings = config.pooled_coef > 0 or config.bag_coef > 0
         return bucketed_scores(scorer, examples, pad_id, all_readings=all_readings), [None] * config.heads
     texts, value_STH = collate(examples, pad_id), bucketed_values(scorer, examples, pad_id)
+    # At the last real token: the last of the row may be padding.
     score_SH = value_STH[torch.arange(len(examples)), texts.length_B - 1]
     return score_SH, [Positions(texts.ids_BT, value_ST, texts.length_B) for value_ST in value_STH.unbind(2)]
 

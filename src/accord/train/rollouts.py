@@ -212,12 +212,14 @@ def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
         "score_std": float(scored.score_B.std(unbiased=False)),
         **{f"part_{name}": float(part_B.mean()) for name, part_B in scored.parts.items()},
         "kl": float(kl_B.mean()),
+        # A KL of 0 is estimated below 0 half the time; its error says whether that is chance.
         "kl_error": float(kl_B.std(unbiased=False)) / len(kl_B) ** 0.5,
         "kl_k3": float(torch.where(mask, kl_k3(old, ref), 0.0).sum(1).mean()),
         "entropy": float(rollout.entropy_BC[mask].mean()),
         "reference_nll": float(-ref[mask].mean()),
         "length": float(tokens_B.mean()),
         "length_p95": float(tokens_B.quantile(0.95)),
+        # With the score and not the reward: it is the scorer that is suspected of liking length.
         "length_correlation": float(correlation(tokens_B, scored.score_B)),
         "eos_rate": sum(one.finished for one in scored.samples) / len(texts),
         "distinct": len(set(texts)) / len(texts),

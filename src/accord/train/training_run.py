@@ -148,6 +148,7 @@ def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
     The device is none of it: a run may go on where there is a GPU.
     """
     files = {name: sha256_tree(path) for name, path in inputs.items()}
+    # Contents and not names: a file that is moved is the same input, one that is overwritten is another.
     content = {"settings": without_device(settings), "inputs": files}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
