@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 
 # From left to right. Rooms of one group may use each other in the order given, within a line.
 LAYERS = [
-    ["errors", "extend", "files", "seeds", "progress", "artefacts"],
+    ["errors", "files", "seeds", "extend", "progress", "artefacts"],
     ["records"],
     ["config"],
     ["grid"],
@@ -33,6 +33,7 @@ ORDER = {room: (layer, place) for layer, rooms in enumerate(LAYERS) for place, r
 # Pairs within a layer that are ordered, as DESIGN writes them with "<"; others of a layer are strangers.
 ORDERED = {
     ("extend", "errors"),
+    ("extend", "files"),
     ("artefacts", "errors"),
     ("artefacts", "files"),
     ("files", "errors"),

@@ -6,6 +6,7 @@ Whoever opens a new door adds what goes through it to `SOURCES`, and a test that
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, source in SOURCES.items():
         (folder / name).write_text(source)
     monkeypatch.syspath_prepend(folder.parent)
+    for name in [name for name in sys.modules if name.split(".")[0] == folder.name]:
+        monkeypatch.delitem(sys.modules, name)  # that of another test
     return folder.name
 
 
@@ -165,6 +168,21 @@ def test_a_policy_algorithm_a_scorer_and_a_filter_of_prompts(
     alone = config.model_copy(update={"samples_per_prompt": 1})
     with pytest.raises(UsageError, match="compares completions"):
         rl(alone, model=policy_folder, data=data, output_dir=tmp_path / "alone")
+
+
+def test_what_was_begun_with_other_code_is_not_gone_on_with(guest: str, write_rows: WriteRows, tmp_path: Path) -> None:
+    from accord.train.training_run import TrainingRun
+
+    data = write_rows("p.jsonl", [{"prompt": "A"}])
+
+    def identity(function: str) -> str:
+        config = RlConfig(rewards=({"function": function, "name": "own"},))
+        return TrainingRun(tmp_path, 0).identity({"data": data}, config=config)
+
+    own, plain = identity(f"{guest}.scores:vowels"), identity("accord.files:read_json")
+    path = tmp_path / "site" / guest / "scores.py"
+    path.write_text(path.read_text() + "# more\n")
+    assert identity(f"{guest}.scores:vowels") != own and identity("accord.files:read_json") == plain
 
 
 def test_a_reward_loss(guest: str, policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:

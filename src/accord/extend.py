@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accord.errors import AccordError, DataError, UsageError
+from accord.files import sha256_file
 
 _T = TypeVar("_T")
 
@@ -55,10 +56,21 @@ def outside(name: str, hint: str = "write it as module:name") -> Any:
         raise UsageError(f"{name!r}: {error}", hint="check the name") from error
 
 
-def module_file(name: str) -> Path | None:
-    """The file that holds ``module:name``; None where that is no name of this kind, or no such file is found."""
-    if not is_outside(name):
-        return None
+def code_in(settings: Any) -> dict[str, str]:
+    """The hash of the file behind every ``module:name`` in nested settings: they mean what stands in it.
+
+    What such a file imports in turn is not looked at.
+    """
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        return {name: found for one in settings for name, found in code_in(one).items()}
+    path = _module_file(settings) if isinstance(settings, str) and is_outside(settings) else None
+    return {settings: sha256_file(path)} if path else {}
+
+
+def _module_file(name: str) -> Path | None:
+    """The file that holds ``module:name``; None where none is found."""
     try:
         found = importlib.util.find_spec(name.split(":")[0])
     except (ImportError, ValueError):  # a parent that cannot be imported, a module made by hand

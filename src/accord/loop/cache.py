@@ -9,15 +9,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import accord
 from accord.config import without_device
-from accord.extend import module_file
-from accord.files import read_json, sha256_file, sha256_tree, write_folder, write_json
+from accord.extend import code_in
+from accord.files import read_json, sha256_tree, write_folder, write_json
 from accord.progress import Log
 
 Inputs = Mapping[str, Path]
@@ -44,19 +44,10 @@ class Stage:
         content = {
             "version": accord.__version__,
             "settings": without_device(self.settings),
-            "code": {name: sha256_file(path) for name in _texts(self.settings) if (path := module_file(name))},
+            "code": code_in(self.settings),
             "inputs": {name: sha256_tree(path, without=(STAMP, RUNNING)) for name, path in self.inputs.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in nested settings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(one)
 
 
 @dataclass

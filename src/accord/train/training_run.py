@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel
 
 from accord.config import without_device
+from accord.extend import code_in
 from accord.files import sha256_tree
 from accord.models.decoder import CausalLM
 from accord.models.folder import save_policy
@@ -143,13 +144,13 @@ class TrainingRun:
 
 
 def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
-    """Return the hash of a stage's settings and of the contents of its input files.
+    """Return the hash of a stage's settings, of the user's own code that they name, and of its input files.
 
     The device is none of it: a run may go on where there is a GPU.
     """
     files = {name: sha256_tree(path) for name, path in inputs.items()}
     # Contents and not names: a file that is moved is the same input, one that is overwritten is another.
-    content = {"settings": without_device(settings), "inputs": files}
+    content = {"settings": without_device(settings), "code": code_in(settings), "inputs": files}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
