@@ -29,7 +29,7 @@ from accord.progress import Log, quiet
 
 
 class Opened:
-    """The files and folders that Python opens while a folder is watched. A hook stays for good, so there is one."""
+    """The files and folders that Python opens while a folder is watched."""
 
     def __init__(self) -> None:
         self.below: Path | None = None
@@ -45,7 +45,10 @@ class Opened:
                 self.paths.add(path)
 
 
-OPENED = Opened()
+@functools.cache
+def opened() -> Opened:
+    """The one there is: a hook stays for good, so none is made before it is needed."""
+    return Opened()
 
 
 @dataclass
@@ -69,15 +72,16 @@ class Alone(Runner):
         for path in inputs.values():
             if path.is_relative_to(self.folder):
                 copy_to(aside / path.relative_to(self.folder), path)
-        OPENED.below, OPENED.paths = self.folder.parent, set()
+        watch = opened()
+        watch.below, watch.paths = self.folder.parent, set()
         try:
             result = stage.work(inputs, folder, log)
         finally:
-            OPENED.below = None
+            watch.below = None
         aside_of_its_own = partial_name(folder)  # a folder that is written whole or not at all, and its parent
         allowed = (folder, aside_of_its_own, *inputs.values(), *self.open_to_all)
-        opened = OPENED.paths - {self.folder}
-        self.undeclared[stage.name] = [p for p in opened if not any(p.is_relative_to(a) for a in allowed)]
+        paths = watch.paths - {self.folder}
+        self.undeclared[stage.name] = [p for p in paths if not any(p.is_relative_to(a) for a in allowed)]
         shutil.rmtree(aside / stage.name, ignore_errors=True)
         if folder.exists():
             folder.rename(aside / stage.name)
