@@ -17,7 +17,7 @@ from benchmarks.people_load import Load, Log, audit, run
 @pytest.mark.slow
 def test_a_killed_server_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     (tmp_path / "accord.yaml").write_text("store: accord.db\n")
-    result = run(tmp_path, Load(annotators=10, every_s=1.0, seconds=10.0))
+    result = run(tmp_path, Load(annotators=10, every_s=0.5, seconds=5.0))
     assert result["acknowledged"] == result["in_the_store"] == result["facts"] > 50
     assert (result["lost"], result["double"], result["damaged"]) == (0, 0, 0)
     assert result["sent_twice"] > 0 and result["answered_unlike_the_first"] == 0
