@@ -54,7 +54,10 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def child(folder: Path, name: str) -> Path:
-    """The path of a name in a folder. Raises UsageError for what is no plain name, or a link out of the folder."""
+    """Return the path of a name in a folder.
+
+    Raises UsageError for what is no plain name, or a link out of the folder.
+    """
     path = folder / name
     # Resolved too: a plain name may be a link that leads out.
     if not _NAME.fullmatch(name) or path.resolve().parent != folder.resolve():
@@ -65,7 +68,7 @@ def child(folder: Path, name: str) -> Path:
 
 
 def name_from(text: str) -> str:
-    """A name that `child` takes, like a text."""
+    """Return a name that `child` takes, like a text."""
     # Lower case: some file systems do not tell it from upper.
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:64] or "unnamed"
 
@@ -79,7 +82,10 @@ def _fsync(path: Path) -> None:
 
 
 def partial_name(path: Path) -> Path:
-    """The name beside ``path`` to fill before renaming. What killed processes left under such names is removed."""
+    """Return the name beside ``path`` to fill before renaming.
+
+    What killed processes left under such names is removed.
+    """
     # The name holds the process: what belongs to one that still runs is being written.
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if not _runs(leftover.name.split(".")[-2]):

@@ -96,8 +96,11 @@ class Recipe(Section):
         return self
 
     def method(self, name: str) -> RlConfig | DpoConfig | int:
-        """The settings of one of the compared methods: the recipe's own section with what the method changes; n of
-        best-of-n. Raises ValueError where they cannot be understood."""
+        """Return the settings of one of the compared methods; n of best-of-n.
+
+        They are the recipe's own section with what the method changes. Raises ValueError where they cannot be
+        understood.
+        """
         key = f"compare.methods.{name}"
         if name in SHARED_STAGES:
             raise ValueError(f"{key}: a method's folder cannot be called so; give it another name")
@@ -112,11 +115,11 @@ class Recipe(Section):
         return made
 
     def optimisation(self, stage: str = "") -> RlConfig | DpoConfig:
-        """The settings of a stage that optimises, rl or dpo; by default of the one that ``optimise`` names."""
+        """Return the settings of a stage that optimises, rl or dpo; by default of the one that ``optimise`` names."""
         return self.rl if (stage or self.optimise) == "rl" else self.dpo
 
     def control(self, name: str) -> RlConfig | DpoConfig:
-        """The optimisation that a control names: the recipe's own, rl or dpo, with the control's changes.
+        """Return the optimisation that a control names: the recipe's own, rl or dpo, with the control's changes.
 
         Raises ValueError where they cannot be understood, or change what the recipe does not do.
         """
@@ -156,12 +159,12 @@ class Recipe(Section):
         return {name: one for name, one in found.items() if isinstance(one, RlConfig)}
 
     def resolved(self) -> dict[str, Any]:
-        """Every key with its final value, ready for JSON: the run's ``resolved.json``."""
+        """Return every key with its final value, ready for JSON: the run's ``resolved.json``."""
         return self.model_dump(mode="json")
 
 
 def _only_change(key: str, name: str, given: Mapping[str, Any], stages: Sequence[str]) -> tuple[str, Any]:
-    """The one stage that a method or control changes, and how."""
+    """Return the one stage that a method or control changes, and how."""
     if not _FOLDER.fullmatch(name):
         raise ValueError(f"{key}: a folder cannot be called so; give it another name")
     if len(given) != 1 or not given.keys() <= set(stages):
@@ -171,7 +174,7 @@ def _only_change(key: str, name: str, given: Mapping[str, Any], stages: Sequence
 
 
 def _changed(key: str, own: S, change: Any) -> S:
-    """A section with a method's or control's changes. Raises ValueError where they cannot be understood."""
+    """Return a section with a method's or control's changes. Raises ValueError where they cannot be understood."""
     if not isinstance(change, dict):
         raise ValueError(f"{key} is {yaml_word(change)}: write `key: value` lines")
     try:
@@ -186,7 +189,7 @@ def _changed(key: str, own: S, change: Any) -> S:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name and path of the recipes that come with Accord: inside the wheel, or the repository's own folder."""
+    """Return name and path of the recipes that come with Accord: inside the wheel, or the repository's own folder."""
     here = Path(__file__).resolve()
     folders = (here.parents[1] / "recipes", here.parents[3] / "recipes")
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
@@ -194,7 +197,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(recipe: str | Path) -> Path:
-    """A path as it stands, or the name of a shipped recipe."""
+    """Return a path as it stands, or the name of a shipped recipe."""
     path = Path(recipe)
     if path.is_file():
         return path
@@ -210,7 +213,7 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def recipe_layers(recipe: str | Path) -> list[Layer]:
-    """The recipe's own layer, above those of the recipe that it ``extends`` (a name, or a path beside it)."""
+    """Return the recipe's own layer, above those of the recipe that it ``extends`` (a name, or a path beside it)."""
     layers: list[Layer] = []
     path: Path | None = find_recipe(recipe)
     while path is not None:
@@ -258,7 +261,7 @@ def load_recipe(recipe: str | Path | None, overrides: Sequence[str] = (), *, def
 
 
 def load_label(overrides: Sequence[str] = (), *, defaults: Layer | None = None) -> LabelConfig:
-    """A project's settings of labelling (its key ``label``), with ``key=value`` overrides on top.
+    """Return a project's settings of labelling (its key ``label``), with ``key=value`` overrides on top.
 
     Raises:
         UsageError: For anything that cannot be understood, with file, line, key and a suggestion.
@@ -267,7 +270,7 @@ def load_label(overrides: Sequence[str] = (), *, defaults: Layer | None = None) 
 
 
 def recipe_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe's YAML, for editors: keys complete and explain themselves."""
+    """Return the JSON Schema of a recipe's YAML, by which editors complete and explain keys."""
     schema = Recipe.model_json_schema()
     schema["properties"]["extends"] = {"type": "string", "description": "A recipe whose keys hold unless given here."}
     return schema

@@ -94,7 +94,7 @@ class SampleConfig(Section):
     )
 
     def drawing(self) -> dict[str, Any]:
-        """How one completion is drawn: the keys of `accord.rollout.engine.Sampling`."""
+        """Return how one completion is drawn: the keys of `accord.rollout.engine.Sampling`."""
         return self.model_dump(exclude={"best_of", "generator"})
 
 

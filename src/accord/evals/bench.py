@@ -54,7 +54,7 @@ class ScoredSamples:
         return ScoredSamples(self.samples.pick(index_PK), taken(self.judge_PK), taken(self.proxy_PK), others)
 
     def first(self, K: int) -> ScoredSamples:
-        """The first K samples of each prompt."""
+        """Return the first K samples of each prompt."""
         return self.pick(np.tile(np.arange(K), (len(self.judge_PK), 1)))
 
     def best_by_proxy(self, n: int) -> ScoredSamples:
@@ -83,7 +83,7 @@ class Bench:
     placement: Placement = AUTO
 
     def on(self, name: str, path: Path, judges: Mapping[str, Scorer]) -> Bench:
-        """The same bench with the prompts of another file and these judges."""
+        """Return the same bench with the prompts of another file and these judges."""
         prompts, topics = read_topics(path, self.reference.tokenizer.chat)
         return replace(self, name=name, prompts=prompts, topics=topics, judges=judges)
 
@@ -152,7 +152,7 @@ class Bench:
     def verdict(
         self, scored: ScoredSamples, score_PK: FloatArray, against: ScoredSamples, against_PK: FloatArray
     ) -> JudgeVerdict:
-        """What one judge says of a policy: its mean score, and how often it wins against the reference."""
+        """Return what one judge says of a policy: its mean score, and how often it wins against the reference."""
         if scored is against:
             return JudgeVerdict(self.mean(score_PK), None, None)
         win = win_rate(score_PK, against_PK, self.topics, resamples=self.resamples, seed=self.seed)
@@ -168,14 +168,14 @@ class Bench:
         return JudgeVerdict(self.mean(score_PK), win, even)
 
     def other_verdicts(self, scored: ScoredSamples, against: ScoredSamples) -> dict[str, JudgeVerdict]:
-        """What every judge but the leading one says, by its name."""
+        """Return what every judge but the leading one says, by its name."""
         return {
             name: self.verdict(scored, score_PK, against, against.others[name])
             for name, score_PK in scored.others.items()
         }
 
     def bound(self, n: int, num_samples: int) -> Interval:
-        """The KL of best-of-n from above: log n - (n - 1) / n."""
+        """Return the KL of best-of-n from above: log n - (n - 1) / n."""
         return Interval(best_of_n_kl_bound(n), math.nan, math.nan, num_samples, len(set(self.topics)))
 
 

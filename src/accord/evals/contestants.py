@@ -84,6 +84,6 @@ def check_names(reference: Contestant, contestants: tuple[Contestant, ...]) -> N
 
 
 def policy_name(folder: Path) -> str:
-    """What a policy is called that has only a folder: by what made it, ``runs/ppo/model`` is "ppo"."""
+    """Return what a policy is called that has only a folder: by what made it, ``runs/ppo/model`` is "ppo"."""
     found = folder.resolve()
     return found.parent.name if found.name == "model" and found.parent.name else found.name

@@ -102,7 +102,7 @@ def check_judges(judges: Mapping[str, Scorer]) -> None:
 
 
 def as_reference(one: Contestant) -> Contestant:
-    """The reference by its role, whatever role it was given with."""
+    """Return the reference by its role, whatever role it was given with."""
     return replace(one, role="reference", best_of=1)
 
 
@@ -114,7 +114,7 @@ def _benches(
     prompts: EvalPrompts,
     run: EvalRun,
 ) -> tuple[Bench, Bench]:
-    """The bench of each split; on validation prompts only the judge that chooses is asked."""
+    """Return the bench of each split; on validation prompts only the judge that chooses is asked."""
     policy = LoadedPolicy.load(reference.snapshots[reference.last], run.placement)
     sampling = replace(run.sampling, samples_per_prompt=config.samples_per_prompt)
     bare = Bench("", (), (), policy, proxy, judges, sampling, run.seed, config.bootstrap, run.placement)
@@ -130,7 +130,7 @@ def _widest(config: EvalConfig, contestants: Sequence[Contestant]) -> int:
 def _on_validation(
     config: EvalConfig, valid: Bench, contestants: Sequence[Contestant], against: ScoredSamples, log: Log
 ) -> tuple[dict[str, Selection], dict[str, tuple[Snapshot, ...]]]:
-    """The choice of each candidate, and the snapshots of each control."""
+    """Return the choice of each candidate, and the snapshots of each control."""
     selections: dict[str, Selection] = {}
     controls: dict[str, tuple[Snapshot, ...]] = {}
     wanted = [one for one in contestants if one.chosen or one.role == "control"]
@@ -144,7 +144,7 @@ def _on_validation(
 
 
 def _with_note(one: Contestant, selections: Mapping[str, Selection]) -> Contestant:
-    """The contestant with its chosen snapshot alone, and a note that says which it is."""
+    """Return the contestant with its chosen snapshot alone, and a note that says which it is."""
     if one.name not in selections:
         return replace(one, snapshots={one.last: one.snapshots[one.last]})
     step = selections[one.name].step
@@ -153,7 +153,7 @@ def _with_note(one: Contestant, selections: Mapping[str, Selection]) -> Contesta
 
 
 def _folders(contestants: Sequence[Contestant], root: Path) -> dict[str, str]:
-    """Where the one snapshot of each contestant lies, seen from the run's folder."""
+    """Return where the one snapshot of each contestant lies, seen from the run's folder."""
     found = {one.name: one.snapshots[one.last] for one in contestants if one.best_of == 1}
     return {name: path.relative_to(root).as_posix() for name, path in found.items() if path.is_relative_to(root)}
 
@@ -161,7 +161,7 @@ def _folders(contestants: Sequence[Contestant], root: Path) -> dict[str, str]:
 def _on_test(
     test: Bench, reference: Contestant, contestants: Sequence[Contestant], log: Log
 ) -> tuple[tuple[PolicyRow, ...], dict[str, ScoredSamples]]:
-    """A row of the reference and of each contestant, which has one snapshot by now, and the samples by name."""
+    """Return a row of the reference and of each contestant, which has one snapshot by now, and the samples by name."""
     against = test.sample(reference.random, test.reference.folder)
     note = reference.note or "the reference: where training started"
     rows, samples = [test.row(as_reference(reference), against, against, note=note)], {reference.name: against}

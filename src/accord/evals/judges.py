@@ -132,12 +132,12 @@ class TextJudge:
 
 
 def recipe_judges(config: EvalConfig) -> list[ScorerConfig]:
-    """The judges of a recipe as scorers, each called by its key."""
+    """Return the judges of a recipe as scorers, each called by its key."""
     return [judge.model_copy(update={"name": name}) for name, judge in config.judges.items()]
 
 
 def open_judges(configs: Sequence[ScorerConfig], placement: Placement = AUTO) -> dict[str, Scorer]:
-    """The judges that a recipe names, by name, in their order: the first one leads.
+    """Return the judges that a recipe names, by name, in their order: the first one leads.
 
     Raises:
         UsageError: there is none, or two share a name.
@@ -155,7 +155,7 @@ def open_judges(configs: Sequence[ScorerConfig], placement: Placement = AUTO) ->
 
 
 def load_text_judge(folder: Path | str) -> TextJudge:
-    """A judge as it was saved; raises DataError where a file is missing, damaged or of another format."""
+    """Return a judge as it was saved; raises DataError where a file is missing, damaged or of another format."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -272,7 +272,10 @@ class _HeldOut:
         return prediction_N
 
     def choose(self, priors: Sequence[float]) -> tuple[float, float]:
-        """The penalty of least squared error at the first prior; then the least prior that makes spread neutral."""
+        """Return the penalty of least squared error at the first prior.
+
+        Then the least prior that makes spread neutral.
+        """
         first = {alpha: self.predict(alpha, priors[0]) for alpha in ALPHAS}
         alpha = min(ALPHAS, key=lambda a: float(np.mean((first[a] - self.centred_N) ** 2)))
         for prior in priors:

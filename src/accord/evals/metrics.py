@@ -129,7 +129,7 @@ def _bleu(precisions: np.ndarray, penalty: float) -> float:
 
 
 def surface_numbers(texts: Sequence[str]) -> dict[str, float]:
-    """The numbers above for one set of completions, under the names the report uses."""
+    """Return the numbers above for one set of completions, under the names the report uses."""
     words = [word_count(text) for text in _some(texts)]
     return {
         "words_mean": float(np.mean(words)),

@@ -31,7 +31,7 @@ STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # inverse penalties to choose from
 
 
 def length_scores(texts: Sequence[str]) -> FloatArray:
-    """The baseline that prefers the longer text: its number of characters."""
+    """Return the baseline that prefers the longer text: its number of characters."""
     return np.array([len(text.strip()) for text in texts], dtype=np.float64)
 
 

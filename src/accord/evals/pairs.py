@@ -49,7 +49,7 @@ class OrderedPairs:
         return len(self.better)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> OrderedPairs:
-        """The pairs for which ``mask`` (N,) is True."""
+        """Return the pairs for which ``mask`` (N,) is True."""
         parts = {name: part[mask] for name, part in self.parts.items()}
         return OrderedPairs(self.better[mask], self.worse[mask], self.topics[mask], self.gap[mask], parts)
 
@@ -84,7 +84,7 @@ class HeldOutPairs:
 
 
 def rated_pairs(rated: Sequence[RatedCompletion], min_gap: float = 1.0) -> HeldOutPairs:
-    """All pairs of completions of one prompt whose mean ratings lie more than ``min_gap`` points apart.
+    """Return all pairs of completions of one prompt whose mean ratings lie more than ``min_gap`` points apart.
 
     Where texts have labels, the part "same_verdict" holds the pairs of one label: the label alone cannot order them.
     """
@@ -112,7 +112,9 @@ def rated_pairs(rated: Sequence[RatedCompletion], min_gap: float = 1.0) -> HeldO
 
 
 def ranked_pairs(groups: Sequence[RankedGroup], max_pairs: int = MAX_BASELINE_PAIRS, seed: int = 0) -> HeldOutPairs:
-    """All strictly ordered pairs of ranked groups, or ``max_pairs`` of them drawn by ``seed``; a gap counts ranks.
+    """Return all strictly ordered pairs of ranked groups, or ``max_pairs`` of them drawn by ``seed``.
+
+    A gap counts ranks.
 
     A group without a topic is a topic of its own prompt.
     """
@@ -136,7 +138,7 @@ def ranked_pairs(groups: Sequence[RankedGroup], max_pairs: int = MAX_BASELINE_PA
 
 
 def some_of(items: Sequence[_Item], most: int, seed: int) -> Sequence[_Item]:
-    """All of them, or so many drawn by the seed, in their order."""
+    """Return all of them, or so many drawn by the seed, in their order."""
     if len(items) <= most:
         return items
     kept = np.sort(np.random.default_rng(seed).choice(len(items), most, replace=False))

@@ -194,14 +194,14 @@ class EvalResults:
     best_of_n_curve: tuple[CurvePoint, ...]
 
     def policy(self, name: str) -> PolicyRow:
-        """The row of one policy; raises DataError where it was not evaluated."""
+        """Return the row of one policy; raises DataError where it was not evaluated."""
         for row in self.policies:
             if row.name == name:
                 return row
         raise DataError(f"no policy {name!r}", hint="one of " + ", ".join(row.name for row in self.policies))
 
     def to_json(self) -> dict[str, Any]:
-        """What ``results.json`` holds."""
+        """Return what ``results.json`` holds."""
         return {"format": RESULTS_FORMAT} | cast("dict[str, Any]", plain(self))
 
 
@@ -215,12 +215,12 @@ def text_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
 
 
 def snapshot_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
-    """What a snapshot must hold on validation prompts before the judge's liking counts."""
+    """Return what a snapshot must hold on validation prompts before the judge's liking counts."""
     return (*text_floors(config, row), Floor("kl", row.kl.value, high=config.kl_ceiling))
 
 
 def policy_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
-    """What the chosen policy must hold on test prompts."""
+    """Return what the chosen policy must hold on test prompts."""
     win = row.win_rate
     lower = math.nan if win is None else win.low
     better = Floor("judge_win_rate_low", 0.0 if math.isnan(lower) else lower, 0.5, strict=True)
@@ -266,7 +266,7 @@ def summarise(
 
 
 def _card_numbers(card: Mapping[str, Any] | None, baseline: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The reward model's part of the summary, and its floor where there is a baseline."""
+    """Return the reward model's part of the summary, and its floor where there is a baseline."""
     if not card:
         return {"reward_accuracy": None, "reward_accuracy_same_verdict": None, "baseline_accuracy": None}, []
     accuracy, same = card["model"]["all_pairs"]["value"], card["model"]["parts"].get("same_verdict")

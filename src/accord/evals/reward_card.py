@@ -93,7 +93,7 @@ class RewardCard:
 def reward_card(
     scores: npt.ArrayLike, held_out: HeldOutPairs, baselines: Mapping[str, npt.ArrayLike], *, seed: int = 0
 ) -> RewardCard:
-    """The card of a scorer on held-out pairs.
+    """Return the card of a scorer on held-out pairs.
 
     Args:
         scores: (M,) the model's score of each text.

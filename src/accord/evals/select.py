@@ -15,7 +15,7 @@ from accord.progress import Log, quiet
 def measure_snapshots(
     config: EvalConfig, bench: Bench, one: Contestant, against: ScoredSamples, log: Log = quiet
 ) -> tuple[Snapshot, ...]:
-    """A row and the floors of each snapshot of a contestant, in the order of their steps."""
+    """Return a row and the floors of each snapshot of a contestant, in the order of their steps."""
     measured = []
     for done, (step, folder) in enumerate(sorted(one.snapshots.items())):
         log(done / len(one.snapshots), f"{bench.name} prompts: {one.name} at step {step}")
@@ -27,7 +27,7 @@ def measure_snapshots(
 def select_snapshot(
     config: EvalConfig, bench: Bench, one: Contestant, against: ScoredSamples, log: Log = quiet
 ) -> Selection:
-    """The snapshot the judge likes best on the bench's (validation) prompts among those that hold the floors there.
+    """Return the snapshot the judge likes best on the bench's (validation) prompts of those that hold the floors there.
 
     Args:
         against: the reference's samples on the same prompts.
@@ -38,7 +38,7 @@ def select_snapshot(
 
 
 def choose(snapshots: Sequence[Snapshot]) -> tuple[Snapshot, str]:
-    """The snapshot the judge likes best among those that hold every floor, and the reason in words.
+    """Return the snapshot the judge likes best among those that hold every floor, and the reason in words.
 
     Where none holds all of them it is the one that violates them least. Of equals the earlier wins.
     """

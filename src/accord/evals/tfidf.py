@@ -49,7 +49,7 @@ def char_terms(text: str) -> set[str]:
 
 
 def fit_vocabulary(texts: Iterable[str], terms: Terms, min_texts: int = 2) -> tuple[list[str], FloatArray]:
-    """The terms that stand in at least ``min_texts`` texts, sorted, and their idf = 1 + log((1 + N) / (1 + df))."""
+    """Return the terms of at least ``min_texts`` texts, sorted, and their idf = 1 + log((1 + N) / (1 + df))."""
     found = [terms(text) for text in texts]
     counts = Counter(term for one in found for term in one)
     vocabulary = sorted(term for term, count in counts.items() if count >= min_texts)
@@ -76,13 +76,13 @@ def squared_norms(rows: csr_array) -> FloatArray:
 
 
 def scale_rows(rows: csr_array, factor_N: FloatArray) -> csr_array:
-    """Each row times its factor."""
+    """Return each row times its factor."""
     from scipy.sparse import diags_array
 
     return (diags_array(factor_N) @ rows).tocsr()
 
 
 def unit_rows(rows: csr_array) -> csr_array:
-    """Each row at Euclidean length 1; a row without terms stays zero."""
+    """Return each row at Euclidean length 1; a row without terms stays zero."""
     norm_N = np.sqrt(squared_norms(rows))
     return scale_rows(rows, np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0))

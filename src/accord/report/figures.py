@@ -144,7 +144,7 @@ def win_rates(rows: Sequence[ResultRow], reference: str) -> Figure:
 
 
 def win_figure(title: str, shown: Sequence[Dot]) -> Figure:
-    """Win rates in rows; one half, no better than SFT, is marked."""
+    """Win rates in rows; one half, no better than the reference, is marked."""
     edge = min([0.4, *(dot.value if dot.low is None else dot.low for dot in shown)])
     picture = dots(shown, title=title, axis="share of comparisons won", rule=0.5, span=(max(0.0, edge - 0.05), 1.0))
     return Figure(title, picture)

@@ -444,7 +444,7 @@ def _control_pairs(run: RunFolder, name: str) -> list[dict[str, Any]]:
 
 
 def reward_model(run: RunFolder) -> dict[str, Any]:
-    """Accuracies beside baselines, calibration_figure, length and probes."""
+    """Accuracies beside baselines, calibration, length and probes."""
     card = run.need("reward/card.json")
     all_pairs = card["model"]["all_pairs"]
     return {
