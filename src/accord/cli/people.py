@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from accord.people.desk import Desk
 
+# Addresses that mean every interface: to listen on, not to call.
 _ANYWHERE = {"0.0.0.0", "::", ""}
 
 
@@ -74,6 +75,7 @@ def label(
         project = find_place(folder)
         settings = load_label(overrides, defaults=project.label)
         listening = bound(host, port)
+        # After the checks and the port: a wrong key or a port in use is reported before the web packages load.
         from accord.people.desk import Desk
         from accord.store import Store
 
@@ -138,6 +140,7 @@ def bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends small answers at once; else they wait 40 ms for an acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # A restart does not wait for the last connections of the server before.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
@@ -169,6 +172,7 @@ def _serve(app: FastAPI, listening: socket.socket) -> None:
     """Serve until interrupted. There is no access log: addresses of invitations hold tokens."""
     import uvicorn
 
+    # Connections are kept a little longer than the minute that proxies keep theirs: who closes first loses no request.
     config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, timeout_keep_alive=65)
     try:
         uvicorn.Server(config).run(sockets=[listening])

@@ -89,6 +89,7 @@ def simulate(
         home = place or find_project(None)
         downloads = (home.root if home else Path.cwd()) / "downloads"
         request = AnnotatorRequest(count, seed, downloads, from_dir, planted, tasks, kind, size, overlap)
+        # Over HTTP in both cases: what is simulated is what people's browsers do, locks and limits included.
         with _own_app(place) if place else _running_app(target, token or "") as (admin, url):
             groups = make_annotators(annotators, replace(request, waiting=admin.waiting()))
             added, played = 0, []
@@ -150,6 +151,7 @@ def _serving(app: FastAPI) -> Iterator[str]:
     import uvicorn
 
     listening = bound("127.0.0.1", 0)
+    # A client that keeps its connection must not hold up the end.
     config = uvicorn.Config(app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -176,6 +176,7 @@ def film_split(film: str) -> Split:
 
     Shares of films: train 62 %, judge 15 % (for the judge alone), valid 8 %, test 15 %.
     """
+    # By the name alone: a film keeps its split whatever other films there are.
     key = " ".join(film.replace("_", " ").casefold().split())
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
@@ -298,7 +299,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _decode(members: Mapping[str, bytes], name: str) -> list[tuple[str, list[str]]]:
-    """Yield the tab-separated lines of a member, each with its place for errors. Empty lines are skipped."""
+    """Return the tab-separated lines of a member, each with its place for errors. Empty lines are skipped."""
     try:
         lines = members[name].decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -325,6 +326,7 @@ def _read_lexicon(lines: Iterable[tuple[str, list[str]]]) -> tuple[RatedText, ..
     """Read the human-rated words. Emoticons and the second rating of a word that stands twice are left out."""
     words: dict[str, RatedText] = {}
     for index, (where, cells) in enumerate(lines):
+        # Words alone: the lexicon rates emoticons too.
         if re.fullmatch(r"[a-z]+(?:['-][a-z]+)*", cells[0]):
             words.setdefault(cells[0], RatedText("word", cells[0], _ratings(cells, where), index))
     return tuple(words.values())
@@ -486,6 +488,7 @@ def _same_film(rows: Sequence[_Row]) -> dict[str, str]:
     shared = Counter((names[0], other) for names in titles.values() for other in names[1:])
     film_of = {film: film for film in texts}
     for (first, other), count in shared.items():
+        # Two shared texts at least: one alone may be chance.
         if count >= 2 and 2 * count >= min(len(texts[first]), len(texts[other])):
             film_of[other] = film_of[first]
     return film_of
@@ -495,7 +498,7 @@ def _same_film(rows: Sequence[_Row]) -> dict[str, str]:
 
 
 def records_of(data: FilmReviews) -> Iterator[Record]:
-    """Return the facts for the store: annotators, prompts, completions and ratings, each before what refers to it.
+    """Yield the facts for the store: annotators, prompts, completions and ratings, each before what refers to it.
 
     Covers the film reviews, rated or not. Every rater is an annotator of kind "human", named by block and column. All
     records are the same each time, so that a second import adds nothing.

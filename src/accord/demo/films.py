@@ -63,6 +63,8 @@ from accord.store import Store
 #: all human rankings (products, tweets, words), as the reward model is.
 BASELINE = "tfidf_bradley_terry"
 HUMAN_ORIGIN = "human ratings"
+# Each kind of text has a prompt of its own. Words beside reviews taught that one good word beats a sentence: the
+# policy fell from 30 tokens to 7 while judge and proxy rose (docs/LOG.md, "Negative results").
 OTHER_PROMPTS = {"amazon": "Product review:", "editorial": "Editorial:", "tweet": "Tweet:", "word": "Word:"}
 SIMULATED_ORIGIN = ORIGINS["simulated"]
 LANGUAGE_CORPORA = ("amazon", "tweet")  # opinions in everyday words; words alone and newspaper editorials are not
@@ -160,12 +162,14 @@ def write_texts(data: FilmReviews, folder: Path) -> None:
     language = of(reviews, *LANGUAGE_SPLITS)
     plain = [r.text for r in language] + [p.text for p in of(data.plots, *LANGUAGE_SPLITS)]
     plain += [o.text for o in data.others if o.corpus in LANGUAGE_CORPORA]
+    # One order for every seed: the language model of a run is the same file wherever the settings are.
     random.Random(0).shuffle(plain)
     write_jsonl(folder / "texts.jsonl", [{"text": completion_for(t)} for t in plain])
     write_jsonl(folder / "texts_valid.jsonl", [{"text": completion_for(r.text)} for r in of(reviews, "valid")])
     write_jsonl(folder / "demonstrations.jsonl", demonstrations(language))
     write_jsonl(folder / "demonstrations_valid.jsonl", demonstrations(of(reviews, "valid")))
     for split in ("train", "valid", "test"):
+        # Policies are reported on films with ratings; training may ask for reviews of any.
         films = sorted({review.film for review in of(reviews if split == "train" else data.rated, split)})
         write_jsonl(folder / f"prompts_{split}.jsonl", [{"prompt": prompt_for(f), "topic": f} for f in films])
 
@@ -238,9 +242,11 @@ def write_rankings(
     config: FilmConfig, data: FilmReviews, rated: dict[str, list[tuple[str, float]]], folder: Path, seed: int
 ) -> int:
     """Write the rankings of train and of validation films, and return how many the train films give."""
+    # A stream of its own: other settings of a run leave the rankings as they are.
     rng = random.Random(stream_seed(seed, "rankings"))
     train = film_groups(config, {f: rows for f, rows in rated.items() if film_split(f) == "train"}, rng)
     write_groups(folder / "rankings.jsonl", [*train, *other_groups(config, data, rng)])
+    # One deal: what measures must not count a review twice.
     once = config.model_copy(update={"deals": 1})
     valid = film_groups(once, {f: rows for f, rows in rated.items() if film_split(f) == "valid"}, rng)
     write_groups(folder / "rankings_valid.jsonl", valid)
@@ -265,6 +271,7 @@ def film_groups(config: FilmConfig, rated: dict[str, list[tuple[str, float]]], r
         ranked_group(config, prompt_for(film), rows, HUMAN_ORIGIN, film)
         for deal in range(config.deals)
         for film, reviews in rated.items()
+        # Every other deal is of like length: there the better one cannot be told by its length.
         for rows in deal_out(reviews, config.group_size, rng, like_length=deal % 2 == 0)
     ]
 

@@ -77,6 +77,7 @@ def synthetic_reviewers(request: AnnotatorRequest) -> Iterator[AnnotatorGroup]:
     data = _data(request)
     texts = [review.text for review in _training_reviews(data)]
     taste = build_taste(data.words(), ordinary_length(texts))
+    # The median review is neither good nor bad: labels and ratings need a zero, which a utility has not.
     middle = median(map(taste.utility, texts))
     team = synthetic(
         request.count, lambda text: taste.utility(text) - middle, request.seed, dict(request.defects or {})
@@ -90,6 +91,7 @@ def _data(request: AnnotatorRequest) -> FilmReviews:
 
 
 def _training_reviews(data: FilmReviews) -> list[RatedReview]:
+    # What people say of these may train: nothing of films kept for judging or testing enters the queue.
     return [review for review in data.rated if film_split(review.film) == "train"]
 
 

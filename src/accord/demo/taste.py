@@ -173,6 +173,7 @@ def build_taste(words: Mapping[str, float], typical_length: tuple[float, float])
         raise UsageError(
             f"an ordinary length of {shortest:g} to {longest:g} words", hint="give 0 < shortest <= longest"
         )
+    # Words of grammar carry no opinion, whatever the lexicon says of "like" or "no".
     valence = {word.lower(): value for word, value in words.items() if word.lower() not in _GRAMMAR}
     if not valence:
         raise UsageError("a taste needs rated words, and there are none", hint="give the words of the lexicon")
@@ -219,6 +220,7 @@ def taste_annotators(n: int, seed: int) -> tuple[TasteAnnotator, ...]:
 
 
 def _annotator(index: int, seed: int) -> TasteAnnotator:
+    # A stream for each: the first of many are the same as the first of few.
     draw = random.Random(stream_seed(seed, "simulated annotator", index))
     return TasteAnnotator(
         name=f"simulated-{seed}-{index:02d}",
@@ -242,6 +244,7 @@ def rank(taste: Taste, annotator: TasteAnnotator, completions: Sequence[Completi
     prompt_ids = {completion.prompt_id for completion in completions}
     if len(prompt_ids) > 1:
         raise UsageError(f"a ranking of completions of {len(prompt_ids)} prompts", hint="rank one prompt at a time")
+    # Sorted by content, so that neither noise nor order depends on how the group was handed over.
     by_id = {completion.id: completion.text for completion in sorted(completions, key=lambda c: c.id)}
     group = _group_key(by_id)
     felt = {key: annotator.utility(taste, text) + _noise(annotator, seed, group, key) for key, text in by_id.items()}
@@ -292,6 +295,7 @@ def simulate_rankings(
         if len(distinct) < 2:
             continue
         key = _group_key(completion.id for completion in distinct)
+        # By hash, not in turn: leaving one group out gives no other group to somebody else.
         turns = sorted(team, key=lambda member: stream_seed(seed, "turn", key, member.name))
         for member in turns[:per_group]:
             yield rank(taste, member, distinct, seed)

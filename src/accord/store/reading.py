@@ -57,6 +57,7 @@ def find(connection: Connection, record: type[_R], ids: Iterable[str]) -> dict[s
     found: dict[str, _R] = {}
     for some in chunks(dict.fromkeys(ids), LOOKUP_IDS):
         wanted = {"ids": some}
+        # Sources are few and completions many: read once a page in place of a join a row.
         sources = _sources(connection.execute(_sources_of_these(), wanted)) if record is Completion else {}
         for id_, values in _by_fact(kind, connection.execute(_these(kind), wanted), sources):
             found[id_] = cast(_R, to_record(kind, values))

@@ -93,11 +93,13 @@ def _judgements(name: str, *columns: Any) -> Table:
         *columns,
     )
     later = table.c.supersedes_id
+    # Partial and unique: one judgement supersedes another at most, and the many that supersede none cost nothing.
     superseded = later.is_not(None)
     Index(f"ix_{name}_supersedes_id", later, unique=True, sqlite_where=superseded, postgresql_where=superseded)
     return table
 
 
+# Each text once: prompts, completions, notes and guidelines refer to it, and the many that are alike share it.
 texts = _table("texts", _text("text"))
 sources = _table("sources", _text("origin"), _text("name"), _text("version"), _text("sampling"))
 annotators = _table("annotators", _text("name"), _text("annotator_kind"), _text("note"))

@@ -73,6 +73,7 @@ class _Batch:
         self.text_keys = {value: keys[id_] for value, id_ in ids.items()}
 
     def add_sources(self, completions: Sequence[Completion]) -> None:
+        # Sources stand in completions, not beside them: nobody adds them by hand.
         sources = {completion.source.id: completion.source for completion in completions}
         self.add(KIND_OF[Source], list(sources.values()))
 
@@ -207,6 +208,7 @@ _STRANGER = (
 def _waves(judgements: Sequence[Judgement]) -> Iterator[Sequence[Judgement]]:
     """Yield each judgement after the one it supersedes, in as few rounds as that takes."""
     waiting = list(judgements)
+    # The database knows what is superseded by its key, so that one must be in it first.
     while waiting:
         ids = {judgement.id for judgement in waiting}
         yield [judgement for judgement in waiting if judgement.supersedes not in ids]

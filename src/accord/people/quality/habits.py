@@ -358,7 +358,7 @@ def _one_answer(scores: Sequence[Score]) -> Estimate:
 
 
 def _repeats(own: Iterable[Choice]) -> Iterator[Trial]:
-    """Return how often an order of two completions was given again by who had ordered them in another task."""
+    """Yield whether each order of two completions is the one that the person gave in another task before."""
     first: dict[tuple[str, str], Choice] = {}
     for one in own:
         before = first.setdefault(one.item, one)

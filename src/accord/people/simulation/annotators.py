@@ -80,6 +80,7 @@ class AnnotatorGroup(NamedTuple):
 
 #: Who answers, by name: where the function is that makes them. Yours is ``module:NAME``, of the same type.
 ANNOTATORS: Mapping[str, str] = {
+    # By name, not by import: nothing but its own command imports the demo.
     "panel": "accord.demo.raters:panel",
     "synthetic": "accord.demo.raters:synthetic_reviewers",
 }
@@ -130,6 +131,7 @@ def _ranks(task: ShownTask, opinion: Opinion) -> AnswerJson:
 def _pair(task: ShownTask, opinion: Opinion) -> AnswerJson:
     said, gap = _ranks(task, opinion), abs(opinion.levels[0] - opinion.levels[1])
     if said["ranks"][0] != said["ranks"][1]:
+        # The four degrees of Llama 2, by differences that the annotator can feel.
         steps = ((4.0, "significantly"), (2.0, "better"), (1.0, "slightly"), (-1.0, "negligibly"))
         said["strength"] = next(name for least, name in steps if gap >= least)
     return said
@@ -192,6 +194,7 @@ class Synthetic:
         return GIVE_UP if self.defect == "dropout" else math.inf
 
     def answer(self, task: ShownTask) -> AnswerJson | None:
+        # By the texts, not by their order or the task: who is asked again says the same.
         draw = random.Random(stream_seed(self.seed, self.name, *sorted(task.texts)))
         honest = {text: self.gold(text) + draw.gauss(0.0, self.noise) for text in sorted(set(task.texts))}
         levels = DEFECTS[self.defect](task.texts, [honest[text] for text in task.texts], draw)
@@ -199,6 +202,7 @@ class Synthetic:
         said = answer_of(task, Opinion([level / self.step for level in levels], shares, 0.4))
         if said is None:
             return None
+        # Simulated seconds, for nobody waits: a reader's pace, about a fifth up or down from answer to answer.
         pace = HASTY_WORDS_PER_S if self.defect == "fast" else WORDS_PER_S * math.exp(draw.gauss(0.0, 0.2))
         words = sum(len(text.split()) for text in (task.prompt, *task.texts))
         return {**said, "seconds": round(0.2 + words / pace, 2)}

@@ -17,6 +17,7 @@ from accord.errors import DataError, ResourceError, UsageError
 
 # Not less than the store waits for another writer (`accord.store.database.BUSY_TIMEOUT_S`): a claim may take as long.
 TIMEOUT_S = 60.0
+# With doubling waits from a tenth of a second: a server that restarts is back by then.
 TRIES = 5
 # The app takes requests of a megabyte: 200 tasks of some kilobytes stay below.
 TASKS_A_REQUEST = 200
@@ -68,6 +69,7 @@ class Client:
         What is not safe to send again goes over a fresh connection, since a kept one may have been closed meanwhile.
         """
         data = None if body is None else json.dumps(body).encode()
+        # A person added twice would take a name that nobody uses.
         if not is_safe:
             self._connection.close()
         for attempt in range(TRIES):

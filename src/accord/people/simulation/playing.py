@@ -100,6 +100,7 @@ def play(admin: ProjectAdmin, url: str, annotators: Sequence[SimulatedAnnotator]
     finally:
         for _, _, client in seats:
             client.close()
+        # Also after an error: tokens of programs must not outlive them.
         for person_id in people:
             admin.dismiss(person_id)
     return Played(answered, skipped, tuple(name for name, gone in left.items() if gone))
@@ -111,8 +112,10 @@ def _answer(client: Client, annotator: SimulatedAnnotator, task: Mapping[str, An
     with blaming(annotator.name):
         said = annotator.answer(ShownTask(task["kind"], prompt, texts, task["settings"]))
     if said is None:
+        # Every project has reasons to skip, and not every one has this.
         reasons = task["settings"]["skip_reasons"]
         client.skip(task["task_id"], NOT_MINE if NOT_MINE in reasons else reasons[0])
         return False
+    # A new key with each revision: after an undo the same answer is a new one.
     client.submit(task["task_id"], said, key=f"{task['task_id']}-{task['revision']}-{secrets.token_hex(8)}")
     return True

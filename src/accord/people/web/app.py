@@ -37,17 +37,21 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAP
     app = FastAPI(
         title="Accord: people",
         version=accord.__version__,
+        # FastAPI's own pages load scripts from elsewhere, which the CSP refuses; the schema itself is behind the login.
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # A redirect would answer before the route has said who may use it.
         redirect_slashes=False,
         max_body_size=MAX_BODY,
     )
     app.router.route_class = Guarded
     app.state.desk, app.state.limits, app.state.links = desk, Limits(), Links()
+    # One for all managers: the report is the same for all, and dear to make.
     app.state.judged = manage.Judged(desk)
     for routes in (api.api_routes, pages.page_routes, manage.manage_routes):
         routes.open(app)
+    # Around all routes: its headers stand on refusals too. Only `_bug` answers outside of it.
     app.add_middleware(Frame, allowed_hosts=allowed_hosts)
     app.add_exception_handler(AccordError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

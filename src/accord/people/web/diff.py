@@ -38,6 +38,7 @@ def word_diff(a: str, b: str) -> Diff | None:
         return None
     shown: tuple[list[Markup], list[Markup]] = ([_space(a)], [_space(b)])
     counts = [0, 0]
+    # Without "autojunk", which beyond 200 words leaves out common ones, and marks half of a text as changed.
     matching = difflib.SequenceMatcher(None, [word for word, _ in left], [word for word, _ in right], autojunk=False)
     for same, i, j, k, m in matching.get_opcodes():
         for side, words in enumerate((left[i:j], right[k:m])):
