@@ -112,7 +112,8 @@ def test_ppo_update_does_not_depend_on_micro_batches(letters_folder: Path, minib
     found = []
     for micro in (10_000, 1):
         models = models_of(letters_folder, LastLetter())
-        config = rl_config(iterations=1, micro_batch_tokens=micro, minibatches=minibatches, actor=optim, critic=optim)
+        shared = {"iterations": 1, "prompts_per_iteration": 24, "actor": optim, "critic": optim}
+        config = rl_config(**shared, micro_batch_tokens=micro, minibatches=minibatches)
         stats = optimise(config, models)[0]
         found.append((stats, torch.cat([p.detach().flatten() for p in models.policy.parameters()])))
     (whole, whole_weights), (split, split_weights) = found
@@ -382,6 +383,7 @@ def test_an_update_does_not_depend_on_micro_batches(letters_folder: Path, settin
     for micro in (10_000, 1):
         changes = {"iterations": 1, "micro_batch_tokens": micro, "actor": SMOOTH, "critic": SMOOTH, "kl_coef": 0.1}
         config = row_config(**{"name": "ppo", **changes, **settings})
+        config = config.model_copy(update={"prompts_per_iteration": config.prompts_per_iteration // 2})
         models = models_of(letters_folder, LastLetter(), config)
         stats = optimise(config, models)[0]
         found.append((stats, torch.cat([p.detach().flatten() for p in models.policy.parameters()])))
