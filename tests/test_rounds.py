@@ -25,10 +25,10 @@ from accord.loop.round import broken_floors
 from accord.loop.samples import queue_samples, tasks_about
 from accord.loop.task import Asked
 from accord.loop.waiting import Questions, people_at_the_desk
-from accord.people.desk import Assignment, Desk
+from accord.people.desk import Assignment, Desk, NewTask
 from accord.people.desk.answers import read_answer
 from accord.people.simulation.client import Client
-from accord.records import Source
+from accord.records import Completion, Prompt, Source
 from accord.stats import Interval
 from accord.store import Store
 from accord.train.rl import rl
@@ -95,7 +95,7 @@ def test_a_run_waits_for_people_and_goes_on_with_what_they_said(tmp_path: Path, 
         f"waiting for people: 0 of 4 answers\n  hint: accord label {out}, then run the same again"
     )
     assert answer_all(place, most=3) == 3
-    with pytest.raises(WaitingForPeople, match="3 of 4 answers by 1 people"):
+    with pytest.raises(WaitingForPeople, match="3 of 4 answers by 1 person"):
         start()
     assert "sample: already done" in said  # and nothing was queued twice
     assert not (out / "rankings").exists()
@@ -115,6 +115,39 @@ def test_a_run_waits_for_people_and_goes_on_with_what_they_said(tmp_path: Path, 
         assert best == [text for text in row["completions"] if len(text) == longest]
     start()
     assert said and not any(text.endswith(": starting") for text in said)
+
+
+@pytest.mark.slow
+def test_what_a_run_asks_in_its_own_store_does_not_begin_it_anew(tmp_path: Path, recipe: Any) -> None:
+    """Task and desk share a store: answers are the run's own, judgements that stood are read once."""
+    place, said = tmp_path / "accord.db", []
+    source = Source(origin="policy", name="another bot")
+    with Store.open(place) as store:
+        desk, tasks = Desk(store, LabelConfig()), []
+        for number, prompt in enumerate(Prompt(text=f"A {t} in the {p}:") for t in THINGS for p in PLACES):
+            texts = tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in (" fog", " rain wind"))
+            store.add([prompt, *texts])
+            if number % 2:
+                tasks.append(NewTask(kind="pair", prompt=prompt, completions=texts))
+        desk.queue.add_tasks(tasks)
+    assert answer_all(place, "Ada") == len(tasks) == 40
+
+    def start(*more: str, **how: Any) -> None:
+        said.clear()
+        wanted = recipe("task.use=store", "task.prompts=''", "task.judge_share=0", *more)
+        run(wanted, output_dir=tmp_path / "run", store=str(place), log=lambda _, text: said.append(text), **how)
+
+    with pytest.raises(WaitingForPeople):
+        start()
+    standing = (tmp_path / "run/data/judgements_train.jsonl").read_bytes()
+    assert answer_all(place, "Ben") == 4
+    start()
+    assert "data: already done" in said and "sample: already done" in said
+    learnt = (tmp_path / "run/rankings/rankings.jsonl").read_bytes()
+    assert learnt.startswith(standing) and learnt.count(b"\n") == standing.count(b"\n") + 4
+    start(resume=False)
+    assert (tmp_path / "run/data/judgements_train.jsonl").read_bytes().count(b"\n") == standing.count(b"\n")
+    assert (tmp_path / "run/rankings/rankings.jsonl").read_bytes().count(b"\n") == learnt.count(b"\n")
 
 
 @pytest.mark.slow

@@ -31,6 +31,12 @@ def reads_of(recipe: Recipe) -> str:
     return READS[reward_loss(recipe.reward).reads]
 
 
+def sources_asked(recipe: Recipe) -> frozenset[str]:
+    """The sources whose samples the recipe asks people about: whatever may be the champion (`accord.loop.round`)."""
+    policies = ("base", "sft", *(f"round_{number}" for number in range(1, recipe.rounds)))
+    return frozenset(f"{recipe.name}/{policy}" for policy in policies if recipe.ask.who == "people")
+
+
 def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
     """Let those that ``ask.who`` names rank the samples; None where nobody is asked."""
     config, task = home.recipe.ask, home.task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -17,7 +18,7 @@ from accord.config import TaskConfig
 from accord.errors import DataError, UsageError
 from accord.evals.pairs import ranked_pairs
 from accord.evals.reward_card import measure_reward_model
-from accord.files import write_json
+from accord.files import read_json, write_json
 from accord.formats import Item, Reading, Reject, Rejects, from_facts, input_file, read_items, to_jsonl
 from accord.formats.importing import MAX_REJECTS
 from accord.formats.item import TextOrTurns
@@ -344,30 +345,51 @@ def unreadable(kind: str, reading: Reading, wanted: Iterable[str], left_out: str
 class StoreTask(SplitTask):
     """What people said in a project's store, weighed as `accord export` weighs it.
 
-    The facts are read when the task is made: its settings hold their hash, so that new judgements make a new run.
+    The facts are read when the task is made: its settings hold their hash, so that new judgements make a new run. A run
+    that asks people goes on with what stood when it began: its own answers come into the same store.
     """
 
     def __init__(self, place: TaskPlace) -> None:
         super().__init__(place)
         self.not_taken: dict[str, int] = {}
-        self.found = list(self._facts(kinds_read(place.reads)))
-        kinds = Counter(kind for kind, _ in self.found)
-        if not kinds:
-            raise DataError("the store holds nothing to learn from", where=place.store, hint="`accord import FILE`")
-        self.has = frozenset(kinds) - {"prompts"}
+        config = {"task": place.config.model_dump(), "reads": place.reads}
+        kept, asked_of = place.folder / "standing.json", {**config, "store": place.store}
+        known = read_json(kept) if place.asks and place.resume and kept.exists() else {}
+        self.standing = known if known.get("asked_of") == asked_of else {"asked_of": asked_of, **self.facts()}
+        self.has = frozenset(self.standing["kinds"]) - {"prompts"}
         self.held_out = ranking_check(self)
+        self.settings = {**config, "facts": self.standing["facts"], "not taken": self.standing["not_taken"]}
+
+    def facts(self) -> dict[str, Any]:
+        """The kinds of what stands in the store, its hash, what is not taken. Raises DataError where it is empty."""
+        kinds = sorted({kind for kind, _ in self.found})
+        if not kinds:
+            where = self.place.store
+            raise DataError("the store holds nothing to learn from", where=where, hint="`accord import FILE`")
         rows = sorted({json.dumps([kind, *to_jsonl([item])], sort_keys=True) for kind, item in self.found})
         facts = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-        self.settings = {"task": place.config.model_dump(), "reads": place.reads, "facts": facts}
-        self.settings |= {"not taken": self.not_taken}
+        return {"kinds": kinds, "facts": facts, "not_taken": dict(self.not_taken)}
+
+    @functools.cached_property
+    def found(self) -> list[tuple[str, Item]]:
+        """What there is, read at most once; what is not taken is counted on the way."""
+        return list(self._facts(kinds_read(self.place.reads)))
 
     def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
+        yield from self.found
         for reason, count in self.not_taken.items():
             left_out.reasons["judgements"][reason] = count
-        yield from self.found
+
+    def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any:
+        made = super().prepare(inputs, folder, log)
+        write_json(folder / "standing.json", self.standing)
+        return made
 
     def _facts(self, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[str, Item]]:
-        """Judgements, then all other prompts: once each, in an order that a run's own samples do not change."""
+        """Judgements, then all other prompts: once each, in an order that a run's own samples do not change.
+
+        What people say of samples that the run asks about is no judgement that stands.
+        """
         place, simulated = self.place.store, self.place.config.simulated
         if "://" not in place and not Path(place).is_file():
             raise DataError("there is no store", where=place, hint="`accord init DIR`, then `accord import FILE` there")
@@ -379,10 +401,11 @@ class StoreTask(SplitTask):
             for item in from_facts(store, view):
                 kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
                 prompt = json.dumps(item.prompt, default=dict)
-                if kinds:
+                own = any(source is not None and source.name in self.place.asks for source in item.sources)
+                if kinds and not own:
                     judged.add(prompt)
                     yield kinds[0], item
-                elif item.kind in wanted["prompts"]:
+                elif own or item.kind in wanted["prompts"]:
                     alone = Item(prompt=item.prompt, topic=item.topic)
                     others[prompt] = min(others.get(prompt, alone), alone, key=lambda one: one.topic)
         yield from (("prompts", others[prompt]) for prompt in sorted(others.keys() - judged))

@@ -21,7 +21,7 @@ from accord.config import DpoConfig, LabelConfig, Recipe, RlConfig, ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.extend import is_outside, outside, row
 from accord.files import read_json, write_json, write_text
-from accord.loop.asking import reads_of
+from accord.loop.asking import reads_of, sources_asked
 from accord.loop.cache import Runner
 from accord.loop.files_task import TASKS
 from accord.loop.round import first_champion, play_round
@@ -139,9 +139,15 @@ def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, w
 
 def open_home(recipe: Recipe, folder: Path, where: Where, runner: Runner, wait: bool = False) -> Home:
     """Where a run of the recipe lives. Raises UsageError for a task that cannot be found."""
+    place = place_of(recipe, folder, where, runner.resume)
+    return Home(recipe, task_of(recipe, place), runner, place.store, place.cache, where.from_dir, wait=wait)
+
+
+def place_of(recipe: Recipe, folder: Path, where: Where, resume: bool = True) -> TaskPlace:
+    """Where the task of a run finds and keeps its things."""
     store, cache = where.store or str(folder / "accord.db"), where.cache or folder / "downloads"
-    task = task_of(recipe, folder, store, cache, where.from_dir)
-    return Home(recipe, task, runner, store, cache, where.from_dir, wait=wait)
+    place = TaskPlace(recipe.task, folder / "data", store, cache, where.from_dir, recipe.seed, reads_of(recipe))
+    return replace(place, asks=sources_asked(recipe), resume=resume)
 
 
 def later_round(home: Home, number: int, log: Log) -> Home:
@@ -154,9 +160,8 @@ def later_round(home: Home, number: int, log: Log) -> Home:
     return replace(home, runner=runner, number=number)
 
 
-def task_of(recipe: Recipe, folder: Path, store: str, cache: Path, from_dir: Path | None) -> Task:
-    """The task of a recipe, its files in the run's folder."""
-    place = TaskPlace(recipe.task, folder / "data", store, cache, from_dir, recipe.seed, reads_of(recipe))
+def task_of(recipe: Recipe, place: TaskPlace) -> Task:
+    """The task of a recipe. Raises UsageError where it lacks what the recipe needs."""
     task = find_task(place, TASKS)
     if task.texts("train") is None and not recipe.base.model:
         raise UsageError(
@@ -176,7 +181,7 @@ def check_run(recipe: Recipe, *, output_dir: Path, store: str | None = None, fro
     """
     methods = [one for one in map(recipe.method, recipe.compare.methods) if not isinstance(one, int)]
     check_recipe(recipe, [recipe.rl, recipe.optimisation(), *map(recipe.control, recipe.controls), *methods])
-    task_of(recipe, output_dir, store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
+    task_of(recipe, place_of(recipe, output_dir, Where(store, None, from_dir)))
 
 
 def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) -> None:

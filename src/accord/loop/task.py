@@ -32,7 +32,9 @@ class TaskPlace:
     """What a task is made of: its settings, the folder for what it derives, and where things are kept.
 
     ``store`` is the path or URL of the store of facts, ``cache`` keeps downloads, ``from_dir`` holds them already.
-    ``reads`` says what the reward model learns from: "ranking", "label" or "rating".
+    ``reads`` says what the reward model learns from: "ranking", "label" or "rating". ``asks`` names the sources whose
+    completions this run asks people about: what they say of these is the run's own, and not what stands already.
+    ``resume``: an earlier start of the run counts.
     """
 
     config: TaskConfig
@@ -42,6 +44,8 @@ class TaskPlace:
     from_dir: Path | None = None
     seed: int = 0
     reads: str = "ranking"
+    asks: frozenset[str] = frozenset()
+    resume: bool = True
 
     def options(self, kind: type[S]) -> S:
         """The settings ``task.options`` of a task of one's own, checked. Raises UsageError at the first bad key."""

@@ -59,7 +59,7 @@ class AnswersSoFar:
         """How it stands, in words."""
         more = [f"{self.skipped} skipped"] if self.skipped else []
         more += [f"{self.simulated} by simulated annotators do not count"] if self.simulated else []
-        by = f" by {self.people} people" if self.people else ""
+        by = f" by {self.people} {'person' if self.people == 1 else 'people'}" if self.people else ""
         return f"{self.answered} of {self.needed} answers{by}" + (f" ({', '.join(more)})" if more else "")
 
 

@@ -126,7 +126,7 @@ def _round(row: ResultRow) -> dict[str, Any]:
     return {
         "number": row["round"],
         "report": row["report"],
-        "answers": NONE if answers is None else f"{answers:,} by {people}",
+        "answers": NONE if answers is None else f"{answers:,}, by {people}",
         "accuracy": number(row["reward_accuracy"]),
         "win_rate": " ".join(filter(None, interval(win).values())),
         "kl": number(row["kl"], 2),
