@@ -20,6 +20,7 @@ from accord.cli.main import app
 from accord.config import AskConfig, EvalConfig, LabelConfig, Recipe, load_recipe
 from accord.errors import DataError, UsageError
 from accord.evals.results import policy_floors
+from accord.formats.facts import UNKNOWN_TIME
 from accord.loop import WaitingForPeople, run
 from accord.loop.round import broken_floors
 from accord.loop.samples import queue_samples, tasks_about
@@ -28,7 +29,7 @@ from accord.loop.waiting import Questions, people_at_the_desk
 from accord.people.desk import Assignment, Desk, NewTask
 from accord.people.desk.answers import read_answer
 from accord.people.simulation.client import Client
-from accord.records import Completion, Prompt, Source
+from accord.records import Annotator, Completion, Prompt, Ranking, Source
 from accord.stats import Interval
 from accord.store import Store
 from accord.train.rl import rl
@@ -119,8 +120,10 @@ def test_a_run_waits_for_people_and_goes_on_with_what_they_said(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_what_a_run_asks_in_its_own_store_does_not_begin_it_anew(tmp_path: Path, recipe: Any) -> None:
-    """Task and desk share a store: answers are the run's own, judgements that stood are read once."""
+    """Task and desk share a store: answers are the run's own; what stood is read once, whatever comes meanwhile."""
     place, said = tmp_path / "accord.db", []
+    importer = Annotator(name="a file", annotator_kind="human")
+    imported: list[Ranking] = []
     source = Source(origin="policy", name="another bot")
     with Store.open(place) as store:
         desk, tasks = Desk(store, LabelConfig()), []
@@ -129,6 +132,9 @@ def test_what_a_run_asks_in_its_own_store_does_not_begin_it_anew(tmp_path: Path,
             store.add([prompt, *texts])
             if number % 2:
                 tasks.append(NewTask(kind="pair", prompt=prompt, completions=texts))
+                ids = tuple(text.id for text in texts)
+                said_of = {"prompt_id": prompt.id, "completion_ids": ids, "ranks": (1, 2)}
+                imported.append(Ranking(annotator_id=importer.id, created_at=UNKNOWN_TIME, **said_of))
         desk.queue.add_tasks(tasks)
     assert answer_all(place, "Ada") == len(tasks) == 40
 
@@ -141,13 +147,16 @@ def test_what_a_run_asks_in_its_own_store_does_not_begin_it_anew(tmp_path: Path,
         start()
     standing = (tmp_path / "run/data/judgements_train.jsonl").read_bytes()
     assert answer_all(place, "Ben") == 4
+    with Store.open(place) as store:
+        store.add([importer, *imported])
     start()
     assert "data: already done" in said and "sample: already done" in said
     learnt = (tmp_path / "run/rankings/rankings.jsonl").read_bytes()
     assert learnt.startswith(standing) and learnt.count(b"\n") == standing.count(b"\n") + 4
     start(resume=False)
-    assert (tmp_path / "run/data/judgements_train.jsonl").read_bytes().count(b"\n") == standing.count(b"\n")
-    assert (tmp_path / "run/rankings/rankings.jsonl").read_bytes().count(b"\n") == learnt.count(b"\n")
+    twice = 2 * standing.count(b"\n")  # now the file's rankings count too, and still no answer of this run's
+    assert (tmp_path / "run/data/judgements_train.jsonl").read_bytes().count(b"\n") == twice
+    assert (tmp_path / "run/rankings/rankings.jsonl").read_bytes().count(b"\n") == twice + 4
 
 
 @pytest.mark.slow
