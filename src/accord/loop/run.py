@@ -139,11 +139,11 @@ def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, w
 
 def open_home(recipe: Recipe, folder: Path, where: Where, runner: Runner, wait: bool = False) -> Home:
     """Where a run of the recipe lives. Raises UsageError for a task that cannot be found."""
-    place = place_of(recipe, folder, where, runner.resume)
+    place = task_place(recipe, folder, where, runner.resume)
     return Home(recipe, task_of(recipe, place), runner, place.store, place.cache, where.from_dir, wait=wait)
 
 
-def place_of(recipe: Recipe, folder: Path, where: Where, resume: bool = True) -> TaskPlace:
+def task_place(recipe: Recipe, folder: Path, where: Where, resume: bool = True) -> TaskPlace:
     """Where the task of a run finds and keeps its things."""
     store, cache = where.store or str(folder / "accord.db"), where.cache or folder / "downloads"
     place = TaskPlace(recipe.task, folder / "data", store, cache, where.from_dir, recipe.seed, reads_of(recipe))
@@ -181,7 +181,7 @@ def check_run(recipe: Recipe, *, output_dir: Path, store: str | None = None, fro
     """
     methods = [one for one in map(recipe.method, recipe.compare.methods) if not isinstance(one, int)]
     check_recipe(recipe, [recipe.rl, recipe.optimisation(), *map(recipe.control, recipe.controls), *methods])
-    task_of(recipe, place_of(recipe, output_dir, Where(store, None, from_dir)))
+    task_of(recipe, task_place(recipe, output_dir, Where(store, None, from_dir)))
 
 
 def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) -> None:
