@@ -118,8 +118,8 @@ class ReplayedRater:
         if not all(text in self.ratings for text in task.texts):
             return None
         given = [self.ratings[text] for text in task.texts]
-        shares = [(value - RATING_LOW) / (RATING_HIGH - RATING_LOW) for value in given]
-        return answer_of(task, Opinion([float(value) for value in given], shares, 0.0))
+        fractions = [(value - RATING_LOW) / (RATING_HIGH - RATING_LOW) for value in given]
+        return answer_of(task, Opinion([float(value) for value in given], fractions, 0.0))
 
 
 class ReviewBlock(NamedTuple):

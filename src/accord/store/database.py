@@ -158,7 +158,7 @@ def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield chunk
 
 
-# What SQLite's result codes mean to a person: error class, what, why, mend.
+# What SQLite's result codes mean to a person: error class, what, why, hint.
 _SQLITE_ERRORS: dict[int, tuple[type[AccordError], str, str, str]] = {
     sqlite3.SQLITE_BUSY: (
         ResourceError,
@@ -196,7 +196,7 @@ _SQLITE_ERRORS: dict[int, tuple[type[AccordError], str, str, str]] = {
 
 @contextmanager
 def explained(engine: Engine) -> Iterator[None]:
-    """Turn what the database raises into an error that says what, where, why and how to mend it."""
+    """Turn what the database raises into an error that says what, where, why, and a hint."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:

@@ -36,7 +36,7 @@ class Writer:
         self._engine = engine
         # Unbounded: each caller waits for its own answer, so there are never more requests than threads.
         self._requests: SimpleQueue[_Request | None] = SimpleQueue()
-        self._lock = threading.Lock()  # of the two below: nothing is asked of a thread that was told to end
+        self._lock = threading.Lock()  # of the two below: nothing is asked of a thread that has been asked to end
         self._thread: threading.Thread | None = None
         self._closed = False
 

@@ -78,7 +78,7 @@ class Desk:
 
     def __init__(self, store: Store, settings: LabelConfig, *, clock: Callable[[], float] = time.time) -> None:
         for kind in (settings.kind, *settings.own_kinds):
-            kind_of(kind, settings)  # what the project names wrongly is told now, not when it is asked
+            kind_of(kind, settings)  # what the project names wrongly is reported now, not when it is asked
         self.store = store
         self.settings = settings
         self.directory = Directory(store, settings, clock)

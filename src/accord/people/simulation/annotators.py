@@ -108,13 +108,14 @@ def make_annotators(name: str, request: AnnotatorRequest) -> list[AnnotatorGroup
 
 
 class Opinion(NamedTuple):
-    """``levels``: how good each completion is, higher is better, in steps that matter; ``shares``: the same, 0..1.
+    """How good each completion seems to an annotator.
 
+    ``levels`` are in steps that matter, higher is better; ``fractions`` place the same on a scale from 0 to 1.
     Levels within ``tie_within`` of the best of a tie are equal.
     """
 
     levels: Sequence[float]
-    shares: Sequence[float]
+    fractions: Sequence[float]
     tie_within: float
 
 
@@ -141,14 +142,14 @@ def _ratings(task: ShownTask, opinion: Opinion) -> AnswerJson:
     axes = task.settings["axes"]
     return {
         "ratings": [
-            {axis["name"]: axis["low"] + round(share * (axis["high"] - axis["low"])) for axis in axes}
-            for share in opinion.shares
+            {axis["name"]: axis["low"] + round(fraction * (axis["high"] - axis["low"])) for axis in axes}
+            for fraction in opinion.fractions
         ]
     }
 
 
 def _labels(task: ShownTask, opinion: Opinion) -> AnswerJson:
-    return {"good": [share > 0.5 for share in opinion.shares]}
+    return {"good": [fraction > 0.5 for fraction in opinion.fractions]}
 
 
 #: How an opinion becomes an answer, by the kind of task.
@@ -198,8 +199,8 @@ class Synthetic:
         draw = random.Random(stream_seed(self.seed, self.name, *sorted(task.texts)))
         honest = {text: self.gold(text) + draw.gauss(0.0, self.noise) for text in sorted(set(task.texts))}
         levels = DEFECTS[self.defect](task.texts, [honest[text] for text in task.texts], draw)
-        shares = [1 / (1 + math.exp(-max(-50.0, min(50.0, level)))) for level in levels]
-        said = answer_of(task, Opinion([level / self.step for level in levels], shares, 0.4))
+        fractions = [1 / (1 + math.exp(-max(-50.0, min(50.0, level)))) for level in levels]
+        said = answer_of(task, Opinion([level / self.step for level in levels], fractions, 0.4))
         if said is None:
             return None
         # Simulated seconds, for nobody waits: a reader's pace, about a fifth up or down from answer to answer.
