@@ -440,3 +440,13 @@ def test_a_dry_run_writes_nothing(project: Path, tmp_path: Path, chat_model: Pat
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert cli("run", recipe, "--project", project, "--dry-run")["task"]["use"] == "store"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_the_template_runs_once_it_is_filled_in(chat_model: Path, tmp_path: Path, write_rows: WriteRows) -> None:
+    named = [f"base.model={chat_model}", f"task.judgements={write_rows('pairs.jsonl', own_rows())}"]
+    small = ["reward.max_tokens=512", "rl.max_new_tokens=5", "rl.iterations=1", "rl.prompts_per_iteration=4"]
+    recipe = load_recipe("files", [*named, *small, "eval.bootstrap=100", "task.measured_prompts=6", "ask.queue=2"])
+    summary = run(recipe, output_dir=tmp_path / "run")
+    assert summary["candidate"] == "rloo" and (tmp_path / "run/report.html").is_file()
+    assert (tmp_path / "run/rl/adapter").is_dir()
