@@ -631,7 +631,7 @@ def test_the_minimum_reading_time_counts_what_was_seen(browser: Browser, served:
         eve.press("Enter")
         eve.submitted()
         (done,) = other.desk.reading.submissions()
-    assert 5 <= done.seconds < 30 and 1.4 <= done.pauses_s < 10
+    assert 5 <= done.seconds < 300 and 1.4 <= done.pauses_s < 100  # seconds, on a busy machine too
 
 
 def test_keys_rest_with_modifiers_and_in_windows(browser: Browser, served: Served) -> None:
