@@ -450,3 +450,19 @@ def test_the_template_runs_once_it_is_filled_in(chat_model: Path, tmp_path: Path
     summary = run(recipe, output_dir=tmp_path / "run")
     assert summary["candidate"] == "rloo" and (tmp_path / "run/report.html").is_file()
     assert (tmp_path / "run/rl/adapter").is_dir()
+
+
+def test_a_runs_own_samples_make_no_new_data(project: Path) -> None:
+    """A policy's samples of a judged prompt come back as a prompt fact with the topic that the run derived."""
+    store = str(project / "accord.db")
+
+    def task() -> StoreTask:
+        return StoreTask(TaskPlace(TaskConfig(use="store"), project, store, project))
+
+    before = task()
+    prompt = before.found[0][1].prompt
+    assert prompt is not None and not isinstance(prompt, str)
+    with Store.open(store) as facts:
+        again = Prompt.of_messages([dict(turn) for turn in prompt], topic="derived")
+        facts.add([again, Completion(prompt_id=again.id, text="x", source=Source(origin="policy", name="mine/rl"))])
+    assert task().settings == before.settings
