@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Hundreds of processes are started: each would compile Accord anew, a fifth of a second for the lightest command.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 _PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -87,6 +91,7 @@ def _folder_in_memory() -> Path:
     return _of_this_process()
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook, and would be called before
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that share a fixture of their module run in one process; where several share the work, slow tests first.
 

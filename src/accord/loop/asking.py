@@ -14,7 +14,7 @@ from accord.formats.jsonl import write_jsonl
 from accord.loop.cache import Inputs, Stage
 from accord.loop.samples import queue_samples, read_samples
 from accord.loop.stages import Home, source_of
-from accord.loop.task import Annotators, Asked
+from accord.loop.task import Annotators, Asked, Task
 from accord.loop.waiting import ASKED, people_at_the_desk
 from accord.models.placement import Placement
 from accord.progress import Log
@@ -54,8 +54,20 @@ def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
     return home.stage("ask", settings, {"samples": samples, **one.inputs}, work)
 
 
+def check_annotators(recipe: Recipe, task: Task) -> None:
+    """Refuse an ``ask.who`` that nobody answers to. Raises UsageError."""
+    who = recipe.ask.who
+    if is_outside(who):
+        outside(who)
+    elif who not in ("nobody", "people", "scorer", *task.annotators):
+        raise UsageError(
+            f"ask.who is {who}, and the task {recipe.task.use} has no such annotators",
+            hint="ask " + ", ".join(["nobody", "people", "scorer", *task.annotators, "or module:NAME of yours"]),
+        )
+
+
 def annotators_of(home: Home) -> Annotators:
-    """The annotators that ``ask.who`` names. Raises UsageError where the task has none of that name."""
+    """The annotators that ``ask.who`` names; `check_annotators` has found that there are some."""
     config = home.recipe.ask
     if config.who == "people":
         earlier = home.earlier(f"ask/{ASKED}")
@@ -64,11 +76,6 @@ def annotators_of(home: Home) -> Annotators:
         return _scored(config.scorer, Placement.of(home.recipe.rl))
     if is_outside(config.who):
         return _outside(config.who)
-    if config.who not in home.task.annotators:
-        raise UsageError(
-            f"ask.who is {config.who}, and the task {home.recipe.task.use} has no such annotators",
-            hint="ask " + ", ".join(["nobody", "people", "scorer", *home.task.annotators, "or module:NAME of yours"]),
-        )
     return home.task.annotators[config.who]
 
 

@@ -21,7 +21,7 @@ from accord.config import DpoConfig, LabelConfig, Recipe, RlConfig, ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.extend import is_outside, outside, row
 from accord.files import read_json, write_json, write_text
-from accord.loop.asking import reads_of, sources_asked
+from accord.loop.asking import check_annotators, reads_of, sources_asked
 from accord.loop.cache import Runner
 from accord.loop.files_task import TASKS
 from accord.loop.round import first_champion, play_round
@@ -168,6 +168,7 @@ def task_of(recipe: Recipe, place: TaskPlace) -> Task:
             f"the task {recipe.task.use} has no texts to pretrain a model on",
             hint="name a model with base.model, or texts with task.texts",
         )
+    check_annotators(recipe, task)
     return task
 
 
