@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -91,19 +92,32 @@ def _folder_in_memory() -> Path:
     return _of_this_process()
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook, and would be called before
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module run in one process; where several share the work, slow tests first.
+@cache
+def makes_much_once(path: Path) -> bool:
+    """Whether a file of tests has a fixture for all of them: a server, a browser, a trained model."""
+    return 'scope="module"' in path.read_text(encoding="utf-8")
 
-    A fixture of a module (a server, a browser, a trained model) would otherwise be made once in every process. What
-    takes long and comes last leaves the others waiting: so slow tests come first, before them those that go together.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a file that share a fixture run in one process: it would be made once in each otherwise.
+
+    xdist's own groups of marked tests are not told to it by pytest 9.2, which no longer names a test by ``_nodeid``.
     """
-    for item in items:
-        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name
-        if any(each[-1].scope == "module" for each in fixtures if each):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if makes_much_once(config.rootpath / file) else nodeid
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the work, slow tests come first: one that came last would leave others waiting."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: ("slow" not in item.keywords, item.get_closest_marker("xdist_group") is None))
+        items.sort(key=lambda item: ("slow" not in item.keywords, not makes_much_once(item.path)))
 
 
 def pytest_collection_finish() -> None:
