@@ -11,7 +11,7 @@ from accord.errors import DataError, UsageError
 from accord.extend import blaming, is_outside, outside
 from accord.files import write_text
 from accord.formats.jsonl import write_jsonl
-from accord.loop.cache import Inputs, Stage
+from accord.loop.cache import Inputs, Stage, given_inputs
 from accord.loop.samples import queue_samples, read_samples
 from accord.loop.stages import Home, source_of
 from accord.loop.task import Annotators, Asked, Task
@@ -88,14 +88,13 @@ def collect_stage(home: Home, asked: Path | None) -> Stage:
     if asked is not None and home.recipe.ask.who != "people":
         inputs |= {f"asked_{n}": path for n, path in enumerate(home.earlier(f"ask/{JUDGEMENTS}"), 1)}
     inputs["asked"] = asked
-    given = {name: path for name, path in inputs.items() if path is not None}
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         parts = [path.read_text(encoding="utf-8") for path in inputs.values()]
         write_text(folder / "rankings.jsonl", "".join(parts))
         return {name: text.count("\n") for name, text in zip(inputs, parts, strict=True)}
 
-    return home.stage("rankings", {}, given, work)
+    return home.stage("rankings", {}, given_inputs(inputs), work)
 
 
 # ---- scorers and functions -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,20 @@ class Stage:
             "inputs": {name: sha256_tree(path, without=(STAMP, RUNNING)) for name, path in self.inputs.items()},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def also_reading(self, inputs: Inputs) -> Stage:
+        """The same stage, done again where one of these changes too; its work is given what it was given before."""
+        names, work = tuple(self.inputs), self.work
+
+        def with_its_own(inputs: Inputs, folder: Path, log: Log) -> Any:
+            return work({name: inputs[name] for name in names}, folder, log)
+
+        return replace(self, inputs={**self.inputs, **inputs}, work=with_its_own)
+
+
+def given_inputs(inputs: Mapping[str, Path | None]) -> dict[str, Path]:
+    """The inputs that there are, of those that a stage may have."""
+    return {name: path for name, path in inputs.items() if path is not None}
 
 
 @dataclass

@@ -25,7 +25,7 @@ from accord.formats.item import TextOrTurns
 from accord.formats.jsonl import write_jsonl
 from accord.formats.rows import MAX_SHOWN, OnReject
 from accord.formats.stage_rows import read_rankings
-from accord.loop.cache import Inputs
+from accord.loop.cache import Inputs, given_inputs
 from accord.loop.task import PlainTask, RewardCheck, Split, Task, TaskPlace
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
@@ -416,8 +416,7 @@ class StoreTask(SplitTask):
 
 def ranking_check(task: PlainTask) -> RewardCheck | None:
     """The check of a reward model on the test split's rankings; None where the task has no rankings."""
-    paths = {split: task.judgements(split) for split in ("valid", "test")}
-    given = {f"{split}_judgements": path for split, path in paths.items() if path is not None}
+    given = given_inputs({f"{split}_judgements": task.judgements(split) for split in ("valid", "test")})
     return RewardCheck(given, ranking_card, "longer_wins") if given and task.place.reads == "ranking" else None
 
 

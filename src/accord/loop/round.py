@@ -15,7 +15,7 @@ from accord.evals.judges import open_judges, recipe_judges
 from accord.evals.results import summarise
 from accord.files import read_json, write_json
 from accord.loop.asking import JUDGEMENTS, ask_stage, collect_stage, queue_stage
-from accord.loop.cache import Inputs, Stage
+from accord.loop.cache import STAMP, Inputs, Stage
 from accord.loop.samples import SAMPLES
 from accord.loop.stages import (
     Home,
@@ -36,7 +36,7 @@ from accord.loop.stages import (
 from accord.loop.waiting import ASKED, WaitingForPeople, late_answers, wait_for_people
 from accord.models.placement import Placement
 from accord.progress import Log
-from accord.report.run_page import write_model_card, write_report
+from accord.report.run_page import write_pages, write_report
 from accord.rollout.engine import Sampling
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer, scorer_inputs
@@ -223,17 +223,10 @@ def report(home: Home, verdict: Mapping[str, Any], promotion: Promotion) -> None
         write_report(home.root)
 
 
-def write_pages(folder: Path) -> None:
-    """The page of a round, and the card of the model that it has published."""
-    if (folder / "model").exists():
-        write_model_card(folder)
-    write_report(folder)
-
-
 def round_row(root: Path, number: int) -> dict[str, Any]:
     """What the run says of one of its rounds: its numbers, who was asked, and what became of its candidate."""
     folder = round_folder(root, number)
-    summary, asked = read_json(folder / "summary.json"), folder / "ask/stage.json"
+    summary, asked = read_json(folder / "summary.json"), folder / f"ask/{STAMP}"
     told = read_json(asked)["result"] if asked.exists() else {}
     keys = ("candidate", "reward_accuracy", "judge_win_rate", "judge_win_rate_low", "judge_win_rate_high", "kl")
     counts = {key: told[key] for key in ("answers", "people") if key in told}
@@ -243,7 +236,7 @@ def round_row(root: Path, number: int) -> dict[str, Any]:
 
 def summary_of(home: Home, verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The few numbers that decide, out of what the stages wrote."""
-    told = read_json(home.root / "data/stage.json")["result"]
+    told = read_json(home.root / f"data/{STAMP}")["result"]
     counts = {**told.get("counts", {}), **{key: told[key] for key in ("human_rankings",) if key in told}}
     seconds, held_out = round(sum(home.runner.seconds.values()), 1), home.task.held_out
     card = json_of(home, "reward/card.json") if held_out else None

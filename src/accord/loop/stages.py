@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from accord.files import read_json, write_folder, write_json
 from accord.formats import read_items
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import read_prompts
-from accord.loop.cache import Inputs, Runner, Stage
+from accord.loop.cache import Inputs, Runner, Stage, given_inputs
 from accord.loop.task import Task, TaskJudge
 from accord.models.known_models import KNOWN_MODELS, add_model
 from accord.models.placement import Placement
@@ -85,9 +85,8 @@ class Home:
             seed, resume = self.seed, self.runner.resume
             return train(*configs, **inputs, output_dir=folder, seed=seed, resume=resume, log=log)
 
-        given = {key: path for key, path in inputs.items() if path is not None}
         settings = {label: config.model_dump() for label, config in zip(labels, configs, strict=True)}
-        return self.stage(name, settings, given, work)
+        return self.stage(name, settings, given_inputs(inputs), work)
 
 
 def round_folder(root: Path, number: int) -> Path:
@@ -141,7 +140,8 @@ def _tokenizer_stage(home: Home) -> Stage:
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         return tokenizer(config, texts=inputs["texts"], output_dir=folder)
 
-    return home.stage("tokenizer", {"config": config.model_dump()}, _given(texts=home.task.texts("train")), work)
+    inputs = given_inputs({"texts": home.task.texts("train")})
+    return home.stage("tokenizer", {"config": config.model_dump()}, inputs, work)
 
 
 def _pretrain_stage(home: Home) -> Stage:
@@ -160,10 +160,6 @@ def sft_stage(home: Home) -> Stage | None:
         return None
     inputs = {"model": start_of(home), "data": data, "valid_data": home.task.demonstrations("valid")}
     return home.training("sft", sft, inputs, home.recipe.sft)
-
-
-def _given(**inputs: Path | None) -> dict[str, Path]:
-    return {name: path for name, path in inputs.items() if path is not None}
 
 
 # ---- samples and judgements ----------------------------------------------------------------------------------------
@@ -230,34 +226,26 @@ def reward_stage(home: Home, judgements: Path) -> Stage:
     """The reward model, and where the task holds something out for it, ``card.json``: how it fares there."""
     config, held_out = home.recipe.reward, home.task.held_out
     given = {"model": start_of(home), "data": judgements, "valid_data": home.task.judgements("valid")}
-    inner = home.training("reward", reward, given, config)
+    trained = home.training("reward", reward, given, config)
     if held_out is None:
-        return inner
-    names, seed = tuple(inner.inputs), home.seed
+        return trained
+    stage, seed = trained.also_reading(held_out.inputs), home.seed
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        result = inner.work({name: inputs[name] for name in names}, folder, log)
+        result = stage.work(inputs, folder, log)
         log(1.0, "held-out pairs and baselines")
         scorer = RewardModel.load(folder / "model", Placement.of(config))
         write_json(folder / "card.json", held_out.card(inputs, scorer, inputs["data"], seed))
         return result
 
-    settings = {**inner.settings, "task": home.recipe.task.use}
-    return Stage(inner.name, settings, {**inner.inputs, **held_out.inputs}, work)
+    return replace(stage, settings={**stage.settings, "task": home.recipe.task.use}, work=work)
 
 
 def rl_stage(home: Home, name: str, config: RlConfig, policy: Path, reward_model: Path) -> Stage:
     """Policy optimisation against the reward model, and the scores that ``rl.rewards`` adds."""
     inputs = {"model": policy, "reward_model": reward_model, "data": home.task.prompts("train")}
-    if config.ptx.coef > 0:
-        inputs |= _given(ptx_data=home.task.texts("train"))
-    inner = home.training(name, rl, inputs, config)
-    names = tuple(inner.inputs)
-
-    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        return inner.work({name: inputs[name] for name in names}, folder, log)
-
-    return Stage(name, inner.settings, {**inner.inputs, **scorer_inputs(config.rewards)}, work)
+    texts = home.task.texts("train") if config.ptx.coef > 0 else None
+    return home.training(name, rl, {**inputs, "ptx_data": texts}, config).also_reading(scorer_inputs(config.rewards))
 
 
 def dpo_stage(
@@ -271,13 +259,8 @@ def dpo_stage(
 ) -> Stage:
     """Direct preference optimisation on judgements; online on the task's prompts, ranked by a reward model."""
     data = {"data": home.task.prompts("train"), "reward_model": reward_model} if config.online else {"data": judgements}
-    inner = home.training(name, dpo, {"model": policy, "valid_data": valid, **data}, config)
-    names = tuple(inner.inputs)
-
-    def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        return inner.work({name: inputs[name] for name in names}, folder, log)
-
-    return Stage(name, inner.settings, {**inner.inputs, **scorer_inputs(config.rewards)}, work)
+    inputs = {"model": policy, "valid_data": valid, **data}
+    return home.training(name, dpo, inputs, config).also_reading(scorer_inputs(config.rewards))
 
 
 # ---- judges --------------------------------------------------------------------------------------------------------

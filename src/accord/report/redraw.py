@@ -10,7 +10,7 @@ from accord.errors import DataError
 from accord.files import read_json
 from accord.report.comparison_page import write_comparison
 from accord.report.run_folder import read_run
-from accord.report.run_page import write_model_card, write_report
+from accord.report.run_page import write_pages
 from accord.report.seeds_page import write_seeds_report
 from accord.report.sweep_page import Outcome, of_run, write_sweep_report
 
@@ -44,12 +44,8 @@ def _is_run(folder: Path) -> bool:
 
 
 def _pages_of(runs: Sequence[Path]) -> list[Path]:
-    """The page of each run, after its model card where a policy was published."""
-    made = []
-    for run in runs:
-        made += [write_model_card(run)] if (run / "model").is_dir() else []
-        made.append(write_report(run))
-    return made
+    """The pages of each run, in their order."""
+    return [page for run in runs for page in write_pages(run)]
 
 
 def _sweep(folder: Path, stored: Mapping[str, Any]) -> Path:

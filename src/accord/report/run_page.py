@@ -29,6 +29,12 @@ SECTIONS = {
 }
 
 
+def write_pages(run_dir: Path) -> list[Path]:
+    """Write the model card of what a run has published, if anything, and its page; return their paths."""
+    cards = [write_model_card(run_dir)] if (run_dir / "model").is_dir() else []
+    return [*cards, write_report(run_dir)]
+
+
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` from what the run has written so far, and return its path.
 
