@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -17,15 +16,12 @@ from accord.cli.project import create_project
 from accord.people.desk.answers import Answer
 from accord.records import Prompt
 from tests.own_kind import NAME, sent, write_kind
-from tests.webapp import Served, serving, task
+from tests.webapp import CHROMIUM, CHROMIUM_ARGS, Served, serving, task
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
-ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-ARGS += ["--disable-component-update", "--disable-sync"]
 expect.set_options(timeout=30_000)  # as long as Playwright waits for all else; five seconds are short when it is busy
 FIVE = ["the oak", "a birch\n\n- with\n- a list", "one elm, **bold**", "`willow`", "pine " * 120]
 
@@ -38,7 +34,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    running = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+    running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
     yield running
     running.close()
 

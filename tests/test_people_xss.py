@@ -7,7 +7,6 @@ must hold by themselves.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from html import unescape
@@ -19,10 +18,9 @@ from accord.people.desk.answers import Answer
 from accord.people.web import markdown
 from accord.people.web.diff import word_diff
 from accord.records import Completion, Prompt, Source
-from tests.webapp import NewTask, Served, serving
+from tests.webapp import CHROMIUM, CHROMIUM_ARGS, NewTask, Served, serving
 from tests.xss import EVIL, payloads, short
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 KINDS = {"ranking": 9, "rating": 9, "label": 9, "pair": 2, "demonstration": 0}
 # What must not be on a page, whatever its texts say.
 INSPECT = """() => {
@@ -199,13 +197,11 @@ def test_nothing_runs_and_nothing_leaves(hostile: Served, policy: str) -> None:
     pytest.importorskip("playwright")
     from playwright.sync_api import sync_playwright
 
-    from tests.test_people_browser import ARGS
-
     seen: list[str] = []
     with sync_playwright() as playwright:
         # What asks for another host is seen below; it finds none. (A route would do, and keeps nothing in the cache.)
         alone = f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {urlsplit(hostile.url).hostname}"
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGS, alone])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*CHROMIUM_ARGS, alone])
         context = browser.new_context(bypass_csp=policy == "without")
         context.on("request", lambda one: one.url.startswith(hostile.url) or seen.append(f"request {one.url}"))
         context.on("page", lambda page: len(context.pages) > 1 and seen.append(f"window {page.url}"))

@@ -18,9 +18,8 @@ from accord.loop.run import run
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Page, sync_playwright
-from test_people_browser import ARGS, CHROMIUM
 
-from tests.webapp import labelling
+from tests.webapp import CHROMIUM, CHROMIUM_ARGS, labelling
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 
@@ -38,7 +37,7 @@ def accord(*words: str, cwd: Path) -> dict[str, Any]:
 def page_of(link: str) -> Iterator[Page]:
     """A browser whose owner came in by the link."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
         page = browser.new_page()
         page.goto(link)
         page.get_by_label("Name").fill("Ada")
