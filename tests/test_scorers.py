@@ -366,7 +366,7 @@ def test_rewards_are_given_as_a_list_in_yaml_and_on_the_command_line(tmp_path: P
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("rl.rewards=[{weight: 1}]", "exactly one of model, ensemble, function, regex, http; given: none"),
+        ("rl.rewards=[{weight: 1}]", "exactly one of model, ensemble, function, regex, http, chat; given: none"),
         ("rl.rewards=[{regex: a, model: b}]", "given: model and regex"),
         ("rl.rewards=[{regex: '('}]", "'(' is no regular expression"),
         (r'rl.rewards=[{regex: "\bno\b"}]', "YAML reads \\b in double quotes as one"),

@@ -47,6 +47,7 @@ from accord.config.recipes import (
     shipped_recipes,
 )
 from accord.config.rewards import (
+    ChatConfig,
     CombineConfig,
     PairsConfig,
     RewardConfig,
@@ -94,6 +95,7 @@ __all__ = [
     "AskConfig",
     "AxisConfig",
     "BaseConfig",
+    "ChatConfig",
     "CombineConfig",
     "CompareConfig",
     "Device",

@@ -101,10 +101,34 @@ class RewardConfig(Training):
         return self
 
 
-class ScorerConfig(Section):
-    """One of several scores that are added up. It is one of five: model, ensemble, function, regex or http."""
+class ChatConfig(Section):
+    """A chat model behind an OpenAI-compatible URL that says which of two completions is better, asked in both orders.
 
-    KINDS: ClassVar[tuple[str, ...]] = ("model", "ensemble", "function", "regex", "http")
+    Temperature is 0. What it is asked, word by word, stands in `accord.scoring.chat_prompts`.
+    """
+
+    url: str = Field(pattern=r"^https?://.+$", description="The API's address, like http://127.0.0.1:8000/v1.")
+    model: str = Field(min_length=1, description="The model's name there.")
+    # The name alone: a key in a recipe would be copied into every run's folder.
+    key_env: str = Field(
+        "",
+        pattern=r"^([A-Z][A-Z0-9_]*)?$",
+        description="Environment variable that holds the API key; empty = none is sent.",
+    )
+    criteria: str = Field("", description="What makes a completion better, in a sentence or two; empty = usual words.")
+    # One line is asked for; a model that thinks before it needs room, and what it does not use costs nothing.
+    max_tokens: int = Field(1024, ge=1, description="Most tokens of a reply.")
+    concurrency: int = Field(4, ge=1, le=256, description="Requests at a time.")
+    timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for one reply.")
+
+
+class ScorerConfig(Section):
+    """One of several scores that are added up, and who compares completions: chat.
+
+    It is one of six: model, ensemble, function, regex, http or chat.
+    """
+
+    KINDS: ClassVar[tuple[str, ...]] = ("model", "ensemble", "function", "regex", "http", "chat")
     NEEDS: ClassVar[Mapping[str, str]] = {
         "combine": "ensemble",
         "absent": "regex",
@@ -122,6 +146,7 @@ class ScorerConfig(Section):
     regex: Regex = Field("", description="1 where this is found in the completion, else 0.")
     absent: bool = Field(False, description="With regex: 1 where it is not found.")
     http: str = Field("", pattern=r"^(https?://.+)?$", description="URL that answers a POST of texts with scores.")
+    chat: ChatConfig | None = Field(None, description="A chat model that compares two completions; gives no scores.")
     timeout_s: float = Field(30.0, gt=0, description="With http: seconds to wait for one answer.")
     batch_size: int = Field(64, ge=1, description="With http: most completions in one request.")
 
@@ -139,7 +164,7 @@ class ScorerConfig(Section):
 
     @property
     def kind(self) -> str:
-        """Which of the five it is."""
+        """Which of the six it is."""
         return next(kind for kind in self.KINDS if getattr(self, kind))
 
     @property

@@ -1,5 +1,6 @@
 """Scorers, which give completions their scores in training."""
 
+from accord.scoring.chat_comparer import ChatComparer, Comparer, Comparison, Preference
 from accord.scoring.ensemble import Ensemble
 from accord.scoring.http_scorer import HttpScorer
 from accord.scoring.reward_model import RewardModel
@@ -10,10 +11,14 @@ from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import Part, WeightedScorer, load_scorer
 
 __all__ = [
+    "ChatComparer",
+    "Comparer",
+    "Comparison",
     "Ensemble",
     "FunctionScorer",
     "HttpScorer",
     "Part",
+    "Preference",
     "RegexScorer",
     "RewardModel",
     "SampleResult",

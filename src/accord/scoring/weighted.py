@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -76,8 +77,17 @@ SCORER_KINDS: dict[str, Callable[[ScorerConfig, Placement], Scorer]] = {
     "function": lambda config, _: FunctionScorer(config.function),
     "regex": lambda config, _: RegexScorer(config.regex, absent=config.absent),
     "http": lambda config, _: HttpScorer(config.http, timeout_s=config.timeout_s, batch_size=config.batch_size),
+    "chat": lambda config, _: refuse_score(config),
 }
 GIVEN = "reward_model"  # the name of the given reward model among the parts
+
+
+def refuse_score(config: ScorerConfig) -> NoReturn:
+    """Refuse a comparer where a number a completion is wanted. Raises UsageError."""
+    raise UsageError(
+        f"{config.label} compares two completions, and gives no score of one",
+        hint="let it rank samples (ask.who: scorer), and train a reward model on that",
+    )
 
 
 def load_scorer(
