@@ -201,6 +201,27 @@ def reward_folder(tmp_path_factory: pytest.TempPathFactory, tiny_config: Decoder
     return folder
 
 
+CHAT_TEMPLATE = """{% for m in messages %}[{{ m.role }}] {{ m.content }}
+{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}
+{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"""
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory, words: Tokenizer) -> Path:
+    """A random chat model with a template, as a Hugging Face folder."""
+    from accord.models.folder import save_policy
+    from accord.models.shape import DecoderConfig
+
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shape = DecoderConfig(
+        vocab_size=words.vocab_size, width=16, ffn=24, num_layers=2, num_heads=2, num_kv_heads=1, head_width=8,
+        max_positions=640,
+    )  # fmt: skip
+    save_policy(folder, random_policy(shape, 0, 0.1), words)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return folder
+
+
 def cpu_of_children() -> float:
     """Return the processor's seconds of all processes that were started from here and have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -170,9 +170,10 @@ def test_single_stage_refuses_keys_it_does_not_read() -> None:
     assert done.code == 2 and "has no effect here" in done.err and "sft.*" in done.err
 
 
-def test_dry_run_prints_the_resolved_recipe() -> None:
+def test_show_recipe_prints_every_key() -> None:
     """The text is YAML that loads to the JSON, and the JSON is a whole recipe."""
-    text, as_json = Done("run", "demo", "--dry-run", "rl.kl_coef=0.5"), Done("run", "demo", "--dry-run", "--json")
+    text = Done("run", "demo", "--show-recipe", "rl.kl_coef=0.5")
+    as_json = Done("run", "demo", "--show-recipe", "--json")
     assert text.code == as_json.code == 0
     resolved = yaml.safe_load(text.out)
     assert resolved["rl"]["kl_coef"] == 0.5

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEXTS, WriteRows, random_policy
+from conftest import WriteRows
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -25,24 +25,17 @@ from accord.loop.cache import Stage
 from accord.loop.files_task import FilesTask, StoreTask, shortened, split_of, topics_of
 from accord.loop.run import run
 from accord.loop.task import TaskPlace
-from accord.models.folder import save_policy
-from accord.models.shape import DecoderConfig
 from accord.people.desk import Desk, group_tasks
 from accord.people.desk.answers import Answer
 from accord.records import Completion, Prompt, Source
 from accord.scoring.reward_model import RewardModel
 from accord.store import Store
-from accord.text.tokenizer import train_tokenizer
 
 NO_SFT = "sft: left out, as the task has no demonstrations"
 SPLITS = ("train", "judge", "valid", "test")
 DATA = next((up / "shared/data" for up in Path(__file__).parents if (up / "shared/data").is_dir()), Path("shared/data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the files of shared/data are not here")
 HH, OASST = DATA / "hh-harmless-base-test.jsonl.gz", DATA / "oasst-en_100_tree.jsonl"
-
-TEMPLATE = """{% for m in messages %}[{{ m.role }}] {{ m.content }}
-{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}
-{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"""
 
 TOY = [
     *("reward.epochs=1", "reward.max_tokens=512", "reward.precision=fp32"),
@@ -51,20 +44,6 @@ TOY = [
     *("eval.samples_per_prompt=1", "eval.best_of=2", "eval.bootstrap=100", "eval.curve_samples=1"),
     *("sample.max_new_tokens=5", "sample.samples_per_prompt=2", "ask.queue=2", "task.measured_prompts=6"),
 ]
-
-
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random chat model with a template, as a Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("chat")
-    words = train_tokenizer(TEXTS, 320)
-    shape = DecoderConfig(
-        vocab_size=words.vocab_size, width=16, ffn=24, num_layers=2, num_heads=2, num_kv_heads=1, head_width=8,
-        max_positions=640,
-    )  # fmt: skip
-    save_policy(folder / "model", random_policy(shape, 0, 0.1), words)
-    (folder / "model/chat_template.jinja").write_text(TEMPLATE)
-    return folder / "model"
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -440,7 +419,7 @@ def test_a_dry_run_writes_nothing(project: Path, tmp_path: Path, chat_model: Pat
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"task: {{use: store}}\nbase: {{model: {chat_model}}}\n")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert cli("run", recipe, "--project", project, "--dry-run")["task"]["use"] == "store"
+    assert cli("run", recipe, "--project", project, "--dry-run")["recipe"]["task"]["use"] == "store"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accord.cli.options import Json, Verbose
-from accord.cli.project import Project, ProjectDir, find_place, find_project
+from accord.cli.options import Json, PromptField, TopicField, Verbose
+from accord.cli.project import (
+    Project,
+    ProjectDir,
+    find_place,
+    find_project,
+    import_file,
+    named_columns,
+    next_after_import,
+)
 from accord.cli.talk import path_text, talking
 from accord.errors import UsageError
 from accord.files import child, name_from
 
 if TYPE_CHECKING:
-    from accord.formats import Imported, Inspection
+    from accord.formats import Format, Imported, Inspection
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data files.")
 
@@ -33,6 +41,8 @@ AsMessages = Annotated[bool, typer.Option("--messages", help="Write every prompt
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, a JSON array, CSV or Parquet; .gz, .zst.")],
     format: FileFormat = None,
+    prompt_field: PromptField = None,
+    topic_field: TopicField = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write rows for the stages here, store nothing."),
@@ -58,26 +68,26 @@ def import_(
     \b
     Examples:
       accord import prefs.jsonl
+      accord import bot_log.jsonl --prompt-field question --topic-field category
       accord import hh.jsonl.gz -o prefs.jsonl
       accord import trees.jsonl.gz -o answers.jsonl --only sample
     """
     with talking(json, verbose) as talk:
         from accord import formats
-        from accord.store import Store
 
-        ends = _scale(scale)
+        ends, read_as = _scale(scale), _read_as(format, prompt_field, topic_field)
         bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
+        next_step = ""
         if dry_run:
-            found = formats.count_items(file, format, **bounds)
+            found = formats.count_items(file, read_as, **bounds)
         elif output is not None:
-            found = formats.convert_file(file, output, format, only=only or (), messages=messages, **bounds)
+            found = formats.convert_file(file, output, read_as, only=only or (), messages=messages, **bounds)
+            next_step = _stage_after(found, output)
         else:
             home = _project(project, "give -o FILE to convert the file, --dry-run to count, or run `accord init` first")
-            notes = child(_made(home.root / "imports"), name_from(file.name))
-            with Store.open(home.store) as store:
-                found = formats.add_to(store, file, notes, format, source=source, scale=ends, **bounds)
-        written = f"accord reward --model DIR --data {path_text(output)} -o reward" if output and not dry_run else ""
-        talk.result(_said(found), next_step=written)
+            found = import_file(home, file, read_as, source=source, scale=ends, **bounds)
+            next_step = next_after_import(home, "accord import FILE   (nothing of this file could be used)")
+        talk.result(_said(found), next_step=next_step)
 
 
 def export(
@@ -157,6 +167,28 @@ def inspect(
 
         found = formats.inspect_files(files, format, limit=limit)
         talk.result(found[0] if len(found) == 1 else found, text="\n\n".join(map(_text, found)))
+
+
+def _read_as(format: str | None, prompt_field: str | None, topic_field: str | None) -> str | Format | None:
+    """How a file is read: in a format by name, by the columns that the user named, or as it is recognised."""
+    columns = named_columns(prompt_field, topic_field)
+    if format is not None and columns is not None:
+        raise UsageError("--prompt-field reads a table of prompts, and --format says what else it is", hint="give one")
+    return columns or format
+
+
+#: What a file of rows is for, by the kind that most of them are.
+_STAGES = {
+    "prompt": "accord sample --model DIR --data {} -o samples.jsonl",
+    "demonstration": "accord sft --model DIR --data {} -o sft",
+    "conversation": "accord sft --model DIR --data {} -o sft",
+}
+
+
+def _stage_after(found: Imported, output: Path) -> str:
+    """The stage that reads what was written."""
+    most = next(iter(found.kinds), "")
+    return _STAGES.get(most, "accord reward --model DIR --data {} -o reward").format(path_text(output))
 
 
 def _project(given: Path | None, hint: str) -> Project:

@@ -53,7 +53,7 @@ def top(
     pass
 
 
-app.command(epilog="Keys and their values here: accord run demo --dry-run. Meanings: accord run --help.")(runs.demo)
+app.command(epilog="Keys and their values here: accord run demo --show-recipe. Meanings: accord run --help.")(runs.demo)
 app.command()(project.init)
 app.command(epilog=keys_help(*Recipe.model_fields))(runs.run)
 for stage in stages.STAGES:

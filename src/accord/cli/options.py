@@ -48,6 +48,13 @@ OutputFile = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help
 RunDir = Annotated[
     Path | None, typer.Option("-o", "--output-dir", metavar="DIR", help="The run's folder; by default runs/NAME.")
 ]
+PromptField = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="A file of prompts alone: they stand in this column; others are kept beside."),
+]
+TopicField = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="With --prompt-field: the column that says what each is about.")
+]
 FromDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Take the downloads from this folder: no network is used.")
 ]

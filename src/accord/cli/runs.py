@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,11 +91,60 @@ def _next_steps(folder: Path, recipe: Recipe, home: Project | None) -> str:
     return f"{report}\n      accord label {place}   (people rank what the new policy writes)"
 
 
+@dataclass(frozen=True)
+class RunRequest:
+    """What `accord run` is to run: a recipe by name or file, or "" for the project's own, and what to change of it."""
+
+    home: Project | None
+    recipe: str
+    overrides: Sequence[str]
+
+    @classmethod
+    def of(cls, home: Project | None, words: Sequence[str], seed: int | None) -> RunRequest:
+        """Read the command's words: the recipe comes first, and has no equals sign."""
+        named = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+        seeded = [] if seed is None else [f"seed={seed}"]
+        asked = cls(home, words[0] if named else "", [*words[named:], *seeded])
+        if not named and home is None:
+            raise UsageError(
+                "no recipe is named, and there is no project here",
+                hint="name one, as in `accord run demo`, or make a project: accord init NAME --model smollm2",
+            )
+        return asked
+
+    def load(self, more: Sequence[str] = ()) -> Recipe:
+        """Return the recipe with its changes, and ``more`` of them."""
+        given = [*self.overrides, *more]
+        if self.home is not None and not self.recipe:
+            return self.home.recipe_with(given)
+        return load_recipe(self.recipe, given, defaults=self.home.defaults if self.home else None)
+
+    def command(self, more: Sequence[str]) -> str:
+        """Return the command that runs it, with further words."""
+        return shlex.join(["accord", "run", *filter(None, [self.recipe]), *self.overrides, *more])
+
+    def place(self, path: Path | None) -> Path | None:
+        """Return a path that the user gave, as it is named where the recipe runs."""
+        return path if path is None or self.recipe else path.absolute()
+
+    def inside(self) -> contextlib.AbstractContextManager[None]:
+        """Where paths of the recipe are seen from: the project's folder where it is the project's own."""
+        return self.home.entered() if self.home is not None and not self.recipe else contextlib.nullcontext()
+
+
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Overrides = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE]...",
+            help="A YAML file, or the name of a shipped recipe; without it the project's own. And keys to change.",
+        ),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only check everything, files too, and print the resolved recipe.")
+        bool, typer.Option("--dry-run", help="Only check everything, files too, and print the plan; write nothing.")
+    ] = False,
+    show_recipe: Annotated[
+        bool, typer.Option("--show-recipe", help="Only print the recipe: every key with its value, as YAML.")
     ] = False,
     sweep: Sweep = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Instead of the recipe's seed.")] = None,
@@ -107,7 +158,7 @@ def run(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a recipe, or continue it.
+    """Run a recipe, or continue it; without a name the project's own, which stands in its accord.yaml.
 
     Stages whose inputs did not change are skipped; an interrupted one continues from its last checkpoint. A recipe with
     compare.methods runs each of them on each of compare.seeds, and writes one report.
@@ -117,6 +168,8 @@ def run(
 
     \b
     Examples:
+      accord run --dry-run
+      accord run
       accord run demo --dry-run
       accord run my-recipe.yaml rl.kl_coef=0.02 rl.iterations=100
       accord run demo -o runs/kls --sweep rl.kl_coef=.01,.05,.2
@@ -124,39 +177,49 @@ def run(
     """
     with talking(json, verbose) as talk:
         home = find_project(project)
-
-        def load(more: Sequence[str]) -> Recipe:
-            seeded = [f"seed={seed}"] if seed is not None else []
-            return load_recipe(recipe, [*(overrides or ()), *seeded, *more], defaults=home.defaults if home else None)
-
-        made, points = load(()), grid(sweep, load) if sweep else []
-        folder = run_dir(output_dir, home, f"{made.name}-sweep" if sweep else made.name)
-        if dry_run:
-            check_each([point.recipe for point in points] or [made], folder, home, from_dir)
+        asked = RunRequest.of(home, words or [], seed)
+        made, points = asked.load(), grid(sweep, asked.load) if sweep else []
+        folder = run_dir(asked.place(output_dir), home, f"{made.name}-sweep" if sweep else made.name)
+        from_dir = asked.place(from_dir)
+        settings: dict[str, Any] = {"store": home.store if home else None, "from_dir": from_dir, "resume": resume}
+        if show_recipe:
+            talk.result(made, text=yaml.safe_dump(made.resolved(), sort_keys=False).rstrip())
+            return
         if dry_run and points:
+            with asked.inside():
+                check_each([point.recipe for point in points], folder, home, from_dir)
             talk.result({point.name: point.recipe for point in points}, text="\n".join(point.name for point in points))
             return
         if dry_run:
-            talk.result(made, text=yaml.safe_dump(made.resolved(), sort_keys=False).rstrip())
+            more = [f"--{name}={path}" for name, path in (("output-dir", output_dir), ("project", project)) if path]
+            show_plan(talk, asked, made, folder, settings, asked.command(more))
             return
-        settings: dict[str, Any] = {
-            "store": home.store if home else None,
-            "from_dir": from_dir,
-            "resume": resume,
-            "wait": wait,
-            "log": talk.log,
-        }
+        settings |= {"wait": wait, "log": talk.log}
         if points:
-            with people_may_be_asked(talk, home):
+            with people_may_be_asked(talk, home), asked.inside():
                 swept = accord.sweep(points, output_dir=folder, **settings)
             talk.result(swept, next_step=f"open {path_text(swept.report)}")
             return
         if seed is not None and made.compare.methods:
-            made = load([f"compare.seeds=[{seed}]"])
+            made = asked.load([f"compare.seeds=[{seed}]"])
         work = accord.compare if made.compare.methods else accord.run
-        with people_may_be_asked(talk, home):
+        with people_may_be_asked(talk, home), asked.inside():
             summary = work(made, output_dir=folder, **settings)
-        talk.result(summary, next_step=_next_steps(folder, made, home))
+        steps = _next_steps(folder, made, home)
+        talk.result(summary, next_step=steps if asked.recipe else f"{steps}\n      accord status")
+
+
+def show_plan(
+    talk: Talk, asked: RunRequest, recipe: Recipe, folder: Path, settings: Mapping[str, Any], command: str
+) -> None:
+    """Print what the run would do, and the command that does it."""
+    from accord.cli.plans import plan_json, plan_text
+    from accord.loop.plan import plan_run
+
+    with asked.inside():
+        plan = plan_run(recipe, output_dir=folder, **settings)
+    told = "accord status   (all of it is done)" if plan.is_done else command
+    talk.result(plan_json(plan), text=plan_text(plan), next_step=told)
 
 
 def check_each(recipes: Sequence[Recipe], folder: Path, home: Project | None, from_dir: Path | None) -> None:

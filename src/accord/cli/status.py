@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,13 @@ from accord.cli.options import Json, Verbose
 from accord.cli.progress import duration
 from accord.cli.project import Project, ProjectDir, find_project
 from accord.cli.talk import path_text, talking
-from accord.errors import DataError
+from accord.errors import DataError, UsageError
 from accord.files import read_json
 
 TAIL_BYTES = 65_536
 BEGUN = ("running.json", "metrics.jsonl", "checkpoints")
+SPLITS_SHOWN = ("train", "valid", "test", "judge")
+_ROUND = re.compile(r"round_\d+")
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,72 @@ class StageStatus:
 
 
 @dataclass(frozen=True)
+class RoundStatus:
+    """A finished round: its candidate, whether it was promoted or why not, and its win rate with a 95 % interval."""
+
+    number: int
+    candidate: str
+    champion: str
+    promoted: bool
+    reasons: tuple[str, ...]
+    win_rate: float | None
+    win_rate_low: float | None
+    win_rate_high: float | None
+
+    def text(self) -> str:
+        became = "promoted" if self.promoted else f"not promoted: {'; '.join(self.reasons) or 'it broke a floor'}"
+        return f"round {self.number}: {self.candidate} {became}{self._won()}; champion {self.champion}"
+
+    def _won(self) -> str:
+        if self.win_rate is None or self.win_rate_low is None or self.win_rate_high is None:
+            return ""
+        return f", win rate {self.win_rate:.2f} [{self.win_rate_low:.2f}, {self.win_rate_high:.2f}]"
+
+
+@dataclass(frozen=True)
 class RunStatus:
+    """A run: the stages of its rounds, and the rounds that are finished.
+
+    ``rows`` counts the task's rows by kind and split, ``rounds_wanted`` the rounds that its recipe asks for.
+    """
+
     folder: Path
     stages: tuple[StageStatus, ...]
     report: Path | None
+    rounds: tuple[RoundStatus, ...] = ()
+    rounds_wanted: int = 1
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.rounds) >= self.rounds_wanted
 
     def text(self) -> str:
         head = f"{path_text(self.folder)}" + (f"  (report: {path_text(self.report)})" if self.report else "")
-        return "\n".join([head, *(f"  {stage_text(stage)}" for stage in self.stages)])
+        lines = [head, *(f"  {stage_text(stage)}" for stage in self.stages)]
+        lines += [f"  {one.text()}" for one in self.rounds]
+        lines += [f"  rounds: {len(self.rounds)} of {self.rounds_wanted}"] if self.rounds_wanted > 1 else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Somebody who answers: how often so far, and whether it is a simulated annotator."""
+
+    name: str
+    role: str
+    answers: int
+    simulated: bool
+
+    def text(self) -> str:
+        return f"{self.name}{' (simulated)' if self.simulated else ''} {self.answers:,}"
 
 
 def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = False) -> None:
-    """Show the store's facts and how far each run is.
+    """Show what a project holds, who works in it, how far each run is, and what to do next.
 
-    Works without a project too: then it shows the runs below the working directory.
+    Reads only, also while a run is at work, waits for people, or was killed. Works without a project too: then it shows
+    the runs below the working directory.
 
     \b
     Examples:
@@ -53,20 +110,92 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
     """
     with talking(json, verbose) as talk:
         home = find_project(project)
-        counts = store_counts(home)
+        counts, workers = store_counts(home), find_workers(home)
         folder = home.runs if home else Path("runs")
         runs = [run_status(path) for path in find_runs(folder)]
+        models = find_models(home)
+        next_step = next_command(home, counts, runs)
         held = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "empty"
         lines = [
             f"project {path_text(home.root)}, store: {held}" if home else "no project here (`accord init` makes one)"
         ]
+        lines += [f"models: {', '.join(models)}"] if models else []
+        lines += rows_lines(home, runs)
+        lines += [f"people: {', '.join(one.text() for one in workers)}"] if workers else []
         lines += [run.text() for run in runs] or [f"no runs in {path_text(folder)} yet: try `accord demo`"]
-        talk.result({"project": home and home.root, "store": counts, "runs": runs}, text="\n".join(lines))
+        told = {"project": home and home.root, "store": counts, "models": models, "people": workers, "runs": runs}
+        talk.result(told | {"next": next_step}, text="\n".join(lines), next_step=next_step)
+
+
+def rows_lines(home: Project | None, runs: Sequence[RunStatus]) -> list[str]:
+    """Prompts and judgements by split, as the project's own run has dealt them out."""
+    own = next((run for run in runs if home and run.folder == own_run(home)), None)
+    if own is None:
+        return []
+    kinds = dict.fromkeys(name.rpartition("_")[0] for name in own.rows if name.rpartition("_")[2] in SPLITS_SHOWN)
+    told = {kind: [f"{own.rows.get(f'{kind}_{split}', 0):,} {split}" for split in SPLITS_SHOWN] for kind in kinds}
+    return [f"{kind}: {', '.join(parts)}" for kind, parts in told.items()]
+
+
+def own_run(home: Project) -> Path | None:
+    """The folder of the project's own run; None where it has no recipe that makes sense."""
+    with contextlib.suppress(UsageError):
+        return home.runs / home.recipe_with().name
+    return None
+
+
+def next_command(home: Project | None, counts: Mapping[str, int], runs: Sequence[RunStatus]) -> str:
+    """The one thing to do now."""
+    if home is None:
+        return "accord init NAME --model smollm2" if not runs else ""
+    if not home.recipe.values:
+        return "accord demo" if not runs else ""
+    try:
+        recipe = home.recipe_with()
+    except UsageError as error:
+        return f"mend {path_text(home.file)}: {error.what}"
+    if not recipe.base.model:
+        return f"name a model in {path_text(home.file)}: base: {{model: FOLDER}}"
+    if recipe.task.use == "store" and not counts.get("prompts"):
+        return "accord import FILE"
+    run = next((one for one in runs if one.folder == home.runs / recipe.name), None)
+    if run is None:
+        return "accord run --dry-run"
+    return f"open {path_text(run.report)}" if run.is_done and run.report else "accord run"
+
+
+def find_models(project: Project | None) -> list[str]:
+    """The models in the project's ``models/``, and what they take on disk."""
+    if project is None:
+        return []
+    folders = sorted(path.parent for path in (project.root / "models").glob("*/config.json"))
+    return [f"{folder.name} ({_megabytes(folder)} MB)" for folder in folders]
+
+
+def _megabytes(folder: Path) -> int:
+    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6)
+
+
+def find_workers(project: Project | None) -> list[Worker]:
+    """Everybody who may answer, and how often each has: those who have answered most come first."""
+    if not _has_store(project) or project is None:
+        return []
+    from accord.config import LabelConfig
+    from accord.people.desk import Desk
+    from accord.store import Store
+
+    with Store.open(project.store) as store:
+        desk = Desk(store, LabelConfig())
+        answers = Counter[int]()
+        for row in desk.reading.progress():
+            answers[row.person_id] += row.done
+        found = [Worker(one.name, one.role, answers[one.id], one.simulated) for one in desk.directory.people()]
+    return sorted(found, key=lambda one: (one.simulated, -one.answers, one.name))
 
 
 def store_counts(project: Project | None) -> dict[str, int]:
     """Return how many facts of each kind the project's store holds; empty without a store, which is not created."""
-    if project is None or ("://" not in project.store and not Path(project.store).exists()):
+    if not _has_store(project) or project is None:
         return {}
     from accord.store import Store
 
@@ -74,19 +203,68 @@ def store_counts(project: Project | None) -> dict[str, int]:
         return store.counts()
 
 
+def _has_store(project: Project | None) -> bool:
+    return project is not None and ("://" in project.store or Path(project.store).exists())
+
+
 def find_runs(folder: Path) -> list[Path]:
-    """Return the folders of runs below ``folder``: those that hold a resolved recipe, at most two levels down."""
-    return sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/resolved.json"))
+    """Return the folders of runs below ``folder``: those that hold a resolved recipe, at most two levels down.
+
+    Later rounds of a run belong to it.
+    """
+    found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/resolved.json"))
+    return [path for path in found if not (_ROUND.fullmatch(path.name) and path.parent in found)]
 
 
 def run_status(folder: Path) -> RunStatus:
     """Read a run's folder, its stages in the order they were finished; nothing in it is trusted to be whole."""
+    rounds = sorted((path for path in folder.glob("round_*") if _ROUND.fullmatch(path.name)), key=_round_number)
+    stages = [*_stages_of(folder), *(stage for path in rounds for stage in _stages_of(path, f"{path.name}/"))]
+    resolved = _read(folder / "resolved.json")
+    report = folder / "report.html"
+    return RunStatus(
+        folder,
+        tuple(stages),
+        report if report.is_file() else None,
+        tuple(_round_status(path, folder) for path in (folder, *rounds) if (path / "summary.json").is_file()),
+        int(resolved.get("rounds", 1)),
+        _read(folder / "data/stage.json").get("result", {}).get("counts", {}),
+    )
+
+
+def _stages_of(folder: Path, prefix: str = "") -> list[StageStatus]:
     done = sorted(folder.glob("*/stage.json"), key=lambda stamp: stamp.stat().st_mtime)
     begun = {path.parent for name in BEGUN for path in folder.glob(f"*/{name}")} - {stamp.parent for stamp in done}
     stages = [stage_status(stamp.parent, "done", stamp) for stamp in done]
     stages += [stage_status(path, "begun", path / "running.json") for path in sorted(begun)]
-    report = folder / "report.html"
-    return RunStatus(folder, tuple(stages), report if report.is_file() else None)
+    return [replace(stage, name=prefix + stage.name) for stage in stages]
+
+
+def _round_number(folder: Path) -> int:
+    return int(folder.name.rpartition("_")[2])
+
+
+def _round_status(folder: Path, root: Path) -> RoundStatus:
+    told = _read(folder / "summary.json")
+    champion = told.get("champion", {})
+    return RoundStatus(
+        1 if folder == root else _round_number(folder),
+        str(told.get("candidate", "")),
+        str(champion.get("policy", "")),
+        bool(champion.get("promoted")),
+        tuple(champion.get("reasons", ())),
+        told.get("judge_win_rate"),
+        told.get("judge_win_rate_low"),
+        told.get("judge_win_rate_high"),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON; an empty one where it is missing, or not whole."""
+    with contextlib.suppress(DataError, OSError):
+        found = read_json(path)
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def stage_status(folder: Path, state: str, stamp: Path) -> StageStatus:

@@ -30,6 +30,7 @@ from accord.config.sections import (
 )
 from accord.config.task import TaskConfig
 from accord.errors import UsageError
+from accord.files import name_from
 
 #: Folders of a run that are not those of its controls or methods.
 SHARED_STAGES = frozenset(
@@ -212,17 +213,17 @@ def find_recipe(recipe: str | Path) -> Path:
     )
 
 
-def recipe_layers(recipe: str | Path) -> list[Layer]:
+def recipe_layers(recipe: str | Path | Layer) -> list[Layer]:
     """Return the recipe's own layer, above those of the recipe that it ``extends`` (a name, or a path beside it)."""
     layers: list[Layer] = []
-    path: Path | None = find_recipe(recipe)
-    while path is not None:
-        layer = read_layer(path)
+    given: Layer | Path | None = recipe if isinstance(recipe, Layer) else find_recipe(recipe)
+    while given is not None:
+        layer = given if isinstance(given, Layer) else read_layer(given)
         if any(layer.name == seen.name for seen in layers):
             raise UsageError("recipes extend each other in a circle", where=layer.where(("extends",)))
         layers.insert(0, Layer({k: v for k, v in layer.values.items() if k != "extends"}, layer.name, layer.lines))
         base = layer.values.get("extends")
-        path = None if base is None else _base_recipe(layer, base)
+        given = None if base is None else _base_recipe(layer, base)
     return layers
 
 
@@ -236,12 +237,15 @@ def _base_recipe(layer: Layer, base: Any) -> Path:
         raise UsageError(error.what, where=layer.where(("extends",)), why=error.why, hint=error.hint) from error
 
 
-def load_recipe(recipe: str | Path | None, overrides: Sequence[str] = (), *, defaults: Layer | None = None) -> Recipe:
+def load_recipe(
+    recipe: str | Path | Layer | None, overrides: Sequence[str] = (), *, defaults: Layer | None = None
+) -> Recipe:
     """Read a recipe by path or shipped name and apply ``key=value`` overrides.
 
     Args:
         recipe: A YAML file, or the name of a recipe that comes with Accord ("demo"); None for the defaults alone,
             as a single stage on a user's own model needs them (the recipe's ``model`` section then says nothing).
+            A layer is a project's own recipe, called after the project's folder.
         overrides: Dotted, typed by YAML: ``rl.kl_coef=0.02``.
         defaults: A project's own defaults; the recipe wins over them.
 
@@ -251,8 +255,9 @@ def load_recipe(recipe: str | Path | None, overrides: Sequence[str] = (), *, def
     layers = [defaults] if defaults else []
     if recipe is not None:
         own = recipe_layers(recipe)
-        named_by_file = Layer({"name": Path(own[-1].name).stem}, own[-1].name, {})
-        layers += [*own[:-1], named_by_file, own[-1]]
+        file = Path(own[-1].name)
+        name = name_from(file.parent.name) if isinstance(recipe, Layer) else file.stem
+        layers += [*own[:-1], Layer({"name": name}, own[-1].name, {}), own[-1]]
     given = sorted(map(override_layer, overrides), key=lambda layer: not names_row(Recipe, layer.values))
     made = build(Recipe, [*layers, *given])
     if recipe is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,12 @@ class TaskConfig(Section):
     demonstrations: str = Field("", description="files: what fine-tuning imitates; empty = no fine-tuning.")
     judgements: str = Field("", description="files: rankings, pairs, labels or ratings that stand already.")
     texts: str = Field("", description="files: plain texts, to pretrain a model of your own and for rl.ptx.")
+    chat: bool = Field(
+        False, description="A prompt of text is what a user says: the model's chat template is put around it."
+    )
+    split_by: Literal["topic", "prompt"] = Field(
+        "topic", description="What stays together: whole topics, or each prompt (where topics are few)."
+    )
     judge_share: float = Field(0.15, ge=0, lt=1, description="Share of topics whose judgements teach the judge alone.")
     valid_share: float = Field(0.1, gt=0, lt=1, description="Share of topics on which snapshots are chosen.")
     test_share: float = Field(0.15, gt=0, lt=1, description="Share of topics on which policies are reported.")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from accord.formats.importing import Imported, add_to, convert_file, count_items
     from accord.formats.inspecting import Inspection, inspect_files
     from accord.formats.item import CannotSay, Item
+    from accord.formats.plain import prompt_columns
     from accord.formats.reading import Reading, Rejects, read_items
     from accord.formats.rows import InputRow, Reject
     from accord.formats.table import FORMAT_FAMILIES, FORMATS, Detected, detect, input_file, members, suffix_of
@@ -33,6 +34,7 @@ _DOORS = {
     "importing": ("Imported", "add_to", "convert_file", "count_items"),
     "inspecting": ("Inspection", "inspect_files"),
     "item": ("CannotSay", "Item"),
+    "plain": ("prompt_columns",),
     "reading": ("Reading", "Rejects", "read_items"),
     "rows": ("Reject", "InputRow"),
     "table": ("FORMAT_FAMILIES", "FORMATS", "Detected", "detect", "input_file", "members", "suffix_of"),
@@ -69,6 +71,7 @@ __all__ = [
     "item_by_item",
     "manifest_path",
     "members",
+    "prompt_columns",
     "read_items",
     "rejects_path",
     "row_by_row",

@@ -13,9 +13,9 @@ from accord import __version__
 from accord.errors import UsageError
 from accord.files import sha256_file, write_json
 from accord.formats.facts import to_records
+from accord.formats.format import Format
 from accord.formats.item import Item
 from accord.formats.reading import Reading, Rejects, read_items
-from accord.formats.table import format_named
 from accord.formats.tally import ItemTally
 from accord.formats.writing import rejects_path, write_items
 from accord.records import Record
@@ -56,7 +56,7 @@ class Adds(Protocol):
 
 
 def count_items(
-    file: Path, format: str | None = None, *, limit: int | None = None, max_rejects: int = MAX_REJECTS
+    file: Path, format: str | Format | None = None, *, limit: int | None = None, max_rejects: int = MAX_REJECTS
 ) -> Imported:
     """Read a file to its end and write nothing.
 
@@ -75,7 +75,7 @@ def count_items(
 def convert_file(
     file: Path,
     output: Path,
-    format: str | None = None,
+    format: str | Format | None = None,
     *,
     to: str = "accord",
     only: Collection[str] = (),
@@ -121,7 +121,7 @@ def add_to(
     store: Adds,
     file: Path,
     notes: Path,
-    format: str | None = None,
+    format: str | Format | None = None,
     *,
     source: str = "",
     scale: tuple[float, float] | None = None,
@@ -172,7 +172,7 @@ def _described(reading: Reading) -> dict[str, Any]:
 
 
 def _main(reading: Reading) -> tuple[str, ...]:
-    return format_named(reading.detected.format).main
+    return reading.format.main
 
 
 def _counted(items: Iterable[Item], tally: ItemTally) -> Iterator[Item]:

@@ -78,4 +78,22 @@ def _besides_plain(row: InputRow, used: set[str], prompt: str, texts: tuple[str,
     return Item(prompt=row.fields[prompt], completions=texts, extra=extra, **judged)
 
 
+def prompt_columns(prompt: str, topic: str = "") -> Format:
+    """Return the format of a table of prompts alone, by the names of their column and of the topics'.
+
+    All other columns, answers too, are kept beside the prompts and mean nothing.
+    """
+
+    def read(row: InputRow) -> Iterable[Item]:
+        said = row.text_or_messages(prompt)
+        if isinstance(said, str) and not said.strip():
+            row.fail(prompt, "is empty", "write what was asked, or leave the row out")
+        named = row.fields.get(topic) if topic else None
+        # A number is a name too: categories are often counted.
+        return [Item(prompt=said, topic="" if named is None else str(named))]
+
+    own = frozenset(filter(None, (prompt, topic)))
+    return Format("prompts", "a table of prompts", own, lambda fields: "", row_by_row(read, own), None, ("prompt",))
+
+
 PLAIN = Format("plain", "a plain table", _COLUMNS, _plain_why, row_by_row(_read_plain, _COLUMNS), None)

@@ -15,10 +15,11 @@ from typing import Any, Self
 from accord.errors import DataError, UsageError
 from accord.extend import blaming, is_outside
 from accord.files import whole_file
+from accord.formats.format import Format
 from accord.formats.item import Item
 from accord.formats.rows import InputRow, OnReject, Reject, json_kind, refuse
 from accord.formats.source import rows
-from accord.formats.table import Detected, detect, format_named
+from accord.formats.table import Detected, detect, format_named, with_columns
 
 MOST_FIELDS = 500  # names to count: a file of keys that never repeat must not fill the memory
 
@@ -30,8 +31,11 @@ class Reading(Iterator[Item]):
     held (of the first `MOST_FIELDS` names).
     """
 
-    def __init__(self, path: Path, detected: Detected, on_reject: OnReject, limit: int | None) -> None:
+    def __init__(
+        self, path: Path, detected: Detected, on_reject: OnReject, limit: int | None, format: Format | None = None
+    ) -> None:
         self.path, self.detected = path, detected
+        self.format = format_named(detected.format) if format is None else format
         self.num_rows = self.num_rejected = 0
         self.fields: dict[str, Counter[str]] = {}
         self._on_reject, self._limit = on_reject, limit
@@ -41,8 +45,7 @@ class Reading(Iterator[Item]):
         return next(self._items)
 
     def _read(self) -> Iterator[Item]:
-        name = self.detected.format
-        format = format_named(name)
+        name, format = self.detected.format, self.format
         if format.read is None:
             raise UsageError(f"{name} can be written only", hint="name the format that the file has")
         with blaming(name) if is_outside(name) else contextlib.nullcontext():
@@ -66,13 +69,13 @@ class Reading(Iterator[Item]):
 
 
 def read_items(
-    path: Path | str, format: str | None = None, *, on_reject: OnReject = refuse, limit: int | None = None
+    path: Path | str, format: str | Format | None = None, *, on_reject: OnReject = refuse, limit: int | None = None
 ) -> Reading:
     """Return the items of a file of any known format, streamed: memory holds one row (of oasst, one tree).
 
     Args:
         path: JSON lines, one JSON array, CSV or Parquet; plain, gzip or zstd. All recognised by content.
-        format: A name of `FORMATS` or ``module:name``; recognised by the first rows without it.
+        format: A name of `FORMATS`, ``module:name`` or a `Format`; recognised by the first rows without it.
         on_reject: Called with each row that is no good, which is then left out. Without it the first one is an error.
         limit: Read at most so many good rows.
 
@@ -81,6 +84,8 @@ def read_items(
         UsageError: There is no format of that name.
         ResourceError: A package for this kind of file is missing.
     """
+    if isinstance(format, Format):
+        return Reading(Path(path), with_columns(Path(path), format), on_reject, limit, format)
     return Reading(Path(path), detect(path, format), on_reject, limit)
 
 

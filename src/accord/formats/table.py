@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,24 @@ def members(name: str) -> tuple[Format, ...]:
 def suffix_of(name: str) -> str:
     """Return how the name of a file ends that is written in a format and has no name yet."""
     return f".{name}" if name in PLAIN_FILES else ".jsonl"
+
+
+def with_columns(path: Path, format: Format) -> Detected:
+    """Return what a file is whose columns the user named: each of the format's must be in one of the first rows.
+
+    Raises DataError where one is in none, and says which there are.
+    """
+    container = container_of(path)
+    there = _names(sample_of(path, container))
+    for name in sorted(format.fields - set(there)):
+        near = difflib.get_close_matches(name, there, n=1)
+        raise DataError(
+            f"no column is called {name!r}",
+            where=str(path),
+            why="its columns are " + ", ".join(f'"{column}"' for column in there),
+            hint=f"did you mean {near[0]!r}?" if near else "name one of these",
+        )
+    return Detected(format.name, container, "you named its columns")
 
 
 def detect(path: Path | str, format: str | None = None) -> Detected:

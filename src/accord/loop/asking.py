@@ -64,6 +64,11 @@ def check_annotators(recipe: Recipe, task: Task) -> None:
             f"ask.who is {who}, and the task {recipe.task.use} has no such annotators",
             hint="ask " + ", ".join(["nobody", "people", "scorer", *task.annotators, "or module:NAME of yours"]),
         )
+    if who == "nobody" and task.judgements("train") is None:
+        raise UsageError(
+            f"the task {recipe.task.use} has no judgements to learn from, and nobody is asked: ask.who is nobody",
+            hint="give judgements (`accord import`, task.judgements=FILE), or say who is asked: ask.who=people",
+        )
 
 
 def annotators_of(home: Home) -> Annotators:

@@ -117,16 +117,23 @@ class Runner:
         self._finish(name, seconds, f"done in {seconds:.0f} s")
         return result
 
-    def _finished(self, name: str, identity: str) -> dict[str, Any] | None:
-        """What a finished stage of this identity left, taken over from another run where this one has none."""
+    def find(self, name: str, identity: str) -> tuple[Path, dict[str, Any]] | None:
+        """The run that holds a finished stage of this identity, this one or another, and the stage's stamp."""
         for home in (self.folder, *self.reuse_from):
             stamp = home / name / STAMP
             found: dict[str, Any] = read_json(stamp) if stamp.exists() else {}
             if found.get("identity") == identity:
-                if home != self.folder:
-                    write_folder(self.folder / name, functools.partial(_take_over, home / name))
-                return found
+                return home, found
         return None
+
+    def _finished(self, name: str, identity: str) -> dict[str, Any] | None:
+        """What a finished stage of this identity left, taken over from another run where this one has none."""
+        if (place := self.find(name, identity)) is None:
+            return None
+        home, found = place
+        if home != self.folder:
+            write_folder(self.folder / name, functools.partial(_take_over, home / name))
+        return found
 
     def _finish(self, name: str, seconds: float, text: str) -> None:
         self._done += self.time_shares.get(name, 0.0)

@@ -21,7 +21,7 @@ from accord.evals.reward_card import measure_reward_model
 from accord.files import read_json, write_json
 from accord.formats import Item, Reading, Reject, Rejects, from_facts, input_file, read_items, to_jsonl
 from accord.formats.importing import MAX_REJECTS
-from accord.formats.item import TextOrTurns
+from accord.formats.item import TextOrTurns, turns_of
 from accord.formats.jsonl import write_jsonl
 from accord.formats.rows import MAX_SHOWN, OnReject
 from accord.formats.stage_rows import read_rankings
@@ -46,6 +46,7 @@ class SplitTask(PlainTask):
     nothing that stood there from one split into another, unless it ties together what stood apart.
     """
 
+    light = True
     prompts_of: tuple[str, ...] = ("prompts", "judgements", "demonstrations")
 
     def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
@@ -74,8 +75,11 @@ class SplitTask(PlainTask):
         """The rows of each file. Prompts stand there once; of those that are only measured on, so many as are asked."""
         config = self.place.config
         items: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in FILE_KEYS for split in SPLITS}
-        for (kind, item), topic in zip(found, topics_of([item for _, item in found]), strict=True):
-            items[kind, split_of(topic, config)].append(replace(item, topic=topic))
+        for (kind, item), unit in zip(found, units_of([item for _, item in found], config), strict=True):
+            split = split_of(unit, config)
+            # Where topics are not kept apart, training still knows them; intervals resample what was.
+            kept = split == "train" and config.split_by == "prompt" and bool(item.topic)
+            items[kind, split].append(item if kept else replace(item, topic=unit))
         for split in SPLITS:
             most = config.measured_prompts if split in ("valid", "test") else None
             prompts = asked(item for kind in self.prompts_of for item in items[kind, split])
@@ -98,8 +102,15 @@ class SplitTask(PlainTask):
                 raise DataError(
                     f"of {total} {kind} none falls into the {split} split",
                     why="what shares a topic, or the prompt it begins with, stays together",
-                    hint=f"give more topics, or raise task.{split}_share" if split != "train" else "give more topics",
+                    hint=self.more_units(split),
                 )
+
+    def more_units(self, split: Split) -> str:
+        """What helps where nothing falls into a split."""
+        told = ["give more topics"] if self.place.config.split_by == "topic" else ["give more prompts"]
+        told += [f"raise task.{split}_share"] if split != "train" else []
+        told += ["split by prompt: task.split_by=prompt"] if self.place.config.split_by == "topic" else []
+        return ", or ".join(told)
 
     def judgements(self, split: Split) -> Path | None:
         """The judgements of a split; where no share is kept for a judge, there are none to fit one to."""
@@ -136,6 +147,17 @@ def begins_with(item: Item) -> str:
         return said
     users = [str(turn.get("content", "")) for turn in said if turn.get("role") == "user"]
     return users[0] if users else json.dumps([dict(turn) for turn in said])
+
+
+def as_chat(item: Item, config: TaskConfig) -> Item:
+    """The item as a chat model reads it where ``task.chat`` says so: a prompt of text is the user's turn."""
+    said = item.prompt
+    return replace(item, prompt=turns_of(said)) if config.chat and isinstance(said, str) and said.strip() else item
+
+
+def units_of(items: Sequence[Item], config: TaskConfig) -> list[str]:
+    """The unit of splitting of each item, as ``task.split_by`` says: its topic, or what the user said first."""
+    return topics_of(items if config.split_by == "topic" else [replace(item, topic="") for item in items])
 
 
 def topics_of(items: Sequence[Item]) -> list[str]:
@@ -310,7 +332,7 @@ class FilesTask(SplitTask):
             for item in reading:
                 if item.kind in wanted[kind]:
                     taken += 1
-                    yield kind, item
+                    yield kind, as_chat(item, self.place.config)
                 else:
                     left_out.others[kind][item.kind] += 1
             if not taken:
@@ -398,7 +420,7 @@ class StoreTask(SplitTask):
         with Store.open(place) as store:
             weights = quality_weights(store)
             view = training_view(store, weights=weights, simulated=simulated, left_out=self.not_taken)
-            for item in from_facts(store, view):
+            for item in (as_chat(item, self.place.config) for item in from_facts(store, view)):
                 kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
                 prompt = json.dumps(item.prompt, default=dict)
                 own = any(source is not None and source.name in self.place.asks for source in item.sources)

@@ -133,6 +133,7 @@ class PlainTask:
     ``has`` says which kinds there are.
     """
 
+    light = False  # whether `prepare` reads local files alone, in moments: a plan may then call it
     has: frozenset[str] = frozenset()
     guideline: str = ""
     held_out: RewardCheck | None = None

@@ -6,6 +6,7 @@ raw score); an LSTM opens here alone. How raw scores become the score stands bes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -119,6 +120,23 @@ def _config(folder: Path) -> Shape:
         raise DataError(
             f"an entry is malformed ({error})", where=str(path), hint="give a Hugging Face config.json"
         ) from error
+
+
+def shape_of(folder: Path) -> Shape:
+    """Return what the `config.json` of a folder says of its model. Raises DataError where it cannot be read."""
+    return _config(folder)
+
+
+def count_weights(folder: Path) -> int:
+    """Return how many numbers the weights in a folder are, by the files' headers: nothing is loaded."""
+    total = 0
+    for name in _shards(folder / INDEX) if (folder / INDEX).exists() else [WEIGHTS]:
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"the weights cannot be read ({error})", where=str(folder / name)) from error
+    return total
 
 
 def _read(model: CausalLM | ScalarModel, folder: Path, left_out: tuple[str, ...] = ()) -> bool:

@@ -63,6 +63,11 @@ class Tokenizer:
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def spelled(self, ids: Iterable[int]) -> str:
+        """Return the text of the ids with its special tokens, as a model reads it."""
+        text: str = self._inner.decode(list(ids), skip_special_tokens=False)
+        return text
+
     def padding_apart(self) -> tuple[int, str] | None:
         """Return a special token other than the end token to pad with: the padding token itself where it is one.
 

@@ -102,7 +102,7 @@ def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list
 
 def _demonstrations(tokenizer: Tokenizer, path: Path, max_tokens: int, log: Log) -> list[Example]:
     """Return the demonstrations of a file that are no longer than the limit; the log says how many were left out."""
-    rows = [_example(tokenizer, lesson) for lesson in read_lessons(path)]
+    rows = [lesson_example(tokenizer, lesson) for lesson in read_lessons(path)]
     kept = [row for row in rows if len(row) <= max_tokens]
     if not kept:
         raise DataError(
@@ -115,7 +115,8 @@ def _demonstrations(tokenizer: Tokenizer, path: Path, max_tokens: int, log: Log)
     return kept
 
 
-def _example(tokenizer: Tokenizer, lesson: tuple[str, str] | Conversation) -> Example:
+def lesson_example(tokenizer: Tokenizer, lesson: tuple[str, str] | Conversation) -> Example:
+    """Return a demonstration as ids, with the mask of what counts."""
     if not isinstance(lesson, Conversation):
         return demonstration_example(tokenizer, *lesson)
     # A template's complaint names the row that it was given.
