@@ -276,7 +276,10 @@ class TaskFiles:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows by kind and split, of the kinds that there are."""
-        found = {kind: {split: _count(path) for split in SPLITS if (path := self.path(kind, split))} for kind in KINDS}
+        found: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+        for kind, split in itertools.product(KINDS, SPLITS):
+            if path := self.path(kind, split):
+                found[kind][split] = _count(path)
         return {kind: of for kind, of in found.items() if any(of.values())}
 
 
