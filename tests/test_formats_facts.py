@@ -74,7 +74,7 @@ def test_items_become_facts_and_facts_items() -> None:
 @pytest.mark.parametrize("name", ["rater 7", ""])
 def test_simulated_annotators_stay_simulated_through_a_file(name: str, elsewhere: Path) -> None:
     """Exported as said, and imported into another store: nobody becomes a person on the way."""
-    kinds = {"simulated": "simulated annotators", "model": "models", "human": "people"}
+    kinds = {"simulated": "simulated annotators", "model": "AI feedback", "human": "people"}
     said_by = [
         Item(prompt="p", completions=("a", text), ranks=(1, 2), annotator=name and f"{name} {kind}", origin=origin)
         for text, (kind, origin) in zip("bcd", kinds.items(), strict=True)

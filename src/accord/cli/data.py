@@ -102,8 +102,9 @@ def export(
     data_format: Annotated[str | None, typer.Option(metavar="F", help="The format of --data.")] = None,
     only: Only = None,
     simulated: Annotated[bool, typer.Option("--simulated", help="Also what simulated annotators said.")] = False,
+    ai: Annotated[bool, typer.Option("--ai", help="Also AI feedback: what models and functions said.")] = False,
     as_said: Annotated[
-        bool, typer.Option("--as-said", help="Every judgement that stands, unweighted; gold and simulated ones too.")
+        bool, typer.Option("--as-said", help="Every judgement that stands, unweighted; gold and programs' ones too.")
     ] = False,
     messages: AsMessages = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of --data read at most N rows.")] = None,
@@ -142,7 +143,8 @@ def export(
             return
         from accord.people.exporting import write_judgements
 
-        choice: dict[str, Any] = {"simulated": simulated, "as_said": as_said, "kinds": only or (), "messages": messages}
+        choice: dict[str, Any] = {"simulated": simulated, "ai": ai, "as_said": as_said}
+        choice |= {"kinds": only or (), "messages": messages}
         with Store.open(find_place(project).store) as store:
             talk.result(write_judgements(store, output, format, **choice))
 

@@ -34,7 +34,7 @@ def simulate(
         typer.Option(
             metavar="NAME",
             help="panel: real raters' scores, replayed. synthetic: a gold scorer with noise, and defects. "
-            "Or yours, module:NAME.",
+            "readers: a written-down taste for any text. Or yours, module:NAME.",
         ),
     ] = "panel",
     count: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many annotators.")] = 15,
@@ -67,14 +67,15 @@ def simulate(
 
     They answer over HTTP, as people's browsers do; without the URL of a running app, one is started for the time being.
     The panel replays real raters of film reviews: what each said of a review is real, and so is the disagreement; but
-    they rated single texts and never saw these tasks. All are recorded as simulated annotators. Synthetic ones first
-    answer what waits. A function of yours, ``module:NAME``, makes others (docs/people.md). Ends with the agreement,
-    alarms and weights that a manager sees.
+    they rated single texts and never saw these tasks. Readers answer what waits, whatever it is about. All are recorded
+    as simulated annotators. Synthetic ones first answer what waits. A function of yours, ``module:NAME``, makes others
+    (docs/people.md). Ends with the agreement, alarms and weights that a manager sees.
 
     \b
     Examples:
       accord simulate reviews
       accord simulate reviews --annotators synthetic --count 12 --defects position=1,random=1,tie=1
+      accord simulate support --annotators readers --count 8
       accord simulate --annotators mine:reviewers
       ACCORD_TOKEN=... accord simulate http://127.0.0.1:8765 --tasks 40 --kind pair
     """

@@ -103,13 +103,15 @@ class AskConfig(Section):
 
     who: Annotated[str, Rows(("nobody", "people", "panel", "simulated", "scorer"))] = Field(
         "nobody",
-        description="nobody, people (the run waits for them), panel or simulated (the task's), scorer, or module:NAME.",
+        description="nobody, people (the run waits for them), panel (simulated annotators), simulated (one), scorer, "
+        "or module:NAME.",
     )
     prompts: int = Field(150, ge=1, description="Train prompts whose samples they rank, in each round.")
     kind: Annotated[str, Rows(("ranking", "pair", "rating", "label"))] = Field(
         "ranking", description="What people are asked of a prompt's samples; pair: of every two of them."
     )
-    overlap: int = Field(1, ge=1, le=1000, description="People who answer each task.")
+    overlap: int = Field(1, ge=1, le=1000, description="People, or annotators of the panel, who answer each task.")
+    annotators: int = Field(8, ge=1, le=1000, description="who: panel; simulated annotators, each with its own taste.")
     enough: int = Field(0, ge=0, description="who: people; answers a round waits for; 0 = each task by all of overlap.")
     simulated: bool = Field(False, description="who: people; also take what `accord simulate` answers in their place.")
     weight: float = Field(1.0, gt=0, description="Weight of one of their rankings against one that stands already.")
@@ -120,6 +122,8 @@ class AskConfig(Section):
     def _a_scorer_is_named(self) -> Self:
         if (self.who == "scorer") != (self.scorer is not None):
             raise ValueError("scorer says what ranks where who is scorer: give both or neither")
+        if self.annotators != type(self).model_fields["annotators"].default and self.who != "panel":
+            raise ValueError(f"annotators says how many the panel has, and who is {self.who}")
         return self
 
 

@@ -34,6 +34,7 @@ class TaskConfig(Section):
         0, ge=0, description="A longer prompt with its longest completion is left out and counted; 0 = none is."
     )
     simulated: bool = Field(False, description="store: also learn from what simulated annotators said.")
+    ai: bool = Field(False, description="store: also learn from AI feedback, what models and functions said.")
     options: dict[str, Any] = Field({}, description="Settings of a task of your own: module:NAME says which.")
 
     @model_validator(mode="after")
@@ -43,8 +44,9 @@ class TaskConfig(Section):
         named = [name for name in ("prompts", "demonstrations", "judgements", "texts") if getattr(self, name)]
         if named and self.use != "files":
             raise ValueError(f"{named[0]} names a file, and use is {self.use!r}, which brings its own")
-        if self.simulated and self.use == "files":
-            raise ValueError("simulated is for use: store; a file says nothing of who was simulated")
+        for key in ("simulated", "ai"):
+            if getattr(self, key) and self.use == "files":
+                raise ValueError(f"{key} is for use: store; what a file holds is taken as it stands")
         if self.judge_share + self.valid_share + self.test_share >= 1:
             raise ValueError("judge_share, valid_share and test_share leave nothing to train on: they sum to 1")
         return self

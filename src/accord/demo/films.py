@@ -340,7 +340,8 @@ def rank_samples(
     write_groups(asked.judgements, [_view(one, prompts, shown, asked.weight) for one in rankings])
     agreed = agreement(rankings, {i: taste.utility(c.text) for i, c in shown.items()})
     return {
-        "rankings": len(rankings),
+        "called": SIMULATED_ORIGIN,
+        "judgements": len(rankings),
         "annotators": [member.name for member in team],
         "agreement_between": agreed.between,
         "agreement_with_taste": agreed.with_taste,

@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accord.config import Recipe, ScorerConfig
-from accord.errors import DataError, UsageError
-from accord.extend import blaming, is_outside, outside
+from accord.config import Recipe
+from accord.errors import UsageError
+from accord.extend import is_outside, outside
 from accord.files import write_text
-from accord.formats.jsonl import write_jsonl
+from accord.loop.ai_feedback import function_annotators, scorer_annotators
 from accord.loop.cache import Inputs, Stage, given_inputs
+from accord.loop.panel import simulated_annotators
 from accord.loop.samples import queue_samples, read_samples
 from accord.loop.stages import Home, source_of
 from accord.loop.task import Annotators, Asked, Task
 from accord.loop.waiting import ASKED, people_at_the_desk
 from accord.models.placement import Placement
+from accord.people.simulation.readers import one_reader, reader_panel
 from accord.progress import Log
-from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.train.reward import reward_loss
 
 JUDGEMENTS = "judgements.jsonl"
@@ -32,9 +33,9 @@ def reads_of(recipe: Recipe) -> str:
 
 
 def sources_asked(recipe: Recipe) -> frozenset[str]:
-    """The sources whose samples the recipe asks people about: whatever may be the champion (`accord.loop.round`)."""
+    """The sources whose samples the recipe asks anybody about: whatever may be the champion (`accord.loop.round`)."""
     policies = ("base", "sft", *(f"round_{number}" for number in range(1, recipe.rounds)))
-    return frozenset(f"{recipe.name}/{policy}" for policy in policies if recipe.ask.who == "people")
+    return frozenset(f"{recipe.name}/{policy}" for policy in policies if recipe.ask.who != "nobody")
 
 
 def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
@@ -47,7 +48,8 @@ def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         log(0.0, f"{config.who} rank samples")
-        return one.answer(inputs, Asked(inputs["samples"], folder / JUDGEMENTS, source, store, config.weight, seed))
+        asked = Asked(inputs["samples"], folder / JUDGEMENTS, source, store, config.weight, seed, log)
+        return one.answer(inputs, asked)
 
     named = {"who": config.who, "weight": config.weight, "use": home.recipe.task.use}
     settings = {**named, "task": task.settings, **one.settings}
@@ -55,33 +57,71 @@ def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
 
 
 def check_annotators(recipe: Recipe, task: Task) -> None:
-    """Refuse an ``ask.who`` that nobody answers to. Raises UsageError."""
+    """Refuse an ``ask.who`` that nobody answers to, or that cannot say what is to be learnt. Raises UsageError."""
     who = recipe.ask.who
     if is_outside(who):
         outside(who)
-    elif who not in ("nobody", "people", "scorer", *task.annotators):
-        raise UsageError(
-            f"ask.who is {who}, and the task {recipe.task.use} has no such annotators",
-            hint="ask " + ", ".join(["nobody", "people", "scorer", *task.annotators, "or module:NAME of yours"]),
-        )
     if who == "nobody" and task.judgements("train") is None:
         raise UsageError(
             f"the task {recipe.task.use} has no judgements to learn from, and nobody is asked: ask.who is nobody",
             hint="give judgements (`accord import`, task.judgements=FILE), or say who is asked: ask.who=people",
         )
+    if who not in ("nobody", "people", *task.annotators):
+        check_programs(recipe)
+
+
+def check_programs(recipe: Recipe) -> None:
+    """Refuse programs in people's place that cannot say what is to be learnt, or are too few. Raises UsageError."""
+    config, who, reads = recipe.ask, recipe.ask.who, reads_of(recipe)
+    if reads != "ranking":
+        raise UsageError(
+            f"ask.who {who} brings rankings, and reward.loss {recipe.reward.loss} learns from {reads}s",
+            hint="choose a reward.loss that reads rankings, or ask people",
+        )
+    most = {"simulated": 1, "panel": config.annotators}.get(who, config.overlap)
+    if config.overlap > most:
+        raise UsageError(
+            f"ask.overlap is {config.overlap}, and ask.who {who} has {most}",
+            hint="raise ask.annotators, or lower ask.overlap" if who == "panel" else "ask.who: panel has several",
+        )
 
 
 def annotators_of(home: Home) -> Annotators:
-    """The annotators that ``ask.who`` names; `check_annotators` has found that there are some."""
-    config = home.recipe.ask
-    if config.who == "people":
-        earlier = home.earlier(f"ask/{ASKED}")
-        return people_at_the_desk(config, home.task.guideline, reads_of(home.recipe), earlier[-1] if earlier else None)
-    if config.scorer is not None:
-        return _scored(config.scorer, Placement.of(home.recipe.rl))
-    if is_outside(config.who):
-        return _outside(config.who)
-    return home.task.annotators[config.who]
+    """The annotators that ``ask.who`` names, the task's own first; `check_annotators` has found that there are some."""
+    who = home.recipe.ask.who
+    if is_outside(who):
+        return function_annotators(who)
+    return home.task.annotators[who] if who in home.task.annotators else WHO[who](home)
+
+
+def _people(home: Home) -> Annotators:
+    earlier = home.earlier(f"ask/{ASKED}")
+    reads, last = reads_of(home.recipe), earlier[-1] if earlier else None
+    return people_at_the_desk(home.recipe.ask, home.task.guideline, reads, last)
+
+
+def _scorer(home: Home) -> Annotators:
+    config = home.recipe.ask.scorer
+    assert config is not None  # AskConfig holds it
+    return scorer_annotators(config, Placement.of(home.recipe.rl))
+
+
+def _one_reader(home: Home) -> Annotators:
+    return simulated_annotators([one_reader(home.recipe.seed)], 1, home.recipe.seed)
+
+
+def _panel(home: Home) -> Annotators:
+    config, seed = home.recipe.ask, home.recipe.seed
+    return simulated_annotators(reader_panel(config.annotators, seed), config.overlap, seed)
+
+
+#: Who can be asked in any task, and how they are made of a run; a task may bring more, or others of these names.
+WHO: Mapping[str, Callable[[Home], Annotators]] = {
+    "people": _people,
+    "scorer": _scorer,
+    "panel": _panel,
+    "simulated": _one_reader,
+}
 
 
 def collect_stage(home: Home, asked: Path | None) -> Stage:
@@ -100,55 +140,6 @@ def collect_stage(home: Home, asked: Path | None) -> Stage:
         return {name: text.count("\n") for name, text in zip(inputs, parts, strict=True)}
 
     return home.stage("rankings", {}, given_inputs(inputs), work)
-
-
-# ---- scorers and functions -----------------------------------------------------------------------------------------
-
-
-def _scored(config: ScorerConfig, placement: Placement) -> Annotators:
-    """A scorer that ranks the samples: the higher score is the better rank, equal scores tie."""
-
-    def answer(inputs: Inputs, asked: Asked) -> dict[str, Any]:
-        scorer = load_scorer([config], placement=placement)
-
-        def values(group: Mapping[str, Any]) -> list[float]:
-            return scorer.score([(group["text"], text) for text in group["completions"]]).tolist()
-
-        return _write_rankings(asked, values, f"scorer {config.label}")
-
-    return Annotators(scorer_inputs([config]), answer, {"scorer": config.model_dump()})
-
-
-def _outside(name: str) -> Annotators:
-    """A user's own ``module:name(prompt, completions)``: one number a completion, higher = better."""
-    judge = outside(name)
-
-    def answer(inputs: Inputs, asked: Asked) -> dict[str, Any]:
-        def values(group: Mapping[str, Any]) -> list[float]:
-            with blaming(name):
-                found = [float(value) for value in judge(group["prompt"], group["completions"])]
-            if len(found) != len(group["completions"]):
-                raise DataError(f"{name} gave {len(found)} numbers for {len(group['completions'])} completions")
-            return found
-
-        return _write_rankings(asked, values, name)
-
-    return Annotators({}, answer, {"annotator": name})
-
-
-def _write_rankings(asked: Asked, values: Callable[[Mapping[str, Any]], list[float]], origin: str) -> dict[str, Any]:
-    """Rank each group of samples by its values, 1 = best; groups of fewer than two different texts say nothing."""
-    rows = []
-    for group in read_samples(asked.samples):
-        texts = list(dict.fromkeys(group["completions"]))
-        if len(texts) < 2:
-            continue
-        found = values({**group, "completions": texts})
-        ranks = [1 + sum(other > value for other in found) for value in found]
-        row = {"prompt": group["prompt"], "completions": texts, "ranks": ranks, "origin": origin}
-        rows.append({**row, "topic": group["topic"], "weight": asked.weight})
-    write_jsonl(asked.judgements, rows)
-    return {"rankings": len(rows)}
 
 
 # ---- people --------------------------------------------------------------------------------------------------------

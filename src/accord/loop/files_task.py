@@ -48,6 +48,7 @@ class SplitTask(PlainTask):
 
     light = True
     prompts_of: tuple[str, ...] = ("prompts", "judgements", "demonstrations")
+    judged: frozenset[str] = frozenset(SPLITS)  # the splits that may hold judgements
 
     def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
         """What there is, each with its kind: prompts, demonstrations, judgements or texts."""
@@ -92,8 +93,9 @@ class SplitTask(PlainTask):
             if not any(counts[kind].values()):
                 left_out.refuse(kind)
         needs: list[tuple[str, Split]] = [("prompts", split) for split in ("train", "valid", "test")]
-        learnt = [kind for kind in ("demonstrations", "judgements") if kind in self.has]
-        needs += [(kind, split) for kind in learnt for split in ("train", "valid")]
+        measured: tuple[Split, Split] = ("train", "valid")
+        needs += [("demonstrations", split) for split in measured if "demonstrations" in self.has]
+        needs += [("judgements", split) for split in measured if self.judgements(split)]
         needs += [("judgements", "judge")] if self.judgements("judge") else []
         needs += [("judgements", "test")] if self.held_out else []
         for kind, split in needs:
@@ -114,7 +116,8 @@ class SplitTask(PlainTask):
 
     def judgements(self, split: Split) -> Path | None:
         """The judgements of a split; where no share is kept for a judge, there are none to fit one to."""
-        return None if split == "judge" and not self.place.config.judge_share else super().judgements(split)
+        kept = split in self.judged and (split != "judge" or self.place.config.judge_share > 0)
+        return super().judgements(split) if kept else None
 
 
 # ---- what belongs together -------------------------------------------------------------------------------------------
@@ -379,6 +382,7 @@ class StoreTask(SplitTask):
         known = read_json(kept) if place.asks and place.resume and kept.exists() else {}
         self.standing = known if known.get("asked_of") == asked_of else {"asked_of": asked_of, **self.facts()}
         self.has = frozenset(self.standing["kinds"]) - {"prompts"}
+        self.judged = frozenset(self.standing.get("judged", SPLITS))
         self.held_out = ranking_check(self)
         self.settings = {**config, "facts": self.standing["facts"], "not taken": self.standing["not_taken"]}
 
@@ -390,7 +394,13 @@ class StoreTask(SplitTask):
             raise DataError("the store holds nothing to learn from", where=where, hint="`accord import FILE`")
         rows = sorted({json.dumps([kind, *to_jsonl([item])], sort_keys=True) for kind, item in self.found})
         facts = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-        return {"kinds": kinds, "facts": facts, "not_taken": dict(self.not_taken)}
+        return {"kinds": kinds, "judged": self.splits_judged(), "facts": facts, "not_taken": dict(self.not_taken)}
+
+    def splits_judged(self) -> list[Split]:
+        """The splits that judgements fall into: what an earlier run asked was about prompts to train on, all of it."""
+        config = self.place.config
+        units = zip(self.found, units_of([item for _, item in self.found], config), strict=True)
+        return sorted({split_of(unit, config) for (kind, _), unit in units if kind == "judgements"})
 
     @functools.cached_property
     def found(self) -> list[tuple[str, Item]]:
@@ -412,15 +422,16 @@ class StoreTask(SplitTask):
 
         What people say of samples that the run asks about is no judgement that stands.
         """
-        place, simulated = self.place.store, self.place.config.simulated
+        place, config = self.place.store, self.place.config
         if "://" not in place and not Path(place).is_file():
             raise DataError("there is no store", where=place, hint="`accord init DIR`, then `accord import FILE` there")
         judged: set[str] = set()
         others: dict[str, Item] = {}
         with Store.open(place) as store:
             weights = quality_weights(store)
-            view = training_view(store, weights=weights, simulated=simulated, left_out=self.not_taken)
-            for item in (as_chat(item, self.place.config) for item in from_facts(store, view)):
+            wanted_of = {"simulated": config.simulated, "ai": config.ai}
+            view = training_view(store, weights=weights, left_out=self.not_taken, **wanted_of)
+            for item in (as_chat(item, config) for item in from_facts(store, view)):
                 kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
                 prompt = json.dumps(item.prompt, default=dict)
                 own = any(source is not None and source.name in self.place.asks for source in item.sources)
@@ -439,7 +450,9 @@ class StoreTask(SplitTask):
 def ranking_check(task: PlainTask) -> RewardCheck | None:
     """The check of a reward model on the test split's rankings; None where the task has no rankings."""
     given = given_inputs({f"{split}_judgements": task.judgements(split) for split in ("valid", "test")})
-    return RewardCheck(given, ranking_card, "longer_wins") if given and task.place.reads == "ranking" else None
+    return (
+        RewardCheck(given, ranking_card, "longer_wins") if len(given) == 2 and task.place.reads == "ranking" else None
+    )
 
 
 def ranking_card(inputs: Inputs, scorer: Scorer, rankings: Path, seed: int) -> dict[str, Any]:

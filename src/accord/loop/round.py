@@ -226,10 +226,9 @@ def report(home: Home, verdict: Mapping[str, Any], promotion: Promotion) -> None
 def round_row(root: Path, number: int) -> dict[str, Any]:
     """What the run says of one of its rounds: its numbers, who was asked, and what became of its candidate."""
     folder = round_folder(root, number)
-    summary, asked = read_json(folder / "summary.json"), folder / f"ask/{STAMP}"
-    told = read_json(asked)["result"] if asked.exists() else {}
+    summary, told = read_json(folder / "summary.json"), asked_of(folder)
     keys = ("candidate", "reward_accuracy", "judge_win_rate", "judge_win_rate_low", "judge_win_rate_high", "kl")
-    counts = {key: told[key] for key in ("answers", "people") if key in told}
+    counts = {key: told[key] for key in ("called", "answers", "people", "judgements") if key in told}
     report = (folder / "report.html").relative_to(root).as_posix()
     return {"round": number, **{key: summary[key] for key in keys}, **counts, **summary["champion"], "report": report}
 
@@ -242,7 +241,14 @@ def summary_of(home: Home, verdict: Mapping[str, Any]) -> dict[str, Any]:
     card = json_of(home, "reward/card.json") if held_out else None
     baseline = held_out.baseline if held_out else ""
     found = summarise(verdict, card, baseline=baseline, seconds=seconds, counts=counts)
-    return found | {"left_out": {} if sft_stage(home) else {"sft": WITHOUT_SFT}}
+    return found | {"left_out": {} if sft_stage(home) else {"sft": WITHOUT_SFT}, "asked": asked_of(home.runner.folder)}
+
+
+def asked_of(folder: Path) -> dict[str, Any]:
+    """Who ranked a round's samples, what they are called, and their counts; empty where nobody was asked."""
+    stamp = folder / f"ask/{STAMP}"
+    told = read_json(stamp)["result"] if stamp.exists() else {}
+    return {key: told[key] for key in ("called", "answers", "people", "judgements", "annotators") if key in told}
 
 
 def broken_floors(floors: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -33,7 +33,8 @@ from accord.people.desk.kinds import kind_of
 from accord.progress import Log, named_part, quiet
 from accord.report.seeds_page import write_seeds_report
 from accord.rollout.generator import GENERATORS
-from accord.scoring.weighted import scorer_inputs
+from accord.scoring.chat_comparer import api_key
+from accord.scoring.weighted import refuse_score, scorer_inputs
 from accord.train.rl import find_algorithm
 
 #: Share of a run's time each stage takes, for the time left (measured on 2 cores, on the film demo).
@@ -192,7 +193,9 @@ def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) 
     check_sampling(recipe)
     check_asking(recipe)
     asked = [] if recipe.ask.scorer is None else [recipe.ask.scorer]
-    check_scorers([*recipe.rl.rewards, *recipe.dpo.rewards, *recipe.eval.judges.values(), *asked])
+    scored = [*recipe.rl.rewards, *recipe.dpo.rewards, *recipe.eval.judges.values()]
+    check_scorers([*scored, *asked])
+    check_comparers(scored, asked)
     for config in optimisations:
         if isinstance(config, RlConfig):
             check_rl(config)
@@ -254,6 +257,16 @@ def check_scorers(scorers: Iterable[ScorerConfig]) -> None:
         for path in scorer_inputs([config]).values():
             if not path.exists():
                 raise DataError("there is no such model", where=str(path), why=f"the scorer {config.label} names it")
+
+
+def check_comparers(scored: Iterable[ScorerConfig], asked: Iterable[ScorerConfig]) -> None:
+    """Refuse a chat model that is to give scores, and one whose key is not there, before any work."""
+    for config in scored:
+        if config.chat is not None:
+            refuse_score(config)
+    for config in asked:
+        if config.chat is not None:
+            api_key(config.chat)
 
 
 def check_rl(config: RlConfig) -> None:

@@ -20,7 +20,7 @@ from accord.errors import UsageError
 from accord.extend import blaming, row
 from accord.loop.cache import Inputs
 from accord.models.placement import Placement
-from accord.progress import Log
+from accord.progress import Log, quiet
 from accord.records import Source
 from accord.scoring.scorer import Scorer
 
@@ -71,7 +71,7 @@ class Asked:
 
     ``samples`` holds ``{"prompt", "text", "topic", "completions"}`` rows, ``text`` being what the model read of the
     prompt; ``source`` says who wrote them. Judgements go to ``judgements`` as rows for the reward stage, each of
-    ``weight``; facts into ``store``.
+    ``weight``; facts into ``store``. ``log`` is told how far the work is.
     """
 
     samples: Path
@@ -80,6 +80,7 @@ class Asked:
     store: str
     weight: float
     seed: int
+    log: Log = quiet
 
 
 @dataclass(frozen=True)

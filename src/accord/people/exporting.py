@@ -20,6 +20,7 @@ def write_judgements(
     format: str,
     *,
     simulated: bool = False,
+    ai: bool = False,
     as_said: bool = False,
     kinds: Collection[str] = (),
     messages: bool = False,
@@ -27,7 +28,7 @@ def write_judgements(
     """Write what a store holds as training wants it; the manifest says what was left out, and every weight.
 
     Args:
-        simulated: Also take what simulated annotators said.
+        simulated, ai: Also take what simulated annotators said, and AI feedback.
         as_said: Every judgement that stands, unweighted.
         kinds, messages: As `accord.formats.write` has them.
 
@@ -36,7 +37,7 @@ def write_judgements(
         UsageError: There is no such format, or it can only be read.
     """
     left_out: dict[str, int] = {}
-    view, said = (formats.as_said, {}) if as_said else _weighed(store, simulated, left_out)
+    view, said = (formats.as_said, {}) if as_said else _weighed(store, simulated, ai, left_out)
     filters = {"judgements": said or "as said"}
     try:
         items = formats.from_facts(store, view)
@@ -47,12 +48,12 @@ def write_judgements(
         raise DataError(error.what, where=error.where, why=why, hint=error.hint) from error
 
 
-def _weighed(store: Store, simulated: bool, left_out: dict[str, int]) -> tuple[formats.View, dict[str, Any]]:
+def _weighed(store: Store, simulated: bool, ai: bool, left_out: dict[str, int]) -> tuple[formats.View, dict[str, Any]]:
     """Return judgements as training weighs them, and the manifest's words; ``left_out`` is filled while items pass."""
     weights = quality_weights(store)
     names = {annotator.id: annotator.name for annotator in store.annotators()}
     said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
-    return training_view(store, weights=weights, simulated=simulated, left_out=left_out), said
+    return training_view(store, weights=weights, simulated=simulated, ai=ai, left_out=left_out), said
 
 
 def zipped(store: Store, folder: Path, format: str) -> Path:

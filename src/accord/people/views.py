@@ -1,7 +1,7 @@
 """Judgements as training reads them: which count, how much, and which belong into one batch element.
 
-1. Answers to gold questions are left out: they say how good the annotator is. So is what simulated annotators said,
-   unless it is asked for, and what an adjudication has decided.
+1. Answers to gold questions are left out: they say how good the annotator is. So is what simulated annotators said, and
+   AI feedback, unless it is asked for, and what an adjudication has decided.
 2. Each person's rankings of a group of completions, as it was served, count ``weight`` together, spread evenly over the
    pairs they compare: one K-way ranking, m random pairs, a ranking and an edit set above what it edited (InstructGPT,
    arXiv:2203.02155, eq. 1, weighs the C(K, 2) pairs of a ranking so). A ranking that came from a file counts by itself,
@@ -20,12 +20,17 @@ from accord.config import LabelConfig
 from accord.formats import View, Weighed
 from accord.people.desk import Desk
 from accord.people.desk.answers import ADJUDICATION, GOLD
-from accord.records import Judgement, Label, Ranking, Rating
+from accord.records import AnnotatorKind, Judgement, Label, Ranking, Rating
 from accord.store import Store
 
 # Completions of one batch element. Each runs once in it instead of once a judgement, with the same loss (1e-6);
 # the bound keeps an element within memory where thousands of rankings hang together.
 MOST_TOGETHER = 32
+#: What is no person's judgement, by the kind of annotator, as it is counted where it is left out.
+BY_PROGRAMS: Mapping[AnnotatorKind, str] = {
+    "simulated": "judgements by simulated annotators",
+    "model": "judgements that are AI feedback",
+}
 
 
 def training_view(
@@ -33,6 +38,7 @@ def training_view(
     *,
     weights: Mapping[str, float] | None = None,
     simulated: bool = False,
+    ai: bool = False,
     left_out: dict[str, int] | None = None,
 ) -> View:
     """Return a view of this store for `accord.formats.from_facts`. It reads all rankings: memory grows with them.
@@ -40,19 +46,21 @@ def training_view(
     Args:
         weights: What a person's judgements count, by annotator id; 1 where it says nothing.
         simulated: Also take what simulated annotators said.
+        ai: Also take AI feedback: what models and functions said.
         left_out: Counts by reason what is left out.
     """
     kinds = {annotator.id: annotator.annotator_kind for annotator in store.annotators()}
     served, gold = _served(store)
     decided = _decided(chain(store.rankings(), store.labels(), store.ratings()))
     weight_of, reasons = weights or {}, {} if left_out is None else left_out
+    programs = {kind: why for kind, why in BY_PROGRAMS.items() if not {"simulated": simulated, "model": ai}[kind]}
 
     def why_not(judgement: Judgement) -> str:
         # Gold questions measure people and train nothing.
         if GOLD in judgement.flags or judgement.id in gold:
             return "answers to gold questions"
-        if kinds[judgement.annotator_id] == "simulated" and not simulated:
-            return "judgements by simulated annotators"
+        if why := programs.get(kinds[judgement.annotator_id]):
+            return why
         overruled = ADJUDICATION not in judgement.flags and _overruled(judgement, decided)
         return "judgements that an adjudication has decided" if overruled else ""
 

@@ -122,11 +122,10 @@ def rounds(run: RunFolder) -> dict[str, Any]:
 
 def _round(row: ResultRow) -> dict[str, Any]:
     win = {"value": row["judge_win_rate"], "low": row["judge_win_rate_low"], "high": row["judge_win_rate_high"]}
-    answers, people = row.get("answers"), row.get("people")
     return {
         "number": row["round"],
         "report": row["report"],
-        "answers": NONE if answers is None else f"{answers:,}, by {people}",
+        "answers": _answers(row),
         "accuracy": number(row["reward_accuracy"]),
         "win_rate": " ".join(filter(None, interval(win).values())),
         "kl": number(row["kl"], 2),
@@ -134,6 +133,13 @@ def _round(row: ResultRow) -> dict[str, Any]:
         "became": "promoted" if row["promoted"] else "refused: " + "; ".join(row["reasons"]),
         "champion": row["policy"],
     }
+
+
+def _answers(row: ResultRow) -> str:
+    """How many answers a round has, and whose."""
+    if "called" in row:
+        return f"{row['judgements']:,} by {row['called']}"
+    return f"{row['answers']:,}, by {row['people']}" if "answers" in row else NONE
 
 
 # ---- headline ------------------------------------------------------------------------------------------------------
@@ -548,10 +554,17 @@ def data(run: RunFolder) -> dict[str, Any]:
             {**one, "topics": number(one.get("topics"), 0), "texts": number(one.get("texts"), 0)}
             for one in manifest.get("splits", ())
         ],
-        "simulated": [str(line) for line in rankings.get("description", [])],
-        "simulated_numbers": _counts({k: v for k, v in rankings.items() if isinstance(v, int | float)}),
-        "people": _counts(rankings) if "people" in rankings else [],
+        "asked": _asked(rankings) if rankings else {},
     }
+
+
+def _asked(told: ResultRow) -> dict[str, Any]:
+    """Who ranked samples, in words and numbers; ``by`` is what a card says of judgements that are not people's."""
+    lines = [str(line) for line in told.get("description", [])]
+    called = "" if "people" in told else str(told.get("called", "simulated annotators" if lines else ""))
+    by = {"simulated annotators": "**simulated annotators** (programs, not people)", "AI feedback": "**AI feedback**"}
+    title = called[:1].upper() + called[1:] if called else "People who were asked"
+    return {"title": title, "by": by.get(called, called), "lines": lines, "numbers": _counts(told)}
 
 
 def _counts(found: ResultRow) -> list[tuple[str, str]]:

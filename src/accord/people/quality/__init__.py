@@ -11,11 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accord.config import LabelConfig
 from accord.people.quality.alarms import alarms
-from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, read_evidence
+from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, ordered_pairs, read_evidence
 from accord.people.quality.figures import AgreementRow, CoupleRow, DisputedTask, Quality
 from accord.people.quality.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
 from accord.stats import (
@@ -34,6 +34,7 @@ from accord.stats import (
 if TYPE_CHECKING:
     from accord.people.desk import Desk
     from accord.people.desk.rows import Person, QueuedTask, Skip, Submission
+    from accord.records import Completion, Ranking
     from accord.store import Store
 
 # Agreement is what a manager reads first: its interval gets more resamples than each person's habits.
@@ -60,6 +61,32 @@ def quality_weights(store: Store) -> dict[str, float]:
     worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.directory.people()}
     answered = dict.fromkeys(one.person_id for one in evidence.answers)
     return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
+
+
+class RankingsQuality(NamedTuple):
+    """How far rankings agree, and what each annotator's count, by annotator id: as those of people at the desk."""
+
+    agreement: AgreementRow
+    weights: dict[str, float]
+
+
+def rankings_quality(rankings: Iterable[tuple[Ranking, Sequence[Completion]]]) -> RankingsQuality:
+    """Return agreement and weights of rankings that came by no queue, each with the completions it ranks."""
+    choices = [choice for ranking, completions in rankings for choice in _choices(ranking, completions)]
+    everybody = sorted({who for who, _ in choices})
+    number = {who: place for place, who in enumerate(everybody)}
+    said = [choice._replace(person_id=number[who]) for who, choice in choices]
+    worth = person_worth(Evidence((), tuple(said), (), {}, {}, frozenset(), frozenset()))
+    found = {who: worth[place].weight if place in worth else 1.0 for who, place in number.items()}
+    return RankingsQuality(_row("order of two", said, "nominal"), found)
+
+
+def _choices(ranking: Ranking, completions: Sequence[Completion]) -> Iterator[tuple[str, Choice]]:
+    by_id = {completion.id: completion for completion in completions}
+    shown = [by_id[id_] for id_ in ranking.completion_ids]
+    task = ",".join(sorted(by_id))
+    for row in ordered_pairs([-float(rank) for rank in ranking.ranks], shown):
+        yield ranking.annotator_id, Choice(0, task, "ranking", *row)
 
 
 def report_of(desk: Desk, *, now: float | None = None) -> Quality:

@@ -96,7 +96,13 @@ def read_evidence(submissions: Iterable[Submission], tasks: Mapping[str, QueuedT
 
 def compared(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[tuple[str, str], int, int, int]]:
     """Yield (item, value, first_shown, longer) of each two completions, as in `Choice`; nothing where none compare."""
-    levels = _levels(answer)
+    return ordered_pairs(_levels(answer), shown)
+
+
+def ordered_pairs(
+    levels: Sequence[float], shown: Sequence[Completion]
+) -> Iterator[tuple[tuple[str, str], int, int, int]]:
+    """Yield the same of completions whose levels, higher = better, are known; nothing where there are no levels."""
     for (i, left), (j, right) in combinations(enumerate(shown), 2) if levels else ():
         if left.id != right.id:
             sign = 1 if left.id < right.id else -1

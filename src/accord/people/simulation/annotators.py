@@ -83,6 +83,7 @@ ANNOTATORS: Mapping[str, str] = {
     # By name, not by import: nothing but its own command imports the demo.
     "panel": "accord.demo.raters:panel",
     "synthetic": "accord.demo.raters:synthetic_reviewers",
+    "readers": "accord.people.simulation.readers:simulated_readers",
 }
 MakeAnnotators = Callable[[AnnotatorRequest], Iterable[AnnotatorGroup]]
 
