@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 from conftest import WriteRows
 from typer.testing import CliRunner
-from webapp import labelling
+from webapp import http, http_get, labelling
 
 from accord.cli.main import app
-from accord.config import AskConfig, EvalConfig, LabelConfig, Recipe, load_recipe
+from accord.config import AskConfig, EnoughConfig, EvalConfig, LabelConfig, Recipe, load_recipe
 from accord.errors import DataError, UsageError
 from accord.evals.results import policy_floors
 from accord.formats.facts import UNKNOWN_TIME
@@ -25,10 +29,12 @@ from accord.loop import WaitingForPeople, run
 from accord.loop.round import broken_floors
 from accord.loop.samples import queue_samples, tasks_about
 from accord.loop.task import Asked
-from accord.loop.waiting import Questions, people_at_the_desk
+from accord.loop.waiting import people_at_the_desk
 from accord.people.desk import Assignment, Desk, NewTask
 from accord.people.desk.answers import read_answer
+from accord.people.running import running_app
 from accord.people.simulation.client import Client
+from accord.people.watching import Questions
 from accord.records import Annotator, Completion, Prompt, Ranking, Source
 from accord.stats import Interval
 from accord.store import Store
@@ -286,7 +292,8 @@ def test_gold_questions_skips_and_simulated_annotators_do_not_answer(tmp_path: P
     assert (now.needed, now.answered, now.people) == (2, 0, 0)
     assert now.text() == "0 of 2 answers (1 skipped, 1 by simulated annotators do not count)"
     taken = Questions(asked.store, asked.tasks, simulated=True).standing()
-    assert (taken.needed, taken.answered, taken.simulated) == (2, 1, 0)
+    assert (taken.needed, taken.answered, taken.people, taken.simulated) == (2, 1, 0, 1)
+    assert taken.text() == "1 of 2 answers (1 skipped, 1 of them by simulated annotators)"
 
 
 def test_pairs_are_asked_of_every_two_samples_and_overlap_asks_each_of_several(tmp_path: Path) -> None:
@@ -295,7 +302,7 @@ def test_pairs_are_asked_of_every_two_samples_and_overlap_asks_each_of_several(t
     assert asked.standing().needed == 18
     assert answer_all(tmp_path / "accord.db", "Ada") == 9
     assert (asked.standing().answered, asked.standing().missing) == (9, 9)
-    enough = Questions(asked.store, asked.tasks, enough=9).standing()
+    enough = Questions(asked.store, asked.tasks, EnoughConfig(answers=9)).standing()
     assert (enough.needed, enough.missing) == (9, 0)
 
 
@@ -324,7 +331,7 @@ def test_a_comparison_has_one_round() -> None:
 def test_tasks_of_another_store_are_refused(tmp_path: Path, recipe: Any) -> None:
     """Where the store is another one, what earlier rounds asked cannot be found: that is said, not left out."""
     (tmp_path / "tasks.jsonl").write_text('{"task": "of another store", "overlap": 1}\n')
-    ask = AskConfig(who="people", enough=1)
+    ask = AskConfig(who="people", enough=EnoughConfig(answers=1))
     queued(tmp_path / "accord.db", ask)
     answer_all(tmp_path / "accord.db")
     rows = [{"prompt": "A fox:", "topic": "fox", "completions": ["a", "bb", "ccc"]}]
@@ -358,11 +365,13 @@ def test_the_command_says_what_it_waits_for_and_how_to_go_on(
     assert result.exit_code == 5, result.stderr
     assert result.stdout == (
         "waiting for people: 0 of 4 answers\n"
-        "next: accord label run   (prints a link: let them answer), then the same command again, or with --wait\n"
+        "next: the same command with --serve --invite 3   (prints a link a colleague, and waits for them); or\n"
+        "      accord label run   (prints a link: let them answer), then the same command again\n"
     )
     told = json.loads(CliRunner().invoke(app, [*command, "--json"], prog_name="accord").stdout)
     assert told == {
-        **{"waiting_for": "people", "answered": 0, "missing": 4, "needed": 4, "people": 0},
+        **{"waiting_for": "people", "answered": 0, "missing": 4, "needed": 4, "people": 0, "simulated": 0},
+        **{"deadline": None, "app": None, "links": []},
         **{"command": "accord label run", "exit_code": 5},
     }
 
@@ -400,3 +409,116 @@ def test_a_command_that_waits_is_killed_and_goes_on_when_the_answers_come(tmp_pa
         assert "report.html" in waiting.communicate(timeout=120)[0], said.read_text()
     assert waiting.returncode == 0
     assert len(rows_of(tmp_path / "run/rankings/rankings.jsonl")) == 4
+
+
+class Colleague:
+    """Somebody who opens a link from the run's output in a browser of one's own, and ranks longer texts first."""
+
+    def __init__(self, link: str, name: str = "") -> None:
+        self.url = link.rpartition("/join/")[0]
+        self.browser = http(base_url=self.url, follow_redirects=True)
+        self.browser.get(link)
+        self.entered = self.browser.post("/join", data={"name": name})
+        token = re.search(r'<meta name="csrf" content="(\w+)"', self.entered.text)
+        self.browser.headers["X-CSRF-Token"] = token[1] if token else ""
+
+    def answer(self, most: int = 100) -> int:
+        for given in range(most):
+            claimed = self.browser.post("/api/claim", json={"kinds": None})
+            if claimed.status_code == 204:
+                return given
+            task = claimed.json()
+            lengths = [len(completion["text"]) for completion in task["completions"]]
+            said = {"ranks": [1 + sum(other > length for other in lengths) for length in lengths]}
+            where, key = f"/api/tasks/{task['task_id']}/submit", {"Idempotency-Key": task["task_id"]}
+            assert self.browser.post(where, json=said, headers=key).status_code == 201
+        return most
+
+
+@pytest.fixture
+def colleague() -> Iterator[Any]:
+    """``colleague(link, name)``: a browser of its own for each, closed at the end."""
+    with contextlib.ExitStack() as browsers:
+
+        def enter(link: str, name: str = "") -> Colleague:
+            made = Colleague(link, name)
+            browsers.callback(made.browser.close)
+            return made
+
+        yield enter
+
+
+@contextlib.contextmanager
+def told(command: list[str], into: Path, until: str, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command as a process, once it has written ``until``; what it has written so far."""
+    with into.open("w") as stderr:
+        argv = [sys.executable, "-m", "accord", *command, *more]
+        started = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    try:
+        while until not in into.read_text():
+            assert started.poll() is None, into.read_text()
+            time.sleep(0.1)
+        yield started, into.read_text()
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def link_for(who: str, text: str) -> str:
+    found = re.search(rf"for {who}, once: (http\S+)", text)
+    assert found is not None, text
+    return found[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_serves_prints_links_is_killed_and_goes_on(
+    tmp_path: Path, command: list[str], colleague: Any
+) -> None:
+    """Two colleagues open their links and answer; after kill -9 one has a new link; the app ends with the run."""
+    said, door = tmp_path / "said.txt", ("--serve", "--invite", "Ada,Ben", "--port", "0")
+    waits = "waiting for people: 0 of 8 answers"
+    command += ["ask.overlap=2"]
+    with told(command, said, waits, *door) as (killed, text):
+        ada = colleague(link_for("Ada", text))
+        assert "Hello, Ada." in ada.entered.text and ada.answer(2) == 2
+        assert colleague(link_for("Ada", text)).entered.status_code == 422  # it lets one person in, once
+        assert running_app(str(tmp_path / "run/accord.db")) == ada.url
+        killed.kill()
+        killed.wait()
+    assert running_app(str(tmp_path / "run/accord.db")) == ""
+    with told([*command, "ask.overlap=2"], said, "waiting for people: 2 of 8 answers by 1 person", *door) as (
+        run,
+        text,
+    ):
+        ada, ben = colleague(link_for("Ada", text)), colleague(link_for("Ben", text))
+        admin = colleague(re.search(r"as a new admin: (\S+)", text)[1], "Zoe")  # type: ignore[index]
+        assert admin.browser.get("/api/me").json()["role"] == "admin"
+        assert (ada.answer(), ben.answer()) == (2, 4)
+        out, _ = run.communicate(timeout=120)
+        assert run.returncode == 0 and "report.html" in out, said.read_text()
+    assert "ask: enough: 8 of 8 answers by 2 people" in said.read_text()
+    with pytest.raises(httpx2.ConnectError):
+        ada.browser.get("/login")
+    found = json.loads((tmp_path / "run/ask/stage.json").read_text())["result"]
+    agreed = found["agreement"]  # both rank by length: of every order they say the same
+    assert (found["enough"], found["people"], agreed["value"], agreed["clusters"]) == ("answers", 2, 1.0, 4)
+
+
+@pytest.mark.slow
+def test_an_app_that_runs_already_is_used(tmp_path: Path, command: list[str], colleague: Any) -> None:
+    """A run beside `accord label` opens no second one: it names the address, and its invitations lead there."""
+    assert CliRunner().invoke(app, command, prog_name="accord").exit_code == 5
+    with labelling(tmp_path / "run") as (served, _):
+        found = CliRunner().invoke(app, [*command, "--invite", "2", "--json"], prog_name="accord")
+        shown = json.loads(found.stdout)
+        assert (found.exit_code, shown["app"]) == (5, served["url"])
+        for number, link in enumerate(shown["links"]):
+            assert f"Hello, Dan {number}." in colleague(link["url"], f"Dan {number}").entered.text
+        said = tmp_path / "said.txt"
+        with told(command, said, "0 of 3 answers", "--serve", "--invite", "2", "ask.enough=3") as (run, text):
+            assert f"people answer at {served['url']}, where the app runs" in text
+            assert "Dan 0 is in already" in text
+            assert answer_all(tmp_path / "run/accord.db", "Dan 0", most=3) == 3
+            out, _ = run.communicate(timeout=120)
+            assert run.returncode == 0 and "report.html" in out, said.read_text()
+        assert http_get(f"{served['url']}/login").status_code == 200

@@ -8,6 +8,10 @@ from collections.abc import Callable
 Log = Callable[[float, str], None]
 
 
+class Notice(str):
+    """A text that is said once: no reporter leaves it out, however close it comes to another one."""
+
+
 def quiet(fraction: float, text: str) -> None:
     """Report nothing."""
 
@@ -20,4 +24,9 @@ def part_of(log: Log, start: float, end: float) -> Log:
 def named_part(log: Log, index: int, count: int, name: str) -> Log:
     """Return the reporter of one of several equal parts, which puts the part's name before what it says."""
     part = part_of(log, index / count, (index + 1) / count)
-    return lambda fraction, text: part(fraction, f"{name}: {text}")
+    return lambda fraction, text: part(fraction, named_text(name, text))
+
+
+def named_text(name: str, text: str) -> str:
+    """Return a text with the name of its part before it; a notice stays one."""
+    return type(text)(f"{name}: {text}")

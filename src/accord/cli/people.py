@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,15 +13,21 @@ from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, find_place
 from accord.cli.talk import talking
 from accord.config import load_label
-from accord.errors import DataError, ResourceError, UsageError
+from accord.errors import DataError, UsageError
+from accord.people.running import announced
+from accord.people.web.serving import Address, admin_entry
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from accord.people.desk import Desk
 
-# Addresses that mean every interface: to listen on, not to call.
-_ANYWHERE = {"0.0.0.0", "::", ""}
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Listen there; 0 takes a free one.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A name or address by which browsers may call this server; several times."),
+]
 
 
 def label(
@@ -31,14 +37,9 @@ def label(
             metavar="[PROJECT] [KEY=VALUE]...", help="The folder of a project or run, and keys of `label:` to change."
         ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Listen there; 0 takes a free one.")] = 8765,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A name or address by which browsers may call this server; several times."),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    allow_host: AllowHost = None,
     guidelines: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on."),
@@ -74,7 +75,8 @@ def label(
             raise UsageError("--pairs has no effect without --add", hint="name a file of completions")
         project = find_place(folder)
         settings = load_label(overrides, defaults=project.label)
-        listening = bound(host, port)
+        address = Address(host, port, tuple(allow_host or ()))
+        listening = address.bound()
         # After the checks and the port: a wrong key or a port in use is reported before the web packages load.
         from accord.people.desk import Desk
         from accord.store import Store
@@ -84,19 +86,18 @@ def label(
             if guidelines is not None:
                 desk.directory.write_guideline(_read(guidelines), by=None)
             added = {} if add is None else {"added": _add(desk, add, pairs)}
-            from accord.people.web.app import LOOPBACK, create_app
+            from accord.people.web.app import create_app
 
-            names = [*LOOPBACK, *([] if host in _ANYWHERE else [_bracketed(host)]), *(allow_host or [])]
-            app = create_app(desk, allowed_hosts=names)
+            app = create_app(desk, allowed_hosts=address.names())
             listening.listen(1024)  # not before it can answer: who waits in line for its start would call it slow
-            shown = "127.0.0.1" if host in _ANYWHERE else host
-            url = f"http://{_bracketed(shown)}:{listening.getsockname()[1]}"
-            entry = _entry(desk, app, url) if link else {}
-            reported = {"url": url, "project": project.root, "hosts": names, **entry, **added}
-            text = _text(project, url, entry, host, names)
-            talk.result(reported, text=f"{added['added']} tasks added from {add}\n{text}" if added else text)
-            talk.out.flush()
-            _serve(app, listening)
+            url = address.url(listening)
+            entry = admin_entry(desk, app, url) if link else {}
+            reported = {"url": url, "project": project.root, "hosts": address.names(), **entry, **added}
+            text = _text(project, url, entry, address)
+            with announced(project.store, address.url_for_others(listening)):
+                talk.result(reported, text=f"{added['added']} tasks added from {add}\n{text}" if added else text)
+                talk.out.flush()
+                _serve(app, listening)
 
 
 def _split(words: list[str]) -> tuple[Path | None, list[str]]:
@@ -131,41 +132,22 @@ def _add(desk: Desk, file: Path, num_pairs: int | None) -> int:
         raise DataError(str(reason), where=str(file), hint="queue plain prompts and completions") from reason
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """Bind the port before the server starts, so that a port in use is reported at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sends small answers at once; else they wait 40 ms for an acknowledgement.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # A restart does not wait for the last connections of the server before.
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        hint = "choose another one with --port, or 0 for any"
-        raise ResourceError(f"cannot listen on {host} port {port}: {error.strerror}", hint=hint) from error
-    return listening
-
-
-def _entry(desk: Desk, app: FastAPI, url: str) -> dict[str, str]:
-    """Return a link for an admin: at first it makes one, later it logs the first one in. Either works once."""
-    admins = [person for person in desk.directory.people() if person.role == "admin" and not person.disabled]
-    token = app.state.links.make(admins[0].id) if admins else desk.directory.invite("admin", by=None)
-    return {"link": f"{url}/join/{token}", "for": admins[0].name if admins else "a new admin"}
-
-
-def _text(project: Project, url: str, entry: Mapping[str, str], host: str, names: Sequence[str]) -> str:
+def _text(project: Project, url: str, entry: Mapping[str, str], address: Address) -> str:
     lines = [f"Accord labels {project.root.name} at {url}"]
     if entry:
         lines.append(f"Open this once, as {entry['for']}: {entry['link']}")
-    if host not in ("127.0.0.1", "::1", "localhost"):
-        lines.append("The network can reach it. Every page needs a login; without HTTPS others may listen.")
-        lines.append(f"Browsers may call it {', '.join(names)}; --allow-host adds a name.")
+    lines += network_lines(address)
     return "\n".join([*lines, "Ctrl-C stops it. Nothing that was submitted is lost."])
+
+
+def network_lines(address: Address) -> list[str]:
+    """What to know of an app that the network can reach."""
+    if address.is_local:
+        return []
+    return [
+        "The network can reach it. Every page needs a login; without HTTPS others may listen.",
+        f"Browsers may call it {', '.join(address.names())}; --allow-host adds a name.",
+    ]
 
 
 def _serve(app: FastAPI, listening: socket.socket) -> None:

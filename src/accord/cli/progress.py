@@ -12,10 +12,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from accord.progress import Notice
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 LINE_EVERY_S = 5.0
+WAITING_LINE_EVERY_S = 60.0  # people take hours: a log file of a day stays readable
 # A gain that would finish the whole within a second is no work of this start: a resumed run skips what is done.
 SKIPPED_PER_S = 1.0
 
@@ -27,7 +30,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._started = self._last_update = clock()
-        self._last_line = float("-inf")
+        self._last_line = self._last_waiting_line = float("-inf")
         self._fraction = self._worked = 0.0
         self._bar: Bar | None = None
 
@@ -47,11 +50,35 @@ class Progress:
         self._worked += gain if gain < SKIPPED_PER_S * took else 0.0
         self._fraction, self._last_update = min(1.0, max(0.0, fraction)), now
         if self._stream.isatty():
-            self._draw(text)
+            self._show(text)
+        elif isinstance(text, Notice):
+            self.note(f"[{self._fraction:4.0%}] {text}")
         elif now - self._last_line >= LINE_EVERY_S or self._fraction == 1.0:
             self._last_line = now
             self._stream.write(f"[{self._fraction:4.0%}] {text}{self._left()}\n")
             self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Write a whole line that stays, above the bar on a terminal."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def waiting(self, text: str) -> None:
+        """Show what others are at: one line in place on a terminal, a whole line a minute elsewhere.
+
+        The time that passes meanwhile is no work: it does not make the rest seem longer.
+        """
+        now = self._clock()
+        self._started += now - self._last_update
+        self._last_update = now
+        if self._stream.isatty():
+            self._draw(text)
+        elif now - self._last_waiting_line >= WAITING_LINE_EVERY_S:
+            self._last_waiting_line = now
+            self.note(f"[{self._fraction:4.0%}] {text}")
 
     @property
     def seconds_left(self) -> float | None:
@@ -64,12 +91,18 @@ class Progress:
         left = self.seconds_left
         return "" if left is None or self._fraction == 1.0 else f"  ({duration(left)} left)"
 
+    def _show(self, text: str) -> None:
+        if isinstance(text, Notice):
+            self.note(text)
+        else:
+            self._draw(text + self._left())
+
     def _draw(self, text: str) -> None:
         if self._bar is None:
             self._bar = _bar(self._stream)
             self._bar.start()
             self._task = self._bar.add_task("", total=1.0)
-        self._bar.update(self._task, completed=self._fraction, description=text + self._left())
+        self._bar.update(self._task, completed=self._fraction, description=text)
 
 
 def duration(seconds: float) -> str:

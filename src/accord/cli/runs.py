@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +14,14 @@ import yaml
 
 import accord
 from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
+from accord.cli.people import AllowHost, Host, Port
 from accord.cli.project import Project, ProjectDir, find_project, run_dir
 from accord.cli.talk import Talk, path_text, talking
+from accord.cli.waiting import Door, Invite, Serve, WaitForPeople, reception
 from accord.config import Recipe, load_recipe
 from accord.errors import UsageError
 from accord.grid import grid
+from accord.people.web.serving import Address
 
 
 def demo(
@@ -49,7 +52,7 @@ def demo(
         home = find_project(project)
         recipe = load_recipe("smoke" if smoke else "demo", overrides or (), defaults=home.defaults if home else None)
         wanted, folder = parse_seeds(seeds), run_dir(output_dir, home, recipe.name)
-        with people_may_be_asked(talk, home):
+        with reception(talk, recipe, folder, home):
             made = accord.run_seeds(
                 recipe,
                 output_dir=folder,
@@ -60,26 +63,6 @@ def demo(
                 log=talk.log,
             )
         talk.result(made, next_step=_next_steps(folder, recipe, home))
-
-
-@contextlib.contextmanager
-def people_may_be_asked(talk: Talk, home: Project | None) -> Iterator[None]:
-    """A run that waits for people says so, and how to go on, and ends with exit code 5."""
-    try:
-        yield
-    except accord.WaitingForPeople as stop:
-        place = path_text(home.root if home else Path(stop.place))
-        said = f"waiting for people: {stop.standing.text()}"
-        told = {
-            "waiting_for": "people",
-            "answered": stop.answered,
-            "missing": stop.missing,
-            "needed": stop.standing.needed,
-        }
-        told |= {"people": stop.standing.people, "command": f"accord label {place}", "exit_code": stop.exit_code}
-        steps = f"accord label {place}   (prints a link: let them answer), then the same command again, or with --wait"
-        talk.result(told, text=said, next_step=steps)
-        raise typer.Exit(stop.exit_code) from None
 
 
 def _next_steps(folder: Path, recipe: Recipe, home: Project | None) -> str:
@@ -152,9 +135,12 @@ def run(
     project: ProjectDir = None,
     output_dir: RunDir = None,
     resume: Resume = True,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Where people are asked, wait for their answers and go on by itself.")
-    ] = False,
+    wait: WaitForPeople = False,
+    serve: Serve = False,
+    invite: Invite = "",
+    host: Host = "127.0.0.1",
+    port: Port = 8765,
+    allow_host: AllowHost = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -164,7 +150,8 @@ def run(
     compare.methods runs each of them on each of compare.seeds, and writes one report.
 
     With ask.who=people the samples wait in the queue, and the command ends with exit code 5 until there are enough
-    answers; the same command then goes on. With rounds=N the loop turns N times, each from the policy promoted last.
+    answers; the same command then goes on. --wait waits for them, and --serve also opens the page where they answer and
+    prints a link a colleague. With rounds=N the loop turns N times, each from the policy promoted last.
 
     \b
     Examples:
@@ -174,6 +161,7 @@ def run(
       accord run my-recipe.yaml rl.kl_coef=0.02 rl.iterations=100
       accord run demo -o runs/kls --sweep rl.kl_coef=.01,.05,.2
       accord run demo ask.who=people ask.prompts=40 --wait
+      accord run demo ask.who=people ask.prompts=40 --serve --invite Ada,Ben
     """
     with talking(json, verbose) as talk:
         home = find_project(project)
@@ -194,17 +182,18 @@ def run(
             more = [f"--{name}={path}" for name, path in (("output-dir", output_dir), ("project", project)) if path]
             show_plan(talk, asked, made, folder, settings, asked.command(more))
             return
-        settings |= {"wait": wait, "log": talk.log}
+        settings["log"] = talk.log
+        door = Door(serve, invite, Address(host, port, tuple(allow_host or ())))
         if points:
-            with people_may_be_asked(talk, home), asked.inside():
-                swept = accord.sweep(points, output_dir=folder, **settings)
+            with reception(talk, made, folder, home, door, wait) as people, asked.inside():
+                swept = accord.sweep(points, output_dir=folder, wait=people.wait, **settings)
             talk.result(swept, next_step=f"open {path_text(swept.report)}")
             return
         if seed is not None and made.compare.methods:
             made = asked.load([f"compare.seeds=[{seed}]"])
         work = accord.compare if made.compare.methods else accord.run
-        with people_may_be_asked(talk, home), asked.inside():
-            summary = work(made, output_dir=folder, **settings)
+        with reception(talk, made, folder, home, door, wait) as people, asked.inside():
+            summary = work(made, output_dir=folder, wait=people.wait, **settings)
         steps = _next_steps(folder, made, home)
         talk.result(summary, next_step=steps if asked.recipe else f"{steps}\n      accord status")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from accord.cli.options import FromDir, Json, Seed, Verbose
-from accord.cli.people import bound
 from accord.cli.project import Project, find_place, find_project
 from accord.cli.talk import talking
 from accord.config import load_label
-from accord.errors import ResourceError, UsageError
+from accord.errors import UsageError
+from accord.people.web.serving import Address, served
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from accord.people.simulation.playing import ProjectAdmin
 
 
@@ -143,30 +139,9 @@ def _own_app(place: Project) -> Iterator[tuple[ProjectAdmin, str]]:
 
     with Store.open(place.store) as store:
         desk = Desk(store, load_label(defaults=place.label))
-        with _serving(create_app(desk)) as url:
-            yield DeskAdmin(desk), url
-
-
-@contextlib.contextmanager
-def _serving(app: FastAPI) -> Iterator[str]:
-    import uvicorn
-
-    listening = bound("127.0.0.1", 0)
-    # A client that keeps its connection must not hold up the end.
-    config = uvicorn.Config(app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        while not server.started:
-            if not thread.is_alive():
-                raise ResourceError("the app did not start")
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
+        free = Address(port=0)
+        with free.bound() as listening, served(create_app(desk), listening):
+            yield DeskAdmin(desk), free.url(listening)
 
 
 # ---- the summary ----------------------------------------------------------------------------------------------------

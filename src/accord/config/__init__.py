@@ -17,6 +17,7 @@ from accord.config.base import (
     nested,
     without_device,
 )
+from accord.config.enough import EnoughConfig
 from accord.config.layers import (
     Layer,
     build,
@@ -101,6 +102,7 @@ __all__ = [
     "Device",
     "DpoConfig",
     "DpoLoraConfig",
+    "EnoughConfig",
     "EnsembleRuleName",
     "EvalConfig",
     "KlPlaceName",

@@ -83,6 +83,18 @@ def nested(section: type[Section]) -> dict[str, type[Section]]:
     return {key: kind for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
+def spelt_out(kind: type[Section], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is given with each plain value that may stand for a section (``Section.plain``) as that section."""
+    out, sections = dict(given), nested(kind)
+    for key in out.keys() & sections.keys():
+        section, value = sections[key], out[key]
+        if isinstance(value, dict):
+            out[key] = spelt_out(section, value)
+        elif section.plain and isinstance(value, int | float | str) and not isinstance(value, bool):
+            out[key] = {section.plain: value}
+    return out
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, no silent conversion of types, no NaN."""
 
@@ -90,6 +102,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
     refused: ClassVar[Mapping[str, str]] = {}  # keys that users of other tools look for, and why they are not here
     usual: ClassVar[tuple[str, Mapping[str, Mapping[str, Any]]]] = ("", {})  # a key that names a row; what rows set
+    plain: ClassVar[str] = ""  # the key that a plain value in place of the section stands for; "": none may
 
     @model_validator(mode="before")
     @classmethod
@@ -97,6 +110,7 @@ class Section(BaseModel):
         """A partial nested section changes only what it names; the rest stays what *this* section defaults to."""
         if not isinstance(given, dict):
             return given
+        given = spelt_out(cls, given)
         row, values = cls.usual
         given = merged(values.get(str(given.get(row)), {}), given)
         defaults = {key: cls.model_fields[key].get_default(call_default_factory=True) for key in nested(cls)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from accord.config.base import S, Section, layered, nested
+from accord.config.base import S, Section, layered, nested, spelt_out
 from accord.errors import UsageError
 
 # ---- YAML ------------------------------------------------------------------------------------------------------
@@ -138,6 +138,7 @@ def build(kind: type[S], layers: Sequence[Layer]) -> S:
     Raises UsageError at the first bad key.
     """
     known = _dotted(kind)
+    layers = [replace(layer, values=spelt_out(kind, layer.values)) for layer in layers]
     for layer in layers:
         _check_keys(kind, layer, layer.values, (), known)
     values: dict[str, Any] = {}

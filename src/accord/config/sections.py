@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from accord.config.base import Rows, Section, exact_div
+from accord.config.enough import EnoughConfig
 from accord.config.rewards import ScorerConfig
 from accord.config.training import SHARE_SPELLINGS, LoraConfig, OptimConfig, Training
 
@@ -112,7 +113,7 @@ class AskConfig(Section):
     )
     overlap: int = Field(1, ge=1, le=1000, description="People, or annotators of the panel, who answer each task.")
     annotators: int = Field(8, ge=1, le=1000, description="who: panel; simulated annotators, each with its own taste.")
-    enough: int = Field(0, ge=0, description="who: people; answers a round waits for; 0 = each task by all of overlap.")
+    enough: EnoughConfig = Field(EnoughConfig(), description="who: people; what ends the waiting, or just a number.")
     simulated: bool = Field(False, description="who: people; also take what `accord simulate` answers in their place.")
     weight: float = Field(1.0, gt=0, description="Weight of one of their rankings against one that stands already.")
     scorer: ScorerConfig | None = Field(None, description="who: scorer; what ranks the samples.")
@@ -124,6 +125,12 @@ class AskConfig(Section):
             raise ValueError("scorer says what ranks where who is scorer: give both or neither")
         if self.annotators != type(self).model_fields["annotators"].default and self.who != "panel":
             raise ValueError(f"annotators says how many the panel has, and who is {self.who}")
+        return self
+
+    @model_validator(mode="after")
+    def _people_can_agree(self) -> Self:
+        if self.enough.agreement and self.overlap < 2:
+            raise ValueError("enough.agreement needs tasks that two people answer: give overlap 2 or more")
         return self
 
 

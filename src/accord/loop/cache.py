@@ -94,7 +94,7 @@ class Runner:
         return self._carry_out(stage, identity)
 
     def say(self, text: str) -> None:
-        """Report something at the point where the run is."""
+        """Report something at the point where the run is; a `Notice` is left out by nobody."""
         self.log(min(1.0, self._done), text)
 
     def _carry_out(self, stage: Stage, identity: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from accord.loop.run import (
     open_home,
     write_run_files,
 )
-from accord.loop.stages import Home, dpo_stage, json_of, rl_stage
+from accord.loop.stages import Home, Wait, dpo_stage, json_of, rl_stage
 from accord.models.placement import Placement
 from accord.progress import Log, named_part, quiet
 from accord.report.comparison_page import write_comparison
@@ -53,7 +53,7 @@ def compare(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    wait: bool = False,
+    wait: Wait = False,
     log: Log = quiet,
 ) -> dict[str, Any]:
     """Run, or continue, every method of ``recipe.compare`` on every seed, and write one report of them all.
@@ -75,7 +75,7 @@ def compare(
     return write_comparison(output_dir, recipe.name, found)
 
 
-def _open_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: bool) -> Home:
+def _open_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: Wait) -> Home:
     home = open_home(recipe, folder, where, Runner(folder, compare_shares(recipe), resume, log), wait)
     write_run_files(recipe, folder)
     return home

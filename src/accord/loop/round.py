@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,10 @@ from accord.loop.stages import (
     start_stages,
     task_judges,
 )
-from accord.loop.waiting import ASKED, WaitingForPeople, late_answers, wait_for_people
+from accord.loop.waiting import ASKED, WaitingForPeople, late_answers
 from accord.models.placement import Placement
-from accord.progress import Log
+from accord.people.watching import AnswersSoFar, Questions, Watcher, wait_for_people
+from accord.progress import Log, Notice
 from accord.report.run_page import write_pages, write_report
 from accord.rollout.engine import Sampling
 from accord.scoring.scorer import Scorer
@@ -111,7 +113,7 @@ def ask(home: Home, champion: Champion, samples: Path | None) -> Path | None:
         return None
     result = patiently(home, stage)
     if home.recipe.ask.who == "people":
-        say_what_came_late(home, result)
+        say_what_people_said(home, result)
     return home.path(f"ask/{JUDGEMENTS}")
 
 
@@ -123,14 +125,25 @@ def patiently(home: Home, stage: Stage) -> dict[str, Any]:
         except WaitingForPeople as waiting:
             if not home.wait:
                 raise
-            wait_for_people(waiting.questions, home.runner.say)
+            wait_for_people(waiting.questions, home.wait if callable(home.wait) else teller(home))
 
 
-def say_what_came_late(home: Home, result: Mapping[str, Any]) -> None:
-    """Say how many answers a finished round does not read."""
+def teller(home: Home) -> Watcher:
+    """What a run that waits tells its log."""
+
+    def tell(questions: Questions, standing: AnswersSoFar) -> None:
+        home.runner.say(f"waiting for people: {standing.line(time.time())}")
+
+    return tell
+
+
+def say_what_people_said(home: Home, result: Mapping[str, Any]) -> None:
+    """Say what ended the waiting, and how many answers a finished round does not read."""
+    if "ended" in result:  # what an earlier version asked does not say
+        home.runner.say(Notice(f"ask: {result['ended']}"))
     late = late_answers(result, home.path(f"ask/{ASKED}"), home.store, home.recipe.ask)
     if late:
-        home.runner.say(f"ask: {late} answers came after this round had enough; the next round reads them")
+        home.runner.say(Notice(f"ask: {late} answers came after this round had enough; the next round reads them"))
 
 
 def collect(home: Home, asked: Path | None) -> Path:
@@ -228,7 +241,8 @@ def round_row(root: Path, number: int) -> dict[str, Any]:
     folder = round_folder(root, number)
     summary, told = read_json(folder / "summary.json"), asked_of(folder)
     keys = ("candidate", "reward_accuracy", "judge_win_rate", "judge_win_rate_low", "judge_win_rate_high", "kl")
-    counts = {key: told[key] for key in ("called", "answers", "people", "judgements") if key in told}
+    keep = ("called", "answers", "people", "judgements", "simulated_among", "enough")
+    counts = {key: told[key] for key in keep if key in told}
     report = (folder / "report.html").relative_to(root).as_posix()
     return {"round": number, **{key: summary[key] for key in keys}, **counts, **summary["champion"], "report": report}
 
@@ -248,7 +262,8 @@ def asked_of(folder: Path) -> dict[str, Any]:
     """Who ranked a round's samples, what they are called, and their counts; empty where nobody was asked."""
     stamp = folder / f"ask/{STAMP}"
     told = read_json(stamp)["result"] if stamp.exists() else {}
-    return {key: told[key] for key in ("called", "answers", "people", "judgements", "annotators") if key in told}
+    keep = ("called", "answers", "people", "judgements", "annotators", "simulated_among")
+    return {key: told[key] for key in keep if key in told}
 
 
 def broken_floors(floors: Mapping[str, Mapping[str, Any]]) -> list[str]:

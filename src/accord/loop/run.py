@@ -25,7 +25,7 @@ from accord.loop.asking import check_annotators, reads_of, sources_asked
 from accord.loop.cache import Runner
 from accord.loop.files_task import TASKS
 from accord.loop.round import first_champion, play_round
-from accord.loop.stages import Home, is_folder, round_folder
+from accord.loop.stages import Home, Wait, is_folder, round_folder
 from accord.loop.task import Task, TaskPlace, find_task
 from accord.models.known_models import model_folder_name
 from accord.models.placement import Placement
@@ -79,7 +79,7 @@ def run(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    wait: bool = False,
+    wait: Wait = False,
     log: Log = quiet,
 ) -> dict[str, Any]:
     """Run, or continue, every stage of a recipe in ``output_dir`` and return the summary.
@@ -87,7 +87,8 @@ def run(
     Args:
         store: Path or URL of the store of facts; ``accord.db`` in ``output_dir`` by default.
         from_dir: Folder that already holds what would be downloaded, for machines without a network.
-        wait: Where people are asked, wait for their answers.
+        wait: Where people are asked, wait for their answers; a function is called at each look, with the questions and
+            how far people are (`accord.people.watching.Watcher`).
 
     Raises:
         WaitingForPeople: people are asked and have not answered yet; the same call goes on from there.
@@ -103,7 +104,7 @@ def run_seeds(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    wait: bool = False,
+    wait: Wait = False,
     log: Log = quiet,
 ) -> dict[str, Any]:
     """Run the recipe on each seed. One writes into ``output_dir`` itself, several into ``seed_N`` below it.
@@ -123,7 +124,7 @@ def run_seeds(
     return summaries
 
 
-def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: bool = False) -> dict[str, Any]:
+def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: Wait = False) -> dict[str, Any]:
     """One run, or the rest of it, in a folder; its summary."""
     check_recipe(recipe, [recipe.rl, recipe.optimisation(), *map(recipe.control, recipe.controls)])
     part = log if recipe.rounds == 1 else named_part(log, 0, recipe.rounds, "round 1")
@@ -138,7 +139,7 @@ def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, w
     return summary
 
 
-def open_home(recipe: Recipe, folder: Path, where: Where, runner: Runner, wait: bool = False) -> Home:
+def open_home(recipe: Recipe, folder: Path, where: Where, runner: Runner, wait: Wait = False) -> Home:
     """Where a run of the recipe lives. Raises UsageError for a task that cannot be found."""
     place = task_place(recipe, folder, where, runner.resume)
     return Home(recipe, task_of(recipe, place), runner, place.store, place.cache, where.from_dir, wait=wait)

@@ -17,6 +17,7 @@ from accord.loop.cache import Inputs, Runner, Stage, given_inputs
 from accord.loop.task import Task, TaskJudge
 from accord.models.known_models import KNOWN_MODELS, add_model
 from accord.models.placement import Placement
+from accord.people.watching import Watcher
 from accord.progress import Log
 from accord.records import Source
 from accord.rollout.engine import Sampling
@@ -31,6 +32,9 @@ from accord.train.reward import reward
 from accord.train.rl import rl
 from accord.train.sft import sft
 from accord.train.tokenizer import tokenizer
+
+#: Whether a run waits for people that it asks; a function does, and is told at each look how far they are.
+Wait = bool | Watcher
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Home:
     cache: Path
     from_dir: Path | None = None
     number: int = 1
-    wait: bool = False
+    wait: Wait = False
 
     @property
     def root(self) -> Path:

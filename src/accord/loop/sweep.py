@@ -13,7 +13,8 @@ from accord.errors import DataError
 from accord.grid import Combination
 from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.run import Where, run_in
-from accord.progress import Log, quiet
+from accord.loop.stages import Wait
+from accord.progress import Log, named_text, quiet
 from accord.report.sweep_page import Outcome, of_run, of_stage, write_sweep_report
 from accord.scoring.weighted import scorer_inputs
 
@@ -37,7 +38,7 @@ def sweep(
     store: str | None = None,
     from_dir: Path | None = None,
     resume: bool = True,
-    wait: bool = False,
+    wait: Wait = False,
     log: Log = quiet,
 ) -> SweepResult:
     """Run, or continue, a whole recipe at every point, in ``output_dir/<name of the point>``.
@@ -107,7 +108,7 @@ def _each(
     for place, point in enumerate(points):
 
         def part(fraction: float, text: str, place: int = place, point: Combination = point) -> None:
-            log((place + fraction) / len(points), text if point.name in text else f"{point.name}: {text}")
+            log((place + fraction) / len(points), text if point.name in text else named_text(point.name, text))
 
         try:
             outcomes.append(work(point, part))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,84 +22,23 @@ from accord.loop.cache import Inputs
 from accord.loop.samples import queue_samples, read_samples, tasks_about
 from accord.loop.task import Annotators, Asked
 from accord.people.desk import Desk
-from accord.people.desk.rows import Submission
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
+from accord.people.watching import AnswersSoFar, Questions, Watch, moment_text
 from accord.records import Judgement
 from accord.store import Store
 
 ASKED = "tasks.jsonl"  # beside the judgements of a round: the tasks that they answered, those of earlier rounds too
-POLL_S = 3.0  # often enough to watch, seldom enough that a hundred thousand answers may be counted each time
-PACE_OVER_S = 1800.0  # people come and go: how fast they are is what they did in the last half hour
 
 
-@dataclass(frozen=True)
-class AnswersSoFar:
-    """How far people are with a round's tasks.
-
-    ``answers`` counts all that teach, ``answered`` of those what fills a task's overlap, ``needed`` what the round
-    waits for. ``simulated`` answers are not counted where people are waited for. ``times``: seconds since 1970.
-    """
-
-    needed: int
-    answered: int
-    answers: int
-    people: int
-    skipped: int
-    simulated: int
-    times: tuple[float, ...] = ()
-    judgements: frozenset[str] = frozenset()
-
-    @property
-    def missing(self) -> int:
-        return max(0, self.needed - self.answered)
-
-    def text(self) -> str:
-        """How it stands, in words."""
-        more = [f"{self.skipped} skipped"] if self.skipped else []
-        more += [f"{self.simulated} by simulated annotators do not count"] if self.simulated else []
-        by = f" by {self.people} {'person' if self.people == 1 else 'people'}" if self.people else ""
-        return f"{self.answered} of {self.needed} answers{by}" + (f" ({', '.join(more)})" if more else "")
+def store_folder(store: str) -> str:
+    """The folder of a store, which `accord label` takes; "" where the store is a database server's."""
+    return "" if "://" in store else str(Path(store).parent)
 
 
-@dataclass(frozen=True)
-class Questions:
-    """Tasks in a store that people answer; ``enough`` answers are waited for, 0: each by all of its overlap."""
-
-    store: str
-    tasks: Mapping[str, int]
-    enough: int = 0
-    simulated: bool = False
-
-    def standing(self) -> AnswersSoFar:
-        """How far they are now. Tasks that have become gold questions are neither waited for nor counted."""
-        with Store.open(self.store) as facts:
-            desk = Desk(facts, LabelConfig())
-            gold = {task.id for task in desk.queue.tasks(gold=True)}
-            ours = {id_: overlap for id_, overlap in self.tasks.items() if id_ not in gold}
-            given = [one for one in desk.reading.submissions() if one.task_id in ours and not one.undone]
-            played = {person.id for person in desk.directory.people() if person.simulated}
-            skipped = sum(skip.task_id in ours for skip in desk.reading.skips())
-        return _standing(self, ours, given, played, skipped)
-
-
-def _standing(
-    asked: Questions, tasks: Mapping[str, int], given: Sequence[Submission], played: set[int], skipped: int
-) -> AnswersSoFar:
-    taken = [one for one in given if asked.simulated or one.person_id not in played]
-    answers = [one for one in taken if not one.adjudication]
-    filled = Counter(one.task_id for one in answers)
-    most = sum(tasks.values())
-    return AnswersSoFar(
-        needed=min(asked.enough, most) if asked.enough else most,
-        answered=sum(min(filled[id_], overlap) for id_, overlap in tasks.items()),
-        answers=len(answers),
-        people=len({one.person_id for one in answers}),
-        skipped=skipped,
-        simulated=len(given) - len(taken),
-        times=tuple(sorted(one.created_at for one in answers)),
-        judgements=frozenset(id_ for one in taken for id_ in one.judgement_ids),
-    )
+def label_command(store: str) -> str:
+    """The command that lets people answer what waits in a store."""
+    return f"accord label {store_folder(store)}".strip()
 
 
 class WaitingForPeople(AccordError):
@@ -115,31 +53,9 @@ class WaitingForPeople(AccordError):
     def __init__(self, standing: AnswersSoFar, questions: Questions) -> None:
         self.standing, self.questions = standing, questions
         self.answered, self.missing = standing.answered, standing.missing
-        self.place = "" if "://" in questions.store else str(Path(questions.store).parent)
-        super().__init__(f"waiting for people: {standing.text()}", hint=f"{self.command}, then run the same again")
-
-    @property
-    def command(self) -> str:
-        """What lets people answer."""
-        return f"accord label {self.place}".strip()
-
-
-def wait_for_people(questions: Questions, say: Callable[[str], None], *, every_s: float = POLL_S) -> None:
-    """Look at the store until the answers are enough, and say each time how far people are."""
-    while (standing := questions.standing()).missing:
-        say(f"waiting for people: {standing.text()}{_pace(standing, time.time())}")
-        time.sleep(every_s)
-
-
-def _pace(standing: AnswersSoFar, now: float) -> str:
-    """How fast answers come, and when there will be enough; nothing before the second one of the last half hour."""
-    recent = [at for at in standing.times if now - at < PACE_OVER_S]
-    if len(recent) < 2:
-        return ""
-    per_hour = 3600 * (len(recent) - 1) / max(1.0, now - recent[0])
-    minutes = 60 * standing.missing / per_hour
-    left = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
-    return f", {per_hour:.0f} an hour: enough in about {left}"
+        self.place = store_folder(questions.store)
+        hint = f"{label_command(questions.store)}, then run the same again"
+        super().__init__(f"waiting for people: {standing.text()}", hint=hint)
 
 
 # ---- as annotators of a run ------------------------------------------------------------------------------------------
@@ -156,15 +72,18 @@ def people_at_the_desk(config: AskConfig, guideline: str, reads: str, earlier: P
     def answer(inputs: Inputs, asked: Asked) -> dict[str, Any]:
         own = _ask(config, asked, guideline)
         standing = own.standing()
-        if standing.missing:
+        if not standing.ended:
             raise WaitingForPeople(standing, own)
+        _refuse_nothing(standing, own)
         before = read_asked(inputs["earlier"]) if "earlier" in inputs else {}
         every = replace(own, tasks={**before, **own.tasks})
         said = _collect(every, asked, reads)
         write_jsonl(asked.judgements.with_name(ASKED), ({"task": id_, "overlap": n} for id_, n in every.tasks.items()))
-        return {"tasks": len(own.tasks), **said}
+        ended = {"enough": standing.ended, "ended": standing.why_ended(), "agreement": standing.agreement.to_json()}
+        return {"tasks": len(own.tasks), **said, **ended}
 
-    settings = config.model_dump(include={"kind", "overlap", "enough", "simulated"}) | {"reads": reads}
+    settings = config.model_dump(include={"kind", "overlap", "simulated"}) | {"reads": reads}
+    settings["enough"] = config.enough.amount()
     return Annotators({} if earlier is None else {"earlier": earlier}, answer, settings)
 
 
@@ -192,12 +111,26 @@ def _ask(config: AskConfig, asked: Asked, guideline: str) -> Questions:
             why="no prompt has two different samples",
             hint="raise sample.samples_per_prompt or sample.temperature",
         )
-    return Questions(asked.store, tasks, config.enough, config.simulated)
+    with Store.open(asked.store) as facts:
+        newest = Desk(facts, LabelConfig()).queue.task(next(reversed(tasks)))
+    return Questions(asked.store, tasks, config.enough, config.simulated, newest.created_at)
+
+
+def _refuse_nothing(standing: AnswersSoFar, questions: Questions) -> None:
+    """Raise DataError where a deadline has come before anybody answered: there is nothing to learn from."""
+    if standing.ended == "deadline" and not standing.answers:
+        raise DataError(
+            f"nobody has answered before the deadline, {moment_text(standing.deadline or 0.0)}",
+            why=standing.text(),
+            hint="give ask.enough a later deadline (or within) and start the same run again; "
+            f"the questions still wait: {label_command(questions.store)}",
+        )
 
 
 def _collect(asked_of: Questions, asked: Asked, reads: str) -> dict[str, Any]:
     """Write what people said of these tasks as the reward stage reads it, and return how much that is."""
-    standing = asked_of.standing()
+    with Watch(asked_of) as watch:
+        standing, answered = watch.look(time.time()), watch.judgements()
     left_out: dict[str, int] = {}
     with Store.open(asked_of.store) as facts:
         _refuse_strangers(asked_of, facts)
@@ -205,7 +138,7 @@ def _collect(asked_of: Questions, asked: Asked, reads: str) -> dict[str, Any]:
         weigh = training_view(facts, weights=weights, simulated=asked_of.simulated, left_out=left_out)
 
         def view(judgement: Judgement) -> Weighed | None:
-            return weigh(judgement) if judgement.id in standing.judgements else None
+            return weigh(judgement) if judgement.id in answered else None
 
         said = [item for item in from_facts(facts, view) if item.kind == reads]
     rows = list(to_jsonl(replace(item, weight=round(item.weight * asked.weight, 6)) for item in said))
@@ -214,7 +147,8 @@ def _collect(asked_of: Questions, asked: Asked, reads: str) -> dict[str, Any]:
         raise DataError(f"of {standing.answers} answers none is a {reads} to learn from", why=told)
     write_jsonl(asked.judgements, rows)
     counts = {"answers": standing.answers, "people": standing.people, "skipped": standing.skipped}
-    return counts | {"simulated_answers": standing.simulated, "judgements": len(rows), "left_out": left_out}
+    counts |= {"simulated_answers": standing.simulated, "simulated_among": standing.simulated_among}
+    return counts | {"judgements": len(rows), "left_out": left_out}
 
 
 def _refuse_strangers(asked: Questions, facts: Store) -> None:

@@ -139,7 +139,8 @@ def _answers(row: ResultRow) -> str:
     """How many answers a round has, and whose."""
     if "called" in row:
         return f"{row['judgements']:,} by {row['called']}"
-    return f"{row['answers']:,}, by {row['people']}" if "answers" in row else NONE
+    among = f", {row['simulated_among']:,} of them simulated" if row.get("simulated_among") else ""
+    return f"{row['answers']:,}, by {row['people']}{among}" if "answers" in row else NONE
 
 
 # ---- headline ------------------------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def share_by_cluster(
     shares: npt.ArrayLike,
     clusters: Labels | None = None,
     *,
+    weights: npt.ArrayLike | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -119,7 +120,7 @@ def share_by_cluster(
     that are all 1 Wilson's interval is [K / (K + z^2), 1]; at 95 % its lower end is 1 - 3.84 / K for large K, near the
     rule of three (Hanley & Lippman-Hand 1983, JAMA 249:1743).
     """
-    found = bootstrap_by_cluster(shares, clusters, level=level, resamples=resamples, seed=seed)
+    found = bootstrap_by_cluster(shares, clusters, weights=weights, level=level, resamples=resamples, seed=seed)
     if not found.has_no_width:
         return found
     bounds = wilson(found.value * found.clusters, found.clusters, level)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, case, func, select
 from accord.people.desk.access import all_people
 from accord.people.desk.answers import read_answer
 from accord.people.desk.queue import NOT_AGAIN
-from accord.people.desk.rows import Progress, Skip, Standing, Submission
+from accord.people.desk.rows import AnswersSince, GivenAnswer, Progress, Skip, Standing, Submission
 from accord.people.desk.transactions import DeskPart
 from accord.store.operations import HAS_FREE_SLOT, assignments, people, submissions, tasks
 
@@ -22,6 +22,19 @@ _SUBMISSIONS = (
     .join_from(submissions, tasks)
     .join(people, people.c.id == submissions.c.person_id)
 )
+_GIVEN = select(
+    submissions.c.id,
+    tasks.c.task_id,
+    submissions.c.person_id,
+    submissions.c.created_at,
+    submissions.c.adjudication,
+    submissions.c.shown,
+    submissions.c.answer,
+    submissions.c.judgement_ids,
+).join_from(submissions, tasks)
+_UNDONE = select(submissions.c.id).where(submissions.c.undone_at.is_not(None))
+_GOLD_TASKS = select(tasks.c.task_id).where(tasks.c.gold.is_not(None))
+_SKIPPED = select(tasks.c.task_id).join_from(assignments, tasks).where(assignments.c.state == "skipped")
 
 
 class DeskReading(DeskPart):
@@ -49,6 +62,18 @@ class DeskReading(DeskPart):
             connection.execute(query.order_by(*order).limit(last), execution_options=streamed) as rows,
         ):
             yield from map(_submission, rows)  # a reader may stop early: both end with it
+
+    def answers_since(self, number: int) -> AnswersSince:
+        """Return what came in after an answer, all of it after 0: who looks again and again reads each answer once."""
+        newer = _GIVEN.where(submissions.c.id > number).order_by(submissions.c.id)
+        with self._store.snapshot() as connection:
+            return AnswersSince(
+                new=tuple(GivenAnswer(*row) for row in connection.execute(newer)),
+                undone=frozenset(connection.scalars(_UNDONE)),
+                gold_tasks=frozenset(connection.scalars(_GOLD_TASKS)),
+                skipped=tuple(connection.scalars(_SKIPPED)),
+                people=tuple(all_people(connection)),
+            )
 
     def skips(self) -> Iterator[Skip]:
         """Yield the tasks that people skipped and did not take again."""

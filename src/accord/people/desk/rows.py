@@ -146,6 +146,37 @@ class Submission:
     judgement_ids: tuple[str, ...]
 
 
+class GivenAnswer(NamedTuple):
+    """The little of a submission that counting needs; ``number`` rises with each that comes in.
+
+    ``shown``, ``said`` and ``made`` are JSON: the order of the completions, the answer in that order, and the ids of
+    the judgements that it makes.
+    """
+
+    number: int
+    task_id: str
+    person_id: int
+    created_at: float
+    adjudication: bool
+    shown: str
+    said: str
+    made: str
+
+
+@dataclass(frozen=True)
+class AnswersSince:
+    """The answers that came in after another one, and what has become of all of them by now.
+
+    ``undone``: numbers of those taken back. ``skipped``: the task of each skip that stands.
+    """
+
+    new: tuple[GivenAnswer, ...]
+    undone: frozenset[int]
+    gold_tasks: frozenset[str]
+    skipped: tuple[str, ...]
+    people: tuple[Person, ...]
+
+
 class Skip(NamedTuple):
     """A task that a person would not answer, and why."""
 

@@ -96,7 +96,7 @@ def read_evidence(submissions: Iterable[Submission], tasks: Mapping[str, QueuedT
 
 def compared(answer: Answer, shown: Sequence[Completion]) -> Iterator[tuple[tuple[str, str], int, int, int]]:
     """Yield (item, value, first_shown, longer) of each two completions, as in `Choice`; nothing where none compare."""
-    return ordered_pairs(_levels(answer), shown)
+    return ordered_pairs(levels_of(answer), shown)
 
 
 def ordered_pairs(
@@ -111,7 +111,7 @@ def ordered_pairs(
             yield (min(left.id, right.id), max(left.id, right.id)), sign * better, sign, sign * longer
 
 
-def _levels(answer: Answer) -> list[float]:
+def levels_of(answer: Answer) -> list[float]:
     """Return how good each completion shown is to this person, higher = better; ratings by their sum over the axes."""
     if answer.ranks is not None:
         return [-float(rank) for rank in answer.ranks]

@@ -230,10 +230,11 @@ class Links:
         self._held: dict[str, tuple[int, float]] = {}  # hash of the token -> (person, when it ends)
         self._lock = threading.Lock()
 
-    def make(self, person_id: int) -> str:
-        token = secrets.token_urlsafe(32)
+    def make(self, person_id: int, *, hours: float | None = None) -> str:
+        """Return the token of a new link, which lasts as long as all do unless told otherwise."""
+        token, seconds = secrets.token_urlsafe(32), self._seconds if hours is None else hours * 3600
         with self._lock:
-            self._held[hashed(token)] = (person_id, self._clock() + self._seconds)
+            self._held[hashed(token)] = (person_id, self._clock() + seconds)
         return token
 
     def person(self, token: str, *, use: bool) -> int | None:
