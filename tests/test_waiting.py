@@ -205,13 +205,16 @@ def test_a_plain_number_is_so_many_answers(tmp_path: Path) -> None:
 
 
 def test_a_deadline_is_a_moment_or_a_span() -> None:
+    def ends_at(queued_at: float, **enough: str) -> float | None:
+        return Questions("accord.db", {}, EnoughConfig.model_validate(enough), queued_at=queued_at).deadline
+
     at = datetime(2026, 12, 24, 17, tzinfo=UTC).timestamp()
-    assert EnoughConfig(deadline="2026-12-24T18:00+01:00").ends_at(0.0) == at
+    assert ends_at(0.0, deadline="2026-12-24T18:00+01:00") == at
     here = load_recipe(None, ["ask.enough.deadline=2026-12-24 18:00:00"]).ask.enough  # YAML makes a moment of it
-    assert here.ends_at(0.0) == datetime(2026, 12, 24, 18).timestamp()
-    spans = [EnoughConfig(within=text).ends_at(100.0) for text in ("90m", "1.5h", "2d", "")]
+    assert ends_at(0.0, deadline=here.deadline) == datetime(2026, 12, 24, 18).timestamp()
+    spans = [ends_at(100.0, within=text) for text in ("90m", "1.5h", "2d", "")]
     assert spans == [100 + 5400, 100 + 5400, 100 + 172_800, None]
-    assert EnoughConfig(deadline="2026-12-24T18:00+01:00", within="1h").ends_at(at - 7200) == at - 3600
+    assert ends_at(at - 7200, deadline="2026-12-24T18:00+01:00", within="1h") == at - 3600
 
 
 @pytest.mark.parametrize(
@@ -224,6 +227,7 @@ def test_a_deadline_is_a_moment_or_a_span() -> None:
         ("ask.enough.deadline=2026-12-24", "2026-12-24T18:00"),
         ("ask.enough.within=48", "like 90m, 48h or 2d"),
         ("ask.enough.within=two days", "like 90m, 48h or 2d"),
+        ("ask.enough.within=0h", "longer than nothing"),
         ("ask.enough.answer=3", "did you mean 'ask.enough.answers'"),
     ],
 )

@@ -16,6 +16,14 @@ UNITS_S = {"m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?) ?(m|min|h|d)")
 
 
+def span_s(text: str) -> float:
+    """Return the seconds of a span like 90m, 48h or 2d. Raises ValueError for anything else."""
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no span of time: write it like 90m, 48h or 2d")
+    return float(found[1]) * UNITS_S[found[2]]
+
+
 class EnoughConfig(Section):
     """What ends the waiting for people: the first of these that is met. A plain number is ``answers``."""
 
@@ -48,16 +56,9 @@ class EnoughConfig(Section):
     @field_validator("within")
     @classmethod
     def _is_a_span(cls, text: str) -> str:
-        if text and not _SPAN.fullmatch(text):
-            raise ValueError(f"{text!r} is no span of time: write it like 90m, 48h or 2d")
+        if text and not span_s(text):
+            raise ValueError(f"{text!r}: give a span that is longer than nothing")
         return text
-
-    def ends_at(self, queued_at: float) -> float | None:
-        """Return when waiting ends for questions queued then, both in seconds since 1970; None where nothing says."""
-        moments = [datetime.fromisoformat(self.deadline).timestamp()] if self.deadline else []
-        if span := _SPAN.fullmatch(self.within):
-            moments.append(queued_at + float(span[1]) * UNITS_S[span[2]])
-        return min(moments, default=None)
 
     def amount(self) -> dict[str, Any] | int:
         """Return what says how much is enough, not when: a moment that is moved later opens no finished round."""

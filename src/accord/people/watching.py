@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from accord.config import EnoughConfig, LabelConfig
+from accord.config.enough import span_s
 from accord.people.desk import Desk, Person
 from accord.people.desk.rows import AnswersSince, GivenAnswer
 from accord.people.quality.so_far import AgreementSoFar
@@ -140,7 +141,10 @@ class Questions:
 
     @property
     def deadline(self) -> float | None:
-        return self.enough.ends_at(self.queued_at)
+        """When the waiting ends whatever has come, in seconds since 1970; None where nothing says."""
+        moments = [datetime.fromisoformat(self.enough.deadline).timestamp()] if self.enough.deadline else []
+        moments += [self.queued_at + span_s(self.enough.within)] if self.enough.within else []
+        return min(moments, default=None)
 
     def standing(self, now: float | None = None) -> AnswersSoFar:
         """How far they are. Tasks that have become gold questions are neither waited for nor counted."""
