@@ -241,7 +241,7 @@ def round_row(root: Path, number: int) -> dict[str, Any]:
     folder = round_folder(root, number)
     summary, told = read_json(folder / "summary.json"), asked_of(folder)
     keys = ("candidate", "reward_accuracy", "judge_win_rate", "judge_win_rate_low", "judge_win_rate_high", "kl")
-    keep = ("called", "answers", "people", "judgements", "simulated_among", "enough")
+    keep = ("called", "answers", "people", "judgements", "of_them_simulated", "enough")
     counts = {key: told[key] for key in keep if key in told}
     report = (folder / "report.html").relative_to(root).as_posix()
     return {"round": number, **{key: summary[key] for key in keys}, **counts, **summary["champion"], "report": report}
@@ -262,7 +262,7 @@ def asked_of(folder: Path) -> dict[str, Any]:
     """Who ranked a round's samples, what they are called, and their counts; empty where nobody was asked."""
     stamp = folder / f"ask/{STAMP}"
     told = read_json(stamp)["result"] if stamp.exists() else {}
-    keep = ("called", "answers", "people", "judgements", "annotators", "simulated_among")
+    keep = ("called", "answers", "people", "judgements", "annotators", "of_them_simulated")
     return {key: told[key] for key in keep if key in told}
 
 

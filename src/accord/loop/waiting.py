@@ -147,7 +147,7 @@ def _collect(asked_of: Questions, asked: Asked, reads: str) -> dict[str, Any]:
         raise DataError(f"of {standing.answers} answers none is a {reads} to learn from", why=told)
     write_jsonl(asked.judgements, rows)
     counts = {"answers": standing.answers, "people": standing.people, "skipped": standing.skipped}
-    counts |= {"simulated_answers": standing.simulated, "simulated_among": standing.simulated_among}
+    counts |= {"simulated_answers": standing.simulated, "of_them_simulated": standing.simulated_among}
     return counts | {"judgements": len(rows), "left_out": left_out}
 
 

@@ -139,7 +139,7 @@ def _answers(row: ResultRow) -> str:
     """How many answers a round has, and whose."""
     if "called" in row:
         return f"{row['judgements']:,} by {row['called']}"
-    among = f", {row['simulated_among']:,} of them simulated" if row.get("simulated_among") else ""
+    among = f", {row['of_them_simulated']:,} of them simulated" if row.get("of_them_simulated") else ""
     return f"{row['answers']:,}, by {row['people']}{among}" if "answers" in row else NONE
 
 
