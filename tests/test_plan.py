@@ -103,6 +103,15 @@ def test_what_a_run_would_miss_is_said_before_it(recipe: Any, tmp_path: Path) ->
         plan_run(recipe("ask={who: nobody, scorer: null}"), output_dir=tmp_path / "run")
 
 
+def test_people_are_waited_for_and_their_answers_counted(recipe: Any, tmp_path: Path) -> None:
+    """Four prompts by two people: 8 rankings, or of three samples 3 pairs each, 24."""
+    people = ("ask={who: people, scorer: null, overlap: 2}", "sample.samples_per_prompt=3")
+    for kind, answers in (("ranking", 8), ("pair", 24)):
+        plan = plan_run(recipe(*people, f"ask.kind={kind}"), output_dir=tmp_path / "run")
+        assert why(plan, "ask") == f"waits for people: up to {answers} answers"
+    assert "people's time aside" in plan_text(plan)
+
+
 def test_rows_that_are_no_good_are_counted(recipe: Any, tmp_path: Path, write_rows: WriteRows) -> None:
     log = write_rows("odd.jsonl", [*({"prompt": f"Ask {i}?"} for i in range(40)), {"prompt": " "}, {"prompt": 7}])
     plan = plan_run(recipe(f"task.prompts={log}"), output_dir=tmp_path / "run")

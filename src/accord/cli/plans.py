@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from accord.cli.doctor import GB, memory_gb
 from accord.cli.progress import duration
 from accord.cli.talk import path_text, to_plain
 
@@ -15,13 +16,12 @@ SPLIT_NAMES = ("train", "valid", "test", "judge")
 #: What each split is for, in the order of the columns.
 SPLIT_USE = "train teaches, valid chooses among snapshots, test is reported, judge teaches the judge alone"
 LIMIT_SHOWN = 1_200  # characters of a text: a long one would push everything else off the screen
-GB = 1e9
 
 
 def plan_json(plan: RunPlan) -> dict[str, Any]:
     """The plan as JSON, the recipe with every key."""
     plain: dict[str, Any] = to_plain(plan)
-    return plain | {"recipe": plan.recipe.resolved(), "is_done": plan.is_done}
+    return plain | {"recipe": plan.recipe.resolved(), "is_done": plan.is_done, "memory_free": _memory_free()}
 
 
 def plan_text(plan: RunPlan) -> str:
@@ -83,12 +83,23 @@ def _costs(cost: CostEstimate | None) -> Iterator[str]:
     if cost is None:
         return
     low, high = duration(cost.low), duration(cost.high)
-    yield f"an estimate: {duration(cost.seconds)} of computing ({low} to {high}), {cost.tokens:,} tokens"
-    yield f"  from {cost.basis}"
-    yield (
-        f"  memory up to {cost.memory / GB:.1f} GB{f' ({cost.memory_stage})' if cost.memory_stage else ''}; "
-        f"disk up to {cost.disk / GB:.1f} GB of {cost.disk_free / GB:.0f} GB free"
-    )
+    yield f"an estimate: {duration(cost.seconds)} of computing ({low} to {high}), people's time aside"
+    yield f"  from {cost.tokens:,} tokens: {cost.basis}"
+    free = _memory_free()
+    has = "" if free is None else f" of {free / GB:.1f} GB free"
+    stage = f" ({cost.memory_stage})" if cost.memory_stage else ""
+    disk = f"{cost.disk / GB:.1f} GB of {cost.disk_free / GB:.0f} GB free"
+    yield f"  memory up to {cost.memory / GB:.1f} GB{stage}{has}; disk up to {disk}"
+    if free is not None and cost.memory > free:
+        yield "  more than is free: train adapters (lora.rank), lower micro_batch_tokens, or take a smaller model"
+    if cost.disk > cost.disk_free:
+        yield "  more disk than is free: evaluate less often (eval_every), or write elsewhere with -o"
+
+
+def _memory_free() -> float | None:
+    """Bytes of memory that are free now; None where the system does not tell."""
+    _, free = memory_gb()
+    return None if free is None else free * GB
 
 
 def _texts(plan: RunPlan) -> Iterator[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from accord.cli.asked import answers_waited_for, round_folders
 from accord.cli.options import Json, Verbose
 from accord.cli.progress import duration
 from accord.cli.project import Project, ProjectDir, find_project
@@ -21,7 +21,6 @@ from accord.files import read_json
 TAIL_BYTES = 65_536
 BEGUN = ("running.json", "metrics.jsonl", "checkpoints")
 SPLITS_SHOWN = ("train", "valid", "test", "judge")
-_ROUND = re.compile(r"round_\d+")
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,18 @@ class RoundStatus:
 
 
 @dataclass(frozen=True)
+class Waited:
+    """How many answers a run waits for, how many there are and from how many people; and all of it in words."""
+
+    answered: int
+    needed: int
+    people: int
+    text: str
+
+
+@dataclass(frozen=True)
 class RunStatus:
-    """A run: the stages of its rounds, and the rounds that are finished.
+    """A run: the stages of its rounds, the rounds that are finished, and the answers it waits for, if it does.
 
     ``rows`` counts the task's rows by kind and split, ``rounds_wanted`` the rounds that its recipe asks for.
     """
@@ -71,6 +80,7 @@ class RunStatus:
     rounds: tuple[RoundStatus, ...] = ()
     rounds_wanted: int = 1
     rows: Mapping[str, int] = field(default_factory=dict)
+    waiting: Waited | None = None
 
     @property
     def is_done(self) -> bool:
@@ -81,7 +91,7 @@ class RunStatus:
         lines = [head, *(f"  {stage_text(stage)}" for stage in self.stages)]
         lines += [f"  {one.text()}" for one in self.rounds]
         lines += [f"  rounds: {len(self.rounds)} of {self.rounds_wanted}"] if self.rounds_wanted > 1 else []
-        return "\n".join(lines)
+        return "\n".join([*lines, *([f"  waiting for people: {self.waiting.text}"] if self.waiting else [])])
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,7 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
         home = find_project(project)
         counts, workers = store_counts(home), find_workers(home)
         folder = home.runs if home else Path("runs")
-        runs = [run_status(path) for path in find_runs(folder)]
+        runs = [run_status(path, home.store if home else "") for path in find_runs(folder)]
         models = find_models(home)
         next_step = next_command(home, counts, runs)
         held = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "empty"
@@ -161,6 +171,8 @@ def next_command(home: Project | None, counts: Mapping[str, int], runs: Sequence
     run = next((one for one in runs if one.folder == home.runs / recipe.name), None)
     if run is None:
         return "accord run --dry-run"
+    if run.waiting is not None and run.waiting.answered < run.waiting.needed:
+        return f"accord label {path_text(home.root)}   (let them answer), then accord run"
     return f"open {path_text(run.report)}" if run.is_done and run.report else "accord run"
 
 
@@ -210,29 +222,37 @@ def _has_store(project: Project | None) -> bool:
 def find_runs(folder: Path) -> list[Path]:
     """Return the folders of runs below ``folder``: those that hold a resolved recipe, at most two levels down.
 
-    Later rounds of a run belong to it.
+    Later rounds belong to their run.
     """
     found = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/resolved.json"))
-    return [path for path in found if not (_ROUND.fullmatch(path.name) and path.parent in found)]
+    rounds = {later for run in found for number, later in round_folders(run).items() if number > 1}
+    return [path for path in found if path not in rounds]
 
 
-def run_status(folder: Path) -> RunStatus:
-    """Read a run's folder, its stages in the order they were finished; nothing in it is trusted to be whole."""
-    rounds = sorted((path for path in folder.glob("round_*") if _ROUND.fullmatch(path.name)), key=_round_number)
-    stages = [*_stages_of(folder), *(stage for path in rounds for stage in _stages_of(path, f"{path.name}/"))]
-    resolved = _read(folder / "resolved.json")
-    report = folder / "report.html"
+def run_status(folder: Path, store: str = "") -> RunStatus:
+    """Read a run's folder, its stages in the order they were finished; nothing in it is trusted to be whole.
+
+    ``store``: where people answer what it asks; by default the run's own.
+    """
+    rounds, resolved, report = round_folders(folder), _read(folder / "resolved.json"), folder / "report.html"
+    stages = [stage for number, path in rounds.items() for stage in _stages_of(path, _prefix(number))]
+    asked = answers_waited_for(folder, resolved, store or str(folder / "accord.db"))
     return RunStatus(
         folder,
         tuple(stages),
         report if report.is_file() else None,
-        tuple(_round_status(path, folder) for path in (folder, *rounds) if (path / "summary.json").is_file()),
+        tuple(_round_status(number, path) for number, path in rounds.items() if (path / "summary.json").is_file()),
         int(resolved.get("rounds", 1)),
         _read(folder / "data/stage.json").get("result", {}).get("counts", {}),
+        None if asked is None else Waited(asked.answered, asked.needed, asked.people, asked.text()),
     )
 
 
-def _stages_of(folder: Path, prefix: str = "") -> list[StageStatus]:
+def _prefix(number: int) -> str:
+    return "" if number == 1 else f"round_{number}/"
+
+
+def _stages_of(folder: Path, prefix: str) -> list[StageStatus]:
     done = sorted(folder.glob("*/stage.json"), key=lambda stamp: stamp.stat().st_mtime)
     begun = {path.parent for name in BEGUN for path in folder.glob(f"*/{name}")} - {stamp.parent for stamp in done}
     stages = [stage_status(stamp.parent, "done", stamp) for stamp in done]
@@ -240,15 +260,11 @@ def _stages_of(folder: Path, prefix: str = "") -> list[StageStatus]:
     return [replace(stage, name=prefix + stage.name) for stage in stages]
 
 
-def _round_number(folder: Path) -> int:
-    return int(folder.name.rpartition("_")[2])
-
-
-def _round_status(folder: Path, root: Path) -> RoundStatus:
+def _round_status(number: int, folder: Path) -> RoundStatus:
     told = _read(folder / "summary.json")
     champion = told.get("champion", {})
     return RoundStatus(
-        1 if folder == root else _round_number(folder),
+        number,
         str(told.get("candidate", "")),
         str(champion.get("policy", "")),
         bool(champion.get("promoted")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from accord.evals.judges import recipe_judges
 from accord.files import read_json
 from accord.formats import read_items
 from accord.formats.stage_rows import read_judged, read_lessons, read_prompts, read_rankings
-from accord.loop.asking import ask_stage, reads_of
+from accord.loop.asking import JUDGEMENTS, ask_stage, reads_of
 from accord.loop.cache import RUNNING, STAMP, Runner, Stage
 from accord.loop.costs import UNSURE, Amounts, Estimator, ModelSize, measure_products
 from accord.loop.files_task import SPLITS, TASKS
@@ -216,22 +217,22 @@ def plan_stages(home: Home, planner: Planner) -> None:
         return
     for number in range(1, home.recipe.rounds + 1):
         runner = planner if number == 1 else planner.later(number, home.root)
-        champion = _plan_round(replace(home, runner=runner, number=number), champion)
+        champion = _plan_round(replace(home, runner=runner, number=number), runner, champion)
 
 
 def _plan_methods(home: Home, planner: Planner, champion: Champion) -> None:
     """Note what a comparison does on one of its seeds."""
     samples = sample_prompts(home, champion.policy, home.task.prompts("train"))
-    fit_reward(home, collect(home, _plan_asking(home, champion, samples)))
+    fit_reward(home, collect(home, _plan_asking(home, planner, champion, samples)))
     for name in (*home.recipe.compare.methods, "eval"):
         done = planner.resume and (home.path(name) / STAMP).exists() and not any(one.is_left for one in planner.noted)
         planner.note(name, DONE if done else TO_DO, "unless its settings have changed" if done else "")
 
 
-def _plan_round(home: Home, champion: Champion) -> Champion:
+def _plan_round(home: Home, planner: Planner, champion: Champion) -> Champion:
     """Note the stages of a round, and return the champion after it: as it was found, or the candidate for now."""
     samples = sample_prompts(home, champion.policy, home.task.prompts("train"))
-    reward = fit_reward(home, collect(home, _plan_asking(home, champion, samples)))
+    reward = fit_reward(home, collect(home, _plan_asking(home, planner, champion, samples)))
     judgements = home.path("rankings/rankings.jsonl")
     candidate = candidate_of(home, champion.policy, reward, judgements)
     controls = optimise_controls(home, champion.policy, reward, judgements)
@@ -242,12 +243,20 @@ def _plan_round(home: Home, champion: Champion) -> Champion:
     return after
 
 
-def _plan_asking(home: Home, champion: Champion, samples: Path | None) -> Path | None:
+def _plan_asking(home: Home, planner: Planner, champion: Champion, samples: Path | None) -> Path | None:
     stage = None if samples is None else ask_stage(home, samples, "sft" if home.number == 1 else champion.name)
     if stage is None:
         return None
     home.do(stage)
-    return home.path("ask/judgements.jsonl")
+    if home.recipe.ask.who == "people" and planner.noted[-1].is_left:
+        planner.noted[-1] = replace(planner.noted[-1], why=f"waits for people: up to {_answers(home.recipe):,} answers")
+    return home.path(f"ask/{JUDGEMENTS}")
+
+
+def _answers(recipe: Recipe) -> int:
+    """How many answers a round asks people for; fewer where samples are alike."""
+    tasks = math.comb(recipe.sample.samples_per_prompt, 2) if recipe.ask.kind == "pair" else 1
+    return recipe.ask.prompts * tasks * recipe.ask.overlap
 
 
 def _champion_after(home: Home, champion: Champion) -> Champion:
