@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +201,27 @@ def test_how_far_people_are_with_a_run_of_the_projects_own(
         answer(desk, "Ada", 1)
         answer(desk, "Ben", 6)
     assert Said("status").next == "accord run"
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_is_told_and_goes_on(
+    elsewhere: Path, chat_model: Path, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = write_rows("bot_log.jsonl", bot_log())
+    Said("init", "support", "--model", chat_model, "--data", log, "--prompt-field", "question")
+    monkeypatch.chdir("support")
+    long = [*TINY, "rounds=1", "rl.iterations=400", "rl.eval_every=400"]
+    with subprocess.Popen([sys.executable, "-m", "accord", "run", *long], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not Path("runs/support/rl/checkpoints").exists():
+            time.sleep(0.05)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    before = tree(Path.cwd())
+    told, plan = Said("status"), Said("run", *long, "--dry-run", "--json").json
+    assert tree(Path.cwd()) == before
+    assert told.next == "accord run" and "  rl          begun " in told.out and "  reward      done " in told.out
+    found = {stage["name"]: stage["state"] for stage in plan["stages"]}
+    assert found["reward"] == "done" and found["rl"] == "begun" and found["eval"] == "to do"
+    ran = Said("run", *TINY, "rounds=1")  # shorter: what is left of the long one is not gone on with
+    assert ran.code == 0, ran.err
+    assert Said("status").next == "open runs/support/report.html"

@@ -40,7 +40,7 @@ task:
 {base}
 # ---- who says which answers are better -----------------------------------------------------------------------------
 ask:
-  who: people # on the page of `accord label`; or scorer, module:NAME of yours, nobody (judgements that stand already)
+  who: people # on the page of `accord label`; or panel, simulated (both programs), scorer, module:NAME, nobody
   kind: ranking # best to worst; or pair, two at a time
   prompts: 120 # prompts whose answers they compare in a round
   overlap: 2 # people who see each: two show how far people agree, one is half the work

@@ -141,8 +141,8 @@ class Estimator:
         recipe = self.recipe
         if recipe.ask.who == "nobody":
             return 0.0
-        answers = recipe.ask.prompts * (recipe.ask.overlap if recipe.ask.who == "people" else 1)
-        return answers * recipe.sample.samples_per_prompt * (self.amounts.prompt + recipe.sample.max_new_tokens)
+        rankings = recipe.ask.prompts * recipe.ask.overlap
+        return rankings * recipe.sample.samples_per_prompt * (self.amounts.prompt + recipe.sample.max_new_tokens)
 
     def _reward(self, judged: float) -> StageWork:
         config = self.recipe.reward
