@@ -172,7 +172,8 @@ def next_command(home: Project | None, counts: Mapping[str, int], runs: Sequence
     if run is None:
         return "accord run --dry-run"
     if run.waiting is not None and run.waiting.answered < run.waiting.needed:
-        return f"accord label {path_text(home.root)}   (let them answer), then accord run"
+        place = path_text(home.root)
+        return f"accord run --serve --invite 3   (prints a link a colleague), or accord label {place}, then accord run"
     return f"open {path_text(run.report)}" if run.is_done and run.report else "accord run"
 
 
