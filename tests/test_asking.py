@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from chatserver import ChatServer, always_a, longer, serving_chat
 from conftest import WriteRows
 from test_rounds import PLACES, THINGS, TINY
+from typer.testing import CliRunner
 
+from accord.cli.main import app
 from accord.config import AskConfig, ChatConfig, LabelConfig, Recipe, ScorerConfig, load_recipe
 from accord.errors import DataError, UsageError
 from accord.formats import read_items, to_records
@@ -25,7 +28,7 @@ from accord.people.desk import Desk
 from accord.people.exporting import write_judgements
 from accord.people.quality import report_of
 from accord.people.simulation.readers import one_reader, reader_panel
-from accord.records import Source
+from accord.records import Annotator, Label, Source
 from accord.store import Store
 
 SAMPLES: list[dict[str, Any]] = [
@@ -208,6 +211,7 @@ def test_ai_feedback_and_simulated_rankings_are_exported_only_where_asked(
     with Store.open(asked.store) as store:
         quality = report_of(Desk(store, LabelConfig()))
         assert (quality.num_answers, quality.people, quality.agreement) == (0, (), ())
+        assert store.judged_by() == {"model": 4, "simulated": 2}
 
         def exported(**options: bool) -> dict[str, int]:
             made = write_judgements(store, tmp_path / "out.jsonl", "accord", kinds=("ranking",), **options)
@@ -223,14 +227,25 @@ def test_ai_feedback_and_simulated_rankings_are_exported_only_where_asked(
         assert {one.annotator_kind for one in facts if hasattr(one, "annotator_kind")} == {"model", "simulated"}
 
 
+def test_status_says_by_whom_judgements_are(asked: Asked, server: ChatServer, tmp_path: Path) -> None:
+    (tmp_path / "accord.yaml").write_text("store: accord.db\n")
+    chat(server).answer({}, asked)
+    with Store.open(asked.store) as store:
+        (completion, *_) = store.completions()
+        ada = Annotator(name="Ada", annotator_kind="human")
+        label = Label(annotator_id=ada.id, completion_id=completion.id, good=True)
+        store.add([ada, label, replace(label, good=False, supersedes=label.id)])
+    done = CliRunner().invoke(app, ["status", "--project", str(tmp_path)])
+    assert "judged by: people 1, AI feedback 4" in done.stdout, done.output
+
+
 # -- in recipes and runs -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["ask.who=simulated", "ask.overlap=2"], "ask.overlap is 2, and ask.who simulated has 1"),
-        (["ask.who=panel", "ask.overlap=9"], "ask.overlap is 9, and ask.who panel has 8"),
+        (["ask.who=panel", "ask.overlap=9"], "ask.overlap is 9, and the panel"),
         (["ask.who=simulated", "ask.annotators=3"], "annotators says how many the panel has, and who is simulated"),
         (["ask.who=panel", "reward.loss=binary"], "ask.who panel brings rankings"),
         (["ask.who=scorer", "ask.scorer={regex: a}", "reward.loss=regression"], "ask.who scorer brings rankings"),

@@ -396,7 +396,7 @@ def test_the_template_says_what_to_fill_in(tmp_path: Path, monkeypatch: pytest.M
         (["base.model=gone"], "gone"),
         (["optimise=dpo", "dpo.loss=nowhere:LOSS"], "nowhere"),
         (["ask={who: scorer, scorer: {model: gone/model}}"], "gone/model: there is no such model"),
-        (["ask.who=panel", "ask.overlap=9"], "ask.overlap is 9, and ask.who panel has 8"),
+        (["ask.who=panel", "ask.overlap=9"], "ask.overlap is 9, and the panel"),
         (["ask.who=nowhere:ASK"], "no module 'nowhere'"),
         (["eval.judges={one: {model: gone/judge}}"], "gone/judge: there is no such model"),
     ],

@@ -99,6 +99,11 @@ def test_what_a_run_would_miss_is_said_before_it(recipe: Any, tmp_path: Path) ->
         "the model is a chat model: prompts of plain text are read without its template, unless task.chat is true",
         "nobody judges the result yet: name a scorer that trains nothing with eval.judges",
     )
+    chat = "scorer: {regex: '', chat: {url: 'http://localhost:1', model: judge-1}}"
+    asked = recipe(f"ask={{who: scorer, {chat}}}", "ask.prompts=5", "sample.samples_per_prompt=3")
+    # Three pairs of three samples, each in both orders, of five prompts: 30.
+    told = "judge-1 is asked up to 30 times a round: about every two samples, in both orders"
+    assert told in plan_run(asked, output_dir=tmp_path / "run").notes
     with pytest.raises(UsageError, match="no judgements to learn from, and nobody is asked"):
         plan_run(recipe("ask={who: nobody, scorer: null}"), output_dir=tmp_path / "run")
 

@@ -145,7 +145,7 @@ def test_the_report_is_plain_json_with_every_number_an_interval_or_a_reason() ->
     person = told["people"][0]
     for name in ("gold", "kappa", "accuracy", "first_shown", "longer", "repeats", "words_per_s", "scale", "left"):
         assert set(person[name]) in ({"value", "low", "high", "n", "clusters"}, {"value", "why"}), name
-    assert told["agreement"][0]["measure"] == "order of two" and "alpha" in told["definitions"]
+    assert told["agreement"][0]["measure"] == "order of two, simulated annotators" and "alpha" in told["definitions"]
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------------
@@ -154,6 +154,26 @@ def test_the_report_is_plain_json_with_every_number_an_interval_or_a_reason() ->
 def two_people(kind: str = "pair", num_tasks: int = 4, size: int = 2) -> Workshop:
     raters = [ReplayedRater(name, {}) for name in ("ann", "bea")]
     return Workshop(make_tasks(kind, num_tasks, size, 2, 0), raters)
+
+
+def test_people_and_programs_are_compared_each_among_themselves() -> None:
+    """Ann and Bea agree on all four tasks; two programs on none of them, nor with people. Raw agreement: 1, and 0."""
+    shop = Workshop(make_tasks("pair", 4, 2, 4, 0), [ReplayedRater(name, {}) for name in ("ann", "bea", "p1", "p2")])
+    shop.people = [replace(person, simulated=person.id > 2) for person in shop.people]
+    for number, task in enumerate(shop.tasks):
+        for person_id, ranks in ((1, [1, 2]), (2, [1, 2]), (3, [2, 1]), (4, [1, 2] if number == 9 else [1, 1])):
+            shop.submit(person_id, task, (0, 1), {"ranks": ranks})
+    quality = shop.report()
+    raw = {row.measure: row.raw.value for row in quality.agreement if isinstance(row.raw, Interval)}
+    assert raw == {"order of two": 1.0, "order of two, simulated annotators": 0.0}
+    assert {row.people for row in quality.couples} == {("ann", "bea"), ("p1", "p2")}
+    # People dispute nothing; the programs dispute every task, and nobody's name stands beside theirs.
+    assert {name for row in quality.disputed for name, _ in row.split} == {"p1", "p2"} and quality.num_disputed == 4
+    assert [row.name for row in quality.people] == ["ann", "bea", "p1", "p2"]
+    shop.submissions = [one for one in shop.submissions if one.person_id < 3]
+    alone = {row.name: row.weight for row in shop.report().people}
+    assert {row.name: row.weight for row in quality.people if not row.simulated} == alone
+    assert quality.first_shown.value == 1.0  # of people: of both it would be 8 of 12
 
 
 def test_nothing_answered_yet_explains_itself() -> None:
@@ -404,7 +424,7 @@ def test_ratings_have_a_row_of_agreement_an_axis() -> None:
         for person, value in ((1, a), (2, b)):
             axes = {"helpfulness": value, "harmlessness": 7, "truthfulness": value}
             shop.submit(person, task, (0,), {"ratings": [axes]})
-    rows = {row.measure: row for row in shop.report().agreement}
+    rows = {row.measure.removesuffix(", simulated annotators"): row for row in shop.report().agreement}
     assert set(rows) == {"helpfulness", "harmlessness", "truthfulness"}
     assert rows["helpfulness"].raw.value == pytest.approx(2 / 3) and rows["helpfulness"].alpha_metric == "ordinal"
     assert isinstance(rows["harmlessness"].alpha, Unknown) and rows["harmlessness"].raw.value == 1.0

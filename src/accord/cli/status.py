@@ -120,7 +120,7 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
     """
     with talking(json, verbose) as talk:
         home = find_project(project)
-        counts, workers = store_counts(home), find_workers(home)
+        counts, workers, judged_by = store_counts(home), find_workers(home), store_judged_by(home)
         folder = home.runs if home else Path("runs")
         runs = [run_status(path, home.store if home else "") for path in find_runs(folder)]
         models = find_models(home)
@@ -130,10 +130,14 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
             f"project {path_text(home.root)}, store: {held}" if home else "no project here (`accord init` makes one)"
         ]
         lines += [f"models: {', '.join(models)}"] if models else []
+        lines += (
+            [f"judged by: {', '.join(f'{name} {count:,}' for name, count in judged_by.items())}"] if judged_by else []
+        )
         lines += rows_lines(home, runs)
         lines += [f"people: {', '.join(one.text() for one in workers)}"] if workers else []
         lines += [run.text() for run in runs] or [f"no runs in {path_text(folder)} yet: try `accord demo`"]
         told = {"project": home and home.root, "store": counts, "models": models, "people": workers, "runs": runs}
+        told |= {"judged_by": judged_by}
         talk.result(told | {"next": next_step}, text="\n".join(lines), next_step=next_step)
 
 
@@ -214,6 +218,18 @@ def store_counts(project: Project | None) -> dict[str, int]:
 
     with Store.open(project.store) as store:
         return store.counts()
+
+
+def store_judged_by(project: Project | None) -> dict[str, int]:
+    """Return how many judgements stand in the project's store, by who made them: people, simulated ones, models."""
+    if not _has_store(project) or project is None:
+        return {}
+    from accord.formats.facts import ORIGINS
+    from accord.store import Store
+
+    with Store.open(project.store) as store:
+        found = store.judged_by()
+    return {origin: found[kind] for kind, origin in ORIGINS.items() if kind in found}
 
 
 def _has_store(project: Project | None) -> bool:

@@ -111,7 +111,7 @@ class AskConfig(Section):
     kind: Annotated[str, Rows(("ranking", "pair", "rating", "label"))] = Field(
         "ranking", description="What people are asked of a prompt's samples; pair: of every two of them."
     )
-    overlap: int = Field(1, ge=1, le=1000, description="People, or annotators of the panel, who answer each task.")
+    overlap: int = Field(1, ge=1, le=1000, description="who: people, panel; how many of them answer each task.")
     annotators: int = Field(8, ge=1, le=1000, description="who: panel; simulated annotators, each with its own taste.")
     enough: EnoughConfig = Field(EnoughConfig(), description="who: people; what ends the waiting, or just a number.")
     simulated: bool = Field(False, description="who: people; also take what `accord simulate` answers in their place.")

@@ -78,11 +78,11 @@ def check_programs(recipe: Recipe) -> None:
             f"ask.who {who} brings rankings, and reward.loss {recipe.reward.loss} learns from {reads}s",
             hint="choose a reward.loss that reads rankings, or ask people",
         )
-    most = {"simulated": 1, "panel": config.annotators}.get(who, config.overlap)
-    if config.overlap > most:
+    # One who ranks alone ranks once, whatever the overlap of people is.
+    if who == "panel" and config.overlap > config.annotators:
         raise UsageError(
-            f"ask.overlap is {config.overlap}, and ask.who {who} has {most}",
-            hint="raise ask.annotators, or lower ask.overlap" if who == "panel" else "ask.who: panel has several",
+            f"ask.overlap is {config.overlap}, and the panel (ask.annotators) has {config.annotators}",
+            hint="raise ask.annotators, or lower ask.overlap",
         )
 
 

@@ -468,5 +468,9 @@ def notes(home: Home, counts: Mapping[str, Mapping[str, int]], seen: Preview | N
         yield f"ask.prompts {recipe.ask.prompts} is above {train} train prompts: some are asked again, with new samples"
     if seen is not None and seen.tokenizer.chat and not recipe.task.chat and recipe.task.use in TASKS:
         yield "the model is a chat model: prompts of plain text are read without its template, unless task.chat is true"
+    if recipe.ask.scorer is not None and recipe.ask.scorer.chat is not None:
+        model, k = recipe.ask.scorer.chat.model, recipe.sample.samples_per_prompt
+        times = recipe.ask.prompts * k * (k - 1)
+        yield f"{model} is asked up to {times:,} times a round: about every two samples, in both orders"
     if counts and not task_judges(home) and not recipe_judges(recipe.eval):
         yield "nobody judges the result yet: name a scorer that trains nothing with eval.judges"

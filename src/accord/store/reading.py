@@ -81,6 +81,18 @@ def count(connection: Connection) -> dict[str, int]:
     return {kind.table.name: _count(connection, kind.table) for kind in FACT_KINDS}
 
 
+def judged_by(connection: Connection) -> dict[str, int]:
+    """Return how many judgements that count now there are, by the kind of who made them."""
+    found: dict[str, int] = {}
+    for kind in (kind for kind in FACT_KINDS if kind.is_judgement):
+        who = schema.annotators.c.annotator_kind
+        joined = kind.table.join(schema.annotators, schema.annotators.c.id == kind.table.c.annotator_id)
+        query = select(who, func.count()).select_from(joined).where(_counts_now(kind.table)).group_by(who)
+        for name, number in connection.execute(query):
+            found[name] = found.get(name, 0) + number
+    return found
+
+
 def mean_ratings(connection: Connection, scale: tuple[float, float] | None, axis: str) -> Iterator[MeanRating]:
     """Yield the mean rating on an axis by completion, of what counts now. Raises DataError where scales differ."""
     ratings, completions = schema.ratings, schema.completions

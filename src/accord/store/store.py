@@ -187,6 +187,11 @@ class Store:
         with explained(self._open_engine()), snapshot(self._engine) as connection:
             return reading.count(connection)
 
+    def judged_by(self) -> dict[str, int]:
+        """Return how many judgements count now, by the kind of annotator: human, simulated or model."""
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            return reading.judged_by(connection)
+
     def verify(self) -> list[Mismatch]:
         """Derive every content id again and report the rows that were tampered with or damaged; empty if none."""
         with explained(self._open_engine()), snapshot(self._engine) as connection:

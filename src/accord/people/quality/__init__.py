@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accord.config import LabelConfig
+from accord.formats.facts import ORIGINS
 from accord.people.quality.alarms import alarms
 from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, ordered_pairs, read_evidence
-from accord.people.quality.figures import AgreementRow, CoupleRow, DisputedTask, Quality
+from accord.people.quality.figures import AgreementRow, CoupleRow, DisputedTask, PersonRow, Quality
 from accord.people.quality.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
 from accord.stats import (
     DEFINITIONS,
@@ -58,7 +60,9 @@ def quality_weights(store: Store) -> dict[str, float]:
 
     desk = Desk(store, LabelConfig())
     evidence = read_evidence(desk.reading.submissions(), {task.id: task for task in desk.queue.tasks()})
-    worth, annotator_of = person_worth(evidence), {person.id: person.annotator_id for person in desk.directory.people()}
+    people = {person.id: person for person in desk.directory.people()}
+    worth = {id_: one for part in _apart(evidence, people) for id_, one in person_worth(part.evidence).items()}
+    annotator_of = {person.id: person.annotator_id for person in people.values()}
     answered = dict.fromkeys(one.person_id for one in evidence.answers)
     return {annotator_of[id_]: worth[id_].weight if id_ in worth else 1.0 for id_ in answered}
 
@@ -106,6 +110,9 @@ def report(
 ) -> Quality:
     """Report how the labelling goes and what each person's answers are worth.
 
+    Simulated annotators are compared among themselves, and people among themselves: neither agrees with, disputes or
+    weighs the other.
+
     Args:
         counts: the desk's counts of its queue, passed through.
         now: seconds since 1970, for the speed of the last hour; by default the moment of the last answer.
@@ -114,14 +121,10 @@ def report(
     everybody = {person.id: person for person in people}
     evidence = read_evidence(submissions, task_of)
     answers = [one for one in evidence.answers if one.person_id in everybody]
-    names = {person.id: person.name for person in everybody.values()}
-    fair = [choice for choice in evidence.choices if choice.task_id not in evidence.gold_tasks]
-    fair_scores = [score for score in evidence.scores if score.task_id not in evidence.gold_tasks]
-    rows = person_rows(evidence, answers, task_of, everybody, Counter(skip.person_id for skip in skips))
-    agreement = tuple(_agreement(fair, fair_scores))
-    labels = [score for score in fair_scores if score.axis == LABEL]
-    couples, couples_left_out = _couples([*fair, *labels], names)
-    disputed = _disputed(answers, task_of, evidence, names)
+    skipped = Counter(skip.person_id for skip in skips)
+    parts = [_compared(part, task_of, skipped) for part in _apart(evidence, everybody)]
+    fair = next((part.fair for part in parts if part.fair), [])
+    disputed = sorted((row for part in parts for row in part.disputed), key=_by_dispute)
     left = _answers_left(answers, task_of)
     per_hour = _speed(answers, now)
     return Quality(
@@ -131,17 +134,67 @@ def report(
         per_hour=per_hour,
         hours_left=_hours_left(left, per_hour),
         queue=dict(counts or {}),
-        agreement=agreement,
-        couples=couples,
-        couples_left_out=couples_left_out,
+        agreement=tuple(row for part in parts for row in part.agreement),
+        couples=tuple(row for part in parts for row in part.couples),
+        couples_left_out=sum(part.couples_left_out for part in parts),
         first_shown=share_of_tasks(first_wins(fair), "nobody has ordered two completions yet"),
         longer=share_of_tasks(longer_wins(fair), "nobody has ordered two completions of different length yet"),
-        people=rows,
+        people=tuple(sorted((row for part in parts for row in part.rows), key=lambda row: row.person_id)),
         disputed=tuple(disputed[:MOST_DISPUTED]),
         num_disputed=len(disputed),
-        alarms=alarms(rows, agreement),
+        alarms=tuple(alarm for part in parts for alarm in alarms(part.rows, part.agreement)),
         definitions=DEFINITIONS,
     )
+
+
+# ---- people apart from programs --------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """What people said, or what simulated annotators did; ``suffix`` is "" for people."""
+
+    evidence: Evidence
+    people: Mapping[int, Person]
+    suffix: str
+
+
+def _apart(evidence: Evidence, everybody: Mapping[int, Person]) -> list[_Part]:
+    """Return the evidence of people, then that of simulated annotators."""
+    parts = []
+    for simulated, suffix in ((False, ""), (True, f", {ORIGINS['simulated']}")):
+        own = {id_: person for id_, person in everybody.items() if person.simulated == simulated}
+        kept = replace(
+            evidence,
+            answers=tuple(one for one in evidence.answers if one.person_id in own),
+            choices=tuple(one for one in evidence.choices if one.person_id in own),
+            scores=tuple(one for one in evidence.scores if one.person_id in own),
+        )
+        parts.append(_Part(kept, own, suffix))
+    return parts
+
+
+class _Compared(NamedTuple):
+    """A part's figures; ``fair`` are its orders of two, those of gold questions left out."""
+
+    rows: tuple[PersonRow, ...]
+    agreement: tuple[AgreementRow, ...]
+    couples: tuple[CoupleRow, ...]
+    couples_left_out: int
+    disputed: list[DisputedTask]
+    fair: list[Choice]
+
+
+def _compared(part: _Part, task_of: Mapping[str, QueuedTask], skipped: Mapping[int, int]) -> _Compared:
+    evidence, people, suffix = part
+    fair = [choice for choice in evidence.choices if choice.task_id not in evidence.gold_tasks]
+    fair_scores = [score for score in evidence.scores if score.task_id not in evidence.gold_tasks]
+    labels = [score for score in fair_scores if score.axis == LABEL]
+    names = {id_: person.name for id_, person in people.items()}
+    couples, left_out = _couples([*fair, *labels], names)
+    agreement = tuple(replace(row, measure=row.measure + suffix) for row in _agreement(fair, fair_scores))
+    rows = person_rows(evidence, evidence.answers, task_of, people, skipped)
+    disputed = _disputed(evidence.answers, task_of, evidence, names)
+    return _Compared(rows, agreement, couples, left_out, disputed, fair)
 
 
 # ---- agreement -------------------------------------------------------------------------------------------------------
@@ -214,7 +267,11 @@ def _disputed(
             split = tuple((names[person], vote) for person, vote in votes.items())
             is_decided = task_id in evidence.decided_tasks
             found.append(DisputedTask(task_id, task_of[task_id].kind, distance, split, is_decided))
-    return sorted(found, key=lambda row: (row.adjudicated, -row.disagreement, row.task_id))
+    return sorted(found, key=_by_dispute)
+
+
+def _by_dispute(row: DisputedTask) -> tuple[bool, float, str]:
+    return row.adjudicated, -row.disagreement, row.task_id
 
 
 def _in_task_order(one: Submission) -> tuple[Any, ...]:
