@@ -195,7 +195,7 @@ def test_a_run_of_files(
     own_code: Path,
     write_rows: WriteRows,
 ) -> None:
-    """Files and a model of the user's, a scorer that is asked, dpo, and judges beside the one of their judgements."""
+    """Files and a model of the user's, a scorer asked about chosen prompts, dpo, and judges beside their own."""
     scorer = tmp_path / "scorer"
     shutil.copytree(reward_folder, scorer)
     asked = [
@@ -210,9 +210,10 @@ def test_a_run_of_files(
         *(f"task.{kind}={path}" for kind, path in files.items()),
         *(f"base.model={given}", "task.measured_prompts=6", "optimise=dpo", "dpo.groups_per_step=8", "ask.queue=0"),
         *("ask.who=scorer", f"ask.scorer={{ensemble: [{scorer}]}}", f"eval.judges={judges}"),
+        *("ask.choose=uncertain", "ask.pool=2"),
     ]
     runner = played(load_recipe(None, [*toy, *own]), tmp_path)
-    names = "data sft sample ask rankings reward dpo judge_people eval"
+    names = "data sft candidates sample ask rankings reward dpo judge_people eval"
     assert [stage.name for stage in runner.stages] == names.split()
     check_every_input(runner, {own_code: ["eval"]})
 

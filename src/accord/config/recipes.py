@@ -36,7 +36,7 @@ from accord.files import name_from
 SHARED_STAGES = frozenset(
     {
         *("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "rankings", "reward", "labelled", "eval"),
-        *("rl", "dpo", "model", "queued", "queue", "downloads"),
+        *("rl", "dpo", "model", "queued", "queue", "downloads", "candidates"),
     }
 )
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

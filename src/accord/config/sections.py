@@ -108,6 +108,14 @@ class AskConfig(Section):
         "or module:NAME.",
     )
     prompts: int = Field(150, ge=1, description="Train prompts whose samples they rank, in each round.")
+    choose: Annotated[str, Rows(("in_order", "random", "uncertain"))] = Field(
+        "in_order",
+        description="Which prompts: in_order, random, uncertain (where reward models disagree), or module:NAME.",
+    )
+    # Candidates cost samples, not people: with more the best are better, and each answer is dearer in machine time.
+    pool: int = Field(
+        4, ge=2, description="choose: uncertain; so many times as many prompts are sampled to choose from."
+    )
     kind: Annotated[str, Rows(("ranking", "pair", "rating", "label"))] = Field(
         "ranking", description="What people are asked of a prompt's samples; pair: of every two of them."
     )
@@ -131,6 +139,14 @@ class AskConfig(Section):
     def _people_can_agree(self) -> Self:
         if self.enough.agreement and self.overlap < 2:
             raise ValueError("enough.agreement needs tasks that two people answer: give overlap 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_is_asked(self) -> Self:
+        if self.who == "nobody" and self.choose != "in_order":
+            raise ValueError(f"choose is {self.choose}, and who is nobody: say who is asked about the prompts")
+        if self.pool != type(self).model_fields["pool"].default and self.choose in ("in_order", "random"):
+            raise ValueError(f"pool is what choose: uncertain chooses from, and choose is {self.choose}")
         return self
 
 

@@ -54,7 +54,7 @@ class PairBaseline:
 
     def score(self, texts: Sequence[str]) -> FloatArray:
         """(N,) scores; their difference is the log-odds that people prefer the one text to the other."""
-        return np.asarray(_baseline_rows(texts, self.blocks) @ self.coefficients)
+        return np.asarray(baseline_rows(texts, self.blocks) @ self.coefficients)
 
 
 def fit_pair_baseline(
@@ -84,12 +84,12 @@ def fit_pair_baseline(
     best: tuple[float, PairBaseline] | None = None
     for terms in kinds:
         blocks = tuple((term, *_frozen(fit_vocabulary(texts, term, min_texts=1))) for term in terms)
-        rows = _baseline_rows(texts, blocks)
-        valid_rows = _baseline_rows(valid.completions, blocks)
+        rows = baseline_rows(texts, blocks)
+        valid_rows = baseline_rows(valid.completions, blocks)
         difference = (rows[chosen_N] - rows[rejected_N]).tocsr()
         coefficients = np.zeros(rows.shape[1])
         for strength in STRENGTHS:
-            coefficients = _fit_differences(difference, weight_N, strength, coefficients)
+            coefficients = fit_differences(difference, weight_N, strength, coefficients)
             accuracy = float(pair_hits(valid_rows @ coefficients, valid.pairs).mean())
             if best is None or accuracy > best[0]:
                 best = accuracy, PairBaseline(blocks, coefficients, strength, len(chosen))
@@ -119,20 +119,30 @@ def _training_pairs(
     return list(chosen), list(rejected), np.array(weights, dtype=np.float64)
 
 
-def _baseline_rows(texts: Sequence[str], blocks: Sequence[tuple[Terms, tuple[str, ...], FloatArray]]) -> csr_array:
+def baseline_rows(texts: Sequence[str], blocks: Sequence[tuple[Terms, tuple[str, ...], FloatArray]]) -> csr_array:
+    """(N, V) each kind of terms side by side, each text's row of length 1 in each."""
     from scipy.sparse import hstack
 
     return hstack([unit_rows(tfidf_rows(texts, *block)) for block in blocks], format="csr")
 
 
-def _fit_differences(difference: csr_array, weight_N: FloatArray, strength: float, start_V: FloatArray) -> FloatArray:
-    """Minimise the weighted logistic loss of the differences' signs with L-BFGS, from ``start_V``."""
+def fit_differences(
+    difference: csr_array,
+    weight_N: FloatArray,
+    strength: float,
+    start_V: FloatArray,
+    centre_V: FloatArray | None = None,
+) -> FloatArray:
+    """Minimise the weighted logistic loss of the differences' signs with L-BFGS, from ``start_V``.
+
+    The penalty is on the distance from ``centre_V``, by default from 0.
+    """
     from scipy.optimize import minimize
 
     def loss(w: FloatArray) -> tuple[float, FloatArray]:
-        margin_N = difference @ w
+        margin_N, pull_V = difference @ w, w if centre_V is None else w - centre_V
         wrong_N = weight_N * 0.5 * (1 - np.tanh(margin_N / 2))
-        value = float(weight_N @ np.logaddexp(0, -margin_N) + w @ w / (2 * strength))
-        return value, np.asarray(w / strength - difference.T @ wrong_N)
+        value = float(weight_N @ np.logaddexp(0, -margin_N) + pull_V @ pull_V / (2 * strength))
+        return value, np.asarray(pull_V / strength - difference.T @ wrong_N)
 
     return np.asarray(minimize(loss, start_V, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)

@@ -14,6 +14,7 @@ from accord.files import write_json
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import read_prompts
 from accord.loop.cache import Inputs, Runner, Stage
+from accord.loop.choosing import PLACES
 from accord.loop.round import (
     Champion,
     ask,
@@ -95,6 +96,7 @@ def _compare_seed(home: Home) -> dict[str, Any]:
 def compare_shares(recipe: Recipe) -> dict[str, float]:
     """Share of each stage in the time of a seed."""
     absent = {"rl", "eval", "queued"} | ({"tokenizer", "pretrain"} if recipe.base.model else {"base"})
+    absent |= {"candidates"} if recipe.ask.choose in PLACES else set()
     found = {name: share for name, share in TIME_SHARES.items() if name not in absent} | {"labelled": 0.03}
     trained = {name: METHOD_SHARE for name, given in recipe.compare.methods.items() if "best_of" not in given}
     found |= trained | {"eval": 0.1 * len(recipe.compare.methods)}

@@ -17,11 +17,13 @@ from accord.evals.results import summarise
 from accord.files import read_json, write_json
 from accord.loop.asking import JUDGEMENTS, ask_stage, collect_stage, queue_stage
 from accord.loop.cache import STAMP, Inputs, Stage
+from accord.loop.choosing import samples_to_ask
 from accord.loop.samples import SAMPLES
 from accord.loop.stages import (
     Home,
     data_stage,
     dpo_stage,
+    in_order,
     json_of,
     judge_stage,
     publish,
@@ -95,15 +97,8 @@ def first_champion(home: Home) -> Champion:
 
 
 def sample_prompts(home: Home, policy: Path, prompts: Path) -> Path | None:
-    """Completions of the policy for somebody to rank; none where nobody is asked.
-
-    A round goes on with the prompts where the last one stopped.
-    """
-    count = home.recipe.ask.prompts
-    if home.recipe.ask.who == "nobody":
-        return None
-    home.do(sample_stage(home, "sample", policy, prompts, count, "ranked samples", (home.number - 1) * count))
-    return home.path(f"sample/{SAMPLES}")
+    """Completions of the policy for somebody to rank, of prompts as ``ask.choose`` says; none where nobody is asked."""
+    return None if home.recipe.ask.who == "nobody" else samples_to_ask(home, policy, prompts)
 
 
 def ask(home: Home, champion: Champion, samples: Path | None) -> Path | None:
@@ -219,7 +214,7 @@ def queue(home: Home, policy: Path) -> None:
     if not count or home.number < home.recipe.rounds:
         return
     prompts = home.task.prompts("train")
-    home.do(sample_stage(home, "queued", policy, prompts, count, "queued samples"))
+    home.do(sample_stage(home, "queued", policy, prompts, in_order(count), "queued samples"))
     home.do(queue_stage(home, home.path(f"queued/{SAMPLES}")))
 
 

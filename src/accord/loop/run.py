@@ -23,6 +23,7 @@ from accord.extend import is_outside, outside, row
 from accord.files import read_json, write_json, write_text
 from accord.loop.asking import check_annotators, reads_of, sources_asked
 from accord.loop.cache import Runner
+from accord.loop.choosing import PLACES, check_choosing
 from accord.loop.files_task import TASKS
 from accord.loop.round import first_champion, play_round
 from accord.loop.stages import Home, Wait, is_folder, round_folder
@@ -44,6 +45,7 @@ TIME_SHARES = {
     "tokenizer": 0.01,
     "pretrain": 0.21,
     "sft": 0.11,
+    "candidates": 0.06,
     "sample": 0.015,
     "ask": 0.005,
     "reward": 0.30,
@@ -193,6 +195,7 @@ def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) 
     check_base(recipe)
     check_sampling(recipe)
     check_asking(recipe)
+    check_choosing(recipe)
     asked = [] if recipe.ask.scorer is None else [recipe.ask.scorer]
     scored = [*recipe.rl.rewards, *recipe.dpo.rewards, *recipe.eval.judges.values()]
     check_scorers([*scored, *asked])
@@ -208,6 +211,7 @@ def time_shares(recipe: Recipe) -> dict[str, float]:
     """Share of each stage that this recipe has in the time of the whole run."""
     absent = {"tokenizer", "pretrain"} if recipe.base.model else {"base"}
     absent |= {"sample", "ask"} if recipe.ask.who == "nobody" else set()
+    absent |= {"candidates"} if recipe.ask.choose in PLACES else set()
     absent |= set() if recipe.ask.queue else {"queued"}
     found = {name: share for name, share in TIME_SHARES.items() if name not in absent}
     found[recipe.optimise] = found.pop("rl")

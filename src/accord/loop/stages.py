@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +181,25 @@ def source_of(home: Home, policy: str) -> Source:
     return Source(origin="policy", name=name, version=version, sampling=drawn)
 
 
-def sample_stage(home: Home, name: str, policy: Path, prompts: Path, count: int, stream: str, first: int = 0) -> Stage:
-    """Completions of ``count`` train prompts by a policy, prompts in their order from ``first`` on and round again.
+@dataclass(frozen=True)
+class Places:
+    """Which prompts of a file are sampled: ``of(inputs)`` gives their places there, 0 = the first.
+
+    ``settings`` and the contents of ``inputs`` (beside "prompts", the file) decide them.
+    """
+
+    of: Callable[[Inputs], Sequence[int]]
+    settings: Mapping[str, Any]
+    inputs: Inputs = field(default_factory=dict)
+
+
+def in_order(count: int, first: int = 0) -> Places:
+    """So many prompts in their order, from ``first`` on and round again."""
+    return Places(lambda inputs: range(first, first + count), {"count": count, **({"first": first} if first else {})})
+
+
+def sample_stage(home: Home, name: str, policy: Path, prompts: Path, places: Places, stream: str) -> Stage:
+    """Completions of prompts by a policy.
 
     ``samples.jsonl`` holds ``{"prompt", "text", "topic", "completions"}`` rows, ``text`` being what the model read of
     the prompt; ``stream`` names the random stream.
@@ -191,15 +208,15 @@ def sample_stage(home: Home, name: str, policy: Path, prompts: Path, count: int,
     seed = stream_seed(home.seed, stream)
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        log(0.0, f"samples of {count} prompts")
-        writer, places = open_generator(inputs["model"], placement, generator), range(first, first + count)
-        rows = draw(writer, inputs["prompts"], places, Sampling(**sampling), seed)
+        chosen = places.of(inputs)
+        log(0.0, f"samples of {len(chosen)} prompts")
+        writer = open_generator(inputs["model"], placement, generator)
+        rows = draw(writer, inputs["prompts"], chosen, Sampling(**sampling), seed)
         write_jsonl(folder / "samples.jsonl", rows)
         return {"prompts": len(rows), "completions": sum(len(row["completions"]) for row in rows)}
 
-    settings = {"count": count, "stream": stream, "sample": sampling, "generator": generator}
-    settings |= {"first": first} if first else {}
-    return home.stage(name, settings, {"model": policy, "prompts": prompts}, work)
+    settings = {**places.settings, "stream": stream, "sample": sampling, "generator": generator}
+    return home.stage(name, settings, {"model": policy, "prompts": prompts, **places.inputs}, work)
 
 
 def draw(
