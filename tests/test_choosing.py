@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_rounds import PLACES, THINGS, TINY, rows_of
 
 from accord.config import AskConfig, load_recipe
+from accord.demo.film_reviews import RatedReview
 from accord.errors import DataError, UsageError
 from accord.evals.pair_ensemble import STRENGTH, fit_pair_ensemble
 from accord.formats import Item
@@ -33,6 +34,7 @@ from accord.loop.choosing import (
 from accord.loop.run import check_recipe
 from accord.records import RankedGroup
 from accord.stats.disagreement import mutual_information
+from benchmarks.choosing import label_tasks, labels_needed
 
 # ---- the measure -----------------------------------------------------------------------------------------------------
 
@@ -183,6 +185,34 @@ def test_judgements_of_every_kind_become_rankings(write_rows: WriteRows) -> None
     labels = [{"prompt": "Q", "completion": text, "label": good} for text, good in (("a", False), ("b", True))]
     found = read_orders(write_rows("labels.jsonl", labels), "label")
     assert [(group.completions, group.ranks) for group in found] == [(("a", "b"), (2, 1))]
+
+
+# ---- the proof: benchmarks/choosing.py -------------------------------------------------------------------------------
+
+
+def test_labels_needed_by_hand() -> None:
+    rising = np.array([0.6, 0.7])  # .5 at 0 labels, then these at 50 and 100
+    assert [labels_needed(rising, 50, target) for target in (0.55, 0.6, 0.65)] == pytest.approx([25, 50, 75])
+    assert labels_needed(rising, 50, 0.8) == 100  # never reached: all there were
+    bumpy = np.array([0.6, 0.58, 0.7])  # made monotone: .59, .59, .7
+    assert labels_needed(bumpy, 50, 0.59) == pytest.approx(50)
+    assert labels_needed(bumpy, 50, 0.645) == pytest.approx(125)
+
+
+def test_a_label_is_what_one_person_said_of_every_review_shown() -> None:
+    """Two blocks of four and three reviews, two people each: of the second no task of four can be made."""
+    ratings = {0: [(3, -1), (0, 0), (1, 2), (1, -4)], 1: [(1, 2), (3, 0), (2, 2)]}
+    rated = [
+        RatedReview("film", f"text {block} {i}", given, block, "Any", "fresh")
+        for block, of in ratings.items()
+        for i, given in enumerate(of)
+    ]
+    tasks = label_tasks(rated, 4, seed=0, deals=3)
+    assert len(tasks) == 3
+    for task in tasks:
+        said = [ratings[0][int(text[-1])] for text in task.completions]
+        ranked = [tuple(1.0 + sum(o[c] > one[c] for o in said) for one in said) for c in (0, 1)]
+        assert task.ranks in ranked and sorted(task.completions) == [f"text 0 {i}" for i in range(4)]
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from accord.extend import blaming, is_outside, outside
 from accord.formats import Item, read_items
 from accord.formats.jsonl import write_jsonl
 from accord.loop.asking import JUDGEMENTS, reads_of
-from accord.loop.cache import Inputs, Stage, given_inputs
+from accord.loop.cache import Inputs, Stage
 from accord.loop.samples import SAMPLES, read_samples
 from accord.loop.stages import Home, Places, in_order, sample_stage
 from accord.progress import Log
@@ -244,7 +244,7 @@ def judged_inputs(home: Home) -> dict[str, Path]:
     told = home.earlier(f"ask/{JUDGEMENTS}")
     told = told[-1:] if home.recipe.ask.who == "people" else told
     found = {"standing": home.task.judgements("train"), **{f"asked_{n}": path for n, path in enumerate(told, 1)}}
-    return given_inputs({name: path for name, path in found.items() if path and path.exists()})
+    return {name: path for name, path in found.items() if path is not None and path.exists()}
 
 
 def asked_before(home: Home) -> dict[str, Path]:
