@@ -26,7 +26,7 @@ from accord.extend import blaming, is_outside, outside
 from accord.formats import Item, read_items
 from accord.formats.jsonl import write_jsonl
 from accord.loop.asking import JUDGEMENTS, reads_of
-from accord.loop.cache import Inputs, Stage
+from accord.loop.cache import Inputs, Stage, given_inputs
 from accord.loop.samples import SAMPLES, read_samples
 from accord.loop.stages import Home, Places, in_order, sample_stage
 from accord.progress import Log
@@ -187,7 +187,7 @@ def _told(groups: Sequence[SampleGroup], places: Sequence[int], learnt: int, at_
 
 def say_how(home: Home, result: Mapping[str, Any]) -> None:
     """Say it where prompts could not be chosen as they were to be."""
-    if result["at_random"]:
+    if result.get("at_random"):
         home.runner.say("ask.choose: the judgements so far order no two samples, so that prompts are chosen at random")
 
 
@@ -243,14 +243,14 @@ def judged_inputs(home: Home) -> dict[str, Path]:
     """The files of what has been judged before this round asks; people's answers are collected anew in every round."""
     told = home.earlier(f"ask/{JUDGEMENTS}")
     told = told[-1:] if home.recipe.ask.who == "people" else told
-    found = {"standing": home.task.judgements("train"), **{f"asked_{n}": path for n, path in enumerate(told, 1)}}
-    return {name: path for name, path in found.items() if path is not None and path.exists()}
+    return given_inputs(
+        {"standing": home.task.judgements("train"), **{f"asked_{n}": one for n, one in enumerate(told, 1)}}
+    )
 
 
 def asked_before(home: Home) -> dict[str, Path]:
     """The samples that earlier rounds have asked about."""
-    samples = home.earlier(f"sample/{SAMPLES}")
-    return {f"earlier_{n}": path for n, path in enumerate(samples, 1) if path.exists()}
+    return {f"earlier_{n}": path for n, path in enumerate(home.earlier(f"sample/{SAMPLES}"), 1)}
 
 
 def read_orders(path: Path, reads: str) -> list[RankedGroup]:

@@ -101,6 +101,8 @@ class Estimator:
         own: dict[str, Callable[[int], StageWork]] = {
             "base": lambda _: StageWork(disk=self._saved()),
             "sft": lambda _: self._sft(),
+            # Where some of the candidates are chosen, `sample` draws nothing: it is counted as the first of them.
+            "candidates": lambda _: self._samples(recipe.ask.prompts * (recipe.ask.pool - 1)),
             "sample": lambda _: self._samples(recipe.ask.prompts),
             "queued": lambda _: self._samples(recipe.ask.queue),
             "reward": lambda number: self._reward(self.amounts.judged + number * self._asked()),
