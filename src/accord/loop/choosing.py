@@ -36,7 +36,7 @@ from accord.stats.disagreement import mutual_information
 
 CONSIDERED = "choices.jsonl"  # beside the samples: every candidate with its worth, and whether it is asked about
 STREAM = "ranked samples"
-SampleGroup = Mapping[str, Any]
+PromptSamples = Mapping[str, Any]
 
 
 def samples_to_ask(home: Home, policy: Path, prompts: Path) -> Path:
@@ -91,7 +91,7 @@ def prompts_at_random(home: Home, times: int = 1) -> Places:
 
 
 def places_at_random(
-    prompts: Iterable[Item], before: Iterable[SampleGroup], count: int, times: int, seed: int
+    prompts: Iterable[Item], before: Iterable[PromptSamples], count: int, times: int, seed: int
 ) -> list[int]:
     """The places of prompts for `prompts_at_random`; ``before`` are the samples of earlier rounds."""
     items, known = list(prompts), list(before)
@@ -156,7 +156,7 @@ def choose_stage(home: Home, judged: Mapping[str, Path]) -> Stage:
 
 
 def chosen_places(
-    groups: Sequence[SampleGroup], worth: Sequence[float] | None, before: Sequence[SampleGroup], count: int
+    groups: Sequence[PromptSamples], worth: Sequence[float] | None, before: Sequence[PromptSamples], count: int
 ) -> list[int]:
     """The places of ``count`` groups: the least asked, one of every topic, the worthiest. Without worth, the first."""
     asked_of = Counter(_key(group["prompt"]) for group in before)
@@ -167,14 +167,14 @@ def chosen_places(
 
 
 def _choices(
-    groups: Sequence[SampleGroup], worth: Sequence[float] | None, places: set[int]
+    groups: Sequence[PromptSamples], worth: Sequence[float] | None, places: set[int]
 ) -> Iterable[dict[str, Any]]:
     for i, group in enumerate(groups):
         told = {} if worth is None else {"worth": round(worth[i], 6)}
         yield {"prompt": group["prompt"], "topic": group["topic"], **told, "asked": i in places}
 
 
-def _told(groups: Sequence[SampleGroup], places: Sequence[int], learnt: int, at_random: bool) -> dict[str, Any]:
+def _told(groups: Sequence[PromptSamples], places: Sequence[int], learnt: int, at_random: bool) -> dict[str, Any]:
     return {
         "prompts": len(places),
         "completions": sum(len(groups[i]["completions"]) for i in places),
@@ -193,7 +193,7 @@ def say_how(home: Home, result: Mapping[str, Any]) -> None:
 
 # ---- what is worth asking --------------------------------------------------------------------------------------------
 
-PromptWorth = Callable[[Sequence[SampleGroup], Sequence[RankedGroup], int], Sequence[float] | None]
+PromptWorth = Callable[[Sequence[PromptSamples], Sequence[RankedGroup], int], Sequence[float] | None]
 
 
 def worth_of(name: str) -> PromptWorth:
@@ -201,7 +201,7 @@ def worth_of(name: str) -> PromptWorth:
     return WORTH[name] if name in WORTH else _own_worth(name)
 
 
-def disagreement(groups: Sequence[SampleGroup], learnt: Sequence[RankedGroup], seed: int) -> list[float] | None:
+def disagreement(groups: Sequence[PromptSamples], learnt: Sequence[RankedGroup], seed: int) -> list[float] | None:
     """How far an ensemble taught by the judgements disagrees on the pairs of each group's samples, their mean in nats.
 
     None where no judgement orders two completions: there is nothing that an ensemble could learn.
@@ -222,7 +222,7 @@ def _own_worth(name: str) -> PromptWorth:
     """A user's own ``module:name(prompt, completions)``: a number, higher = asked about sooner."""
     judge = outside(name)
 
-    def worth(groups: Sequence[SampleGroup], learnt: Sequence[RankedGroup], seed: int) -> list[float]:
+    def worth(groups: Sequence[PromptSamples], learnt: Sequence[RankedGroup], seed: int) -> list[float]:
         with blaming(name):
             found = [float(judge(group["prompt"], group["completions"])) for group in groups]
         if not all(map(math.isfinite, found)):
