@@ -150,6 +150,14 @@ def test_a_scorer_and_a_function_rank_whole_groups(asked: Asked) -> None:
         assert result["annotators"] == [name]
 
 
+def test_a_server_of_scores_ranks_too(asked: Asked, server: ChatServer) -> None:
+    """Three texts of the greetings and two on tea, scored by hand in the order asked: 2 and 9 are the best."""
+    server.faults = [b'{"scores": [1, 2, 0.5]}', 503, b'{"scores": [7, 9]}']
+    _, rows = answer(asked, scorer_annotators(ScorerConfig(http=server.url), AUTO))
+    assert [row["ranks"] for row in rows] == [[2, 1, 3], [2, 1]]
+    assert [len(body["completions"]) for body in server.bodies] == [3, 2, 2]
+
+
 def test_with_nothing_to_rank_there_is_nothing_to_ask(asked: Asked, write_rows: WriteRows, server: ChatServer) -> None:
     write_rows("samples.jsonl", SAMPLES[2:])
     for annotators in (chat(server), simulated_annotators([one_reader(0)], 1, 0)):

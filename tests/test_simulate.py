@@ -29,6 +29,8 @@ from accord.people.quality import quality_weights, report, weights
 from accord.people.simulation.annotators import ShownTask, synthetic
 from accord.people.simulation.client import TRIES, Client, Refused
 from accord.people.simulation.playing import DeskAdmin, play
+from accord.people.simulation.readers import reader_panel
+from accord.records import Completion, Prompt, Source
 from accord.store import Store
 
 
@@ -112,6 +114,19 @@ def test_a_replayed_rater_skips_what_it_never_saw_and_needs_no_guidelines(served
     (one,) = served.desk.reading.submissions()
     assert one.seconds == 0 and one.answer.strength == "significantly"
     assert [skip.reason for skip in served.desk.reading.skips()] == ["not my field"]
+
+
+def test_readers_answer_whatever_waits_in_a_project(served: Served) -> None:
+    """Two prompts, each by three of four readers: the finished answer on the topic before the refusal."""
+    good, bad = "Hold the reset button of the router for ten seconds.", "I'm sorry, but I cannot help"
+    for n in range(2):
+        prompt, source = Prompt(text=f"How do I reset router {n}?"), Source(origin="policy", name="p")
+        two = tuple(Completion(prompt_id=prompt.id, text=text, source=source) for text in (good, bad))
+        served.desk.queue.add_tasks([NewTask(kind="pair", prompt=prompt, completions=two, overlap=3)])
+    play(DeskAdmin(served.desk), served.url, reader_panel(4, 0), quiet)
+    given = [(one.order, one.answer.ranks) for one in served.desk.reading.submissions()]
+    assert len(given) == 6 and all(ranks is not None and ranks[order.index(0)] == 1 for order, ranks in given)
+    assert {annotator.annotator_kind for annotator in served.store.annotators()} == {"simulated"}
 
 
 def test_who_loses_patience_leaves_with_tasks_left(served: Served) -> None:

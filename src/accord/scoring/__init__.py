@@ -1,6 +1,6 @@
 """Scorers, which give completions their scores in training."""
 
-from accord.scoring.chat_comparer import ChatComparer, Comparer, Comparison, Preference
+from accord.scoring.chat_comparer import ChatComparer, Comparison, Preference
 from accord.scoring.ensemble import Ensemble
 from accord.scoring.http_scorer import HttpScorer
 from accord.scoring.reward_model import RewardModel
@@ -12,7 +12,6 @@ from accord.scoring.weighted import Part, WeightedScorer, load_scorer
 
 __all__ = [
     "ChatComparer",
-    "Comparer",
     "Comparison",
     "Ensemble",
     "FunctionScorer",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from accord.config import ChatConfig
 from accord.errors import DataError, UsageError
@@ -58,14 +58,6 @@ class Preference:
     def value(self) -> float | None:
         """Return 1 where the first is better, 0 where the second is, .5 for a tie or a contradiction, None unread."""
         return _VALUES[self.outcome]
-
-
-class Comparer(Protocol):
-    """What says which of two completions is better."""
-
-    def compare(self, prompt: str | Sequence[Mapping[str, Any]], first: str, second: str, /) -> Preference: ...
-
-    def compare_all(self, asked: Sequence[Comparison], /, log: Log = quiet) -> list[Preference]: ...
 
 
 def count_outcomes(preferences: Iterable[Preference]) -> dict[str, int]:
