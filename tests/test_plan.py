@@ -91,19 +91,24 @@ def test_a_demonstration_shows_what_counts(recipe: Any, tmp_path: Path, write_ro
 
 def test_what_a_run_would_miss_is_said_before_it(recipe: Any, tmp_path: Path) -> None:
     given = recipe("ask.prompts=90", "task.chat=false")
-    given = given.model_copy(update={"eval": given.eval.model_copy(update={"judges": {}})})
+    no_judge = given.model_copy(update={"eval": given.eval.model_copy(update={"judges": {}})})
     plan = plan_run(given, output_dir=tmp_path / "run")
     train = plan.counts["prompts"]["train"]
     assert plan.notes == (
         f"ask.prompts 90 is above {train} train prompts: some are asked again, with new samples",
         "the model is a chat model: prompts of plain text are read without its template, unless task.chat is true",
-        "nobody judges the result yet: name a scorer that trains nothing with eval.judges",
     )
     chat = "scorer: {regex: '', chat: {url: 'http://localhost:1', model: judge-1}}"
     asked = recipe(f"ask={{who: scorer, {chat}}}", "ask.prompts=5", "sample.samples_per_prompt=3")
     # Three pairs of three samples, each in both orders, of five prompts: 30.
     told = "judge-1 is asked up to 30 times a round: about every two samples, in both orders"
     assert told in plan_run(asked, output_dir=tmp_path / "run").notes
+    with pytest.raises(UsageError, match="nobody judges the result"):
+        plan_run(no_judge, output_dir=tmp_path / "run")
+    shared = no_judge.model_copy(update={"task": no_judge.task.model_copy(update={"judge_share": 0.2})})
+    plan = plan_run(shared, output_dir=tmp_path / "run")
+    assert plan.notes[-1].startswith("20% of the prompts that are asked about teach the judge alone")
+    assert [name for name in states(plan) if name.startswith("judge_")]
     with pytest.raises(UsageError, match="no judgements to learn from, and nobody is asked"):
         plan_run(recipe("ask={who: nobody, scorer: null}"), output_dir=tmp_path / "run")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from accord.config import Recipe
 from accord.errors import UsageError
 from accord.extend import is_outside, outside
 from accord.files import write_text
+from accord.formats.jsonl import write_jsonl
 from accord.loop.ai_feedback import function_annotators, scorer_annotators
 from accord.loop.cache import Inputs, Stage, given_inputs
+from accord.loop.kept import KEPT, keeps_share, kept_for_judge
 from accord.loop.panel import simulated_annotators
 from accord.loop.samples import queue_samples, read_samples
 from accord.loop.stages import Home, source_of
@@ -127,8 +130,10 @@ WHO: Mapping[str, Callable[[Home], Annotators]] = {
 def collect_stage(home: Home, asked: Path | None) -> Stage:
     """What the reward model learns from, ``rankings.jsonl``: the task's standing judgements, then what was asked.
 
-    Of people a round collects the answers to earlier rounds again, of others it takes what those rounds wrote.
+    Of people a round collects the answers to earlier rounds again, of others it takes what those rounds wrote. Where
+    nobody else judges, a share of the prompts is kept for the judge, in `KEPT`.
     """
+    share = home.recipe.task.judge_share if keeps_share(home.recipe, home.task) else 0.0
     inputs: dict[str, Path | None] = {"standing": home.task.judgements("train")}
     if asked is not None and home.recipe.ask.who != "people":
         inputs |= {f"asked_{n}": path for n, path in enumerate(home.earlier(f"ask/{JUDGEMENTS}"), 1)}
@@ -136,10 +141,16 @@ def collect_stage(home: Home, asked: Path | None) -> Stage:
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         parts = [path.read_text(encoding="utf-8") for path in inputs.values()]
-        write_text(folder / "rankings.jsonl", "".join(parts))
-        return {name: text.count("\n") for name, text in zip(inputs, parts, strict=True)}
+        counts = {name: text.count("\n") for name, text in zip(inputs, parts, strict=True)}
+        if not share:
+            write_text(folder / "rankings.jsonl", "".join(parts))
+            return counts
+        kept, rest = kept_for_judge([json.loads(line) for line in "".join(parts).split("\n") if line], share)
+        write_jsonl(folder / KEPT, kept)
+        write_jsonl(folder / "rankings.jsonl", rest)
+        return counts | {"kept_for_judge": len(kept)}
 
-    return home.stage("rankings", {}, given_inputs(inputs), work)
+    return home.stage("rankings", {"judge_share": share} if share else {}, given_inputs(inputs), work)
 
 
 # ---- people --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import Recipe
-from accord.evals.judges import recipe_judges
 from accord.files import read_json
 from accord.formats import read_items
 from accord.formats.stage_rows import read_judged, read_lessons, read_prompts, read_rankings
@@ -27,6 +26,7 @@ from accord.loop.asking import JUDGEMENTS, ask_stage, reads_of
 from accord.loop.cache import RUNNING, STAMP, Runner, Stage
 from accord.loop.costs import UNSURE, Amounts, Estimator, ModelSize, measure_products
 from accord.loop.files_task import SPLITS, TASKS
+from accord.loop.kept import keeps_share
 from accord.loop.round import (
     WITHOUT_SFT,
     Champion,
@@ -41,7 +41,7 @@ from accord.loop.round import (
     sample_prompts,
 )
 from accord.loop.run import Where, check_run, open_home
-from accord.loop.stages import Home, data_stage, round_folder, sft_stage, start_of, task_judges
+from accord.loop.stages import Home, data_stage, round_folder, sft_stage, start_of
 from accord.loop.task import Split
 from accord.models.folder import count_weights, shape_of
 from accord.models.placement import Placement
@@ -472,5 +472,6 @@ def notes(home: Home, counts: Mapping[str, Mapping[str, int]], seen: Preview | N
         model, k = recipe.ask.scorer.chat.model, recipe.sample.samples_per_prompt
         times = recipe.ask.prompts * k * (k - 1)
         yield f"{model} is asked up to {times:,} times a round: about every two samples, in both orders"
-    if counts and not task_judges(home) and not recipe_judges(recipe.eval):
-        yield "nobody judges the result yet: name a scorer that trains nothing with eval.judges"
+    if keeps_share(recipe, home.task):
+        share = f"{recipe.task.judge_share:.0%} of the prompts that are asked about"
+        yield f"{share} teach the judge alone, as nobody else judges (eval.judges)"

@@ -25,6 +25,7 @@ from accord.loop.asking import check_annotators, reads_of, sources_asked
 from accord.loop.cache import Runner
 from accord.loop.choosing import PLACES, check_choosing
 from accord.loop.files_task import TASKS
+from accord.loop.kept import check_judged
 from accord.loop.round import first_champion, play_round
 from accord.loop.stages import Home, Wait, is_folder, round_folder
 from accord.loop.task import Task, TaskPlace, find_task
@@ -173,6 +174,7 @@ def task_of(recipe: Recipe, place: TaskPlace) -> Task:
             hint="name a model with base.model, or texts with task.texts",
         )
     check_annotators(recipe, task)
+    check_judged(recipe, task)
     return task
 
 

@@ -14,6 +14,7 @@ from accord.formats import read_items
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import read_prompts
 from accord.loop.cache import Inputs, Runner, Stage, given_inputs
+from accord.loop.kept import KEPT, keeps_share
 from accord.loop.task import Task, TaskJudge
 from accord.models.known_models import KNOWN_MODELS, add_model
 from accord.models.placement import Placement
@@ -293,9 +294,11 @@ PEOPLE = "people"  # the judge of a task that brings none
 def task_judges(home: Home) -> dict[str, TaskJudge]:
     """The judges of the task; of a task that names none, a reward model of the judgements kept for judging.
 
-    Those judgements train nothing else, and the judge is told apart from the reward model by its seed too.
+    Those judgements train nothing else, and the judge is told apart from the reward model by its seed too. Where none
+    stand already and nobody else judges, a share of what the run asks is kept (`accord.loop.kept`).
     """
-    if home.task.judges or (data := home.task.judgements("judge")) is None:
+    kept = home.path(f"rankings/{KEPT}") if keeps_share(home.recipe, home.task) else None
+    if home.task.judges or (data := home.task.judgements("judge") or kept) is None:
         return dict(home.task.judges)
     config, seed = home.recipe.reward, stream_seed(home.recipe.seed, "judge")
 
