@@ -12,13 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from own_kind import NAME as OWN_KIND
+from own_kind import write_kind
 from test_cli import Clock, Stream
-from webapp import task
+from webapp import http_get, task
 
 from accord.cli.progress import Progress
+from accord.cli.talk import Talk
 from accord.cli.waiting import Door, invited, join_links, reception
 from accord.config import AskConfig, EnoughConfig, LabelConfig, Recipe, load_recipe, recipe_schema
-from accord.errors import DataError, UsageError
+from accord.errors import DataError, ResourceError, UsageError
 from accord.loop.task import Asked
 from accord.loop.waiting import WaitingForPeople, people_at_the_desk
 from accord.people.desk import Desk, Person
@@ -26,6 +29,8 @@ from accord.people.desk.answers import read_answer
 from accord.people.quality import report_of
 from accord.people.running import announced, running_app
 from accord.people.watching import AnswersSoFar, Questions, Watch, wait_for_people
+from accord.people.web.security import Links
+from accord.people.web.serving import Address
 from accord.progress import Notice, named_part
 from accord.records import Source
 from accord.stats import Interval, Unknown
@@ -73,13 +78,15 @@ def office(tmp_path: Path) -> Office:
 
 
 def test_agreement_is_that_of_hand_arithmetic_and_of_the_managers_page(office: Office) -> None:
-    """abc and abc agree on three of three orders, abc and acb on two (not on bc), abc and cba on none: 5 of 9."""
-    office.answer("Ada", ABC, ABC, ABC)
+    """abc and abc agree on three of three orders, abc and acb on two (not on bc), abc and cba on none, a and b: 5 of 10."""
+    office.desk.queue.add_tasks([task("ranking", "of two", *"ab", overlap=2)])
+    office.tasks = [one.id for one in office.desk.queue.tasks()]
+    office.answer("Ada", ABC, ABC, ABC, ABC)
     assert office.questions().standing().agreement == Unknown("no task has two answers that can be compared yet")
-    office.answer("Ben", ABC, ACB, CBA)
+    office.answer("Ben", ABC, ACB, CBA, CBA)
     found = office.questions().standing().agreement
     assert isinstance(found, Interval)
-    assert (found.value, found.n, found.clusters) == (pytest.approx(5 / 9), 9, 3)
+    assert (found.value, found.n, found.clusters) == (pytest.approx(5 / 10), 10, 4)
     page = report_of(office.desk).agreement[0].raw
     assert isinstance(page, Interval)
     assert (found.low, found.high, page.value) == (pytest.approx(page.low), pytest.approx(page.high), found.value)
@@ -400,6 +407,7 @@ def test_nobody_is_invited_twice_or_without_a_name(text: str) -> None:
     [
         (Door(serve=True), "nobody", "--serve has no effect where ask.who is nobody"),
         (Door(invite="3"), "people", "--invite needs an app"),
+        (Door(address=Address(port=0)), "people", "--port and --allow-host have no effect without --serve"),
     ],
 )
 def test_a_door_that_leads_nowhere_is_refused(tmp_path: Path, door: Door, who: str, told: str) -> None:
@@ -407,3 +415,33 @@ def test_a_door_that_leads_nowhere_is_refused(tmp_path: Path, door: Door, who: s
     with pytest.raises(UsageError, match=told), reception(None, recipe, tmp_path, None, door):  # type: ignore[arg-type]
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_app_of_a_run_serves_its_own_kinds_and_is_missed_when_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_kind(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = Recipe(ask=AskConfig(who="people", kind=OWN_KIND))
+    office, log = Office(tmp_path, 1), Progress(Stream())  # type: ignore[arg-type]
+    talk, door = Talk(False, log, sys.stdout), Door(serve=True, invite="1", address=Address(port=0))
+    with reception(talk, recipe, tmp_path, None, door) as people:
+        assert people.settings.own_kinds == (OWN_KIND,) and people.waits
+        assert running_app(office.place) == ""  # nothing is asked yet
+        people.tell(office.questions(), office.questions().standing())
+        url = running_app(office.place)
+        assert http_get(f"{url}/login").status_code == 200 and people.links[0].url.startswith(f"{url}/join/")
+        people.close()
+        with pytest.raises(ResourceError, match="the annotation app has ended"):
+            people.tell(office.questions(), office.questions().standing())
+    assert running_app(office.place) == ""
+
+
+def test_a_link_of_a_run_lasts_over_the_weekend() -> None:
+    clock = Clock()
+    links = Links(clock=clock)
+    usual, long = links.make(1), links.make(1, hours=72)
+    clock.now += 25 * 3600
+    assert (links.person(usual, use=False), links.person(long, use=False)) == (None, 1)
+    clock.now += 48 * 3600
+    assert links.person(long, use=False) is None

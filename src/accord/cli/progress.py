@@ -118,6 +118,9 @@ def duration(seconds: float) -> str:
 def _bar(stream: TextIO) -> Bar:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.table import Column
 
-    columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+    # What does not fit beside the bar goes on below it: who is at it stands at the end of a long line.
+    said = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False))
+    columns = (BarColumn(bar_width=16), TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)), said)
     return Progress(*columns, console=Console(file=stream), transient=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from accord.cli.people import network_lines
 from accord.cli.project import STORE, Project
 from accord.cli.talk import Talk, path_text
 from accord.config import LabelConfig, Recipe, load_label
-from accord.errors import UsageError
+from accord.errors import ResourceError, UsageError
 from accord.extend import is_outside
 from accord.people.running import announced, running_app
 from accord.people.web.serving import Address, admin_entry, served
@@ -72,6 +73,7 @@ class Reception:
     elsewhere: str = ""
     links: list[JoinLink] = field(default_factory=list)
     _open: bool = False
+    _thread: threading.Thread | None = None
     _closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -80,19 +82,19 @@ class Reception:
         return self.tell if self.waits else False
 
     def tell(self, questions: Questions, standing: AnswersSoFar) -> None:
-        """Say how far people are; before the first time, where they answer."""
+        """Say how far people are; before the first time, where they answer. Raises ResourceError where they cannot."""
         self.open()
+        if self._thread is not None and not self._thread.is_alive():  # nobody would come, and it would wait for ever
+            raise ResourceError("the annotation app has ended", hint="the same command again opens it, and goes on")
         self.talk.log.waiting(f"waiting for people: {standing.line(time.time())}")
 
-    def open(self) -> list[str]:
-        """Open the app, or find the one that runs, and return what people need to know of it."""
+    def open(self) -> None:
+        """Open the app, or find the one that runs, and say what people need to know of it; once."""
         if self._open:
-            return []
+            return
         self._open = True
-        lines = self._serve(self.listening) if self.listening is not None else self._use_the_one_that_runs()
-        for line in lines:
+        for line in self._serve(self.listening) if self.listening is not None else self._use_the_one_that_runs():
             self.talk.log.note(line)
-        return lines
 
     def close(self) -> None:
         """Stop the app of this run."""
@@ -109,7 +111,7 @@ class Reception:
         listening.listen(1024)
         url, others = address.url(listening), address.url_for_others(listening)
         stay(announced(self.store, others))
-        stay(served(app, listening))
+        self._thread = stay(served(app, listening))
         admin = admin_entry(desk, app, url)
         self.links = join_links(desk, self.door.invite, others, lambda person: _login(app.state.links, person))
         told = [
@@ -166,6 +168,8 @@ def _check(door: Door, recipe: Recipe, elsewhere: str) -> None:
     flag = "--serve" if door.serve else "--invite" if door.invite else ""
     if flag and recipe.ask.who != "people":
         raise UsageError(f"{flag} has no effect where ask.who is {recipe.ask.who}", hint="give ask.who=people")
+    if door.address != Address() and not door.serve:
+        raise UsageError("--host, --port and --allow-host have no effect without --serve", hint="add --serve")
     if door.invite and not door.serve and not elsewhere:
         raise UsageError("--invite needs an app that lets people in", hint="add --serve, or start `accord label` first")
     invited(door.invite)
@@ -180,7 +184,7 @@ def _told(stop: accord.WaitingForPeople, place: str, made: Reception) -> dict[st
 
 
 def _said(stop: accord.WaitingForPeople) -> str:
-    return f"waiting for people: {stop.standing.text()}"
+    return f"waiting for people: {stop.standing.line(time.time())}"
 
 
 def _next(place: str, made: Reception, can_serve: bool) -> str:

@@ -79,8 +79,8 @@ def admin_entry(desk: Desk, app: FastAPI, url: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served(app: FastAPI, listening: socket.socket) -> Iterator[None]:
-    """Serve an app in a thread until the block ends. Raises ResourceError where it does not start."""
+def served(app: FastAPI, listening: socket.socket) -> Iterator[threading.Thread]:
+    """Serve an app until the block ends, in the thread that it gives. Raises ResourceError where it does not start."""
     import uvicorn
 
     # A client that keeps its connection must not hold up the end. There is no access log: addresses hold tokens.
@@ -95,7 +95,7 @@ def served(app: FastAPI, listening: socket.socket) -> Iterator[None]:
             if not thread.is_alive():
                 raise ResourceError("the app did not start")
             time.sleep(0.01)
-        yield
+        yield thread
     finally:
         server.should_exit = True
         thread.join()
