@@ -78,7 +78,7 @@ def office(tmp_path: Path) -> Office:
 
 
 def test_agreement_is_that_of_hand_arithmetic_and_of_the_managers_page(office: Office) -> None:
-    """abc and abc agree on three of three orders, abc and acb on two (not on bc), abc and cba on none, a and b: 5 of 10."""
+    """abc and abc agree on three of three orders, abc and acb on two, abc and cba on none, ab and ba too: 5 of 10."""
     office.desk.queue.add_tasks([task("ranking", "of two", *"ab", overlap=2)])
     office.tasks = [one.id for one in office.desk.queue.tasks()]
     office.answer("Ada", ABC, ABC, ABC, ABC)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from accord.people.desk import Desk, Person
     from accord.people.watching import AnswersSoFar, Questions
 
-# As long as invitations that the app itself makes: colleagues open a link after the weekend too.
+# As long as an invitation lasts: colleagues open their link after the weekend too.
 LINK_HOURS = 72.0
 
 WaitForPeople = Annotated[
@@ -240,7 +240,7 @@ def _link_for(person: Person, url: str, login: Login | None) -> JoinLink:
 
 
 def _invitation(desk: Desk, url: str, who: str) -> JoinLink:
-    return JoinLink(who, f"{url}/join/{desk.directory.invite('annotator', by=None, hours=LINK_HOURS)}")
+    return JoinLink(who, f"{url}/join/{desk.directory.invite('annotator', by=None)}")
 
 
 def _login(links: Any, person: Person) -> str:
