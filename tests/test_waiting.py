@@ -83,7 +83,7 @@ def test_agreement_is_that_of_hand_arithmetic_and_of_the_managers_page(office: O
     office.tasks = [one.id for one in office.desk.queue.tasks()]
     office.answer("Ada", ABC, ABC, ABC, ABC)
     assert office.questions().standing().agreement == Unknown("no task has two answers that can be compared yet")
-    office.answer("Ben", ABC, ACB, CBA, CBA)
+    office.answer("Ben", ABC, ACB, CBA, {"a": 2, "b": 1})
     found = office.questions().standing().agreement
     assert isinstance(found, Interval)
     assert (found.value, found.n, found.clusters) == (pytest.approx(5 / 10), 10, 4)
@@ -290,7 +290,21 @@ def test_simulated_annotators_are_named_so_and_are_no_people(office: Office) -> 
     both = Questions(office.place, dict.fromkeys(office.tasks, 2), simulated=True).standing(now)
     assert both.text() == "4 of 6 answers by 1 person (3 of them by simulated annotators)"
     assert both.at_work(now) == {"simulated annotators": 3, "Ada": 1}
-    assert "on 1 task (simulated annotators among them)" in both.line(now)
+    assert isinstance(both.agreement, Unknown)  # people agree with people alone
+
+
+def test_agreement_of_simulated_annotators_alone_is_called_so(tmp_path: Path) -> None:
+    """Two programs that always say the same; people who never do take their place."""
+    office = Office(tmp_path, 2, overlap=4)
+    for name in ("robot", "machine"):
+        office.answer(name, ABC, ABC, simulated=True)
+    taken = Questions(office.place, dict.fromkeys(office.tasks, 4), simulated=True)
+    assert "; agreement of simulated annotators 1.00 [0.34, 1.00] on 2 tasks" in taken.standing().line(0.0)  # 2 / 5.84
+    office.answer("Ada", ABC)
+    office.answer("Ben", CBA)
+    found = taken.standing()
+    assert isinstance(found.agreement, Interval) and found.agreement.value == 0.0
+    assert "; agreement 0.00" in found.line(0.0)
 
 
 # ---- what is told ----------------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ class AnswersSoFar:
 
     ``answers`` counts all that teach, ``answered`` of those what fills a task's overlap, ``needed`` what the round
     waits for. ``people`` are real ones; ``simulated`` answers are counted apart, and among ``answers`` only where
-    ``takes_simulated``. ``recent`` holds time and name of the answers of the last half hour, oldest first.
+    ``takes_simulated``. ``agreement`` is people's, and programs' only where no people answer. ``recent`` holds time and
+    name of the answers of the last half hour, oldest first.
     ``ended`` names what ends the waiting, a key of ``ask.enough``; "" while there are not enough.
     """
 
@@ -106,7 +107,7 @@ class AnswersSoFar:
 
     def _agreed(self) -> str:
         told = agreement_text(self.agreement) if isinstance(self.agreement, Interval) else ""
-        return f"{told} ({SIMULATED} among them)" if told and self.simulated_among else told
+        return told if self.people else told.replace("agreement", f"agreement of {SIMULATED}", 1)
 
     def _at_work(self, now: float) -> str:
         names = ", ".join(f"{name} {count}" for name, count in self.at_work(now).items())
@@ -220,7 +221,7 @@ class Watch:
             simulated=sum(one.person_id in played for one in given),
             takes_simulated=asked.simulated,
             recent=_named(answers, since.people),
-            agreement=self._agreed(tasks, answers),
+            agreement=self._agreed(tasks, [one for one in answers if one.person_id not in played] or answers),
         )
 
     def _agreed(self, tasks: Mapping[str, int], answers: Iterable[GivenAnswer]) -> Estimate:
