@@ -19,7 +19,7 @@ from accord.models.placement import Placement
 from accord.train.rl import find_algorithm
 
 # What stages reach of the fastest square product, of the rows of docs/performance.md: learning .40 to .71 (SFT, reward,
-# DPO, PPO), writing one token after the other .14 to .59.
+# DPO, PPO), writing one token after the other .14 to .59. SmolLM2-135M in fp32 on one thread: .64 and .33.
 LEARNING_SHARE, WRITING_SHARE = 0.5, 0.25
 UNSURE = 2.0  # of an estimated time: half of it, twice it
 # Fitted to the peaks of ppo-full-small-f32 (8.9 GB) and ppo-full-tiny-f32 (1.3 GB) there, which it meets within 20 %.
