@@ -19,7 +19,7 @@ from accord.errors import DataError, UsageError
 from accord.evals.bench import Bench, ScoredSamples, best_of_n_points
 from accord.evals.contestants import Contestant, EvalPrompts, read_topics
 from accord.evals.evaluate import EvalRun, evaluate_policies
-from accord.evals.judges import fit_text_judge
+from accord.evals.judges import Judge, fit_text_judge
 from accord.evals.results import Floor, PolicyRow, Snapshot, plain, snapshot_floors
 from accord.evals.samples import LoadedPolicy, PolicySamples, completion_logps, draw_samples, sample_policy
 from accord.evals.select import choose, select_snapshot
@@ -389,7 +389,7 @@ def run_evaluate(folders: dict[str, Path], root: Path, output: Path, *extra: Con
         contestants,
         reference=Contestant("sft", {0: folders["sft"]}),
         proxy=RewardModel.load(folders["reward"], PLAIN),
-        judges={"ratings": judge, "letters": CountingJudge()},
+        judges={"ratings": Judge(judge, "second_reward_model"), "letters": Judge(CountingJudge())},
         prompts=EvalPrompts(prompts_file(root / "valid.jsonl", FILMS[:2]), prompts_file(root / "test.jsonl", FILMS)),
         run=EvalRun(output, Sampling(8), seed=3, placement=PLAIN),
     )
@@ -460,6 +460,73 @@ def test_several_candidates_are_measured_alike(folders: dict[str, Path], tmp_pat
     assert results["candidate"] == "grpo" and set(results["selections"]) == {"grpo", "dpo"}
     assert set(results["floors"]) == {"grpo", "dpo", "best of 2"} and results["controls"] == {}
     assert results["selections"]["dpo"]["snapshots"][0]["row"]["kl"]["value"] == 0
+
+
+def run_of(folders: dict[str, Path], root: Path, name: str, reference: str, *others: Contestant, curve: int = 1) -> Any:
+    """Policies against a reference by two judges, on the files of prompts of `run_evaluate`."""
+    files = EvalPrompts(prompts_file(root / "valid.jsonl", FILMS[:2]), prompts_file(root / "test.jsonl", FILMS))
+    evaluate_policies(
+        EvalConfig(samples_per_prompt=2, best_of=2, bootstrap=100, curve_samples=curve),
+        others,
+        reference=Contestant(reference, {0: folders[reference]}, stream=reference),
+        proxy=LengthScorer(),
+        judges={"letters": Judge(CountingJudge()), "long": Judge(LengthScorer(), "second_reward_model")},
+        prompts=files,
+        run=EvalRun(root / name, Sampling(8), seed=3, placement=PLAIN),
+    )
+    return results_of_run(root / name)
+
+
+def test_a_later_round_is_measured_from_the_first_start_too(folders: dict[str, Path], tmp_path: Path) -> None:
+    """KL and win rates against it are those of an evaluation whose reference it is, on the same samples."""
+    new = Contestant("new", {4: folders["ppo"]})
+    first = Contestant("first", {0: folders["flat"]}, "baseline", stream="flat", is_first=True)
+    later = run_of(folders, tmp_path, "later", "sft", new, first)
+    plain_run = run_of(folders, tmp_path, "plain", "flat", new)
+    found = {row["name"]: row for row in later["policies"]}
+    own = next(row for row in plain_run["policies"] if row["name"] == "new")
+    told = found["new"]["first"]
+    assert told["kl"] == own["kl"] and told["win_rates"]["letters"] == own["win_rate"]
+    assert told["win_rates"]["long"] == own["other_judges"]["long"]["win_rate"]
+    assert found["new"]["kl"] != own["kl"] and found["first"]["first"] is None and found["sft"]["first"]["kl"]["value"]
+    assert own["first"] is None
+    without = run_of(folders, tmp_path, "without", "sft", new)
+    same = next(row for row in without["policies"] if row["name"] == "new")
+    assert {**found["new"], "first": None} == same  # who else is measured changes nothing
+
+
+def test_where_nothing_is_to_be_chosen_nothing_is_drawn_for_it(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test prompts say the same as beside a policy with several snapshots; the only snapshot is looked at there."""
+    drawn: list[str] = []
+    sample = Bench.sample
+    monkeypatch.setattr(Bench, "sample", lambda self, *rest: drawn.append(self.name) or sample(self, *rest))
+    one = Contestant("one", {4: folders["ppo"]})
+    alone = run_of(folders, tmp_path, "alone", "sft", one)
+    assert set(drawn) == {"test"} and (alone["num_valid_prompts"], alone["best_of_n_curve"]) == (0, [])
+    assert alone["selections"]["one"]["step"] == 4 and alone["selections"]["one"]["snapshots"] == []
+    assert alone["selections"]["one"]["reason"].startswith("step 4 is the only snapshot, and on test prompts it holds")
+    drawn.clear()
+    curve = run_of(folders, tmp_path, "curve", "sft", one, curve=2)
+    assert drawn.count("validation") == 1 and [point["n"] for point in curve["best_of_n_curve"]] == [1, 2]
+    several = Contestant("several", {2: folders["sft"], 4: folders["ppo"]})
+    beside = run_of(folders, tmp_path, "beside", "sft", one, several)
+    rows = [next(row for row in found["policies"] if row["name"] == "one") for found in (alone, curve, beside)]
+    assert rows[0] == rows[1] == rows[2] and len(beside["selections"]["one"]["snapshots"]) == 1
+
+
+def test_what_the_judges_say_stands_in_the_order_of_trust_and_one_decides(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    found = run_of(folders, tmp_path, "said", "sft", Contestant("new", {4: folders["ppo"]}))
+    told = found["judged"]["new"]
+    assert [(one["judge"], one["kind"]) for one in told] == [("long", "second_reward_model"), ("letters", "function")]
+    row = next(row for row in found["policies"] if row["name"] == "new")
+    assert told[1]["win_rate"] == row["win_rate"] and told[0]["win_rate"] == row["other_judges"]["long"]["win_rate"]
+    [decides] = [one for one in told if one["decides"]]
+    floor = next(one for one in found["floors"]["new"] if one["name"] == "judge_win_rate_low")
+    assert floor["value"] == decides["win_rate"]["low"]
 
 
 def test_what_cannot_be_measured_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from accord.cli.main import app
 from accord.config import LabelConfig, TaskConfig, load_recipe
-from accord.errors import DataError
+from accord.errors import DataError, UsageError
 from accord.formats import Item
 from accord.loop.cache import Stage
 from accord.loop.files_task import FilesTask, StoreTask, shortened, split_of, topics_of
@@ -281,6 +281,30 @@ def test_a_share_of_zero_keeps_nothing_for_a_judge(tmp_path: Path, write_rows: W
     found = prepared(tmp_path, judgements=str(path), judge_share=0)
     assert found["counts"]["judgements_judge"] == 0
     assert split_of("a", TaskConfig(valid_share=0.98, test_share=0.01, judge_share=0)) == "valid"
+
+
+def test_annotators_of_the_judge_teach_nothing_else_and_nobody_else_teaches_it(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    """Twelve people on 300 topics: who is which is told by where their judgements stand; none stands on both sides."""
+    rows = [
+        {"prompt": f"p{i}", "chosen": "a b", "rejected": "c", "topic": f"topic {i}", "annotator": f"person {i % 12}"}
+        for i in range(300)
+    ]
+    told = prepared(tmp_path, judgements=str(write_rows("pairs.jsonl", rows)), judge_annotators=0.4, judge_share=0.3)
+
+    def people(split: str) -> set[str]:
+        lines = (tmp_path / "data" / f"judgements_{split}.jsonl").read_text().splitlines()
+        return {json.loads(line)["annotator"] for line in lines}
+
+    assert people("judge") and people("train") and not people("judge") & (people("train") | people("valid"))
+    assert people("judge") | people("train") == {f"person {i}" for i in range(12)} == people("test")
+    counts = told["counts"]
+    kept = sum(counts[f"judgements_{split}"] for split in ("train", "judge", "valid", "test"))
+    assert counts["judgements_left_out"] == 300 - kept > 0
+    assert "by an annotator kept apart from this split" in told["left_out"]["judgements"]["why"]
+    with pytest.raises(UsageError, match="which is 0"):
+        load_recipe(None, ["task.judge_annotators=0.3", "task.judge_share=0"])
 
 
 def test_a_file_of_nothing_but_faults_gives_up(tmp_path: Path, write_rows: WriteRows) -> None:

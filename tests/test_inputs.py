@@ -213,7 +213,7 @@ def test_a_run_of_files(
         *("ask.choose=uncertain", "ask.pool=2"),
     ]
     runner = played(load_recipe(None, [*toy, *own]), tmp_path)
-    names = "data sft candidates sample ask rankings reward dpo judge_people eval"
+    names = "data sft candidates sample ask rankings reward dpo judge_second_reward_model eval"
     assert [stage.name for stage in runner.stages] == names.split()
     check_every_input(runner, {own_code: ["eval"]})
 

@@ -259,7 +259,7 @@ def test_judges_are_opened_by_name_in_their_order() -> None:
     judges = open_judges(configs)
     assert list(judges) == ["thanks", "ends"]
     pairs = [("bread", "bread for all"), ("bread", "no.")]
-    assert [judge.score(pairs).tolist() for judge in judges.values()] == [[1, 0], [0, 1]]
+    assert [judge.scorer.score(pairs).tolist() for judge in judges.values()] == [[1, 0], [0, 1]]
 
 
 def test_no_judge_and_two_of_one_name_are_refused() -> None:

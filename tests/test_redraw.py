@@ -43,6 +43,19 @@ def test_a_run(tmp_path: Path) -> None:
     check_redrawn(run)
 
 
+def test_a_run_of_several_rounds(tmp_path: Path) -> None:
+    """Ten rounds and a half: every round's own page too, the tenth after the ninth; a folder without a run is none."""
+    run = fabricate(tmp_path / "run")
+    numbers = [2, 9, 10]
+    for number in numbers:
+        write_report(fabricate(run / f"round_{number}"))
+    (run / "round_3").mkdir()
+    (run / "round_two").mkdir()
+    write_report(run)
+    check_redrawn(run)
+    assert redraw(run) == [*(run / f"round_{number}" / "report.html" for number in numbers), run / "report.html"]
+
+
 def test_several_seeds(tmp_path: Path) -> None:
     runs = [fabricate(tmp_path / f"seed_{seed}", seed=seed) for seed in (0, 1)]
     for run in runs:

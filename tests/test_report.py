@@ -32,8 +32,10 @@ from accord.evals.results import (
     policy_floors,
     snapshot_floors,
     summarise,
+    with_judge,
 )
 from accord.evals.reward_card import Accuracies, RewardCard, card_json
+from accord.evals.trust import judge_said, told_in_order
 from accord.files import read_json, write_json
 from accord.formats.jsonl import write_jsonl
 from accord.report.glossary import GLOSSARY, TERMS
@@ -401,13 +403,13 @@ def test_a_run_of_best_of_n_alone_has_a_page(tmp_path: Path) -> None:
     bound = Interval(0.636, math.nan, math.nan, 348, 87)
     found = results_of(uncured=False, candidate="best_of_4", best_of=4, kl=bound, kl_is_bound=True)
     told = JudgeVerdict(iv(0.123), iv(0.456), None)
-    rows = tuple(replace(row, other_judges={"people": told}) for row in found.policies)
-    judges = {"ratings": "b2:01", "people": ""}
+    rows = tuple(replace(row, other_judges={"helpful": told}) for row in found.policies)
+    judges = {"ratings": "b2:01", "helpful": ""}
     found = replace(found, selections={}, folders={}, policies=rows, judges=judges, best_of_n_curve=())
     write_json(run / "eval" / "results.json", found.to_json())
     text = page_of(run).text
     assert "Best of 4 beats SFT" in text and "at most 0.6 nats" in text
-    assert "People: win rate" in text and "0.456 [0.406, 0.506]" in text
+    assert "Helpful: win rate" in text and "0.456 [0.406, 0.506]" in text
     for gap in ("reward/card.json", "eval/samples.jsonl", "no control", "nothing was measured along KL"):
         assert gap in text
     summary = summarise(read_json(run / "eval" / "results.json"), seconds=3.0)
@@ -417,6 +419,33 @@ def test_a_run_of_best_of_n_alone_has_a_page(tmp_path: Path) -> None:
     assert "All 4 floors are held." in page_of(run).text
     assert "Best of 4" in write_model_card(run).read_text(encoding="utf-8")
     write_seeds_report(tmp_path, [run])
+
+
+def test_who_says_so_stands_under_the_headline_the_most_trusted_first(run: Path) -> None:
+    """People are too few to say, so that the second reward model decides: both are said, and how many are missing."""
+    found = read_json(run / "eval" / "results.json")
+    second = judge_said("ratings", "second_reward_model", iv(0.69), note="other prompts")
+    people = judge_said("people", "people", Interval(0.6, 0.4, 0.8, 20, 20), ties=0.25, note="40 answers by 3 people")
+    alone = {**found, "judged": {"ppo": told_in_order([second])}}
+    assert "PPO beats SFT: the judge, a second reward model, prefers it in 69%" in page_of_results(run, alone)
+    text = page_of_results(run, with_judge(alone, people))
+    assert "Few people have judged it" in write_model_card(run).read_text(encoding="utf-8")
+    assert "PPO beats SFT: the judge, a second reward model, prefers it in 69%" in text
+    table = text.split("The judges, in the order of trust")[1].split("Policies on test prompts")[0]
+    assert table.index("people, in blind pairs; 40 answers by 3 people") < table.index("Ratings ← decides")
+    assert "0.600 [0.400, 0.800] 25% 20 too few to say: 43 more prompts needed" in table  # 63 with a quarter of ties
+    enough = judge_said("people", "people", iv(0.7), ties=0.0)
+    assert "PPO beats SFT: people prefer it in 70% of comparisons" in page_of_results(run, with_judge(alone, enough))
+    worse = judge_said("people", "people", iv(0.3))
+    text = page_of_results(run, with_judge(alone, worse))
+    assert "PPO is worse than SFT" in text and "1 of 5 floors are not held" in text
+
+
+def page_of_results(run: Path, results: dict[str, Any]) -> str:
+    write_json(run / "eval" / "results.json", results)
+    summary = summarise(results, read_json(run / "reward" / "card.json"), baseline="tfidf_bradley_terry")
+    write_json(run / "summary.json", summary)
+    return page_of(run).text
 
 
 def test_a_card_without_parts_baselines_and_probes_is_shown(run: Path) -> None:

@@ -22,7 +22,7 @@ from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import OptimConfig, RewardConfig, RlConfig
 from accord.errors import AccordError, UsageError
 from accord.models.decoder import CausalLM, ScalarModel
-from accord.models.folder import load_scalar, save_scalar
+from accord.models.folder import load_scalar, save_policy, save_scalar
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generated
@@ -203,6 +203,39 @@ def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_pa
     assert len((out / "samples" / "step_000001.txt").read_text().splitlines()) == 8
     for event in rows_of(out / "events.jsonl") if (out / "events.jsonl").exists() else []:
         assert event.keys() == {"step", "alarm", "cause"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [0, 2])
+def test_half_of_the_price_is_paid_to_a_second_reference(
+    letters_folder: Path, policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path, lora: int
+) -> None:
+    """Before any update KL to the start is 0, so that to both is half of that to the other one: on the same samples."""
+    data = write_rows("prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
+    found = {}
+    given = {"alone": {}, "other": {"reference": policy_folder}, "both": {"second_reference": policy_folder}}
+    for name, references in given.items():
+        rl(
+            rl_config(iterations=1, lora={"rank": lora}), model=letters_folder, reward_model=reward_folder, data=data,
+            output_dir=tmp_path / name, **references,
+        )  # fmt: skip
+        found[name] = rows_of(tmp_path / name / "metrics.jsonl")[0]
+    assert found["alone"]["kl"] == pytest.approx(0, abs=1e-4) and found["other"]["kl"] > 1
+    assert found["both"]["kl"] == pytest.approx(found["other"]["kl"] / 2, rel=1e-4)
+    assert found["both"]["score"] == found["alone"]["score"]  # the samples are the same
+    assert found["both"]["return"] == pytest.approx((found["alone"]["return"] + found["other"]["return"]) / 2, abs=1e-4)
+
+
+def test_a_reference_of_other_tokens_is_refused(
+    policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tiny_config: DecoderConfig, tmp_path: Path
+) -> None:
+    strange = train_tokenizer(["zebra zebra quartz quartz"], 290)
+    save_policy(tmp_path / "strange", CausalLM(replace(tiny_config, vocab_size=290, num_layers=1)), strange)
+    data = write_rows("prompts.jsonl", [{"prompt": "Bread"}])
+    given = {"model": policy_folder, "reward_model": reward_folder, "data": data, "output_dir": tmp_path / "out"}
+    for name in ("reference", "second_reference"):
+        with pytest.raises(AccordError, match="different tokenizers"):
+            rl(rl_config(), **given, **{name: tmp_path / "strange"})
 
 
 def test_critic_starts_from_the_reward_model(policy_folder: Path, reward_folder: Path) -> None:

@@ -46,7 +46,7 @@ def eval_(
         list[str] | None,
         typer.Option(
             metavar="NAME=WHAT",
-            help="Who says which text is better: a reward model's folder, module:function or a URL; the first leads.",
+            help="What says which text is better: a reward model's folder, module:function or a URL.",
         ),
     ] = None,
     reward_model: ScorerModel = None,
@@ -65,7 +65,7 @@ def eval_(
     \b
     Examples:
       accord eval --policy ppo/model --policy dpo/model --reference sft/model --data test.jsonl \\
-                  --judge people=judge/model -o compared
+                  --judge second=judge/model -o compared
       accord eval --policy new=ppo/model --reference sft/model --data test.jsonl --judge short=mine:shorter \\
                   --reward-model reward/model -o compared sample.max_new_tokens=120 eval.samples_per_prompt=8
     """

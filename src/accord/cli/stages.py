@@ -283,6 +283,8 @@ Examples:
         {
             "reward_model": ScorerModel,
             "ptx_data": file_or_none('JSONL of {"text"} rows not to be forgotten; wants rl.ptx.coef.'),
+            "reference": folder_or_none("Pay KL to this model, not to the one it starts from.", "--reference"),
+            "second_reference": folder_or_none("Pay half of the KL's price to this model.", "--second-reference"),
         },
         sections=("rl",),
         options=_SWEEPING,

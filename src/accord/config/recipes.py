@@ -79,6 +79,11 @@ class Recipe(Section):
     reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
     optimise: Literal["rl", "dpo"] = Field("rl", description="rl: against the reward model. dpo: on the judgements.")
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")
+    # Near the last alone, N rounds may drift N times as far, each step within its bounds.
+    reference: Literal["both", "last", "first"] = Field(
+        "both",
+        description="What rl pays KL to in later rounds: the last champion, where round 1 started, half to each.",
+    )
     dpo: DpoConfig = Field(DpoConfig(), description="Direct preference, in place of a reward model and rl.")
     controls: dict[str, dict[str, Any]] = Field(
         {}, description="Name to {rl: ...}, or {dpo: ...} as optimise says: the same with these changes, beside it."
@@ -94,6 +99,10 @@ class Recipe(Section):
             self.control(name)
         if self.compare.methods and self.rounds > 1:
             raise ValueError(f"rounds is {self.rounds}, and a comparison of methods (compare.methods) has one")
+        comparing = [name for name, judge in self.eval.judges.items() if judge.chat is not None]
+        comparing += ["people"] if self.eval.people.prompts else []
+        if self.compare.methods and comparing:
+            raise ValueError(f"{comparing[0]} would judge one candidate, and compare.methods has several")
         return self
 
     def method(self, name: str) -> RlConfig | DpoConfig | int:

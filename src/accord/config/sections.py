@@ -150,12 +150,28 @@ class AskConfig(Section):
         return self
 
 
+class PeopleJudgeConfig(Section):
+    """People as judges: blind pairs of a champion's and a candidate's completions for test prompts."""
+
+    prompts: int = Field(0, ge=0, description="Test prompts whose pairs people judge in each round; 0 = none.")
+    overlap: int = Field(1, ge=1, le=1000, description="People who judge each pair.")
+    enough: EnoughConfig = Field(EnoughConfig(), description="What ends the waiting, as ask.enough says it.")
+    simulated: bool = Field(False, description="Also take what `accord simulate` answers; pages then call it that.")
+
+    @model_validator(mode="after")
+    def _judges_can_agree(self) -> Self:
+        if self.enough.agreement and self.overlap < 2:
+            raise ValueError("enough.agreement needs pairs that two people judge: give overlap 2 or more")
+        return self
+
+
 class EvalConfig(Section):
     """What is measured on prompts that nothing was trained on, and the floors that must hold."""
 
     judges: dict[str, ScorerConfig] = Field(
         {}, description="Name to {model | function | regex | http ...}: judges besides the task's own."
     )
+    people: PeopleJudgeConfig = Field(PeopleJudgeConfig(), description="People who judge, before all programs.")
     # The more samples a prompt, the less of the interval is luck of the draw; prompts (topics) are what there are few
     # of.
     samples_per_prompt: int = Field(4, ge=1, description="Completions per test prompt and policy.")

@@ -27,6 +27,12 @@ class TaskConfig(Section):
         "topic", description="What stays together: whole topics, or each prompt (where topics are few)."
     )
     judge_share: float = Field(0.15, ge=0, lt=1, description="Share of topics whose judgements teach the judge alone.")
+    judge_annotators: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of annotators who teach the judge alone, if at all; 0 = of other topics, all.",
+    )
     valid_share: float = Field(0.1, gt=0, lt=1, description="Share of topics on which snapshots are chosen.")
     test_share: float = Field(0.15, gt=0, lt=1, description="Share of topics on which policies are reported.")
     measured_prompts: int = Field(200, ge=2, description="Most prompts that are measured on, of valid and of test.")
@@ -47,6 +53,8 @@ class TaskConfig(Section):
         for key in ("simulated", "ai"):
             if getattr(self, key) and self.use == "files":
                 raise ValueError(f"{key} is for use: store; what a file holds is taken as it stands")
+        if self.judge_annotators and not self.judge_share:
+            raise ValueError("judge_annotators teach a judge on the topics of judge_share, which is 0")
         if self.judge_share + self.valid_share + self.test_share >= 1:
             raise ValueError("judge_share, valid_share and test_share leave nothing to train on: they sum to 1")
         return self

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from accord.evals.contestants import Contestant, read_topics
 from accord.evals.metrics import distinct_n, distinct_share, mean_repetition, self_bleu, word_count
-from accord.evals.results import CurvePoint, JudgeVerdict, PolicyRow
+from accord.evals.results import CurvePoint, FirstVerdict, JudgeVerdict, PolicyRow
 from accord.evals.samples import LoadedPolicy, PolicySamples, draw_samples
 from accord.models.placement import AUTO, Placement
 from accord.rollout.engine import Sampling
@@ -68,7 +68,8 @@ class Bench:
     """What all policies measured on one split share. ``topics`` (P,) are the unit of resampling.
 
     ``name`` names the random streams: each policy has its own, so that no two policies' samples are coupled. The first
-    of ``judges`` leads: it decides win rates and the choice of snapshots.
+    of ``judges`` leads: it decides win rates and the choice of snapshots. ``first`` is where the first of several
+    rounds started, where policies are measured from there too.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Bench:
     seed: int
     resamples: int
     placement: Placement = AUTO
+    first: LoadedPolicy | None = None
 
     def on(self, name: str, path: Path, judges: Mapping[str, Scorer]) -> Bench:
         """Return the same bench with the prompts of another file and these judges."""
@@ -92,7 +94,7 @@ class Bench:
         policy = self.reference if folder == self.reference.folder else LoadedPolicy.load(folder, self.placement)
         sampling = replace(self.sampling, samples_per_prompt=K) if K else self.sampling
         seed = stream_seed(self.seed, "eval", self.name, stream)
-        return self.scored(draw_samples(policy, self.reference, self.prompts, sampling, seed=seed))
+        return self.scored(draw_samples(policy, self.reference, self.prompts, sampling, seed=seed, first=self.first))
 
     def scored(self, samples: PolicySamples) -> ScoredSamples:
         """Judges and proxy read the prompt and the completion as it was drawn."""
@@ -173,6 +175,16 @@ class Bench:
             name: self.verdict(scored, score_PK, against, against.others[name])
             for name, score_PK in scored.others.items()
         }
+
+    def against_first(self, scored: ScoredSamples, first: ScoredSamples) -> FirstVerdict:
+        """Return KL and win rates by every judge against where the first of several rounds started."""
+        leading = next(iter(self.judges))
+        pairs = {leading: (scored.judge_PK, first.judge_PK)}
+        pairs |= {name: (score_PK, first.others[name]) for name, score_PK in scored.others.items()}
+        wins = {
+            name: win_rate(*both, self.topics, resamples=self.resamples, seed=self.seed) for name, both in pairs.items()
+        }
+        return FirstVerdict(self.mean(scored.samples.first_kl_PK), wins)
 
     def bound(self, n: int, num_samples: int) -> Interval:
         """Return the KL of best-of-n from above: log n - (n - 1) / n."""

@@ -25,6 +25,7 @@ class Contestant:
         note: What the tables say beneath its name.
         best_of: The proxy picks the best of so many samples.
         stream: Names its random numbers, its name where empty: a policy can get another name and keep its samples.
+        is_first: Where the first of several rounds started: KL and win rates of all others are told against it too.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Contestant:
     note: str = ""
     best_of: int = 1
     stream: str = ""
+    is_first: bool = False
 
     def __post_init__(self) -> None:
         if not self.snapshots:
@@ -73,6 +75,12 @@ def read_topics(path: Path, chat: Chat | None = None) -> tuple[tuple[str, ...], 
     if len({row.text for row in rows}) < len(rows):
         raise UsageError("a prompt stands twice", where=str(path), hint="evaluate on each prompt once")
     return tuple(row.text for row in rows), tuple(row.topic or row.text for row in rows)
+
+
+def best_of_n_of(reference: Path, n: int) -> Contestant:
+    """Return best-of-n of the reference by the proxy: what the reward model can do without any training."""
+    note = f"the proxy picks one of {n} of the reference's samples"
+    return Contestant("best_of_n", {0: reference}, "baseline", note, n)
 
 
 def check_names(reference: Contestant, contestants: tuple[Contestant, ...]) -> None:

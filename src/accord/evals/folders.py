@@ -9,10 +9,12 @@ from typing import Any
 
 from accord.config import EvalConfig, SampleConfig, ScorerConfig
 from accord.errors import UsageError
-from accord.evals.contestants import Contestant, EvalPrompts, policy_name
+from accord.evals.contestants import Contestant, EvalPrompts, best_of_n_of, policy_name
 from accord.evals.evaluate import EvalRun, evaluate_policies
-from accord.evals.judges import open_judges, recipe_judges
-from accord.evals.results import EvalResults, PolicyRow, plain
+from accord.evals.judged_pairs import chat_verdict
+from accord.evals.judges import comparing_judges, open_judges, recipe_judges
+from accord.evals.results import EvalResults, PolicyRow, plain, with_judge
+from accord.files import write_json
 from accord.progress import Log, quiet
 from accord.report.run_page import write_report
 from accord.rollout.engine import Sampling
@@ -26,12 +28,14 @@ NO_PROXY = "the reference; no reward model is named, and the judge's score stand
 class EvaluateResult:
     """Where the page is, and the few numbers of each policy that decide, by its name.
 
-    ``win_rate`` has an interval for each judge; ``kl`` is in nats per completion, from the reference.
+    ``win_rate`` has an interval for each judge; ``kl`` is in nats per completion, from the reference. ``judged`` is
+    what each judge says of the first policy, the most trusted first, and which of them decides.
     """
 
     report: Path
     reference: str
     policies: dict[str, dict[str, Any]]
+    judged: list[dict[str, Any]]
 
 
 def evaluate(
@@ -65,25 +69,28 @@ def evaluate(
     if not policies:
         raise UsageError("there is no policy to evaluate", hint="name a folder: --policy ppo=runs/ppo/model")
     judges, scored = open_judges(recipe_judges(config)), bool(reward_model or rewards)
+    chats = comparing_judges(config)
     results = evaluate_policies(
         config if scored else config.model_copy(update={"curve_samples": 1}),
-        [*_candidates(policies), *(_best_of_n(config, reference) if scored else ())],
+        [*_candidates(policies), *([best_of_n_of(reference, config.best_of)] if scored else [])],
         reference=Contestant(policy_name(reference), {0: reference}, note="" if scored else NO_PROXY),
-        proxy=load_scorer(rewards, reward_model) if scored else next(iter(judges.values())),
+        proxy=load_scorer(rewards, reward_model) if scored else next(iter(judges.values())).scorer,
         judges=judges,
         prompts=EvalPrompts(data, data),  # of each policy there is one snapshot: nothing is chosen on the first
         run=EvalRun(output_dir / "eval", _sampling(sampling or SampleConfig()), seed, log=log),
     )
-    return _told(results, write_report(output_dir))
+    folder, found = output_dir / "eval", results.to_json()
+    inputs = {"samples": folder / "samples.jsonl", "results": folder / "results.json", "test_prompts": data}
+    for name, chat in chats.items():
+        said = chat_verdict(name, chat, inputs, output_dir / f"judged_{name}", seed, config.bootstrap, log)
+        found = with_judge(found, said)
+    if chats:
+        write_json(inputs["results"], found)
+    return _told(results, found["judged"][results.candidate], write_report(output_dir))
 
 
 def _candidates(policies: Mapping[str, Path]) -> list[Contestant]:
     return [Contestant(name, {0: folder}) for name, folder in policies.items()]
-
-
-def _best_of_n(config: EvalConfig, reference: Path) -> list[Contestant]:
-    note = f"the proxy picks one of {config.best_of} of the reference's samples"
-    return [Contestant("best_of_n", {0: reference}, "baseline", note, config.best_of)]
 
 
 def _sampling(config: SampleConfig) -> Sampling:
@@ -96,10 +103,10 @@ def _sampling(config: SampleConfig) -> Sampling:
     return Sampling(config.max_new_tokens, temperature=config.temperature)
 
 
-def _told(results: EvalResults, report: Path) -> EvaluateResult:
+def _told(results: EvalResults, judged: list[dict[str, Any]], report: Path) -> EvaluateResult:
     leading = next(iter(results.judges))
     rows = [row for row in results.policies if row.name != results.reference]
-    return EvaluateResult(report, results.reference, {row.name: _numbers(row, leading) for row in rows})
+    return EvaluateResult(report, results.reference, {row.name: _numbers(row, leading) for row in rows}, judged)
 
 
 def _numbers(row: PolicyRow, leading: str) -> dict[str, Any]:

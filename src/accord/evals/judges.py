@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from accord.config import EvalConfig, ScorerConfig
+from accord.config import ChatConfig, EvalConfig, ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.evals.metrics import log_words
 from accord.evals.tfidf import (
@@ -44,6 +44,7 @@ from accord.evals.tfidf import (
     word_terms,
     words,
 )
+from accord.evals.trust import KIND_OF_SCORER, check_judge_name
 from accord.files import read_json, write_folder, write_json
 from accord.models.placement import AUTO, Placement
 from accord.scoring.scorer import Scorer
@@ -131,27 +132,54 @@ class TextJudge:
         write_folder(Path(folder), fill)
 
 
+@dataclass(frozen=True)
+class Judge:
+    """A scorer that trained nothing; ``kind`` says how far it is to be trusted: `accord.evals.trust.JUDGE_KINDS`.
+
+    ``note``: what a reader must know of it besides.
+    """
+
+    scorer: Scorer
+    kind: str = "function"
+    note: str = ""
+
+
 def recipe_judges(config: EvalConfig) -> list[ScorerConfig]:
-    """Return the judges of a recipe as scorers, each called by its key."""
-    return [judge.model_copy(update={"name": name}) for name, judge in config.judges.items()]
+    """Return the judges of a recipe that score, each called by its key."""
+    scoring = {name: judge for name, judge in config.judges.items() if judge.chat is None}
+    return [judge.model_copy(update={"name": name}) for name, judge in scoring.items()]
 
 
-def open_judges(configs: Sequence[ScorerConfig], placement: Placement = AUTO) -> dict[str, Scorer]:
+def comparing_judges(config: EvalConfig) -> dict[str, ChatConfig]:
+    """Return the judges that compare two completions and score none, by name. Raises UsageError for a wrong name."""
+    found = {name: judge.chat for name, judge in config.judges.items() if judge.chat is not None}
+    for name in found:
+        check_judge_name(name, "chat")
+    return found
+
+
+def open_judges(configs: Sequence[ScorerConfig], placement: Placement = AUTO) -> dict[str, Judge]:
     """Return the judges that a recipe names, by name, in their order: the first one leads.
 
     Raises:
-        UsageError: there is none, or two share a name.
+        UsageError: there is none, two share a name, or a program is called people.
     """
     if not configs:
         raise UsageError(
             "no judge is named",
             why="a policy cannot be judged by the score that it was optimised for",
-            hint="name one that trained nothing: {model: FOLDER}, {function: module:name}, {regex: ...} or {http: URL}",
+            hint="name one that trained nothing: {model: FOLDER}, {function: module:name}, {regex: ...}, {http: URL}; "
+            "a chat model stands beside it: it scores no text, it compares two",
         )
     names = [config.label for config in configs]
     if len(set(names)) < len(names):
         raise UsageError(f"two judges share a name: {', '.join(sorted(names))}", hint="give each its own `name`")
-    return {config.label: SCORER_KINDS[config.kind](config, placement) for config in configs}
+    for config in configs:
+        check_judge_name(config.label, KIND_OF_SCORER[config.kind])
+    return {
+        config.label: Judge(SCORER_KINDS[config.kind](config, placement), KIND_OF_SCORER[config.kind])
+        for config in configs
+    }
 
 
 def load_text_judge(folder: Path | str) -> TextJudge:

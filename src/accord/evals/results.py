@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import numpy as np
 from accord.config import EvalConfig
 from accord.errors import DataError
 from accord.evals.contestants import ContestantRole
+from accord.evals.trust import JudgeSaid, deciding, told_in_order
 from accord.stats import Interval
 
 RESULTS_FORMAT = 2  # of results.json: 1 had fixed names of policies
@@ -23,7 +24,7 @@ RESULTS_FORMAT = 2  # of results.json: 1 had fixed names of policies
 
 def plain(value: Any) -> Any:
     """Records, arrays and paths as dicts, lists, numbers and texts; a number that is not finite becomes null."""
-    if isinstance(value, Interval | Floor):
+    if isinstance(value, Interval | Floor | JudgeSaid):
         return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
@@ -96,12 +97,21 @@ class JudgeVerdict:
 
 
 @dataclass(frozen=True)
+class FirstVerdict:
+    """A policy against where the first of several rounds started: KL in nats, and win rates by judge."""
+
+    kl: Interval
+    win_rates: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
 class PolicyRow:
     """One policy on the prompts of one split; every interval resamples topics.
 
     ``judge``, ``win_rate`` and ``length_controlled`` are by the leading judge, ``other_judges`` what the others say.
     ``kl`` is in nats per completion; with ``kl_is_bound`` it is an upper bound and not a measurement. ``nll`` is in
-    nats per token under the reference, ``nll_excess`` that minus the reference's own.
+    nats per token under the reference, ``nll_excess`` that minus the reference's own. ``first`` is for rounds after
+    the first, whose reference is the policy promoted last.
     """
 
     name: str
@@ -126,6 +136,7 @@ class PolicyRow:
     distinct_share: float
     repetition: float
     end_rate: float
+    first: FirstVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -167,10 +178,11 @@ class EvalResults:
     """Everything measured: ``policies`` on test prompts, the rest on validation prompts.
 
     Attributes:
-        judges: Name -> content hash of each judge, empty where it has none. The first one leads.
+        judges: Name -> content hash of each judge, empty where it has none. The first one chooses snapshots.
+        judged: What the judges say of each candidate, in the order of trust; the one that decides says so.
         reference, candidate: Names of the policy that all are compared with, and of the first candidate.
         floors: Of each candidate, on test prompts.
-        start: The reference on validation prompts.
+        start: The reference on validation prompts; on test prompts where nothing was measured on validation prompts.
         folders: Where each policy's reported snapshot lies, seen from the run's folder; those outside are left out.
         selections: Of each candidate that has snapshots.
         controls: The snapshots of each control.
@@ -192,6 +204,7 @@ class EvalResults:
     selections: Mapping[str, Selection]
     controls: Mapping[str, tuple[Snapshot, ...]]
     best_of_n_curve: tuple[CurvePoint, ...]
+    judged: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def policy(self, name: str) -> PolicyRow:
         """Return the row of one policy; raises DataError where it was not evaluated."""
@@ -219,12 +232,31 @@ def snapshot_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
     return (*text_floors(config, row), Floor("kl", row.kl.value, high=config.kl_ceiling))
 
 
-def policy_floors(config: EvalConfig, row: PolicyRow) -> tuple[Floor, ...]:
-    """Return what the chosen policy must hold on test prompts."""
-    win = row.win_rate
+def policy_floors(config: EvalConfig, row: PolicyRow, win: Interval | None = None) -> tuple[Floor, ...]:
+    """Return what the chosen policy must hold on test prompts, that it is liked better among it.
+
+    ``win`` is its win rate by the judge that decides, where that is not the first.
+    """
+    return (better_floor(win or row.win_rate), *text_floors(config, row))
+
+
+def better_floor(win: Interval | None) -> Floor:
+    """Return the floor that a policy is liked better; without an interval it is not held."""
     lower = math.nan if win is None else win.low
-    better = Floor("judge_win_rate_low", 0.0 if math.isnan(lower) else lower, 0.5, strict=True)
-    return (better, *text_floors(config, row))
+    return Floor("judge_win_rate_low", 0.0 if math.isnan(lower) else lower, 0.5, strict=True)
+
+
+def with_judge(results: Mapping[str, Any], said: JudgeSaid) -> dict[str, Any]:
+    """Return ``results.json`` with what one more judge says of its candidate: that may change who decides."""
+    name = results["candidate"]
+    judged = [*map(JudgeSaid.of_json, results.get("judged", {}).get(name, [])), said]
+    better = better_floor(deciding(judged).win_rate).to_json()
+    floors = [better if floor["name"] == better["name"] else floor for floor in results["floors"][name]]
+    return {
+        **results,
+        "judged": {**results.get("judged", {}), name: told_in_order(judged)},
+        "floors": {**results["floors"], name: floors},
+    }
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
@@ -247,14 +279,19 @@ def summarise(
     """
     name = results["candidate"]
     row = next(row for row in results["policies"] if row["name"] == name)
-    win, (told, floors) = row["win_rate"], _card_numbers(card, baseline)
+    judged, (told, floors) = results.get("judged", {}).get(name, []), _card_numbers(card, baseline)
+    decides = next((one for one in judged if one["decides"]), None)
+    win = decides["win_rate"] if decides else row["win_rate"]
     return {
         "candidate": name,
         **told,
         "judge_win_rate": win["value"],
         "judge_win_rate_low": win["low"],
         "judge_win_rate_high": win["high"],
+        "decided_by": decides["judge"] if decides else next(iter(results["judges"]), ""),
+        "judges": judged,
         "kl": row["kl"]["value"],
+        "first": _against_first(row.get("first"), [decides, *judged] if decides else []),
         "length_ratio": row["length_ratio"],
         "nll_excess": row["nll_excess"],
         "distinct_share": row["distinct_share"],
@@ -263,6 +300,15 @@ def summarise(
         "counts": dict(counts or {}),
         "floors": {floor["name"]: floor for floor in [*floors, *results["floors"][name]]},
     }
+
+
+def _against_first(found: Mapping[str, Any] | None, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return KL and win rate against the first start, by the judge that decides, or the most trusted that looked."""
+    if not found:
+        return None
+    asked = (one["judge"] for one in judged if one["judge"] in found["win_rates"])
+    judge = next(asked, next(iter(found["win_rates"])))
+    return {"kl": found["kl"]["value"], "judge": judge, "win_rate": found["win_rates"][judge]}
 
 
 def _card_numbers(card: Mapping[str, Any] | None, baseline: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

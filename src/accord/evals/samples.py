@@ -36,6 +36,7 @@ class PolicySamples:
 
     ``logp_PK`` and ``ref_logp_PK`` are log-probabilities of the whole completion in nats under the policy itself and
     under the reference, both recomputed by one and the same function, so that a policy's KL to itself is exactly 0.
+    ``first_logp_PK`` is that under where the first of several rounds started, if that was asked for.
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -43,6 +44,7 @@ class PolicySamples:
     tokens_PK: IntArray
     logp_PK: FloatArray
     ref_logp_PK: FloatArray
+    first_logp_PK: FloatArray | None = None
 
     @property
     def flat(self) -> list[str]:
@@ -54,6 +56,13 @@ class PolicySamples:
         """log pi - log ref of each completion: its mean estimates KL(pi || ref) without bias (k1)."""
         return self.logp_PK - self.ref_logp_PK
 
+    @property
+    def first_kl_PK(self) -> FloatArray:
+        """The same against where the first of several rounds started. Raises DataError where that was not measured."""
+        if self.first_logp_PK is None:
+            raise DataError("these samples were not measured against the first start")
+        return self.logp_PK - self.first_logp_PK
+
     def pick(self, index_PK: IntArray) -> PolicySamples:
         """For each prompt only the samples with these indices, in this order."""
         return PolicySamples(
@@ -62,6 +71,9 @@ class PolicySamples:
             tokens_PK=np.take_along_axis(self.tokens_PK, index_PK, axis=1),
             logp_PK=np.take_along_axis(self.logp_PK, index_PK, axis=1),
             ref_logp_PK=np.take_along_axis(self.ref_logp_PK, index_PK, axis=1),
+            first_logp_PK=None
+            if self.first_logp_PK is None
+            else np.take_along_axis(self.first_logp_PK, index_PK, axis=1),
         )
 
 
@@ -94,9 +106,15 @@ def sample_policy(
 
 
 def draw_samples(
-    policy: LoadedPolicy, reference: LoadedPolicy, prompts: Sequence[str], sampling: Sampling, *, seed: int
+    policy: LoadedPolicy,
+    reference: LoadedPolicy,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    seed: int,
+    first: LoadedPolicy | None = None,
 ) -> PolicySamples:
-    """`sample_policy` with both models in memory."""
+    """`sample_policy` with the models in memory; with ``first`` also the log-probabilities under that one."""
     if policy is not reference and tokenizer_hash(policy.folder) != tokenizer_hash(reference.folder):
         raise DataError(
             "policy and reference have different tokenizers",
@@ -107,10 +125,12 @@ def draw_samples(
     generator = EngineGenerator(policy.model, policy.tokenizer, max_rows=EVAL_ROWS)
     drawn = generator.generate(prompts, sampling, seed=seed)
     examples = [Example(one.prompt_ids, one.completion_ids) for one in drawn]
-    logp_B = completion_logps(policy.model, examples, policy.tokenizer.pad_id, sampling.temperature)
-    ref_logp_B = logp_B
-    if policy is not reference:
-        ref_logp_B = completion_logps(reference.model, examples, policy.tokenizer.pad_id, sampling.temperature)
+
+    def logps(of: LoadedPolicy) -> FloatArray:
+        return completion_logps(of.model, examples, policy.tokenizer.pad_id, sampling.temperature)
+
+    logp_B = logps(policy)
+    ref_logp_B = logp_B if policy is reference else logps(reference)
     shape = (len(prompts), sampling.samples_per_prompt)
     return PolicySamples(
         texts=tuple(tuple(one.text for one in group) for group in by_prompt(drawn, shape[1])),
@@ -118,6 +138,7 @@ def draw_samples(
         tokens_PK=np.array([len(one.completion_ids) for one in drawn], dtype=np.int64).reshape(shape),
         logp_PK=logp_B.reshape(shape),
         ref_logp_PK=ref_logp_B.reshape(shape),
+        first_logp_PK=None if first is None else logps(first).reshape(shape),
     )
 
 

@@ -37,8 +37,9 @@ def reads_of(recipe: Recipe) -> str:
 
 def sources_asked(recipe: Recipe) -> frozenset[str]:
     """The sources whose samples the recipe asks anybody about: whatever may be the champion (`accord.loop.round`)."""
-    policies = ("base", "sft", *(f"round_{number}" for number in range(1, recipe.rounds)))
-    return frozenset(f"{recipe.name}/{policy}" for policy in policies if recipe.ask.who != "nobody")
+    policies = ("base", "sft", *(f"round_{number}" for number in range(1, recipe.rounds + 1)))
+    asks = recipe.ask.who != "nobody" or recipe.eval.people.prompts
+    return frozenset(f"{recipe.name}/{policy}" for policy in policies if asks)
 
 
 def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:

@@ -60,7 +60,7 @@ class SplitTask(PlainTask):
         most = self.place.config.max_characters
         with LeftOut(folder) as left_out:
             found = [one for one in self.items(inputs, left_out) if left_out.keeps(*one, most_characters=most)]
-        files = self.split(found)
+            files = self.split(found, left_out)
         counts = {kind: {split: len(files[kind, split]) for split in SPLITS} for kind in FILE_KEYS}
         self.refuse_empty(counts, left_out)
         for (kind, split), rows in files.items():
@@ -72,12 +72,16 @@ class SplitTask(PlainTask):
         write_json(folder / "manifest.json", manifest)
         return manifest
 
-    def split(self, found: Sequence[tuple[str, Item]]) -> dict[tuple[str, Split], list[Mapping[str, Any]]]:
+    def split(
+        self, found: Sequence[tuple[str, Item]], left_out: LeftOut
+    ) -> dict[tuple[str, Split], list[Mapping[str, Any]]]:
         """The rows of each file. Prompts stand there once; of those that are only measured on, so many as are asked."""
         config = self.place.config
         items: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in FILE_KEYS for split in SPLITS}
         for (kind, item), unit in zip(found, units_of([item for _, item in found], config), strict=True):
             split = split_of(unit, config)
+            if kind == "judgements" and not left_out.keeps_annotator(item, split, config.judge_annotators):
+                continue
             # Where topics are not kept apart, training still knows them; intervals resample what was.
             kept = split == "train" and config.split_by == "prompt" and bool(item.topic)
             items[kind, split].append(item if kept else replace(item, topic=unit))
@@ -212,6 +216,11 @@ def split_of(topic: str, config: TaskConfig) -> Split:
     return "train"
 
 
+def judges_alone(annotator: str, share: float) -> bool:
+    """Whether an annotator is one of those who teach the judge alone; one without a name is not."""
+    return bool(annotator) and int.from_bytes(_digest(f"annotator {annotator}"), "big") / 2**64 < share
+
+
 # ---- what cannot be used ---------------------------------------------------------------------------------------------
 
 
@@ -255,6 +264,16 @@ class LeftOut(contextlib.ExitStack):
         row = json.dumps(item.row, ensure_ascii=False, default=str)
         problem = faults[0] if faults else "nothing of it can be written"
         self.rejecting(kind)(Reject(item.where, "", problem, "mend the row, or leave it out", row[:MAX_SHOWN]))
+        return False
+
+    def keeps_annotator(self, item: Item, split: Split, share: float) -> bool:
+        """Whether a judgement may stand in a split: those who teach the judge teach nothing else, and nobody else it.
+
+        Which of the annotators that are is said by a hash of the name; nothing is kept apart where the share is 0.
+        """
+        if not share or split == "test" or judges_alone(item.annotator, share) == (split == "judge"):
+            return True
+        self._count("judgements", "by an annotator kept apart from this split", item.where)
         return False
 
     def _count(self, kind: str, reason: str, where: str) -> None:

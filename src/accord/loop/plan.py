@@ -26,6 +26,7 @@ from accord.loop.asking import JUDGEMENTS, ask_stage, reads_of
 from accord.loop.cache import RUNNING, STAMP, Runner, Stage
 from accord.loop.costs import UNSURE, Amounts, Estimator, ModelSize, measure_products
 from accord.loop.files_task import SPLITS, TASKS
+from accord.loop.judging import judged_stages
 from accord.loop.kept import keeps_share
 from accord.loop.round import (
     WITHOUT_SFT,
@@ -234,10 +235,12 @@ def _plan_round(home: Home, planner: Planner, champion: Champion) -> Champion:
     samples = sample_prompts(home, champion.policy, home.task.prompts("train"))
     reward = fit_reward(home, collect(home, _plan_asking(home, planner, champion, samples)))
     judgements = home.path("rankings/rankings.jsonl")
-    candidate = candidate_of(home, champion.policy, reward, judgements)
-    controls = optimise_controls(home, champion.policy, reward, judgements)
+    candidate = candidate_of(home, champion, reward, judgements)
+    controls = optimise_controls(home, champion, reward, judgements)
     fit_judges(home)
     home.do(eval_stage(home, champion, candidate, controls, reward))
+    for stage in judged_stages(home, champion.name):
+        home.do(stage)
     after = _champion_after(home, champion)
     queue(home, home.path("model") if home.number == 1 else after.policy)  # what the first round chose is published
     return after

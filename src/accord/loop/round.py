@@ -5,21 +5,24 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from accord.config import DpoConfig, Recipe, RlConfig
-from accord.evals.contestants import Contestant, EvalPrompts
+from accord.evals.contestants import Contestant, EvalPrompts, best_of_n_of
 from accord.evals.evaluate import EvalRun, evaluate_policies
-from accord.evals.judges import open_judges, recipe_judges
-from accord.evals.results import summarise
+from accord.evals.judged_pairs import kept_apart
+from accord.evals.judges import Judge, open_judges, recipe_judges
+from accord.evals.results import summarise, with_judge
 from accord.files import read_json, write_json
 from accord.loop.asking import JUDGEMENTS, ask_stage, collect_stage, queue_stage
 from accord.loop.cache import STAMP, Inputs, Stage
 from accord.loop.choosing import samples_to_ask
+from accord.loop.judging import judged_stages, verdict_of
 from accord.loop.samples import SAMPLES
 from accord.loop.stages import (
+    SECOND,
     Home,
     data_stage,
     dpo_stage,
@@ -42,7 +45,6 @@ from accord.people.watching import AnswersSoFar, Questions, Watcher, wait_for_pe
 from accord.progress import Log, Notice
 from accord.report.run_page import write_pages, write_report
 from accord.rollout.engine import Sampling
-from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.train.training_run import snapshots_of
 
@@ -51,11 +53,15 @@ WITHOUT_SFT = "as the task has no demonstrations"
 
 @dataclass(frozen=True)
 class Champion:
-    """The policy that the next round starts from, what pages call it, and what its reward model is built on."""
+    """The policy that the next round starts from, what pages call it, and what its reward model is built on.
+
+    ``first`` is the policy that the first round started from: later rounds are measured from there too.
+    """
 
     policy: Path
     start: Path
     name: str
+    first: Path
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ def play_round(home: Home, champion: Champion) -> Champion:
     asked = ask(home, champion, samples)
     judgements = collect(home, asked)
     reward = fit_reward(home, judgements)
-    candidate = candidate_of(home, champion.policy, reward, judgements)
-    controls = optimise_controls(home, champion.policy, reward, judgements)
+    candidate = candidate_of(home, champion, reward, judgements)
+    controls = optimise_controls(home, champion, reward, judgements)
     verdict = evaluate_candidate(home, champion, candidate, controls, reward)
     promotion = promote(home, champion, candidate, verdict)
     queue(home, promotion.published)
@@ -91,9 +97,9 @@ def first_champion(home: Home) -> Champion:
     fine_tuning = sft_stage(home)
     if fine_tuning is None:
         home.runner.log(0.0, f"sft: left out, {WITHOUT_SFT}")
-        return Champion(start_of(home), start_of(home), "base")
+        return Champion(start_of(home), start_of(home), "base", start_of(home))
     home.do(fine_tuning)
-    return Champion(home.path("sft/model"), start_of(home), "sft")
+    return Champion(home.path("sft/model"), start_of(home), "sft", home.path("sft/model"))
 
 
 def sample_prompts(home: Home, policy: Path, prompts: Path) -> Path | None:
@@ -153,26 +159,28 @@ def fit_reward(home: Home, judgements: Path) -> Path:
     return home.path("reward/model")
 
 
-def optimise(home: Home, name: str, config: RlConfig | DpoConfig, policy: Path, reward: Path, judgements: Path) -> Path:
+def optimise(
+    home: Home, name: str, config: RlConfig | DpoConfig, champion: Champion, reward: Path, judgements: Path
+) -> Path:
     """Snapshots of the policy while it is optimised against the reward model, or on the judgements."""
     if isinstance(config, RlConfig):
-        home.do(rl_stage(home, name, config, policy, reward))
+        home.do(rl_stage(home, name, config, champion.policy, reward, champion.first))
     else:
-        home.do(dpo_stage(home, name, config, policy, judgements, home.task.judgements("valid"), reward))
+        home.do(dpo_stage(home, name, config, champion.policy, judgements, home.task.judgements("valid"), reward))
     return home.path(f"{name}/snapshots")
 
 
-def candidate_of(home: Home, policy: Path, reward: Path, judgements: Path) -> Path:
+def candidate_of(home: Home, champion: Champion, reward: Path, judgements: Path) -> Path:
     """Snapshots of the policy that is to be better."""
     recipe = home.recipe
-    return optimise(home, recipe.optimise, recipe.optimisation(), policy, reward, judgements)
+    return optimise(home, recipe.optimise, recipe.optimisation(), champion, reward, judgements)
 
 
-def optimise_controls(home: Home, policy: Path, reward: Path, judgements: Path) -> dict[str, Path]:
+def optimise_controls(home: Home, champion: Champion, reward: Path, judgements: Path) -> dict[str, Path]:
     """Snapshots of the same optimisation with the changes of each control."""
     recipe = home.recipe
     return {
-        name: optimise(home, f"{recipe.optimise}_{name}", recipe.control(name), policy, reward, judgements)
+        name: optimise(home, f"{recipe.optimise}_{name}", recipe.control(name), champion, reward, judgements)
         for name in recipe.controls
     }
 
@@ -180,10 +188,16 @@ def optimise_controls(home: Home, policy: Path, reward: Path, judgements: Path) 
 def evaluate_candidate(
     home: Home, champion: Champion, candidate: Path, controls: Mapping[str, Path], reward: Path
 ) -> dict[str, Any]:
-    """What the judges say of the candidate and its controls on prompts that nothing was trained on."""
+    """What the judges say of the candidate and its controls on prompts that nothing was trained on; people last.
+
+    Raises WaitingForPeople before people have judged, where they are asked to.
+    """
     fit_judges(home)
     home.do(eval_stage(home, champion, candidate, controls, reward))
     found: dict[str, Any] = json_of(home, "eval/results.json")
+    for stage in judged_stages(home, champion.name):
+        patiently(home, stage)
+        found = with_judge(found, verdict_of(home, stage))
     return found
 
 
@@ -194,7 +208,9 @@ def fit_judges(home: Home) -> None:
 
 
 def promote(home: Home, champion: Champion, candidate: Path, verdict: Mapping[str, Any]) -> Promotion:
-    """Make the snapshot that the judge chose the champion, where it holds all floors: that it is liked better is one.
+    """Make the snapshot that a judge chose the champion, where it holds all floors: that it is liked better is one.
+
+    Who says so is the most trusted judge that has enough to say (`accord.evals.trust`), against the champion so far.
 
     What the first round chose is published in any case, as there is nothing before it.
     """
@@ -204,7 +220,7 @@ def promote(home: Home, champion: Champion, candidate: Path, verdict: Mapping[st
         shutil.rmtree(home.path("model"), ignore_errors=True)  # of an earlier start with other settings
         return Promotion(champion, champion.policy, reasons)
     published = publish(home, candidate / f"step_{step:06d}")
-    promoted = Champion(published, champion.start, f"round_{home.number}")
+    promoted = replace(champion, policy=published, name=f"round_{home.number}")
     return Promotion(champion if reasons else promoted, published, reasons)
 
 
@@ -235,11 +251,19 @@ def round_row(root: Path, number: int) -> dict[str, Any]:
     """What the run says of one of its rounds: its numbers, who was asked, and what became of its candidate."""
     folder = round_folder(root, number)
     summary, told = read_json(folder / "summary.json"), asked_of(folder)
-    keys = ("candidate", "reward_accuracy", "judge_win_rate", "judge_win_rate_low", "judge_win_rate_high", "kl")
+    wins = ("judge_win_rate", "judge_win_rate_low", "judge_win_rate_high", "decided_by", "first")
+    keys = ("candidate", "reward_accuracy", *wins, "kl")
     keep = ("called", "answers", "people", "judgements", "of_them_simulated", "enough")
     counts = {key: told[key] for key in keep if key in told}
+    summary["first"] = summary["first"] or _as_first(summary)
     report = (folder / "report.html").relative_to(root).as_posix()
     return {"round": number, **{key: summary[key] for key in keys}, **counts, **summary["champion"], "report": report}
+
+
+def _as_first(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary says against the first start, where that was still the champion."""
+    win = {key: summary[f"judge_win_rate{end}"] for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))}
+    return {"kl": summary["kl"], "judge": summary["decided_by"], "win_rate": win}
 
 
 def summary_of(home: Home, verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,10 +353,18 @@ def measured_inputs(home: Home, champion: Champion, reward: Path) -> dict[str, P
         "reward_model": reward,
         "valid_prompts": task.prompts("valid"),
         "test_prompts": task.prompts("test"),
+        **({} if champion.first == champion.policy else {"first": champion.first}),
         **{f"judge_{name}": home.path(f"judge_{name}") for name in task_judges(home)},
+        **what_taught_judges(home),
         **scorer_inputs(recipe.rl.rewards),
         **{f"eval.{key}": path for key, path in scorer_inputs(recipe_judges(recipe.eval)).items()},
     }
+
+
+def what_taught_judges(home: Home) -> dict[str, Path]:
+    """What the second reward model learnt from, where there is one, and what the first did."""
+    data = task_judges(home)[SECOND].inputs["data"] if SECOND in task_judges(home) else None
+    return {} if data is None else {"judge_data": data, "taught": home.path("rankings/rankings.jsonl")}
 
 
 def measured_settings(home: Home) -> dict[str, Any]:
@@ -340,19 +372,20 @@ def measured_settings(home: Home) -> dict[str, Any]:
     recipe = home.recipe
     sampling = recipe.rl.model_dump(include={"max_new_tokens", "temperature"})
     return {
-        "config": recipe.eval.model_dump(),
+        "config": recipe.eval.model_dump(exclude={"people", "judges"}),  # they judge what the evaluation has drawn
+        "judges": {judge.name: judge.model_dump() for judge in recipe_judges(recipe.eval)},
         "sampling": sampling,
         "rewards": [one.model_dump() for one in recipe.rl.rewards],
     }
 
 
 def baselines(home: Home, inputs: Inputs) -> list[Contestant]:
-    """The model before fine-tuning, where there was some, and best-of-n of the reference."""
-    n, reference = home.recipe.eval.best_of, {0: inputs["reference"]}
-    best = Contestant("best_of_n", reference, "baseline", f"the proxy picks one of {n} of its samples", n)
-    if inputs["base"] == inputs["reference"]:
-        return [best]
-    return [Contestant("base", {0: inputs["base"]}, "baseline", "before fine-tuning"), best]
+    """The model before fine-tuning, where there was some, where round 1 started, and best-of-n of the reference."""
+    reference, base, first = inputs["reference"], inputs["base"], inputs.get("first")
+    found = [] if base in (reference, first) else [Contestant("base", {0: base}, "baseline", "before fine-tuning")]
+    if first is not None:
+        found.append(Contestant("first", {0: first}, "baseline", "where round 1 started", is_first=True))
+    return [*found, best_of_n_of(reference, home.recipe.eval.best_of)]
 
 
 def measure(
@@ -372,8 +405,12 @@ def measure(
     )
 
 
-def open_all_judges(home: Home, inputs: Inputs, placement: Placement) -> dict[str, Scorer]:
+def open_all_judges(home: Home, inputs: Inputs, placement: Placement) -> dict[str, Judge]:
     """The judges of the task, then those of the recipe; one of the recipe's replaces one of the same name."""
-    fitted = {name: one.load(inputs[f"judge_{name}"], placement) for name, one in task_judges(home).items()}
+    apart = kept_apart(inputs["judge_data"], inputs["taught"]) if "judge_data" in inputs else ""
+    fitted = {
+        name: Judge(one.load(inputs[f"judge_{name}"], placement), one.kind, apart if name == SECOND else "")
+        for name, one in task_judges(home).items()
+    }
     named = recipe_judges(home.recipe.eval)
     return {**fitted, **(open_judges(named, placement) if named else {})}

@@ -19,6 +19,7 @@ import accord
 from accord.algo.table import PREFERENCE_LOSSES
 from accord.config import DpoConfig, LabelConfig, Recipe, RlConfig, ScorerConfig
 from accord.errors import DataError, UsageError
+from accord.evals.trust import KIND_OF_SCORER, check_judge_name
 from accord.extend import is_outside, outside, row
 from accord.files import read_json, write_json, write_text
 from accord.loop.asking import check_annotators, reads_of, sources_asked
@@ -198,10 +199,12 @@ def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) 
     check_sampling(recipe)
     check_asking(recipe)
     check_choosing(recipe)
-    asked = [] if recipe.ask.scorer is None else [recipe.ask.scorer]
-    scored = [*recipe.rl.rewards, *recipe.dpo.rewards, *recipe.eval.judges.values()]
+    asked = [*recipe.eval.judges.values()] + ([] if recipe.ask.scorer is None else [recipe.ask.scorer])
+    scored = [*recipe.rl.rewards, *recipe.dpo.rewards]
     check_scorers([*scored, *asked])
     check_comparers(scored, asked)
+    for name, judge in recipe.eval.judges.items():
+        check_judge_name(name, KIND_OF_SCORER[judge.kind])
     for config in optimisations:
         if isinstance(config, RlConfig):
             check_rl(config)
@@ -267,7 +270,7 @@ def check_scorers(scorers: Iterable[ScorerConfig]) -> None:
 
 
 def check_comparers(scored: Iterable[ScorerConfig], asked: Iterable[ScorerConfig]) -> None:
-    """Refuse a chat model that is to give scores, and one whose key is not there, before any work."""
+    """Refuse a chat model that is to give scores, and one that compares and has no key, before any work."""
     for config in scored:
         if config.chat is not None:
             refuse_score(config)

@@ -177,7 +177,11 @@ def sampling_of(home: Home) -> dict[str, Any]:
 
 def source_of(home: Home, policy: str) -> Source:
     """Who wrote the samples of a policy, as facts say it."""
-    drawn = ", ".join(f"{key} {value}" for key, value in sampling_of(home).items())
+    return policy_source(home, policy, ", ".join(f"{key} {value}" for key, value in sampling_of(home).items()))
+
+
+def policy_source(home: Home, policy: str, drawn: str) -> Source:
+    """A policy of this run as facts say it, with how its completions were drawn."""
     name, version = f"{home.recipe.name}/{policy}", f"seed {home.recipe.seed}"
     return Source(origin="policy", name=name, version=version, sampling=drawn)
 
@@ -263,11 +267,24 @@ def reward_stage(home: Home, judgements: Path) -> Stage:
     return replace(stage, settings={**stage.settings, "task": home.recipe.task.use}, work=work)
 
 
-def rl_stage(home: Home, name: str, config: RlConfig, policy: Path, reward_model: Path) -> Stage:
-    """Policy optimisation against the reward model, and the scores that ``rl.rewards`` adds."""
+#: What `accord.train.rl.rl` calls the first start, by what the recipe says that KL is paid to.
+FIRST_START_AS = {"last": None, "first": "reference", "both": "second_reference"}
+
+
+def rl_stage(
+    home: Home, name: str, config: RlConfig, policy: Path, reward_model: Path, first: Path | None = None
+) -> Stage:
+    """Policy optimisation against the reward model, and the scores that ``rl.rewards`` adds.
+
+    KL is paid to the policy that it starts from, and to the ``first`` start as the recipe's ``reference`` says.
+    """
     inputs = {"model": policy, "reward_model": reward_model, "data": home.task.prompts("train")}
     texts = home.task.texts("train") if config.ptx.coef > 0 else None
-    return home.training(name, rl, {**inputs, "ptx_data": texts}, config).also_reading(scorer_inputs(config.rewards))
+    held_to = FIRST_START_AS[home.recipe.reference]
+    references = {held_to: first} if held_to and first != policy else {}
+    return home.training(name, rl, {**inputs, "ptx_data": texts, **references}, config).also_reading(
+        scorer_inputs(config.rewards)
+    )
 
 
 def dpo_stage(
@@ -288,7 +305,7 @@ def dpo_stage(
 # ---- judges --------------------------------------------------------------------------------------------------------
 
 
-PEOPLE = "people"  # the judge of a task that brings none
+SECOND = "second_reward_model"  # the judge of a task that brings none
 
 
 def task_judges(home: Home) -> dict[str, TaskJudge]:
@@ -309,7 +326,7 @@ def task_judges(home: Home) -> dict[str, TaskJudge]:
         return RewardModel.load(folder / "model", placement)
 
     inputs = {"model": start_of(home), "data": data}
-    return {PEOPLE: TaskJudge(inputs, fit, load, {"config": config.model_dump()})}
+    return {SECOND: TaskJudge(inputs, fit, load, {"config": config.model_dump()})}
 
 
 def judge_stage(home: Home, name: str) -> Stage:

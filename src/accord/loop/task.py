@@ -56,13 +56,15 @@ class TaskPlace:
 class TaskJudge:
     """A judge that a stage of its own fits from declared files. It trains nothing.
 
-    ``fit(inputs, folder, log)`` writes into ``folder``, ``load(folder, placement)`` reads it back.
+    ``fit(inputs, folder, log)`` writes into ``folder``, ``load(folder, placement)`` reads it back. ``kind`` says how
+    far it is to be trusted: a row of `accord.evals.trust.JUDGE_KINDS`.
     """
 
     inputs: Inputs
     fit: Callable[[Inputs, Path, Log], Any]
     load: Callable[[Path, Placement], Scorer]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "second_reward_model"
 
 
 @dataclass(frozen=True)

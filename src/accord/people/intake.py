@@ -15,7 +15,13 @@ Group = tuple[Prompt, tuple[Completion, ...]]
 
 
 def queue_groups(
-    desk: Desk, groups: Iterable[Group], *, serve_as: str, num_pairs: int | None = None, origin: str = ""
+    desk: Desk,
+    groups: Iterable[Group],
+    *,
+    serve_as: str,
+    num_pairs: int | None = None,
+    origin: str = "",
+    priority: float = 0.0,
 ) -> int:
     """Queue each prompt's completions, and return how many tasks that made.
 
@@ -24,6 +30,7 @@ def queue_groups(
 
     Args:
         serve_as: A kind of task; or "pairs": ``num_pairs`` random pairs of each group (all by default).
+        priority: Tasks of a higher one come first.
 
     Raises:
         DataError: A group has too few completions for so many pairs, or too many to rank; nothing was queued.
@@ -38,7 +45,9 @@ def queue_groups(
         if (kind, name) in known or len(shown) < 2 <= kind_of(kind, desk.settings).fewest:
             continue
         known.add((kind, name))
-        tasks += group_tasks(prompt, shown, serve_as=serve_as, num_pairs=num_pairs, origin=origin, group=group)
+        tasks += group_tasks(
+            prompt, shown, serve_as=serve_as, num_pairs=num_pairs, origin=origin, group=group, priority=priority
+        )
     return desk.queue.add_tasks(tasks)
 
 

@@ -1,7 +1,7 @@
 """Judgements as training reads them: which count, how much, and which belong into one batch element.
 
-1. Answers to gold questions are left out: they say how good the annotator is. So is what simulated annotators said, and
-   AI feedback, unless it is asked for, and what an adjudication has decided.
+1. Answers to gold questions are left out: they say how good the annotator is. So is what is kept for judging policies,
+   what simulated annotators said, and AI feedback, unless it is asked for, and what an adjudication has decided.
 2. Each person's rankings of a group of completions, as it was served, count ``weight`` together, spread evenly over the
    pairs they compare: one K-way ranking, m random pairs, a ranking and an edit set above what it edited (InstructGPT,
    arXiv:2203.02155, eq. 1, weighs the C(K, 2) pairs of a ranking so). A ranking that came from a file counts by itself,
@@ -19,7 +19,7 @@ from itertools import chain
 from accord.config import LabelConfig
 from accord.formats import View, Weighed
 from accord.people.desk import Desk
-from accord.people.desk.answers import ADJUDICATION, GOLD
+from accord.people.desk.answers import ADJUDICATION, GOLD, JUDGING
 from accord.records import AnnotatorKind, Judgement, Label, Ranking, Rating
 from accord.store import Store
 
@@ -59,6 +59,8 @@ def training_view(
         # Gold questions measure people and train nothing.
         if GOLD in judgement.flags or judgement.id in gold:
             return "answers to gold questions"
+        if JUDGING in judgement.flags:
+            return "answers kept for judging"
         if why := programs.get(kinds[judgement.annotator_id]):
             return why
         overruled = ADJUDICATION not in judgement.flags and _overruled(judgement, decided)

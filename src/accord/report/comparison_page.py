@@ -101,7 +101,7 @@ def write_comparison(out_dir: Path, name: str, seeds: Sequence[Mapping[str, Any]
         rows=(*(_row(one) for one in methods), _reference(seeds, names.reference)),
         figures=(
             _wins(methods, names.reference),
-            *(_along(methods, measure, names.reference) for measure in ("judge", "proxy")),
+            *(_along(methods, measure, names.reference) for measure in ("judge", "proxy") if _measured_along(methods)),
         ),
         section="Method by method",
         names=names,
@@ -234,6 +234,11 @@ def _wins(lines: Sequence[Method], reference: str) -> Figure:
     edge = min(0.45, *(dot.low for dot in shown if dot.low is not None))
     picture = dots(shown, title=title, axis="share of comparisons won", rule=0.5, span=(max(0.0, edge - 0.03), 1.0))
     return Figure(title, picture)
+
+
+def _measured_along(lines: Sequence[Method]) -> bool:
+    """Whether anything was measured on the way: of methods with one snapshot each nothing is chosen on validation."""
+    return any(line.along for line in lines)
 
 
 def _along(lines: Sequence[Method], measure: str, reference: str) -> Figure:

@@ -81,7 +81,7 @@ def candidate_line(title: str, results: ResultRow, measure: str) -> Series:
 
 def frontier_series(results: ResultRow, measure: str, *, with_best_of_n: bool = True) -> list[Series]:
     """Candidates, controls and best-of-n along KL, for one measure."""
-    trained = {name: one["snapshots"] for name, one in results["selections"].items()}
+    trained = {name: one["snapshots"] for name, one in results["selections"].items() if one["snapshots"]}
     several = len(trained) > 1
     series = [
         snapshot_line(title_of(name), METHOD_STYLES[i % 10] if several else "candidate", results, snapshots, measure)
@@ -117,6 +117,8 @@ def frontier(
 def _chosen(results: ResultRow, measure: str) -> Series | None:
     rings = []
     for name, one in results["selections"].items():
+        if not one["snapshots"]:  # of a policy that has but one nothing was chosen
+            continue
         row = next(s["row"] for s in one["snapshots"] if s["step"] == one["step"])
         label = f"chosen: step {one['step']} of {title_of(name)}"
         rings.append(Point(math.sqrt(max(0.0, row["kl"]["value"])), _value(row, measure)[0], label=label, size=8.5))

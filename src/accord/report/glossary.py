@@ -23,7 +23,7 @@ GLOSSARY = (
         "Judge score",
         "the judge's own scale",
         "What a judge says of the completion. It trained nothing in this run, and what it knows taught nothing else. "
-        "The first judge of a run chooses among snapshots and decides the win rates. Read it beside the samples.",
+        "The first judge of a run chooses among snapshots, and these numbers are its. Read it beside the samples.",
     ),
     Term(
         "proxy",
@@ -45,6 +45,14 @@ GLOSSARY = (
         "share, 0 to 1",
         "The win rate a logistic model of the judge's choices predicts for two texts of equal length. It is fitted to "
         "the same pairs and to pairs within one policy, which show what length alone does to the judge.",
+    ),
+    Term(
+        "enough",
+        "Enough to say",
+        "",
+        "A judge says better or worse where its 95% interval is on one side of 0.5. Where it holds 0.5, and there are "
+        "fewer prompts than show a true win rate of 0.65 with a chance of 80% (85 without ties), they are too few to "
+        "say; with so many it has looked enough, and finds no difference of that size.",
     ),
     Term(
         "interval",

@@ -32,6 +32,7 @@ from accord.report.svg import bars
 from accord.seeds import stream_seed
 
 NONE = "–"
+PREFERS = "the judge prefers"  # of results that do not say what their judges are
 ORDER = ("baseline", "reference", "best_of_n", "candidate", "control")  # from before to after
 NUM_DRAWN = 6
 MOST_SHOWN = 300  # characters of a prompt above its completions
@@ -122,12 +123,16 @@ def rounds(run: RunFolder) -> dict[str, Any]:
 
 def _round(row: ResultRow) -> dict[str, Any]:
     win = {"value": row["judge_win_rate"], "low": row["judge_win_rate_low"], "high": row["judge_win_rate_high"]}
+    first = row.get("first") or {"win_rate": None, "kl": None}
     return {
+        "decided": title_of(str(row.get("decided_by", ""))) or NONE,
+        "first_win_rate": _ranged(first["win_rate"]),
+        "first_kl": number(first["kl"], 2),
         "number": row["round"],
         "report": row["report"],
         "answers": _answers(row),
         "accuracy": number(row["reward_accuracy"]),
-        "win_rate": " ".join(filter(None, interval(win).values())),
+        "win_rate": _ranged(win),
         "kl": number(row["kl"], 2),
         "promoted": row["promoted"],
         "became": "promoted" if row["promoted"] else "refused: " + "; ".join(row["reasons"]),
@@ -141,6 +146,46 @@ def _answers(row: ResultRow) -> str:
         return f"{row['judgements']:,} by {row['called']}"
     among = f", {row['of_them_simulated']:,} of them simulated" if row.get("of_them_simulated") else ""
     return f"{row['answers']:,}, by {row['people']}{among}" if "answers" in row else NONE
+
+
+def _ranged(found: Any, digits: int = 3) -> str:
+    """A number with its interval in one text."""
+    return " ".join(filter(None, interval(found, digits).values()))
+
+
+# ---- who says so ---------------------------------------------------------------------------------------------------
+
+
+def judged_of(run: RunFolder) -> list[ResultRow]:
+    """What each judge says of the candidate, the most trusted first: people too, where the summary has them."""
+    results = run.get("eval/results.json")
+    found = run.get("summary.json").get("judges") or results.get("judged", {}).get(results.get("candidate"), [])
+    return list(found)
+
+
+def judges(run: RunFolder) -> dict[str, Any]:
+    """A row for each judge: what it is, what it says and on how much, and which of them decides."""
+    results, found = run.need("eval/results.json"), judged_of(run)
+    if not found:
+        raise Absent("what its judges say was not kept apart")
+    return {
+        "rows": [_judge(row) for row in found],
+        "leads": title_of(next(iter(results["judges"]), "")),
+        "people": any(row["kind"] == "people" for row in found),
+    }
+
+
+def _judge(row: ResultRow) -> dict[str, Any]:
+    more = f"too few to say: {row['missing']:,} more prompts needed" if row["missing"] else row["says"]
+    return {
+        "name": title_of(row["judge"]),
+        "called": row["called"] + (f"; {row['note']}" if row["note"] else ""),
+        "win_rate": _ranged(row["win_rate"]),
+        "ties": NONE if row["ties"] is None else percent(row["ties"]),
+        "prompts": f"{row['win_rate']['n']:,}" if row["win_rate"] else "0",
+        "says": more if row["says"] == "too few to say" else row["says"],
+        "decides": row["decides"],
+    }
 
 
 # ---- headline ------------------------------------------------------------------------------------------------------
@@ -164,7 +209,7 @@ def headline(run: RunFolder) -> dict[str, Any]:
     """One plain sentence, and what does not hold. ``tone``: good, mixed or bad."""
     results = run.need("eval/results.json")
     broken = [floor for floor in floors_of(run) if not floor["held"]]
-    told, better = verdict_on(candidate_row(results), run.names.reference)
+    told, better = verdict_on(candidate_row(results), run.names.reference, judged_of(run))
     total = len(floors_of(run))
     held = f"All {total} floors are held." if not broken else f"{len(broken)} of {total} floors are not held."
     alarms = [f"{floor_name(run, f['name'])} is {number(f['value'])}, must be {f['bound']}" for f in broken]
@@ -174,16 +219,17 @@ def headline(run: RunFolder) -> dict[str, Any]:
     return {"tone": tone, "sentence": told, "held": held, "alarms": alarms}
 
 
-def verdict_on(row: ResultRow, reference: str) -> tuple[str, bool]:
-    """Whether a policy is better than the reference, in a sentence."""
-    name, win = policy_title(row), row["win_rate"]
+def verdict_on(row: ResultRow, reference: str, judged: Sequence[ResultRow] = ()) -> tuple[str, bool]:
+    """Whether a policy is better than the reference, in a sentence that says who says so."""
+    decides = next((one for one in judged if one["decides"]), {"win_rate": row["win_rate"], "prefers": PREFERS})
+    name, win, prefers = policy_title(row), decides["win_rate"], decides["prefers"]
     how = f"at {'most ' if row['kl_is_bound'] else ''}{number(row['kl']['value'], 1)} nats of KL per completion"
     share = percent(win["value"])
     if win["low"] is None:
         return f"{name} wins {share} of comparisons with {reference} {how}; too few topics for an interval.", False
     ranged = f"95% interval {percent(win['low'])} to {percent(win['high'])}"
     if win["low"] > 0.5:
-        return f"{name} beats {reference}: the judge prefers it in {share} of comparisons ({ranged}), {how}.", True
+        return f"{name} beats {reference}: {prefers} it in {share} of comparisons ({ranged}), {how}.", True
     if win["high"] < 0.5:
         return f"{name} is worse than {reference}: it wins only {share} of comparisons ({ranged}), {how}.", False
     return (
@@ -351,6 +397,7 @@ def frontiers(run: RunFolder) -> dict[str, Any]:
             "rows": [_snapshot_row(run, s, one["step"]) for s in one["snapshots"]],
         }
         for name, one in results["selections"].items()
+        if one["snapshots"]
     ]
     return {"figures": figures, "prompts": results["num_valid_prompts"], "tables": tables}
 

@@ -44,8 +44,14 @@ def _is_run(folder: Path) -> bool:
 
 
 def _pages_of(runs: Sequence[Path]) -> list[Path]:
-    """The pages of each run, in their order."""
-    return [page for run in runs for page in write_pages(run)]
+    """The pages of each run, in their order; those of its later rounds before its own."""
+    return [page for run in runs for one in (*_rounds(run), run) for page in write_pages(one)]
+
+
+def _rounds(run: Path) -> list[Path]:
+    """The folders of a run's later rounds, in their order."""
+    found = [path for path in run.glob("round_*") if path.name[6:].isdecimal() and _is_run(path)]
+    return sorted(found, key=lambda path: int(path.name[6:]))
 
 
 def _sweep(folder: Path, stored: Mapping[str, Any]) -> Path:

@@ -72,7 +72,11 @@ class RunFolder:
     @property
     def optimised(self) -> tuple[str, ...]:
         """The stages that optimised a policy."""
-        return tuple(stage for stage in self.stages if stage not in (*FIRST, *LAST) and not stage.startswith("judge_"))
+        return tuple(
+            stage
+            for stage in self.stages
+            if stage not in (*FIRST, *LAST) and not stage.startswith(("judge_", "judged_"))
+        )
 
     def policy_of(self, stage: str) -> Mapping[str, Any]:
         """The row of the policy that a stage made, by where its snapshots lie; one without measures where unknown."""

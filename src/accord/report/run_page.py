@@ -18,6 +18,7 @@ from accord.report.run_folder import RunFolder, read_run
 SECTIONS = {
     "rounds": parts.rounds,
     "floors": parts.tiles,
+    "judges": parts.judges,
     "policies": parts.policies,
     "before_after": parts.before_after,
     "frontiers": parts.frontiers,
@@ -57,6 +58,7 @@ def write_model_card(run_dir: Path) -> Path:
         "seed": run.seed,
         "headline": parts.part(parts.headline, run),
         "numbers": parts.part(_card_numbers, run),
+        "judges": parts.part(parts.judges, run),
         "floors": parts.part(parts.tiles, run),
         "reward_model": parts.part(parts.reward_model, run),
         "data": parts.part(parts.data, run),

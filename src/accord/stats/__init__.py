@@ -34,6 +34,7 @@ from accord.stats.intervals import (
     share_by_cluster,
     wilson,
 )
+from accord.stats.power import pairs_needed
 from accord.stats.strengths import Strengths, bradley_terry
 from accord.stats.win_rates import length_controlled_win_rate, win_rate
 
@@ -67,6 +68,7 @@ __all__ = [
     "length_controlled_win_rate",
     "margin_calibration",
     "paired_difference",
+    "pairs_needed",
     "pairwise_agreement",
     "raw_agreement",
     "share_by_cluster",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accord.algo.logprob import token_logp
 from accord.algo.table import PolicyAlgorithm
 from accord.config import RlConfig
+from accord.errors import DataError
 from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.models.folder import load_policy, load_scalar
@@ -24,6 +26,7 @@ from accord.scoring.weighted import load_scorer
 from accord.seeds import stream_seed
 from accord.text.batches import Batch
 from accord.text.tokenizer import Tokenizer, tokenizer_hash
+from accord.train.likelihood import logp_and_entropy
 
 
 class ValueHead(nn.Module):
@@ -53,6 +56,7 @@ class PolicyModels:
 
     ``reference`` is a frozen copy of the policy as it started, or the policy itself where an adapter trains.
     ``critic`` is None where the algorithm learns no values, a `ValueHead` where it shares the policy's trunk.
+    ``held_to`` are the models that KL is paid to, each its share, where that is not ``reference`` alone.
     """
 
     policy: CausalLM
@@ -60,12 +64,24 @@ class PolicyModels:
     reference: CausalLM
     scorer: Scorer
     tokenizer: Tokenizer
+    held_to: tuple[CausalLM, ...] = ()
 
     @contextmanager
     def as_reference(self) -> Iterator[CausalLM]:
         """The policy before any update, for the length of a block."""
         with adapter_off(self.reference):
             yield self.reference
+
+    def reference_logps(self, batch: Batch, temperature: float) -> Tensor:
+        """Return the log-probability under the reference of each counted token, ``(N,)``; of several their mean.
+
+        log pi - mean_i log ref_i is the mean of the KLs' integrands: a price on it is a price on the mean of the KLs.
+        """
+        said = []
+        for model in self.held_to or (self.reference,):
+            with adapter_off(model):
+                said.append(logp_and_entropy(model, batch, temperature, entropy=False)[0])
+        return said[0] if len(said) == 1 else torch.stack(said).mean(0)
 
     def trained(self) -> dict[str, nn.Module]:
         """Return what the learner moves, by the names that settings and metrics use."""
@@ -111,6 +127,26 @@ def load_policy_models(
         critic = ValueHead(policy.config.width) if shared else _own_critic(config, model, reward_model, seed)
         critic.to(policy.device)
     return PolicyModels(policy, critic, reference, scorer, tokenizer)
+
+
+def hold_to(
+    config: RlConfig, models: PolicyModels, model: Path, reference: Path | None, second: Path | None
+) -> PolicyModels:
+    """Return the models held to others than the one they started as: ``reference`` in its place, ``second`` beside it.
+
+    Raises DataError where one has another tokenizer than ``model``.
+    """
+    placement, others = Placement.of(config), [path for path in (reference, second) if path is not None]
+    for path in others:
+        if tokenizer_hash(path) != tokenizer_hash(model):
+            raise DataError(
+                "policy and reference have different tokenizers",
+                where=str(path),
+                why="KL compares log-probabilities of the same tokens",
+            )
+    loaded = tuple(load_policy(path, placement)[0].eval().requires_grad_(False) for path in others)
+    kept = () if reference is not None or not others else (models.reference,)
+    return replace(models, held_to=(*kept, *loaded))
 
 
 def _own_critic(config: RlConfig, model: Path, reward_model: Path | None, seed: int) -> ScalarModel:

@@ -19,7 +19,7 @@ from accord.seeds import stream_seed
 from accord.train.alarms import NAIVE, raised_alarms, raised_trends
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
-from accord.train.policy_models import PolicyModels, load_policy_models
+from accord.train.policy_models import PolicyModels, hold_to, load_policy_models
 from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.policy_update import PretrainingMix, kl_place, read_mix
 from accord.train.prompts import Prompts, choose_prompts
@@ -52,6 +52,8 @@ def rl(
     data: Path,
     output_dir: Path,
     ptx_data: Path | None = None,
+    reference: Path | None = None,
+    second_reference: Path | None = None,
     seed: int = 0,
     resume: bool = True,
     log: Log = quiet,
@@ -61,6 +63,8 @@ def rl(
     A reward model scores completions, or ``config.rewards``, or the sum of both. Without a reward model of
     the same tokens a critic starts from the policy, under a head of zeros.
     ``ptx_data`` are plain texts ``{"text"}`` that it is not to forget: with ``ptx.coef`` their loss is added.
+    ``reference`` is another model that KL is paid to in place of ``model``; with ``second_reference`` half of the price
+    is paid to that one. Both share the policy's tokenizer.
 
     Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` iterations for a
     judge to choose from, ``metrics.jsonl`` (one row an iteration), ``events.jsonl`` (alarms) and ``samples/``.
@@ -69,6 +73,7 @@ def rl(
     run = TrainingRun(output_dir, seed, resume, log)
     algorithm = find_algorithm(config)
     models = load_policy_models(config, algorithm, model, reward_model, seed)
+    models = hold_to(config, models, model, reference, second_reference)
     prompts, dropped = _read_prompts(config, models, data, log)
     mix = read_mix(config, models.tokenizer, ptx_data)
     optimizer = make_optimizer(config, algorithm, models, prompts, mix, seed)
@@ -84,12 +89,14 @@ def rl(
         last.update(stats)
         return stats
 
+    given = {"ptx_data": ptx_data, "reference": reference, "second_reference": second_reference}
     inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
+    inputs |= {name: path for name, path in given.items() if path is not None}
     run.train(
         optimizer.learner,
         step_fn,
         Steps(config.iterations, config.checkpoint_every, config.ppo_epochs * config.minibatches, headline="score"),
-        identity=run.identity(inputs | ({"ptx_data": ptx_data} if ptx_data else {}), config=config),
+        identity=run.identity(inputs, config=config),
         carried=optimizer.controllers,
     )
     saved = run.save_result(models.policy, models.tokenizer, adapter_on=model if config.lora.rank else None)

@@ -21,7 +21,6 @@ from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import score_in_parts
 from accord.text.batches import Batch, Example, collate, example_buckets
 from accord.train.controllers import Controllers
-from accord.train.likelihood import logp_and_entropy
 from accord.train.policy_models import Forward, PolicyModels
 
 SAME_SCORE = 1e-6  # scores nearer than this are one: fp32 rounds those of equal texts in different batches apart
@@ -165,8 +164,7 @@ def _forward_passes(
     for rows, batch in batches:
         # By the learner's numerics and at the sampling temperature, like the policy's own: else KL is not 0 at the
         # start.
-        with models.as_reference() as reference:
-            ref_N, _ = logp_and_entropy(reference, batch, config.temperature, entropy=False)
+        ref_N = models.reference_logps(batch, config.temperature)
         with torch.set_grad_enabled(shared):
             now = models.forward_logps(batch, config.temperature, entropy=True)
         if shared:

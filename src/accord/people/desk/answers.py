@@ -15,6 +15,8 @@ from accord.records import Strength
 
 #: Flags of judgements that training reads in a way of its own: see `accord.people.views`.
 ADJUDICATION, GOLD = "adjudication", "gold"
+#: The flag of judgements that say which policy is better: they evaluate, and never train anything.
+JUDGING = "judging"
 #: Most characters of a note, and of a text that somebody writes or edits.
 MOST_NOTE, MOST_TEXT = 4_000, 100_000
 

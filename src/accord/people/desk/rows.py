@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from accord.errors import DataError
-from accord.people.desk.answers import Answer
+from accord.people.desk.answers import JUDGING, Answer
 from accord.records import Completion, Prompt
 
 Role = Literal["admin", "manager", "annotator"]
+#: How the origin of tasks begins whose answers are kept for judging.
+RESERVED = f"{JUDGING}: "
 
 
 class Gone(DataError):
@@ -65,6 +67,7 @@ class NewTask:
 
     Tasks of higher ``priority`` come first, older ones first among equals. Tasks that belong together, such as the
     pairs drawn from one group of completions, share ``group``. ``overlap`` people answer it; None: as the settings say.
+    Where ``origin`` begins with `RESERVED`, the answers are kept for judging.
     """
 
     kind: str
@@ -91,6 +94,11 @@ class QueuedTask:
     gold: dict[str, Any] | None
     origin: str
     created_at: float
+
+    @property
+    def reserved(self) -> bool:
+        """Whether its answers are kept for judging, and train nothing."""
+        return self.origin.startswith(RESERVED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people.desk.access import active, find_guideline, require
-from accord.people.desk.answers import ADJUDICATION, GOLD, Answer
+from accord.people.desk.answers import ADJUDICATION, GOLD, JUDGING, Answer
 from accord.people.desk.kinds import check, facts
 from accord.people.desk.leases import change, expire, held, renew, take_slot
 from accord.people.desk.queue import Queue
@@ -168,7 +168,7 @@ class Answers(DeskPart):
 
     def _record(self, tx: Transaction, sent: _Sent, who: Person, shown: _Shown) -> Receipt:
         created_at = _moment(tx, who.id)
-        flags = (ADJUDICATION,) * shown.adjudication + (GOLD,) * shown.is_gold
+        flags = (ADJUDICATION,) * shown.adjudication + (GOLD,) * shown.is_gold + (JUDGING,) * sent.task.reserved
         guideline = find_guideline(tx.connection, shown.guideline_rev).text
         said = {"annotator_id": who.annotator_id, "guideline": guideline, "created_at": _iso(created_at)}
         task, seen = sent.task, [sent.task.completions[i] for i in shown.order]

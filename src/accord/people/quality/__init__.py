@@ -59,7 +59,7 @@ def quality_weights(store: Store) -> dict[str, float]:
     from accord.people.desk import Desk
 
     desk = Desk(store, LabelConfig())
-    evidence = read_evidence(desk.reading.submissions(), {task.id: task for task in desk.queue.tasks()})
+    evidence = read_evidence(desk.reading.submissions(), _that_may_teach(desk.queue.tasks()))
     people = {person.id: person for person in desk.directory.people()}
     worth = {id_: one for part in _apart(evidence, people) for id_, one in person_worth(part.evidence).items()}
     annotator_of = {person.id: person.annotator_id for person in people.values()}
@@ -93,6 +93,11 @@ def _choices(ranking: Ranking, completions: Sequence[Completion]) -> Iterator[tu
         yield ranking.annotator_id, Choice(0, task, "ranking", *row)
 
 
+def _that_may_teach(tasks: Iterable[QueuedTask]) -> dict[str, QueuedTask]:
+    """Return tasks by id without those kept for judging: not even a weight of what trains may come from them."""
+    return {task.id: task for task in tasks if not task.reserved}
+
+
 def report_of(desk: Desk, *, now: float | None = None) -> Quality:
     """Return the `report` on all that a desk holds."""
     rows = (desk.reading.submissions(), desk.queue.tasks(), desk.directory.people())
@@ -117,11 +122,11 @@ def report(
         counts: the desk's counts of its queue, passed through.
         now: seconds since 1970, for the speed of the last hour; by default the moment of the last answer.
     """
-    task_of = {task.id: task for task in tasks}
+    task_of = _that_may_teach(tasks)
     everybody = {person.id: person for person in people}
     evidence = read_evidence(submissions, task_of)
     answers = [one for one in evidence.answers if one.person_id in everybody]
-    skipped = Counter(skip.person_id for skip in skips)
+    skipped = Counter(skip.person_id for skip in skips if skip.task_id in task_of)
     parts = [_compared(part, task_of, skipped) for part in _apart(evidence, everybody)]
     fair = next((part.fair for part in parts if part.fair), [])
     disputed = sorted((row for part in parts for row in part.disputed), key=_by_dispute)
