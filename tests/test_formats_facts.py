@@ -106,6 +106,12 @@ def test_what_makes_no_fact_is_counted() -> None:
     assert sum(left_out.values()) == len(odd) == len(left_out)
 
 
+def test_what_an_earlier_version_called_models_stays_ai_feedback() -> None:
+    item = Item(prompt="p", completions=("a", "b"), ranks=(1, 2), origin="models", annotator="robot")
+    (annotator,) = [one for one in formats.to_records([item], source="s") if isinstance(one, Annotator)]
+    assert (annotator.name, annotator.annotator_kind) == ("robot", "model")
+
+
 def test_an_annotator_may_be_given() -> None:
     robot = Annotator(name="robot", annotator_kind="model")
     records = list(formats.to_records(ITEMS[1:2], source="s", annotator=robot))
