@@ -21,7 +21,7 @@ from accord.people.quality.so_far import AgreementSoFar
 from accord.stats import Estimate, Interval, Unknown
 from accord.store import Store
 
-POLL_S = 3.0  # often enough to watch; a look at a store of a hundred thousand answers takes a twentieth of it
+POLL_S = 3.0  # often enough to watch; a look at a store of a hundred thousand answers takes 40 ms
 PACE_OVER_S = 1800.0  # people come and go: how fast they are is what they did in the last half hour
 AT_WORK_S = 600.0  # who has answered within ten minutes is at it: a long ranking takes one or two
 # An interval by resampling fewer clusters than about 20 is too narrow (`accord.stats.bootstrap_by_cluster`).
