@@ -176,6 +176,24 @@ def test_a_run_waits_for_the_tasks_of_its_newest_round_alone(elsewhere: Path) ->
     assert answers_waited_for(run, resolved, "gone.db") is None and not Path("gone.db").exists()
 
 
+def test_a_run_whose_pairs_are_judged_by_people_waits_too(elsewhere: Path) -> None:
+    """Of five pairs two are judged; whoever ranked the samples, and though nobody waits for these any more."""
+    run, judged = elsewhere / "runs/mine", {"people": {"prompts": 5, "enough": {"answers": 4}}}
+    resolved = {"name": "mine", "ask": {"who": "panel"}, "eval": judged}
+    write(run / "eval/stage.json", {})
+    with Store.open("accord.db") as store:
+        desk = Desk(store, LabelConfig())
+        ask(desk, 5, "judging: mine/round_1")
+        answer(desk, "Ada", 2)
+        ask(desk, 9, "judging: mine/round_2")
+        ask(desk, 9, "mine/sft")
+    found = answers_waited_for(run, resolved, "accord.db")
+    assert found is not None and (found.needed, found.answered) == (4, 2)
+    assert answers_waited_for(run, {**resolved, "eval": {}}, "accord.db") is None
+    write(run / "judged_people/stage.json", {})
+    assert answers_waited_for(run, resolved, "accord.db") is None
+
+
 @pytest.mark.slow
 def test_how_far_people_are_with_a_run_of_the_projects_own(
     elsewhere: Path, chat_model: Path, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accord.config import AskConfig
+from accord.config import AskConfig, EnoughConfig
 
 if TYPE_CHECKING:
     from accord.people.watching import AnswersSoFar
@@ -22,6 +23,43 @@ def round_folders(run: Path) -> dict[int, Path]:
     return {1: run, **dict(sorted(later.items()))}
 
 
+@dataclass(frozen=True)
+class _Asking:
+    """What a round asks people: which tasks are its own, by their origin, and when there are enough answers."""
+
+    is_own: Callable[[str], bool]
+    enough: EnoughConfig
+    simulated: bool
+
+
+def _ranking(resolved: Mapping[str, Any], number: int) -> _Asking | None:
+    """The samples to be ranked, of whatever policy is the champion."""
+    if resolved.get("ask", {}).get("who") != "people":
+        return None
+    config, name = AskConfig.model_validate(resolved["ask"], strict=False), resolved.get("name", "")
+    policies = ("base", "sft", *(f"round_{earlier}" for earlier in range(1, number)))
+    origins = {f"{name}/{policy}" for policy in policies}
+    return _Asking(origins.__contains__, config.enough, config.simulated)
+
+
+def _judging(resolved: Mapping[str, Any], number: int) -> _Asking | None:
+    """The blind pairs to be judged."""
+    people = resolved.get("eval", {}).get("people", {})
+    if not people.get("prompts"):
+        return None
+    # Of what is kept for judging the origin says so, in a word before the policy's name.
+    ending = f": {resolved.get('name', '')}/round_{number}"
+    enough = EnoughConfig.model_validate(people.get("enough", {}), strict=False)
+    return _Asking(lambda origin: origin.endswith(ending), enough, bool(people.get("simulated")))
+
+
+#: The stage that people are asked after, the one that asks, and what it asks; of those that have begun the last waits.
+_STEPS: tuple[tuple[str, str, Callable[[Mapping[str, Any], int], _Asking | None]], ...] = (
+    ("sample", "ask", _ranking),
+    ("eval", "judged_people", _judging),
+)
+
+
 def answers_waited_for(run: Path, resolved: Mapping[str, Any], store: str) -> AnswersSoFar | None:
     """How far people are with what the run's newest round asks; None where it waits for nobody.
 
@@ -29,30 +67,29 @@ def answers_waited_for(run: Path, resolved: Mapping[str, Any], store: str) -> An
         resolved: The run's recipe with every key, of ``resolved.json``.
         store: Path or URL of the store where people answer.
     """
-    asks, rounds = resolved.get("ask", {}), round_folders(run)
-    newest = rounds[max(rounds)]
-    if asks.get("who") != "people" or not (newest / "sample/stage.json").exists():
+    rounds = round_folders(run)
+    number, newest = max(rounds.items())
+    if "://" not in store and not Path(store).exists():
         return None
-    if (newest / "ask/stage.json").exists() or ("://" not in store and not Path(store).exists()):
-        return None
+    for before, stage, asks in _STEPS:
+        waits = (newest / before / "stage.json").exists() and not (newest / stage / "stage.json").exists()
+        if waits and (asking := asks(resolved, number)) is not None:
+            return _so_far(asking, {task for one in rounds.values() if one != newest for task in _asked_in(one)}, store)
+    return None
+
+
+def _so_far(asking: _Asking, earlier: Collection[str], store: str) -> AnswersSoFar | None:
+    """How far people are with the tasks of these origins that no earlier round has asked."""
     from accord.config import LabelConfig
     from accord.people.desk import Desk
     from accord.people.watching import Questions
     from accord.store import Store
 
-    config = AskConfig.model_validate(asks, strict=False)
-    earlier = {task for number in rounds if number != max(rounds) for task in _asked_in(rounds[number])}
     with Store.open(store) as facts:
-        tasks = [task for task in Desk(facts, LabelConfig()).queue.tasks() if task.origin in _origins(resolved, rounds)]
+        tasks = [task for task in Desk(facts, LabelConfig()).queue.tasks() if asking.is_own(task.origin)]
     ours = {task.id: task.overlap for task in tasks if task.id not in earlier}
     queued_at = max((task.created_at for task in tasks if task.id in ours), default=0.0)
-    return Questions(store, ours, config.enough, config.simulated, queued_at).standing() if ours else None
-
-
-def _origins(resolved: Mapping[str, Any], rounds: Collection[int]) -> set[str]:
-    """Where the tasks of a run come from: the policies whose samples it asks about."""
-    name = resolved.get("name", "")
-    return {f"{name}/{policy}" for policy in ("base", "sft", *(f"round_{number}" for number in rounds))}
+    return Questions(store, ours, asking.enough, asking.simulated, queued_at).standing() if ours else None
 
 
 def _asked_in(folder: Path) -> set[str]:
