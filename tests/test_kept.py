@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from accord.config import load_recipe
 from accord.errors import DataError
-from accord.loop.kept import kept_for_judge
+from accord.loop.files_task import FilesTask
+from accord.loop.kept import keeps_share, kept_for_judge
 from accord.loop.run import run
+from accord.loop.task import TaskPlace
 from accord.scoring.reward_model import RewardModel
 
 
@@ -49,6 +51,24 @@ def test_messages_are_one_prompt_however_their_keys_stand() -> None:
     one, other = [{"role": "user", "content": "Hi?"}], [{"content": "Hi?", "role": "user"}]
     kept, rest = kept_for_judge(asked(one, other, "Yes?"), 0.5)
     assert {len(kept), len(rest)} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("keys", "keeps"),
+    [
+        ([], True),
+        (["eval.judges={short: {regex: x}}"], False),
+        (["eval.judges={other: {chat: {url: 'http://localhost:1', model: m}}}"], True),  # it compares, and scores none
+        (["ask.who=nobody"], False),
+        (["task.judge_share=0"], False),
+    ],
+)
+def test_a_share_is_kept_where_nobody_else_can_choose(
+    tmp_path: Path, write_rows: WriteRows, keys: list[str], keeps: bool
+) -> None:
+    prompts = write_rows("prompts.jsonl", [{"prompt": "Hi?"}])
+    recipe = load_recipe(None, [f"task.prompts={prompts}", "ask.who=people", *keys])
+    assert keeps_share(recipe, FilesTask(TaskPlace(recipe.task, tmp_path, "", tmp_path))) is keeps
 
 
 @pytest.mark.slow

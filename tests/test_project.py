@@ -189,6 +189,22 @@ def test_run_without_a_recipe_says_what_is_missing(elsewhere: Path, where: str, 
         assert done.code == 2 and told in done.err and "accord run demo" in done.err
 
 
+def test_paths_of_accord_yaml_are_seen_from_its_folder(
+    elsewhere: Path, policy_folder: Path, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = write_rows("prompts.jsonl", [{"prompt": f"What is in house {i}?"} for i in range(40)])
+    (elsewhere / "accord.yaml").write_text(
+        f"task: {{prompts: {prompts.name}}}\nbase: {{model: here}}\nask: {{who: simulated}}\n"
+    )
+    os.symlink(policy_folder, elsewhere / "here")
+    (elsewhere / "below").mkdir()
+    monkeypatch.chdir("below")
+    plan = Said("run", "--dry-run", "--json").json
+    assert plan["model"] == str(elsewhere / "here") and sum(plan["counts"]["prompts"].values()) == 40
+    assert plan["folder"] == str(elsewhere / "runs" / elsewhere.name.lower().strip("_"))
+    assert Path.cwd() == elsewhere / "below"
+
+
 # ---- import ----------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ ask:
   prompts: 120 # prompts whose answers they compare in a round
   overlap: 2 # people who see each: two show how far people agree, one is half the work
 sample: {{samples_per_prompt: 4}} # answers of the model to each of those prompts, 2 to 9
+eval: {{people: {{prompts: 0}}}} # blind pairs of old and new answers that people judge too: 85 show a win rate of .65
 
 # ---- how the model learns from it ----------------------------------------------------------------------------------
 optimise: rl # a reward model of the judgements, then reinforcement learning; or dpo, straight from the judgements

@@ -9,6 +9,7 @@ from typing import Any
 
 from accord.config import Recipe
 from accord.errors import DataError, UsageError
+from accord.evals.judges import recipe_judges
 from accord.loop.task import Task
 
 KEPT = "judge.jsonl"  # beside the rankings that teach the reward model
@@ -16,14 +17,17 @@ _Rows = Sequence[Mapping[str, Any]]
 
 
 def keeps_share(recipe: Recipe, task: Task) -> bool:
-    """Whether what is asked must bring the judge too: the task brings none, and the recipe names none."""
-    alone = not task.judges and task.judgements("judge") is None and not recipe.eval.judges
+    """Whether what is asked must bring the judge too: the task brings none, and the recipe names none that scores.
+
+    Judges that compare pairs (people, chat models) cannot choose among snapshots.
+    """
+    alone = not task.judges and task.judgements("judge") is None and not recipe_judges(recipe.eval)
     return alone and recipe.ask.who != "nobody" and recipe.task.judge_share > 0
 
 
 def check_judged(recipe: Recipe, task: Task) -> None:
     """Refuse a run whose result nobody would judge, before any work. Raises UsageError."""
-    if not (task.judges or task.judgements("judge") or recipe.eval.judges or keeps_share(recipe, task)):
+    if not (task.judges or task.judgements("judge") or recipe_judges(recipe.eval) or keeps_share(recipe, task)):
         raise UsageError(
             "nobody judges the result",
             why="a policy cannot be judged by the score that it was optimised for",
