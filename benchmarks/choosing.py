@@ -28,7 +28,7 @@ from scipy.optimize import isotonic_regression
 from accord.demo.film_reviews import FilmReviews, RatedReview, fetch, film_split, read_reviews
 from accord.demo.raters import blocks
 from accord.evals.pair_baseline import baseline_rows, fit_differences
-from accord.evals.pair_ensemble import STRENGTH, PairEnsemble, fit_pair_ensemble
+from accord.evals.pair_ensemble import STRENGTH, fit_pair_ensemble
 from accord.evals.pairs import HeldOutPairs, RatedCompletion, pair_hits, rated_pairs
 from accord.evals.tfidf import fit_vocabulary, word_terms
 from accord.formats import Item
@@ -57,15 +57,18 @@ def by_margins(measure: Callable[[FloatArray], FloatArray]) -> PromptWorth:
     """The mean over a task's pairs of a measure of the members' margins, (M, N) to (N,)."""
 
     def worth(groups: Sequence[Mapping[str, Any]], learnt: Sequence[RankedGroup], seed: int) -> list[float]:
-        texts = [text for group in groups for text in group["completions"]]
-        ensemble = fit_pair_ensemble(learnt, texts, seed=seed)
-        return [float(measure(_margins(ensemble, group["completions"])).mean()) for group in groups]
+        texts = list(dict.fromkeys(text for group in groups for text in group["completions"]))
+        score_MS = fit_pair_ensemble(learnt, texts, seed=seed).score(texts)
+        place = {text: i for i, text in enumerate(texts)}
+        return [
+            float(measure(_margins(score_MS[:, [place[text] for text in group["completions"]]])).mean())
+            for group in groups
+        ]
 
     return worth
 
 
-def _margins(ensemble: PairEnsemble, texts: Sequence[str]) -> FloatArray:
-    score_MK = ensemble.score(texts)
+def _margins(score_MK: FloatArray) -> FloatArray:
     first, second = np.triu_indices(score_MK.shape[1], 1)
     return np.asarray(score_MK[:, first] - score_MK[:, second])
 

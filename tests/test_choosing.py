@@ -120,6 +120,9 @@ def test_rounds_ask_about_everything_once_before_anything_twice(topics: list[str
     before: list[dict[str, Any]] = []
     for number in range(3 * len(topics) // count):
         pool = places_at_random(prompts, before, count, times, seed=number)
+        known = Counter(group["prompt"] for group in before)
+        must = sorted(known[item.prompt] for item in prompts)[min(count, len(prompts)) - 1]
+        assert all(known[prompts[i].prompt] <= must for i in pool)  # no candidate that could not be chosen
         groups = [{"prompt": prompts[i].prompt, "topic": prompts[i].topic} for i in pool]
         worth = [float(len(groups) - i) if number % 2 else float(i) for i in range(len(groups))]
         chosen = chosen_places(groups, worth, before, count)

@@ -58,9 +58,11 @@ def fit_pair_ensemble(
         DataError: No group has an ordered pair.
     """
     chosen, rejected, weight_N, unit_N = _weighed_pairs(groups, seed)
-    vocabulary, idf = fit_vocabulary(dict.fromkeys([*chosen, *rejected, *texts]), word_terms, min_texts=1)
+    known = list(dict.fromkeys([*chosen, *rejected]))
+    vocabulary, idf = fit_vocabulary(dict.fromkeys([*known, *texts]), word_terms, min_texts=1)
     terms = (word_terms, tuple(vocabulary), idf)
-    difference = (baseline_rows(chosen, [terms]) - baseline_rows(rejected, [terms])).tocsr()
+    rows, place = baseline_rows(known, [terms]), {text: i for i, text in enumerate(known)}
+    difference = (rows[[place[text] for text in chosen]] - rows[[place[text] for text in rejected]]).tocsr()
     rng = np.random.default_rng(stream_seed(seed, "ensemble"))
     coefficients = []
     for _ in range(members):

@@ -32,6 +32,7 @@ from accord.loop.stages import Home, Places, in_order, sample_stage
 from accord.progress import Log
 from accord.records import RankedGroup
 from accord.seeds import stream_seed
+from accord.stats import FloatArray
 from accord.stats.disagreement import mutual_information
 
 CONSIDERED = "choices.jsonl"  # beside the samples: every candidate with its worth, and whether it is asked about
@@ -208,12 +209,13 @@ def disagreement(groups: Sequence[PromptSamples], learnt: Sequence[RankedGroup],
     """
     if not any(len(set(group.ranks)) > 1 for group in learnt):
         return None
-    texts = [text for group in groups for text in group["completions"]]
-    ensemble = fit_pair_ensemble(learnt, texts, seed=seed)
-    return [_mean_disagreement(ensemble.score(list(dict.fromkeys(group["completions"])))) for group in groups]
+    texts = list(dict.fromkeys(text for group in groups for text in group["completions"]))
+    score_MS = fit_pair_ensemble(learnt, texts, seed=seed).score(texts)
+    place = {text: i for i, text in enumerate(texts)}
+    return [_mean_disagreement(score_MS[:, sorted({place[text] for text in group["completions"]})]) for group in groups]
 
 
-def _mean_disagreement(score_MK: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+def _mean_disagreement(score_MK: FloatArray) -> float:
     first, second = np.triu_indices(score_MK.shape[1], 1)
     return float(mutual_information(score_MK[:, first] - score_MK[:, second]).mean()) if len(first) else 0.0
 
