@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chatserver import longer, serving_chat
 from conftest import WriteRows
-from test_rounds import answer_all, recipe, rows_of  # noqa: F401 - the fixture
+from test_rounds import PLACES, THINGS, answer_all, recipe, rows_of  # noqa: F401 - the fixture
 from webapp import serving
 
 from accord.config import LabelConfig, PeopleJudgeConfig, load_recipe
@@ -260,6 +260,30 @@ def test_a_run_asks_people_about_rounds_on_test_prompts_and_their_word_decides(
     for page in pages:
         page.unlink()
     assert set(pages) <= set(redraw(out)) and [page.read_bytes() for page in pages] == before
+
+
+@pytest.mark.slow
+def test_of_a_chat_model_people_see_the_conversation_and_not_its_template(
+    tmp_path: Path,
+    recipe: Any,  # noqa: F811 - the fixture
+    chat_model: Path,
+    write_rows: WriteRows,
+) -> None:
+    """Prompts are messages; the page shows turns, and the answer of either side decides nothing but the win rate."""
+    turns = [[{"role": "user", "content": f"A {t} in the {p}?"}] for t in THINGS for p in PLACES]
+    prompts = write_rows("messages.jsonl", [{"prompt": one} for one in turns])
+    more = (f"base.model={chat_model}", f"task.prompts={prompts}", "ask.who=scorer", "ask.scorer={regex: '[aeiou]'}")
+    out, wanted = tmp_path / "run", recipe(*more, "eval.people.prompts=3")
+    with pytest.raises(WaitingForPeople):
+        run(wanted, output_dir=out)
+    with serving(out) as served, served.by_token(served.person("Ada")) as ada:
+        shown = ada.post("/api/claim", json={}).json()
+    assert shown["prompt"] in turns and len(shown["completions"]) == 2
+    with Store.open(out / "accord.db") as store:
+        assert all(task.prompt.form == "messages" for task in Desk(store, LabelConfig()).queue.tasks() if task.reserved)
+    answer_all(out / "accord.db", "Ada")
+    told = run(wanted, output_dir=out)["judges"]
+    assert [one["judge"] for one in told] == ["people", "vowels"] and told[0]["win_rate"]["n"] == 3
 
 
 @pytest.mark.slow
