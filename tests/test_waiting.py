@@ -459,3 +459,10 @@ def test_a_link_of_a_run_lasts_over_the_weekend() -> None:
     assert (links.person(usual, use=False), links.person(long, use=False)) == (None, 1)
     clock.now += 48 * 3600
     assert links.person(long, use=False) is None
+
+
+def test_people_who_only_judge_are_received_too(tmp_path: Path) -> None:
+    recipe = load_recipe(None, ["ask.who=nobody", "eval.people.prompts=4"])
+    door = Door(serve=True, address=Address(port=0))
+    with reception(None, recipe, tmp_path, None, door) as people:  # type: ignore[arg-type]
+        assert people.waits

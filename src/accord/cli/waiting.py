@@ -166,8 +166,9 @@ def reception(
 def _check(door: Door, recipe: Recipe, elsewhere: str) -> None:
     """Refuse a door that leads nowhere. Raises UsageError."""
     flag = "--serve" if door.serve else "--invite" if door.invite else ""
-    if flag and recipe.ask.who != "people":
-        raise UsageError(f"{flag} has no effect where ask.who is {recipe.ask.who}", hint="give ask.who=people")
+    if flag and recipe.ask.who != "people" and not recipe.eval.people.prompts:
+        hint = "give ask.who=people, or let people judge: eval.people.prompts=40"
+        raise UsageError(f"{flag} has no effect where ask.who is {recipe.ask.who}", hint=hint)
     if door.address != Address() and not door.serve:
         raise UsageError("--host, --port and --allow-host have no effect without --serve", hint="add --serve")
     if door.invite and not door.serve and not elsewhere:

@@ -93,7 +93,13 @@ def _people_stage(home: Home, champion: str) -> Stage:
         write_jsonl(folder / PAIRS, _rows(pairs, outcomes))
         write_json(folder / VERDICT, verdict.to_json())
         counts = {"pairs": len(pairs), "alike": sum(pair.alike for pair in pairs), "skipped": standing.skipped}
-        return {**counts, "answers": sum(map(len, outcomes)), "people": people, "simulated_answers": simulated}
+        return {
+            **counts,
+            "ended": standing.why_ended(),
+            "answers": sum(map(len, outcomes)),
+            "people": people,
+            "simulated_answers": simulated,
+        }
 
     # When the waiting ends is no part of it: a deadline that is moved later opens no finished round.
     settings = config.model_dump(exclude={"enough"}) | {"enough": config.enough.amount()}

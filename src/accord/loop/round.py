@@ -113,8 +113,9 @@ def ask(home: Home, champion: Champion, samples: Path | None) -> Path | None:
     if stage is None:
         return None
     result = patiently(home, stage)
+    say_what_ended(home, stage, result)
     if home.recipe.ask.who == "people":
-        say_what_people_said(home, result)
+        say_what_came_late(home, result)
     return home.path(f"ask/{JUDGEMENTS}")
 
 
@@ -138,10 +139,14 @@ def teller(home: Home) -> Watcher:
     return tell
 
 
-def say_what_people_said(home: Home, result: Mapping[str, Any]) -> None:
-    """Say what ended the waiting, and how many answers a finished round does not read."""
-    if "ended" in result:  # what an earlier version asked does not say
-        home.runner.say(Notice(f"ask: {result['ended']}"))
+def say_what_ended(home: Home, stage: Stage, result: Mapping[str, Any]) -> None:
+    """Say what ended the waiting for people, and with how many answers; nothing where others were asked."""
+    if "ended" in result:
+        home.runner.say(Notice(f"{stage.name}: {result['ended']}"))
+
+
+def say_what_came_late(home: Home, result: Mapping[str, Any]) -> None:
+    """Say how many answers a finished round does not read."""
     late = late_answers(result, home.path(f"ask/{ASKED}"), home.store, home.recipe.ask)
     if late:
         home.runner.say(Notice(f"ask: {late} answers came after this round had enough; the next round reads them"))
@@ -196,7 +201,7 @@ def evaluate_candidate(
     home.do(eval_stage(home, champion, candidate, controls, reward))
     found: dict[str, Any] = json_of(home, "eval/results.json")
     for stage in judged_stages(home, champion.name):
-        patiently(home, stage)
+        say_what_ended(home, stage, patiently(home, stage))
         found = with_judge(found, verdict_of(home, stage))
     return found
 
