@@ -23,7 +23,7 @@ from accord.config import Recipe, load_recipe
 from accord.files import partial_name, read_json
 from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.compare import compare
-from accord.loop.round import first_champion, play_round
+from accord.loop.round import first_champion, play_round, prepare_home
 from accord.loop.run import Where, open_home
 from accord.progress import Log, quiet
 
@@ -106,6 +106,7 @@ def played(recipe: Recipe, folder: Path, from_dir: Path | None = None) -> Alone:
     free = (store.parent, cache, folder / "site", *([from_dir] if from_dir else []))
     runner = Alone(run, {}, True, quiet, open_to_all=free)
     home = open_home(recipe, run, Where(str(store), cache, from_dir), runner)
+    home = prepare_home(home)
     play_round(home, first_champion(home))
     return runner
 

@@ -94,7 +94,9 @@ def test_what_a_run_would_miss_is_said_before_it(recipe: Any, tmp_path: Path) ->
     no_judge = given.model_copy(update={"eval": given.eval.model_copy(update={"judges": {}})})
     plan = plan_run(given, output_dir=tmp_path / "run")
     train = plan.counts["prompts"]["train"]
-    assert plan.notes == (
+    *notes, fitted = plan.notes
+    assert fitted.endswith("fitted to the model and the data: --show-recipe in place of --dry-run says why")
+    assert tuple(notes) == (
         f"ask.prompts 90 is above {train} train prompts: some are asked again, with new samples",
         "the model is a chat model: prompts of plain text are read without its template, unless task.chat is true",
     )

@@ -160,12 +160,12 @@ def test_keys_that_make_no_sense_are_refused_with_their_line(elsewhere: Path, te
 
 
 def test_its_own_recipe_wins_over_the_defaults_and_extends_others(elsewhere: Path) -> None:
-    own_keys = "extends: files\nrl: {iterations: 3}\n"
+    own_keys = "extends: smollm2\nrl: {iterations: 3}\n"
     (elsewhere / "accord.yaml").write_text(own_keys + "defaults: {rl: {iterations: 9, kl_coef: 0.3}, seed: 4}\n")
     recipe = own(elsewhere).recipe_with(["rl.temperature=0.5"])
     assert (recipe.rl.iterations, recipe.rl.temperature, recipe.seed) == (3, 0.5, 4)
-    assert recipe.rl.algorithm == "rloo"  # of recipes/files.yaml
-    assert recipe.rl.kl_coef == 0.05  # files.yaml says it, and stands above the project's defaults
+    assert recipe.base.model == "smollm2"  # of recipes/smollm2.yaml
+    assert recipe.rl.kl_coef == 0.1  # which says it, and stands above the project's defaults
     other = yaml.safe_load(Said("run", "demo", "--show-recipe").out)
     assert other["seed"] == 4 and other["name"] == "demo" and other["rl"]["iterations"] != 3
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 import accord
 from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
@@ -18,7 +17,7 @@ from accord.cli.people import AllowHost, Host, Port
 from accord.cli.project import Project, ProjectDir, find_project, run_dir
 from accord.cli.talk import Talk, path_text, talking
 from accord.cli.waiting import Door, Invite, Serve, WaitForPeople, reception
-from accord.config import Recipe, load_recipe
+from accord.config import Recipe, annotated_yaml, is_fitted, load_recipe
 from accord.errors import UsageError
 from accord.grid import grid
 from accord.people.web.serving import Address
@@ -171,7 +170,7 @@ def run(
         from_dir = asked.place(from_dir)
         settings: dict[str, Any] = {"store": home.store if home else None, "from_dir": from_dir, "resume": resume}
         if show_recipe:
-            talk.result(made, text=yaml.safe_dump(made.resolved(), sort_keys=False).rstrip())
+            show_values(talk, asked, made, folder, settings)
             return
         if dry_run and points:
             with asked.inside():
@@ -196,6 +195,16 @@ def run(
             summary = work(made, output_dir=folder, wait=people.wait, **settings)
         steps = _next_steps(folder, made, home)
         talk.result(summary, next_step=steps if asked.recipe else f"{steps}\n      accord status")
+
+
+def show_values(talk: Talk, asked: RunRequest, recipe: Recipe, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Print every key with its value and, but for defaults, where it came from; as JSON the values alone."""
+    if is_fitted(recipe):
+        from accord.loop.plan import planned_recipe
+
+        with asked.inside():
+            recipe = planned_recipe(recipe, output_dir=folder, **settings)
+    talk.result(recipe, text=annotated_yaml(recipe, recipe.origins()))
 
 
 def show_plan(

@@ -18,6 +18,8 @@ from accord.config.base import (
     without_device,
 )
 from accord.config.enough import EnoughConfig
+from accord.config.fitting import FITTED, FittedKey, fit, is_fitted
+from accord.config.fitting_rules import DataFacts, MachineFacts, ModelFacts
 from accord.config.layers import (
     Layer,
     build,
@@ -26,6 +28,7 @@ from accord.config.layers import (
     read_layer,
     yaml_word,
 )
+from accord.config.origins import annotated_yaml
 from accord.config.policy import (
     TRUNCATED,
     DpoConfig,
@@ -90,6 +93,7 @@ from accord.config.training import (
 )
 
 __all__ = [
+    "FITTED",
     "SHARED_STAGES",
     "SHARE_SPELLINGS",
     "TRUNCATED",
@@ -100,17 +104,21 @@ __all__ = [
     "ChatConfig",
     "CombineConfig",
     "CompareConfig",
+    "DataFacts",
     "Device",
     "DpoConfig",
     "DpoLoraConfig",
     "EnoughConfig",
     "EnsembleRuleName",
     "EvalConfig",
+    "FittedKey",
     "KlPlaceName",
     "LabelConfig",
     "Layer",
     "LoraConfig",
+    "MachineFacts",
     "ModelConfig",
+    "ModelFacts",
     "ModelKind",
     "OptimConfig",
     "OwnFunction",
@@ -141,10 +149,13 @@ __all__ = [
     "Training",
     "TrustConfig",
     "ValuesConfig",
+    "annotated_yaml",
     "build",
     "describe",
     "exact_div",
     "find_recipe",
+    "fit",
+    "is_fitted",
     "layered",
     "load_label",
     "load_recipe",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
@@ -76,6 +76,11 @@ class Layer:
     values: dict[str, Any]
     name: str
     lines: Mapping[tuple[str, ...], int]
+    kind: Literal["recipe", "project", "command line"] = "recipe"
+
+    def origin(self, path: tuple[str, ...]) -> str:
+        """Return ``recipe mine.yaml:12``: what the layer is, and where in it the key stands."""
+        return self.kind if self.kind == "command line" else f"{self.kind} {self.where(path)}"
 
     def where(self, path: tuple[str, ...]) -> str:
         """Return ``recipes/demo.yaml:12`` for the key or the nearest section above it."""
@@ -120,7 +125,7 @@ def override_layer(override: str) -> Layer:
     value, _ = _parse_yaml(text, f"override {override}")
     for part in reversed(path):
         value = {part: value}
-    return Layer(value, f"override {override}", {})
+    return Layer(value, f"override {override}", {}, "command line")
 
 
 def names_row(kind: type[Section], values: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from accord.config.base import S, Section, layered
 from accord.config.layers import Layer, build, names_row, override_layer, read_layer, yaml_word
+from accord.config.origins import Traced
 from accord.config.policy import (
     DpoConfig,
     RlConfig,
@@ -55,7 +57,7 @@ class CompareConfig(Section):
     labelled_per_prompt: int = Field(4, ge=2, description="Samples of each of them; the reward model ranks them.")
 
 
-class Recipe(Section):
+class Recipe(Traced):
     """A whole run."""
 
     refused: ClassVar[Mapping[str, str]] = {
@@ -261,14 +263,14 @@ def load_recipe(
     Raises:
         UsageError: For anything that cannot be understood, with file, line, key and a suggestion.
     """
-    layers = [defaults] if defaults else []
+    layers = [replace(defaults, kind="project")] if defaults else []
     if recipe is not None:
         own = recipe_layers(recipe)
         file = Path(own[-1].name)
         name = name_from(file.parent.name) if isinstance(recipe, Layer) else file.stem
         layers += [*own[:-1], Layer({"name": name}, own[-1].name, {}), own[-1]]
     given = sorted(map(override_layer, overrides), key=lambda layer: not names_row(Recipe, layer.values))
-    made = build(Recipe, [*layers, *given])
+    made = build(Recipe, [*layers, *given]).from_layers([*layers, *given])
     if recipe is not None:
         made.check_lengths()
     return made

@@ -32,7 +32,7 @@ from accord.loop.run import (
     Where,
     check_recipe,
     open_home,
-    write_run_files,
+    prepare_run,
 )
 from accord.loop.stages import Home, Wait, dpo_stage, json_of, rl_stage
 from accord.models.placement import Placement
@@ -77,9 +77,7 @@ def compare(
 
 
 def _open_seed(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, wait: Wait) -> Home:
-    home = open_home(recipe, folder, where, Runner(folder, compare_shares(recipe), resume, log), wait)
-    write_run_files(recipe, folder)
-    return home
+    return prepare_run(open_home(recipe, folder, where, Runner(folder, compare_shares(recipe), resume, log), wait))
 
 
 def _compare_seed(home: Home) -> dict[str, Any]:

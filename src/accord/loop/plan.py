@@ -18,19 +18,22 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from accord.config import Recipe
+from accord.config import Recipe, is_fitted
+from accord.errors import DataError, UsageError
 from accord.files import read_json
 from accord.formats import read_items
 from accord.formats.stage_rows import read_judged, read_lessons, read_prompts, read_rankings
 from accord.loop.asking import JUDGEMENTS, ask_stage, reads_of
 from accord.loop.cache import RUNNING, STAMP, Runner, Stage
 from accord.loop.costs import UNSURE, Amounts, Estimator, ModelSize, measure_products
+from accord.loop.facts import fitted_recipe
 from accord.loop.files_task import SPLITS, TASKS
 from accord.loop.judging import judged_stages
 from accord.loop.kept import keeps_share
 from accord.loop.round import (
     WITHOUT_SFT,
     Champion,
+    begin,
     candidate_of,
     collect,
     eval_stage,
@@ -154,15 +157,46 @@ def plan_run(
         UsageError, DataError: What the run would refuse.
     """
     check_run(recipe, output_dir=output_dir, store=store, from_dir=from_dir)
-    where, folder = Where(store, None, from_dir), output_dir
+    home, planner = _planned_home(recipe, output_dir, Where(store, None, from_dir), resume)
+    with task_files(home) as files:
+        home = with_values(home, files)
+        plan_stages(home, planner)
+        return _put_together(home, planner.noted, files)
+
+
+def planned_recipe(
+    recipe: Recipe,
+    *,
+    output_dir: Path,
+    store: str | None = None,
+    from_dir: Path | None = None,
+    resume: bool = True,
+) -> Recipe:
+    """The recipe with the values that a run would fit, as far as its files and its model are there already."""
+    try:
+        home, _ = _planned_home(recipe, output_dir, Where(store, None, from_dir), resume)
+        with task_files(home) as files:
+            return with_values(home, files).recipe
+    except (UsageError, DataError):  # a recipe that cannot be run yet can be looked at
+        return recipe
+
+
+def _planned_home(recipe: Recipe, output_dir: Path, where: Where, resume: bool) -> tuple[Home, Planner]:
+    """Where the run would live, and what plans it."""
+    folder, store, from_dir = output_dir, where.store, where.from_dir
     if recipe.compare.methods:  # all seeds alike: the first one's stages, and where they keep what they share
         folder = output_dir / f"seed_{recipe.compare.seeds[0]}"
         where = Where(store or str(output_dir / "accord.db"), output_dir / "downloads", from_dir)
     planner = Planner(folder, {}, resume, quiet)
-    home = open_home(recipe, folder, where, planner)
-    plan_stages(home, planner)
-    with task_files(home) as files:
-        return _put_together(home, planner.noted, files)
+    return open_home(recipe, folder, where, planner), planner
+
+
+def with_values(home: Home, files: TaskFiles) -> Home:
+    """The home with values that fit the model and the task's files, where both are there."""
+    model = start_of(home).absolute()
+    if not (files.are_known and (model / "config.json").is_file()):
+        return home
+    return replace(home, recipe=fitted_recipe(home.recipe, model, files.path))
 
 
 # ---- stages ----------------------------------------------------------------------------------------------------------
@@ -210,6 +244,7 @@ class Planner(Runner):
 
 def plan_stages(home: Home, planner: Planner) -> None:
     """Let the home's planner note every stage of every round."""
+    begin(home)
     champion = first_champion(home)
     if sft_stage(home) is None:
         planner.note("sft", LEFT_OUT, WITHOUT_SFT)
@@ -466,7 +501,8 @@ def notes(home: Home, counts: Mapping[str, Mapping[str, int]], seen: Preview | N
     if not counts:
         yield f"counts and costs are known once the task {recipe.task.use} has prepared its data"
     if seen is None:
-        yield "lengths and costs are known once the model is there"
+        fitted = "values that fit, " if is_fitted(recipe) else ""
+        yield f"{fitted}lengths and costs are known once the model is there"
     if recipe.ask.who != "nobody" and 0 < train < recipe.ask.prompts:
         yield f"ask.prompts {recipe.ask.prompts} is above {train} train prompts: some are asked again, with new samples"
     if seen is not None and seen.tokenizer.chat and not recipe.task.chat and recipe.task.use in TASKS:
@@ -475,6 +511,8 @@ def notes(home: Home, counts: Mapping[str, Mapping[str, int]], seen: Preview | N
         model, k = recipe.ask.scorer.chat.model, recipe.sample.samples_per_prompt
         times = recipe.ask.prompts * k * (k - 1)
         yield f"{model} is asked up to {times:,} times a round: about every two samples, in both orders"
+    if told := [key for key, why in recipe.origins().items() if why.startswith("fitted")]:
+        yield f"{len(told)} values are fitted to the model and the data: --show-recipe in place of --dry-run says why"
     if keeps_share(recipe, home.task):
         share = f"{recipe.task.judge_share:.0%} of the prompts that are asked about"
         yield f"{share} teach the judge alone, as nobody else judges (eval.judges)"

@@ -19,6 +19,7 @@ from accord.files import read_json, write_json
 from accord.loop.asking import JUDGEMENTS, ask_stage, collect_stage, queue_stage
 from accord.loop.cache import STAMP, Inputs, Stage
 from accord.loop.choosing import samples_to_ask
+from accord.loop.facts import fitted_home
 from accord.loop.judging import judged_stages, verdict_of
 from accord.loop.samples import SAMPLES
 from accord.loop.stages import (
@@ -89,11 +90,21 @@ def play_round(home: Home, champion: Champion) -> Champion:
     return promotion.champion
 
 
-def first_champion(home: Home) -> Champion:
-    """What there is before the first round: the task's files, a model, and its fine-tuning on demonstrations."""
+def prepare_home(home: Home) -> Home:
+    """The task's files and a model; from then on the recipe has values that fit both, where it leaves them open."""
+    begin(home)
+    return fitted_home(home)
+
+
+def begin(home: Home) -> None:
+    """What stands before everything else: the task's files, and the model that all starts from."""
     home.do(data_stage(home))
     for stage in start_stages(home):
         home.do(stage)
+
+
+def first_champion(home: Home) -> Champion:
+    """What there is before the first round: the model of a home that is prepared, and its fine-tuning."""
     fine_tuning = sft_stage(home)
     if fine_tuning is None:
         home.runner.log(0.0, f"sft: left out, {WITHOUT_SFT}")

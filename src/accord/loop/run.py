@@ -27,7 +27,7 @@ from accord.loop.cache import Runner
 from accord.loop.choosing import PLACES, check_choosing
 from accord.loop.files_task import TASKS
 from accord.loop.kept import check_judged
-from accord.loop.round import first_champion, play_round
+from accord.loop.round import first_champion, play_round, prepare_home
 from accord.loop.stages import Home, Wait, is_folder, round_folder
 from accord.loop.task import Task, TaskPlace, find_task
 from accord.models.known_models import model_folder_name
@@ -133,14 +133,23 @@ def run_in(recipe: Recipe, folder: Path, where: Where, resume: bool, log: Log, w
     check_recipe(recipe, [recipe.rl, recipe.optimisation(), *map(recipe.control, recipe.controls)])
     part = log if recipe.rounds == 1 else named_part(log, 0, recipe.rounds, "round 1")
     home = open_home(recipe, folder, where, Runner(folder, time_shares(recipe), resume, part, where.reuse_from), wait)
-    write_run_files(recipe, folder)
+    home = prepare_run(home)
     champion = play_round(home, first_champion(home))
     for number in range(2, recipe.rounds + 1):
         later = later_round(home, number, log)
-        write_run_files(recipe, later.runner.folder)
+        write_run_files(home.recipe, later.runner.folder)
         champion = play_round(later, champion)
     summary: dict[str, Any] = read_json(folder / "summary.json")
     return summary
+
+
+def prepare_run(home: Home) -> Home:
+    """Prepare a run, and write down what was asked for: at once, and with the values that were fitted."""
+    write_run_files(home.recipe, home.root)
+    ready = prepare_home(home)
+    if ready.recipe is not home.recipe:
+        write_run_files(ready.recipe, home.root)
+    return ready
 
 
 def open_home(recipe: Recipe, folder: Path, where: Where, runner: Runner, wait: Wait = False) -> Home:
@@ -291,9 +300,13 @@ def check_rl(config: RlConfig) -> None:
 
 
 def write_run_files(recipe: Recipe, folder: Path) -> None:
-    """What was asked for and on what machine: ``recipe.yaml``, ``resolved.json``, ``env.json``."""
+    """What was asked for and on what machine: ``recipe.yaml``, ``resolved.json``, ``origins.json``, ``env.json``.
+
+    ``origins.json`` says where the value of each dotted key came from.
+    """
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
     write_json(folder / "resolved.json", recipe.resolved())
+    write_json(folder / "origins.json", recipe.origins())
     packages = ("torch", "tokenizers", "numpy", "scikit-learn", "safetensors")
     environment = {
         "accord": accord.__version__,

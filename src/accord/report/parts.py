@@ -625,7 +625,7 @@ def _counts(found: ResultRow) -> list[tuple[str, str]]:
 
 def settings(run: RunFolder) -> dict[str, Any]:
     """How to make this run again: command, versions, machine, times, every key of the recipe."""
-    env, recipe = run.need("env.json"), run.get("resolved.json")
+    env, recipe, origins = run.need("env.json"), run.get("resolved.json"), run.get("origins.json")
     seconds = [(s, run.stage(s)["seconds"]) for s in run.stages if isinstance(run.stage(s).get("seconds"), int | float)]
     rows = [(name.replace("_", " "), value, f"{value:,.0f} s") for name, value in seconds]
     packages = env.get("packages", {})
@@ -639,7 +639,7 @@ def settings(run: RunFolder) -> dict[str, Any]:
         ],
         "total": f"{sum(value for _, value in seconds):,.0f} s" if seconds else NONE,
         "times": bars(rows, title="Seconds of work a stage"),
-        "keys": list(flat(recipe)),
+        "keys": [(key, value, origins.get(key, NONE)) for key, value in flat(recipe)],
     }
 
 

@@ -89,6 +89,7 @@ class RunFolder:
 
 JSON_FILES = (
     "resolved.json",
+    "origins.json",
     "env.json",
     "summary.json",
     "data/manifest.json",
