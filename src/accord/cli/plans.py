@@ -76,7 +76,7 @@ def _stages(stages: tuple[PlannedStage, ...]) -> Iterator[str]:
             shown = stage.round
             yield f"round {shown}" if len(rounds) > 1 else "stages"
         took = "" if stage.seconds is None else f"{stage.tokens or 0:>12,} tokens  about {duration(stage.seconds)}"
-        yield f"  {stage.name:<22}{stage.state:<9}{took}{'  ' * bool(took and stage.why)}{stage.why}".rstrip()
+        yield f"  {stage.name:<27}{stage.state:<9}{took}{'  ' * bool(took and stage.why)}{stage.why}".rstrip()
 
 
 def _costs(cost: CostEstimate | None) -> Iterator[str]:

@@ -135,7 +135,8 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
         )
         lines += rows_lines(home, runs)
         lines += [f"people: {', '.join(one.text() for one in workers)}"] if workers else []
-        lines += [run.text() for run in runs] or [f"no runs in {path_text(folder)} yet: try `accord demo`"]
+        none = "" if home and home.recipe.values else ": try `accord demo`"
+        lines += [run.text() for run in runs] or [f"no runs in {path_text(folder)} yet{none}"]
         told = {"project": home and home.root, "store": counts, "models": models, "people": workers, "runs": runs}
         told |= {"judged_by": judged_by}
         talk.result(told | {"next": next_step}, text="\n".join(lines), next_step=next_step)
