@@ -5,6 +5,7 @@ torch is imported inside the fixtures only: tests of torch-free rooms must stay 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -55,6 +56,7 @@ TEXTS = (
 )
 
 
+ALL_PASSED = pytest.StashKey[bool]()
 MEMORY = Path("/dev/shm")
 ROOM_IN_MEMORY = 2 << 30  # all tests together leave less than half of it
 
@@ -71,11 +73,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM_IN_MEMORY:
         os.environ["TMPDIR"] = str(_folder_in_memory())
         tempfile.tempdir = None  # as it was found before
+        atexit.register(_clear_memory, config)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """What passed leaves nothing in memory; what failed leaves its files to be looked at, until the next run."""
-    if exitstatus == 0 and os.environ.get("TMPDIR") == str(_of_this_process()):
+    session.config.stash[ALL_PASSED] = exitstatus == 0
+
+
+def _clear_memory(config: pytest.Config) -> None:
+    """What passed leaves nothing in memory; what failed leaves its files to be looked at, until the next run.
+
+    At the very end: processes that tests forked from keep their sockets there until then.
+    """
+    if config.stash.get(ALL_PASSED, False) and os.environ.get("TMPDIR") == str(_of_this_process()):
         shutil.rmtree(_of_this_process(), ignore_errors=True)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,60 +32,60 @@ def bot_log() -> list[dict[str, Any]]:
     return [{"question": f"How do I change seat {i}?", "category": TOPICS[i % 3], "at": i} for i in range(60)]
 
 
-def steps_of(project: Path) -> int:
-    """How many stages, models and summaries of the project's run stand."""
-    run = project / "runs/support"
-    return sum(len([*run.rglob(name)]) for name in ("stage.json", "summary.json", "report.html"))
+def steps_of(run: Path) -> int:
+    """How many stages, summaries and pages of a run stand."""
+    finished = {"stage.json", "summary.json", "report.html"}
+    return sum(len(finished.intersection(files)) for _, _, files in os.walk(run))
 
 
-class Colleague:
-    """A user of a project: what was typed, what came of it, and the people who are asked on the way."""
+class Project:
+    """A user's project: what is typed there, and the people who answer when a run waits for them."""
 
-    def __init__(self, folder: Path, killed: bool) -> None:
-        self.folder, self.project = folder, folder / "support"
-        self.killed, self.kills, self.waits = killed, 0, 0
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file, self.run = folder, folder / "accord.yaml", folder / "runs/support"
+        self.log = folder.parent / f"{folder.name}.txt"
+        self.kills = self.waits = 0
 
-    def accord(self, *words: str) -> int:
-        inside = self.project if self.project.is_dir() else self.folder
-        steps = (lambda: steps_of(self.project)) if self.killed and words[0] == "run" else None
-        code, kills = carry_out(words, inside, self.folder / "said.txt", steps)
+    def accord(self, *words: str, killed: bool = False) -> int:
+        inside = self.folder if self.folder.is_dir() else self.folder.parent
+        code, kills = carry_out(words, inside, self.log, (lambda: steps_of(self.run)) if killed else None)
         self.kills += kills
         return code
 
-    def said(self) -> str:
-        return (self.folder / "said.txt").read_text()
-
-    def go_through(self, model: Path, log: Path) -> dict[str, Any]:
-        """The commands of the README, people answering whenever a run waits for them; the summary of the run."""
-        assert self.accord("init", "support", "--model", str(model)) == 0, self.said()
-        file = self.project / "accord.yaml"
-        file.write_text(yaml.safe_dump(merged(yaml.safe_load(file.read_text()), TINY)))
-        imported = ("import", str(log), "--prompt-field", "question", "--topic-field", "category")
-        assert self.accord(*imported) == 0 and self.accord("run", "--dry-run") == 0, self.said()
-        assert not (self.project / "runs/support").exists()
-        while (code := self.accord("run")) == 5:
+    def go_through(self, killed: bool = False) -> dict[str, Any]:
+        """``accord run`` until it is done; its summary."""
+        while (code := self.accord("run", killed=killed)) == 5:
             self.waits += 1
-            assert answer_all(self.project / "accord.db", "Ada Ben") > 0, self.said()
-        assert code == 0 and self.accord("status") == 0, self.said()
-        summary: dict[str, Any] = json.loads((self.project / "runs/support/summary.json").read_text())
-        return summary
+            assert answer_all(self.folder / "accord.db", "Ada Ben") > 0, self.log.read_text()
+        assert code == 0 and self.accord("status") == 0, self.log.read_text()
+        return {**json.loads((self.run / "summary.json").read_text()), "seconds": 0}
+
+    def weights(self) -> dict[Path, bytes]:
+        return {path.relative_to(self.run): path.read_bytes() for path in self.run.rglob("*.safetensors")}
 
 
 @pytest.mark.slow
 def test_the_loop_on_ones_own_prompts_killed_between_any_two_steps(
     tmp_path: Path, chat_model: Path, write_rows: WriteRows
 ) -> None:
+    """Two rounds, and what they bring is that of a run that nobody kills, on the same answers."""
     log = write_rows("bot_log.jsonl", bot_log())
-    users = {}
-    for name in ("killed", "left alone"):
-        (tmp_path / name).mkdir()
-        users[name] = Colleague(tmp_path / name, name == "killed")
-    found = {name: user.go_through(chat_model, log) for name, user in users.items()}
-    assert users["killed"].kills > 15 and users["left alone"].kills == 0
-    assert [user.waits for user in users.values()] == [2, 2]
-    one, other = ({**summary, "seconds": 0} for summary in found.values())
-    assert one == other and len(one["rounds"]) == 2
-    weights = [sorted((user.project / "runs/support").rglob("*.safetensors")) for user in users.values()]
-    assert len(weights[0]) == len(weights[1]) > 4
-    for here, there in zip(*weights, strict=True):
-        assert here.read_bytes() == there.read_bytes(), here
+    (tmp_path / "there").mkdir()
+    first, again = Project(tmp_path / "support"), Project(tmp_path / "there/support")
+    assert first.accord("init", "support", "--model", str(chat_model)) == 0, first.log.read_text()
+    first.file.write_text(yaml.safe_dump(merged(yaml.safe_load(first.file.read_text()), TINY)))
+    for words in (
+        ("import", str(log), "--prompt-field", "question", "--topic-field", "category"),
+        ("run", "--dry-run"),
+    ):
+        assert first.accord(*words) == 0, first.log.read_text()
+    assert not first.run.exists()
+    killed = first.go_through(killed=True)
+    assert first.kills > 15 and first.waits == 2 and len(killed["rounds"]) == 2
+
+    shutil.copytree(first.folder, again.folder, ignore=shutil.ignore_patterns("runs"))
+    left_alone = again.go_through()
+    assert (again.kills, again.waits) == (0, 0)  # what was asked is answered in the store
+    assert killed == left_alone
+    weights = first.weights()
+    assert len(weights) > 4 and weights == again.weights()

@@ -452,7 +452,7 @@ class StoreTask(SplitTask):
             view = training_view(store, weights=weights, left_out=self.not_taken, **wanted_of)
             for item in (as_chat(item, config) for item in from_facts(store, view)):
                 kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
-                prompt = json.dumps(item.prompt, default=dict)
+                prompt = json.dumps(item.prompt, default=dict, sort_keys=True)  # one prompt, however its keys stand
                 own = any(source is not None and source.name in self.place.asks for source in item.sources)
                 if kinds and not own:
                     judged.add(prompt)
