@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from accord.config import (
     load_recipe,
     read_layer,
 )
-from accord.loop.facts import data_facts, fitted_recipe, model_facts, percentile
+from accord.errors import UsageError
+from accord.loop.facts import check_adapters, data_facts, fitted_recipe, model_facts, percentile
 from accord.loop.run import write_run_files
 from accord.text.tokenizer import load_tokenizer
 
@@ -288,3 +290,14 @@ def test_a_run_fits_what_its_recipe_leaves_open(chat_model: Path, tmp_path: Path
     stamp = json.loads((out / "eval/stage.json").read_text())["identity"]
     run_files(out, chat_model, tmp_path / "pairs.jsonl", "rl.iterations=1")
     assert json.loads((out / "eval/stage.json").read_text())["identity"] == stamp
+
+
+def test_adapters_without_their_package_are_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    check_adapters(load_recipe(None, []))
+    for stage in ("sft", "reward", "rl"):
+        with pytest.raises(UsageError, match="LoRA needs the package peft"):
+            check_adapters(load_recipe(None, [f"{stage}.lora.rank=4"]))
+    check_adapters(load_recipe(None, ["dpo.lora.rank=4"]))  # nothing is optimised by dpo
+    with pytest.raises(UsageError, match="LoRA needs the package peft"):
+        check_adapters(load_recipe(None, ["optimise=dpo", "dpo.lora.rank=4"]))

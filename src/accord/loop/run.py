@@ -25,6 +25,7 @@ from accord.files import read_json, write_json, write_text
 from accord.loop.asking import check_annotators, reads_of, sources_asked
 from accord.loop.cache import Runner
 from accord.loop.choosing import PLACES, check_choosing
+from accord.loop.facts import check_adapters
 from accord.loop.files_task import TASKS
 from accord.loop.kept import check_judged
 from accord.loop.round import first_champion, play_round, prepare_home
@@ -208,6 +209,7 @@ def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) 
     check_sampling(recipe)
     check_asking(recipe)
     check_choosing(recipe)
+    check_adapters(recipe)
     asked = [*recipe.eval.judges.values()] + ([] if recipe.ask.scorer is None else [recipe.ask.scorer])
     scored = [*recipe.rl.rewards, *recipe.dpo.rewards]
     check_scorers([*scored, *asked])

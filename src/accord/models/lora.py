@@ -34,7 +34,8 @@ PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def _peft() -> ModuleType:
+def require_peft() -> ModuleType:
+    """Return the package that makes adapters. Raises UsageError where it is not installed."""
     try:
         import peft
     except ImportError as error:
@@ -107,7 +108,7 @@ def _adaptable(model: Headed) -> Adaptable:
 
 
 def _inject(model: Headed, targets: Sequence[str], settings: Mapping[str, Any]) -> None:
-    peft = _peft()
+    peft = require_peft()
     if not targets:
         raise UsageError("no layer of the model is among lora.targets", hint="name q_proj or v_proj, for example")
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=list(targets), **settings), model.model, NAME)
@@ -170,7 +171,7 @@ def save_adapter(folder: Path, model: Headed, base: str = "") -> None:
         tensors |= {f"{PREFIX}{name}.lora_A.weight": down, f"{PREFIX}{name}.lora_B.weight": their_up}
     ranks = _without_blocks(ranks, model.config.num_layers)
     odd = {name: r for name, r in ranks.items() if r != rank}
-    content = _peft().LoraConfig(
+    content = require_peft().LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base or None,
         r=rank,
