@@ -138,16 +138,17 @@ def drag(page: Page, letter: str, other: str, share: float) -> None:
     assert grip is not None
     page.mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
     page.mouse.down()
-    before, still = None, 0
-    for _ in range(100):  # the page rolls under a card that is held at its edge, and may pause where it is busy
+    rolled, still = -1, 0
+    for _ in range(100):  # the page rolls under a card that is held at its edge, and pauses where the machine is busy
         target = page.locator(f".card[data-letter={other}]").bounding_box()
         assert target is not None
         y = target["y"] + share * target["height"]
         page.mouse.move(grip["x"] + 9, min(max(y, 5), 855), steps=3)
-        still = still + 1 if target == before and 0 < y < 860 else 0
-        if still == 5:
+        at = page.evaluate("scrollY")
+        still = still + 1 if at == rolled and 0 < y < 860 else 0
+        if still == 4:
             break
-        before = target
+        rolled = at
         page.wait_for_timeout(60)
     page.mouse.up()
 
