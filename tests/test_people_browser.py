@@ -214,7 +214,7 @@ def test_five_are_ranked_with_a_tie_by_keyboard(browser: Browser, served: Served
 
 def test_five_are_ranked_with_a_tie_by_mouse(browser: Browser, served: Served) -> None:
     served.desk.queue.add_tasks([task("ranking", "Which tree?", *FIVE)])
-    with Person(browser, served, "Eve") as eve:
+    with Person(browser, served, "Eve", reduced_motion="reduce") as eve:
         page = eve.open()
         a, b, c, d, e = eve.texts()
         drag(page, "C", "A", 0.1)  # C A B D E
