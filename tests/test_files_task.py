@@ -22,7 +22,7 @@ from accord.config import LabelConfig, TaskConfig, load_recipe
 from accord.errors import DataError, UsageError
 from accord.formats import Item
 from accord.loop.cache import Stage
-from accord.loop.files_task import FilesTask, StoreTask, shortened, split_of, topics_of
+from accord.loop.files_task import FilesTask, StoreTask, asked, shortened, split_of, topics_of
 from accord.loop.run import run
 from accord.loop.task import TaskPlace
 from accord.people.desk import Desk, group_tasks
@@ -86,6 +86,11 @@ def run_files(folder: Path, model: Path, judgements: str | Path, *more: str) -> 
     said: list[str] = []
     recipe = load_recipe(None, [f"base.model={model}", f"task.judgements={judgements}", *TOY, *more])
     return run(recipe, output_dir=folder, log=lambda _, text: said.append(text)), said
+
+
+def test_a_prompt_is_one_however_the_keys_of_its_messages_stand() -> None:
+    items = [Item(prompt=[turn]) for turn in ({"role": "user", "content": "Hi"}, {"content": "Hi", "role": "user"})]
+    assert [one.prompt for one in asked(items)] == [({"role": "user", "content": "Hi"},)]
 
 
 def test_pairs_of_ones_own_run_from_file_to_report(chat_model: Path, tmp_path: Path, write_rows: WriteRows) -> None:

@@ -349,6 +349,11 @@ class Withdrawal(Record):
     note: str = ""
 
 
+def ranks_by_value(values: Sequence[float]) -> tuple[int, ...]:
+    """Return the rank of each value, 1 = the highest; equal ones share the better rank, and the next is left out."""
+    return tuple(1 + sum(other > value for other in values) for value in values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankedGroup:
     """A view for reward training: K completions of one prompt with ranks (1 = best, equal = tie).

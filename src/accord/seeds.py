@@ -5,6 +5,12 @@ from __future__ import annotations
 import hashlib
 
 
+def hash_position(name: str) -> float:
+    """Return where a name stands between 0 and 1: always there, whatever other names there are."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
 def stream_seed(*parts: int | str) -> int:
     """Return a 63-bit seed for one random stream.
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from accord.config.fitting_rules import (
-    LARGE,
     Case,
     DataFacts,
     MachineFacts,
     ModelFacts,
     adapter_lr,
     best_of,
+    cooler,
     curve_samples,
     demonstration_tokens,
     evaluated_samples,
@@ -101,9 +101,7 @@ FITTED: tuple[FittedKey, ...] = (
     FittedKey("sft.micro_batch_tokens", micro_batch_tokens, _MEMORY),
     FittedKey("sft.checkpoint_every", on_given(25), _DEAR),
     FittedKey("sample.max_new_tokens", same_room("rl.max_new_tokens"), _ROOM),
-    FittedKey(
-        "sample.temperature", lambda case: None if case.model.weights >= LARGE or case.is_tiny else 0.8, _SMALL_MODEL
-    ),
+    FittedKey("sample.temperature", cooler, _SMALL_MODEL),
     FittedKey("ask.prompts", no_more_than_prompts("ask.prompts"), "there are {data.prompts} prompts to train on"),
     FittedKey("ask.queue", no_more_than_prompts("ask.queue"), "there are {data.prompts} prompts to train on"),
     FittedKey("rl.lora.rank", on_adapters(16), _RANK),
@@ -118,9 +116,7 @@ FITTED: tuple[FittedKey, ...] = (
         "rl.critic.lr", lambda case: adapter_lr(case, 1e-3), "two to three times the policy's; 1e-3 was measured"
     ),
     FittedKey("rl.max_new_tokens", same_room("sample.max_new_tokens"), _ROOM),
-    FittedKey(
-        "rl.temperature", lambda case: None if case.model.weights >= LARGE or case.is_tiny else 0.8, _SMALL_MODEL
-    ),
+    FittedKey("rl.temperature", cooler, _SMALL_MODEL),
     FittedKey(
         "rl.prompts_per_iteration",
         prompts_a_round,

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import bz2
 import csv
-import hashlib
 import html
 import io
 import json
@@ -44,6 +43,7 @@ from urllib.parse import unquote
 from accord.artefacts import Pin, obtain
 from accord.errors import DataError
 from accord.records import Annotator, Completion, Prompt, Rating, Record, Source
+from accord.seeds import hash_position
 
 if TYPE_CHECKING:
     from accord.loop.task import Split  # imports torch, which replaying raters does not need
@@ -178,8 +178,7 @@ def film_split(film: str) -> Split:
     """
     # By the name alone: a film keeps its split whatever other films there are.
     key = " ".join(film.replace("_", " ").casefold().split())
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    position = int.from_bytes(digest, "big") / 2**64
+    position = hash_position(key)
     for name, share in SPLIT_SHARES[:-1]:
         if position < share:
             return name

@@ -54,7 +54,7 @@ from accord.loop.samples import as_facts, read_samples
 from accord.loop.task import Annotators, Asked, PlainTask, RewardCheck, Split, TaskJudge, TaskPlace
 from accord.models.placement import Placement
 from accord.progress import Log
-from accord.records import Completion, Prompt, RankedGroup, Ranking
+from accord.records import Completion, Prompt, RankedGroup, Ranking, ranks_by_value
 from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed
 from accord.store import Store
@@ -308,8 +308,8 @@ def ranked_group(
 ) -> RankedGroup:
     """Rank texts by mean rating, 1 = best; means that fall into one step of ``tie_width`` are a tie."""
     steps = [round(mean / config.tie_width) for _, mean in rows]
-    ranks = tuple(1 + sum(other > step for other in steps) for step in steps)
-    return RankedGroup(prompt=prompt, completions=tuple(t for t, _ in rows), ranks=ranks, origin=origin, topic=topic)
+    texts, ranks = tuple(text for text, _ in rows), ranks_by_value(steps)
+    return RankedGroup(prompt=prompt, completions=texts, ranks=ranks, origin=origin, topic=topic)
 
 
 def write_groups(path: Path, groups: Iterable[RankedGroup]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -128,6 +129,11 @@ def cannot(reason: str) -> NoReturn:
 def turns_of(text: TextOrTurns | None, role: str = "user") -> Turns:
     """Return a prompt as messages: a text is one turn of the user's."""
     return ({"role": role, "content": text},) if isinstance(text, str) else tuple(text or ())
+
+
+def prompt_key(prompt: Any) -> str:
+    """Return one name for a prompt, a text or messages, however the keys of its messages stand."""
+    return json.dumps(prompt, default=dict, sort_keys=True)
 
 
 def reply_of(completion: TextOrTurns) -> str:

@@ -13,7 +13,7 @@ from accord.loop.cache import Inputs
 from accord.loop.programs import ProgramSaid, SampleGroup, keep, ranking_of, sample_groups
 from accord.loop.task import Annotators, Asked
 from accord.models.placement import Placement
-from accord.records import Annotator
+from accord.records import Annotator, ranks_by_value
 from accord.scoring.chat_comparer import ChatComparer, Comparison, Preference, count_outcomes
 from accord.scoring.chat_prompts import JUDGE_PROMPT
 from accord.scoring.weighted import load_scorer, scorer_inputs
@@ -59,8 +59,7 @@ def _by_value(asked: Asked, annotator: Annotator, values: Values) -> dict[str, A
     """Rank each group of samples by its values, 1 = best."""
     said = []
     for group in sample_groups(asked):
-        found = list(values(group))
-        ranks = [1 + sum(other > value for other in found) for value in found]
+        ranks = ranks_by_value(values(group))
         ids = [completion.id for completion in group.completions]
         said.append(ProgramSaid(group, annotator, ranking_of(group, annotator, dict(zip(ids, ranks, strict=True)))))
     return keep(asked, said) | {"description": [f"{annotator.name} ranked the samples of {len(said)} prompts."]}

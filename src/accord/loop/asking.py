@@ -42,12 +42,13 @@ def sources_asked(recipe: Recipe) -> frozenset[str]:
     return frozenset(f"{recipe.name}/{policy}" for policy in policies if asks)
 
 
-def ask_stage(home: Home, samples: Path, policy: str) -> Stage | None:
-    """Let those that ``ask.who`` names rank the samples; None where nobody is asked."""
+def ask_stage(home: Home, samples: Path, champion: str) -> Stage | None:
+    """Let those that ``ask.who`` names rank the champion's samples; None where nobody is asked."""
     config, task = home.recipe.ask, home.task
     if config.who == "nobody":
         return None
     one = annotators_of(home)
+    policy = "sft" if home.number == 1 else champion  # so in facts, also where nothing was fine-tuned
     source, store, seed = source_of(home, policy), home.store, home.recipe.seed  # the same annotators in every round
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:

@@ -9,7 +9,6 @@ met often. Chosen so or at random, no prompt is asked about again before all oth
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 from collections import Counter
@@ -24,13 +23,14 @@ from accord.errors import DataError, UsageError
 from accord.evals.pair_ensemble import fit_pair_ensemble
 from accord.extend import blaming, is_outside, outside
 from accord.formats import Item, read_items
+from accord.formats.item import prompt_key
 from accord.formats.jsonl import write_jsonl
 from accord.loop.asking import JUDGEMENTS, reads_of
 from accord.loop.cache import Inputs, Stage, given_inputs
 from accord.loop.samples import SAMPLES, read_samples
 from accord.loop.stages import Home, Places, in_order, sample_stage
 from accord.progress import Log
-from accord.records import RankedGroup
+from accord.records import RankedGroup, ranks_by_value
 from accord.seeds import stream_seed
 from accord.stats import FloatArray
 from accord.stats.disagreement import mutual_information
@@ -96,8 +96,8 @@ def places_at_random(
 ) -> list[int]:
     """The places of prompts for `prompts_at_random`; ``before`` are the samples of earlier rounds."""
     items, known = list(prompts), list(before)
-    asked_of = Counter(_key(group["prompt"]) for group in known)
-    asked = [asked_of[_key(item.prompt)] for item in items]
+    asked_of = Counter(prompt_key(group["prompt"]) for group in known)
+    asked = [asked_of[prompt_key(item.prompt)] for item in items]
     order = random.Random(seed).sample(range(len(items)), len(items))
     topics = [item.topic for item in items]
     whole = least_asked_first(order, asked, topics, Counter(group["topic"] for group in known))
@@ -160,8 +160,8 @@ def chosen_places(
     groups: Sequence[PromptSamples], worth: Sequence[float] | None, before: Sequence[PromptSamples], count: int
 ) -> list[int]:
     """The places of ``count`` groups: the least asked, one of every topic, the worthiest. Without worth, the first."""
-    asked_of = Counter(_key(group["prompt"]) for group in before)
-    asked = [asked_of[_key(group["prompt"])] for group in groups]
+    asked_of = Counter(prompt_key(group["prompt"]) for group in before)
+    asked = [asked_of[prompt_key(group["prompt"])] for group in groups]
     order = sorted(range(len(groups)), key=lambda i: 0.0 if worth is None else -worth[i])
     met = Counter(group["topic"] for group in before)
     return least_asked_first(order, asked, [group["topic"] for group in groups], met)[:count]
@@ -267,7 +267,7 @@ def read_orders(path: Path, reads: str) -> list[RankedGroup]:
     for item in items:
         for text, value in zip(item.completions, item.labels if reads == "label" else item.ratings, strict=True):
             if value is not None:
-                values.setdefault(_key(item.prompt), {}).setdefault(_text(text), []).append(float(value))
+                values.setdefault(prompt_key(item.prompt), {}).setdefault(_text(text), []).append(float(value))
     return [_ranked_by_mean(prompt, of) for prompt, of in values.items() if len(of) > 1]
 
 
@@ -276,20 +276,16 @@ def _ranking_of(item: Item) -> RankedGroup | None:
     if len(judged) < 2:
         return None
     texts, ranks = zip(*judged, strict=True)
-    return RankedGroup(prompt=_key(item.prompt), completions=texts, ranks=ranks, weight=item.weight, group=item.group)
+    return RankedGroup(
+        prompt=prompt_key(item.prompt), completions=texts, ranks=ranks, weight=item.weight, group=item.group
+    )
 
 
 def _ranked_by_mean(prompt: str, values: Mapping[str, Sequence[float]]) -> RankedGroup:
     means = [sum(given) / len(given) for given in values.values()]
-    ranks = tuple(1.0 + sum(other > mean for other in means) for mean in means)
-    return RankedGroup(prompt=prompt, completions=tuple(values), ranks=ranks)
+    return RankedGroup(prompt=prompt, completions=tuple(values), ranks=ranks_by_value(means))
 
 
 def _text(completion: Any) -> str:
     """The words of a completion, text or messages."""
     return completion if isinstance(completion, str) else " ".join(str(turn.get("content", "")) for turn in completion)
-
-
-def _key(prompt: Any) -> str:
-    """A prompt of text or messages as one word for it."""
-    return json.dumps(prompt, default=dict, sort_keys=True)

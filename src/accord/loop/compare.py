@@ -37,6 +37,7 @@ from accord.loop.run import (
 from accord.loop.stages import Home, Wait, dpo_stage, json_of, rl_stage
 from accord.models.placement import Placement
 from accord.progress import Log, named_part, quiet
+from accord.records import ranks_by_value
 from accord.report.comparison_page import write_comparison
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import open_generator
@@ -161,7 +162,7 @@ def _labelled(inputs: Inputs, count: int, sampling: Sampling, seed: int, placeme
 
 
 def _ranking(prompt: str, group: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    ranks = [1 + sum(other > score for _, other in group) for _, score in group]
+    ranks = ranks_by_value([score for _, score in group])
     return {"prompt": prompt, "completions": [text for text, _ in group], "ranks": ranks, "origin": "reward model"}
 
 

@@ -21,7 +21,7 @@ from accord.evals.reward_card import measure_reward_model
 from accord.files import read_json, write_json
 from accord.formats import Item, Reading, Reject, Rejects, from_facts, input_file, read_items, to_jsonl
 from accord.formats.importing import MAX_REJECTS
-from accord.formats.item import TextOrTurns, turns_of
+from accord.formats.item import TextOrTurns, prompt_key, turns_of
 from accord.formats.jsonl import write_jsonl
 from accord.formats.rows import MAX_SHOWN, OnReject
 from accord.formats.stage_rows import read_rankings
@@ -31,6 +31,7 @@ from accord.people.quality import quality_weights
 from accord.people.views import training_view
 from accord.progress import Log
 from accord.scoring.scorer import Scorer
+from accord.seeds import hash_position
 from accord.store import Store
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -132,7 +133,7 @@ def asked(items: Iterable[Item]) -> Iterator[Item]:
     seen: set[str] = set()
     for item in items:
         prompt = prompt_of(item)
-        name = " ".join(json.dumps(prompt, default=dict).split())
+        name = " ".join(prompt_key(prompt).split())
         if prompt and name not in seen:
             seen.add(name)
             yield Item(prompt=prompt, topic=item.topic)
@@ -196,16 +197,13 @@ def shortened(text: str) -> str:
     name = " ".join(text.split())
     if len(name) <= LONGEST_TOPIC:
         return name
-    return f"{name[: LONGEST_TOPIC - 12]}... {_digest(name.casefold()).hex()[:8]}"
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(name.casefold().encode("utf-8", "surrogatepass"), digest_size=8)
+    return f"{name[: LONGEST_TOPIC - 12]}... {digest.hexdigest()[:8]}"
 
 
 def split_of(topic: str, config: TaskConfig) -> Split:
     """Which split a topic belongs to, by its hash."""
-    position = int.from_bytes(_digest(topic.casefold()), "big") / 2**64
+    position = hash_position(topic.casefold())
     shares: tuple[tuple[Split, float], ...] = (
         ("judge", config.judge_share), ("valid", config.valid_share), ("test", config.test_share),
     )  # fmt: skip
@@ -218,7 +216,7 @@ def split_of(topic: str, config: TaskConfig) -> Split:
 
 def judges_alone(annotator: str, share: float) -> bool:
     """Whether an annotator is one of those who teach the judge alone; one without a name is not."""
-    return bool(annotator) and int.from_bytes(_digest(f"annotator {annotator}"), "big") / 2**64 < share
+    return bool(annotator) and hash_position(f"annotator {annotator}") < share
 
 
 # ---- what cannot be used ---------------------------------------------------------------------------------------------
@@ -452,7 +450,7 @@ class StoreTask(SplitTask):
             view = training_view(store, weights=weights, left_out=self.not_taken, **wanted_of)
             for item in (as_chat(item, config) for item in from_facts(store, view)):
                 kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
-                prompt = json.dumps(item.prompt, default=dict, sort_keys=True)  # one prompt, however its keys stand
+                prompt = prompt_key(item.prompt)
                 own = any(source is not None and source.name in self.place.asks for source in item.sources)
                 if kinds and not own:
                     judged.add(prompt)

@@ -76,11 +76,9 @@ def _people_stage(home: Home, champion: str) -> Stage:
         log(0.0, "people judge blind pairs")
         pairs = read_pairs(inputs, config.prompts, seed)
         tasks = _queue(config, pairs, sources, store, guideline)
-        overlaps, queued_at = (
-            {one.id: one.overlap for one in tasks.values()},
-            [one.created_at for one in tasks.values()],
-        )
-        asked = Questions(store, overlaps, config.enough, config.simulated, max(queued_at, default=0.0))
+        overlaps = {one.id: one.overlap for one in tasks.values()}
+        queued_at = max((one.created_at for one in tasks.values()), default=0.0)
+        asked = Questions(store, overlaps, config.enough, config.simulated, queued_at)
         standing = asked.standing()
         if not standing.ended:
             raise WaitingForPeople(standing, asked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from accord.config import Recipe
 from accord.errors import DataError, UsageError
 from accord.evals.judges import recipe_judges
 from accord.loop.task import Task
+from accord.seeds import hash_position
 
 KEPT = "judge.jsonl"  # beside the rankings that teach the reward model
 _Rows = Sequence[Mapping[str, Any]]
@@ -41,7 +41,7 @@ def kept_for_judge(rows: _Rows, share: float) -> tuple[_Rows, _Rows]:
     By the prompt's hash: what is asked later moves nothing from one side to the other, but where one side is empty.
     Raises DataError where there is one prompt only.
     """
-    places = {_name(row): _place(_name(row)) for row in rows}
+    places = {name: hash_position(name) for name in map(_name, rows)}
     if len(places) < 2:
         raise DataError(
             f"judgements of {len(places)} prompts cannot teach both a reward model and its judge",
@@ -54,9 +54,3 @@ def kept_for_judge(rows: _Rows, share: float) -> tuple[_Rows, _Rows]:
 
 def _name(row: Mapping[str, Any]) -> str:
     return json.dumps(row["prompt"], sort_keys=True, ensure_ascii=False)
-
-
-def _place(name: str) -> float:
-    """Where a prompt stands between 0 and 1."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from accord.loop.cache import Inputs
@@ -23,7 +23,7 @@ def simulated_annotators(readers: Sequence[SimulatedReader], overlap: int, seed:
         said = [one for group in sample_groups(asked) for one in _rank(group, readers, overlap, seed)]
         quality = rankings_quality((one.ranking, one.group.completions) for one in said)
         names = {one.annotator.id: one.annotator.name for one in said}
-        weighed = [_weighed(one, quality.weights) for one in said]
+        weighed = [replace(one, weight=quality.weights[one.annotator.id]) for one in said]
         agreed = {"agreement": quality.agreement.raw.to_json(), "alpha": quality.agreement.alpha.to_json()}
         weights = {names[id_]: round(weight, 3) for id_, weight in quality.weights.items()}
         lines = [*describe_readers(readers), _agreement(quality.agreement.raw, overlap)]
@@ -44,10 +44,6 @@ def _rank(group: SampleGroup, readers: Sequence[SimulatedReader], overlap: int, 
         ranks = reader.ranks(asked, [completion.text for completion in shown])
         by_id = dict(zip((completion.id for completion in shown), ranks, strict=True))
         yield ProgramSaid(group, reader.record(), ranking_of(group, reader.record(), by_id), together=overlap > 1)
-
-
-def _weighed(one: ProgramSaid, weights: Mapping[str, float]) -> ProgramSaid:
-    return ProgramSaid(one.group, one.annotator, one.ranking, weights[one.annotator.id], one.together)
 
 
 def _agreement(raw: Any, overlap: int) -> str:

@@ -268,8 +268,8 @@ def _plan_methods(home: Home, planner: Planner, champion: Champion) -> None:
 def _plan_round(home: Home, planner: Planner, champion: Champion) -> Champion:
     """Note the stages of a round, and return the champion after it: as it was found, or the candidate for now."""
     samples = sample_prompts(home, champion.policy, home.task.prompts("train"))
-    reward = fit_reward(home, collect(home, _plan_asking(home, planner, champion, samples)))
-    judgements = home.path("rankings/rankings.jsonl")
+    judgements = collect(home, _plan_asking(home, planner, champion, samples))
+    reward = fit_reward(home, judgements)
     candidate = candidate_of(home, champion, reward, judgements)
     controls = optimise_controls(home, champion, reward, judgements)
     fit_judges(home)
@@ -282,7 +282,7 @@ def _plan_round(home: Home, planner: Planner, champion: Champion) -> Champion:
 
 
 def _plan_asking(home: Home, planner: Planner, champion: Champion, samples: Path | None) -> Path | None:
-    stage = None if samples is None else ask_stage(home, samples, "sft" if home.number == 1 else champion.name)
+    stage = None if samples is None else ask_stage(home, samples, champion.name)
     if stage is None:
         return None
     home.do(stage)

@@ -120,7 +120,7 @@ def sample_prompts(home: Home, policy: Path, prompts: Path) -> Path | None:
 
 def ask(home: Home, champion: Champion, samples: Path | None) -> Path | None:
     """Their judgements as a file; none where nobody is asked. Raises WaitingForPeople before people have answered."""
-    stage = None if samples is None else ask_stage(home, samples, "sft" if home.number == 1 else champion.name)
+    stage = None if samples is None else ask_stage(home, samples, champion.name)
     if stage is None:
         return None
     result = patiently(home, stage)
