@@ -93,11 +93,14 @@ def test_what_a_run_would_miss_is_said_before_it(recipe: Any, tmp_path: Path) ->
     given = recipe("ask.prompts=90", "task.chat=false")
     no_judge = given.model_copy(update={"eval": given.eval.model_copy(update={"judges": {}})})
     plan = plan_run(given, output_dir=tmp_path / "run")
-    train = plan.counts["prompts"]["train"]
+    train, test = plan.counts["prompts"]["train"], plan.counts["prompts"]["test"]
     *notes, fitted = plan.notes
     assert fitted.endswith("fitted to the model and the data: --show-recipe in place of --dry-run says why")
     assert tuple(notes) == (
         f"ask.prompts 90 is above {train} train prompts: some are asked again, with new samples",
+        # 85 is the number that tests/test_stats.py works out; 41 prompts in all, .3 of them 12.
+        f"{test} test prompts are too few to be sure of a win rate of 0.65, which takes 85; "
+        "task.test_share=0.3 would leave about 12",
         "the model is a chat model: prompts of plain text are read without its template, unless task.chat is true",
     )
     chat = "scorer: {regex: '', chat: {url: 'http://localhost:1', model: judge-1}}"

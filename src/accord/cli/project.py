@@ -37,6 +37,8 @@ task:
   use: store # what `accord import` put into the store; or files, with prompts: FILE, judgements: FILE and so on
   chat: {chat} # true: a prompt is what a user says, in the model's chat template; false: the model goes on writing it
   split_by: prompt # no prompt is both trained and measured on; or topic, no topic is: wants two dozen or more
+  valid_share: 0.1 # of the prompts choose among snapshots of the model; of a hundred prompts or fewer rather 0.2
+  test_share: 0.15 # of the prompts are what the report measures on, and nothing else; of a hundred or fewer rather 0.3
 {base}
 # ---- who says which answers are better -----------------------------------------------------------------------------
 ask:

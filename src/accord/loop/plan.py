@@ -20,6 +20,7 @@ from typing import Any
 
 from accord.config import Recipe, is_fitted
 from accord.errors import DataError, UsageError
+from accord.evals.trust import WORTH_SEEING
 from accord.files import read_json
 from accord.formats import read_items
 from accord.formats.stage_rows import read_judged, read_lessons, read_prompts, read_rankings
@@ -51,12 +52,14 @@ from accord.models.folder import count_weights, shape_of
 from accord.models.placement import Placement
 from accord.progress import quiet
 from accord.records import JudgedGroup, RankedGroup
+from accord.stats import pairs_needed
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 from accord.train.sft import lesson_example
 
 KINDS = ("prompts", "demonstrations", "judgements", "texts")
 SHOWN_PROMPTS = 3
+LARGE_TEST_SHARE = 0.3  # of the prompts: with a fifth more to choose on, half are left to train on
 DONE, BEGUN, TO_DO, LEFT_OUT = "done", "begun", "to do", "left out"
 
 
@@ -495,6 +498,20 @@ def _there(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
+def too_few_measured(recipe: Recipe, prompts: Mapping[str, int]) -> Iterator[str]:
+    """What to know where so few prompts are measured on that a good win rate would not show."""
+    test, needed = prompts.get("test", 0), pairs_needed(WORTH_SEEING)
+    if not 0 < test < needed:
+        return
+    more = min(round(LARGE_TEST_SHARE * sum(prompts.values())), recipe.task.measured_prompts)
+    told = (
+        f"; task.test_share={LARGE_TEST_SHARE} would leave about {more}"
+        if more > test and recipe.task.use in TASKS
+        else ""
+    )
+    yield f"{test} test prompts are too few to be sure of a win rate of {WORTH_SEEING}, which takes {needed}{told}"
+
+
 def notes(home: Home, counts: Mapping[str, Mapping[str, int]], seen: Preview | None) -> Iterator[str]:
     """What somebody should know before the run begins."""
     recipe, train = home.recipe, counts.get("prompts", {}).get("train", 0)
@@ -505,6 +522,7 @@ def notes(home: Home, counts: Mapping[str, Mapping[str, int]], seen: Preview | N
         yield f"{fitted}lengths and costs are known once the model is there"
     if recipe.ask.who != "nobody" and 0 < train < recipe.ask.prompts:
         yield f"ask.prompts {recipe.ask.prompts} is above {train} train prompts: some are asked again, with new samples"
+    yield from too_few_measured(recipe, counts.get("prompts", {}))
     if seen is not None and seen.tokenizer.chat and not recipe.task.chat and recipe.task.use in TASKS:
         yield "the model is a chat model: prompts of plain text are read without its template, unless task.chat is true"
     if recipe.ask.scorer is not None and recipe.ask.scorer.chat is not None:
