@@ -18,6 +18,7 @@ from accord.algo.advantages import Rewarded, gae, token_rewards, whitened_gae
 from accord.algo.kl import AdaptiveKL, kl_k1, kl_k3
 from accord.algo.length import LengthController
 from accord.algo.logprob import token_logp, token_nll
+from accord.algo.product import prepacked, product, sum_of_outer
 from accord.algo.reductions import masked_mean, masked_whiten
 from accord.algo.reward_loss import bradley_terry_loss, group_pairs, ranking_loss, self_distillation
 from accord.algo.table import POLICY_ALGORITHMS, Named
@@ -450,3 +451,25 @@ def test_token_logp_in_bf16_keeps_fp32_results() -> None:
     near(got.detach(), direct(hidden, weight, target, 1.0).detach(), 0.1)
     probabilities = torch.stack([token_logp(hidden, weight, torch.full((8,), v))[0] for v in range(50)]).exp()
     near(probabilities.sum(0).detach(), torch.ones(8), 1e-5)
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 40, 300])
+def test_a_product_of_bf16_is_the_exact_one_rounded_once(rows: int) -> None:
+    """By hand: 8 bits hold a number to 2^-8 of itself. What is summed in bf16 would be off by more, or rounded twice.
+
+    float64 holds each product of two bf16 numbers, and sums 512 of them to 1e-13.
+    """
+    draw = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, 512, generator=draw).bfloat16() for n in (rows, 96))
+    for got, exact in (
+        (product(x, weight), x.double() @ weight.double().T),
+        (product(x, weight.T.contiguous().T), x.double() @ weight.double().T),
+        (prepacked(weight, None)(x), x.double() @ weight.double().T),
+        (sum_of_outer(x, x[:, :64].contiguous()), x.double().T @ x[:, :64].double()),
+    ):
+        assert got.dtype == torch.bfloat16 and got.shape == exact.shape
+        # 1e-4: sums of 512 products in fp32.
+        assert ((got.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4).all()

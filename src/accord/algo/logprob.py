@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accord.algo.product import product
+from accord.algo.product import product, sum_of_outer
 from accord.algo.shapes import shaped
 
 CHUNK_ENTRIES = 4_194_304  # logits at once, or 256 rows of a large vocabulary
@@ -125,7 +125,7 @@ class _Gradients:
         if gap_NV.dtype == self.of_weight.dtype:
             self.of_weight.addmm_(gap_NV.T, hidden_ND)
         else:
-            self.of_weight += gap_NV.T @ hidden_ND
+            self.of_weight += sum_of_outer(gap_NV, hidden_ND)
 
     def weight_as(self, dtype: torch.dtype) -> Tensor | None:
         return None if self.of_weight is None else self.of_weight.to(dtype)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from accord.algo.product import rounds_by_hand
 from accord.models.fused import rotate, softmax
 from accord.models.graphs import FixedSteps
 from accord.models.shape import DecoderConfig
@@ -293,6 +294,8 @@ def attend(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, window: int = 0) -> T
 
     On CPU short batches by plain products: the backward of the fused kernel is slower there.
     """
+    if rounds_by_hand(q_BHTC):
+        return attend(q_BHTC.float(), k_BHTC.float(), v_BHTC.float(), window).to(q_BHTC.dtype)
     B, H, T, C = q_BHTC.shape
     grouped = k_BHTC.shape[1] != H
     if T > SHORT_TOKENS or q_BHTC.device.type != "cpu":

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accord.algo.product import product
+from accord.algo.product import product, sum_of_outer
 
 
 class _Linear(torch.autograd.Function):
@@ -26,8 +26,7 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         return (
             product(grad, weight.T) if wants_x else None,
-            # Left to MKL, which is quicker at this shape.
-            grad.T @ x if wants_weight else None,
+            sum_of_outer(grad, x) if wants_weight else None,
             grad.sum(0) if wants_bias else None,
         )
 
@@ -123,7 +122,7 @@ class _GatedLinear(torch.autograd.Function):
         gate, up = gate_up.chunk(2, dim=-1)
         _, wants_weight, wants_bias = ctx.needs_input_grad
         inner, active = product(grad, weight.T), F.silu(gate)
-        grad_weight = grad.T @ (active * up) if wants_weight else None
+        grad_weight = sum_of_outer(grad, active * up) if wants_weight else None
         grads = torch.empty_like(gate_up)
         grad_gate, grad_up = grads.chunk(2, dim=-1)
         torch.mul(active, inner, out=grad_up)
