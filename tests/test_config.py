@@ -161,7 +161,7 @@ def test_override_error_names_the_override_not_the_file(tmp_path: Path) -> None:
 
 
 def test_an_algorithm_brings_its_usual_values_over_the_layers_below(tmp_path: Path) -> None:
-    """demo.yaml has 64 prompts and 4 passes for PPO: 64 prompts of 8 completions each are not what was meant."""
+    """demo.yaml has 128 prompts and 4 passes for PPO: 128 prompts of 8 completions each are not what was meant."""
     rl = load_recipe("demo", ["rl.algorithm=grpo"]).rl
     assert (rl.prompts_per_iteration, rl.samples_per_prompt, rl.ppo_epochs, rl.kl_coef) == (8, 8, 1, 0.04)
     assert rl.length_coef == 0.3  # no row has an opinion on it: the recipe's own

@@ -52,7 +52,7 @@ TIME_SHARES = {
     "sample": 0.015,
     "ask": 0.005,
     "reward": 0.30,
-    "rl": 0.13,
+    "rl": 0.26,
     "eval": 0.09,
     "queued": 0.01,
 }
