@@ -327,8 +327,12 @@ def test_a_chat_model_judges_a_run_beside_what_scores(
     assert told[0]["win_rate"]["value"] == pytest.approx(sum(wins) / len(wins)) and told[0]["win_rate"]["n"] == len(
         wins
     )
+    kept = rows_of(out / "judged_helpful/pairs.jsonl")
+    assert [row["candidate_wins"] for row in kept] == [[win] for win in wins]
     page = (out / "report.html").read_text()
     assert "a chat model: AI feedback" in page and "people, in blind pairs" not in page
+    by_chat = "in the order of what was said of their pairs" in page
+    assert by_chat == (summary["decided_by"] == "helpful") and "a chat model (AI feedback), prefer" in page + str(told)
 
 
 def test_a_program_that_is_called_people_is_refused_before_any_work(

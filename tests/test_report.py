@@ -325,19 +325,21 @@ def test_every_number_of_the_results_stands_there(run: Path) -> None:
 
 
 def test_headline_says_who_won(run: Path, tmp_path: Path) -> None:
-    assert "PPO beats SFT: the judge prefers it in 69% of comparisons (95% interval 64% to 74%)" in page_of(run).text
+    told = "The trained model is better: the judge prefers its answer to that of the model it began with in 69% of"
+    assert f"{told} comparisons on 348 held-out prompts of 87 topics (95% interval 64% to 74%)." in page_of(run).text
     assert "All 5 floors are held." in page_of(run).text
     assert 'role="alert"' not in (run / "report.html").read_text()
     even = page_of(fabricate(tmp_path / "even", win_rate=iv(0.52)))
-    assert "PPO is not shown to be better than SFT" in even.text
+    assert "The trained model is not shown to be better" in even.text
     worse = page_of(fabricate(tmp_path / "worse", win_rate=iv(0.31)))
-    assert "PPO is worse than SFT" in worse.text
+    assert "The trained model is worse: the judge prefers its answer" in worse.text
 
 
 def test_a_broken_floor_is_red(tmp_path: Path) -> None:
     page = page_of(fabricate(tmp_path / "bad", length_ratio=0.412))
     assert "1 of 5 floors are not held." in page.text
-    assert "Length ratio is 0.412, must be 0.8 to 1.25" in page.text
+    told = "Its answers are 59% shorter than before (length ratio 0.41, must be 0.8 to 1.25)"
+    assert told in page.text
     assert [attrs for attrs in page.all("div") if attrs.get("role") == "alert"]
     assert [attrs for attrs in page.all("div") if attrs.get("class") == "tile broken"]
 
@@ -377,7 +379,7 @@ def test_what_became_of_the_control(run: Path) -> None:
 def test_without_an_uncured_run(tmp_path: Path) -> None:
     text = page_of(fabricate(tmp_path / "run", uncured=False)).text
     assert "Left out: this run has no control" in text
-    assert "PPO beats SFT" in text
+    assert "The trained model is better" in text
 
 
 @pytest.mark.parametrize(
@@ -388,7 +390,7 @@ def test_without_an_uncured_run(tmp_path: Path) -> None:
 def test_a_run_is_told_by_the_name_of_its_candidate(tmp_path: Path, name: str, title: str) -> None:
     run = fabricate(tmp_path / "run", candidate=name, uncured=False)
     text = page_of(run).text
-    assert title_of(name) == title and f"{title} beats SFT" in text and f"{title}’s best by the judge" in text
+    assert title_of(name) == title and f"After ({title})" in text and f"{title}’s best by the judge" in text
     assert f"Chosen of {title}: step 30" in text and f"The score that {title} was asked to raise" in text
     card = write_model_card(run).read_text(encoding="utf-8")
     assert f"| measure | SFT | {title} |" in card and f"optimised as\n{title}" in card
@@ -408,7 +410,7 @@ def test_a_run_of_best_of_n_alone_has_a_page(tmp_path: Path) -> None:
     found = replace(found, selections={}, folders={}, policies=rows, judges=judges, best_of_n_curve=())
     write_json(run / "eval" / "results.json", found.to_json())
     text = page_of(run).text
-    assert "Best of 4 beats SFT" in text and "at most 0.6 nats" in text
+    assert "Best of 4 is better: the judge prefers its answer to that of SFT" in text and "at most 0.6 nats" in text
     assert "Helpful: win rate" in text and "0.456 [0.406, 0.506]" in text
     for gap in ("reward/card.json", "eval/samples.jsonl", "no control", "nothing was measured along KL"):
         assert gap in text
@@ -427,18 +429,18 @@ def test_who_says_so_stands_under_the_headline_the_most_trusted_first(run: Path)
     second = judge_said("ratings", "second_reward_model", iv(0.69), note="other prompts")
     people = judge_said("people", "people", Interval(0.6, 0.4, 0.8, 20, 20), ties=0.25, note="40 answers by 3 people")
     alone = {**found, "judged": {"ppo": told_in_order([second])}}
-    assert "PPO beats SFT: the judge, a second reward model, prefers it in 69%" in page_of_results(run, alone)
+    assert "is better: the judge, a second reward model, prefers its answer" in page_of_results(run, alone)
     text = page_of_results(run, with_judge(alone, people))
     assert "Few people have judged it" in write_model_card(run).read_text(encoding="utf-8")
-    assert "PPO beats SFT: the judge, a second reward model, prefers it in 69%" in text
+    assert "is better: the judge, a second reward model, prefers its answer" in text
     table = text.split("The judges, in the order of trust")[1].split("Policies on test prompts")[0]
     assert table.index("people, in blind pairs; 40 answers by 3 people") < table.index("Ratings ← decides")
     assert "0.600 [0.400, 0.800] 25% 20 too few to say: 43 more prompts needed" in table  # 63 with a quarter of ties
     enough = judge_said("people", "people", iv(0.7), ties=0.0)
-    assert "PPO beats SFT: people prefer it in 70% of comparisons" in page_of_results(run, with_judge(alone, enough))
+    assert "The trained model is better: people prefer its answer" in page_of_results(run, with_judge(alone, enough))
     worse = judge_said("people", "people", iv(0.3))
     text = page_of_results(run, with_judge(alone, worse))
-    assert "PPO is worse than SFT" in text and "1 of 5 floors are not held" in text
+    assert "The trained model is worse: people prefer its answer" in text and "1 of 5 floors are not held" in text
 
 
 def page_of_results(run: Path, results: dict[str, Any]) -> str:

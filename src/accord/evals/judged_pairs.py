@@ -14,10 +14,13 @@ from accord.config import ChatConfig
 from accord.evals.trust import JudgeSaid, judge_said
 from accord.files import read_json
 from accord.formats import read_items
+from accord.formats.jsonl import write_jsonl
 from accord.progress import Log, quiet
 from accord.scoring.chat_comparer import ChatComparer, Comparison, count_outcomes
 from accord.seeds import stream_seed
 from accord.stats import share_by_cluster
+
+PAIRS = "pairs.jsonl"  # in the folder of a judge that compares pairs; the report shows one of them
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,24 @@ def pair_verdict(
     return judge_said(*judge, win, ties=round(ties, 6), note=note)
 
 
+def write_pairs(folder: Path, pairs: Sequence[JudgedPair], said: Sequence[Sequence[float]]) -> None:
+    """Write ``pairs.jsonl``: each pair with the outcomes that a judge gave it, as `pair_verdict` reads them."""
+    write_jsonl(
+        folder / PAIRS,
+        (
+            {
+                "prompt": pair.prompt,
+                "topic": pair.topic,
+                "champion": pair.champion,
+                "candidate": pair.candidate,
+                "candidate_wins": list(of),
+                "alike": pair.alike,
+            }
+            for pair, of in zip(pairs, said, strict=True)
+        ),
+    )
+
+
 def kept_apart(judge_data: Path, taught: Path) -> str:
     """How far what taught a judge is apart from what taught the reward model, in words: prompts are, by the split."""
     own, others = (annotators_in(path) for path in (judge_data, taught))
@@ -101,13 +122,15 @@ def chat_verdict(
 ) -> JudgeSaid:
     """What a chat model says, asked about every test prompt with the two sides in both orders: AI feedback.
 
-    Its replies are kept in ``folder``: who goes on after a kill does not pay twice.
+    Its replies are kept in ``folder``: who goes on after a kill does not pay twice. Beside them stands what it said of
+    each pair.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = read_pairs(inputs, sys.maxsize, seed)
     comparer = ChatComparer(config, replies=folder / "replies.jsonl")
     said = comparer.compare_all([Comparison(pair.prompt, pair.candidate, pair.champion) for pair in pairs], log)
     outcomes = [[] if one.value is None else [one.value] for one in said]
+    write_pairs(folder, pairs, outcomes)
     counts = count_outcomes(said)
     note = (
         f"{config.model}; of {len(said):,} pairs {counts['contradictions']:,} were judged otherwise in the other order"

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from accord.errors import UsageError
-from accord.stats import Interval, pairs_needed
-
-#: The least win rate that is worth asking for: 85 pairs show it with a chance of 80 %, as many as three colleagues
-#: judge in half an hour. .6 would take 194.
-WORTH_SEEING = 0.65
+from accord.stats import WORTH_SEEING, Interval, pairs_needed
 
 Says = Literal["better", "worse", "no better", "too few to say"]
 
@@ -35,10 +31,12 @@ JUDGE_KINDS: Mapping[str, JudgeKind] = {
         "the judge, a second reward model, prefers",
         _PROGRAM,
     ),
-    "chat": JudgeKind("a chat model: AI feedback", "the judge, a chat model, prefers", _PROGRAM),
+    "chat": JudgeKind("a chat model: AI feedback", "the judge, a chat model (AI feedback), prefers", _PROGRAM),
     "function": JudgeKind("a function of yours", "the judge, a function of yours, prefers", _PROGRAM),
     "simulated": JudgeKind(
-        "simulated annotators: programs", "the judges, simulated annotators, prefer", ("people", "human")
+        "simulated annotators: programs",
+        "the judges, simulated annotators (programs), prefer",
+        ("people", "human"),
     ),
 }
 #: What a judge is by the kind of scorer that a recipe names for it.

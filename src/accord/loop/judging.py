@@ -7,17 +7,16 @@ beside one of the candidate. Neither knows which is which. What they say evaluat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accord.config import ChatConfig, LabelConfig, PeopleJudgeConfig
 from accord.errors import DataError
-from accord.evals.judged_pairs import JudgedPair, chat_verdict, pair_verdict, read_pairs
+from accord.evals.judged_pairs import JudgedPair, chat_verdict, pair_verdict, read_pairs, write_pairs
 from accord.evals.judges import comparing_judges
 from accord.evals.trust import JudgeSaid
 from accord.files import read_json, write_json
-from accord.formats.jsonl import write_jsonl
 from accord.loop.cache import Inputs, Stage
 from accord.loop.samples import prompt_fact
 from accord.loop.stages import Home, policy_source
@@ -31,7 +30,7 @@ from accord.records import Completion, Prompt, Source
 from accord.store import Store
 
 PEOPLE = "people"  # the judge that people are
-VERDICT, PAIRS = "verdict.json", "pairs.jsonl"
+VERDICT = "verdict.json"
 JUDGED_FIRST = 1.0  # a round waits for them; samples that were not needed any more wait too
 
 
@@ -88,7 +87,7 @@ def _people_stage(home: Home, champion: str) -> Stage:
         note = f"{sum(map(len, outcomes)):,} answers by {people} {'person' if people == 1 else 'people'}"
         note += f", {simulated:,} of them by programs" if simulated else ""
         verdict = pair_verdict((kind, kind), pairs, outcomes, resamples, note)
-        write_jsonl(folder / PAIRS, _rows(pairs, outcomes))
+        write_pairs(folder, pairs, outcomes)
         write_json(folder / VERDICT, verdict.to_json())
         counts = {"pairs": len(pairs), "alike": sum(pair.alike for pair in pairs), "skipped": standing.skipped}
         return {
@@ -159,9 +158,3 @@ def _answers(tasks: Mapping[int, QueuedTask], store: str, simulated: bool) -> tu
                 by[is_simulated] += 1
                 people |= set() if is_simulated else {one.person_id}
     return outcomes, len(people), by[True]
-
-
-def _rows(pairs: Sequence[JudgedPair], outcomes: Sequence[Sequence[float]]) -> Iterator[dict[str, Any]]:
-    for pair, of in zip(pairs, outcomes, strict=True):
-        told = {"prompt": pair.prompt, "topic": pair.topic, "champion": pair.champion, "candidate": pair.candidate}
-        yield {**told, "candidate_wins": list(of), "alike": pair.alike}

@@ -29,10 +29,10 @@ from accord.report.glossary import TERMS
 from accord.report.names import policy_title, style_of, title_of
 from accord.report.run_folder import Absent, RunFolder
 from accord.report.svg import bars
+from accord.report.turns import last_said
 from accord.seeds import stream_seed
 
 NONE = "–"
-PREFERS = "the judge prefers"  # of results that do not say what their judges are
 ORDER = ("baseline", "reference", "best_of_n", "candidate", "control")  # from before to after
 NUM_DRAWN = 6
 MOST_SHOWN = 300  # characters of a prompt above its completions
@@ -188,7 +188,7 @@ def _judge(row: ResultRow) -> dict[str, Any]:
     }
 
 
-# ---- headline ------------------------------------------------------------------------------------------------------
+# ---- floors --------------------------------------------------------------------------------------------------------
 
 
 def floors_of(run: RunFolder) -> list[ResultRow]:
@@ -203,38 +203,6 @@ def floors_of(run: RunFolder) -> list[ResultRow]:
 def floor_name(run: RunFolder, name: str) -> str:
     """How pages call a floor."""
     return run.names.fill(FLOOR_NAMES.get(name, name.replace("_", " ")))
-
-
-def headline(run: RunFolder) -> dict[str, Any]:
-    """One plain sentence, and what does not hold. ``tone``: good, mixed or bad."""
-    results = run.need("eval/results.json")
-    broken = [floor for floor in floors_of(run) if not floor["held"]]
-    told, better = verdict_on(candidate_row(results), run.names.reference, judged_of(run))
-    total = len(floors_of(run))
-    held = f"All {total} floors are held." if not broken else f"{len(broken)} of {total} floors are not held."
-    alarms = [f"{floor_name(run, f['name'])} is {number(f['value'])}, must be {f['bound']}" for f in broken]
-    if not results["selections"].get(results["candidate"], {"held": True})["held"]:
-        alarms.append(reason_of(results))
-    tone = "bad" if alarms else ("good" if better else "mixed")
-    return {"tone": tone, "sentence": told, "held": held, "alarms": alarms}
-
-
-def verdict_on(row: ResultRow, reference: str, judged: Sequence[ResultRow] = ()) -> tuple[str, bool]:
-    """Whether a policy is better than the reference, in a sentence that says who says so."""
-    decides = next((one for one in judged if one["decides"]), {"win_rate": row["win_rate"], "prefers": PREFERS})
-    name, win, prefers = policy_title(row), decides["win_rate"], decides["prefers"]
-    how = f"at {'most ' if row['kl_is_bound'] else ''}{number(row['kl']['value'], 1)} nats of KL per completion"
-    share = percent(win["value"])
-    if win["low"] is None:
-        return f"{name} wins {share} of comparisons with {reference} {how}; too few topics for an interval.", False
-    ranged = f"95% interval {percent(win['low'])} to {percent(win['high'])}"
-    if win["low"] > 0.5:
-        return f"{name} beats {reference}: {prefers} it in {share} of comparisons ({ranged}), {how}.", True
-    if win["high"] < 0.5:
-        return f"{name} is worse than {reference}: it wins only {share} of comparisons ({ranged}), {how}.", False
-    return (
-        f"{name} is not shown to be better than {reference}: it wins {share} of comparisons ({ranged}), {how}."
-    ), False
 
 
 def tiles(run: RunFolder) -> dict[str, Any]:
@@ -328,8 +296,11 @@ def completions_by_prompt(run: RunFolder) -> dict[tuple[str, int], dict[str, Res
 
 
 def shown_prompt(row: ResultRow) -> str:
-    """What stands above completions: the topic where the prompt has one of its own, else the prompt, cut short."""
-    told = " ".join(str(row["topic"] or row["prompt"]).split())
+    """What stands above completions: the topic where the prompt has one of its own, else the prompt, cut short.
+
+    Of a conversation that is what was said last.
+    """
+    told = " ".join(last_said(str(row["topic"] or row["prompt"])).split())
     return told if len(told) <= MOST_SHOWN else told[:MOST_SHOWN] + "…"
 
 

@@ -16,6 +16,7 @@ from accord.report.names import Names
 #: Stages that come before any policy is optimised; those that a run has besides them optimise one, but for `LAST`.
 FIRST = ("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "rankings", "reward")
 LAST = ("labelled", "eval", "queued", "queue")
+_ROUND = re.compile(r"round_(\d+)")
 _OF_A_ROUND = re.compile(r"round_\d+/")
 
 
@@ -28,7 +29,7 @@ class RunFolder:
     """What a run has written. ``files`` maps a relative path to its JSON, or to None where there is none.
 
     ``damaged`` says what is wrong with a file that cannot be read. ``metrics`` and ``events`` hold the rows of each of
-    ``stages``, ``samples`` the completions on test prompts.
+    ``stages``, ``samples`` the completions on test prompts, ``pairs`` those that a judge compared, by its name.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class RunFolder:
     events: Mapping[str, list[dict[str, Any]]]
     samples: list[dict[str, Any]]
     damaged: Mapping[str, str] = field(default_factory=dict)
+    pairs: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def need(self, name: str) -> Any:
         """The JSON of a file; raises `Absent` where it is missing or damaged."""
@@ -63,6 +65,12 @@ class RunFolder:
     def name(self) -> str:
         """The recipe's name, else the folder's."""
         return str(self.get("resolved.json").get("name", self.path.name))
+
+    @property
+    def number(self) -> int:
+        """Which round of a run it is, by its folder's name; 1 where it is the run itself."""
+        found = _ROUND.fullmatch(self.path.name)
+        return int(found[1]) if found else 1
 
     @property
     def seed(self) -> Any:
@@ -123,6 +131,7 @@ def read_run(path: Path) -> RunFolder:
         events={stage: _rows(path / stage / "events.jsonl") for stage in stages},
         samples=_rows(path / "eval" / "samples.jsonl"),
         damaged=damaged,
+        pairs={file.parent.name.removeprefix("judged_"): _rows(file) for file in path.glob("judged_*/pairs.jsonl")},
     )
 
 

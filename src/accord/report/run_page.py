@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from accord.files import read_json
-from accord.report import parts
+from accord.report import first_screen, parts
 from accord.report.glossary import TERMS
 from accord.report.names import policy_title
 from accord.report.pages import write_page
 from accord.report.run_folder import RunFolder, read_run
 
 SECTIONS = {
+    "headline": first_screen.headline,
+    "example": first_screen.example,
+    "guards": first_screen.guards,
     "rounds": parts.rounds,
     "floors": parts.tiles,
     "judges": parts.judges,
@@ -45,7 +48,7 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     sections = {name: parts.part(build, run) for name, build in SECTIONS.items()}
-    context = {"name": run.name, "seed": run.seed, "headline": parts.part(parts.headline, run), **sections}
+    context = {"name": run.name, "seed": run.seed, **sections}
     return write_page(run_dir / "report.html", "report.html.j2", context, run.names)
 
 
@@ -56,7 +59,7 @@ def write_model_card(run_dir: Path) -> Path:
     context = {
         "name": run.name,
         "seed": run.seed,
-        "headline": parts.part(parts.headline, run),
+        "headline": parts.part(first_screen.card_headline, run),
         "numbers": parts.part(_card_numbers, run),
         "judges": parts.part(parts.judges, run),
         "floors": parts.part(parts.tiles, run),

@@ -227,12 +227,21 @@ def swatch(one: Series) -> Markup:
 
 
 def dots(
-    rows: Sequence[Dot], *, title: str, axis: str, rule: float | None = None, span: tuple[float, float] | None = None
+    rows: Sequence[Dot],
+    *,
+    title: str,
+    axis: str,
+    rule: float | None = None,
+    span: tuple[float, float] | None = None,
+    width: int = WIDE,
 ) -> Markup:
-    """One row each: name, dot with its interval, and the numbers. ``rule`` draws a vertical line, e.g. at one half."""
+    """One row each: name, dot with its interval, and the numbers. ``rule`` draws a vertical line, e.g. at one half.
+
+    A picture that is not wide has no room for the numbers: they are told where a reader points.
+    """
     if not rows:
         return Markup("")
-    width, step, right = WIDE, 29, 170
+    step, right = 29, 170 if width >= WIDE else 14
     left = 30 + 7 * max(len(row.name) for row in rows)
     height = step * len(rows) + 44
     found = [e for r in rows for e in (r.value, r.low, r.high) if e is not None]
@@ -244,7 +253,7 @@ def dots(
     parts.append(_text(to_x.end, bottom + 32, axis, "end", "name"))
     if rule is not None:
         parts.append(_line(to_x(rule), 0, to_x(rule), bottom, "rule"))
-    parts += [_dot_row(row, step * i + 20, to_x, width) for i, row in enumerate(rows)]
+    parts += [_dot_row(row, step * i + 20, to_x, width if width >= WIDE else None) for i, row in enumerate(rows)]
     told = "; ".join(f"{row.name}: {_numbers(row)}" for row in rows)
     return _svg(width, height, f"{title}. {axis}. {told}", parts)
 
@@ -255,13 +264,14 @@ def _numbers(row: Dot) -> str:
     return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
 
 
-def _dot_row(row: Dot, y: float, to_x: _Scale, width: int) -> str:
+def _dot_row(row: Dot, y: float, to_x: _Scale, numbers_at: float | None) -> str:
     whisker = ""
     if row.low is not None and row.high is not None:
         whisker = _line(to_x(row.low), y, to_x(row.high), y, "whisker thick")
     mark = _mark(MARKS.get(row.style, "circle"), to_x(row.value), y, 5.5, f"{row.name}: {_numbers(row)}")
     label = _text(to_x.start - 12, y + 4, row.name, "end", "row-name")
-    return label + f'<g class="s-{escape(row.style)}">{whisker}{mark}</g>' + _text(width, y + 4, _numbers(row), "end")
+    numbers = "" if numbers_at is None else _text(numbers_at, y + 4, _numbers(row), "end")
+    return label + f'<g class="s-{escape(row.style)}">{whisker}{mark}</g>' + numbers
 
 
 def gauge(value: float, low: float | None, high: float | None, *, held: bool, words: str) -> Markup:

@@ -34,13 +34,14 @@ from accord.stats.intervals import (
     share_by_cluster,
     wilson,
 )
-from accord.stats.power import pairs_needed
+from accord.stats.power import WORTH_SEEING, pairs_needed
 from accord.stats.strengths import Strengths, bradley_terry
 from accord.stats.win_rates import length_controlled_win_rate, win_rate
 
 __all__ = [
     "DEFINITIONS",
     "MAX_CELLS",
+    "WORTH_SEEING",
     "AnnotatorStrengths",
     "Calibration",
     "CalibrationBin",
