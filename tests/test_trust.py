@@ -14,7 +14,6 @@ from accord.evals.results import Floor, better_floor, policy_floors, summarise, 
 from accord.evals.trust import (
     JUDGE_KINDS,
     KIND_OF_SCORER,
-    WORTH_SEEING,
     JudgeSaid,
     check_judge_name,
     deciding,
@@ -23,7 +22,7 @@ from accord.evals.trust import (
     told_in_order,
 )
 from accord.report.glossary import TERMS
-from accord.stats import Interval, pairs_needed
+from accord.stats import WORTH_SEEING, Interval, pairs_needed
 
 
 def said(kind: str, low: float, high: float, n: int = 40, name: str = "") -> JudgeSaid:

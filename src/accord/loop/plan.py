@@ -20,7 +20,6 @@ from typing import Any
 
 from accord.config import Recipe, is_fitted
 from accord.errors import DataError, UsageError
-from accord.evals.trust import WORTH_SEEING
 from accord.files import read_json
 from accord.formats import read_items
 from accord.formats.stage_rows import read_judged, read_lessons, read_prompts, read_rankings
@@ -52,7 +51,7 @@ from accord.models.folder import count_weights, shape_of
 from accord.models.placement import Placement
 from accord.progress import quiet
 from accord.records import JudgedGroup, RankedGroup
-from accord.stats import pairs_needed
+from accord.stats import WORTH_SEEING, pairs_needed
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 from accord.train.sft import lesson_example
