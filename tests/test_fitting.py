@@ -128,6 +128,16 @@ def test_values_by_hand(model: ModelFacts, data: DataFacts, machine: MachineFact
     assert values(fitted(model, data, machine), expected) == expected
 
 
+def test_answers_of_unknown_length_are_shorter_where_they_cost_more() -> None:
+    """Prompts alone: 64 tokens on a processor, 128 on a GPU, and the reason does not speak of answers in the data."""
+    asked = DataFacts(prompts=44, measured=10, usual_prompt=40, long_prompt=45, longest_prompt=50)
+    for machine, room in ((CPU, 64), (GPU, 128)):
+        recipe = fitted(SMOLLM2, asked, machine)
+        assert (recipe.sample.max_new_tokens, recipe.rl.max_new_tokens) == (room, room)
+        assert "nothing in the data shows" in recipe.origins()["rl.max_new_tokens"]
+    assert "end within 99 tokens" in fitted(SMOLLM2, PAIRS).origins()["rl.max_new_tokens"]
+
+
 def test_what_somebody_gave_stands_and_others_follow_it() -> None:
     own = ["rl.actor.lr=1e-5", "rl.max_new_tokens=40", "rl.prompts_per_iteration=5", "reward.trunk_layers=0"]
     recipe = fitted(SMOLLM2, PAIRS, CPU, *own)
