@@ -164,7 +164,7 @@ def test_an_algorithm_brings_its_usual_values_over_the_layers_below(tmp_path: Pa
     """demo.yaml has 128 prompts and 4 passes for PPO: 128 prompts of 8 completions each are not what was meant."""
     rl = load_recipe("demo", ["rl.algorithm=grpo"]).rl
     assert (rl.prompts_per_iteration, rl.samples_per_prompt, rl.ppo_epochs, rl.kl_coef) == (8, 8, 1, 0.04)
-    assert rl.length_coef == 0.3  # no row has an opinion on it: the recipe's own
+    assert rl.length_coef == 0.8  # no row has an opinion on it: the recipe's own
     for overrides in (["rl.algorithm=grpo", "rl.kl_coef=0.07"], ["rl.kl_coef=0.07", "rl.algorithm=grpo"]):
         assert load_recipe("demo", overrides).rl.kl_coef == 0.07
     mine = recipe_file(tmp_path, "extends: demo\nrl: {algorithm: rloo, samples_per_prompt: 2}")

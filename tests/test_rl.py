@@ -34,7 +34,7 @@ from accord.train.policy_optimizer import experience_stats
 from accord.train.policy_update import PretrainingMix, Update
 from accord.train.prompts import Prompts, pick_prompts
 from accord.train.reward import reward
-from accord.train.rl import rl
+from accord.train.rl import reference_length, rl
 from accord.train.rollouts import Rollout, measure_rollout, rollout_stats, score_samples, shape_scores
 
 PPO = POLICY_ALGORITHMS["ppo"]
@@ -87,6 +87,16 @@ def test_the_length_controller_holds_the_length_against_a_taste_for_short_texts(
     assert loose[-1]["length"] < 0.75 * loose[0]["length"]
     assert held[-1]["length"] > loose[-1]["length"] + 0.7
     assert held[-1]["length_price"] > 0
+
+
+def test_the_length_to_hold_is_measured_on_eight_batches(letters_folder: Path) -> None:
+    """A mean of n whole numbers is a multiple of 1/n: of 8 x 37 = 296 samples, and of 256 where batches are small."""
+    models, prompts = models_of(letters_folder, LastLetter()), Prompts(["a", "b"])
+    for batch, count in ((37, 296), (5, 256)):
+        config = rl_config(prompts_per_iteration=batch, samples_per_prompt=1, minibatches=1)
+        length = reference_length(config, models, prompts, 0)
+        assert count * length == pytest.approx(round(count * length), abs=1e-9)
+        assert (count - 1) * length != pytest.approx(round((count - 1) * length), abs=1e-9)
 
 
 def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:

@@ -26,7 +26,9 @@ from accord.train.prompts import Prompts, choose_prompts
 from accord.train.rollouts import Scored
 from accord.train.training_run import Steps, TrainingRun
 
-LENGTH_PROBE_SAMPLES = 256  # the mean length to about 3 %, where lengths spread as widely as they are long by half
+# That show the length to hold: 256 know the mean to about 3 %, where lengths spread as widely as they are long by half.
+# Eight batches know it three times as well as the batch whose mean is held to it.
+LENGTH_SAMPLES, LENGTH_BATCHES = 256, 8
 SHOWN_SAMPLES = 8  # of each iteration, for a person to read
 
 
@@ -115,7 +117,7 @@ def make_optimizer(
     # The schedule counts optimiser steps, not iterations: the rate reaches 0 at the last of them.
     updates = config.iterations * config.ppo_epochs * config.minibatches
     learner = Learner(models.trained(), {"actor": config.actor, "critic": config.critic}, updates)
-    # Measured only where a price holds it: it costs 256 samples.
+    # Measured only where a price holds it: it costs samples.
     length = reference_length(config, models, prompts, seed) if config.length_coef > 0 else 1.0
     return PolicyOptimizer(config, algorithm, models, learner, Controllers.of(config, length), mix, seed)
 
@@ -151,7 +153,8 @@ def _read_prompts(config: RlConfig, models: PolicyModels, data: Path, log: Log) 
 
 def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, seed: int) -> float:
     """Return the mean completion length of the policy before any update, in tokens: the length controller's target."""
-    chosen = prompts.pick(LENGTH_PROBE_SAMPLES, 0, stream_seed(seed, "length"))
+    count = max(LENGTH_SAMPLES, LENGTH_BATCHES * config.samples_per_iteration)
+    chosen = prompts.pick(count, 0, stream_seed(seed, "length"))
     sampling = Sampling(config.max_new_tokens, 1, config.temperature)
     with models.as_reference() as reference:
         generator = EngineGenerator(reference, models.tokenizer)
