@@ -431,6 +431,7 @@ def test_gradient_of_the_kl_in_the_loss(place: str, wanted: list[float]) -> None
 
 # -- whole algorithms with known optima --------------------------------------------------------------------------------
 
+PLAIN, STEPS = RlConfig(), 500  # as many steps as take exact gradients to their optimum within 1e-8 of KL
 BANDIT_REF, BANDIT_SCORE = t64([0.4, 0.3, 0.2, 0.1]), t64([0.0, 1.0, 2.0, 3.0])
 # pi* = ref * e^score / Z: .4, .815485, 1.477811, 2.008554 over their sum Z = 4.701850 = e^1.547956
 BANDIT_OPTIMUM = t64([0.085075, 0.173443, 0.314300, 0.427182])
@@ -517,8 +518,8 @@ def exact_groups(name: str) -> Tensor:
     advantage = row.advantages(found, config)[0][:, 0]
     logits = BANDIT_REF.log().clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.05)
-    for step in range(1500):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 1500)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / STEPS)
         logp = torch.log_softmax(logits, 0)
         pi = logp.detach().exp()
         chance = pi[action].prod(1).repeat_interleave(3) / 3
@@ -548,12 +549,12 @@ def exact_bandit(place: str) -> Tensor:
     """Exact gradient of E score less the KL in the loss: every action, weighed by its probability."""
     logits = BANDIT_REF.log().clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.05)
-    for step in range(3000):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 3000)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / STEPS)
         logp = torch.log_softmax(logits, 0)
         pi = logp.detach().exp()
         here = tokens(logp, logp.detach(), BANDIT_SCORE)
-        loss = (pi * (clipped(here, RlConfig()) + kl_loss(place)(logp, BANDIT_REF.log(), here.log_ratio_N))).sum()
+        loss = (pi * (clipped(here, PLAIN) + kl_loss(place)(logp, BANDIT_REF.log(), here.log_ratio_N))).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -590,8 +591,8 @@ def exact_tree(loss_of: Any) -> Tensor:
         root, below = torch.log_softmax(first, 0), torch.log_softmax(second, 1)
         return torch.stack([root.repeat_interleave(2), below.flatten()], 1)
 
-    for step in range(3000):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 3000)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / STEPS)
         logp = logp_BT()
         loss = (logp.detach().sum(1).exp() * loss_of(logp)).sum()
         optimizer.zero_grad()
@@ -627,7 +628,7 @@ def test_kl_of_each_state_alone_in_the_loss_misses_the_optimum_of_the_tree() -> 
     def loss_of(logp: Tensor) -> Tensor:
         k2 = (logp - math.log(0.5)) ** 2 / 2
         rows = [tokens(logp[i], logp[i].detach(), TREE_SCORE[i].expand(2)) for i in range(4)]
-        return torch.stack([clipped(row, RlConfig()).sum() for row in rows]) + k2.sum(1)
+        return torch.stack([clipped(row, PLAIN).sum() for row in rows]) + k2.sum(1)
 
     assert float(exact_tree(loss_of)[2:].sum()) == pytest.approx(0.8840, abs=1e-4)
 
