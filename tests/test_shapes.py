@@ -25,7 +25,7 @@ from accord.config import DpoConfig, RlConfig
 SIZES = {"B": 6, "T": 5, "N": 4, "S": 4, "M": 3, "P": 3, "K": 2, "D": 8, "V": 11, "G": 2, "R": 3}
 # Their door is the dataclass that they take, or they take no tensor, or torch itself refuses (a plain linear layer).
 NO_DOOR = {"bounds", "group_pairs", "product", "prepacked", "log_odds", "defaults_of", "dims_of"}
-NO_DOOR |= {"shaped", "elementwise", "check_fields"}
+NO_DOOR |= {"rounds_by_hand", "sum_of_outer", "shaped", "elementwise", "check_fields"}
 PREFERENCE_FUNCTIONS = {row.loss.name.partition(":")[2] for row in PREFERENCE_LOSSES.values()}  # type: ignore[attr-defined]
 HOLDERS = {"rewarded": Rewarded, "tokens": Tokens, "judged": Judgements}
 ELEMENTWISE = {"kl_k1", "kl_k3", "ratio_weighted_k3", "k3_naive", "masked_mean", "masked_whiten", "bradley_terry_loss"}
