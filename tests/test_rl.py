@@ -38,6 +38,10 @@ from accord.train.rl import reference_length, rl
 from accord.train.rollouts import Rollout, measure_rollout, rollout_stats, score_samples, shape_scores
 
 PPO = POLICY_ALGORITHMS["ppo"]
+#: What it takes to learn in two seconds; 48 completions an iteration all of them.
+QUICK = OptimConfig(lr=6e-3, schedule="constant", eps=1e-5)
+LEARNS: dict[str, Any] = {"iterations": 10, "actor": QUICK, "critic": QUICK}
+SLOWER: dict[str, dict[str, Any]] = {"rloo": {"iterations": 20}}  # nothing clips it, and larger steps throw it off
 
 
 def replace_stops(words: Tokenizer) -> Tokenizer:
@@ -58,20 +62,11 @@ def by_hand(policy: CausalLM, prompt: Sequence[int], completion: Sequence[int]) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_ppo_learns_to_end_with_a_letter_or_to_avoid_it(letters_folder: Path, sign: float) -> None:
-    stats = optimise(rl_config(), models_of(letters_folder, LastLetter(sign)))
-    first, last = stats[0]["score"] * sign, sum(s["score"] * sign for s in stats[-3:]) / 3
-    assert 0.05 < first < 0.6
-    assert last > 0.8 if sign > 0 else last < 0.05
-    assert stats[-1]["kl"] > 0.1
-    assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
-
-
-@pytest.mark.slow
 def test_a_high_price_of_kl_keeps_the_policy_at_home(letters_folder: Path) -> None:
-    free = optimise(rl_config(iterations=8, kl_coef=0.0), models_of(letters_folder, LastLetter()))
-    held = optimise(rl_config(iterations=8, kl_coef=1.0), models_of(letters_folder, LastLetter()))
+    free, held = (
+        optimise(rl_config(**LEARNS | {"iterations": 4, "kl_coef": price}), models_of(letters_folder, LastLetter()))
+        for price in (0.0, 1.0)
+    )
     assert held[-1]["kl"] < 0.5 * free[-1]["kl"]
 
 
@@ -81,7 +76,7 @@ def test_the_length_controller_holds_the_length_against_a_taste_for_short_texts(
         def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
             return torch.tensor([-0.3 * len(text) for _, text in pairs])
 
-    config = rl_config(iterations=12, kl_coef=0.0)
+    config = rl_config(**LEARNS | {"iterations": 8, "kl_coef": 0.0})
     loose = optimise(config, models_of(letters_folder, Brief()))
     held = optimise(config.model_copy(update={"length_coef": 2.0}), models_of(letters_folder, Brief()))
     assert loose[-1]["length"] < 0.75 * loose[0]["length"]
@@ -348,32 +343,24 @@ def test_a_run_tells_the_alarms_that_look_back(
 
 # -- every row of the table --------------------------------------------------------------------------------------------
 
-#: What a row needs to learn in about five seconds; 48 completions an iteration all of them.
-ROWS: dict[str, dict[str, Any]] = {
-    "ppo": {"iterations": 15},
-    "reinforce": {"iterations": 25, "kl_coef": 0.0},
-    "reinforce_baseline": {"iterations": 25},
-    "rloo": {"iterations": 20},
-    "grpo": {"iterations": 20},
-    "dr_grpo": {"iterations": 20},
-    "dapo": {"iterations": 20, "shaping": {"overlong_tokens": 0}},
-    "raft": {"iterations": 20},
-}
+#: What a row is given beside the settings of all.
+ROWS: dict[str, dict[str, Any]] = {"reinforce": {"kl_coef": 0.0}, "dapo": {"shaping": {"overlong_tokens": 0}}}
 
 
 def row_config(name: str, **changes: Any) -> RlConfig:
     group = 1 if POLICY_ALGORITHMS[name].min_group == 1 else 6
     shared = {"algorithm": name, "samples_per_prompt": group, "prompts_per_iteration": 48 // group}
-    return rl_config(**shared | ROWS[name] | changes)
+    return rl_config(**shared | ROWS.get(name, {}) | changes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POLICY_ALGORITHMS)
 def test_every_row_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
-    config = row_config(name)
+    config = row_config(name, **SLOWER.get(name, LEARNS))
     stats = optimise(config, models_of(letters_folder, LastLetter(), config))
-    assert stats[0]["score"] < 0.6
+    assert 0.05 < stats[0]["score"] < 0.6
     assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
+    assert stats[-1]["kl"] > 0.1
     # the first batch is where the reference is, and the first update's ratios are 1
     assert (stats[0]["kl"], stats[0]["kl_k3"]) == (0.0, 0.0)
     assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
@@ -381,14 +368,14 @@ def test_every_row_learns_to_end_with_a_letter(letters_folder: Path, name: str) 
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "shared critic": {"values": {"shared": True}, "iterations": 25},
+    "shared critic": {"values": {"shared": True}},
     "trust region instead of the clip": {"clip": None, "trust": {"coef": 1.0}},
     "trust region that adapts": {"trust": {"coef": 0.1, "target": 0.01}},
     "dual clip": {"trust": {"dual_clip": 3.0}},
     "kl in the loss": {"kl_in": "loss"},
     "entropy bonus": {"entropy_coef": 0.01},
     "monte carlo": {"gae_lambda": 1.0},
-    "temporal difference": {"gae_lambda": 0.0, "iterations": 25},
+    "temporal difference": {"gae_lambda": 0.0, "iterations": 14},
     "scaled and clipped scores": {"shaping": {"scale": True, "clip": 2.0}},
     "whitened rewards": {"shaping": {"whiten": True}},
 }
@@ -397,7 +384,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_of_ppo_learns_to_end_with_a_letter(letters_folder: Path, name: str) -> None:
-    config = rl_config(**VARIANTS[name])
+    config = rl_config(**LEARNS | VARIANTS[name])
     stats = optimise(config, models_of(letters_folder, LastLetter(), config))
     assert stats[0]["score"] < 0.6
     assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
@@ -406,9 +393,12 @@ def test_every_variant_of_ppo_learns_to_end_with_a_letter(letters_folder: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
 def test_the_sign_of_the_score_decides_where_it_goes(letters_folder: Path, name: str) -> None:
-    config = row_config(name)
+    config = row_config(name, **SLOWER.get(name, LEARNS))
     stats = optimise(config, models_of(letters_folder, LastLetter(-1.0), config))
+    assert 0.05 < -stats[0]["score"] < 0.6
     assert -sum(s["score"] for s in stats[-3:]) / 3 < 0.05
+    assert stats[-1]["kl"] > 0.1
+    assert all(s["first_ratio_max"] == pytest.approx(1.0, abs=1e-4) for s in stats)
 
 
 SMOOTH = OptimConfig(lr=1e-2, schedule="constant", eps=1.0, warmup_ratio=0.0)
@@ -659,7 +649,7 @@ def test_the_running_baseline_is_that_of_the_rollouts_before(letters_folder: Pat
 def test_an_entropy_bonus_holds_entropy_up(letters_folder: Path) -> None:
     plain, bonus = (
         optimise(config, models_of(letters_folder, LastLetter(), config))
-        for config in (rl_config(iterations=10), rl_config(iterations=10, entropy_coef=0.3))
+        for config in (rl_config(**LEARNS | {"iterations": 5, "entropy_coef": bonus}) for bonus in (0.0, 0.3))
     )
     assert bonus[-1]["entropy"] > plain[-1]["entropy"] + 0.3
 
@@ -751,7 +741,7 @@ def test_an_algorithm_from_outside_the_package(
     (tmp_path / "mine.py").write_text(example.split("```")[0])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
-    config = rl_config(algorithm="mine:ranked", iterations=22, ppo_epochs=1)
+    config = rl_config(algorithm="mine:ranked", ppo_epochs=1, **LEARNS | {"iterations": 12})
     stats = optimise(config, models_of(letters_folder, LastLetter(), config))
     assert sum(s["score"] for s in stats[-3:]) / 3 > 0.8
     with pytest.raises(UsageError, match="nothing"):

@@ -11,10 +11,17 @@ from torch import Tensor
 Product = Callable[[Tensor], Tensor]
 
 PACKED_ROWS = 32  # a hint only: the layout serves any number of rows
+# oneDNN compiles a routine for each new number of rows, and batches of real tokens have another number each time: a
+# millisecond, in which MKL multiplies 600 rows by a matrix narrower than 128 x 128 several times.
+LEAST_WEIGHTS = 1 << 14
 
 
-def _has_onednn(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _has_onednn(x: Tensor) -> bool:
+    return x.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _suits_onednn(weight: Tensor) -> bool:
+    return _has_onednn(weight) and weight.numel() >= LEAST_WEIGHTS
 
 
 def rounds_by_hand(x: Tensor) -> bool:
@@ -36,7 +43,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if rounds_by_hand(x):
         return product(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
     # 256 rows of a 256 x 8192 head, two cores of Zen 4: 136 GFLOP/s by MKL, 207 by oneDNN.
-    if x.dtype != torch.float32 or not _has_onednn(weight):
+    if x.dtype != torch.float32 or not _suits_onednn(weight):
         return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
@@ -58,7 +65,7 @@ def prepacked(weight: Tensor, bias: Tensor | None) -> Product:
     if rounds_by_hand(weight):
         exact = prepacked(weight.float(), None if bias is None else bias.float())
         return lambda x: exact(x.float()).to(x.dtype)
-    if not _has_onednn(weight):
+    if not _suits_onednn(weight):
         return lambda x: F.linear(x, weight, bias)
     laid = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
 
