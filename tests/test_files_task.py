@@ -288,6 +288,28 @@ def test_a_share_of_zero_keeps_nothing_for_a_judge(tmp_path: Path, write_rows: W
     assert split_of("a", TaskConfig(valid_share=0.98, test_share=0.01, judge_share=0)) == "valid"
 
 
+def test_prompts_without_judgements_leave_nothing_to_a_judge_and_the_measured_ones_where_they_are(
+    tmp_path: Path, write_rows: WriteRows
+) -> None:
+    """The same prompts twice, alone and with a judgement of some: those of valid and test are the same ones."""
+    asked = [{"prompt": f"Question {i}?"} for i in range(80)]
+    judged = [{"prompt": f"Judged {i}?", "chosen": "a b", "rejected": "c"} for i in range(40)]
+    paths = {"prompts": str(write_rows("asked.jsonl", asked))}
+    folder, share = tmp_path / "data", {"judge_share": 0.4, "valid_share": 0.2, "test_share": 0.2}
+
+    def split(name: str) -> set[str]:
+        lines = (folder / f"prompts_{name}.jsonl").read_text().splitlines()
+        return {json.loads(line)["prompt"] for line in lines}
+
+    counts = prepared(tmp_path, **paths, **share)["counts"]
+    alone = {name: split(name) for name in SPLITS}
+    assert not alone["judge"] and counts["prompts_judge"] == 0 and sum(map(len, alone.values())) == 80
+    prepared(tmp_path, **paths, **share, judgements=str(write_rows("judged.jsonl", judged)))
+    both = {name: split(name) for name in SPLITS}
+    assert both["valid"] == alone["valid"] and both["test"] == alone["test"]
+    assert len(both["judge"]) > 20 and both["judge"] | both["train"] == alone["train"]
+
+
 def test_annotators_of_the_judge_teach_nothing_else_and_nobody_else_teaches_it(
     tmp_path: Path, write_rows: WriteRows
 ) -> None:

@@ -79,8 +79,11 @@ class SplitTask(PlainTask):
         """The rows of each file. Prompts stand there once; of those that are only measured on, so many as are asked."""
         config = self.place.config
         items: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in FILE_KEYS for split in SPLITS}
+        judged = any(kind == "judgements" for kind, _ in found)
         for (kind, item), unit in zip(found, units_of([item for _, item in found], config), strict=True):
             split = split_of(unit, config)
+            if split == "judge" and not judged:  # nothing there teaches a judge: its share is trained on
+                split = "train"
             if kind == "judgements" and not left_out.keeps_annotator(item, split, config.judge_annotators):
                 continue
             # Where topics are not kept apart, training still knows them; intervals resample what was.
