@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["accord.cli.main", "accord.cli.runs", "accord.loop.run", "accord.people.desk"])
+# The last is what torch imports at an optimiser's first step: three seconds in each process that trains.
+PRELOADED = ["accord.cli.main", "accord.cli.runs", "accord.loop.run", "accord.people.desk", "torch._dynamo"]
+FORKS.set_forkserver_preload(PRELOADED)
+LOOKS_EVERY_S = 0.01  # each look walks the run's folder
 
 
 def command(argv: Sequence[str], folder: Path, log: Path) -> None:
@@ -36,10 +39,10 @@ def carry_out(argv: Sequence[str], folder: Path, log: Path, steps: Callable[[], 
         seen = steps() if steps else 0
         child = FORKS.Process(target=command, args=(argv, folder, log))
         child.start()
-        while child.is_alive():
-            if steps and steps() > seen:
+        while steps and child.is_alive():
+            if steps() > seen:
                 child.kill()
-            time.sleep(0.002)
+            time.sleep(LOOKS_EVERY_S)
         child.join()
         if child.exitcode != -9:
             assert child.exitcode is not None
