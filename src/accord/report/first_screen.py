@@ -192,7 +192,7 @@ def _for_free(match: Matchup) -> list[str]:
     if theirs["low"] > mine["high"]:
         return [f"It is beaten without any training: {how}, {cost}."]
     if theirs["high"] >= mine["low"]:
-        return [f"The same comes without training: {how}, which cannot be told apart, {cost}."]
+        return [f"It is not shown to beat what comes without training: {how}, {cost}."]
     return [f"It is ahead of what comes without training: {how}, {cost}."]
 
 
