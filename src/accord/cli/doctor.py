@@ -101,7 +101,7 @@ def check_torch() -> Check:
 def check_cores() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores < 2:
-        return Check("cores", "warn", f"{cores}", "the demo's 8 minutes are for 2 cores; expect about twice that")
+        return Check("cores", "warn", f"{cores}", "the demo's minutes are for 2 cores; expect about twice that")
     return Check("cores", "ok", f"{cores}")
 
 
