@@ -89,7 +89,7 @@ def test_the_length_to_hold_is_measured_on_eight_batches(letters_folder: Path) -
     models, prompts = models_of(letters_folder, LastLetter()), Prompts(["a", "b"])
     for batch, count in ((37, 296), (5, 256)):
         config = rl_config(prompts_per_iteration=batch, samples_per_prompt=1, minibatches=1)
-        length = reference_length(config, models, prompts, 0)
+        length = reference_length(config, models, prompts, 1)
         assert count * length == pytest.approx(round(count * length), abs=1e-9)
         assert (count - 1) * length != pytest.approx(round((count - 1) * length), abs=1e-9)
 
