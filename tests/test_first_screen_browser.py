@@ -12,7 +12,7 @@ from test_first_screen import prompts as prompts_of
 
 from accord.formats.jsonl import write_jsonl
 from accord.report.run_page import write_report
-from tests.webapp import CHROMIUM, CHROMIUM_ARGS
+from tests.webapp import CHROMIUM, chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -25,12 +25,8 @@ LONG = "A reply that goes on for a while, as chat models' replies do, and says l
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module", params=["better", "gamed"])

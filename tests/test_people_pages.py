@@ -16,7 +16,7 @@ import pytest
 
 from accord.records import Prompt
 from tests.test_people_browser import Person
-from tests.webapp import CHROMIUM, CHROMIUM_ARGS, NewTask, Served, serving, task
+from tests.webapp import CHROMIUM, NewTask, Served, chromium, serving, task
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -71,12 +71,8 @@ A tie is an honest answer. Use it when you would not mind which one you got.
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from accord.config import load_recipe
 from accord.loop.run import run
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.webapp import CHROMIUM, CHROMIUM_ARGS, labelling
+from tests.webapp import CHROMIUM, chromium, labelling
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 
@@ -36,8 +36,7 @@ def accord(*words: str, cwd: Path) -> dict[str, Any]:
 @contextmanager
 def page_of(link: str) -> Iterator[Page]:
     """A browser whose owner came in by the link."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+    with chromium() as browser:
         page = browser.new_page()
         page.goto(link)
         page.get_by_label("Name").fill("Ada")
@@ -47,7 +46,6 @@ def page_of(link: str) -> Iterator[Page]:
         page.get_by_role("button", name="I have read this").click()
         page.wait_for_selector("#task[data-ready]")
         yield page
-        browser.close()
 
 
 def rank_the_last_first(page: Page) -> tuple[list[str], list[int]]:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import uvicorn
@@ -26,11 +26,27 @@ from accord.people.web.app import create_app
 from accord.records import Completion, Prompt, Source
 from accord.store import Store
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 HOSTS = ("127.0.0.1", "localhost")
 # The headless shell is the same browser without the parts that draw windows, and does the same tests in less time.
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser"))), None)
 CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 CHROMIUM_ARGS += ["--disable-component-update", "--disable-sync"]
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser, until the block ends."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+        yield running
+        running.close()
+
+
 # A client makes a context of its own in 50 ms, which is longer than most tests take; no test here speaks TLS.
 _TLS = ssl.create_default_context()
 
