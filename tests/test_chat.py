@@ -588,7 +588,9 @@ def test_a_chat_model_learns_its_turns_and_samples_end_there(
     prompts = write_rows("prompts.jsonl", [{"prompt": lesson[:1]}])
     sample(SampleConfig(max_new_tokens=8, samples_per_prompt=8), model=made.model, data=prompts, output=tmp_path / "s")
     drawn = [json.loads(line) for line in (tmp_path / "s").read_text().splitlines()]
-    assert {row["prompt"] for row in drawn} == {chat_of(words).prompt(lesson[:1])}
+    # The row says what was asked as it was asked, and beside it what the model saw.
+    assert all(row["prompt"] == lesson[:1] for row in drawn)
+    assert {row["rendered"] for row in drawn} == {chat_of(words).prompt(lesson[:1])}
     assert sum(row["completion"] == "fog" and row["finish"] == "stop" for row in drawn) >= 7
 
 

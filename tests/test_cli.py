@@ -62,10 +62,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         ) -> dict[str, Any]:
             made.append((_name, dict(_signature.bind(*args, **kwargs).arguments)))
             print("work talks")
-            return {"model": Path("out/model"), "loss": 1.5}
+            return _samples() if _name == "sample" else {"model": Path("out/model"), "loss": 1.5}
 
         monkeypatch.setattr(accord, name, record, raising=False)
     return made
+
+
+def _samples() -> Any:
+    from accord.scoring import SampleResult
+
+    Path("out.jsonl").write_text('{"prompt": "P", "completion": " C", "finish": "stop", "tokens": 2}\n')
+    return SampleResult(Path("out.jsonl"), 1, 0, 2.0, 1.0, None, 1, 0.0)
 
 
 # ---- help ------------------------------------------------------------------------------------------------------

@@ -72,6 +72,19 @@ def claimed(desk: Desk, person: Person) -> Assignment:
     return found
 
 
+def test_what_came_from_a_file_is_taken_out_and_answers_stay(desk: Desk, ada: Person, bob: Person) -> None:
+    desk.queue.add_tasks([pair(overlap=2, origin="f"), pair(origin="f"), pair(origin="g")])
+    first = claimed(desk, ada).task.id
+    desk.answers.submit(ada.id, first, FIRST, key="k")
+    assert desk.queue.origins() == {"f": 2, "g": 1}
+    assert desk.queue.remove("f") == (1, 1, 0)
+    assert desk.queue.origins() == {"g": 1} and len(rankings(desk)) == 1
+    assert {claimed(desk, who).task.origin for who in (bob,)} == {"g"}
+    assert [(task.origin, task.overlap) for task in desk.queue.tasks()] == [("f", 1), ("g", 1)]
+    counts = desk.reading.counts()
+    assert counts["slots"] == counts["waiting"] + counts["leased"] + counts["filled"] == 2
+
+
 def rankings(desk: Desk) -> list[Ranking]:
     return list(desk.store.rankings())
 

@@ -11,7 +11,7 @@ import typer
 
 from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, find_place
-from accord.cli.talk import talking
+from accord.cli.talk import talking, to_plain
 from accord.config import load_label
 from accord.errors import DataError, UsageError
 from accord.people.running import announced
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from accord.people.desk import Desk
+    from accord.people.desk.removing import Removed
+    from accord.people.intake import Queued
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Listen there; 0 takes a free one.")]
@@ -48,6 +50,10 @@ def label(
         Path | None,
         typer.Option(metavar="FILE", help="Queue its completions, a task a prompt; what waits already is not added."),
     ] = None,
+    remove: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Take the tasks that came from this file out of the queue; answers stay."),
+    ] = None,
     pairs: Annotated[
         int | None,
         typer.Option(min=1, metavar="M", help="With --add and kind=pair: M random pairs of each prompt's completions."),
@@ -66,6 +72,7 @@ def label(
       accord label
       accord label reviews --add samples.jsonl
       accord label reviews --add samples.jsonl --pairs 3 kind=pair overlap=2
+      accord label reviews --remove samples.jsonl
       accord label --guidelines guidelines.md
       accord label --host 0.0.0.0 --allow-host labels.example.org
     """
@@ -74,6 +81,10 @@ def label(
         if pairs is not None and add is None:
             raise UsageError("--pairs has no effect without --add", hint="name a file of completions")
         project = find_place(folder)
+        if remove is not None and add is None:
+            removed, text = _removed(project, remove)
+            talk.result(removed, text=text)
+            return
         settings = load_label(overrides, defaults=project.label)
         address = Address(host, port, tuple(allow_host or ()))
         listening = address.bound()
@@ -85,17 +96,20 @@ def label(
             desk = Desk(store, settings)
             if guidelines is not None:
                 desk.directory.write_guideline(_read(guidelines), by=None)
-            added = {} if add is None else {"added": _add(desk, add, pairs)}
+            if remove is not None:
+                _remove(desk, remove)
+            added = None if add is None else _add(desk, add, pairs)
             from accord.people.web.app import create_app
 
             app = create_app(desk, allowed_hosts=address.names())
             listening.listen(1024)  # not before it can answer: who waits in line for its start would call it slow
             url = address.url(listening)
             entry = admin_entry(desk, app, url) if link else {}
-            reported = {"url": url, "project": project.root, "hosts": address.names(), **entry, **added}
-            text = _text(project, url, entry, address)
+            reported = {"url": url, "project": project.root, "hosts": address.names(), **entry}
+            reported |= {} if added is None else to_plain(added)
+            said = [] if added is None else added_lines(added, str(add))
             with announced(project.store, address.url_for_others(listening)):
-                talk.result(reported, text=f"{added['added']} tasks added from {add}\n{text}" if added else text)
+                talk.result(reported, text="\n".join([*said, _text(project, url, entry, address)]))
                 talk.out.flush()
                 _serve(app, listening)
 
@@ -114,10 +128,10 @@ def _read(guidelines: Path) -> str:
         raise UsageError("cannot read the guidelines", where=str(guidelines), why=str(error)) from error
 
 
-def _add(desk: Desk, file: Path, num_pairs: int | None) -> int:
-    """Queue a file of completions as the settings' kind of task, and return how many tasks that made."""
+def _add(desk: Desk, file: Path, num_pairs: int | None) -> Queued:
+    """Queue a file of completions as the settings' kind of task, and return what became of its prompts."""
     from accord import formats
-    from accord.people.intake import groups_of, queue_groups
+    from accord.people.intake import AS_PAIRS, groups_of, queue_groups
     from accord.records import Source
 
     kind = desk.settings.kind
@@ -126,10 +140,41 @@ def _add(desk: Desk, file: Path, num_pairs: int | None) -> int:
     written = Source(origin="policy", name=file.name)
     try:
         groups = groups_of(formats.read_items(file), written)
-        serve_as = "pairs" if kind == "pair" else kind
-        return queue_groups(desk, groups, serve_as=serve_as, num_pairs=num_pairs, origin=file.name)
     except formats.CannotSay as reason:
         raise DataError(str(reason), where=str(file), hint="queue plain prompts and completions") from reason
+    serve_as = AS_PAIRS if kind == "pair" else kind
+    return queue_groups(desk, groups, serve_as=serve_as, num_pairs=num_pairs, origin=file.name, only_new=True)
+
+
+def added_lines(queued: Queued, file: str) -> list[str]:
+    """What became of a file's prompts, in words: how many tasks, and why others made none."""
+    lines = [f"{queued.added:,} tasks added from {file}"]
+    lines += [f"  {queued.already:,} prompts wait in the queue already, or were answered"] if queued.already else []
+    return lines + [f"  {count:,} prompts left out {reason}" for reason, count in queued.left_out.items()]
+
+
+def _removed(project: Project, name: str) -> tuple[dict[str, int], str]:
+    """Take tasks out of a project's queue; return what became of them, and that in words."""
+    from accord.config import LabelConfig
+    from accord.people.desk import Desk
+    from accord.store import Store
+
+    with Store.open(project.store) as store:
+        removed = _remove(Desk(store, LabelConfig()), name)
+    text = f"{removed.gone:,} tasks of {name} taken out of the queue"
+    text += f", {removed.closed:,} closed with the answers they have" if removed.closed else ""
+    text += f"; {removed.done:,} had all their answers and stay" if removed.done else ""
+    return removed._asdict(), text
+
+
+def _remove(desk: Desk, name: str) -> Removed:
+    removed = desk.queue.remove(Path(name).name if Path(name).name in desk.queue.origins() else name)
+    if not any(removed):
+        waiting = ", ".join(f"{origin or 'a program'} ({count:,})" for origin, count in desk.queue.origins().items())
+        raise UsageError(
+            f"no task in the queue came from {name!r}", hint=f"waiting: {waiting}" if waiting else "nothing waits"
+        )
+    return removed
 
 
 def _text(project: Project, url: str, entry: Mapping[str, str], address: Address) -> str:

@@ -30,6 +30,7 @@ from accord.cli.options import (
     data_file,
     stage_recipe,
 )
+from accord.cli.sampled import fitted_for_people, next_after_samples, samples_text
 from accord.cli.sweeping import stage_or_sweep
 from accord.cli.talk import Talk, path_text, talking
 
@@ -139,16 +140,21 @@ def _pretrain(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
 
 
 def _sample(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
-    config = stage_recipe(given["recipe"], given["overrides"], ("sample", "rl.rewards"))
+    recipe = stage_recipe(given["recipe"], given["overrides"], ("sample", "rl.rewards"))
+    recipe, fitted = fitted_for_people(recipe, given["model"])
+    for line in fitted:
+        talk.log.note(line)
     result = accord.sample(
-        config.sample,
+        recipe.sample,
         **stage.paths(given),
         output=given["output"],
-        rewards=config.rl.rewards,
+        rewards=recipe.rl.rewards,
         seed=given["seed"],
+        resume=given["resume"],
         log=talk.log,
     )
-    talk.result(result, next_step=stage.next_after(given["output"]))
+    steps = next_after_samples(result.output, scored=result.mean_score is not None)
+    talk.result(result, text=samples_text(result, recipe.sample.max_new_tokens), next_step=steps)
 
 
 def _score(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
@@ -218,8 +224,7 @@ Examples:
         {"reward_model": ScorerModel},
         output=("output", OutputFile),
         sections=("sample",),
-        options={**_RECIPE, **_SEED},
-        next_step="accord score --model DIR --data {output} -o scored.jsonl",
+        options=_ONCE,
     ),
     StageCommand(
         "score",

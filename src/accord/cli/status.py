@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accord.cli.asked import answers_waited_for, round_folders
 from accord.cli.options import Json, Verbose
@@ -17,6 +17,9 @@ from accord.cli.project import Project, ProjectDir, find_project
 from accord.cli.talk import path_text, talking
 from accord.errors import DataError, UsageError
 from accord.files import read_json
+
+if TYPE_CHECKING:
+    from accord.people.matchups import SourceMatchup
 
 TAIL_BYTES = 65_536
 BEGUN = ("running.json", "metrics.jsonl", "checkpoints")
@@ -121,6 +124,7 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
     with talking(json, verbose) as talk:
         home = find_project(project)
         counts, workers, judged_by = store_counts(home), find_workers(home), store_judged_by(home)
+        matchups = find_matchups(home)
         folder = home.runs if home else Path("runs")
         runs = [run_status(path, home.store if home else "") for path in find_runs(folder)]
         models = find_models(home)
@@ -135,10 +139,11 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
         )
         lines += rows_lines(home, runs)
         lines += [f"people: {', '.join(one.text() for one in workers)}"] if workers else []
+        lines += [f"blind comparison: {one.text()}" for one in matchups]
         none = "" if home and home.recipe.values else ": try `accord demo`"
         lines += [run.text() for run in runs] or [f"no runs in {path_text(folder)} yet{none}"]
-        told = {"project": home and home.root, "store": counts, "models": models, "people": workers, "runs": runs}
-        told |= {"judged_by": judged_by}
+        told: dict[str, Any] = {"project": home and home.root, "store": counts, "models": models, "people": workers}
+        told |= {"runs": runs, "judged_by": judged_by, "matchups": [one.to_json() for one in matchups]}
         talk.result(told | {"next": next_step}, text="\n".join(lines), next_step=next_step)
 
 
@@ -231,6 +236,17 @@ def store_judged_by(project: Project | None) -> dict[str, int]:
     with Store.open(project.store) as store:
         found = store.judged_by()
     return {origin: found[kind] for kind, origin in ORIGINS.items() if kind in found}
+
+
+def find_matchups(project: Project | None) -> list[SourceMatchup]:
+    """Return how sources fared against each other where their completions were compared, two names at a time."""
+    if not _has_store(project) or project is None:
+        return []
+    from accord.people.matchups import source_matchups
+    from accord.store import Store
+
+    with Store.open(project.store) as store:
+        return source_matchups(store)
 
 
 def _has_store(project: Project | None) -> bool:

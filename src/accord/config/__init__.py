@@ -18,7 +18,7 @@ from accord.config.base import (
     without_device,
 )
 from accord.config.enough import EnoughConfig
-from accord.config.fitting import FITTED, FittedKey, fit, is_fitted
+from accord.config.fitting import FITTED, FITTED_SAMPLES, FittedKey, fit, is_fitted
 from accord.config.fitting_rules import DataFacts, MachineFacts, ModelFacts
 from accord.config.layers import (
     Layer,
@@ -94,6 +94,7 @@ from accord.config.training import (
 
 __all__ = [
     "FITTED",
+    "FITTED_SAMPLES",
     "SHARED_STAGES",
     "SHARE_SPELLINGS",
     "TRUNCATED",

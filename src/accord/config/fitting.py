@@ -7,7 +7,7 @@ that pretrains its model, or brings a task of its own, has none. A rule that say
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from accord.config.fitting_rules import (
     MachineFacts,
     ModelFacts,
     adapter_lr,
+    answer_tokens,
     best_of,
     cooler,
     curve_samples,
@@ -57,11 +58,20 @@ class FittedKey:
     why: str
 
 
-def fit(recipe: Recipe, model: ModelFacts, data: DataFacts, machine: MachineFacts) -> Recipe:
-    """Return the recipe with values that fit in every key that it leaves open; it says where each came from."""
+def fit(
+    recipe: Recipe,
+    model: ModelFacts,
+    data: DataFacts,
+    machine: MachineFacts,
+    table: Sequence[FittedKey] | None = None,
+) -> Recipe:
+    """Return the recipe with values that fit in every key that it leaves open; it says where each came from.
+
+    ``table``: the rules, by default those of a whole run (`FITTED`).
+    """
     given, case = recipe.given(), Case(model, data, machine, recipe)
     reasons: dict[str, str] = {}
-    for row in FITTED:
+    for row in FITTED if table is None else table:
         value = None if row.key in given else row.rule(case)
         if value is not None:
             case = Case(model, data, machine, recipe, {**case.chosen, row.key: value})
@@ -169,4 +179,10 @@ FITTED: tuple[FittedKey, ...] = (
     FittedKey("eval.samples_per_prompt", evaluated_samples, "{data.measured} test prompts: 128 samples or one each"),
     FittedKey("eval.best_of", best_of, "a processor draws a completion in a second or more: two where there is no GPU"),
     FittedKey("eval.curve_samples", curve_samples, "{data.measured} prompts: 128 samples or two each"),
+)
+
+#: Of `accord sample` alone, whose samples people read: nothing else says how long answers are.
+FITTED_SAMPLES: tuple[FittedKey, ...] = (
+    FittedKey("sample.max_new_tokens", answer_tokens, "room for a chat model's answers to end by themselves"),
+    *(row for row in FITTED if row.key == "sample.temperature"),
 )

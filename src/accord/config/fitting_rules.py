@@ -21,13 +21,18 @@ MEASURED_WIDTH = 576
 ADAPTER_LR = 4e-4  # measured at that width: policy and fine-tuning, rank 16
 STEPS = 64  # optimiser steps of 16 measured iterations
 MOST_ITERATIONS = 50
+# Of SmolLM2's answers 64 % were cut at 80 tokens.
+CHAT_ANSWER = 256
 # Tokens of an answer where nothing shows how long they are. On a processor twice the length takes twice the hours.
 UNKNOWN_COMPLETION, UNKNOWN_WITHOUT_GPU = 128, 64
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a given model: sizes, and whether it is one of the decoder's families, which take adapters."""
+    """What is known of a given model.
+
+    Its sizes, whether it is one of the decoder's families, which take adapters, and whether it answers in a chat.
+    """
 
     weights: int
     width: int
@@ -35,6 +40,7 @@ class ModelFacts:
     context: int
     vocabulary: int
     decoder: bool = True
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,13 @@ def completion_tokens(case: Case) -> int:
     """Return room for nine of ten answers and their end, in steps of 16 between 32 and 256, within the context."""
     shown = case.data.long_completion or (UNKNOWN_COMPLETION if case.machine.gpu else UNKNOWN_WITHOUT_GPU)
     return min(max(32, up_to(shown, 16)), 256, max(1, case.model.context // 2))
+
+
+def answer_tokens(case: Case) -> int | None:
+    """Return room for the answers of a chat model; of others nothing shows where a text would end."""
+    if case.is_tiny or not case.model.chat:
+        return None
+    return min(CHAT_ANSWER, max(1, case.model.context // 2))
 
 
 def same_room(key: str) -> Callable[[Case], int]:

@@ -122,7 +122,7 @@ class _Texts:
         self.db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;" + _TABLES)
         self.db.executemany(
             "INSERT INTO prompts (id, value) VALUES (?, ?)",
-            ((prompt.id, json.dumps([_text(prompt), prompt.topic])) for prompt in store.prompts()),
+            ((prompt.id, json.dumps([_text(prompt), prompt.topic, _besides(prompt)])) for prompt in store.prompts()),
         )
         self.db.executemany(
             "INSERT INTO completions VALUES (?, ?, ?)",
@@ -159,14 +159,19 @@ def _text(prompt: Prompt) -> Any:
     return prompt.text if prompt.form == "text" else prompt.turns()
 
 
+def _besides(prompt: Prompt) -> dict[str, str]:
+    """Return the columns that came with a prompt, but for its origin: that of a judgement is another thing."""
+    return {name: value for name, value in prompt.meta.items() if name != "origin"}
+
+
 def _fields(source: Source) -> dict[str, str]:
     return {name: getattr(source, name) for name in ("origin", "name", "version", "sampling")}
 
 
 def _item(prompt: str, completions: list[str], **said: Any) -> Item:
     """Return an item of what `_Texts` keeps."""
-    asked, topic = json.loads(prompt)
+    asked, topic, extra = json.loads(prompt)
     texts: list[tuple[TextOrTurns, Any]] = [tuple(json.loads(value)) for value in completions]
     sources = tuple(Source(**fields) for _, fields in texts)
     completed = tuple(text for text, _ in texts)
-    return Item(prompt=asked, completions=completed, sources=sources, topic=topic, **said)
+    return Item(prompt=asked, completions=completed, sources=sources, topic=topic, extra=extra, **said)

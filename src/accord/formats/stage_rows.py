@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
@@ -38,7 +38,7 @@ from accord.errors import DataError
 from accord.files import format_said
 from accord.formats import own
 from accord.formats.format import Fields, row_by_row
-from accord.formats.item import Item, TextOrTurns, Turns, turns_of
+from accord.formats.item import CannotSay, Item, TextOrTurns, Turns, reply_of, turns_of
 from accord.formats.reading import Reading
 from accord.formats.rows import InputRow, json_kind, refuse
 from accord.formats.source import container_of, rows
@@ -46,6 +46,12 @@ from accord.formats.table import PLAIN_FILES, Detected, detect, format_named, sa
 from accord.records import JudgedGroup, RankedGroup
 
 MessageList = list[dict[str, Any]]
+#: The column in which `accord sample` keeps a prompt of messages as its model's template laid it out.
+RENDERED = "rendered"
+#: Columns that speak of one completion and who wrote it. Beside another completion of the prompt they would lie.
+OF_COMPLETION = frozenset(
+    ("completion", "model", "logp", "tokens", "finish", "score", "parts", "rank", "best_of", RENDERED)
+)
 
 
 class Chat(Protocol):
@@ -69,12 +75,32 @@ class Conversation:
 class PromptRow:
     """A prompt to complete; ``topic`` is the unit of splitting, "" where the file names none.
 
-    ``weight`` says how often training draws it: twice as often as one of half the weight.
+    ``weight`` says how often training draws it: twice as often as one of half the weight. ``asked`` is the prompt as
+    the row has it, a text or messages, and ``besides`` holds the columns that nobody asked for.
     """
 
     text: str
     topic: str = ""
     weight: float = 1.0
+    asked: TextOrTurns = field(default="", compare=False, repr=False)
+    besides: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class CompletedRow:
+    """A completion as a model reads it, ``prompt`` and ``completion``, and the row to write of it with what is added.
+
+    ``row`` is the whole row where it holds one completion, else the prompt as it was asked, one completion, its topic
+    and the columns that nobody asked for.
+    """
+
+    prompt: str
+    completion: str
+    row: Mapping[str, Any]
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.prompt, self.completion
 
 
 @contextlib.contextmanager
@@ -96,10 +122,11 @@ def read_prompts(path: Path | str, chat: Chat | None = None, format: str | None 
     Raises:
         DataError: The file or a row of it is not what it should be.
     """
-    return [
-        PromptRow(said.asked(said.prompt_alone, chat), said.topic, said.item.weight)
-        for said in _said(path, "prompts", format)
-    ]
+    found = []
+    for said in _said(path, "prompts", format):
+        asked = said.prompt_alone
+        found.append(PromptRow(said.asked(asked, chat), said.topic, said.item.weight, asked, said.item.extra))
+    return found
 
 
 def read_demonstrations(path: Path | str, chat: Chat | None = None, format: str | None = None) -> list[tuple[str, str]]:
@@ -121,10 +148,23 @@ def read_completions(path: Path | str, chat: Chat | None = None, format: str | N
     Raises:
         DataError: The file or a row of it is not what it should be.
     """
+    return [row.pair for row in read_completed(path, chat, format)]
+
+
+def read_completed(path: Path | str, chat: Chat | None = None, format: str | None = None) -> list[CompletedRow]:
+    """Return every completion in a file with the row that it stands in.
+
+    Where `accord sample` wrote down how a prompt of messages was laid out (``RENDERED``), that text is the prompt: the
+    completion answers it, whatever template is at hand.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
     found = []
     for said in _said(path, "completions", format):
         prompt, completions = said.last_turn()
-        found += [(said.asked(prompt, chat), said.reply(prompt, text, chat)) for text in completions]
+        for text in completions:
+            found.append(CompletedRow(*said.as_seen(prompt, text, chat), said.row_of(prompt, text)))
     return found
 
 
@@ -254,6 +294,21 @@ class _Said:
         with at_row(self.item.where):
             return template.prompt(_turns(said))
 
+    def as_seen(self, prompt: TextOrTurns, completion: TextOrTurns, chat: Chat | None) -> tuple[str, str]:
+        """Return prompt and completion as the model that wrote it saw them, where the row says so; else as this one."""
+        rendered = self.item.extra.get(RENDERED)
+        if isinstance(rendered, str) and not isinstance(prompt, str):
+            with contextlib.suppress(CannotSay):
+                return rendered, reply_of(completion)
+        return self.asked(prompt, chat), self.reply(prompt, completion, chat)
+
+    def row_of(self, prompt: TextOrTurns, completion: TextOrTurns) -> dict[str, Any]:
+        """Return the row of one completion: as it stands in the file, or made of what a row of several says."""
+        if {"prompt", "completion"} <= self.item.row.keys():
+            return dict(self.item.row)
+        topic = {"topic": self.topic} if self.topic else {}
+        return {"prompt": plain_rows(prompt), "completion": plain_rows(completion), **topic, **self.item.extra}
+
     def reply(self, prompt: TextOrTurns, completion: TextOrTurns, chat: Chat | None) -> str:
         """Return a completion as the model writes it."""
         if isinstance(completion, str):
@@ -335,6 +390,11 @@ class _Said:
         # So that a report can say how many judgements came from which file.
         origin = item.origin or self.path.name
         return {"origin": origin, "topic": self.topic, "weight": item.weight, "group": item.group}
+
+
+def plain_rows(said: TextOrTurns) -> str | MessageList:
+    """Return a text or messages as JSON has them."""
+    return said if isinstance(said, str) else _turns(said)
 
 
 def _turns(messages: TextOrTurns) -> MessageList:

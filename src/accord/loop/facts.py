@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from accord.config import DataFacts, MachineFacts, ModelFacts, Recipe, fit, is_fitted
+from accord.config import FITTED_SAMPLES, DataFacts, MachineFacts, ModelFacts, Recipe, fit, is_fitted
 from accord.errors import DataError
 from accord.formats import read_items
 from accord.formats.stage_rows import Conversation, read_completions, read_lessons, read_prompts
@@ -17,7 +17,7 @@ from accord.loop.stages import Home, start_of
 from accord.loop.task import Split, Task
 from accord.models.folder import count_weights, shape_of
 from accord.models.lora import require_peft
-from accord.models.placement import Placement
+from accord.models.placement import AUTO, Placement
 from accord.models.shape import DecoderConfig
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -42,6 +42,12 @@ def fitted_recipe(recipe: Recipe, model: Path, file_of: FileOf) -> Recipe:
     made = fit(recipe, model_facts(model), data, machine_facts(Placement.of(recipe.rl)))
     check_adapters(made)
     return made
+
+
+def fitted_samples(recipe: Recipe, model: Path) -> Recipe:
+    """The recipe with values of ``sample`` that fit a model whose samples people read, where it leaves them open."""
+    facts = replace(model_facts(model), chat=load_tokenizer(model).chat is not None)
+    return fit(recipe, facts, DataFacts(), machine_facts(AUTO), FITTED_SAMPLES)
 
 
 def check_adapters(recipe: Recipe) -> None:

@@ -46,7 +46,7 @@ def queue_samples(
         desk = Desk(facts, _settings(ask))
         if guideline and desk.directory.guideline().rev == 0:
             desk.directory.write_guideline(guideline, None)
-        return queue_groups(desk, as_facts(groups, source), serve_as=_serve_as(ask), origin=source.name)
+        return queue_groups(desk, as_facts(groups, source), serve_as=_serve_as(ask), origin=source.name).added
 
 
 def tasks_about(groups: Sequence[Mapping[str, Any]], source: Source, *, store: str, ask: AskConfig) -> dict[str, int]:

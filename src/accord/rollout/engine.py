@@ -301,18 +301,26 @@ class Engine:
         samples = [token.sample for token in self.stream(prompts, sampling, seed=seed) if token.sample is not None]
         return sorted(samples, key=lambda s: (s.prompt_index, s.sample_index))
 
-    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int) -> Iterator[Token]:
-        """Yield the same samples token by token, as they are drawn; closing the iterator ends the work."""
+    def stream(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int, skip: Collection[int] = ()
+    ) -> Iterator[Token]:
+        """Yield the same samples token by token, as they are drawn; closing the iterator ends the work.
+
+        ``skip``: places of prompts to leave out. The others draw what they would have drawn beside them.
+        """
         if not prompts:
             raise UsageError("the engine was given no prompts", hint="give at least one")
         for count in {min(map(len, prompts)), max(map(len, prompts))}:
             _check_room(self.model.config.max_positions, count, sampling.max_new_tokens)
-        return self._stream(prompts, sampling, seed)
+        return self._stream(prompts, sampling, seed, frozenset(skip))
 
-    def _stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> Iterator[Token]:
+    def _stream(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int, skip: frozenset[int]
+    ) -> Iterator[Token]:
+        wanted = [index for index in range(len(prompts)) if index not in skip]
         with self.session() as session:
             # Like lengths together: less padding in the attention of a prefill.
-            for index in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+            for index in sorted(wanted, key=lambda i: len(prompts[i])):
                 session.submit(index, prompts[index], sampling, seed=seed)
             while session.busy:
                 yield from session.step()

@@ -7,19 +7,22 @@ What trains or measures log-probabilities uses ours, on the weights as they stan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from accord.extend import row
 from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy
 from accord.models.placement import AUTO, Placement
+from accord.progress import Log, quiet
 from accord.rollout.engine import Engine, Finish, Sample, Sampling
 from accord.text.template import ChatTemplate
 from accord.text.tokenizer import Tokenizer
 
+TOLD_EVERY = 256  # tokens between two words of progress: telling must cost nothing beside drawing
 ENGINE_ROWS = 128  # samples alive at once unless a caller says otherwise; more is faster where memory allows
 
 
@@ -62,6 +65,19 @@ class Generator(Protocol):
         """
 
 
+@runtime_checkable
+class GroupGenerator(Protocol):
+    """A `Generator` that hands out each prompt's completions as soon as they are there, and can leave prompts out."""
+
+    def generate_groups(
+        self, prompts: Sequence[str], sampling: Sampling, *, seed: int, skip: Collection[int] = (), log: Log = quiet
+    ) -> Iterator[tuple[int, list[Generated]]]:
+        """Yield the place of a prompt with its K completions, in the order in which they are done.
+
+        They are those of `Generator.generate`, up to padding's rounding where some are left out (``skip``).
+        """
+
+
 class EngineGenerator:
     """A `Generator` over a policy in memory, always with its present weights."""
 
@@ -77,6 +93,27 @@ class EngineGenerator:
         ids = [self.tokenizer.encode(prompt) for prompt in prompts]
         samples = self._engine.generate(ids, sampling, seed=seed)
         return decoded(self.tokenizer, prompts, samples)
+
+    def generate_groups(
+        self, prompts: Sequence[str], sampling: Sampling, *, seed: int, skip: Collection[int] = (), log: Log = quiet
+    ) -> Iterator[tuple[int, list[Generated]]]:
+        ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        wanted, limit = (len(prompts) - len(frozenset(skip))) * sampling.samples_per_prompt, sampling.max_new_tokens
+        groups: defaultdict[int, list[Sample]] = defaultdict(list)
+        drawn = finished = work = 0
+        for drawn, token in enumerate(self._engine.stream(ids, sampling, seed=seed, skip=skip), 1):
+            work += 1
+            if drawn % TOLD_EVERY == 0:
+                log(work / (wanted * limit), f"{finished} of {wanted} samples")
+            if token.sample is None:
+                continue
+            # What it did not use of its room is no work that is left.
+            finished, work = finished + 1, work + limit - len(token.sample.completion)
+            group = groups[token.prompt_index]
+            group.append(token.sample)
+            if len(group) == sampling.samples_per_prompt:
+                ordered = sorted(groups.pop(token.prompt_index), key=lambda sample: sample.sample_index)
+                yield token.prompt_index, decoded(self.tokenizer, prompts, ordered)
 
 
 def decoded(tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Sample]) -> list[Generated]:
@@ -103,6 +140,24 @@ GENERATORS: Mapping[str, Callable[[Path, Placement], Generator]] = {
 def open_generator(policy: Path, placement: Placement = AUTO, name: str = "engine") -> Generator:
     """Return what writes completions with the policy in a folder. Raises UsageError where nothing has that name."""
     return row(GENERATORS, name)(policy, placement)
+
+
+def groups_as_done(
+    generator: Generator,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    seed: int,
+    skip: Collection[int] = (),
+    log: Log = quiet,
+) -> Iterator[tuple[int, list[Generated]]]:
+    """Yield places of prompts with their completions: as they are done, or all at the end where a generator must."""
+    if isinstance(generator, GroupGenerator):
+        yield from generator.generate_groups(prompts, sampling, seed=seed, skip=skip, log=log)
+        return
+    # What another generator draws may depend on all of its prompts: it is asked for the whole again.
+    whole = by_prompt(generator.generate(prompts, sampling, seed=seed), sampling.samples_per_prompt)
+    yield from ((place, group) for place, group in enumerate(whole) if place not in skip)
 
 
 def by_prompt(generated: Sequence[Generated], samples_per_prompt: int) -> list[list[Generated]]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accord.config import SampleConfig, ScorerConfig
 from accord.errors import UsageError
+from accord.extend import code_in
+from accord.files import sha256_tree, write_text
 from accord.formats.jsonl import write_jsonl
-from accord.formats.stage_rows import read_prompts
-from accord.progress import Log, quiet
+from accord.formats.stage_rows import OF_COMPLETION, RENDERED, PromptRow, plain_rows, read_prompts
+from accord.progress import Log, Notice, part_of, quiet
 from accord.rollout.engine import Sampling
-from accord.rollout.generator import Generated, open_generator
+from accord.rollout.generator import Generated, Generator, groups_as_done, open_generator
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer
 from accord.stats import best_of_n_kl_bound
@@ -21,14 +25,16 @@ from accord.stats import best_of_n_kl_bound
 
 @dataclass(frozen=True)
 class SampleResult:
-    """Where the samples are, how many, and how long they are on average (tokens).
+    """Where the samples are, how many, how many of them were cut, and how long they are on average (tokens).
 
-    ``mean_score`` is None where nothing scored them. ``kl_bound`` bounds, in nats from above, the KL between the best
-    of ``best_of`` samples and one (`accord.stats.best_of_n_kl_bound`).
+    ``finished`` is the share that ended by itself. ``mean_score`` is None where nothing scored them. ``kl_bound``
+    bounds, in nats from above, the KL between the best of ``best_of`` samples and one
+    (`accord.stats.best_of_n_kl_bound`).
     """
 
     output: Path
     num_samples: int
+    cut: int
     mean_tokens: float
     finished: float
     mean_score: float | None
@@ -45,12 +51,17 @@ def sample(
     reward_model: Path | None = None,
     rewards: Sequence[ScorerConfig] = (),
     seed: int = 0,
+    resume: bool = True,
     log: Log = quiet,
 ) -> SampleResult:
     """Draw ``samples_per_prompt`` completions of each ``{"prompt"}`` row.
 
-    Each line written holds prompt, completion, ``logp`` (sum over its tokens, nats), ``tokens`` and ``finish``
-    ("stop" where it ended by itself, "length" where it was cut).
+    Each line written holds the prompt as it was asked (a text or messages), its topic and what else its row holds,
+    completion, ``model`` (who wrote it), ``logp`` (sum over its tokens, nats), ``tokens`` and ``finish`` ("stop" where
+    it ended by itself, "length" where it was cut). Where the prompt is messages, ``rendered`` is the text that the
+    model saw.
+
+    While it works, what is done stands in ``OUTPUT.part``; the same command goes on from there where ``resume``.
 
     A reward model or ``rewards`` (those of `accord.rl`) add ``score``, ``rank`` (1 = best of the prompt's lines, equal
     scores share one) and ``best_of``: with ``config.best_of`` n > 1 each line is the best of n samples of its own.
@@ -62,29 +73,49 @@ def sample(
     if scorer is None and config.best_of > 1:
         raise UsageError("sample.best_of needs something to choose by", hint="give --reward-model DIR, or rl.rewards")
     generator = open_generator(model, name=config.generator)
-    prompts = [row.text for row in read_prompts(data, generator.chat)]
+    prompts = read_prompts(data, generator.chat)
     log(0.0, f"{len(prompts)} prompts")
-    drawn = config.drawing() | {"samples_per_prompt": config.samples_per_prompt * config.best_of}
-    rows = [_as_row(one) for one in generator.generate(prompts, Sampling(**drawn), seed=seed)]
+    sampling = Sampling(**config.drawing() | {"samples_per_prompt": config.samples_per_prompt * config.best_of})
+    done = DrawnSoFar(output, identity_of_samples(config, model, data, seed), resume=resume)
+    rows = [
+        {**_besides(prompts[place]), "completion": one["completion"], "model": str(model), **one}
+        for place, group in done.finish(generator, prompts, sampling, seed, part_of(log, 0.0, 0.9))
+        for one in group
+    ]
     if scorer is not None:
         log(0.9, "scoring")
         rows = best_rows(rows, scorer, config.best_of, config.samples_per_prompt)
     write_jsonl(output, rows)
+    done.clear()
+    log(1.0, f"{len(rows)} samples")
+    return _result(output, rows, config)
+
+
+def _result(output: Path, rows: Sequence[Mapping[str, Any]], config: SampleConfig) -> SampleResult:
+    scored = bool(rows) and "score" in rows[0]
     return SampleResult(
         output=output,
         num_samples=len(rows),
+        cut=sum(row["finish"] == "length" for row in rows),
         mean_tokens=sum(row["tokens"] for row in rows) / len(rows),
         finished=sum(row["finish"] == "stop" for row in rows) / len(rows),
-        mean_score=None if scorer is None else sum(row["score"] for row in rows) / len(rows),
+        mean_score=sum(row["score"] for row in rows) / len(rows) if scored else None,
         best_of=config.best_of,
         kl_bound=best_of_n_kl_bound(config.best_of),
     )
 
 
+def _besides(prompt: PromptRow) -> dict[str, Any]:
+    """Return what the row of a prompt says, as that of its completions shall say it too."""
+    kept = {name: value for name, value in prompt.besides.items() if name not in OF_COMPLETION}
+    topic = {"topic": prompt.topic} if prompt.topic else {}
+    rendered = {} if isinstance(prompt.asked, str) else {RENDERED: prompt.text}
+    return {"prompt": plain_rows(prompt.asked), **topic, **kept, **rendered}
+
+
 def _as_row(one: Generated) -> dict[str, Any]:
-    """Return the line that a completion is written as."""
+    """Return what is said of a completion."""
     return {
-        "prompt": one.prompt,
         "completion": one.text,
         # A sum, as a sequence's probability is a product; six places are what fp32 holds of it.
         "logp": round(sum(one.behaviour_logp), 6),
@@ -93,13 +124,74 @@ def _as_row(one: Generated) -> dict[str, Any]:
     }
 
 
+def identity_of_samples(config: SampleConfig, model: Path, data: Path, seed: int) -> str:
+    """Return the hash of all that decides what is drawn: settings, seed, the model's files and the prompts'."""
+    settings = config.model_dump()
+    said = {"settings": settings, "code": code_in(settings), "seed": seed}
+    inputs = {"model": sha256_tree(model), "data": sha256_tree(data)}
+    return hashlib.sha256(json.dumps(said | inputs, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class DrawnSoFar:
+    """Completions beside the file that they will stand in, prompt by prompt as they are done (``OUTPUT.part``).
+
+    Its first line names what decides them, and a file that names another is begun anew. A line that a killed process
+    left half written is dropped.
+    """
+
+    def __init__(self, output: Path, identity: str, *, resume: bool) -> None:
+        self.path, self._identity = output.with_name(f"{output.name}.part"), identity
+        self._groups = self._read() if resume else {}
+
+    def finish(
+        self, generator: Generator, prompts: Sequence[PromptRow], sampling: Sampling, seed: int, log: Log
+    ) -> list[tuple[int, list[dict[str, Any]]]]:
+        """Draw what is missing, write it down as it comes, and return all groups in the order of the prompts."""
+        if self._groups:
+            log(0.0, Notice(f"going on: {len(self._groups)} of {len(prompts)} prompts are done"))
+        if len(self._groups) < len(prompts):
+            self._draw(generator, [prompt.text for prompt in prompts], sampling, seed, log)
+        return sorted(self._groups.items())
+
+    def clear(self) -> None:
+        """Remove the file: the whole one is written."""
+        self.path.unlink(missing_ok=True)
+
+    def _draw(self, generator: Generator, texts: Sequence[str], sampling: Sampling, seed: int, log: Log) -> None:
+        before = dict(self._groups)
+        rest = part_of(log, len(before) / len(texts), 1.0)
+        # Whole before it grows: who is killed here has lost nothing.
+        head = json.dumps({"of": self._identity}) + "\n"
+        write_text(self.path, head + "".join(_line(place, group) for place, group in before.items()))
+        with self.path.open("a", encoding="utf-8") as file:
+            for place, drawn in groups_as_done(generator, texts, sampling, seed=seed, skip=before, log=rest):
+                self._groups[place] = [_as_row(one) for one in drawn]
+                file.write(_line(place, self._groups[place]))
+                file.flush()
+
+    def _read(self) -> dict[int, list[dict[str, Any]]]:
+        if not self.path.is_file():
+            return {}
+        first, *lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        if first != json.dumps({"of": self._identity}):
+            return {}
+        # The last piece is what follows the last whole line: nothing, or half a line.
+        rows = [json.loads(line) for line in lines[:-1]]
+        return {row["place"]: row["samples"] for row in rows}
+
+
+def _line(place: int, group: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps({"place": place, "samples": group}, ensure_ascii=False) + "\n"
+
+
 def best_rows(rows: Sequence[dict[str, Any]], scorer: Scorer, best_of: int, per_prompt: int) -> list[dict[str, Any]]:
     """Return the row with the highest score of each ``best_of`` in turn; of equals the earlier.
 
     ``per_prompt`` of those that remain belong to one prompt each, and are ranked among themselves.
     """
-    # Rounded before they are compared: the file's ranks are those of the numbers that stand in it.
-    scores = [round(s, 6) for s in scorer.score([(row["prompt"], row["completion"]) for row in rows]).tolist()]
+    # A scorer reads what the model saw. Rounded before they are compared: the file's ranks are those of its numbers.
+    pairs = [(row.get(RENDERED, row["prompt"]), row["completion"]) for row in rows]
+    scores = [round(s, 6) for s in scorer.score(pairs).tolist()]
     kept = [max(range(start, start + best_of), key=lambda i: (scores[i], -i)) for start in range(0, len(rows), best_of)]
     found = []
     for place, index in enumerate(kept):

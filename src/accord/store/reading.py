@@ -30,6 +30,19 @@ class MeanRating(NamedTuple):
     n: int
 
 
+class RankedSource(NamedTuple):
+    """A completion's place in a ranking: who wrote it, who ranked it, of which prompt, and the flags of the ranking."""
+
+    ranking: int
+    prompt: int
+    topic: str
+    source: str
+    rank: int
+    annotator: int
+    annotator_kind: str
+    flags: str
+
+
 class Mismatch(NamedTuple):
     """A row that is not what was once written: its table, the content id it claims, and what is wrong."""
 
@@ -110,6 +123,29 @@ def mean_ratings(connection: Connection, scale: tuple[float, float] | None, axis
     )
     for id_, mean, n in _stream(connection, means):
         yield MeanRating(id_, mean, n)
+
+
+def ranked_sources(connection: Connection) -> Iterator[RankedSource]:
+    """Yield the places in rankings that compare completions of different policies and count now, ranking by ranking."""
+    r, i, c, s = schema.rankings, schema.ranking_items, schema.completions, schema.sources
+    a, p = schema.annotators, schema.prompts
+    written = i.join(c, c.c.id == i.c.completion_id).join(s, s.c.id == c.c.source_id)
+    several = (
+        select(i.c.ranking_id)
+        .select_from(written)
+        .where(s.c.origin == "policy")
+        .group_by(i.c.ranking_id)
+        .having(func.count(s.c.name.distinct()) > 1)
+    )
+    ranked = written.join(r, r.c.id == i.c.ranking_id).join(a, a.c.id == r.c.annotator_id)
+    told = (r.c.id, p.c.id, p.c.topic, s.c.name, i.c.rank, a.c.id, a.c.annotator_kind, r.c.flags)
+    rows = (
+        select(*told)
+        .select_from(ranked.join(p, p.c.id == r.c.prompt_id))
+        .where(r.c.id.in_(several), s.c.origin == "policy", _counts_now(r))
+        .order_by(r.c.id, i.c.position)
+    )
+    return map(RankedSource._make, _stream(connection, rows))
 
 
 def verify(connection: Connection) -> list[Mismatch]:

@@ -30,7 +30,7 @@ from accord.store import reading, writing
 from accord.store.database import explained, make_engine, place_of, snapshot
 from accord.store.kinds import KIND_OF
 from accord.store.migrate import bring_up_to_date
-from accord.store.reading import MeanRating, Mismatch
+from accord.store.reading import MeanRating, Mismatch, RankedSource
 from accord.store.writer import Writer
 
 _R = TypeVar("_R", bound=Record)
@@ -191,6 +191,11 @@ class Store:
         """Return how many judgements count now, by the kind of annotator: human, simulated or model."""
         with explained(self._open_engine()), snapshot(self._engine) as connection:
             return reading.judged_by(connection)
+
+    def ranked_sources(self) -> Iterator[RankedSource]:
+        """Yield the places in rankings that compare completions of different policies and count now."""
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            yield from reading.ranked_sources(connection)
 
     def verify(self) -> list[Mismatch]:
         """Derive every content id again and report the rows that were tampered with or damaged; empty if none."""

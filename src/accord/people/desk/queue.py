@@ -18,6 +18,7 @@ from accord.people.desk.answers import MOST_NOTE, MOST_TEXT, Answer
 from accord.people.desk.filling import checked_gold, prepared
 from accord.people.desk.kinds import kind_of
 from accord.people.desk.leases import HELD, change, expire, held, lease_end, leave, renew, take_slot
+from accord.people.desk.removing import Removed, remove_tasks
 from accord.people.desk.rows import Assignment, Gone, NewTask, Person, QueuedTask
 from accord.people.desk.tasks import assignment_of, stored_task, stored_tasks
 from accord.people.desk.transactions import DeskPart, Transaction, in_transaction
@@ -123,6 +124,18 @@ class Queue(DeskPart):
         """Yield all tasks, oldest first, streamed; or those that came ``after`` one, or the gold questions only."""
         with self._store.snapshot() as connection:
             yield from stored_tasks(connection, after=after, gold=gold)
+
+    @in_transaction
+    def remove(self, tx: Transaction, origin: str) -> Removed:
+        """Take the tasks that came from an origin out of the queue; answers that were given are kept."""
+        return remove_tasks(tx, origin)
+
+    def origins(self) -> dict[str, int]:
+        """Return where the tasks with a free place came from, and how many there are of each."""
+        counted = select(tasks.c.origin, func.count()).where(HAS_FREE_SLOT).group_by(tasks.c.origin)
+        with self._store.snapshot() as connection:
+            rows = connection.execute(counted.order_by(tasks.c.origin)).all()
+        return {row[0]: row[1] for row in rows}
 
     @in_transaction
     def set_gold(
