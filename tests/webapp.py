@@ -63,10 +63,10 @@ def http_get(url: str, **more: Any) -> httpx2.Response:
 class Served:
     """A running app. ``desk`` is the one it serves: what was clicked is compared with what it holds."""
 
-    def __init__(self, store: Store, settings: LabelConfig, clock: Any = time.time) -> None:
+    def __init__(self, store: Store, settings: LabelConfig, clock: Any = time.time, folder: Path | None = None) -> None:
         self.store = store
         self.desk = Desk(store, settings, clock=clock)
-        self.app = create_app(self.desk, allowed_hosts=HOSTS)
+        self.app = create_app(self.desk, allowed_hosts=HOSTS, pictures=folder)
         self._listening = socket.create_server(("127.0.0.1", 0))
         port = self._listening.getsockname()[1]
         self.url, self.cookie = f"http://127.0.0.1:{port}", f"accord_session_{port}"
@@ -130,7 +130,7 @@ def labelling(place: Path | str, *words: str, cwd: Path | None = None) -> Iterat
 @contextlib.contextmanager
 def serving(folder: Path, clock: Any = time.time, **settings: Any) -> Iterator[Served]:
     with Store.open(folder / "accord.db") as store:
-        served = Served(store, LabelConfig(**settings), clock)
+        served = Served(store, LabelConfig(**settings), clock, folder)
         served.start()
         try:
             yield served

@@ -134,6 +134,30 @@ _TEXTS = [
     "<\u200bscript>alert(1)</script>",
     "\\<script\\>alert(1)\\</script\\>",
 ]
+# In formulas, images and code, where more than text is made of a text.
+DRAWN = [
+    r"$\text{<script>alert(1)</script>} = 1$",
+    r"$\text{<img src=x onerror=alert(1)>} = 1$",
+    r"$\text{&lt;img src=x onerror=alert(1)&gt;} = 1$",
+    r"$\text{&#x3c;img src=x onerror=alert(1)&#x3e;} = 1$",
+    r"$\href{javascript:alert(1)}{x} = 1$",
+    r"$$\style{background:url(//evil.invalid/t)}{x} = 1$$",
+    r"$$\class{x' onclick='alert(1)}{x} = 1$$",
+    r"\(\unicode{x3c}script\unicode{x3e}alert(1) = 1\)",
+    r"\[\color{red;background:url(//evil.invalid/u)}{x} = 1\]",
+    r"\[\operatorname{<iframe src=javascript:alert(1)>} = 1\]",
+    r"$$\begin{array}{c' onclick=alert(1) x='}a\end{array}$$",
+    r"$$\hspace{1em' onclick='alert(1)} = 1$$",
+    r"$\includegraphics{//evil.invalid/v.png} = 1$",
+    "$$\n</math><img src=x onerror=alert(1)> = 1\n$$",
+    "![evil](/pictures/../accord.db)",
+    "![evil](..%2f..%2fetc%2fpasswd.png)",
+    "![evil](pictures/x.svg 'alert(1)')",
+    "[evil](/pictures/x.png)",
+    "```python\n'</code></pre><script>alert(1)</script>'\n```",
+    "```html\n<img src=x onerror=alert(1)>\n```",
+    "```js\n`${alert(1)}</span><script>alert(1)</script>`\n```",
+]
 _INNER = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '" onfocus="alert(1)" autofocus="']
 
 
@@ -141,6 +165,7 @@ def payloads() -> list[str]:
     """Every text once: HTML as it is and as entities, links of every kind to every address, markdown around HTML."""
     made = [*HTML, *map(escape, HTML[::4])]
     made += [link.format(url) for url in URLS for link in _LINKS]
+    made += DRAWN
     made += [text.format(inner) for text in _TEXTS for inner in _INNER]
     return list(dict.fromkeys(made))
 

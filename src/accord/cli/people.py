@@ -101,7 +101,7 @@ def label(
             added = None if add is None else _add(desk, add, pairs)
             from accord.people.web.app import create_app
 
-            app = create_app(desk, allowed_hosts=address.names())
+            app = create_app(desk, allowed_hosts=address.names(), pictures=project.root)
             listening.listen(1024)  # not before it can answer: who waits in line for its start would call it slow
             url = address.url(listening)
             entry = admin_entry(desk, app, url) if link else {}

@@ -70,6 +70,7 @@ class Reception:
     door: Door
     listening: socket.socket | None
     waits: bool
+    pictures: Path | None = None  # the folder of images that texts name
     elsewhere: str = ""
     links: list[JoinLink] = field(default_factory=list)
     _open: bool = False
@@ -107,7 +108,7 @@ class Reception:
 
         address, stay = self.door.address, self._closing.enter_context
         desk = Desk(stay(Store.open(self.store)), self.settings)
-        app = create_app(desk, allowed_hosts=address.names())
+        app = create_app(desk, allowed_hosts=address.names(), pictures=self.pictures)
         listening.listen(1024)
         url, others = address.url(listening), address.url_for_others(listening)
         stay(announced(self.store, others))
@@ -152,7 +153,8 @@ def reception(
     with contextlib.ExitStack() as stack:
         # Before any work: a port in use is reported at once, and not after an hour of training.
         listening = stack.enter_context(door.address.bound()) if door.serve and not elsewhere else None
-        made = Reception(talk, store, settings, door, listening, wait or door.serve)
+        pictures = home.root if home else folder
+        made = Reception(talk, store, settings, door, listening, wait or door.serve, pictures)
         stack.callback(made.close)
         try:
             yield made

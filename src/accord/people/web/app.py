@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -29,10 +30,13 @@ _STATUS: tuple[tuple[type[AccordError], int], ...] = (
 _TITLES = {401: "Log in first", 403: "Not for you", 404: "Not here", 409: "Changed meanwhile", 429: "Too fast"}
 
 
-def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAPI:
+def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK, pictures: Path | None = None) -> FastAPI:
     """Create the app of one desk. A request for another host than those allowed is refused (DNS rebinding).
 
     Every route names who may use it; see `accord.people.web.security`.
+
+    Args:
+        pictures: The folder in which images of tasks lie; None: none is shown.
     """
     app = FastAPI(
         title="Accord: people",
@@ -47,6 +51,7 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK) -> FastAP
     )
     app.router.route_class = Guarded
     app.state.desk, app.state.limits, app.state.links = desk, Limits(), Links()
+    app.state.pictures = pictures
     # One for all managers: the report is the same for all, and dear to make.
     app.state.judged = manage.Judged(desk)
     for routes in (api.api_routes, pages.page_routes, manage.manage_routes):

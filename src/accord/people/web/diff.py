@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from accord.people.web.marks import marked
 
 # Matching takes time that grows with these, at worst with the square, and the server's other threads wait meanwhile.
 MAX_WORDS = 6_000  # both texts together
@@ -59,7 +61,7 @@ def _pairs(left: Words, right: Words) -> int:
 
 def _space(text: str) -> Markup:
     found = _SPACE.match(text)
-    return escape(found[0] if found else "")
+    return marked(found[0] if found else "")
 
 
 def _marked(words: Words, tag: str) -> Markup:
@@ -67,5 +69,5 @@ def _marked(words: Words, tag: str) -> Markup:
         return Markup("")
     text = "".join(word + space for word, space in words)
     space = words[-1][1]
-    inner = escape(text[: len(text) - len(space)])
+    inner = marked(text[: len(text) - len(space)])
     return (Markup(f"<{tag}>{inner}</{tag}>") if tag else inner) + space

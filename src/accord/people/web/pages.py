@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 from urllib.parse import parse_qs, quote
 
 from fastapi import HTTPException, Path, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from starlette.concurrency import run_in_threadpool
 
@@ -25,6 +26,8 @@ from accord.people.desk.answers import MOST_TEXT, Answer
 from accord.people.desk.kinds import FeedbackKind, blaming_own, kind_of
 from accord.people.web import markdown
 from accord.people.web.api import Me, TaskId, TheDesk, settings_json
+from accord.people.web.marks import marked, spelled
+from accord.people.web.pictures import picture_file
 from accord.people.web.security import (
     Limits,
     Links,
@@ -48,9 +51,10 @@ _STRENGTHS = {
     "slightly": "slightly better",
     "negligibly": "barely better",
 }
+_RAW = [("r", "raw characters, or drawn")]
 _ON_COMPLETIONS = [("e", "edit the best one"), ("f", "flags")]
 _LABELLING = [("s", "skip, with a reason"), ("u", "undo the last answer or skip")]
-EVERY_KEY = "=JKbdefgjknosuwx"  # what people may change: all that do something, but digits and ?
+EVERY_KEY = "=JKbdefgjknorsuwx"  # what people may change: all that do something, but digits and ?
 _SUBMIT = {"label": "Submit", "adjudicate": "Decide", "gold": "Set gold"}
 
 
@@ -84,6 +88,7 @@ def _templates() -> Environment:
     )
     made.globals["asset"] = lambda name: f"/static/{_version()}/{name}"
     made.filters |= {"words": lambda name: name.replace("_", " "), "moment": _moment, "markdown": markdown.render}
+    made.filters |= {"marked": marked, "spelled": spelled}
     return made
 
 
@@ -285,11 +290,11 @@ def show_task(
         "middle": _compiled(row.template.read_text(encoding="utf-8")),
         "foot": row.bar and _compiled(row.bar.read_text(encoding="utf-8")),
     }
+    folder: FilePath | None = request.app.state.pictures
     known |= {
-        "prompt": [{"role": turn["role"], "html": markdown.render(turn["content"])} for turn in task.prompt.turns()],
+        "prompt": [{"role": turn["role"], **_both(turn["content"], folder)} for turn in task.prompt.turns()],
         "completions": [
-            {"letter": letter, "text": one.text, "html": markdown.render(one.text)}
-            for letter, one in zip(LETTERS, shown, strict=False)
+            {"letter": letter, **_both(one.text, folder)} for letter, one in zip(LETTERS, shown, strict=False)
         ],
         "settings": settings_json(desk.settings),
         "most_text": MOST_TEXT,
@@ -302,6 +307,21 @@ def show_task(
     }
     with blaming_own(task.kind):
         return page(request, "task.html.j2", **known | values)
+
+
+def _both(text: str, folder: FilePath | None) -> dict[str, str]:
+    """Return a text as it is stored, drawn as markdown, and as raw characters."""
+    return {"text": text, "html": markdown.render(text, folder), "raw": marked(text)}
+
+
+@page_routes("GET", "/pictures/{name:path}", "annotator", include_in_schema=False)
+def picture(request: Request, name: Annotated[str, Path(max_length=1000)]) -> Response:
+    """Return an image of the project's folder."""
+    folder: FilePath | None = request.app.state.pictures
+    found = folder and picture_file(folder, name)
+    if not found:
+        raise HTTPException(404, "there is no such image")
+    return FileResponse(found[0], media_type=found[1], headers={"cache-control": "private, no-cache"})
 
 
 @cache
@@ -338,6 +358,7 @@ def keys_of(row: FeedbackKind, count: int, mode: str) -> list[tuple[str, str]]:
         *(_ON_COMPLETIONS if count and mode != "gold" else ()),
         *([("d", "compare words of two")] if count > 1 else ()),
         ("n", "note"),
+        *_RAW,
         *(_LABELLING if mode == "label" else ()),
         ("↵", "submit"),
         ("?", "this"),

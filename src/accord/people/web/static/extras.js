@@ -1,6 +1,7 @@
 // What any kind of task may carry besides its answer: flags, one edit, a note, and the comparison word by word.
 
 import { call } from "./net.js";
+import { show, viewOf } from "./texts.js";
 
 export function extras({ form, cards, changed, say, current, path, listed }, kind) {
   const note = form.querySelector("#note");
@@ -76,10 +77,8 @@ export function extras({ form, cards, changed, say, current, path, listed }, kin
     try {
       const parts = await call("GET", `${path}/diff?a=${a}&b=${b}&listed=${listed}`);
       for (const [i, html] of [[a, parts.a], [b, parts.b]]) {
-        const place = cardOf(i).querySelector(".diff");
-        place.innerHTML = html; // made and escaped by the server
-        place.hidden = false;
-        cardOf(i).querySelector(".text").hidden = true;
+        cardOf(i).querySelector(".diff").innerHTML = html; // made and escaped by the server
+        show(cardOf(i), "diff");
       }
       say(`Words that differ are marked: ${parts.removed} only in one, ${parts.added} only in the other.`);
     } catch (error) {
@@ -89,10 +88,7 @@ export function extras({ form, cards, changed, say, current, path, listed }, kin
     }
   }
   function showTexts() {
-    for (const card of cards) {
-      card.querySelector(".diff").hidden = true;
-      card.querySelector(".text").hidden = false;
-    }
+    for (const card of cards) show(card, viewOf(card));
   }
 
   return {

@@ -1,5 +1,8 @@
 // Which of two is better, and by how much.
 
+// As the sheet has it: on a narrow page keys are not shown.
+const hasKeys = () => matchMedia("(min-width: 901px)").matches;
+
 export default function pair({ form, cards, changed, walker }) {
   const choices = [...form.querySelectorAll("input[name=choice]")];
   const chosen = () => choices.find((choice) => choice.checked)?.value;
@@ -14,7 +17,7 @@ export default function pair({ form, cards, changed, walker }) {
   return {
     best,
     keys: { ...Object.fromEntries(choices.map((choice) => [choice.dataset.key, () => pick(choice)])), ...walker(cards).keys },
-    missing: () => (chosen() ? "" : "Choose first: 1 to 4 for A, 6 to 9 for B, 5 for a tie, 0 if both are bad."),
+    missing: () => (chosen() ? "" : hasKeys() ? "Choose first: 1 to 4 for A, 6 to 9 for B, 5 for a tie, 0 if both are bad." : "Choose first: which is better, and by how much."),
     read() {
       const choice = chosen();
       if (!choice) return {};

@@ -132,8 +132,9 @@ export default function ranking({ form, cards, changed, say, current }) {
   dragging(list, cardOf, (item, other, where) => settle(dropped(groups, item, other, where), item));
 
   const clips = () => cards.forEach((card) => {
-    const text = card.querySelector(".text");
-    card.querySelector(".clip").classList.toggle("long", text.scrollHeight > text.clientHeight + 4);
+    const clip = card.querySelector(".clip");
+    const text = clip.querySelector(".raw:not([hidden])") ?? clip.querySelector(".text");
+    clip.classList.toggle("long", text.scrollHeight > text.clientHeight + 4);
   });
   const expand = () => {
     const open = list.classList.toggle("open");

@@ -1,8 +1,10 @@
 // One task on one page: reads the answer off the page, keeps it safe, sends it once.
 
 import { call, memory, persist } from "./net.js";
+import "./copying.js";
 import { extras } from "./extras.js";
 import { ownKeys } from "./keys.js";
+import { texts } from "./texts.js";
 import { timer } from "./timer.js";
 import { walker } from "./walker.js";
 
@@ -25,6 +27,7 @@ const draft = kept ?? given.draft ?? {};
 const time = timer(draft);
 const kind = (await import(given.script)).default(task);
 const more = extras(task, kind);
+const views = texts(task);
 const mine = ownKeys(given.person);
 let locked = false;
 let restoring = true;
@@ -228,12 +231,12 @@ const actions = {
   undo: () => !managing && undo(),
   close: (button) => button.closest("dialog").close(),
 };
-const keys = { "?": actions.help, s: actions.skip, u: actions.undo, ...more.keys, ...kind.keys };
+const keys = { "?": actions.help, s: actions.skip, u: actions.undo, ...views.keys, ...more.keys, ...kind.keys };
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
   if (!button) return;
-  const act = actions[button.dataset.do] ?? more.actions[button.dataset.do] ?? kind.actions?.[button.dataset.do];
+  const act = actions[button.dataset.do] ?? views.actions[button.dataset.do] ?? more.actions[button.dataset.do] ?? kind.actions?.[button.dataset.do];
   act?.(button);
 });
 

@@ -1,0 +1,28 @@
+// A button at each block of code that copies its exact characters.
+
+// Marks stand for characters that nobody sees: what is copied has the characters themselves.
+export function sourceOf(code) {
+  const copy = code.cloneNode(true);
+  for (const mark of copy.querySelectorAll(".mark:not(.joiner)")) mark.replaceWith(String.fromCodePoint(parseInt(mark.textContent.slice(2), 16)));
+  return copy.textContent;
+}
+
+for (const pre of document.querySelectorAll(".prose pre")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet copy";
+  button.textContent = "Copy";
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(sourceOf(pre.querySelector("code") ?? pre));
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not allowed here"; // by the browser: plain http, or no permission
+    }
+    setTimeout(() => (button.textContent = "Copy"), 2000);
+  });
+  const box = document.createElement("div");
+  box.className = "block";
+  pre.replaceWith(box);
+  box.append(button, pre);
+}
