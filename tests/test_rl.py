@@ -94,6 +94,25 @@ def test_the_length_to_hold_is_measured_on_eight_batches(letters_folder: Path) -
         assert (count - 1) * length != pytest.approx(round((count - 1) * length), abs=1e-9)
 
 
+def test_it_says_what_it_does_before_the_first_iteration_ends(
+    letters_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    said: list[tuple[float, str]] = []
+    config = rl_config(iterations=2, length_coef=0.3, rewards=[{"regex": "a"}], precision="fp32")
+    data = write_rows("p.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
+    rl(config, model=letters_folder, data=data, output_dir=tmp_path, log=lambda *told: said.append(told))
+    first = next(i for i, (_, text) in enumerate(said) if text.startswith("step 1/2"))
+    before, after = [text for _, text in said[:first]], [text for _, text in said[first:]]
+    assert before[0].startswith("reading the policy")
+    count = config.samples_per_iteration
+    drawing = [text for text in before if "drawing" in text]
+    assert drawing == ["the length to hold: drawing 384 samples", f"iteration 1/2: drawing {count} samples"]
+    assert f"iteration 1/2: scoring {count} samples" in before
+    assert sum("iteration 1/2: update " in text for text in before) == config.ppo_epochs * config.minibatches
+    assert not any("iteration" in text for text in after)  # the others are a line each
+    assert [done for done, _ in said] == sorted(done for done, _ in said) and said[first][0] == 0.5
+
+
 def test_first_batch_is_where_the_reference_is(letters_folder: Path) -> None:
     stats = optimise(rl_config(iterations=1, temperature=0.8), models_of(letters_folder, LastLetter()))[0]
     assert stats["kl"] == 0.0

@@ -101,6 +101,7 @@ class EngineGenerator:
         wanted, limit = (len(prompts) - len(frozenset(skip))) * sampling.samples_per_prompt, sampling.max_new_tokens
         groups: defaultdict[int, list[Sample]] = defaultdict(list)
         drawn = finished = work = 0
+        log(0.0, f"drawing {wanted} samples")
         for drawn, token in enumerate(self._engine.stream(ids, sampling, seed=seed, skip=skip), 1):
             work += 1
             if drawn % TOLD_EVERY == 0:
@@ -158,6 +159,14 @@ def groups_as_done(
     # What another generator draws may depend on all of its prompts: it is asked for the whole again.
     whole = by_prompt(generator.generate(prompts, sampling, seed=seed), sampling.samples_per_prompt)
     yield from ((place, group) for place, group in enumerate(whole) if place not in skip)
+
+
+def generate_told(
+    generator: Generator, prompts: Sequence[str], sampling: Sampling, *, seed: int, log: Log
+) -> list[Generated]:
+    """Return what `Generator.generate` does, and report how far it is."""
+    groups = dict(groups_as_done(generator, prompts, sampling, seed=seed, log=log))
+    return [one for place in sorted(groups) for one in groups[place]]
 
 
 def by_prompt(generated: Sequence[Generated], samples_per_prompt: int) -> list[list[Generated]]:

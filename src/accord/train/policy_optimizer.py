@@ -14,8 +14,9 @@ from accord.algo.advantages import Rewarded, token_rewards
 from accord.algo.policy_loss import explained_variance
 from accord.algo.table import KL_PLACES, PolicyAlgorithm
 from accord.config import RlConfig
+from accord.progress import Log, part_of, quiet
 from accord.rollout.engine import Sampling
-from accord.rollout.generator import EngineGenerator, Generator
+from accord.rollout.generator import EngineGenerator, Generator, generate_told
 from accord.seeds import stream_seed
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
@@ -31,6 +32,8 @@ from accord.train.rollouts import (
     score_samples,
     shape_scores,
 )
+
+DRAWING = 0.6  # of an iteration, about: what progress makes of it before one has been measured
 
 
 @dataclass
@@ -57,35 +60,36 @@ class PolicyOptimizer:
     def __post_init__(self) -> None:
         self.generator = EngineGenerator(self.models.policy, self.models.tokenizer)
 
-    def step(self, prompts: Prompts, step: int) -> tuple[Scored, dict[str, float]]:
-        """Run one iteration. Returns its scored samples and its metrics."""
-        scored = self.sample(prompts, step)
-        return scored, self.improve(scored, stream_seed(self.seed, "minibatch", step))
+    def step(self, prompts: Prompts, step: int, log: Log = quiet) -> tuple[Scored, dict[str, float]]:
+        """Run one iteration, whose parts it reports. Returns its scored samples and its metrics."""
+        scored = self.sample(prompts, step, part_of(log, 0.0, DRAWING))
+        return scored, self.improve(scored, stream_seed(self.seed, "minibatch", step), part_of(log, DRAWING, 1.0))
 
-    def improve(self, scored: Scored, seed: int) -> dict[str, float]:
+    def improve(self, scored: Scored, seed: int, log: Log = quiet) -> dict[str, float]:
         """Run an iteration from its scored samples on; ``seed`` decides the minibatches. Returns its metrics."""
         # Before shaping: it is the scorer's deviation that scores are divided by.
         self.controllers.scores.update(scored.score_B)
         score_B = shape_scores(self.config, scored, self.controllers)
+        log(0.0, "log-probabilities of the samples under policy and reference")
         rollout = measure_rollout(self.config, self.models, scored, score_B)
         rewarded = self.rewards(rollout)
         experience = self.advantages(rollout, rewarded)
         stats = rollout_stats(rollout, self.config.samples_per_prompt) | self.controllers.prices()
         stats |= experience_stats(experience, rewarded)
-        stats |= self.update(experience, seed)
+        stats |= self.update(experience, seed, log)
         self.controllers.adapt(stats, len(scored.samples))
         return stats
 
     # -- samples and scores --------------------------------------------------------------------------------------------
 
-    def sample(self, prompts: Prompts, step: int) -> Scored:
+    def sample(self, prompts: Prompts, step: int, log: Log = quiet) -> Scored:
         """Return the scored samples of an iteration.
 
         Where the algorithm drops zero-variance groups, other prompts are drawn in their place, ``redraws`` times at
         most; what is missing then is filled up with zero-variance groups, whose advantages are 0.
         """
         wanted, group = self.config.prompts_per_iteration, self.config.samples_per_prompt
-        scored = self._draw(prompts.pick(wanted, step, self.seed), step)
+        scored = self._draw(prompts.pick(wanted, step, self.seed), step, log=log)
         for attempt in range(self.config.redraws if self.algorithm.drop_zero_variance else 0):
             useless = int(scored.zero_variance_P(group).sum())
             missing = wanted - (len(scored.samples) // group - useless)
@@ -100,10 +104,12 @@ class PolicyOptimizer:
         order = torch.argsort(scored.zero_variance_P(group).long(), stable=True)[:wanted].tolist()
         return scored.rows([p * group + i for p in order for i in range(group)])
 
-    def _draw(self, prompts: Sequence[str], *stream: int) -> Scored:
+    def _draw(self, prompts: Sequence[str], *stream: int, log: Log = quiet) -> Scored:
         """Return scored completions of these prompts, from a random stream of their own."""
         sampling = Sampling(self.config.max_new_tokens, self.config.samples_per_prompt, self.config.temperature)
-        samples = self.generator.generate(prompts, sampling, seed=stream_seed(self.seed, "rollout", *stream))
+        seed = stream_seed(self.seed, "rollout", *stream)
+        samples = generate_told(self.generator, prompts, sampling, seed=seed, log=log)
+        log(1.0, f"scoring {len(samples)} samples")
         return score_samples(self.models.scorer, samples)
 
     # -- rewards and advantages ----------------------------------------------------------------------------------------
@@ -125,7 +131,7 @@ class PolicyOptimizer:
 
     # -- the update ----------------------------------------------------------------------------------------------------
 
-    def update(self, experience: Experience, seed: int) -> dict[str, float]:
+    def update(self, experience: Experience, seed: int, log: Log = quiet) -> dict[str, float]:
         """Take all epochs and minibatches on one rollout.
 
         Returns what was measured, of the last step unless its name says otherwise. The rollout's own forward pass
@@ -134,7 +140,9 @@ class PolicyOptimizer:
         update = Update(self.config, self.algorithm, self.models, self.controllers, experience, self.mix)
         stats: dict[str, float] = {}
         extremes: dict[str, float] = {}
-        for rows, step_seed in self._minibatches(len(experience.rollout.examples), seed):
+        batches = self._minibatches(len(experience.rollout.examples), seed)
+        for number, (rows, step_seed) in enumerate(batches):
+            log(number / len(batches), f"update {number + 1} of {len(batches)}")
             update.seen = {}
             first = not stats
             stats |= self.learner.update(update.losses(rows, step_seed)) | update.seen

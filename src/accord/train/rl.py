@@ -11,9 +11,9 @@ from accord.errors import UsageError
 from accord.extend import row
 from accord.files import write_text
 from accord.formats.stage_rows import read_prompts
-from accord.progress import Log, quiet
+from accord.progress import Log, named_part, part_of, quiet
 from accord.rollout.engine import Sampling
-from accord.rollout.generator import EngineGenerator
+from accord.rollout.generator import EngineGenerator, generate_told
 from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.alarms import NAIVE, raised_alarms, raised_trends
@@ -74,17 +74,20 @@ def rl(
     """
     run = TrainingRun(output_dir, seed, resume, log)
     algorithm = find_algorithm(config)
+    log(0.0, "reading the policy, its reference and what scores")
     models = load_policy_models(config, algorithm, model, reward_model, seed)
     models = hold_to(config, models, model, reference, second_reference)
     prompts, dropped = _read_prompts(config, models, data, log)
     mix = read_mix(config, models.tokenizer, ptx_data)
-    optimizer = make_optimizer(config, algorithm, models, prompts, mix, seed)
+    optimizer = make_optimizer(config, algorithm, models, prompts, mix, seed, log)
     last: dict[str, float] = {}
 
     def step_fn(step: int) -> dict[str, float]:
         if step == 0 and kl_place(config, algorithm) == "loss_k3_naive":
             run.event(step, NAIVE)
-        scored, stats = optimizer.step(prompts, step)
+        # The first iteration of a start says what it does; from then on a line each tells how long they take.
+        at = quiet if last else named_part(log, step, config.iterations, f"iteration {step + 1}/{config.iterations}")
+        scored, stats = optimizer.step(prompts, step, at)
         _record(run, step, scored, stats)
         if (step + 1) % config.eval_every == 0 or step + 1 == config.iterations:
             run.save_snapshot(step, models.policy, models.tokenizer)
@@ -112,13 +115,14 @@ def make_optimizer(
     prompts: Prompts,
     mix: PretrainingMix | None = None,
     seed: int = 0,
+    log: Log = quiet,
 ) -> PolicyOptimizer:
     """Return what runs the iterations, before the first one."""
     # The schedule counts optimiser steps, not iterations: the rate reaches 0 at the last of them.
     updates = config.iterations * config.ppo_epochs * config.minibatches
     learner = Learner(models.trained(), {"actor": config.actor, "critic": config.critic}, updates)
     # Measured only where a price holds it: it costs samples.
-    length = reference_length(config, models, prompts, seed) if config.length_coef > 0 else 1.0
+    length = reference_length(config, models, prompts, seed, log) if config.length_coef > 0 else 1.0
     return PolicyOptimizer(config, algorithm, models, learner, Controllers.of(config, length), mix, seed)
 
 
@@ -151,14 +155,16 @@ def _read_prompts(config: RlConfig, models: PolicyModels, data: Path, log: Log) 
     return Prompts([one.text for one in rows], [one.weight for one in rows]), dropped
 
 
-def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, seed: int) -> float:
+def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, seed: int, log: Log = quiet) -> float:
     """Return the mean completion length of the policy before any update, in tokens: the length controller's target."""
     count = max(LENGTH_SAMPLES, LENGTH_BATCHES * config.samples_per_iteration)
     chosen = prompts.pick(count, 0, stream_seed(seed, "length"))
     sampling = Sampling(config.max_new_tokens, 1, config.temperature)
     with models.as_reference() as reference:
         generator = EngineGenerator(reference, models.tokenizer)
-        samples = generator.generate(chosen, sampling, seed=stream_seed(seed, "length"))
+        # No part of the iterations: it moves the words alone.
+        told = named_part(part_of(log, 0.0, 0.0), 0, 1, "the length to hold")
+        samples = generate_told(generator, chosen, sampling, seed=stream_seed(seed, "length"), log=told)
     return sum(len(one.completion_ids) for one in samples) / len(samples)
 
 
