@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 import accord
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.cli import doctor, runs
 from accord.cli.main import app
 from accord.cli.progress import Progress, duration
@@ -94,12 +95,40 @@ def test_every_help_has_examples_and_the_common_options(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rl", "dpo"])
 def test_training_help_teaches_the_keys(command: str) -> None:
-    out = Done(command, "--help").out
+    out = Done(command, "--help-all").out
     assert all(option in out for option in ("--output-dir", "--seed", "--resume / --no-resume", "--recipe"))
     section = Recipe.model_fields[command].default
     for key in type(section).model_fields:
         assert f"{command}.{key}" in out
     assert "rl.actor.lr=0.0001 " not in out or command == "rl"
+
+
+@pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rl", "dpo", "sample", "eval", "run"])
+def test_help_shows_five_keys_and_says_where_the_others_are(command: str) -> None:
+    out = Done(command, "--help").out
+    told, more = out.split("Keys, with their defaults:\n")[1].split("more, which")
+    assert len([line for line in told.split("\n\n")[0].splitlines() if "=" in line]) == 5
+    assert f"`accord {command} --help-all` shows" in more
+
+
+def test_help_shows_what_holds_for_the_algorithm_that_is_named() -> None:
+    plain, grpo = (Done("rl", "--help-all", *words).out for words in ((), ("rl.algorithm=grpo",)))
+    assert "rl.samples_per_prompt=1 " in plain and "rl.kl_coef=0.05 " in plain
+    assert "rl.samples_per_prompt=8 " in grpo and "rl.kl_coef=0.04 " in grpo
+    assert "Keys, as they are with rl.algorithm=grpo:" in grpo
+    assert "rl.kl_coef=0.04" in Done("rl", "rl.algorithm=grpo", "--help").out  # wherever it stands
+    assert "dpo.dpo_beta=2.0" in Done("dpo", "--help", "dpo.loss=simpo").out
+    demo = Recipe.model_fields["rl"].default.iterations
+    assert f"rl.iterations={demo} " not in Done("rl", "--help", "--recipe", "demo").out
+    assert "Keys, as they are with demo" in Done("run", "demo", "--help").out
+    assert "Keys, with their defaults:" in Done("rl", "--help", "rl.algorithm=nosuch").out  # help always helps
+
+
+def test_help_lists_the_rows_of_a_table_with_a_line_each() -> None:
+    out = Done("rl", "--help").out
+    for name, row in POLICY_ALGORITHMS.items():
+        assert any(line.split() == [name, *row.summary.split()] for line in out.splitlines())
+    assert "module:name  of your own" in out
 
 
 def test_version() -> None:
@@ -211,7 +240,7 @@ def test_text_result_says_what_next(calls: list[tuple[str, dict[str, Any]]]) -> 
         (ResourceError("no network"), 4, "accord: no network\n"),
         (OSError(28, "No space left on device", "x"), 4, "No space left on device: x"),
         (MemoryError(), 4, "out of memory"),
-        (KeyboardInterrupt(), 130, "the same command again continues"),
+        (KeyboardInterrupt(), 130, "the same command again goes on from what is finished"),
         (ZeroDivisionError("division"), 1, "this is a bug in Accord"),
         (FileNotFoundError(2, "No such file", "y"), 1, "this is a bug in Accord"),
     ],

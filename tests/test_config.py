@@ -107,6 +107,8 @@ def test_unknown_key_names_line_and_suggests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "suggestion"),
     [
+        ("sample.max_tokens=16", "did you mean 'sample.max_new_tokens'?"),
+        ("sft.max_new_tokens=16", "did you mean 'sft.max_tokens'?"),
         ("rl.kl_coeff=1", "did you mean 'rl.kl_coef'?"),
         ("kl_coef=1", "did you mean 'rl.kl_coef'?"),
         ("rl.lr=1", "did you mean 'rl.actor.lr' or 'rl.critic.lr'"),

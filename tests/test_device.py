@@ -20,7 +20,7 @@ from accord.models.decoder import CausalLM
 from accord.models.graphs import FEWEST_ROWS, FEWEST_SLOTS, FixedSteps, rounded
 from accord.models.placement import AUTO, Placement
 from accord.models.shape import DecoderConfig
-from accord.train.training_run import identity_of
+from accord.train.finished import identity_of
 
 ON_THE_CPU = torch.device("cpu")
 

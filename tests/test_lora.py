@@ -518,7 +518,8 @@ def test_a_reward_model_of_fewer_layers_and_frozen_embeddings(
         lora=adapter,
         optim=OptimConfig(lr=2e-2),
     )
-    result = reward(config, model=policy_folder, data=write_rows("r.jsonl", rows), output_dir=tmp_path)
+    data = write_rows("r.jsonl", rows)
+    result = reward(config, model=policy_folder, data=data, valid_data=data, output_dir=tmp_path)
     assert result.valid_accuracy == 1.0
     before, after = (load_file(folder / "model.safetensors") for folder in (policy_folder, result.model))
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])

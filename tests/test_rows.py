@@ -29,6 +29,8 @@ def lacks(key: str, name: str, row: Row, headings: set[str], tests: set[str]) ->
         found.append(f"docs/algorithms.md has no heading {row.heading!r}")
     elif not re.search(rf"[`=]{re.escape(name)}`", row.heading):
         found.append(f"the heading {row.heading!r} does not name it")
+    if not 0 < len(row.summary) <= 100:
+        found.append("no summary of one line for a command's help")
     if row.golden not in tests:
         found.append(f"no test {row.golden!r} is collected")
     return found
@@ -56,8 +58,8 @@ def test_a_row_is_tested_and_documented(key: str, name: str, row: Row, headings:
 
 def test_a_row_that_is_neither_is_seen(headings: set[str], collected: set[str]) -> None:
     bare = Row(heading="Nowhere (`new`)", golden="test_algo.py::test_of_nothing")
-    assert len(lacks("rl.algorithm", "new", bare, headings, collected)) == 2
-    assert len(lacks("rl.algorithm", "new", Row(), headings, collected)) == 2
+    assert len(lacks("rl.algorithm", "new", bare, headings, collected)) == 3
+    assert len(lacks("rl.algorithm", "new", Row(), headings, collected)) == 3
     other = TABLES["dpo.loss"]["dpo"]
     assert len(lacks("dpo.loss", "new", other, headings, collected)) == 1
 

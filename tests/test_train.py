@@ -38,6 +38,7 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.finished import identity_of
 from accord.train.judged import encode_group, held_out_fit
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
 from accord.train.likelihood import LmResult, logp_and_entropy, mean_nll
@@ -46,7 +47,7 @@ from accord.train.reward import bucketed_scores, group_losses, hide_tokens, meas
 from accord.train.rl import rl
 from accord.train.sft import sft, sft_losses
 from accord.train.tokenizer import tokenizer
-from accord.train.training_run import Steps, TrainingRun, identity_of
+from accord.train.training_run import Steps, TrainingRun
 
 EXAMPLES = [
     Example((5, 6, 7), (8, 9, 0)),

@@ -60,12 +60,14 @@ class Row:
     """What every row of a table says of itself.
 
     Attributes:
+        summary: What it is, in a line of a command's help.
         defaults: Settings that come with the row's name unless they are given: the usual values of its paper, at our
             sizes. Only rows of these tables have them; the configuration does not import a user's own row.
         heading: Where ``docs/algorithms.md`` explains it.
         golden: The test that holds its numbers against ones worked out elsewhere.
     """
 
+    summary: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     heading: str = ""
     golden: str = ""
@@ -88,15 +90,19 @@ class KlPlace(Row):
 
 KL_PLACES: dict[str, KlPlace] = {
     "reward": KlPlace(
-        heading="Reward with a price of KL (`rl.kl_in=reward`)", golden="test_algo.py::test_token_rewards_by_hand"
+        summary="each token pays in its reward",
+        heading="Reward with a price of KL (`rl.kl_in=reward`)",
+        golden="test_algo.py::test_token_rewards_by_hand",
     ),
     "loss": KlPlace(
         Named("accord.algo.kl:ratio_weighted_k3"),
+        summary="a term of the loss, with the right gradient",
         heading="KL in the loss (`rl.kl_in=loss`, `rl.kl_in=loss_k3_naive`)",
         golden="test_policy.py::test_gradient_of_the_kl_in_the_loss[loss]",
     ),
     "loss_k3_naive": KlPlace(
         Named("accord.algo.kl:k3_naive"),
+        summary="k3 as GRPO's paper has it: the gradient of the other direction",
         heading="KL in the loss (`rl.kl_in=loss`, `rl.kl_in=loss_k3_naive`)",
         golden="test_policy.py::test_gradient_of_the_kl_in_the_loss[loss_k3_naive]",
     ),
@@ -143,6 +149,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         _CLIPPED,
         _TOKEN_MEAN,
         critic=True,
+        summary="a critic says what was to be expected; ratios are clipped, several passes a rollout",
         heading="PPO (`ppo`)",
         golden=f"{_WHOLE_ROWS}[ppo]",
     ),
@@ -151,6 +158,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         _GRADIENT,
         _SEQUENCE_SUM,
         defaults=_ONE_PASS,
+        summary="the whole return times the gradient, no baseline",
         heading="REINFORCE (`reinforce`, `reinforce_baseline`)",
         golden=f"{_WHOLE_ROWS}[reinforce]",
     ),
@@ -159,6 +167,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         _GRADIENT,
         _SEQUENCE_SUM,
         defaults=_ONE_PASS,
+        summary="REINFORCE less the running mean of returns",
         heading="REINFORCE (`reinforce`, `reinforce_baseline`)",
         golden=f"{_WHOLE_ROWS}[reinforce_baseline]",
     ),
@@ -170,6 +179,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         # The larger K of the paper's two, which won more (77.9 against 74.2 % on TL;DR); as many samples as PPO's 64 of
         # 1.
         defaults={**_ONE_PASS, "prompts_per_iteration": 16, "samples_per_prompt": 4},
+        summary="REINFORCE less the mean of the prompt's other completions",
         heading="RLOO (`rloo`)",
         golden=f"{_WHOLE_ROWS}[rloo]",
     ),
@@ -180,6 +190,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         kl_in="loss",
         min_group=2,
         defaults={**_GROUPS_OF_8, "kl_coef": 0.04},  # the paper's
+        summary="a prompt's completions against their mean, in units of their deviation; clipped",
         heading="GRPO (`grpo`)",
         golden=f"{_WHOLE_ROWS}[grpo]",
     ),
@@ -190,6 +201,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         kl_in="loss",
         min_group=2,
         defaults={**_GROUPS_OF_8, "kl_coef": 0.0},
+        summary="GRPO without the deviation and without the bias towards length",
         heading="Dr. GRPO (`dr_grpo`)",
         golden=f"{_WHOLE_ROWS}[dr_grpo]",
     ),
@@ -208,6 +220,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
             "trust": {"clip_high": 0.28},
             "shaping": {"overlong_tokens": 16},  # a fifth of the room, as the paper's 4,096 of 20,480
         },
+        summary="GRPO that clips higher, averages over tokens, and draws other prompts for those that teach nothing",
         heading="DAPO (`dapo`)",
         golden=f"{_WHOLE_ROWS}[dapo]",
     ),
@@ -218,6 +231,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         kl_in="loss",
         min_group=2,
         defaults={**_GROUPS_OF_8, "kl_coef": 0.0},
+        summary="learns the best completion of each prompt",
         heading="RAFT (`raft`)",
         golden=f"{_WHOLE_ROWS}[raft]",
     ),
@@ -245,30 +259,35 @@ REWARD_LOSSES: dict[str, RewardLoss] = {
     "bradley_terry": RewardLoss(
         Named("accord.algo.reward_loss:pairwise"),
         reads="pairs",
+        summary="pairs: the better one scores higher (the usual one)",
         heading="Bradley-Terry on all pairs of a ranking (`bradley_terry`)",
         golden="test_reward_losses.py::test_a_margin_and_a_soft_label_of_a_group_reach_its_pair_but_no_tie",
     ),
     "best_of_k": RewardLoss(
         Named("accord.algo.reward_loss:best_of_k"),
         reads="orders",
+        summary="the best of K against all others at once",
         heading="Best of K (`best_of_k`)",
         golden="test_reward_losses.py::test_best_of_four_is_a_cross_entropy",
     ),
     "plackett_luce": RewardLoss(
         Named("accord.algo.reward_loss:plackett_luce"),
         reads="orders",
+        summary="the likelihood of the whole order",
         heading="Plackett-Luce (`plackett_luce`)",
         golden="test_reward_losses.py::test_plackett_luce_of_four",
     ),
     "binary": RewardLoss(
         Named("accord.algo.reward_loss:binary"),
         reads="labels",
+        summary="thumbs: good or bad",
         heading="Good or bad (`binary`)",
         golden="test_reward_losses.py::test_binary_is_the_cross_entropy_of_a_thumb",
     ),
     "regression": RewardLoss(
         Named("accord.algo.reward_loss:regression"),
         reads="ratings",
+        summary="ratings on a scale",
         heading="Ratings (`regression`)",
         golden="test_reward_losses.py::test_regression_is_a_squared_distance",
     ),
@@ -276,6 +295,7 @@ REWARD_LOSSES: dict[str, RewardLoss] = {
         Named("accord.algo.reward_loss:per_token"),
         reads="pairs",
         all_positions=True,
+        summary="pairs, at every token from where they differ on",
         heading="Every token (`per_token`)",
         golden="test_reward_losses.py::test_per_token_starts_at_the_first_difference_and_holds_the_end",
     ),
@@ -293,9 +313,21 @@ _ENSEMBLES = "Ensembles (`mean`, `min`, `uwo`)"
 _RULES_BY_HAND = "test_reward_losses.py::test_rules_of_an_ensemble_of_five"
 
 ENSEMBLE_RULES: dict[str, EnsembleRule] = {
-    "mean": EnsembleRule(Named("accord.algo.ensemble:mean"), heading=_ENSEMBLES, golden=_RULES_BY_HAND),
-    "min": EnsembleRule(Named("accord.algo.ensemble:worst_case"), heading=_ENSEMBLES, golden=_RULES_BY_HAND),
-    "uwo": EnsembleRule(Named("accord.algo.ensemble:uncertainty_weighted"), heading=_ENSEMBLES, golden=_RULES_BY_HAND),
+    "mean": EnsembleRule(
+        Named("accord.algo.ensemble:mean"), summary="the mean of the members", heading=_ENSEMBLES, golden=_RULES_BY_HAND
+    ),
+    "min": EnsembleRule(
+        Named("accord.algo.ensemble:worst_case"),
+        summary="the lowest of them",
+        heading=_ENSEMBLES,
+        golden=_RULES_BY_HAND,
+    ),
+    "uwo": EnsembleRule(
+        Named("accord.algo.ensemble:uncertainty_weighted"),
+        summary="the mean less a price of their disagreement",
+        heading=_ENSEMBLES,
+        golden=_RULES_BY_HAND,
+    ),
 }
 
 # -- direct preference -------------------------------------------------------------------------------------------------
@@ -332,28 +364,33 @@ _AS_TRL = "test_preference.py::test_losses_are_those_of_trl"
 PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
     "dpo": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:dpo_loss"),
+        summary="the usual one: log-sigmoid of the gap to the reference",
         heading="DPO (`dpo.loss=dpo`)",
         golden=f"{_PAIRS_BY_HAND}[dpo]",
     ),
     "cdpo": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:cdpo_loss"),
+        summary="DPO where some labels are wrong (dpo.label_smoothing)",
         heading="Conservative DPO (`dpo.loss=cdpo`)",
         golden=f"{_PAIRS_BY_HAND}[cdpo]",
     ),
     "ipo": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:ipo_loss"),
         length_normalized=True,
+        summary="a squared distance, a mean over tokens: no drift where all agree",
         heading="IPO (`dpo.loss=ipo`, `dpo.loss=ipo_sum`)",
         golden=f"{_PAIRS_BY_HAND}[ipo]",
     ),
     "ipo_sum": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:ipo_loss"),
+        summary="IPO on sums over tokens, as its paper",
         heading="IPO (`dpo.loss=ipo`, `dpo.loss=ipo_sum`)",
         golden=f"{_PAIRS_BY_HAND}[ipo_sum]",
     ),
     "kto": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:kto_loss"),
         paired=False,
+        summary="thumbs alone will do: good and bad need not be pairs",
         heading="KTO (`dpo.loss=kto`)",
         golden="test_preference.py::test_kto_by_hand",
     ),
@@ -362,6 +399,7 @@ PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
         needs_reference=False,
         length_normalized=True,
         defaults={"dpo_beta": 2.0},  # of a mean over tokens, which is small: the paper takes 2 to 2.5
+        summary="no reference: mean log-probabilities and a margin",
         heading="SimPO (`dpo.loss=simpo`)",
         golden=f"{_AS_TRL}[simpo]",
     ),
@@ -369,6 +407,7 @@ PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
         Named("accord.algo.preference_loss:orpo_loss"),
         needs_reference=False,
         length_normalized=True,
+        summary="no reference: odds ratio beside the likelihood of the better one",
         heading="ORPO (`dpo.loss=orpo`)",
         golden=f"{_AS_TRL}[orpo]",
     ),

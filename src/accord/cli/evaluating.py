@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import accord
+from accord.cli.keys import HelpAll
 from accord.cli.options import (
     FromRecipe,
     Json,
@@ -52,6 +53,7 @@ def eval_(
     reward_model: ScorerModel = None,
     recipe: FromRecipe = None,
     seed: Seed = 0,
+    help_all: HelpAll = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

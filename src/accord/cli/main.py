@@ -8,7 +8,7 @@ import typer
 
 import accord
 from accord.cli import data, doctor, evaluating, people, project, runs, simulating, stages, status
-from accord.cli.options import keys_help, label_keys_help
+from accord.cli.keys import FIRST_OF_A_RUN, label_keys_help, with_keys
 from accord.config import Recipe
 
 HELP = """The whole loop of reinforcement learning from human feedback, on one machine.
@@ -53,12 +53,14 @@ def top(
     pass
 
 
-app.command(epilog="Keys and their values here: accord run demo --show-recipe. Meanings: accord run --help.")(runs.demo)
+app.command(epilog="Keys and their values here: accord run demo --show-recipe. Meanings: accord run --help-all.")(
+    runs.demo
+)
 app.command()(project.init)
-app.command(epilog=keys_help(*Recipe.model_fields))(runs.run)
+app.command(cls=with_keys(*Recipe.model_fields, first=FIRST_OF_A_RUN, recipe_word=True))(runs.run)
 for stage in stages.STAGES:
-    app.command(epilog=keys_help(*stage.sections) if stage.sections else None)(stages.command_of(stage))
-app.command("eval", epilog=keys_help("eval"))(evaluating.eval_)
+    app.command(cls=with_keys(*stage.sections) if stage.sections else None)(stages.command_of(stage))
+app.command("eval", cls=with_keys("eval"))(evaluating.eval_)
 app.command()(evaluating.report)
 app.command(epilog=label_keys_help())(people.label)
 app.command()(simulating.simulate)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from accord.config import LabelConfig, Recipe, describe, load_recipe
+from accord.config import Recipe, load_recipe
 from accord.errors import UsageError
 
 
@@ -22,6 +22,9 @@ def data_file(text: str) -> Path:
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; everything else to stderr.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")]
 Resume = Annotated[bool, typer.Option(help="Continue from the last checkpoint, or start afresh.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the model that another command made in the same folder.")
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Decides every random choice.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Change keys of the recipe, like rl.kl_coef=0.02.")
@@ -69,25 +72,3 @@ def stage_recipe(recipe: str | None, overrides: Sequence[str] | None, sections: 
             readable = [section if "." in section else f"{section}.*" for section in sections]
             raise UsageError(f"{override!r} has no effect here", hint="this command reads " + " and ".join(readable))
     return load_recipe(recipe, overrides or ())
-
-
-def keys_help(*sections: str) -> str:
-    """The keys a command reads, with defaults and meanings, for the end of its --help."""
-    return _keys([row for row in describe(Recipe()) if row[0].split(".", 1)[0] in sections])
-
-
-def label_keys_help() -> str:
-    """The same for the keys of a project's ``label:``."""
-    return _keys([row for row in describe(LabelConfig()) if row[0] != "axes"])
-
-
-def _keys(rows: Sequence[tuple[str, Any, str]]) -> str:
-    texts = [(f"{key}={_shown(value)}", meaning) for key, value, meaning in rows]
-    width = max(len(left) for left, _ in texts)
-    return "\n".join(["\b", "Keys, with their defaults:", *(f"  {left:<{width}}  {right}" for left, right in texts)])
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "null"
-    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, tuple) else str(value)

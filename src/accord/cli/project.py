@@ -30,7 +30,7 @@ OWN_KEYS = ("store", "defaults", "label")  # of accord.yaml, besides those of th
 TEMPLATE = """\
 # A project of Accord: what `accord run` does here. Commands find this file from the working directory upwards, or by
 # --project. Files and folders are named as seen from this one. Change any line. What is not here has its usual value:
-# `accord run --show-recipe` prints all keys, `accord run --help` their meanings, `accord run --dry-run` the plan.
+# `accord run --show-recipe` prints all keys, `accord run --help-all` their meanings, `accord run --dry-run` the plan.
 
 # ---- what the run is about -----------------------------------------------------------------------------------------
 task:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import accord
+from accord.cli.keys import HelpAll
 from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
 from accord.cli.people import AllowHost, Host, Port
 from accord.cli.project import Project, ProjectDir, find_project, run_dir
@@ -140,6 +141,7 @@ def run(
     host: Host = "127.0.0.1",
     port: Port = 8765,
     allow_host: AllowHost = None,
+    help_all: HelpAll = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 import accord
+from accord.cli.keys import HelpAll
+from accord.cli.once import called, carry_out
 from accord.cli.options import (
     FromRecipe,
     Json,
@@ -21,6 +23,7 @@ from accord.cli.options import (
     OutputDir,
     OutputFile,
     Overrides,
+    Overwrite,
     Resume,
     ScorerModel,
     Seed,
@@ -72,8 +75,9 @@ class StageCommand:
 
 _RECIPE: dict[str, tuple[Any, Any]] = {"overrides": (Overrides, None), "recipe": (FromRecipe, None)}
 _SEED: dict[str, tuple[Any, Any]] = {"seed": (Seed, 0)}
-_ONCE: dict[str, tuple[Any, Any]] = {**_RECIPE, **_SEED, "resume": (Resume, True)}
-_SWEEPING: dict[str, tuple[Any, Any]] = {**_RECIPE, "sweep": (Sweep, None), **_SEED, "resume": (Resume, True)}
+_AGAIN: dict[str, tuple[Any, Any]] = {"resume": (Resume, True), "overwrite": (Overwrite, False)}
+_ONCE: dict[str, tuple[Any, Any]] = {**_RECIPE, **_SEED, **_AGAIN}
+_SWEEPING: dict[str, tuple[Any, Any]] = {**_RECIPE, "sweep": (Sweep, None), **_SEED, **_AGAIN}
 _TALK: dict[str, tuple[Any, Any]] = {"json": (Json, False), "verbose": (Verbose, False)}
 
 
@@ -97,10 +101,12 @@ def command_of(stage: StageCommand) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         with talking(given.pop("json"), given.pop("verbose")) as talk:
+            given.pop("help_all", None)
             stage.work(talk, stage, given)
 
     required = {**stage.inputs, stage.output[0]: stage.output[1]}
     optional = {name: (kind, None) for name, kind in stage.optional.items()} | {**stage.options, **_TALK}
+    optional |= {"help_all": (HelpAll, False)} if stage.sections else {}
     kind = Parameter.KEYWORD_ONLY
     signature = [Parameter(name, kind, annotation=annotation) for name, annotation in required.items()]
     signature += [Parameter(name, kind, annotation=a, default=default) for name, (a, default) in optional.items()]
@@ -124,19 +130,28 @@ def _pretrain(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
     tokenizer, output_dir = given["tokenizer"], given["output_dir"]
     sections = ("pretrain", "model") if tokenizer else stage.sections
     config = stage_recipe(given["recipe"], given["overrides"], sections)
-    if tokenizer is None:
+
+    def trained_tokenizer() -> Path:
         made = accord.tokenizer(config.tokenizer, texts=given["texts"], output_dir=output_dir / "tokenizer")
-        tokenizer = made.tokenizer
-    result = accord.pretrain(
-        config.pretrain,
-        config.model,
-        **stage.paths(given) | {"tokenizer": tokenizer},
-        output_dir=output_dir,
-        seed=given["seed"],
-        resume=given["resume"],
-        log=talk.log,
+        found: Path = made.tokenizer
+        return found
+
+    def work() -> Any:
+        return accord.pretrain(
+            config.pretrain,
+            config.model,
+            **stage.paths(given) | {"tokenizer": tokenizer or trained_tokenizer()},
+            output_dir=output_dir,
+            seed=given["seed"],
+            resume=given["resume"],
+            log=talk.log,
+        )
+
+    call = called(
+        "pretrain", config.model_copy(update={"seed": given["seed"]}), stage.paths(given), output_dir, *sections
     )
-    talk.result(result, next_step=stage.next_after(output_dir))
+    again = {"overwrite": given["overwrite"], "resume": given["resume"]}
+    carry_out(talk, call, work, next_step=stage.next_after(output_dir), **again)
 
 
 def _sample(talk: Talk, stage: StageCommand, given: dict[str, Any]) -> None:
@@ -224,7 +239,7 @@ Examples:
         {"reward_model": ScorerModel},
         output=("output", OutputFile),
         sections=("sample",),
-        options=_ONCE,
+        options={**_RECIPE, **_SEED, "resume": (Resume, True)},
     ),
     StageCommand(
         "score",

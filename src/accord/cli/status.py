@@ -15,8 +15,10 @@ from accord.cli.options import Json, Verbose
 from accord.cli.progress import duration
 from accord.cli.project import Project, ProjectDir, find_project
 from accord.cli.talk import path_text, talking
+from accord.cli.verdicts import verdict_of
 from accord.errors import DataError, UsageError
 from accord.files import read_json
+from accord.train.finished import FINISHED, finished_call
 
 if TYPE_CHECKING:
     from accord.people.matchups import SourceMatchup
@@ -124,7 +126,7 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
     with talking(json, verbose) as talk:
         home = find_project(project)
         counts, workers, judged_by = store_counts(home), find_workers(home), store_judged_by(home)
-        matchups = find_matchups(home)
+        matchups, trained = find_matchups(home), find_trainings(home.root if home else Path())
         folder = home.runs if home else Path("runs")
         runs = [run_status(path, home.store if home else "") for path in find_runs(folder)]
         models = find_models(home)
@@ -141,10 +143,40 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
         lines += [f"people: {', '.join(one.text() for one in workers)}"] if workers else []
         lines += [f"blind comparison: {one.text()}" for one in matchups]
         none = "" if home and home.recipe.values else ": try `accord demo`"
+        lines += [one.text() for one in trained]
+        none = "" if trained else none
         lines += [run.text() for run in runs] or [f"no runs in {path_text(folder)} yet{none}"]
         told: dict[str, Any] = {"project": home and home.root, "store": counts, "models": models, "people": workers}
-        told |= {"runs": runs, "judged_by": judged_by, "matchups": [one.to_json() for one in matchups]}
+        told |= {
+            "trained": trained,
+            "runs": runs,
+            "judged_by": judged_by,
+            "matchups": [one.to_json() for one in matchups],
+        }
         talk.result(told | {"next": next_step}, text="\n".join(lines), next_step=next_step)
+
+
+@dataclass(frozen=True)
+class TrainedStatus:
+    """A single stage that was finished in a folder of its own: its command, and how it went in a sentence."""
+
+    folder: Path
+    command: str
+    verdict: str
+
+    def text(self) -> str:
+        return f"{path_text(self.folder)}  {self.command}: {self.verdict}"
+
+
+def find_trainings(root: Path) -> list[TrainedStatus]:
+    """Return the stages that `accord sft` and the like have finished below a folder, two levels down at most."""
+    found = sorted(path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/{FINISHED}"))
+    told = [(folder, finished_call(folder)) for folder in found]
+    return [
+        TrainedStatus(folder, call["command"], verdict_of(call["command"], call["result"], folder))
+        for folder, call in told
+        if call
+    ]
 
 
 def rows_lines(home: Project | None, runs: Sequence[RunStatus]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import accord
+from accord.cli.once import called, carry_out
 from accord.cli.options import stage_recipe
 from accord.cli.talk import Talk, path_text
 from accord.config import Recipe
@@ -24,6 +26,7 @@ def stage_or_sweep(
     sweep: Sequence[str] | None,
     seed: int,
     resume: bool,
+    overwrite: bool,
     next_step: str,
 ) -> None:
     """Call ``accord.NAME`` with its section of the recipe, once or for every combination of a sweep; print its result.
@@ -40,9 +43,12 @@ def stage_or_sweep(
 
     stage_recipe(recipe, overrides, (name,))  # --seed says the seed, and seed=N is no second way
     if not sweep:
-        talk.result(stage(load(()), output_dir, talk.log), next_step=next_step)
+        made = load(())
+        call = called(name, made, inputs, output_dir)
+        work = partial(stage, made, output_dir, talk.log)
+        carry_out(talk, call, work, next_step=next_step, overwrite=overwrite, resume=resume)
         return
-    made = accord.sweep_stage(
+    swept = accord.sweep_stage(
         grid(sweep, load),
         stage,
         sections=(name,),
@@ -51,4 +57,4 @@ def stage_or_sweep(
         resume=resume,
         log=talk.log,
     )
-    talk.result(made, next_step=f"open {path_text(made.report)}")
+    talk.result(swept, next_step=f"open {path_text(swept.report)}")

@@ -8,7 +8,7 @@ import errno
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -20,6 +20,8 @@ from accord.errors import AccordError, ResourceError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EMFILE}
 
+TOLD_ABOVE = ("verdict", "alarms", "finished_before")  # of a result, which lines above its numbers say in words
+
 
 @dataclasses.dataclass(frozen=True)
 class Talk:
@@ -29,13 +31,17 @@ class Talk:
     log: Progress
     out: TextIO
 
-    def result(self, value: Any, *, text: str = "", next_step: str = "") -> None:
-        """Print what the command made: JSON, or ``text`` (by default one ``key: value`` line each) and a hint."""
+    def result(self, value: Any, *, text: str = "", above: Sequence[str] = (), next_step: str = "") -> None:
+        """Print what the command made: JSON, or ``text`` (by default one ``key: value`` line each) and a hint.
+
+        ``above`` are lines in front of the numbers; what of the value they say already is left out of the text.
+        """
         plain = to_plain(value)
         if self.as_json:
             self.out.write(json.dumps(plain, ensure_ascii=False, indent=2) + "\n")
             return
-        self.out.write((text or "\n".join(_lines(plain))) + "\n")
+        told = {key: value for key, value in plain.items() if key not in TOLD_ABOVE} if above else plain
+        self.out.write("\n".join([*above, text or "\n".join(_lines(told))]) + "\n")
         if next_step:
             self.out.write(f"next: {next_step}\n")
 
@@ -51,7 +57,9 @@ def talking(as_json: bool, verbose: bool) -> Iterator[Talk]:
         with Progress() as log, contextlib.redirect_stdout(sys.stderr):
             yield Talk(as_json, log, out)
     except KeyboardInterrupt as stop:
-        _fail("interrupted", "the same command again continues from the last checkpoint", 130, as_json, verbose, stop)
+        # Who was interrupted knows what it has kept.
+        kept = getattr(stop, "__notes__", ["the same command again goes on from what is finished, if anything is"])
+        _fail("interrupted", kept[-1], 130, as_json, verbose, stop)
     except AccordError as error:
         _fail(str(error), "", error.exit_code, as_json, verbose, error)
     except (OSError, MemoryError) as error:

@@ -194,6 +194,9 @@ def _check_keys(kind: type[Section], layer: Layer, values: Any, path: tuple[str,
 def _suggestion(kind: type[Section], path: tuple[str, ...], key: str, known: list[str]) -> str:
     """Suggest the same key elsewhere, else a key of this section spelt nearly so, else one elsewhere."""
     leaves = {name.rsplit(".", 1)[-1] for name in known}
+    # Nearly a key of the section that was named: max_tokens of sample is its max_new_tokens, not that of sft.
+    if path and (meant := difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.8)):
+        return f"did you mean {'.'.join((*path, meant[0]))!r}?"
     # Another section's key is more often meant whole than this one's misspelt.
     near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
     if near and key not in leaves:

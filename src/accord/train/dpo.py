@@ -39,7 +39,8 @@ from accord.seeds import stream_seed
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, raised_alarms
-from accord.train.held_out import every_nth, hold_out
+from accord.train.finished import identity_of
+from accord.train.held_out import every_nth, hold_out, was_held_out
 from accord.train.learner import Learner
 from accord.train.preferences import (
     ComparedGroup,
@@ -56,7 +57,7 @@ from accord.train.preferences import (
 )
 from accord.train.prompts import Prompts
 from accord.train.sft import demonstration_example
-from accord.train.training_run import Steps, TrainingRun, identity_of
+from accord.train.training_run import Steps, TrainingRun
 
 MEASURED_GROUPS = 400  # measured with each snapshot: accuracy to 2.5 points
 FEW_GROUPS = 50  # accuracy to 7 points: of fewer no gap to training is reported
@@ -75,6 +76,7 @@ class DpoResult:
     snapshots: dict[int, Path]
     valid_accuracy: float | None
     valid_margin: float | None
+    num_held_out: int
     num_groups: int
     num_completions: int
     num_steps: int
@@ -105,7 +107,8 @@ class JudgementSource:
         num_completions: Judged completions, each epoch.
         groups: The judgements of a step, and what else there is to log of it.
         reference: What the policy said of their completions before its first step.
-        valid: Judgements that never train.
+        valid: Judgements that never train, but for the first of very few, which serves for both.
+        num_held_out: How many of them never train.
         measured: Judgements that are measured during training, by the name they are logged under.
     """
 
@@ -114,6 +117,7 @@ class JudgementSource:
     groups: Callable[[int], tuple[list[ComparedGroup], dict[str, float]]]
     reference: Reference
     valid: Sequence[ComparedGroup]
+    num_held_out: int
     measured: Mapping[str, Sequence[ComparedGroup]]
 
 
@@ -168,12 +172,13 @@ def dpo(
     identity = run.identity(inputs, config=config)
     run.train(learner, step_fn, Steps(total, config.checkpoint_every), identity=identity)
     saved = run.save_result(setup.policy, setup.tokenizer, adapter_on=model if config.lora.rank else None)
-    found = held_out(objective, source.valid) if source.valid else {}
+    found = held_out(objective, source.valid) if source.num_held_out else {}
     return DpoResult(
         model=saved,
         snapshots=run.snapshots(),
         valid_accuracy=found.get("accuracy"),
         valid_margin=found.get("margin"),
+        num_held_out=source.num_held_out,
         num_groups=source.num_groups,
         num_completions=source.num_completions * config.epochs,
         num_steps=total,
@@ -252,6 +257,7 @@ def _offline(
         groups=lambda step: (steps[step], {}),
         reference=reference,
         valid=valid,
+        num_held_out=len(valid) if was_held_out(train, valid) else 0,
         measured=measured,
     )
 
@@ -401,6 +407,7 @@ def _online(
         groups=groups,
         reference=reference,
         valid=valid,
+        num_held_out=len(valid),
         measured={"valid": every_nth(valid, MEASURED_GROUPS)} if valid else {},
     )
 

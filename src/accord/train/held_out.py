@@ -18,6 +18,11 @@ def hold_out(rows: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T]]:
     return [row for i, row in enumerate(rows) if i % HELD_OUT_EVERY], held_out
 
 
+def was_held_out(train: Sequence[_T], valid: Sequence[_T]) -> bool:
+    """Return whether held-out rows trained nothing: of too few rows `hold_out` lets the first serve for both."""
+    return bool(valid) and not (train and valid[0] is train[0])
+
+
 def every_nth(rows: Sequence[_T], most: int) -> Sequence[_T]:
     """Return all rows, or every n-th of more than ``most``: spread over the file, whose order may mean something."""
     return rows[:: max(1, -(-len(rows) // most))]

@@ -173,6 +173,11 @@ class Checkpoints:
                 return state
         return None
 
+    def newest_step(self) -> int | None:
+        """Return the step of the checkpoint that would be continued; None where there is none."""
+        found = (self._verified(path) for path in self._newest_first())
+        return next((int(content["step"]) for content in found if content is not None), None)
+
     def clear(self) -> None:
         """Remove all checkpoints: the stage's result stands."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -16,13 +16,18 @@ from accord.text.batches import Batch, Example, collate, example_buckets
 
 @dataclass(frozen=True)
 class LmResult:
-    """Where the model is and how it did: mean negative log-likelihood in nats a counted token."""
+    """Where the model is and how it did: mean negative log-likelihood in nats a counted token.
+
+    ``num_held_out`` counts the texts behind ``valid_nll``; 0 where there were too few to hold any out, and what was
+    learnt from was measured.
+    """
 
     model: Path
     train_nll: float
     valid_nll: float
     num_tokens: int
     num_steps: int
+    num_held_out: int = 0
 
 
 def logp_and_entropy(

@@ -70,8 +70,9 @@ def pretrain(
     with torch.no_grad():
         train_nll = float(block_loss(model, blocks_NT[: config.batch_blocks]))
     saved = run.save_result(model, loaded, adapter_on=None)
-    valid_nll = mean_nll(model, _held_out(loaded, valid_texts, shape.max_positions), loaded.pad_id)
-    return LmResult(saved, train_nll, valid_nll, blocks_NT[:, 1:].numel(), total)
+    held_out = _held_out(loaded, valid_texts, shape.max_positions)
+    valid_nll = mean_nll(model, held_out, loaded.pad_id)
+    return LmResult(saved, train_nll, valid_nll, blocks_NT[:, 1:].numel(), total, len(held_out))
 
 
 def _start(config: PretrainConfig, shape: ModelConfig, tokenizer: Tokenizer, seed: int) -> CausalLM:

@@ -31,6 +31,7 @@ from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer
+from accord.train.held_out import was_held_out
 from accord.train.judged import (
     READERS,
     EncodedGroup,
@@ -63,6 +64,7 @@ class RewardResult:
 
     model: Path
     valid_accuracy: float | None
+    num_held_out: int
     num_groups: int
     num_pairs: int
     num_steps: int
@@ -95,6 +97,7 @@ def reward(
     loss = reward_loss(config)
     scorer, tokenizer = _start(config, model, seed)
     train, valid, num_skipped = read_groups(config, loss, data, valid_data, tokenizer.chat)
+    is_held_out = was_held_out(train, valid)
     if num_skipped:
         log(0.0, f"{num_skipped} rankings of one single tie say nothing and are left out")
     limit = min(config.max_tokens, scorer.config.max_positions)
@@ -125,7 +128,8 @@ def reward(
     agreed = held_out_fit(scorer, tokenizer, loss, valid, limit)
     return RewardResult(
         model=output_dir / "model",
-        valid_accuracy=agreed.accuracy,
+        valid_accuracy=agreed.accuracy if is_held_out else None,
+        num_held_out=len(batch_elements(valid)) if is_held_out else 0,
         num_groups=len(elements),
         num_pairs=count_pairs(config, encoded),
         num_steps=learner.step,
@@ -133,7 +137,7 @@ def reward(
         scale=scale.scale,
         num_skipped=num_skipped,
         num_too_long=learnt.num_too_long,
-        calibration_error=agreed.calibration_error,
+        calibration_error=agreed.calibration_error if is_held_out else None,
         length_correlation=agreed.length_correlation,
     )
 

@@ -16,6 +16,7 @@ from accord.algo.kl import kl_k1, kl_k3
 from accord.algo.reductions import correlation
 from accord.algo.shaping import overlong
 from accord.config import RlConfig
+from accord.errors import DataError
 from accord.rollout.generator import Generated
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import score_in_parts
@@ -23,6 +24,7 @@ from accord.text.batches import Batch, Example, collate, example_buckets
 from accord.train.controllers import Controllers
 from accord.train.policy_models import Forward, PolicyModels
 
+LARGEST_SCORE = 1e15  # fp32 ends at 3.4e38: the square of a larger one, summed over a batch, is infinite
 SAME_SCORE = 1e-6  # scores nearer than this are one: fp32 rounds those of equal texts in different batches apart
 
 
@@ -101,8 +103,20 @@ class Experience:
 
 
 def score_samples(scorer: Scorer, samples: Sequence[Generated]) -> Scored:
-    """Return the samples with what the scorer says of their texts."""
+    """Return the samples with what the scorer says of their texts.
+
+    Raises:
+        DataError: A score is so large that its square is no number in fp32.
+    """
     score_B, parts = score_in_parts(scorer, [one.pair for one in samples])
+    worst = int(score_B.abs().argmax())
+    if float(score_B[worst].abs()) > LARGEST_SCORE:
+        raise DataError(
+            f"a score is {float(score_B[worst]):.3g}, out of range",
+            where=f"of the completion {samples[worst].text[:60]!r}",
+            why="losses square it, and the square is no number in fp32",
+            hint="let the reward give numbers of ordinary size, such as -10 to 10",
+        )
     return Scored(tuple(samples), score_B, len(samples), parts)
 
 

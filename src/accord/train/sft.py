@@ -21,7 +21,7 @@ from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, example_buckets, length_buckets
 from accord.text.chat import encode_chat
 from accord.text.tokenizer import Tokenizer
-from accord.train.held_out import every_nth, hold_out
+from accord.train.held_out import every_nth, hold_out, was_held_out
 from accord.train.learner import Learner
 from accord.train.likelihood import LmResult, completion_nll, mean_nll
 from accord.train.training_run import Steps, TrainingRun
@@ -64,7 +64,8 @@ def sft(
     saved = run.save_result(policy, tokenizer, adapter_on=model if config.lora.rank else None)
     train_nll, valid_nll = (mean_nll(policy, every_nth(rows, NLL_ROWS), tokenizer.pad_id) for rows in (train, valid))
     num_tokens = sum(train[i].num_counted for batch in batches for i in batch)
-    return LmResult(saved, train_nll, valid_nll, num_tokens, len(batches))
+    held_out = min(len(valid), NLL_ROWS) if was_held_out(train, valid) else 0
+    return LmResult(saved, train_nll, valid_nll, num_tokens, len(batches), held_out)
 
 
 def _start(config: SftConfig, model: Path, seed: int) -> tuple[CausalLM, Tokenizer]:

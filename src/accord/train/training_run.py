@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +14,6 @@ from typing import Any, Protocol
 import torch
 from pydantic import BaseModel
 
-from accord.config import without_device
-from accord.extend import code_in
-from accord.files import sha256_tree
 from accord.models.decoder import CausalLM
 from accord.models.folder import save_policy
 from accord.models.lora import save_adapter
@@ -24,6 +21,7 @@ from accord.models.precision import tune_allocator
 from accord.progress import Log, quiet
 from accord.seeds import stream_seed
 from accord.text.tokenizer import Tokenizer
+from accord.train.finished import MODEL, identity_of
 from accord.train.learner import Checkpoints, Learner, Metrics
 
 #: What a stage may leave beside its metrics, and what no fresh start may find there: it would be judged as its own.
@@ -92,15 +90,17 @@ class TrainingRun:
         tune_allocator()
         checkpoints = Checkpoints(self.folder / "checkpoints", identity)
         started, total = time.monotonic(), steps.total
-        for step in range(self._first_step(checkpoints, learner, steps, carried), total):
-            # The one global stream that is left, of dropout: a resumed step draws what it would have drawn.
-            torch.manual_seed(stream_seed(self.seed, "step", step))
-            row = step_fn(step)
-            self.metrics.write(step, {**row, "seconds": time.monotonic() - started})
-            self.log((step + 1) / total, f"step {step + 1}/{total}, {steps.headline} {row[steps.headline]:.4f}")
-            # Not after the last step: the result is about to be written.
-            if (step + 1) % steps.checkpoint_every == 0 and step + 1 < total:
-                checkpoints.save(learner, carried.state() if carried else {})
+        first = self._first_step(checkpoints, learner, steps, carried)
+        with _saying_what_is_kept(checkpoints, steps):
+            for step in range(first, total):
+                # The one global stream that is left, of dropout: a resumed step draws what it would have drawn.
+                torch.manual_seed(stream_seed(self.seed, "step", step))
+                row = step_fn(step)
+                self.metrics.write(step, {**row, "seconds": time.monotonic() - started})
+                self.log((step + 1) / total, f"step {step + 1}/{total}, {steps.headline} {row[steps.headline]:.4f}")
+                # Not after the last step: the result is about to be written.
+                if (step + 1) % steps.checkpoint_every == 0 and step + 1 < total:
+                    checkpoints.save(learner, carried.state() if carried else {})
 
     def _first_step(self, checkpoints: Checkpoints, learner: Learner, steps: Steps, carried: Carried | None) -> int:
         """Restore what a checkpoint holds, and drop what stands of steps that are run again."""
@@ -135,23 +135,25 @@ class TrainingRun:
 
         Its adapter goes beside it, where one trained on the policy in ``adapter_on``.
         """
-        save_policy(self.folder / "model", policy, tokenizer)
+        save_policy(self.folder / MODEL, policy, tokenizer)
         if adapter_on is not None:
             save_adapter(self.folder / "adapter", policy, str(adapter_on))
         else:  # what an earlier run with other settings left
             shutil.rmtree(self.folder / "adapter", ignore_errors=True)
-        return self.folder / "model"
+        return self.folder / MODEL
 
 
-def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
-    """Return the hash of a stage's settings, of the user's own code that they name, and of its input files.
-
-    The device is none of it: a run may go on where there is a GPU.
-    """
-    files = {name: sha256_tree(path) for name, path in inputs.items()}
-    # Contents and not names: a file that is moved is the same input, one that is overwritten is another.
-    content = {"settings": without_device(settings), "code": code_in(settings), "inputs": files}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+@contextlib.contextmanager
+def _saying_what_is_kept(checkpoints: Checkpoints, steps: Steps) -> Iterator[None]:
+    """Let an interrupt say how many steps a checkpoint has kept, or that none was written yet."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        kept = (checkpoints.newest_step() or 0) // steps.updates_each
+        none = f"nothing is kept: a checkpoint comes every {steps.checkpoint_every} steps, and there is none yet"
+        again = f"the same command again goes on after step {kept} of {steps.total}, which a checkpoint holds"
+        stop.add_note(again if kept else none)
+        raise
 
 
 def snapshots_of(folder: Path) -> dict[int, Path]:

@@ -1,0 +1,56 @@
+"""A stage carried out once: refused where it would replace a model, told where it was finished before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from accord.cli.talk import Talk, path_text, to_plain
+from accord.cli.verdicts import alarm_lines, verdict_of
+from accord.config import Recipe
+from accord.files import write_text
+from accord.train.finished import StageCall, finished_call, record_finished, result_before
+
+
+def called(command: str, made: Recipe, inputs: Mapping[str, Path | None], folder: Path, *sections: str) -> StageCall:
+    """Return the stage that a command asks for: these sections of the recipe, these files, this folder."""
+    settings = {name: getattr(made, name).model_dump(mode="json") for name in (sections or (command,))}
+    given = {name: path for name, path in inputs.items() if path is not None}
+    return StageCall(command, settings, made.seed, given, folder)
+
+
+def carry_out(
+    talk: Talk, call: StageCall, work: Callable[[], Any], *, next_step: str, overwrite: bool, resume: bool
+) -> None:
+    """Do a stage's work and say how it went, unless the very same was done before."""
+    before = result_before(call, overwrite=overwrite, anew=not resume)
+    if before is not None:
+        said = f"finished before: the same command made {path_text(call.model)}; nothing was done (--overwrite: anew)"
+        _tell(talk, call, before, said, next_step, finished_before=True)
+        return
+    _ = call.identity  # of the inputs as they are now: the work may replace one of them
+    result = to_plain(work())
+    if call.model.is_dir():
+        _write_down(call, result)
+    _tell(talk, call, result, "", next_step)
+
+
+def _write_down(call: StageCall, result: Mapping[str, Any]) -> None:
+    from accord.report.stage_card import stage_card
+
+    record_finished(call, result)
+    usual = {name: getattr(Recipe(), name).model_dump(mode="json") for name in call.settings}
+    verdict, alarms = verdict_of(call.command, result, call.folder), alarm_lines(call.folder)
+    card = stage_card(finished_call(call.folder), verdict, alarms, usual, path_text(call.model))
+    write_text(call.model / "README.md", card)
+
+
+def _tell(talk: Talk, call: StageCall, result: Any, said: str, next_step: str, **more: Any) -> None:
+    """Print the verdict, the alarms, then the numbers."""
+    if not call.model.is_dir():  # nothing was made: a stage that was replaced by another function
+        talk.result(result, next_step=next_step)
+        return
+    verdict, alarms = verdict_of(call.command, result, call.folder), alarm_lines(call.folder)
+    lines = [*([said] if said else []), verdict, *(f"alarm: {line}" for line in alarms)]
+    talk.result({**result, "verdict": verdict, "alarms": alarms, **more}, above=lines, next_step=next_step)

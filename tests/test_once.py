@@ -1,0 +1,178 @@
+"""Stages as commands: no model is lost, what was done is told, results say what they mean, folders what made them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from accord.cli.main import app
+from accord.cli.verdicts import alarm_lines, verdict_of
+from accord.files import sha256_tree
+
+WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]
+DEMOS = [{"prompt": f"The village {i}:", "completion": " soup and salt."} for i in range(4)]
+QUICK = ("sft.epochs=1", "sft.precision=fp32")
+
+
+def call(*argv: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, argv)))
+
+
+@pytest.fixture
+def argv(policy_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A fine-tuning that takes a moment, below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return ["sft", "--model", policy_folder, "--data", write_rows("d.jsonl", DEMOS), "-o", "own", *QUICK]
+
+
+# ---- nothing is lost -------------------------------------------------------------------------------------------------
+
+
+def test_other_settings_replace_no_model(argv: list[object], write_rows: WriteRows) -> None:
+    assert call(*argv).exit_code == 0
+    before = sha256_tree(Path("own"))
+    other = call(*argv, "sft.epochs=2", "sft.optim.lr=1e-3")
+    assert other.exit_code == 2 and sha256_tree(Path("own")) == before
+    assert "own/model: holds a model already" in other.stderr
+    assert "sft.epochs was 1.0, is 2.0" in other.stderr and "sft.optim.lr was 0.0005, is 0.001" in other.stderr
+    assert "-o own-2, or --overwrite" in other.stderr
+    write_rows("d.jsonl", DEMOS[:3])
+    assert "the contents of its inputs were others" in call(*argv).stderr
+    assert "`accord sft` made it" in call("dpo", *argv[1:7]).stderr  # another command
+    again = call(*argv, "sft.epochs=2", "--overwrite")
+    assert again.exit_code == 0 and sha256_tree(Path("own")) != before
+
+
+def test_a_model_of_unknown_making_is_not_replaced(argv: list[object]) -> None:
+    Path("own/model").mkdir(parents=True)
+    done = call(*argv)
+    assert done.exit_code == 2 and "nothing says what made it" in done.stderr
+
+
+def test_the_only_copy_of_a_model_is_not_trained_on_in_place(argv: list[object]) -> None:
+    assert call(*argv).exit_code == 0
+    argv[2] = "own/model"
+    done = call(*argv)
+    assert done.exit_code == 2 and "own/model: is --model itself, and would be replaced" in done.stderr
+    assert "give a fresh folder, -o own-2" in done.stderr
+
+
+def test_the_same_command_again_says_so_and_does_nothing(argv: list[object]) -> None:
+    first = call(*argv)
+    stamps = {path: path.stat().st_mtime_ns for path in Path("own").rglob("*")}
+    again = call(*argv)
+    assert again.exit_code == 0 and again.stdout.startswith("finished before: the same command made own/model")
+    assert again.stdout.split("\n", 1)[1] == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in Path("own").rglob("*")} == stamps
+    told = json.loads(call(*argv, "--json").stdout)
+    assert told["finished_before"] is True and told["num_steps"] == 1
+    assert not call(*argv, "--no-resume").stdout.startswith("finished before")
+
+
+# ---- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_a_verdict_then_numbers_and_a_card(argv: list[object], policy_folder: Path) -> None:
+    done = call(*argv)
+    assert "too few texts to hold any out: give --valid-data" in done.stdout.splitlines()[0]
+    assert "num_steps: 1" in done.stdout and "verdict" not in done.stdout
+    card = Path("own/model/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "fine-tuned on demonstrations" in card and f"from `{policy_folder}`" in card
+    assert "too few texts to hold any out" in card and "- `sft.epochs=1.0`" in card and "sft.optim.lr" not in card
+    assert "AutoModelForCausalLM" in card and '"own/model"' in card
+    json.loads(Path("own/finished.json").read_text())
+
+
+def test_status_names_what_was_trained(argv: list[object]) -> None:
+    assert call(*argv).exit_code == 0
+    done = call("status")
+    assert "own  sft: learnt to" in done.stdout and "try `accord demo`" not in done.stdout
+    assert [one["command"] for one in json.loads(call("status", "--json").stdout)["trained"]] == ["sft"]
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "says"),
+    [
+        (0.9, 100, "orders 0.90 [0.83, 0.94] of 100 held-out judgements as they say: better than chance"),
+        (0.6, 20, "not shown to be better than chance"),
+        (0.1, 100, "worse than chance"),
+        (None, 0, "too few judgements to hold any out"),
+    ],
+)
+def test_verdicts_of_a_reward_model(share: float | None, count: int, says: str, tmp_path: Path) -> None:
+    assert says in verdict_of("reward", {"valid_accuracy": share, "num_held_out": count}, tmp_path)
+
+
+def test_verdicts_of_language_models_and_of_policies(tmp_path: Path) -> None:
+    nll = {"train_nll": 1.0, "valid_nll": 1.2, "num_held_out": 40}
+    assert verdict_of("sft", nll, tmp_path).endswith("no sign of overfitting")
+    assert "fewer epochs" in verdict_of("sft", nll | {"valid_nll": 1.6}, tmp_path)
+    rows = [{"step": i, "score": 0.1 * i, "kl": 0.5 * i} for i in range(3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = verdict_of("rl", {"final": {"score": 0.2}, "num_episodes": 192}, tmp_path)
+    assert "rose, 0 to 0.2 (mean of 64 samples an iteration), 1 nats of KL away" in said
+    assert "whether people like it better" in said
+
+
+def test_alarms_are_told_once_each(tmp_path: Path) -> None:
+    rows = [{"step": i, "alarm": "no end", "cause": "completions are cut"} for i in (1, 4)]
+    rows += [{"step": 2, "alarm": "copies", "cause": "mode collapse"}]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert alarm_lines(tmp_path) == [
+        "no end (rang 2 times, last at step 5): completions are cut",
+        "copies (rang at step 3): mode collapse",
+    ]
+    assert alarm_lines(tmp_path / "none") == []
+
+
+def test_a_reward_model_of_two_rankings_claims_no_accuracy(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    data = write_rows("r.jsonl", [{"prompt": p, "chosen": " yes", "rejected": " no"} for p in ("A:", "B:")])
+    done = call("reward", "--model", policy_folder, "--data", data, "-o", tmp_path / "r", "reward.epochs=1", "--json")
+    told = json.loads(done.stdout)
+    assert (told["valid_accuracy"], told["num_held_out"]) == (None, 0)
+    assert "too few judgements to hold any out" in told["verdict"]
+    card = (tmp_path / "r/model/README.md").read_text()
+    assert "A reward model" in card and "RewardModel.load" in card
+
+
+def test_a_score_out_of_range_is_called_that(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    (tmp_path / "huge_reward.py").write_text("def score(prompts, completions):\n    return [1e30] * len(prompts)\n")
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    data = write_rows("p.jsonl", [{"prompt": "The village:"}])
+    argv = ["rl", "--model", policy_folder, "--data", data, "-o", tmp_path / "out", "rl.max_new_tokens=4"]
+    argv += ["rl.rewards=[{function: 'huge_reward:score'}]", "rl.prompts_per_iteration=4", "rl.minibatches=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "accord", *map(str, argv)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3 and "a score is 1e+30, out of range" in done.stderr
+    assert "learning rate" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("every", "says"), [(1000, "nothing is kept: a checkpoint comes every 1000 steps"), (5, "goes on after step ")]
+)
+def test_ctrl_c_says_what_is_kept(every: int, says: str, argv: list[object], tmp_path: Path) -> None:
+    more = ["sft.epochs=100000", "sft.batch_tokens=20", f"sft.checkpoint_every={every}"]
+    command = [sys.executable, "-m", "accord", *map(str, argv), *more]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    rows = tmp_path / "own/metrics.jsonl"
+    while not rows.exists() or rows.read_text().count("\n") < 12:
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and says in err, err
