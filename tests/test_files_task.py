@@ -202,7 +202,6 @@ def test_direct_preference_online_draws_on_the_prompts(chat_model: Path, tmp_pat
         (("prompt", "choosen", "rejected"), "{}", '"choosen"'),
         (("prompt", "choosen", "rejected"), "accord:{}", '"chosen" is missing (30)'),
         (("prompt", "chosen", "reject"), "{}", '"reject"'),
-        (("question", "chosen", "rejected"), "{}", "a text is empty (30)"),
         (("prompt", "completion", "score"), "{}", "holds no ranking"),
         (("prompt", "chosen", "rejected"), "hh:{}", "hh"),
     ],

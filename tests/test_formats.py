@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from test_published import PUBLISHED
 
 from accord import formats
 from accord.errors import DataError, UsageError
@@ -129,6 +130,10 @@ def alpaca_preference(draw: st.DrawFn, chat: bool) -> Item:
     return Item(prompt=asked_alpaca(draw), completions=two(draw), ranks=(1, 2), extra=draw(extras))
 
 
+def chat_label(draw: st.DrawFn, chat: bool) -> Item:
+    return Item(prompt=draw(dialogues()), completions=(draw(texts),), labels=(draw(st.booleans()),))
+
+
 def alpaca_kto(draw: st.DrawFn, chat: bool) -> Item:
     return Item(prompt=asked_alpaca(draw), completions=(draw(texts),), labels=(draw(st.booleans()),))
 
@@ -170,6 +175,7 @@ SAYS: dict[str, Callable[[st.DrawFn, bool], Item]] = {
     "openai-sft": conversation,
     "sharegpt": conversation,
     "sharegpt-preference": chat_preference,
+    "sharegpt-kto": chat_label,
     "alpaca": alpaca,
     "alpaca-preference": alpaca_preference,
     "alpaca-kto": alpaca_kto,
@@ -177,7 +183,8 @@ SAYS: dict[str, Callable[[st.DrawFn, bool], Item]] = {
     "oasst-messages": tree,
     "oasst-threads": thread,
 }
-READ_ONLY, ELSEWHERE = {"hh-redteam", "plain"}, {"trl-implicit"}
+# Those of published sets and of tools are tested in test_published.py.
+READ_ONLY, ELSEWHERE = {"hh-redteam", "plain", "samples", "doccano", *PUBLISHED}, {"trl-implicit"}
 
 
 def test_every_format_is_tested() -> None:
@@ -272,6 +279,7 @@ def easy_item(name: str) -> Item:
         "alpaca": Item(prompt="Why?", completions=("Because.",), demonstration=True),
         "alpaca-preference": Item(prompt="Why?", completions=pair, ranks=(1, 2)),
         "alpaca-kto": Item(prompt="Why?", completions=("Because.",), labels=(False,)),
+        "sharegpt-kto": Item(prompt=asked, completions=("Because.",), labels=(True,)),
         "accord": Item(prompt=asked, completions=pair, ranks=(1, 1)),
     }
     talk = Item(prompt=None, completions=((*asked, said("assistant", "Because.")),))

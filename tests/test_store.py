@@ -23,7 +23,7 @@ import work_schema
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from accord.errors import AccordError, DataError, ResourceError, UsageError
 from accord.records import (
@@ -699,7 +699,8 @@ _FINAL_TABLES = {
         prompt_id BIGINT NOT NULL REFERENCES prompts (id), text_id BIGINT NOT NULL REFERENCES texts (id),
         source_id BIGINT NOT NULL REFERENCES sources (id), meta TEXT NOT NULL""",
     "rankings": f"""{_JUDGEMENT}, prompt_id BIGINT NOT NULL REFERENCES prompts (id),
-        strength TEXT CHECK (strength IN ('significantly', 'better', 'slightly', 'negligibly'))""",
+        strength TEXT CHECK (strength IN ('significantly', 'better', 'slightly', 'negligibly')),
+        axis TEXT NOT NULL DEFAULT ''""",
     "ranking_items": """ranking_id BIGINT NOT NULL REFERENCES rankings (id), position INTEGER NOT NULL,
         completion_id BIGINT NOT NULL REFERENCES completions (id), rank INTEGER NOT NULL CHECK (rank >= 1),
         unacceptable BOOLEAN NOT NULL DEFAULT FALSE,
@@ -707,7 +708,8 @@ _FINAL_TABLES = {
     "ratings": f"""{_JUDGEMENT}, completion_id BIGINT NOT NULL REFERENCES completions (id),
         value DOUBLE PRECISION NOT NULL, low DOUBLE PRECISION NOT NULL, high DOUBLE PRECISION NOT NULL,
         axis TEXT NOT NULL DEFAULT '', CHECK (value BETWEEN low AND high)""",
-    "labels": f"{_JUDGEMENT}, completion_id BIGINT NOT NULL REFERENCES completions (id), good BOOLEAN NOT NULL",
+    "labels": f"""{_JUDGEMENT}, completion_id BIGINT NOT NULL REFERENCES completions (id), good BOOLEAN NOT NULL,
+        axis TEXT NOT NULL DEFAULT ''""",
     "demonstrations": f"""{_JUDGEMENT}, prompt_id BIGINT NOT NULL REFERENCES prompts (id),
         text_id BIGINT NOT NULL REFERENCES texts (id)""",
     "remarks": f"{_JUDGEMENT}, completion_id BIGINT NOT NULL REFERENCES completions (id)",
@@ -805,16 +807,21 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return release
 
 
-def test_a_store_of_the_first_schema_keeps_its_facts(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", ["0001", "0002", "0003"])
+def test_a_store_of_an_older_schema_keeps_its_facts(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    """Written by the first migration alone, in SQL that knows of no later column."""
-    first = tmp_path / "first"
-    shutil.copytree(migrate.MIGRATIONS, first, ignore=shutil.ignore_patterns("__pycache__", "v0002*", "v0003*"))
+    """Written in SQL that knows of no later column, by the migrations up to that version."""
+    older = tmp_path / "older"
+    later = [f"v{number:04d}*" for number in range(int(version) + 1, int(schema.SCHEMA_VERSION) + 1)]
+    shutil.copytree(migrate.MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", *later))
     with monkeypatch.context() as patch:
-        patch.setattr(migrate, "MIGRATIONS", first)
-        patch.setattr(schema, "SCHEMA_VERSION", "0001")
-        Store.open(place).close()
+        patch.setattr(migrate, "MIGRATIONS", older)
+        patch.setattr(schema, "SCHEMA_VERSION", version)
+        with Store.open(place) as store, store.snapshot() as connection:
+            if version < "0003":
+                with pytest.raises(SQLAlchemyError, match="people"):
+                    connection.execute(text("SELECT * FROM people"))
     engine = make_engine(place)
     with transaction(engine) as connection:
         for statement, values in _first_facts():
@@ -824,28 +831,18 @@ def test_a_store_of_the_first_schema_keeps_its_facts(
         assert (list(store.prompts()), list(store.rankings()), list(store.ratings())) == ([PROMPT], [RANKING], [RATING])
         assert store.verify() == []
         assert store.add([RANKING, RATING, LABEL, ADA, SIM]) == 2  # the label and its annotator: the rest is there
-
-
-def test_a_store_of_the_second_schema_keeps_its_facts_and_gets_the_tables_of_the_work(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    second = tmp_path / "second"
-    shutil.copytree(migrate.MIGRATIONS, second, ignore=shutil.ignore_patterns("__pycache__", "v0003*"))
-    back = Withdrawal(annotator_id=SIM.id, judgement_id=LABEL.id, created_at=AT)
-    with monkeypatch.context() as patch:
-        patch.setattr(migrate, "MIGRATIONS", second)
-        patch.setattr(schema, "SCHEMA_VERSION", "0002")
-        with Store.open(place) as store:
-            store.add([*WORLD, back])
-            with pytest.raises(ResourceError, match="people"), store.snapshot() as connection:
-                connection.execute(text("SELECT * FROM people"))
-    with Store.open(place) as store:
-        assert everything(store) == list(WORLD)
-        assert (list(store.withdrawals()), list(store.labels())) == ([back], [])
-        assert store.verify() == []
         with store.snapshot() as connection:
             found = {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in work_schema.TABLES}
         assert not any(found.values())
+
+
+def test_an_order_and_a_label_keep_the_question_that_they_answer(place: str) -> None:
+    safer, safe = replace(RANKING, axis="safety"), replace(LABEL, axis="safety")
+    with Store.open(place) as store:
+        store.add([*WORLD, safer, safe])
+        assert {ranking.axis for ranking in store.rankings()} == {"", "safety"}
+        assert {label.axis for label in store.labels()} == {"", "safety"} and store.verify() == []
+    assert len({RANKING.id, safer.id}) == 2 and replace(safer, axis="").id == RANKING.id
 
 
 def _first_facts() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -244,16 +244,18 @@ class Ranking(Judgement):
 
     ``completion_ids`` stand in the order shown; ``ranks[i]`` is the rank of completion i, 1 = best; equal
     ranks are a tie. ``(1, 2, 2, 3)`` and ``(1, 2, 2, 4)`` mean the same order. ``unacceptable`` names the completions
-    that are not good enough whatever their rank; ``strength`` says how clear the choice between two was.
+    that are not good enough whatever their rank; ``strength`` says how clear the choice between two was; ``axis`` which
+    question the order answers (helpfulness, safety; "" where there is one only).
     """
 
     kind: ClassVar[str] = "ranking"
-    later: ClassVar[tuple[str, ...]] = ("unacceptable", "strength")
+    later: ClassVar[tuple[str, ...]] = ("unacceptable", "strength", "axis")
     prompt_id: str
     completion_ids: tuple[str, ...]
     ranks: tuple[int, ...]
     unacceptable: tuple[str, ...] = ()
     strength: Strength | None = None
+    axis: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -300,11 +302,13 @@ class Rating(Judgement):
 
 @dataclass(frozen=True, kw_only=True)
 class Label(Judgement):
-    """Good or bad: a thumb."""
+    """Good or bad: a thumb, of one ``axis`` (safety, ...; "" where there is one only)."""
 
     kind: ClassVar[str] = "label"
+    later: ClassVar[tuple[str, ...]] = ("axis",)
     completion_id: str
     good: bool
+    axis: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from accord.cli.options import Json, PromptField, TopicField, Verbose
+from accord.cli.options import Ignore, Json, PromptField, TopicField, Verbose
 from accord.cli.project import (
     Project,
     ProjectDir,
@@ -18,11 +18,11 @@ from accord.cli.project import (
     next_after_import,
 )
 from accord.cli.talk import path_text, talking
-from accord.errors import UsageError
+from accord.errors import DataError, UsageError
 from accord.files import child, name_from
 
 if TYPE_CHECKING:
-    from accord.formats import Format, Imported, Inspection
+    from accord.formats import Format, Imported, Inspection, ReadAs
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data files.")
 
@@ -30,6 +30,7 @@ FileFormat = Annotated[
     str | None, typer.Option("--format", metavar="F", help="The file's format; recognised by its rows without it.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read at most N rows.")]
+Column = Annotated[str | None, typer.Option(metavar="COLUMN", help="With --prompt-field: the column that says this.")]
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="KIND", help="Take items of this kind, see `accord data inspect`; or all."),
@@ -43,6 +44,30 @@ def import_(
     format: FileFormat = None,
     prompt_field: PromptField = None,
     topic_field: TopicField = None,
+    system_field: Column = None,
+    system: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file whose text stands before every prompt as the system's.")
+    ] = None,
+    completion_field: Column = None,
+    label_field: Column = None,
+    rating_field: Column = None,
+    chosen_field: Column = None,
+    rejected_field: Column = None,
+    answer_fields: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Two answers, of which --choice-field says the better one.")
+    ] = None,
+    choice_field: Column = None,
+    choice: Annotated[
+        str, typer.Option(metavar="first=X,second=Y,tie=Z", help="What the choice's column says for which answer.")
+    ] = "",
+    annotator_field: Column = None,
+    ignore: Ignore = None,
+    judged_by: Annotated[
+        str, typer.Option(metavar="WHO", help="Who judged, where rows do not say: people, models, models:NAME.")
+    ] = "",
+    axis: Annotated[
+        str, typer.Option(metavar="NAME", help="Of a set that judges several things this one alone: helpfulness.")
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write rows for the stages here, store nothing."),
@@ -69,13 +94,30 @@ def import_(
     Examples:
       accord import prefs.jsonl
       accord import bot_log.jsonl --prompt-field question --topic-field category
+      accord import votes.csv --prompt-field q --answer-fields left,right --choice-field vote --choice first=L,second=R
       accord import hh.jsonl.gz -o prefs.jsonl
       accord import trees.jsonl.gz -o answers.jsonl --only sample
     """
     with talking(json, verbose) as talk:
         from accord import formats
 
-        ends, read_as = _scale(scale), _read_as(format, prompt_field, topic_field)
+        ends, meant = _scale(scale), _choice(choice)
+        columns = named_columns(
+            prompt_field,
+            topic_field,
+            system=system_field,
+            system_text=_text_of(system),
+            completion=completion_field,
+            label=label_field,
+            rating=rating_field,
+            chosen=chosen_field,
+            rejected=rejected_field,
+            answers=tuple(answer_fields.split(",")) if answer_fields else (),
+            choice=choice_field,
+            means=meant,
+            annotator=annotator_field,
+        )
+        read_as = _read_as(format, columns, ignore, judged_by=judged_by, axis=axis)
         bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
         next_step = ""
         if dry_run:
@@ -153,6 +195,7 @@ def export(
 def inspect(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files; of several, the prompts they share.")],
     format: FileFormat = None,
+    ignore: Ignore = None,
     limit: Limit = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -167,16 +210,41 @@ def inspect(
     with talking(json, verbose) as talk:
         from accord import formats
 
-        found = formats.inspect_files(files, format, limit=limit)
+        found = formats.inspect_files(files, _read_as(format, None, ignore), limit=limit)
         talk.result(found[0] if len(found) == 1 else found, text="\n\n".join(map(_text, found)))
 
 
-def _read_as(format: str | None, prompt_field: str | None, topic_field: str | None) -> str | Format | None:
+def _read_as(format: str | None, columns: Format | None, ignore: list[str] | None, **said: str) -> ReadAs:
     """How a file is read: in a format by name, by the columns that the user named, or as it is recognised."""
-    columns = named_columns(prompt_field, topic_field)
+    from accord.formats import ReadAs
+
     if format is not None and columns is not None:
         raise UsageError("--prompt-field reads a table of prompts, and --format says what else it is", hint="give one")
-    return columns or format
+    return ReadAs(columns or format, frozenset(ignore or ()), **said)
+
+
+def _choice(text: str) -> dict[str, str]:
+    """What stands in a choice's column, by what it means: ``first=X,second=Y`` turned round."""
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if not all(equals and value for _, equals, value in pairs):
+        raise UsageError(f"--choice is {text!r}", hint="write it like first=A,second=B,tie=C")
+    return {value.strip(): choice.strip() for choice, _, value in pairs}
+
+
+def _text_of(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the system prompt cannot be read: {error}", where=str(file), hint="give a text file"
+        ) from error
+    return text or _refuse_empty(file)
+
+
+def _refuse_empty(file: Path) -> NoReturn:
+    raise DataError("the system prompt is empty", where=str(file), hint="write it there, or leave --system out")
 
 
 #: What a file of rows is for, by the kind that most of them are.
@@ -233,6 +301,7 @@ def _text(found: Inspection) -> str:
         *(f"  {reject}" for reject in found.first_rejects),
         f"counts: {counts}",
         f"kinds: {', '.join(f'{count:,} {kind}' for kind, count in found.kinds.items())}",
+        *(f"judged by {who}: {count:,}" for who, count in found.judged_by.items()),
         "fields: " + ", ".join(f"{name} ({_held(held)})" for name, held in found.fields.items()),
         *(
             f"length of {name} in characters, 5 / 50 / 95 / 100 %: {_slashed(ends)}"

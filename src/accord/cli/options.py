@@ -53,10 +53,14 @@ RunDir = Annotated[
 ]
 PromptField = Annotated[
     str | None,
-    typer.Option(metavar="COLUMN", help="A file of prompts alone: they stand in this column; others are kept beside."),
+    typer.Option(metavar="COLUMN", help="Prompts stand in this column; columns that no flag names are kept beside."),
 ]
 TopicField = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="With --prompt-field: the column that says what each is about.")
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN", help="Leave out a column that only looks like a judgement; several times."),
 ]
 FromDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Take the downloads from this folder: no network is used.")

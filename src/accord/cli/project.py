@@ -21,7 +21,7 @@ from accord.files import child, name_from, write_json, write_text
 from accord.models.known_models import KNOWN_MODELS, add_model, model_folder_name
 
 if TYPE_CHECKING:
-    from accord.formats import Format, Imported
+    from accord.formats import Format, Imported, ReadAs
 
 FILE, STORE, SCHEMA = "accord.yaml", "accord.db", "recipe.schema.json"
 FOLDERS = ("models", "runs", "exports")
@@ -333,18 +333,22 @@ def _yaml_text(text: str) -> str:
 # ---- files into its store --------------------------------------------------------------------------------------------
 
 
-def named_columns(prompt: str | None, topic: str | None) -> Format | None:
-    """Return the format of a file whose prompts stand in a column that the user named; None where none is."""
-    if prompt is None:
-        if topic is not None:
-            raise UsageError("--topic-field has no effect without --prompt-field", hint="name the prompts' column too")
-        return None
-    from accord.formats import prompt_columns
+def named_columns(prompt: str | None, topic: str | None, **others: Any) -> Format | None:
+    """Return the format of a table whose columns the user named; None where none is.
 
-    return prompt_columns(prompt, topic or "")
+    ``others``: further parts of `accord.formats.Columns`; what is empty was not said.
+    """
+    from accord.formats import Columns, named_table
+
+    said = {name: value for name, value in (others | {"prompt": prompt, "topic": topic}).items() if value}
+    alone = [name for name in said if prompt is None and name not in ("means", "system_text")]
+    if alone:
+        flag = "--answer-fields" if alone[0] == "answers" else f"--{alone[0]}-field"
+        raise UsageError(f"{flag} has no effect without --prompt-field", hint="name the prompts' column too")
+    return named_table(Columns(**said)) if said else None
 
 
-def import_file(home: Project, file: Path, format: str | Format | None, **bounds: Any) -> Imported:
+def import_file(home: Project, file: Path, format: str | Format | ReadAs | None, **bounds: Any) -> Imported:
     """Add what a file says to the project's store; its manifest and what is no good stand below ``imports``."""
     from accord import formats
     from accord.store import Store

@@ -14,31 +14,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accord.formats.columns import Columns, named_table
     from accord.formats.facts import to_records
     from accord.formats.format import Format, item_by_item, row_by_row
     from accord.formats.from_store import View, Weighed, as_said, from_facts
     from accord.formats.importing import Imported, add_to, convert_file, count_items
     from accord.formats.inspecting import Inspection, inspect_files
     from accord.formats.item import CannotSay, Item
-    from accord.formats.plain import prompt_columns
-    from accord.formats.reading import Reading, Rejects, read_items
+    from accord.formats.reading import ReadAs, Reading, Rejects, read_items
     from accord.formats.rows import InputRow, Reject
     from accord.formats.table import FORMAT_FAMILIES, FORMATS, Detected, detect, input_file, members, suffix_of
-    from accord.formats.tally import ItemTally
+    from accord.formats.tally import NOT_SAID, ItemTally
     from accord.formats.writing import Manifest, manifest_path, rejects_path, to_jsonl, write_items
 
 _DOORS = {
+    "columns": ("Columns", "named_table"),
     "facts": ("to_records",),
     "format": ("Format", "item_by_item", "row_by_row"),
     "from_store": ("View", "Weighed", "as_said", "from_facts"),
     "importing": ("Imported", "add_to", "convert_file", "count_items"),
     "inspecting": ("Inspection", "inspect_files"),
     "item": ("CannotSay", "Item"),
-    "plain": ("prompt_columns",),
-    "reading": ("Reading", "Rejects", "read_items"),
+    "reading": ("ReadAs", "Reading", "Rejects", "read_items"),
     "rows": ("Reject", "InputRow"),
     "table": ("FORMAT_FAMILIES", "FORMATS", "Detected", "detect", "input_file", "members", "suffix_of"),
-    "tally": ("ItemTally",),
+    "tally": ("NOT_SAID", "ItemTally"),
     "writing": ("Manifest", "manifest_path", "rejects_path", "to_jsonl", "write_items"),
 }
 
@@ -46,7 +46,9 @@ _DOORS = {
 __all__ = [
     "FORMATS",
     "FORMAT_FAMILIES",
+    "NOT_SAID",
     "CannotSay",
+    "Columns",
     "Detected",
     "Format",
     "Imported",
@@ -55,6 +57,7 @@ __all__ = [
     "Item",
     "ItemTally",
     "Manifest",
+    "ReadAs",
     "Reading",
     "Reject",
     "Rejects",
@@ -71,7 +74,7 @@ __all__ = [
     "item_by_item",
     "manifest_path",
     "members",
-    "prompt_columns",
+    "named_table",
     "read_items",
     "rejects_path",
     "row_by_row",

@@ -1,13 +1,14 @@
 """Alpaca: ``{"instruction", "input", "output", "system"?, "history"?: [[question, answer], ..]}``.
 
 The prompt is instruction and input, a line each. Answers in ``history`` are learned too (as LLaMA-Factory does), so a
-row that has one is a conversation. A preference has ``chosen`` and ``rejected`` in place of ``output``, a judgement of
-one completion ``kto_tag`` beside it.
+row that has one is a conversation. A preference has ``chosen`` and ``rejected`` in place of ``output`` (in older files
+of LLaMA-Factory ``output`` is a list, the better one first), a judgement of one completion ``kto_tag`` beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
 from accord.formats.item import (
@@ -21,7 +22,8 @@ from accord.formats.item import (
     reply_of,
     turns_of,
 )
-from accord.formats.rows import InputRow
+from accord.formats.rows import InputRow, truth_of
+from accord.formats.scored import MODEL_COLUMNS, SCORE_COLUMNS, scored_ranks, written_by
 
 _FIELDS = frozenset(("instruction", "input", "output", "system", "history", "chosen", "rejected", "kto_tag"))
 
@@ -56,10 +58,17 @@ def _read(row: InputRow) -> Iterable[Item]:
 
 
 def _read_preference(row: InputRow) -> Iterable[Item]:
-    chosen, rejected = row.text("chosen"), row.text("rejected")
+    in_list = isinstance(row.fields.get("output"), list)
+    chosen, rejected = _both(row) if in_list else (row.text("chosen"), row.text("rejected"))
     if chosen == rejected:
         row.fail("rejected", "is the same as chosen", "remove the row: it says nothing")
-    return [Item(prompt=_prompt(row), completions=(chosen, rejected), ranks=(1, 2))]
+    said: dict[str, Any] = {"ranks": scored_ranks(row), "sources": written_by(row, *MODEL_COLUMNS)}
+    return [Item(prompt=_prompt(row), completions=(chosen, rejected), **said)]
+
+
+def _both(row: InputRow) -> list[str]:
+    texts = [row.string(f"output[{i}]", text) for i, text in enumerate(row.items("output"))]
+    return texts if len(texts) == 2 else row.fail("output", f"holds {len(texts)} texts", "write the better, the worse")
 
 
 def _read_kto(row: InputRow) -> Iterable[Item]:
@@ -125,33 +134,36 @@ def _why(fields: Fields) -> str:
 
 
 def _preference_why(fields: Fields) -> str:
+    if has(fields, instruction=str, output=list) and len(fields["output"]) == 2:
+        return '"instruction" and two in "output", the better one first'
     found = has(fields, instruction=str, chosen=str, rejected=str)
     return '"instruction", "chosen" and "rejected"' if found else ""
 
 
 def _kto_why(fields: Fields) -> str:
-    return '"instruction", "output" and "kto_tag"' if has(fields, instruction=str, output=str, kto_tag=bool) else ""
+    found = has(fields, instruction=str, output=str) and truth_of(fields.get("kto_tag")) is not None
+    return '"instruction", "output" and "kto_tag"' if found else ""
 
 
 _OPTIONAL = frozenset(("input", "system"))
-ALPACA_SFT = Format(
-    "alpaca", "Alpaca", _FIELDS, _why, row_by_row(_read, _FIELDS), item_by_item(_write, _FIELDS), optional=_OPTIONAL
-)
-ALPACA_PREFERENCE = Format(
+_ASKED = frozenset(("instruction", "input", "system", "history"))
+
+
+def _shape(name: str, title: str, why: Callable[[Fields], str], read: _Reader, write: _Writer, *own: str) -> Format:
+    fields = _ASKED | frozenset(own)
+    reader, writer = row_by_row(read, fields), item_by_item(write, _FIELDS)
+    return Format(name, title, fields, why, reader, writer, optional=_OPTIONAL, part_by_part=True)
+
+
+_Reader = Callable[[InputRow], Iterable[Item]]
+_Writer = Callable[[Item], Iterable[Fields]]
+ALPACA_SFT = _shape("alpaca", "Alpaca", _why, _read, _write, "output")
+ALPACA_PREFERENCE = _shape(
     "alpaca-preference",
     "Alpaca: preference",
-    _FIELDS,
     _preference_why,
-    row_by_row(_read_preference, _FIELDS),
-    item_by_item(_write_preference, _FIELDS),
-    optional=_OPTIONAL,
+    _read_preference,
+    _write_preference,
+    *("output", "chosen", "rejected", *SCORE_COLUMNS, *MODEL_COLUMNS),
 )
-ALPACA_KTO = Format(
-    "alpaca-kto",
-    "Alpaca: KTO",
-    _FIELDS,
-    _kto_why,
-    row_by_row(_read_kto, _FIELDS),
-    item_by_item(_write_kto, _FIELDS),
-    optional=_OPTIONAL,
-)
+ALPACA_KTO = _shape("alpaca-kto", "Alpaca: KTO", _kto_why, _read_kto, _write_kto, "output", "kto_tag")

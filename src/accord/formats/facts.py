@@ -146,6 +146,7 @@ def _ranking(item: Item, prompt: Prompt, completions: list[Completion], common: 
         unacceptable=bad,
         # How clear a choice was is said of two, and not of a tie.
         strength=item.strength if clear else None,
+        axis=item.axis,
         **common,
     )
 
@@ -156,7 +157,7 @@ def _singly(
     if item.kind != "ranking":
         for completion, good in zip(completions, item.labels, strict=False):
             if good is not None:
-                yield Label(completion_id=completion.id, good=good, **common)
+                yield Label(completion_id=completion.id, good=good, axis=item.axis, **common)
     for completion, value in zip(completions, item.ratings, strict=False):
         if value is not None:
             # A number without its scale cannot be compared with any other.

@@ -89,7 +89,8 @@ def _judgements(store: StoredFacts) -> Iterator[Judgement]:
 def _ranking(ranking: Ranking) -> tuple[tuple[str, ...], dict[str, Any]]:
     bad = ranking.unacceptable
     labels = tuple(id_ not in bad for id_ in ranking.completion_ids) if bad else ()
-    return ranking.completion_ids, {"ranks": ranking.ranks, "labels": labels, "strength": ranking.strength}
+    said = {"ranks": ranking.ranks, "labels": labels, "strength": ranking.strength, "axis": ranking.axis}
+    return ranking.completion_ids, said
 
 
 def _rating(rating: Rating) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -101,7 +102,7 @@ def _rating(rating: Rating) -> tuple[tuple[str, ...], dict[str, Any]]:
 _SAID: Mapping[type[Judgement], Callable[[Any], tuple[tuple[str, ...], dict[str, Any]]]] = {
     Ranking: _ranking,
     Rating: _rating,
-    Label: lambda label: ((label.completion_id,), {"labels": (label.good,)}),
+    Label: lambda label: ((label.completion_id,), {"labels": (label.good,), "axis": label.axis}),
     Demonstration: lambda shown: ((), {"demonstration": True}),
 }
 

@@ -71,6 +71,18 @@ def _write(item: Item) -> Iterable[Fields]:
         yield row
 
 
+def dialogue_turns(row: InputRow, field: str) -> Turns:
+    """Return a column that holds a dialogue with HH's marks as messages, without an answer that is still to be given.
+
+    Raises RowError where it does not begin with one of them.
+    """
+    text = row.text(field)
+    if not text.startswith((_HUMAN, _ASSISTANT)):
+        row.fail(field, 'does not begin with "\\n\\nHuman:"', "begin the dialogue with what the human said")
+    turns = _cut(text)
+    return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip() else turns
+
+
 def is_dialogue(text: object) -> bool:
     """Return whether a text begins as HH's dialogues do."""
     return isinstance(text, str) and text.startswith(_HUMAN)
@@ -109,4 +121,7 @@ HH_RED_TEAM = Format(
     row_by_row(_read_red_team, _TRANSCRIPT),
     None,
     main=("sample",),
+    understood=frozenset(
+        ("rating", "min_harmlessness_score_transcript", "task_description_harmlessness_score", "task_description")
+    ),
 )

@@ -15,7 +15,7 @@ from accord.files import sha256_file, write_json
 from accord.formats.facts import to_records
 from accord.formats.format import Format
 from accord.formats.item import Item
-from accord.formats.reading import Reading, Rejects, read_items
+from accord.formats.reading import ReadAs, Reading, Rejects, read_items
 from accord.formats.tally import ItemTally
 from accord.formats.writing import rejects_path, write_items
 from accord.records import Record
@@ -30,8 +30,9 @@ _BATCH_ITEMS = 2_000  # a commit each: a flush to disk costs milliseconds
 class Imported:
     """The counts of a file that was read, and what became of its items.
 
-    ``kinds`` counts the items by kind; ``left_out`` those that were not taken, by reason; ``written`` the rows of the
-    output (None: there is none), ``new`` the facts that the store had not (None: no store).
+    ``kinds`` counts the items by kind; ``judged_by`` the judgements by whose they are; ``left_out`` those that were not
+    taken, by reason; ``written`` the rows of the output (None: there is none), ``new`` the facts that the store had not
+    (None: no store).
     """
 
     format: str
@@ -42,6 +43,7 @@ class Imported:
     judgements: int
     pairs: int
     kinds: dict[str, int]
+    judged_by: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     written: int | None = None
     new: int | None = None
@@ -56,7 +58,7 @@ class Adds(Protocol):
 
 
 def count_items(
-    file: Path, format: str | Format | None = None, *, limit: int | None = None, max_rejects: int = MAX_REJECTS
+    file: Path, format: str | Format | ReadAs | None = None, *, limit: int | None = None, max_rejects: int = MAX_REJECTS
 ) -> Imported:
     """Read a file to its end and write nothing.
 
@@ -75,7 +77,7 @@ def count_items(
 def convert_file(
     file: Path,
     output: Path,
-    format: str | Format | None = None,
+    format: str | Format | ReadAs | None = None,
     *,
     to: str = "accord",
     only: Collection[str] = (),
@@ -121,7 +123,7 @@ def add_to(
     store: Adds,
     file: Path,
     notes: Path,
-    format: str | Format | None = None,
+    format: str | Format | ReadAs | None = None,
     *,
     source: str = "",
     scale: tuple[float, float] | None = None,
@@ -156,18 +158,21 @@ def add_to(
 
 def _manifest(reading: Reading, found: Imported) -> dict[str, Any]:
     """Return the manifest without what depends on the store: the same file gives the same bytes."""
-    kept = ("prompts", "completions", "judgements", "pairs", "kinds", "left_out")
+    kept = ("prompts", "completions", "judgements", "pairs", "kinds", "judged_by", "left_out")
     counts = {name: value for name, value in asdict(found).items() if name in kept}
     schema = {name: sum(held.values()) for name, held in sorted(reading.fields.items())}
     return {"source": _described(reading), "counts": counts, "schema": schema, "tool": f"accord {__version__}"}
 
 
 def _described(reading: Reading) -> dict[str, Any]:
+    read_as = reading.read_as
+    said = {"ignored": sorted(read_as.ignored), "judged_by": read_as.judged_by, "axis": read_as.axis}
     return {
         "file": reading.path.name,
         "sha256": sha256_file(reading.path),
         "format": reading.detected.format,
         "container": str(reading.detected.container),
+        **{name: value for name, value in said.items() if value},
     }
 
 
@@ -197,7 +202,8 @@ def _imported(
         rejected=reading.num_rejected,
         **tally.counts(),
         kinds=dict(tally.kinds.most_common()),
-        left_out=left_out or {},
+        judged_by=dict(tally.judges.most_common()),
+        left_out=dict(reading.left_out) | (left_out or {}),
         written=written,
         new=new,
         output=output,

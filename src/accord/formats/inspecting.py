@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from accord.formats.item import Item, TextOrTurns
-from accord.formats.reading import read_items
+from accord.formats.reading import ReadAs, read_items
 from accord.formats.rows import Reject
 from accord.formats.table import Detected
 from accord.formats.tally import Distinct, ItemTally
@@ -36,6 +36,7 @@ class Inspection:
     rejected: int
     counts: Mapping[str, int]
     kinds: Mapping[str, int]
+    judged_by: Mapping[str, int]
     fields: Mapping[str, Mapping[str, int]]
     lengths: Mapping[str, Sequence[int]]
     repeated_items: int
@@ -48,7 +49,7 @@ class Inspection:
 class _Looked:
     """One file while it is looked at."""
 
-    def __init__(self, path: Path, format: str | None, limit: int | None) -> None:
+    def __init__(self, path: Path, format: str | ReadAs | None, limit: int | None) -> None:
         self.rejects: list[Reject] = []
         self.reading = read_items(path, format, on_reject=self._reject, limit=limit)
         self.tally, self.items = ItemTally(), Distinct()
@@ -82,6 +83,7 @@ class _Looked:
             rejected=reading.num_rejected,
             counts=tally.counts(),
             kinds=dict(tally.kinds.most_common()),
+            judged_by=dict(tally.judges.most_common()),
             fields={name: dict(held) for name, held in reading.fields.items()},
             lengths={name: _quantiles(values) for name, values in self.lengths.items() if values},
             repeated_items=tally.items - len(self.items),
@@ -92,7 +94,9 @@ class _Looked:
         )
 
 
-def inspect_files(paths: Iterable[Path], format: str | None = None, *, limit: int | None = None) -> list[Inspection]:
+def inspect_files(
+    paths: Iterable[Path], format: str | ReadAs | None = None, *, limit: int | None = None
+) -> list[Inspection]:
     """Describe files: their format, what they hold, and which prompts they share.
 
     Raises:

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 from accord.errors import DataError
@@ -108,6 +109,8 @@ class Item:
         """How many judgements the item holds: a ranking is one, and each label, rating and demonstration is one."""
         alone = self.kind in ("demonstration", "text", "conversation")
         labels = () if self.kind == "ranking" else self.labels
+        if self.steps:  # a step may be labelled and rated at once, by one look at it
+            return sum(any(value is not None for value in said) for said in zip_longest(labels, self.ratings))
         return alone + (self.kind == "ranking") + sum(value is not None for value in (*labels, *self.ratings))
 
     def pairs(self) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
 from accord.formats.item import Item, TextOrTurns, Turns, cannot, common_length, is_plain, plain_turns, turns_of
 from accord.formats.rows import InputRow, RowError
+from accord.formats.scored import MODEL_COLUMNS, SCORE_COLUMNS, scored_ranks
 from accord.records import Strength
 
 _JUDGED = ("ranks", "unacceptable", "chosen", "rejected", "label", "rating", "scale", "axis")
@@ -25,24 +26,48 @@ Besides = dict[str, Any]
 
 def _read(row: InputRow) -> Iterable[Item]:
     """Return all that a row says; its columns decide what it is."""
-    besides = _besides(row, *_BESIDES)
-    if "prompt" not in row:
-        said: TextOrTurns = row.messages("messages") if "messages" in row else row.text("text")
-        return [Item(prompt=None, completions=(said,), **besides)]
-    if "completions" in row:
-        return [_group(row, besides)]
-    if "chosen" in row or "rejected" in row:
-        return [read_pair(row, besides | _clear(row))]
-    if "completion" not in row:
-        return [Item(prompt=row.text_or_messages("prompt"), **besides)]
-    if "label" in row:
-        return [read_label(row, besides)]
-    return [_rated(row, besides) if "rating" in row else read_demonstration(row, besides)]
+    besides, said = _besides(row, *_BESIDES), _said_by(row.fields)
+    return [_READERS[said](row, besides)]
+
+
+def _said_by(fields: Fields) -> str:
+    """Return what a row of ours is, by its columns."""
+    there = {name for name, value in fields.items() if value is not None}
+    if "prompt" not in there:
+        return "messages" if "messages" in there else "text"
+    if "completions" in there:
+        return "completions"
+    if {"chosen", "rejected"} & there:
+        return "pair"
+    if "completion" not in there:
+        return "prompt"
+    return next((name for name in ("label", "rating") if name in there), "completion")
+
+
+def _used(fields: Fields) -> frozenset[str]:
+    """Return the columns of a row of ours that are read: those of what it is, and what stands beside all of them."""
+    return _USED[_said_by(fields)]
+
+
+_ALWAYS = frozenset((*_BESIDES, "axis", "scale"))
+_TWO = frozenset(("chosen", "rejected", *_CLEAR, *SCORE_COLUMNS, *MODEL_COLUMNS))
+_USED: Mapping[str, frozenset[str]] = {
+    "messages": _ALWAYS | {"messages"},
+    "text": _ALWAYS | {"text"},
+    "completions": _ALWAYS | {"prompt", "completions", "ranks", "unacceptable", *_CLEAR},
+    "pair": _ALWAYS | {"prompt"} | _TWO,
+    "prompt": _ALWAYS | {"prompt"},
+    "label": _ALWAYS | {"prompt", "completion", "label", "rating"},
+    "rating": _ALWAYS | {"prompt", "completion", "rating"},
+    "completion": _ALWAYS | {"prompt", "completion"},
+}
 
 
 def read_label(row: InputRow, besides: Besides) -> Item:
     """Read a completion that somebody called good or bad."""
-    return _answered(row, besides, labels=(row.truth("label", row.get("label")),))
+    label = row.truth("label", row.get("label"))
+    rated = {"ratings": (row.number("rating", row.get("rating")),), "scale": _scale(row)} if "rating" in row else {}
+    return _answered(row, besides, labels=(label,), axis=row.optional_text("axis"), **rated)
 
 
 def _rated(row: InputRow, besides: Besides) -> Item:
@@ -99,7 +124,7 @@ def read_dialogues(row: InputRow, besides: Besides) -> Item:
 
 
 def _preferred(row: InputRow, prompt: TextOrTurns, sides: Iterable[TextOrTurns], besides: Besides) -> Item:
-    pair = Item(prompt=prompt, completions=tuple(sides), ranks=(1.0, 2.0), **besides)
+    pair = Item(prompt=prompt, completions=tuple(sides), ranks=scored_ranks(row), **besides)
     if pair.completions[0] == pair.completions[1]:
         row.fail("rejected", "is the same text as chosen", "remove the row: it says nothing")
     return pair
@@ -114,7 +139,8 @@ def _group(row: InputRow, besides: Besides) -> Item:
 def _several(row: InputRow, besides: Besides) -> Item:
     texts = [InputRow({f"completions[{i}]": text}, row.where) for i, text in enumerate(row.items("completions"))]
     completions = tuple(text.text_or_messages(f"completions[{i}]") for i, text in enumerate(texts))
-    return Item(prompt=_beside(row.text_or_messages("prompt"), *completions), completions=completions, **besides)
+    prompt = _beside(row.text_or_messages("prompt"), *completions)
+    return Item(prompt=prompt, completions=completions, axis=row.optional_text("axis"), **besides)
 
 
 def _ranked(row: InputRow, besides: Besides) -> Item:
@@ -162,13 +188,28 @@ def _clear(row: InputRow) -> dict[str, Any]:
 
 def _besides(row: InputRow, *names: str) -> Besides:
     """Return what a row says beside its texts, of the columns that somebody asks for."""
-    found: Besides = {name: row.optional_text(name) for name in names if name not in ("weight", "created_at")}
+    texts = [name for name in names if name not in ("weight", "created_at", "annotator")]
+    found: Besides = {name: row.optional_text(name) for name in texts}
+    if "annotator" in names:
+        found["annotator"] = row.name("annotator")
     weight = row.optional_number("weight")
     # 0 would be a row that is read and says nothing; below it, one that unlearns.
     if weight is not None and weight <= 0:
         row.fail("weight", f"is {weight:g}", "write a number above 0, or remove the row")
     found["weight"] = 1.0 if weight is None else weight
     return found | ({"created_at": row.moment("created_at")} if "created_at" in names else {})
+
+
+_READERS: Mapping[str, Callable[[InputRow, Besides], Item]] = {
+    "messages": lambda row, besides: Item(prompt=None, completions=(row.messages("messages"),), **besides),
+    "text": lambda row, besides: Item(prompt=None, completions=(row.text("text"),), **besides),
+    "completions": lambda row, besides: _group(row, besides),
+    "pair": lambda row, besides: read_pair(row, besides | _clear(row)),
+    "prompt": lambda row, besides: Item(prompt=row.text_or_messages("prompt"), **besides),
+    "label": read_label,
+    "rating": lambda row, besides: _rated(row, besides),
+    "completion": lambda row, besides: read_demonstration(row, besides),
+}
 
 
 # -- one view of a row: stages read what they need and leave the other columns alone -----------------------------------
@@ -267,17 +308,18 @@ def _ranking(item: Item) -> dict[str, Any]:
     ranks = [None if rank is None else _whole(rank) for rank in item.ranks]
     clear = {name: getattr(item, name) for name in _CLEAR if getattr(item, name) is not None}
     labels = {"unacceptable": [None if good is None else not good for good in item.labels]} if item.labels else {}
-    return {"ranks": ranks, **labels, **clear}
+    return {"ranks": ranks, **labels, **clear, **({"axis": item.axis} if item.axis else {})}
 
 
 def _each_judged(item: Item, prompt: Any, texts: list[Any]) -> Iterable[dict[str, Any]]:
-    axis = ({"scale": list(map(_whole, item.scale))} if item.scale else {}) | ({"axis": item.axis} if item.axis else {})
+    axis = {"axis": item.axis} if item.axis else {}
+    scale = {"scale": list(map(_whole, item.scale))} if item.scale else {}
     for i, text in enumerate(texts):
         if item.labels and item.labels[i] is not None:
-            yield {"prompt": prompt, "completion": text, "label": item.labels[i]}
+            yield {"prompt": prompt, "completion": text, "label": item.labels[i], **axis}
         rating = item.ratings[i] if item.ratings else None
         if rating is not None:
-            yield {"prompt": prompt, "completion": text, "rating": _whole(rating), **axis}
+            yield {"prompt": prompt, "completion": text, "rating": _whole(rating), **scale, **axis}
 
 
 def _whole(number: float) -> float:
@@ -325,4 +367,6 @@ ACCORD = Format(
     row_by_row(_read, ACCORD_FIELDS),
     item_by_item(_write, ACCORD_FIELDS),
     reads_too=("trl-preference", "trl-unpaired", "trl-completion", "trl-prompt", "trl-lm"),
+    used=_used,
+    part_by_part=True,
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,30 +15,79 @@ from typing import Any, Self
 from accord.errors import DataError, UsageError
 from accord.extend import blaming, is_outside
 from accord.files import whole_file
+from accord.formats.facts import ORIGINS
 from accord.formats.format import Format
 from accord.formats.item import Item
 from accord.formats.rows import InputRow, OnReject, Reject, json_kind, refuse
 from accord.formats.source import rows
-from accord.formats.table import Detected, detect, format_named, with_columns
+from accord.formats.table import Detected, detect, format_named, sample_of, with_columns, without
+from accord.formats.unreadable import left_unread
 
 MOST_FIELDS = 500  # names to count: a file of keys that never repeat must not fill the memory
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """How a file is read where its rows do not say it themselves.
+
+    ``format``: a name of `FORMATS` or a family, ``module:name`` or a `Format`; recognised by the first rows without it.
+    ``ignored``: columns that mean nothing, although they look like judgements; they are left out of the items.
+    ``judged_by``: who judged where rows do not say it: people, models or simulated, and after a colon a name. ``axis``:
+    of sets that judge several things (helpfulness, safety) this one alone.
+
+    Raises UsageError where ``judged_by`` names nobody of a kind.
+    """
+
+    format: str | Format | None = None
+    ignored: frozenset[str] = frozenset()
+    judged_by: str = ""
+    axis: str = ""
+
+    def __post_init__(self) -> None:
+        kind, _, _ = self.judged_by.partition(":")
+        if kind and kind not in _JUDGES:
+            hint = f"write people:{kind} or models:{kind}" if kind else ""
+            raise UsageError(f"{self.judged_by!r} may be a person or a model", hint=hint)
+
+    @classmethod
+    def of(cls, said: str | Format | ReadAs | None) -> ReadAs:
+        """Return how to read by what a caller gives: all of it, or a format alone."""
+        return said if isinstance(said, ReadAs) else cls(said)
+
+    def judged(self, item: Item) -> Item:
+        """Return an item with who judged it, where it does not say that itself."""
+        kind, _, name = self.judged_by.partition(":")
+        if not kind or item.origin or not item.num_judgements:
+            return item
+        return replace(item, origin=_JUDGES[kind], annotator=item.annotator or name)
+
+
+#: Who can have judged, and the origin of what they say.
+_JUDGES: Mapping[str, str] = {
+    "people": ORIGINS["human"],
+    "models": ORIGINS["model"],
+    "simulated": ORIGINS["simulated"],
+}
 
 
 class Reading(Iterator[Item]):
     """The items of a file, one by one.
 
     ``num_rows`` counts the rows met so far, ``num_rejected`` those left out; ``fields`` counts for each field what it
-    held (of the first `MOST_FIELDS` names).
+    held (of the first `MOST_FIELDS` names); ``left_out`` counts by reason the items that were not asked for.
     """
 
     def __init__(
-        self, path: Path, detected: Detected, on_reject: OnReject, limit: int | None, format: Format | None = None
+        self, path: Path, detected: Detected, on_reject: OnReject, limit: int | None, read_as: ReadAs | None = None
     ) -> None:
-        self.path, self.detected = path, detected
-        self.format = format_named(detected.format) if format is None else format
+        self.path, self.detected, self.read_as = path, detected, read_as or ReadAs()
+        said = self.read_as.format
+        self.format = said if isinstance(said, Format) else format_named(detected.format)
         self.num_rows = self.num_rejected = 0
         self.fields: dict[str, Counter[str]] = {}
+        self.left_out = Counter[str]()
         self._on_reject, self._limit = on_reject, limit
+        self._known: set[str] = set()
         self._items = self._read()
 
     def __next__(self) -> Item:
@@ -48,8 +97,21 @@ class Reading(Iterator[Item]):
         name, format = self.detected.format, self.format
         if format.read is None:
             raise UsageError(f"{name} can be written only", hint="name the format that the file has")
+        self._settle()
         with blaming(name) if is_outside(name) else contextlib.nullcontext():
-            yield from format.read(itertools.islice(self._rows(), self._limit), self._reject)
+            for item in format.read(itertools.islice(self._rows(), self._limit), self._reject):
+                if self.read_as.axis and item.num_judgements and item.axis != self.read_as.axis:
+                    self.left_out[f"a {item.kind} of the axis {item.axis or '(none)'}"] += 1
+                else:
+                    yield self.read_as.judged(item)
+
+    def _settle(self) -> None:
+        """Refuse a file whose first rows can be read in two ways."""
+        if self.format.settled is not None:
+            try:
+                self.format.settled(sample_of(self.path, self.detected.container, self.read_as.ignored))
+            except DataError as error:
+                raise DataError(error.what, where=str(self.path), hint=error.hint) from error
 
     def _rows(self) -> Iterator[InputRow]:
         for row in rows(self.path, self.detected.container, self._reject_row):
@@ -57,7 +119,19 @@ class Reading(Iterator[Item]):
             for name, value in row.fields.items():
                 if name in self.fields or len(self.fields) < MOST_FIELDS:
                     self.fields.setdefault(name, Counter())[json_kind(value)] += 1
+            row = replace(row, fields=without(row.fields, self.read_as.ignored)) if self.read_as.ignored else row
+            self._require_all_read(row)
             yield row
+
+    def _require_all_read(self, row: InputRow) -> None:
+        """Refuse a file with a column that looks like a judgement, or a part of the prompt, and that nothing reads."""
+        new = {name for name, value in row.fields.items() if value not in (None, "") and name not in self._known}
+        if not new and self.format.used is None:
+            return
+        # A row of another kind than the file's is left to the reader, which rejects it by its line.
+        if self.format.matches(row.fields) and (lost := self.format.unused(row.fields)):
+            raise left_unread(row.where, lost, self.detected.format, row.fields)
+        self._known |= new
 
     def _reject_row(self, reject: Reject) -> None:
         self.num_rows += 1
@@ -69,24 +143,31 @@ class Reading(Iterator[Item]):
 
 
 def read_items(
-    path: Path | str, format: str | Format | None = None, *, on_reject: OnReject = refuse, limit: int | None = None
+    path: Path | str,
+    format: str | Format | ReadAs | None = None,
+    *,
+    on_reject: OnReject = refuse,
+    limit: int | None = None,
 ) -> Reading:
     """Return the items of a file of any known format, streamed: memory holds one row (of oasst, one tree).
 
     Args:
         path: JSON lines, one JSON array, CSV or Parquet; plain, gzip or zstd. All recognised by content.
-        format: A name of `FORMATS`, ``module:name`` or a `Format`; recognised by the first rows without it.
+        format: A name of `FORMATS`, ``module:name``, a `Format`, or all that `ReadAs` can say; recognised by the first
+            rows without it.
         on_reject: Called with each row that is no good, which is then left out. Without it the first one is an error.
         limit: Read at most so many good rows.
 
     Raises:
-        DataError: The file cannot be read, has no known format, or (without ``on_reject``) a row is no good.
+        DataError: The file cannot be read, has no known format, a column that looks like a judgement would be lost, or
+            (without ``on_reject``) a row is no good.
         UsageError: There is no format of that name.
         ResourceError: A package for this kind of file is missing.
     """
-    if isinstance(format, Format):
-        return Reading(Path(path), with_columns(Path(path), format), on_reject, limit, format)
-    return Reading(Path(path), detect(path, format), on_reject, limit)
+    read_as = ReadAs.of(format)
+    if isinstance(read_as.format, Format):
+        return Reading(Path(path), with_columns(Path(path), read_as.format), on_reject, limit, read_as)
+    return Reading(Path(path), detect(path, read_as.format, read_as.ignored), on_reject, limit, read_as)
 
 
 class Rejects:
@@ -114,7 +195,7 @@ class Rejects:
     def _write(self, reject: Reject, path: Path) -> None:
         if self._file is None:
             self._file = self._open.enter_context(whole_file(path))
-        row = {("fix" if name == "hint" else name): value for name, value in dataclasses.asdict(reject).items()}
+        row = {("fix" if name == "hint" else name): value for name, value in asdict(reject).items()}
         self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
 
     def __enter__(self) -> Self:

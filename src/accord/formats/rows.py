@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from accord.errors import DataError
@@ -91,11 +91,34 @@ class InputRow:
         return value
 
     def moment(self, field: str) -> str:
-        """Return when something was, as ISO 8601 has it; "" where the row does not say."""
-        text = self.optional_text(field)
-        if text and not is_moment(text):
-            self.fail(field, f"is {text[:40]!r}, not a time", "write it like 2026-01-31T12:00:00+00:00")
-        return text
+        """Return when something was, as ISO 8601 has it; "" where the row does not say. Seconds since 1970 are read."""
+        value = self.fields.get(field)
+        if value in (None, ""):
+            return ""
+        found = value if isinstance(value, str) and is_moment(value) else _since_1970(value)
+        return found or self.fail(field, f"is {str(value)[:40]!r}, not a time", "write it like 2026-01-31T12:00:00Z")
+
+    def name(self, field: str) -> str:
+        """Return a name, "" where there is none; a number is a name too, as tools count their people."""
+        value = self.fields.get(field)
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.optional_text(field)
+
+    def figure(self, field: str, value: Any) -> float:
+        """Return a number that may stand in quotes, as some published sets write theirs."""
+        try:
+            return self.number(field, float(value) if isinstance(value, str) else value)
+        except ValueError:
+            return self.fail(field, f"is {str(value)[:40]!r}, not a number", "write a number")
+
+    def parsed(self, field: str, value: Any = None) -> Any:
+        """Return a value that a table or a published set may keep as the text of its JSON."""
+        value = self.get(field) if value is None else value
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_json(value)
+        except (ValueError, RecursionError):
+            return self.fail(field, "is no JSON", "write a list or an object")
 
     def number(self, field: str, value: Any) -> float:
         # In Python true is a 1; in a file it is a slip.
@@ -110,9 +133,12 @@ class InputRow:
         return self.number(field, self.fields[field]) if field in self else None
 
     def truth(self, field: str, value: Any) -> bool:
-        if not isinstance(value, bool):
-            self.fail(field, f"is {json_kind(value)}, not true or false", "write true or false, without quotes")
-        return value
+        """Return whether something is so: true or false, 1 or 0 (or -1), and those words."""
+        found = truth_of(value)
+        if found is None:
+            shown = repr(value[:40]) if isinstance(value, str) else json_kind(value)
+            self.fail(field, f"is {shown}, not true or false", "write true or false, without quotes")
+        return found
 
     def items(self, field: str) -> list[Any]:
         return self.listed(field, self.get(field))
@@ -158,6 +184,33 @@ class InputRow:
 
 
 _MESSAGE = 'write messages like {"role": "user", "content": "..."}'
+
+
+# 1 and 0 are what tables and published sets write for true and false, 1 and -1 what thumbs are.
+_TRUTHS: Mapping[Any, bool] = {
+    **dict.fromkeys((1, "1", "1.0", "true", "good", "up"), True),
+    **dict.fromkeys((0, -1, "0", "0.0", "-1", "false", "bad", "down"), False),
+}
+
+
+def truth_of(value: Any) -> bool | None:
+    """Return whether a value says true or false, None where it says neither."""
+    known = isinstance(value, bool | int | float | str)
+    return _TRUTHS.get(value.strip().lower() if isinstance(value, str) else value) if known else None
+
+
+# Seconds, milli- and microseconds since 1970, told apart by their size: all lie between 1980 and 2100.
+_EPOCHS = (1, 1e3, 1e6)
+
+
+def _since_1970(value: Any) -> str:
+    """Return a number of seconds (or of their thousandths) since 1970 as a time; "" where it is none."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
+    except ValueError:
+        return ""
+    seconds = next((number / unit for unit in _EPOCHS if 3.1e8 <= number / unit <= 4.2e9), None)
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
 
 
 def is_moment(text: str) -> bool:
@@ -208,8 +261,8 @@ def parse_object(line: bytes, where: str, hint: str = "write one JSON object a l
 
 def parse_json(text: str) -> Any:
     """Return a JSON value. Raises ValueError for what is none, a key that stands twice, and numbers that are none."""
-    # Stricter than Python's JSON: it takes NaN, Infinity and the last of two equal keys, each a row that means
-    # something else.
+    # Stricter than Python's JSON: it takes Infinity and the last of two equal keys, each a row that means something
+    # else. NaN is what Python's tools write for want of a value.
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_unknown, parse_float=_finite)
 
 
@@ -222,7 +275,9 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _unknown(name: str) -> NoReturn:
+def _unknown(name: str) -> None:
+    if name == "NaN":
+        return
     raise ValueError(f"{name} is not a number that JSON knows")
 
 

@@ -1,10 +1,14 @@
 """Files as rows, one at a time: JSON lines, one JSON array, CSV, Parquet; plain, gzip or zstd. Recognised by content.
 
-Memory is bounded by one row: a line (or element, or record) above `MAX_ROW` bytes is skipped and reported.
+Memory is bounded by one row: a line (or element, or record) above `MAX_ROW` bytes is skipped and reported. What
+spreadsheets and libraries do to files is undone: other encodings than UTF-8, line ends of old Macs, ``sep=;``, an index
+without a name, rows wrapped in an object (`accord.formats.wrapped`).
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import io
 import math
@@ -13,11 +17,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from accord.errors import DataError, ResourceError
+from accord.formats import wrapped
 from accord.formats.rows import InputRow, OnReject, RowError, parse_json, parse_object, reject_of
 
 # A conversation is thousands of characters; what is longer is a file without line ends, and would fill the memory.
@@ -35,14 +40,23 @@ INSTALL = 'pip install "accord[parquet]"'
 
 @dataclass(frozen=True)
 class Container:
-    """How a file holds its rows: ``kind`` (jsonl, json, csv, parquet), ``compression`` ("", gzip, zstd)."""
+    """How a file holds its rows: ``kind`` (jsonl, json, objects, csv, parquet), ``compression`` ("", gzip, zstd).
+
+    ``encoding``: of its text where that is not UTF-8. ``returns``: lines end with a carriage return alone.
+    ``lower``: the names of its columns are read in lower case.
+    """
 
     kind: str
     compression: str = ""
     delimiter: str = ","
+    encoding: str = ""
+    returns: bool = False
+    lower: bool = False
 
     def __str__(self) -> str:
-        return " ".join(filter(None, [self.compression, self.kind]))
+        lower = "columns in lower case" if self.lower else ""
+        besides = ", ".join(filter(None, [self.encoding, lower]))
+        return " ".join(filter(None, [self.compression, self.kind, besides and f"({besides})"]))
 
 
 def container_of(path: Path) -> Container:
@@ -56,21 +70,63 @@ def container_of(path: Path) -> Container:
             return Container("parquet")
     with opened(path) as (file, compression):
         head = _head(file, path)
-    # Spreadsheets save it so, and every second byte is 0: it would be taken for one long line.
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError("the file is UTF-16", where=str(path), hint="save it as UTF-8")
-    lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
-    if not lines:
+    encoding = "utf-16" if head.startswith(_UTF_16) else ""
+    if encoding:
+        with opened(path, encoding) as (file, _):
+            head = _head(file, path)
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    if not head.strip():
         raise DataError("the file is empty", where=str(path), hint="check the path")
+    lines = [line for line in head.split(b"\n") if line.strip()]
+    kind = _kind(lines)
+    if kind != "csv":
+        return Container(kind, compression, encoding=encoding)
+    returns = b"\n" not in head and b"\r" in head
+    header = (head.split(b"\r") if returns else lines)[0].decode("utf-8", "replace").strip("\r")
+    delimiter = header[4:5] if header.lower().startswith(_SEP) else _delimiter(path, header)
+    return Container(kind, compression, delimiter, encoding or _table_encoding(path), returns)
+
+
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# The first line of a table that tells a spreadsheet its delimiter.
+_SEP = "sep="
+
+
+def _kind(lines: list[bytes]) -> str:
+    """Return the kind of a file by its first lines that are not blank."""
     first, others = lines[0].lstrip()[:1], lines[1:_LOOKED_AT]
-    if first == b"{" or 2 * sum(map(_is_object, others)) > len(others):  # the first line may be damaged
-        return Container("jsonl", compression)
-    if first == b"[":
-        return Container("json", compression)
+    is_lines = 2 * sum(map(_is_object, others)) > len(others)  # the first line may be damaged
+    if first == b"{":
+        # Objects that are spread over lines, or one that holds all rows.
+        spread = not is_lines and not _is_object(lines[0])
+        return "objects" if spread or (not others and wrapped.holds_rows(lines[0])) else "jsonl"
+    return "jsonl" if is_lines and others else "json" if first == b"[" else "csv"
+
+
+def _delimiter(path: Path, header: str) -> str:
     # The header of a single column holds no delimiter: there the name decides, as it does where such a file is written.
     delimiters = "\t,;" if delimiter_named(path) == "\t" else ",\t;"
-    header = lines[0].decode("utf-8", "replace")
-    return Container("csv", compression, max(delimiters, key=header.count))
+    return max(delimiters, key=header.count)
+
+
+def _table_encoding(path: Path) -> str:
+    """Return "cp1252" for a table whose bytes are no UTF-8 but what spreadsheets save in its place, else ""."""
+    decoder, whole = codecs.getincrementaldecoder("utf-8")(), True
+    with opened(path) as (file, _), contextlib.suppress(EOFError):
+        while chunk := file.read(_CHUNK):
+            if whole:
+                try:
+                    whole = decoder.decode(chunk) is not None
+                except UnicodeDecodeError:
+                    whole = False
+            # A letter of UTF-8 beside a wrong byte: the file is damaged, and all its other letters would be lost.
+            if not whole and (_UTF_8_LETTER.search(chunk) or _NO_CP1252.search(chunk)):
+                return ""
+    return "" if whole else "cp1252"
+
+
+_UTF_8_LETTER = re.compile(rb"[\xc3-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")
+_NO_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
 def delimiter_named(path: Path) -> str:
@@ -106,24 +162,66 @@ def rows(path: Path, container: Container, on_reject: OnReject) -> Iterator[Inpu
         DataError: The file cannot be opened.
         ResourceError: The package that opens it is missing.
     """
+    found = _rows(path, container, on_reject)
+    yield from map(_in_lower_case, found) if container.lower else found
+
+
+def _in_lower_case(row: InputRow) -> InputRow:
+    """Return a row whose columns are called as they would be in a file written by a program."""
+    return replace(row, fields={_lowered(name): value for name, value in row.fields.items()})
+
+
+def _lowered(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|\s+", "_", name.strip()).lower()
+
+
+def _rows(path: Path, container: Container, on_reject: OnReject) -> Iterator[InputRow]:
     if container.kind == "parquet":
         yield from _parquet_rows(path, on_reject)
         return
-    with opened(path) as (file, _):
+    with opened(path, container.encoding, container.returns) as (file, _):
         lines = _Lines(file, path, on_reject)
         yield from _TEXT_ROWS[container.kind](lines, container)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[io.BufferedReader, str]]:
-    """The bytes of a file without compression, and which compression it had."""
+def opened(path: Path, encoding: str = "", returns: bool = False) -> Iterator[tuple[io.BufferedReader, str]]:
+    """The bytes of a file without compression, in UTF-8 with \\n at line ends, and which compression it had."""
     with _readable(path), path.open("rb") as raw:
         magic = raw.read(4)
         raw.seek(0)
         compression = next((name for start, name in _MAGIC.items() if magic.startswith(start)), "")
         plain: Any = _Inflating(raw, _ENGINES[compression]) if compression else raw
+        if encoding or returns:
+            plain = _Recoded(plain, encoding or "utf-8", returns)
         with io.BufferedReader(plain, _CHUNK) as file:
             yield file, compression
+
+
+class _Recoded(io.RawIOBase):
+    """Text of another encoding as UTF-8, piece by piece; with ``returns`` each carriage return is a line's end."""
+
+    def __init__(self, raw: Any, encoding: str, returns: bool) -> None:
+        # What cannot be decoded stays as it is, so that the row it stands in is refused and no other.
+        self.raw, self.decoder = raw, codecs.getincrementaldecoder(encoding)("surrogateescape")
+        self.returns, self.ready, self.ended = returns, memoryview(b""), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready and not self.ended:
+            piece = self.raw.read(len(buffer)) or b""
+            self.ended = not piece
+            try:
+                text = self.decoder.decode(piece, final=self.ended)
+            except UnicodeDecodeError as error:
+                raise EOFError(f"the text is damaged: {error}") from error
+            text = text.replace("\r", "\n") if self.returns else text
+            self.ready = memoryview(text.encode("utf-8", "surrogateescape"))
+        size = min(len(buffer), len(self.ready))
+        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
+        return size
 
 
 class _Inflating(io.RawIOBase):
@@ -260,9 +358,13 @@ _OUTSIDE, _INSIDE = re.compile(rb'["\[\]{},]'), re.compile(rb'["\\]')
 
 
 class _Cutter:
-    """Cut the elements out of a JSON array that comes in chunks, by its brackets and quotes."""
+    """Cut the elements out of a JSON array that comes in chunks, by its brackets and quotes.
 
-    def __init__(self) -> None:
+    ``objects``: cut objects that stand one after the other, in no array.
+    """
+
+    def __init__(self, objects: bool = False) -> None:
+        self.objects = objects
         self.depth, self.in_string, self.ended, self.skip = 0, False, False, 0
         self.parts: list[bytes] = []
         self.size = 0
@@ -283,15 +385,19 @@ class _Cutter:
                 self.in_string = True
             elif sign in _OPENING:
                 self.depth += 1
-                begin = at if self.depth == 1 else begin
+                begin = at if self.depth == 1 and not self.objects else begin
             elif sign in _CLOSING:
-                closes = self.depth > 1 or sign == b"]"  # a } too many ends an element's sense, not the array
+                # A } too many ends an element's sense, not the array.
+                closes = self.depth > 1 or (sign == b"]") != self.objects
                 self.depth -= closes
-                if self.depth == 0 and closes:
+                if self.depth == 0 and closes and self.objects:
+                    yield from self._cut(chunk[begin:at])
+                    begin = at
+                elif self.depth == 0 and closes:
                     yield from self._cut(chunk[begin : at - 1])
                     begin, self.ended = at, True
                     break
-            elif self.depth == 1:
+            elif self.depth == 1 and not self.objects:
                 yield from self._cut(chunk[begin : at - 1])
                 begin = at
         self.skip = max(at - len(chunk), 0)
@@ -343,6 +449,28 @@ def _array_rows(lines: _Lines, container: Container) -> Iterator[InputRow]:
         lines.reject(fault, cutter.start if cutter.size else cutter.number, cutter.rest())
 
 
+def _object_rows(lines: _Lines, container: Container) -> Iterator[InputRow]:
+    """Yield objects that stand one after the other over several lines, and the rows of one that holds them all."""
+    cutter = _Cutter(objects=True)
+    for chunk in lines.chunks():
+        for number, element, size in cutter.feed(chunk):
+            try:
+                if size > MAX_ROW:
+                    raise _too_long(size)
+                found = parse_object(element, lines.where(number), _OBJECTS)
+                inner = wrapped.rows_within(found, lines.where(number))
+                if inner is None:
+                    yield InputRow(found, lines.where(number), element)
+                else:
+                    yield from (InputRow(row, f"{lines.where(number)} [{i}]") for i, row in enumerate(inner))
+            except RowError as error:
+                lines.reject(error, number, element)
+    if cutter.rest().strip():
+        fault = RowError("the last object does not end", hint="the file is cut off, or a bracket or quote is missing")
+        lines.reject(fault, cutter.start, cutter.rest())
+
+
+_OBJECTS = "write one JSON object a line"
 _ELEMENT = "write an array of objects, [{...}, {...}]"
 
 
@@ -385,19 +513,39 @@ def _csv_rows(lines: _Lines, container: Container) -> Iterator[InputRow]:
             continue
         if header:
             fields = {name: cell_value(name, cell) for name, cell in zip(header, cells, strict=True) if cell}
-            yield InputRow(_unfolded(fields), lines.where(first[0]), raw)
-        else:
+            row = InputRow(_unfolded(fields), lines.where(first[0]), raw)
+            if NAMELESS in fields:
+                fault = RowError("a cell stands below no column's name", hint="name its column in the first line")
+                lines.reject(fault, first[0], raw)
+            else:
+                yield row
+        elif not _tells_delimiter(cells, raw):
             header = _header(cells, lines.where(first[0]))
 
 
 _HEADER = "the first line of a CSV file names its columns, like prompt,chosen,rejected"
 
 
+#: What stands in place of the names of columns that have none, at a table's end.
+NAMELESS = ""
+
+
+def _tells_delimiter(cells: list[str], raw: bytes) -> bool:
+    return raw.lstrip(b"\xef\xbb\xbf").lower().startswith(_SEP.encode()) and len("".join(cells)) <= len(_SEP) + 1
+
+
 def _header(cells: list[str], where: str) -> list[str]:
     names = [name.strip() for name in cells]
-    if len(set(names)) < len(names) or not all(names):
+    # Where pandas writes the numbers of its rows.
+    names[0] = names[0] or (INDEX if any(names) else "")
+    named = [name for name in names if name]
+    if len(set(named)) < len(named) or not named:
         raise DataError("columns without a name, or two of one name", where=where, hint=_HEADER)
     return names
+
+
+#: The name of a table's first column where it has none.
+INDEX = "index"
 
 
 def _cells(raw: bytes, delimiter: str, width: int) -> list[str]:
@@ -474,4 +622,4 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | None) else str(value)
 
 
-_TEXT_ROWS = {"jsonl": _jsonl_rows, "json": _array_rows, "csv": _csv_rows}
+_TEXT_ROWS = {"jsonl": _jsonl_rows, "json": _array_rows, "objects": _object_rows, "csv": _csv_rows}

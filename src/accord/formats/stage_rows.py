@@ -29,20 +29,24 @@ column: a stage leaves no row out.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol
 
 from accord.errors import DataError
 from accord.files import format_said
-from accord.formats import own
+from accord.formats import own, samples
 from accord.formats.format import Fields, row_by_row
 from accord.formats.item import CannotSay, Item, TextOrTurns, Turns, reply_of, turns_of
+from accord.formats.judging_columns import unused_judgements, unused_parts
 from accord.formats.reading import Reading
 from accord.formats.rows import InputRow, json_kind, refuse
 from accord.formats.source import container_of, rows
 from accord.formats.table import PLAIN_FILES, Detected, detect, format_named, sample_of
+from accord.formats.unreadable import left_unread
 from accord.records import JudgedGroup, RankedGroup
 
 MessageList = list[dict[str, Any]]
@@ -409,12 +413,22 @@ class _Wanted:
     """What a stage asks of each row: the kinds of items that will do, and the columns of Accord's own that say it.
 
     ``marks``: a row with a prompt and any of these is meant as such a row. ``whole``: or with this column alone.
+    ``imitates``: what is read is learned as it stands, so nothing that somebody judged may be among it.
     """
 
     kinds: tuple[str, ...]
     form: str
     marks: frozenset[str] = frozenset()
     whole: str = ""
+    imitates: bool = False
+
+    def lost(self, fields: Fields) -> list[str]:
+        """Return the columns that are a part of the prompt, or judge what would be imitated, and would not be read."""
+        if self.whole == "text":
+            return []
+        # The scores of a row's own sample judge nothing: who fine-tunes on samples has chosen them.
+        known = own.ACCORD_FIELDS - _JUDGING | (samples.SCORED if samples.is_sample(fields) else frozenset())
+        return unused_parts(fields, known) + (unused_judgements(fields, known) if self.imitates else [])
 
     def has(self, fields: Fields) -> bool:
         prompted = isinstance(fields.get("prompt"), str | list) and (not self.marks or bool(self.marks & fields.keys()))
@@ -422,6 +436,7 @@ class _Wanted:
         return (prompted and self.whole != "text") or alone
 
 
+_JUDGING = frozenset(("ranks", "unacceptable", "label", "rating", "chosen", "rejected"))
 _ALL = ("ranking", "label", "rating", "demonstration", "sample", "prompt", "conversation", "steps")
 _COMPLETED = ("ranking", "label", "rating", "demonstration", "sample", "conversation")
 _RANKED = frozenset(("completions", "ranks", "chosen", "rejected"))
@@ -430,8 +445,8 @@ _PAIR = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
 _ANSWER = '{"prompt": "...", "completion": "..."}'
 _WANTED: Mapping[str, _Wanted] = {
     "prompts": _Wanted(_ALL, '{"prompt": "..."}', whole="messages"),
-    "lessons": _Wanted(("demonstration", "conversation"), _ANSWER, frozenset(("completion",)), "messages"),
-    "demonstrations": _Wanted(("demonstration", "conversation"), _ANSWER, frozenset(("completion",))),
+    "lessons": _Wanted(("demonstration", "conversation"), _ANSWER, frozenset(("completion",)), "messages", True),
+    "demonstrations": _Wanted(("demonstration", "conversation"), _ANSWER, frozenset(("completion",)), imitates=True),
     "completions": _Wanted(_COMPLETED, _ANSWER, frozenset(("completion",))),
     "texts": _Wanted(("text", "demonstration"), '{"text": "..."}', whole="text"),
     "rankings": _Wanted(("ranking",), _PAIR, _RANKED),
@@ -446,16 +461,26 @@ def _said(path: Path | str, view: str, format: str | None) -> list[_Said]:
     format = format_said(path) if format is None else format
     path = Path(path)
     found = [_Said(item, path) for item in _items(path, view, format)]
+    _require_one_axis(found, view, path)
     if not found:
         raise DataError(f"the file holds no {view}", where=str(path), hint=f"write rows like {_WANTED[view].form}")
     return found
+
+
+def _require_one_axis(found: Sequence[_Said], view: str, path: Path) -> None:
+    """Refuse judgements of several questions at once: whether the helpful or the safe answer is better, say."""
+    axes = Counter(said.item.axis or "(none)" for said in found if said.item.num_judgements)
+    if view in ("rankings", "judgements", "labels", "ratings") and len(axes) > 1:
+        shown = ", ".join(f"{axis} ({count})" for axis, count in axes.most_common())
+        hint = f"take one: accord import {path} -o ONE.jsonl --axis {axes.most_common(1)[0][0]}"
+        raise DataError(f"the {view} answer several questions: {shown}", where=str(path), hint=hint)
 
 
 def _items(path: Path, view: str, format: str | None) -> Iterator[Item]:
     wanted, detected = _WANTED[view], _detected(path, view, format)
     if detected is None:
         read = row_by_row(lambda row: (own.VIEWS[view](row),), own.ACCORD_FIELDS)
-        yield from read(rows(path, container_of(path), refuse), refuse)
+        yield from read(map(partial(_require_all_read, view), rows(path, container_of(path), refuse)), refuse)
         return
     main = format_named(detected.format).main
     for item in Reading(path, detected, refuse, None):
@@ -463,6 +488,12 @@ def _items(path: Path, view: str, format: str | None) -> Iterator[Item]:
             yield item
         elif not main or item.kind in main:  # others are not what people come to the format for
             _refuse_kind(item, view, detected.format, str(path))
+
+
+def _require_all_read(view: str, row: InputRow) -> InputRow:
+    if lost := _WANTED[view].lost(row.fields):
+        raise left_unread(row.where, lost, view, row.fields)
+    return row
 
 
 def _refuse_kind(item: Item, view: str, format: str, path: str) -> NoReturn:
@@ -484,9 +515,10 @@ def _detected(path: Path, view: str, format: str | None) -> Detected | None:
     """Return what a file is; None where its rows are Accord's own for this view, whatever other columns look like."""
     if format is not None and format not in (own.ACCORD.name, *PLAIN_FILES):
         return detect(path, format)
-    sample = sample_of(path, container_of(path))
+    wanted, sample = _WANTED[view], sample_of(path, container_of(path))
     # Own rows first: a file that says what the stage asks is not taken for another format by a column beside it.
-    if 2 * sum(map(_WANTED[view].has, sample)) >= len(sample):
+    is_own = 2 * sum(map(wanted.has, sample)) >= len(sample)
+    if is_own and not any(map(wanted.lost, sample)):
         return None
     try:
         return detect(path, format)

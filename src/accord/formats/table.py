@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accord import extend
 from accord.errors import DataError, UsageError
 from accord.files import InputFile, format_said
-from accord.formats import alpaca, hh, oasst, openai, own, plain, sharegpt, trl
+from accord.formats import alpaca, arena, columns, hh, oasst, openai, own, published, samples, sharegpt, tools, trl
 from accord.formats.format import Fields, Format
 from accord.formats.source import Container, container_of, rows
+from accord.formats.unreadable import no_format_error
 
 #: Every format, the more particular ones first: of those that fit a file equally well, the first is its name.
 FORMATS: Mapping[str, Format] = {
@@ -24,16 +25,24 @@ FORMATS: Mapping[str, Format] = {
         oasst.OASST_TREES,
         oasst.OASST_MESSAGES,
         oasst.OASST_THREADS,
+        samples.OWN_SAMPLES,
+        *published.PUBLISHED,
+        arena.ARENA,
+        arena.ARENA_ONE_HOT,
+        arena.FASTCHAT,
+        arena.OPEN_WEBUI,
+        *tools.TOOLS,
         openai.OPENAI_PREFERENCE,
         openai.OPENAI_SFT,
         sharegpt.SHAREGPT_PREFERENCE,
+        sharegpt.SHAREGPT_KTO,
         sharegpt.SHAREGPT_SFT,
         alpaca.ALPACA_PREFERENCE,
         alpaca.ALPACA_KTO,
         alpaca.ALPACA_SFT,
         own.ACCORD,
         *trl.TRL_SHAPES,
-        plain.PLAIN,
+        columns.PLAIN,
     )
 }
 
@@ -41,7 +50,7 @@ FORMATS: Mapping[str, Format] = {
 FORMAT_FAMILIES: Mapping[str, tuple[str, ...]] = {
     "trl": tuple(shape.name for shape in trl.TRL_SHAPES),
     "openai": ("openai-preference", "openai-sft"),
-    "sharegpt": ("sharegpt-preference", "sharegpt"),
+    "sharegpt": ("sharegpt-preference", "sharegpt-kto", "sharegpt"),
     "alpaca": ("alpaca-preference", "alpaca-kto", "alpaca"),
     "oasst": ("oasst-trees", "oasst-messages", "oasst-threads"),
 }
@@ -105,8 +114,15 @@ def with_columns(path: Path, format: Format) -> Detected:
     return Detected(format.name, container, "you named its columns")
 
 
-def detect(path: Path | str, format: str | None = None) -> Detected:
+def detect(path: Path | str, format: str | None = None, ignored: Collection[str] = ()) -> Detected:
     """Return what a file is, by its first rows; among the formats that a name means, if one is given.
+
+    A format fits a row only where it leaves no column unread that looks like a judgement or a part of the prompt.
+
+    Args:
+        path: The file.
+        format: A name of `FORMATS` or of a family; any without it.
+        ignored: Columns that mean nothing, as the user says.
 
     Raises:
         DataError: No format fits, or the file cannot be read.
@@ -118,8 +134,19 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
     container = container_of(path)
     if format is not None and len(among) == 1:
         return Detected(among[0].name if format in PLAIN_FILES else format, container, "you said so")
-    sample = sample_of(path, container)
-    fits = {c.name: {i: why for i, row in enumerate(sample) if (why := c.matches(row))} for c in among}
+    ways = [container]
+    if any(name != name.lower() for name in _names(sample_of(path, container))):
+        ways.append(replace(container, lower=True))
+    for way in ways:
+        if found := _fitting(among, sample_of(path, way, ignored), way):
+            return found
+    raise no_format_error(path, container, sample_of(path, container, ignored), among)
+
+
+def _fitting(among: Sequence[Format], sample: Sequence[Fields], container: Container) -> Detected | None:
+    fits = {
+        c.name: {i: why for i, row in enumerate(sample) if (why := c.matches(row)) and not c.unused(row)} for c in among
+    }
     for candidate in among:
         if own := fits[candidate.name]:
             own |= {i: why for name in candidate.reads_too for i, why in fits.get(name, {}).items() if i not in own}
@@ -127,7 +154,7 @@ def detect(path: Path | str, format: str | None = None) -> Detected:
     best = max(fits, key=lambda name: len(fits[name]))
     # Half at least: a file of which most rows are something else is something else.
     if not sample or 2 * len(fits[best]) < len(sample):
-        raise _unknown(path, container, sample)
+        return None
     count = f"{len(fits[best])} of the first {len(sample)} rows: {next(iter(fits[best].values()))}"
     also = tuple(name for name, found in fits.items() if name != best and len(found) == len(fits[best]))
     return Detected(best, container, count, also)
@@ -155,21 +182,15 @@ def _format_and_path(text: str) -> tuple[str | None, str]:
     return None, text
 
 
-def sample_of(path: Path, container: Container) -> list[Fields]:
-    """Return the first good rows of a file."""
-    return [row.fields for row in itertools.islice(rows(path, container, lambda reject: None), SAMPLE_ROWS)]
+def sample_of(path: Path, container: Container, ignored: Collection[str] = ()) -> list[Fields]:
+    """Return the first good rows of a file, without columns that mean nothing."""
+    found = (row.fields for row in itertools.islice(rows(path, container, lambda reject: None), SAMPLE_ROWS))
+    return [without(fields, ignored) for fields in found]
 
 
-def _unknown(path: Path, container: Container, sample: Sequence[Fields]) -> DataError:
-    if not sample:
-        return DataError(f"no row of the file can be read as {container}", where=str(path), hint="see what it holds")
-    names = ", ".join(f'"{name}"' for name in _names(sample))
-    return DataError(
-        "no format is known that has these rows",
-        where=str(path),
-        why=f"its rows have {names}",
-        hint=f"rename its fields, write a format of your own (module:name), or give --format {', '.join(FORMATS)}",
-    )
+def without(fields: Fields, ignored: Collection[str]) -> Fields:
+    """Return the fields of a row but those that mean nothing."""
+    return {name: value for name, value in fields.items() if name not in ignored} if ignored else fields
 
 
 def _names(sample: Iterable[Fields]) -> list[str]:

@@ -9,9 +9,13 @@ from collections import Counter
 
 import numpy as np
 
+from accord.formats.facts import ORIGINS
 from accord.formats.item import Item
 
 _FIRST_ROOM = 2**16
+#: How judgements are counted of which a file does not say whose they are.
+NOT_SAID = "people (the file does not say; --judged-by models says otherwise)"
+_JUDGED = ("ranking", "label", "rating", "steps")
 
 
 class Distinct:
@@ -46,17 +50,19 @@ class Distinct:
 
 
 class ItemTally:
-    """What a stream of items holds: prompts and completions (each counted once), judgements, pairs, kinds."""
+    """What a stream of items holds: prompts and completions (each counted once), judgements and whose, pairs, kinds."""
 
     def __init__(self) -> None:
         self.prompts, self.completions = Distinct(), Distinct()
         self.judgements = self.pairs = self.items = 0
-        self.kinds: Counter[str] = Counter()
+        self.kinds, self.judges = Counter[str](), Counter[str]()
 
     def add(self, item: Item) -> None:
         self.items += 1
         self.kinds[item.kind] += 1
         self.judgements += item.num_judgements
+        if judged := item.num_judgements * (item.kind in _JUDGED):
+            self.judges[item.origin if item.origin in ORIGINS.values() else NOT_SAID] += judged
         self.pairs += sum(1 for _ in item.pairs())
         if item.prompt is not None:
             self.prompts.add(item.prompt)

@@ -17,11 +17,13 @@ from accord.formats import own
 from accord.formats.format import Fields, Format, all_messages, has, item_by_item, row_by_row
 from accord.formats.hh import is_dialogue
 from accord.formats.item import Item, TextOrTurns, cannot, chosen_rejected, turns_of
-from accord.formats.rows import InputRow
+from accord.formats.rows import InputRow, truth_of
+from accord.formats.scored import MODEL_COLUMNS, SCORE_COLUMNS, written_by
 
 _FIELDS = frozenset(
     ("prompt", "completion", "chosen", "rejected", "label", "completions", "labels", "messages", "text", "margin")
 )
+_SCORED = frozenset((*SCORE_COLUMNS, *MODEL_COLUMNS))
 
 
 def _spoken(value: Any) -> bool:
@@ -53,11 +55,15 @@ def _read_unpaired(row: InputRow) -> Iterable[Item]:
 
 
 def _read_preference(row: InputRow) -> Iterable[Item]:
-    return [own.read_pair(row, {"margin": row.optional_number("margin")})]
+    return [own.read_pair(row, _margin(row))]
 
 
 def _read_implicit(row: InputRow) -> Iterable[Item]:
-    return [own.read_dialogues(row, {"margin": row.optional_number("margin")})]
+    return [own.read_dialogues(row, _margin(row))]
+
+
+def _margin(row: InputRow) -> dict[str, Any]:
+    return {"margin": row.optional_number("margin"), "sources": written_by(row, *MODEL_COLUMNS)}
 
 
 def _read_steps(row: InputRow) -> Iterable[Item]:
@@ -133,9 +139,15 @@ def _write_steps(item: Item) -> Iterable[Fields]:
 
 
 def _lm_why(fields: Fields) -> str:
-    if all_messages(fields.get("messages")) and not {"prompt", "chosen"} & fields.keys():
+    if all_messages(fields.get("messages")) and "chosen" not in fields and _begins(fields):
         return '"messages" holds a conversation'
     return '"text" stands by itself' if has(fields, text=str) and not _KNOWN & fields.keys() else ""
+
+
+def _begins(fields: Fields) -> bool:
+    """Return whether a conversation holds its row's prompt, where it has one, as the sets of alignment-handbook do."""
+    prompt = fields.get("prompt")
+    return prompt is None or any(message.get("content") == prompt for message in fields["messages"])
 
 
 _KNOWN = {"prompt", "chosen", "rejected", "completion", "completions", "message_id", "instruction", "label"}
@@ -164,7 +176,8 @@ def _implicit_why(fields: Fields) -> str:
 
 def _unpaired_why(fields: Fields) -> str:
     both = _spoken(fields.get("prompt")) and _spoken(fields.get("completion"))
-    return '"prompt", "completion" and a "label"' if both and has(fields, label=bool) else ""
+    known = truth_of(fields.get("label")) is not None
+    return '"prompt", "completion" and a "label"' if both and known else ""
 
 
 def _steps_why(fields: Fields) -> str:
@@ -173,24 +186,27 @@ def _steps_why(fields: Fields) -> str:
 
 
 def _shapes() -> Iterator[Format]:
+    pair = ("prompt", "chosen", "rejected", "margin", "messages", *_SCORED)
+    label, steps = ("prompt", "completion", "label"), ("prompt", "completions", "labels")
     table = {
-        "trl-preference": ("preference with a prompt", _preference_why, _read_preference, _write_preference),
-        "trl-implicit": ("preference, the prompt inside", _implicit_why, _read_implicit, _write_implicit),
-        "trl-unpaired": ("unpaired preference (KTO)", _unpaired_why, _read_unpaired, _write_unpaired),
-        "trl-stepwise": ("stepwise supervision", _steps_why, _read_steps, _write_steps),
-        "trl-completion": ("prompt and completion", _demonstration_why, _read_demonstration, _write_demonstration),
-        "trl-lm": ("language modelling", _lm_why, _read_lm, _write_lm),
-        "trl-prompt": ("prompts only", _prompt_why, _read_prompt, _write_prompt),
+        "trl-preference": ("preference with a prompt", _preference_why, _read_preference, _write_preference, pair),
+        "trl-implicit": ("preference, the prompt inside", _implicit_why, _read_implicit, _write_implicit, pair),
+        "trl-unpaired": ("unpaired preference (KTO)", _unpaired_why, _read_unpaired, _write_unpaired, label),
+        "trl-stepwise": ("stepwise supervision", _steps_why, _read_steps, _write_steps, steps),
+        "trl-completion": (
+            "prompt and completion",
+            _demonstration_why,
+            _read_demonstration,
+            _write_demonstration,
+            label[:2],
+        ),
+        "trl-lm": ("language modelling", _lm_why, _read_lm, _write_lm, ("messages", "text", "prompt")),
+        "trl-prompt": ("prompts only", _prompt_why, _read_prompt, _write_prompt, ("prompt",)),
     }
-    for name, (title, why, read, write) in table.items():
-        yield Format(
-            name,
-            f"TRL: {title}",
-            _FIELDS,
-            why,
-            row_by_row(read, _FIELDS),
-            item_by_item(write, _FIELDS, uniform=True),
-        )
+    for name, (title, why, read, write, columns) in table.items():
+        fields = frozenset(columns)
+        writer = item_by_item(write, _FIELDS, uniform=True)
+        yield Format(name, f"TRL: {title}", fields, why, row_by_row(read, fields), writer, part_by_part=True)
 
 
 TRL_SHAPES: tuple[Format, ...] = tuple(_shapes())

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 #: Revision of the newest migration. A database that names a later one was written by a newer Accord.
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 VERSION_TABLE = "accord_version"
 
 # What a database refuses, and the character that stands for it, which must itself be told apart.
@@ -111,7 +111,9 @@ completions = _table(
     _refers("source_id", "sources"),
     _text("meta"),
 )
-rankings = _judgements("rankings", _refers("prompt_id", "prompts", index=True), Column("strength", Text))
+rankings = _judgements(
+    "rankings", _refers("prompt_id", "prompts", index=True), Column("strength", Text), _later("axis", "")
+)
 ranking_items = Table(
     "ranking_items",
     metadata,
@@ -131,7 +133,10 @@ ratings = _judgements(
     _later("axis", ""),
 )
 labels = _judgements(
-    "labels", _refers("completion_id", "completions", index=True), Column("good", Boolean, nullable=False)
+    "labels",
+    _refers("completion_id", "completions", index=True),
+    Column("good", Boolean, nullable=False),
+    _later("axis", ""),
 )
 demonstrations = _judgements("demonstrations", _refers("prompt_id", "prompts", index=True), _refers("text_id", "texts"))
 remarks = _judgements("remarks", _refers("completion_id", "completions", index=True))
