@@ -486,3 +486,47 @@ def _each(item: Item) -> list[Any]:
             [(text_of(text), "rating", item.ratings[i], who)] if item.ratings and item.ratings[i] is not None else []
         )
     return found or [(item.kind, who)]
+
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "formats"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
+
+
+def read_as(flag: str) -> formats.ReadAs | None:
+    """Return how a file is read with the flag that the table of the documentation names."""
+    name, _, value = flag.partition(" ")
+    if name == "--choice":
+        means = {part.split("=")[1]: part.split("=")[0] for part in value.split(",")}
+        return formats.ReadAs(formats.named_table(formats.Columns(means=means)))
+    said = {"--ignore": {"ignored": frozenset((value,))}, "--format": {"format": value}, "": {}}[name]
+    return formats.ReadAs(**said)  # type: ignore[arg-type]
+
+
+def stated() -> list[tuple[str, str, list[str]]]:
+    """Return (file, flag, the other cells) of each row of the documentation's table of counts."""
+    lines = DOCS.read_text(encoding="utf-8").split("| file | read as |")[1].split("\n\n")[0].splitlines()[2:]
+    found = []
+    for line in lines:
+        first, *others = (cell.strip() for cell in line.strip("|").split("|"))
+        name, _, flag = first.partition(" `")
+        found.append((name.replace(": ", "--"), flag.rstrip("`"), others))
+    return found
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the small inputs are not here")
+@pytest.mark.parametrize(("name", "flag", "cells"), stated())
+def test_the_counts_that_the_documentation_states(name: str, flag: str, cells: list[str]) -> None:
+    how, path = read_as(flag), CASES / name
+    if cells[0].startswith("refused"):
+        with pytest.raises(DataError):
+            formats.count_items(path, how)
+        return
+    found = formats.count_items(path, how)
+    counts = (found.rows, found.rejected, found.prompts, found.completions, found.judgements, found.pairs)
+    assert [found.format, *(str(count or "") for count in counts)] == cells
+    assert all(map(is_right, formats.read_items(path, how, on_reject=lambda reject: None)))
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the small inputs are not here")
+def test_the_documentation_states_counts_of_every_file() -> None:
+    assert {name for name, _, _ in stated()} == {path.name for path in CASES.iterdir()}
