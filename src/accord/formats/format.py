@@ -86,7 +86,7 @@ def row_by_row(
 FOLDED = "extra"
 
 
-def folded(extra: Fields) -> Fields:
+def fold_meant(extra: Fields) -> Fields:
     """Return further columns, with those in one object that would be taken for a judgement when they are read."""
     meant = {name: value for name, value in extra.items() if looks_meant(name)}
     others = {name: value for name, value in extra.items() if name not in meant}
@@ -139,7 +139,7 @@ def item_by_item(
                 on_left_out(str(reason))
                 continue
             is_text = _is_text(formed) if uniform else None
-            extra = folded({name: value for name, value in item.extra.items() if name not in known}) if known else {}
+            extra = fold_meant({name: value for name, value in item.extra.items() if name not in known})
             for row in found:
                 yield {**row, **_besides(item, row), **extra} if known else row
 

@@ -13,7 +13,7 @@ from accord.config import SampleConfig, ScorerConfig
 from accord.errors import UsageError
 from accord.extend import code_in
 from accord.files import sha256_tree, write_text
-from accord.formats.format import folded
+from accord.formats.format import fold_meant
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import OF_COMPLETION, RENDERED, PromptRow, plain_rows, read_prompts
 from accord.progress import Log, Notice, part_of, quiet
@@ -111,7 +111,7 @@ def _besides(prompt: PromptRow) -> dict[str, Any]:
     kept = {name: value for name, value in prompt.besides.items() if name not in OF_COMPLETION}
     topic = {"topic": prompt.topic} if prompt.topic else {}
     rendered = {} if isinstance(prompt.asked, str) else {RENDERED: prompt.text}
-    return {"prompt": plain_rows(prompt.asked), **topic, **folded(kept), **rendered}
+    return {"prompt": plain_rows(prompt.asked), **topic, **fold_meant(kept), **rendered}
 
 
 def _as_row(one: Generated) -> dict[str, Any]:
