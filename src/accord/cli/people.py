@@ -11,7 +11,8 @@ import typer
 
 from accord.cli.options import Json, Verbose
 from accord.cli.project import Project, find_place
-from accord.cli.talk import talking, to_plain
+from accord.cli.taken import mark_queued, new_samples
+from accord.cli.talk import Talk, path_text, talking, to_plain
 from accord.config import load_label
 from accord.errors import DataError, UsageError
 from accord.people.running import announced
@@ -99,6 +100,8 @@ def label(
             if remove is not None:
                 _remove(desk, remove)
             added = None if add is None else _add(desk, add, pairs)
+            if add is None and (samples := new_samples(project)) is not None:
+                add, added = samples, _add_samples(talk, desk, samples)
             from accord.people.web.app import create_app
 
             app = create_app(desk, allowed_hosts=address.names(), pictures=project.root)
@@ -107,7 +110,7 @@ def label(
             entry = admin_entry(desk, app, url) if link else {}
             reported = {"url": url, "project": project.root, "hosts": address.names(), **entry}
             reported |= {} if added is None else to_plain(added)
-            said = [] if added is None else added_lines(added, str(add))
+            said = [] if added is None or add is None else added_lines(added, path_text(add))
             with announced(project.store, address.url_for_others(listening)):
                 talk.result(reported, text="\n".join([*said, _text(project, url, entry, address)]))
                 talk.out.flush()
@@ -144,6 +147,19 @@ def _add(desk: Desk, file: Path, num_pairs: int | None) -> Queued:
         raise DataError(str(reason), where=str(file), hint="queue plain prompts and completions") from reason
     serve_as = AS_PAIRS if kind == "pair" else kind
     return queue_groups(desk, groups, serve_as=serve_as, num_pairs=num_pairs, origin=file.name, only_new=True)
+
+
+def _add_samples(talk: Talk, desk: Desk, samples: Path) -> Queued | None:
+    """Queue the project's own samples, once; where that is not possible it is told, and the page opens without them."""
+    if desk.settings.kind == "demonstration":  # people write them
+        return None
+    try:
+        added = _add(desk, samples, None)
+    except DataError as error:
+        talk.log.note(f"not queued: {error}")
+        return None
+    mark_queued(samples)
+    return added
 
 
 def added_lines(queued: Queued, file: str) -> list[str]:

@@ -278,14 +278,14 @@ def _after(home: Project, used: ProjectModel | None, before: bool) -> str:
     """The next step, for the project as it is now."""
     place = path_text(home.root)
     enter = "" if place == "." else f"cd {place} && "
-    if used is not None and before and used.named != _base_model(home):
+    if used is not None and before and used.named != base_model(home):
         return f"write this line into {path_text(home.file)}:  base: {{model: {used.named}}}"
-    if used is None and not _base_model(home):
+    if used is None and not base_model(home):
         return f"accord init {place} --model smollm2, or name a model in {path_text(home.file)}; or accord run demo"
     return enter + next_after_import(home, "accord import FILE   (prompts, and judgements if there are any)")
 
 
-def _base_model(home: Project) -> str:
+def base_model(home: Project) -> str:
     """The model that the project's own recipe names, "" where it names none."""
     base = home.recipe.values.get("base")
     return str(base.get("model") or "") if isinstance(base, dict) else ""

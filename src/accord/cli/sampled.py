@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accord.cli.project import find_project
+from accord.cli.taken import SAMPLES
 from accord.cli.talk import path_text
 from accord.config import Recipe
 
@@ -46,7 +47,10 @@ def samples_text(made: SampleResult, limit: int) -> str:
 
 def next_after_samples(output: Path, scored: bool) -> str:
     """What to do with samples: let people judge them, or a reward model."""
-    first = "" if find_project(None) else "accord init && "
+    home = find_project(None)
+    if home is not None and output.resolve() == (home.root / SAMPLES).resolve():
+        return "accord label   (queues them and opens the page where people judge; then accord reward)"
+    first = "" if home else "accord init && "
     step = f"{first}accord label --add {path_text(output)}   (people judge them)"
     scores = f"\n      accord score --model DIR --data {path_text(output)} -o scored.jsonl   (a reward model does)"
     return step if scored else step + scores

@@ -6,7 +6,7 @@ A row says what a command reads and where its settings stand; flags, help and th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +35,7 @@ from accord.cli.options import (
 )
 from accord.cli.sampled import fitted_for_people, next_after_samples, samples_text
 from accord.cli.sweeping import stage_or_sweep
+from accord.cli.taken import fill_in
 from accord.cli.talk import Talk, path_text, talking
 
 
@@ -68,11 +69,21 @@ class StageCommand:
         """Return the files and folders that the command reads, by the public function's own names."""
         return {name: given[name] for name in (*self.inputs, *self.optional)}
 
+    def in_project(self) -> StageCommand:
+        """Return the same, whose next step names no files: the project around it gives them."""
+        return replace(self, next_step=_NEXT_IN_PROJECT.get(self.name, self.next_step))
+
     def next_after(self, output: Path) -> str:
         """Return what to run after this command has written ``output``."""
         return self.next_step.format(model=path_text(output / "model"), output=path_text(output))
 
 
+_NEXT_IN_PROJECT = {
+    "sft": "accord reward",
+    "reward": "accord rl",
+    "rl": "accord sample --model {model}",
+    "dpo": "accord sample --model {model}",
+}
 _RECIPE: dict[str, tuple[Any, Any]] = {"overrides": (Overrides, None), "recipe": (FromRecipe, None)}
 _SEED: dict[str, tuple[Any, Any]] = {"seed": (Seed, 0)}
 _AGAIN: dict[str, tuple[Any, Any]] = {"resume": (Resume, True), "overwrite": (Overwrite, False)}
@@ -102,14 +113,16 @@ def command_of(stage: StageCommand) -> Callable[..., None]:
     def command(**given: Any) -> None:
         with talking(given.pop("json"), given.pop("verbose")) as talk:
             given.pop("help_all", None)
-            stage.work(talk, stage, given)
+            wanted = (*stage.inputs, stage.output[0])
+            here = stage if all(given[name] is not None for name in wanted) else stage.in_project()
+            stage.work(talk, here, fill_in(talk, stage.name, given, wanted))
 
-    required = {**stage.inputs, stage.output[0]: stage.output[1]}
-    optional = {name: (kind, None) for name, kind in stage.optional.items()} | {**stage.options, **_TALK}
+    # Not required, for a project may give them: what is missing is asked for then.
+    wanted = {**stage.inputs, stage.output[0]: stage.output[1], **stage.optional}
+    optional = {name: (kind, None) for name, kind in wanted.items()} | {**stage.options, **_TALK}
     optional |= {"help_all": (HelpAll, False)} if stage.sections else {}
     kind = Parameter.KEYWORD_ONLY
-    signature = [Parameter(name, kind, annotation=annotation) for name, annotation in required.items()]
-    signature += [Parameter(name, kind, annotation=a, default=default) for name, (a, default) in optional.items()]
+    signature = [Parameter(name, kind, annotation=a, default=default) for name, (a, default) in optional.items()]
     command.__name__ = command.__qualname__ = stage.name
     command.__doc__ = stage.text
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}

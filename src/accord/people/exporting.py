@@ -5,12 +5,16 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accord import formats
+from accord.config import LabelConfig
 from accord.errors import DataError
+from accord.formats.item import prompt_key
+from accord.people.desk import Desk
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
+from accord.records import Prompt
 from accord.store import Store
 
 
@@ -54,6 +58,53 @@ def _weighed(store: Store, simulated: bool, ai: bool, left_out: dict[str, int]) 
     names = {annotator.id: annotator.name for annotator in store.annotators()}
     said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
     return training_view(store, weights=weights, simulated=simulated, ai=ai, left_out=left_out), said
+
+
+class WrittenPrompts(NamedTuple):
+    """How many prompts were written, of how many, and about how many of those written nobody was asked yet."""
+
+    taken: int
+    there: int
+    new: int
+
+
+def write_prompts(store: Store, path: Path, *, messages: bool, most: int | None = None) -> WrittenPrompts:
+    """Write a store's prompts, each conversation once, as rows for the stages; those of which nobody was asked first.
+
+    Args:
+        messages: A prompt of text is what a user says: write it as messages.
+        most: Write no more than so many.
+
+    Raises:
+        DataError: There is none.
+    """
+    known = _asked_about(store)
+    found = {_key(prompt, messages): prompt for prompt in store.prompts() if prompt.text.strip()}
+    new = {key: prompt for key, prompt in found.items() if key not in known}
+    chosen = [*new.values(), *(prompt for key, prompt in found.items() if key in known)][:most]
+    if not chosen:
+        raise DataError("the store holds no prompts", where=store.place, hint="`accord import FILE`")
+    formats.write_items(path, map(_as_item, chosen), "accord", messages=messages)
+    return WrittenPrompts(len(chosen), len(found), min(len(new), len(chosen)))
+
+
+def _asked_about(store: Store) -> set[str]:
+    """The conversations that somebody has ranked, or that wait in the queue."""
+    ranked = {ranking.prompt_id for ranking in store.rankings()}
+    prompts = [prompt for prompt in store.prompts() if prompt.id in ranked]
+    prompts += [task.prompt for task in Desk(store, LabelConfig()).queue.tasks()]
+    return {_key(prompt, chat) for prompt in prompts for chat in (True, False)}
+
+
+def _key(prompt: Prompt, chat: bool) -> str:
+    """A prompt's name among others: to a chat model the same question is one, as a text or as a message."""
+    return prompt_key(prompt.turns()) if chat else f"{prompt.form} {prompt.text}"
+
+
+def _as_item(prompt: Prompt) -> formats.Item:
+    asked = prompt.text if prompt.form == "text" else tuple(prompt.turns())
+    extra = {name: value for name, value in prompt.meta.items() if name != "origin"}
+    return formats.Item(prompt=asked, topic=prompt.topic, extra=extra)
 
 
 def zipped(store: Store, folder: Path, format: str) -> Path:
