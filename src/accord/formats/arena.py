@@ -143,10 +143,11 @@ def _state(row: InputRow, field: str, value: Any) -> Turns:
     system = state.get("system_message") or ""
     said: list[ChatTurn] = [{"role": "system", "content": system}] if system else []
     for i, pair in enumerate(row.listed(f"{field}.messages", state.get("messages"))):
-        role, text = row.listed(f"{field}.messages[{i}]", pair)[:2]
-        known = _ROLES.get(str(role).lower()) or row.fail(f"{field}.messages[{i}]", f"is by {str(role)[:40]!r}")
+        place = f"{field}.messages[{i}]"
+        role, text, *_ = [*row.listed(place, pair), None, None]
+        known = _ROLES.get(str(role).lower()) or row.fail(place, f"is by {str(role)[:40]!r}", "write [role, text]")
         if text is not None:  # an answer that was never given
-            said.append({"role": known, "content": row.string(f"{field}.messages[{i}]", text)})
+            said.append({"role": known, "content": row.string(place, text)})
     return tuple(said)
 
 
@@ -188,8 +189,8 @@ def _messages_by_id(row: InputRow) -> Mapping[str, Mapping[str, Any]]:
     for name in ("chat", "chat", "history", "messages"):
         # Here a chat stands in a chat, there it does not.
         value = value.get(name, value if name == "chat" else None) if isinstance(value, dict) else None
-    found: Mapping[str, Mapping[str, Any]] = row.object("snapshot.chat.history.messages", value)
-    return found
+    found = row.object("snapshot.chat.history.messages", value)
+    return {id_: row.object(f"snapshot.chat.history.messages.{id_}", message) for id_, message in found.items()}
 
 
 def _path(row: InputRow, messages: Mapping[str, Mapping[str, Any]], last: Any) -> Turns:

@@ -98,8 +98,12 @@ class Reading(Iterator[Item]):
         if format.read is None:
             raise UsageError(f"{name} can be written only", hint="name the format that the file has")
         self._settle()
+        checked: Mapping[str, Any] = {}
         with blaming(name) if is_outside(name) else contextlib.nullcontext():
             for item in format.read(itertools.islice(self._rows(), self._limit), self._reject):
+                if item.row is not checked:
+                    self._require_all_read(item)
+                    checked = item.row
                 if self.read_as.axis and item.num_judgements and item.axis != self.read_as.axis:
                     self.left_out[f"a {item.kind} of the axis {item.axis or '(none)'}"] += 1
                 else:
@@ -119,18 +123,17 @@ class Reading(Iterator[Item]):
             for name, value in row.fields.items():
                 if name in self.fields or len(self.fields) < MOST_FIELDS:
                     self.fields.setdefault(name, Counter())[json_kind(value)] += 1
-            row = replace(row, fields=without(row.fields, self.read_as.ignored)) if self.read_as.ignored else row
-            self._require_all_read(row)
-            yield row
+            ignored = self.read_as.ignored
+            yield replace(row, fields=without(row.fields, ignored)) if ignored else row
 
-    def _require_all_read(self, row: InputRow) -> None:
+    def _require_all_read(self, item: Item) -> None:
         """Refuse a file with a column that looks like a judgement, or a part of the prompt, and that nothing reads."""
-        new = {name for name, value in row.fields.items() if value not in (None, "") and name not in self._known}
-        if not new and self.format.used is None:
+        new = {name for name, value in item.row.items() if value not in (None, "") and name not in self._known}
+        # A user's own format knows best what its columns mean.
+        if not (new or self.format.used) or is_outside(self.detected.format):
             return
-        # A row of another kind than the file's is left to the reader, which rejects it by its line.
-        if self.format.matches(row.fields) and (lost := self.format.unused(row.fields)):
-            raise left_unread(row.where, lost, self.detected.format, row.fields)
+        if lost := self.format.unused(item.row):
+            raise left_unread(item.where, lost, self.detected.format, item.row)
         self._known |= new
 
     def _reject_row(self, reject: Reject) -> None:

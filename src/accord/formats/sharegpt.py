@@ -79,7 +79,7 @@ def _read_preference(row: InputRow) -> Iterable[Item]:
 
 
 def _read_label(row: InputRow) -> Iterable[Item]:
-    said, name = _conversation(row), next(name for name in _LABELS if name in row)
+    said, name = _conversation(row), next((name for name in _LABELS if name in row), _LABELS[0])
     if said[-1]["role"] != "assistant" or len(said) < 2:
         row.fail(name, "judges no answer: the conversation does not end with the assistant's", "end it with one")
     good = row.truth(name, row.get(name))

@@ -192,14 +192,14 @@ def _control(fields: Fields) -> tuple[str, str]:
     others = {name: value for name, value in fields.items() if name not in _MIN | texts and value not in (None, "")}
     found = [(name, role) for name, value in others.items() if (role := _played(value, roles))]
     # A number may as well count something: of several the one whose name says that it judges.
-    found = found if len(found) == 1 else [one for one in found if looks_like_judgement(one[0])]
+    found = found if len(found) < 2 else [one for one in found if looks_like_judgement(one[0])]
     return found[0] if len(found) == 1 else ("", "")
 
 
 def _played(value: Any, roles: Mapping[str, Any]) -> str:
     """Return what a control of this value is, "" for none."""
     if "first" in roles:
-        return "choice" if meaning_of(str(value), roles["first"], roles["second"]) else ""
+        return "choice" if value in ("left", "right") else ""
     if isinstance(value, str):
         return "rating" if value.strip("-").isdigit() else "" if truth_of(value) is None else "label"
     return "rating" if isinstance(value, int | float) and not isinstance(value, bool) else ""
@@ -221,7 +221,7 @@ def _read_min(row: InputRow) -> Iterable[Item]:
         return [_of_one(row, texts, "", name, ratings=row.figure(name, row.get(name)), **said)]
     if role == "label":
         return [_of_one(row, texts, "", name, labels=row.truth(name, row.get(name)), **said)]
-    return [] if not name else row.fail(name, "is no judgement that is known")
+    return row.fail("", "no column is the one that judges, or several may be", "--ignore those that do not")
 
 
 def _name_or_email(row: InputRow) -> str:
