@@ -492,3 +492,24 @@ def test_import_of_a_choice_under_other_names(tmp_path: Path, monkeypatch: pytes
 def test_columns_that_do_not_fit_together(said: dict[str, Any], told: str) -> None:
     with pytest.raises(AccordError, match=told):
         Columns(**said)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "Q", "chosen": "A"}, '"chosen" has no "rejected" beside it'),
+        ({"prompt": "Q", "completions": ["A", "B"], "rank": [1, 2]}, 'did you mean "rank"?'),
+        ({"question": "Q", "bot_reply": "A", "ts": 3}, "--prompt-field question --completion-field bot_reply"),
+    ],
+)
+def test_what_is_missing_beside_a_column_is_said(tmp_path: Path, row: Row, told: str) -> None:
+    assert told in refused(file(tmp_path, [row, row]))
+
+
+def test_stages_say_what_helps_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='did you mean "rank"'):
+        read_rankings(file(tmp_path, [{"prompt": "Q", "completions": ["A", "B"], "rank": [1, 2]}]))
+    with pytest.raises(DataError, match='"rejected" is missing'):
+        read_rankings(file(tmp_path, [{"prompt": "Q", "chosen": "A"}]))
+    with pytest.raises(DataError, match="--prompt-field question"):
+        read_prompts(file(tmp_path, [{"question": "Q", "bot_reply": "A"}]))

@@ -144,7 +144,7 @@ def _state(row: InputRow, field: str, value: Any) -> Turns:
     said: list[ChatTurn] = [{"role": "system", "content": system}] if system else []
     for i, pair in enumerate(row.listed(f"{field}.messages", state.get("messages"))):
         place = f"{field}.messages[{i}]"
-        role, text, *_ = [*row.listed(place, pair), None, None]
+        role, text = [*row.listed(place, pair), None, None][:2]
         known = _ROLES.get(str(role).lower()) or row.fail(place, f"is by {str(role)[:40]!r}", "write [role, text]")
         if text is not None:  # an answer that was never given
             said.append({"role": known, "content": row.string(place, text)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -73,7 +74,9 @@ class InputRow:
 
     def get(self, field: str) -> Any:
         if field not in self.fields:
-            self.fail(field, "is missing", f"add it; the row has {', '.join(list(self.fields)[:12]) or 'no fields'}")
+            near = difflib.get_close_matches(field, self.fields, n=1)
+            there = f"the row has {', '.join(list(self.fields)[:12]) or 'no fields'}"
+            self.fail(field, "is missing", f'did you mean "{near[0]}"? call it {field}' if near else f"add it; {there}")
         return self.fields[field]
 
     def __contains__(self, field: str) -> bool:

@@ -46,7 +46,7 @@ from accord.formats.reading import Reading
 from accord.formats.rows import InputRow, json_kind, refuse
 from accord.formats.source import container_of, rows
 from accord.formats.table import PLAIN_FILES, Detected, detect, format_named, sample_of
-from accord.formats.unreadable import left_unread
+from accord.formats.unreadable import left_unread, proposed
 from accord.records import JudgedGroup, RankedGroup
 
 MessageList = list[dict[str, Any]]
@@ -523,4 +523,7 @@ def _detected(path: Path, view: str, format: str | None) -> Detected | None:
     try:
         return detect(path, format)
     except DataError:
+        ours = any({"prompt", "text", "messages"} & fields.keys() for fields in sample)
+        if sample and not ours and proposed(sample):
+            raise  # it says which flags would read the file
         return None  # reading on names the row and the column at fault

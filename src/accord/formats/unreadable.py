@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,13 +36,14 @@ def no_format_error(path: Path, container: Container, sample: Sequence[Fields], 
     if lost:
         name, columns = lost
         return left_unread(str(path), columns, name, sample[0])
-    known = next((why for test, why in _KNOWN if test(sample[0])), "")
+    known = next((why for test, why in _KNOWN if test(sample[0])), "") or _half(sample[0])
     names = ", ".join(f'"{name}"' for name in _names(sample))
+    flags = proposed(sample) or "--prompt-field NAME"
     return DataError(
         "no format is known that has these rows",
         where=str(path),
         why=known or f"its rows have {names}",
-        hint=f"say which column is what: {proposed(sample)}; or name a --format (docs/formats.md, or your own)",
+        hint=f"say which column is what: {flags}; or name a --format (docs/formats.md, or your own)",
     )
 
 
@@ -79,7 +81,7 @@ def _flag(name: str, judged: bool, fields: Fields) -> str:
 
 
 def proposed(sample: Sequence[Fields]) -> str:
-    """Return the flags that probably name the columns of a file."""
+    """Return the flags that probably name the columns of a file, "" where none looks like one."""
     names, taken = _names(sample), set[str]()
     flags = []
     for role, pattern in _LIKELY.items():
@@ -90,7 +92,7 @@ def proposed(sample: Sequence[Fields]) -> str:
     paired = {flag.split()[0] for flag in flags} >= {"--chosen-field", "--rejected-field"}
     # One without the other names no pair.
     kept = [flag for flag in flags if paired or not flag.startswith(("--chosen", "--rejected"))]
-    return " ".join(kept) or "--prompt-field NAME"
+    return " ".join(kept)
 
 
 def _lost(sample: Sequence[Fields], among: Iterable[Format]) -> tuple[str, list[str]] | None:
@@ -123,6 +125,26 @@ _KNOWN = (
         "doccano's texts that people wrote and its classes look alike: where they wrote them, give --format doccano",
     ),
 )
+
+
+# Columns of which one alone says nothing.
+_HALVES = {
+    "chosen": "rejected",
+    "rejected": "chosen",
+    "completions": "ranks",
+    "label": "completion",
+    "ranks": "completions",
+}
+
+
+def _half(fields: Fields) -> str:
+    """Return what is missing beside a column that makes no sense alone, "" where nothing is."""
+    lone = next((name for name, other in _HALVES.items() if name in fields and other not in fields), "")
+    if not lone:
+        return ""
+    near = difflib.get_close_matches(_HALVES[lone], fields, n=1)
+    meant = f'; did you mean "{near[0]}"?' if near and near[0] != lone else ""
+    return f'"{lone}" has no "{_HALVES[lone]}" beside it{meant}'
 
 
 def _names(sample: Iterable[Fields]) -> list[str]:
