@@ -175,6 +175,11 @@ class Server:
             time.sleep(0.02)
         raise RuntimeError("accord label did not start")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 

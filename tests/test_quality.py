@@ -314,17 +314,19 @@ def test_a_decision_is_a_truth_and_puts_its_task_last_among_the_disputed() -> No
 
 
 def test_the_same_two_completions_in_another_task_are_a_repeat() -> None:
-    shop = two_people(num_tasks=2)
-    first, second = shop.tasks
+    shop = two_people(num_tasks=3)
+    first, second, third = shop.tasks
     shop.tasks[1] = second = replace(first, id=second.id)
     shop.submit(1, first, (0, 1), {"ranks": [1, 2]})
     shop.submit(1, second, (1, 0), {"ranks": [2, 1]})  # the same choice, shown the other way round
     shop.submit(2, first, (0, 1), {"ranks": [1, 2]})
     shop.submit(2, second, (0, 1), {"ranks": [2, 1]})
+    for person in (1, 2):
+        shop.submit(person, third, (0, 1), {"ranks": [1, 2]})
     rows = {row.name: row for row in shop.report().people}
     assert rows["ann"].repeats.value == 1.0 and rows["bea"].repeats.value == 0.0
     assert shop.report().agreement[0].raw.value == 1.0  # by their first words
-    assert rows["ann"].kappa.n == rows["bea"].kappa.n == 1
+    assert rows["ann"].kappa.n == rows["bea"].kappa.n == 2
 
 
 def test_skips_flags_and_speed_by_hand() -> None:

@@ -93,25 +93,31 @@ def test_agreement_is_that_of_hand_arithmetic_and_of_the_managers_page(office: O
 
 
 def test_of_three_people_each_two_are_compared(tmp_path: Path) -> None:
-    """abc, cba and abc: of the three pairs of people one says the same, of each order."""
-    office = Office(tmp_path, 1, overlap=3)
-    for name, ranks in (("Ada", ABC), ("Ben", CBA), ("Cleo", ABC)):
+    """abc, cba and abc: of the three pairs of people one says the same, of each order. One task states no agreement."""
+    office = Office(tmp_path, 2, overlap=3)
+    crew = (("Ada", ABC), ("Ben", CBA), ("Cleo", ABC))
+    for name, ranks in crew:
+        office.answer(name, ranks)
+    alone = office.questions(overlap=3).standing()
+    assert isinstance(alone.agreement, Unknown) and "agreement" not in alone.line(0.0)
+    for name, ranks in crew:
         office.answer(name, ranks)
     found = office.questions(overlap=3).standing().agreement
     assert isinstance(found, Interval) and found.value == pytest.approx(1 / 3)
-    assert "agreement 0.33 no interval on 1 task" in office.questions(overlap=3).standing().line(0.0)
+    assert "agreement 0.33 [" in office.questions(overlap=3).standing().line(0.0)
 
 
 def test_labels_agree_by_completion(tmp_path: Path) -> None:
-    """Good, good, bad and good, bad, bad: two labels of three are alike."""
-    office = Office(tmp_path, 1, kind="label")
-    for name, good in (("Ada", {"a": True, "b": True, "c": False}), ("Ben", {"a": True, "b": False, "c": False})):
+    """Good, good, bad and good, bad, bad: two labels of three are alike, in both tasks."""
+    office = Office(tmp_path, 2, kind="label")
+    said_by = (("Ada", {"a": True, "b": True, "c": False}), ("Ben", {"a": True, "b": False, "c": False}))
+    for number, (name, good) in enumerate([*said_by, *said_by]):
         got = office.desk.queue.claim(office.person(name).id)
         assert got is not None
         said = read_answer({"good": [good[text.text] for text in got.shown]})
-        office.desk.answers.submit(office.person(name).id, got.task.id, said, key=name)
+        office.desk.answers.submit(office.person(name).id, got.task.id, said, key=f"{name} {number}")
     found = office.questions().standing().agreement
-    assert isinstance(found, Interval) and (found.value, found.n) == (pytest.approx(2 / 3), 3)
+    assert isinstance(found, Interval) and (found.value, found.n) == (pytest.approx(2 / 3), 6)
 
 
 # ---- what ends the waiting -------------------------------------------------------------------------------------------
@@ -300,8 +306,8 @@ def test_agreement_of_simulated_annotators_alone_is_called_so(tmp_path: Path) ->
         office.answer(name, ABC, ABC, simulated=True)
     taken = Questions(office.place, dict.fromkeys(office.tasks, 4), simulated=True)
     assert "; agreement of simulated annotators 1.00 [0.34, 1.00] on 2 tasks" in taken.standing().line(0.0)  # 2 / 5.84
-    office.answer("Ada", ABC)
-    office.answer("Ben", CBA)
+    office.answer("Ada", ABC, ABC)
+    office.answer("Ben", CBA, CBA)
     found = taken.standing()
     assert isinstance(found.agreement, Interval) and found.agreement.value == 0.0
     assert "; agreement 0.00" in found.line(0.0)

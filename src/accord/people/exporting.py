@@ -7,6 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sqlalchemy import select
+
 from accord import formats
 from accord.config import LabelConfig
 from accord.errors import DataError
@@ -15,7 +17,7 @@ from accord.people.desk import Desk
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
 from accord.records import Prompt
-from accord.store import Store
+from accord.store import Store, schema
 
 
 def write_judgements(
@@ -107,11 +109,17 @@ def _as_item(prompt: Prompt) -> formats.Item:
     return formats.Item(prompt=asked, topic=prompt.topic, extra=extra)
 
 
+def _is_mixed(store: Store) -> bool:
+    """Whether some prompts are texts and some conversations: rows of one shape would lose one kind."""
+    with store.snapshot() as connection:
+        return len(connection.execute(select(schema.prompts.c.form).distinct()).all()) > 1
+
+
 def zipped(store: Store, folder: Path, format: str) -> Path:
     """Write a zip in ``folder`` with the file of `write_judgements` in a built-in format, and its manifest."""
     path = folder / f"{format}{formats.suffix_of(format)}"
     try:
-        write_judgements(store, path, format)
+        write_judgements(store, path, format, messages=format.startswith("trl-") and _is_mixed(store))
     except DataError as error:  # where the server keeps the file for a moment is nobody's business
         raise DataError(error.what, why=error.why, hint=error.hint) from error
     made = folder / f"{format}.zip"

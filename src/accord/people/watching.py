@@ -118,8 +118,7 @@ def agreement_text(found: Estimate) -> str:
     """Agreement with its interval and how much it rests on; why there is none."""
     if isinstance(found, Unknown):
         return f"agreement unknown: {found.why}"
-    interval = "no interval" if math.isnan(found.low) else f"[{found.low:.2f}, {found.high:.2f}]"
-    return f"agreement {found.value:.2f} {interval} on {found.clusters} task{'s' * (found.clusters != 1)}"
+    return f"agreement {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] on {found.clusters} tasks"
 
 
 def moment_text(at: float) -> str:

@@ -49,6 +49,11 @@ def place_of(engine: Engine) -> str:
     return str(url.database) if is_sqlite(engine) else url.set(query={}).render_as_string(hide_password=True)
 
 
+def address_of(engine: Engine) -> str:
+    """Return what `make_engine` takes to make the same engine, password and all."""
+    return str(engine.url.database) if is_sqlite(engine) else engine.url.render_as_string(hide_password=False)
+
+
 def is_sqlite(bind: Engine | Connection) -> bool:
     return bind.dialect.name == "sqlite"
 

@@ -27,7 +27,7 @@ from accord.records import (
     Withdrawal,
 )
 from accord.store import reading, writing
-from accord.store.database import explained, make_engine, place_of, snapshot
+from accord.store.database import address_of, explained, make_engine, place_of, snapshot
 from accord.store.kinds import KIND_OF
 from accord.store.migrate import bring_up_to_date
 from accord.store.reading import MeanRating, Mismatch, RankedSource
@@ -87,6 +87,11 @@ class Store:
     def place(self) -> str:
         """Return the file's path, or the URL without password."""
         return place_of(self._engine)
+
+    @property
+    def address(self) -> str:
+        """Return what `Store.open` takes to open the same store elsewhere. It may hold a password: never show it."""
+        return address_of(self._engine)
 
     def add(self, records: Iterable[Record]) -> int:
         """Add facts in one transaction and return how many of them were new. On return they are safe on disk.

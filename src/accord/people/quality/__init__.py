@@ -18,7 +18,7 @@ from accord.config import LabelConfig
 from accord.formats.facts import ORIGINS
 from accord.people.quality.alarms import alarms
 from accord.people.quality.evidence import LABEL, Choice, Evidence, Score, ordered_pairs, read_evidence
-from accord.people.quality.figures import AgreementRow, CoupleRow, DisputedTask, PersonRow, Quality
+from accord.people.quality.figures import AgreementRow, CoupleRow, DisputedTask, PersonRow, Quality, with_interval
 from accord.people.quality.habits import first_wins, longer_wins, once, person_rows, person_worth, share_of_tasks
 from accord.stats import (
     DEFINITIONS,
@@ -222,7 +222,8 @@ def _row(measure: str, said: Sequence[Choice | Score], metric: Metric) -> Agreem
     judged = judged_items([one.item for one in kept], [one.value for one in kept], _one_cluster_per_item(kept))
     raw = raw_agreement(judged, resamples=RESAMPLES)
     fleiss = fleiss_kappa(judged, resamples=RESAMPLES)
-    return AgreementRow(measure, raw, fleiss, krippendorff_alpha(judged, metric, resamples=RESAMPLES), metric)
+    alpha = krippendorff_alpha(judged, metric, resamples=RESAMPLES)
+    return AgreementRow(measure, with_interval(raw), with_interval(fleiss), with_interval(alpha), metric)
 
 
 def _one_cluster_per_item(said: Sequence[Choice | Score]) -> list[str]:
@@ -252,7 +253,9 @@ def _couple(
     tasks = [a.task_id for a, _ in both]
     alike = share_of_tasks([(a.task_id, float(a.value == b.value)) for a, b in both], "")
     values = [a.value for a, _ in both], [b.value for _, b in both]
-    return CoupleRow(people, alike, cohen_kappa(*values, tasks, resamples=RESAMPLES), num_tasks)
+    return CoupleRow(
+        people, with_interval(alike), with_interval(cohen_kappa(*values, tasks, resamples=RESAMPLES)), num_tasks
+    )
 
 
 def _disputed(

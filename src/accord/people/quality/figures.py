@@ -21,6 +21,13 @@ class AgreementRow:
     alpha_metric: str
 
 
+def with_interval(agreement: Estimate) -> Estimate:
+    """Return an agreement that has an interval; the reason for none where all of it comes from one task."""
+    if isinstance(agreement, Interval) and agreement.clusters < 2:
+        return Unknown("all answers that compare are of one task: how far they would agree on others cannot be said")
+    return agreement
+
+
 @dataclass(frozen=True)
 class CoupleRow:
     """Two people on what both judged: orders of two completions and labels."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from accord.people.desk.answers import Answer, read_answer
 from accord.people.quality.evidence import LABEL, levels_of
+from accord.people.quality.figures import with_interval
 from accord.stats import Estimate, Unknown, share_by_cluster
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class AgreementSoFar:
         if not stated:
             return _NONE_YET
         shares, items = [one.share for one in stated], [one.items for one in stated]
-        return replace(share_by_cluster(shares, weights=items, resamples=RESAMPLES_SO_FAR), n=sum(items))
+        return with_interval(replace(share_by_cluster(shares, weights=items, resamples=RESAMPLES_SO_FAR), n=sum(items)))
 
     def _of_task(self, task_id: str, answers: Sequence[GivenAnswer]) -> TaskAgreement:
         numbers = tuple(one.number for one in answers)

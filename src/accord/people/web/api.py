@@ -295,7 +295,8 @@ class Gold(Body):
 def set_gold(request: Request, desk: TheDesk, me: Me, task_id: TaskId, gold: Gold) -> None:
     """Make a task a gold question by its right answer (positions as listed), or an ordinary one."""
     desk.queue.set_gold(task_id, gold.answer, by=me, overlap=gold.overlap)
-    request.app.state.judged.forget()
+    request.app.state.reports.forget()
+    request.app.state.exports.forget()
 
 
 class NewInvite(Body):

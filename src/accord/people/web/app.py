@@ -14,6 +14,7 @@ import accord
 from accord.errors import AccordError, ResourceError
 from accord.people.desk import Conflict, Desk, Forbidden, Gone, Unconfirmed
 from accord.people.web import api, manage, pages
+from accord.people.web.made_apart import Exports, QueueCounts, Reports
 from accord.people.web.security import HEADERS, MAX_BODY, Frame, Guarded, Limits, Links
 
 # Other names are refused: a page of a stranger could point its own name at this machine (DNS rebinding).
@@ -53,7 +54,8 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK, pictures:
     app.state.desk, app.state.limits, app.state.links = desk, Limits(), Links()
     app.state.pictures = pictures
     # One for all managers: the report is the same for all, and dear to make.
-    app.state.judged = manage.Judged(desk)
+    app.state.counts = QueueCounts(desk)
+    app.state.reports, app.state.exports = Reports(desk, app.state.counts), Exports(desk, app.state.counts)
     for routes in (api.api_routes, pages.page_routes, manage.manage_routes):
         routes.open(app)
     # Around all routes: its headers stand on refusals too. Only `_bug` answers outside of it.

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse
 from markupsafe import Markup
-from starlette.background import BackgroundTask
 
 from accord.errors import DataError
 from accord.people.desk import Desk, Person, QueuedTask, Submission
 from accord.people.desk.kinds import check_can_be_gold, kind_of
 from accord.people.quality.evidence import gold_answer
 from accord.people.web.api import Me, TaskId, TheDesk
+from accord.people.web.made_apart import Exports, Judged, QueueCounts, Reports
 from accord.people.web.pages import LETTERS, page, said, show_task
 from accord.people.web.security import Routes
 from accord.report.svg import Dot, bars, dots
@@ -35,43 +30,20 @@ _MOST_NAME = 26  # letters of a name in a picture
 _LISTED = 30  # tasks on a page
 
 
-class Judged:
-    """The quality report of a desk: made when asked for and something has changed, one at a time.
-
-    While people work it may be some times as old as it takes to make: the managers of a large project do not slow
-    down its annotators.
-    """
-
-    def __init__(self, desk: Desk, *, ages: float = 8.0) -> None:
-        self._desk, self._ages, self._lock = desk, ages, threading.Lock()
-        self._made: Quality | None = None
-        self._of: tuple[object, ...] = ()
-        self._until = 0.0
-
-    def now(self) -> Quality:
-        """Return the report, made anew where something has changed and it is old enough."""
-        from accord.people.quality import report_of  # numpy and scipy: not needed to start
-
-        with self._lock:
-            state = tuple(self._desk.reading.counts().items())
-            start = time.monotonic()
-            is_fresh = state == self._of or start < self._until
-            if self._made is None or not is_fresh:
-                self._made = report_of(self._desk, now=time.time())
-                end = time.monotonic()
-                # A report that took a second to make may be four seconds old.
-                self._of, self._until = state, end + self._ages * max(0.0, end - start - 0.5)
-            return self._made
-
-    def forget(self) -> None:
-        """Make the report anew next time: something has changed that the counts do not show."""
-        with self._lock:
-            self._of, self._until = (), 0.0
-
-
 def _quality(request: Request) -> Quality:
-    judged: Judged = request.app.state.judged
-    return judged.now()
+    reports: Reports = request.app.state.reports
+    return reports.now()
+
+
+def _counts(request: Request) -> dict[str, int]:
+    counts: QueueCounts = request.app.state.counts
+    return counts.now()
+
+
+def _judged(request: Request) -> Judged:
+    """The report as far as there is one: a page waits for none that takes long."""
+    reports: Reports = request.app.state.reports
+    return reports.soon()
 
 
 # ---- JSON --------------------------------------------------------------------------------------------------------
@@ -101,38 +73,35 @@ FormatName = Annotated[str, Query(pattern=r"^[a-z0-9-]{1,40}$")]
 
 
 @manage_routes("GET", "/api/export", "manager", response_class=FileResponse)
-def export_file(desk: TheDesk, format: FormatName = "jsonl") -> FileResponse:
+def export_file(request: Request, format: FormatName = "jsonl") -> FileResponse:
     """Return people's judgements as `accord export` writes them: a zip of the file and its manifest."""
-    from accord.people.exporting import zipped  # numpy and scipy: not needed to start
-
-    folder = Path(tempfile.mkdtemp(prefix="accord-export-"))
-    try:
-        made = zipped(desk.store, folder, format)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-    return FileResponse(made, media_type="application/zip", filename=made.name, background=gone)
+    exports: Exports = request.app.state.exports
+    made = exports.file(format)
+    return FileResponse(made, media_type="application/zip", filename=made.name)
 
 
 # ---- pages -------------------------------------------------------------------------------------------------------
 
 
 def _page(request: Request, name: str, **values: Any) -> Response:
-    return page(request, f"manage/{name}.html.j2", here="manage", tab=name, **values)
+    return page(request, f"manage/{name}.html.j2", **{"here": "manage", "tab": name} | values)
 
 
 @manage_routes("GET", "/manage", "manager", include_in_schema=False)
 def manage_overview(request: Request, desk: TheDesk) -> Response:
     """Show how the labelling goes: queue, agreement, people, alarms."""
-    found = _quality(request)
+    made = _judged(request)
+    if made.quality is None:
+        return _making(request, desk, "overview")
+    found = made.quality
     people = [row for row in found.people if row.num_done or row.skipped]
     judged = [row for row in people if row.num_done]
     return _page(
         request,
         "overview",
         quality=found,
-        counts=desk.reading.counts(),
+        old="" if made.is_current else made.made_at,
+        counts=_counts(request),
         people=people,
         judged=judged,
         width="middle",
@@ -144,10 +113,19 @@ def manage_overview(request: Request, desk: TheDesk) -> Response:
     )
 
 
+def _making(request: Request, desk: Desk, tab: str) -> Response:
+    """Show what the database itself can count while the first report is being made."""
+    return _page(
+        request, "making", tab=tab, counts=_counts(request), progress=desk.reading.answered_by(), width="middle"
+    )
+
+
 @manage_routes("GET", "/manage/disagreements", "manager", include_in_schema=False)
 def manage_disagreements(request: Request, desk: TheDesk) -> Response:
     """Show the tasks on which people differ."""
-    found = _quality(request)
+    found = _judged(request).quality
+    if found is None:
+        return _making(request, desk, "disagreements")
     rows = [
         (row, desk.queue.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split)) for row in found.disputed
     ]
@@ -189,7 +167,7 @@ def manage_guidelines(request: Request, desk: TheDesk) -> Response:
 @manage_routes("GET", "/manage/export", "manager", include_in_schema=False)
 def manage_export(request: Request, desk: TheDesk) -> Response:
     """Show what can be exported, and in which formats."""
-    return _page(request, "export", counts=desk.reading.counts())
+    return _page(request, "export", counts=_counts(request))
 
 
 @manage_routes("GET", "/manage/task/{task_id}", "manager", include_in_schema=False)
