@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from test_report import HOSTILE, Page, fabricate, iv, page_of, samples_rows
 
+from accord.cli.verdicts import run_lines
 from accord.evals.results import FirstVerdict, summarise
 from accord.evals.trust import JUDGE_KINDS, judge_said, told_in_order
 from accord.files import read_json, write_json
@@ -68,6 +69,11 @@ def test_better_by_people_in_one_sentence(tmp_path: Path) -> None:
     )
     assert told(run)["tone"] == "good" and not told(run)["alarms"]
     assert page_of(run).text.index("The trained model is better") < page_of(run).text.index("KL")
+
+
+def test_the_command_says_what_the_report_says_first(tmp_path: Path) -> None:
+    run = judged_run(tmp_path, "people", prompts(0.71, 0.06, 64))
+    assert run_lines(run)[0] == told(run)["sentence"] and run_lines(tmp_path) == []
 
 
 @pytest.mark.parametrize(

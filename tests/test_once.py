@@ -136,6 +136,18 @@ def test_alarms_are_told_once_each(tmp_path: Path) -> None:
     assert alarm_lines(tmp_path / "none") == []
 
 
+def test_who_watches_is_told_of_an_alarm_when_it_rings_first(tmp_path: Path) -> None:
+    from accord.progress import Notice
+    from accord.train.training_run import TrainingRun
+
+    said: list[tuple[float, str]] = []
+    run = TrainingRun(tmp_path, 0, log=lambda *told: said.append(told))
+    for step in (2, 5):
+        run.event(step, {"alarm": "copies", "cause": "mode collapse"}, done=(step + 1) / 10)
+    assert said == [(0.3, "alarm at step 3: copies: mode collapse")] and isinstance(said[0][1], Notice)
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_reward_model_of_two_rankings_claims_no_accuracy(
     policy_folder: Path, write_rows: WriteRows, tmp_path: Path
 ) -> None:

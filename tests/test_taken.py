@@ -89,7 +89,7 @@ def test_prompts_that_nobody_was_asked_about_come_first(project: Path) -> None:
     text = (project / "accord.yaml").read_text().replace("prompts: 120", "prompts: 2")
     (project / "accord.yaml").write_text(text)
     first = call("sample", "sample.max_new_tokens=4").stderr
-    assert "2 of the store's 4 prompts, as many as ask.prompts; nobody was asked about 2 of them yet" in first
+    assert "2 of the store's 4 prompts, at most ask.prompts (2); nobody was asked about 2 of them yet" in first
     asked = {row["prompt"][0]["content"] for row in rows_of(project / "samples.jsonl")}
     home = find_place(None)
     with Store.open(home.store) as store:

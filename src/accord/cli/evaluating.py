@@ -22,6 +22,7 @@ from accord.cli.options import (
     stage_recipe,
 )
 from accord.cli.talk import path_text, talking
+from accord.cli.verdicts import run_lines
 from accord.config import ScorerConfig
 from accord.errors import UsageError
 from accord.extend import is_outside
@@ -86,7 +87,7 @@ def eval_(
             seed=seed,
             log=talk.log,
         )
-        talk.result(made, next_step=f"open {path_text(made.report)}")
+        talk.result(made, above=run_lines(output_dir), next_step=f"open {path_text(made.report)}")
 
 
 def report(

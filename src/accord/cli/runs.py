@@ -17,6 +17,7 @@ from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, 
 from accord.cli.people import AllowHost, Host, Port
 from accord.cli.project import Project, ProjectDir, find_project, run_dir
 from accord.cli.talk import Talk, path_text, talking
+from accord.cli.verdicts import run_lines
 from accord.cli.waiting import Door, Invite, Serve, WaitForPeople, reception
 from accord.config import Recipe, annotated_yaml, is_fitted, load_recipe
 from accord.errors import UsageError
@@ -196,7 +197,9 @@ def run(
         with reception(talk, made, folder, home, door, wait) as people, asked.inside():
             summary = work(made, output_dir=folder, wait=people.wait, **settings)
         steps = _next_steps(folder, made, home)
-        talk.result(summary, next_step=steps if asked.recipe else f"{steps}\n      accord status")
+        talk.result(
+            summary, above=run_lines(folder), next_step=steps if asked.recipe else f"{steps}\n      accord status"
+        )
 
 
 def show_values(talk: Talk, asked: RunRequest, recipe: Recipe, folder: Path, settings: Mapping[str, Any]) -> None:

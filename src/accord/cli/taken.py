@@ -111,7 +111,7 @@ def _prompts(home: Project, command: str) -> Taken:
     with Store.open(home.store) as store:
         made = write_prompts(store, path, messages=_is_chat(home), most=most)
     said = f"{made.taken:,} of the store's {made.there:,} prompts"
-    said += f", as many as ask.prompts; nobody was asked about {made.new:,} of them yet" if most else ""
+    said += f", at most ask.prompts ({most:,}); nobody was asked about {made.new:,} of them yet" if most else ""
     return Taken(path, said)
 
 

@@ -27,6 +27,20 @@ def alarm_lines(folder: Path) -> list[str]:
     return [f"{name} (rang {_times(steps[name])}): {cause}" for name, cause in causes.items()]
 
 
+def run_lines(folder: Path) -> list[str]:
+    """Return what the report of a run or an evaluation says first: its sentence, alarms, and what to know besides."""
+    if not (folder / "eval/results.json").is_file():
+        return []
+    from accord.report.first_screen import headline
+    from accord.report.parts import part
+    from accord.report.run_folder import read_run
+
+    found = part(headline, read_run(folder))
+    if "sentence" not in found:
+        return []
+    return [str(found["sentence"]), *(f"alarm: {line}" for line in found["alarms"]), *map(str, found["notes"])]
+
+
 def _times(steps: list[int]) -> str:
     return f"at step {steps[0]}" if len(steps) == 1 else f"{len(steps)} times, last at step {steps[-1]}"
 

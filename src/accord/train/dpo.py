@@ -165,7 +165,7 @@ def dpo(
             run.save_snapshot(step, setup.policy, setup.tokenizer)
             stats |= _measure(objective, source.measured)
         for event in raised_alarms(stats, PREFERENCE_ALARMS):
-            run.event(step, event)
+            run.event(step, event, done=(step + 1) / total)
         return stats
 
     inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}

@@ -88,7 +88,7 @@ def rl(
         # The first iteration of a start says what it does; from then on a line each tells how long they take.
         at = quiet if last else named_part(log, step, config.iterations, f"iteration {step + 1}/{config.iterations}")
         scored, stats = optimizer.step(prompts, step, at)
-        _record(run, step, scored, stats)
+        _record(run, step, scored, stats, (step + 1) / config.iterations)
         if (step + 1) % config.eval_every == 0 or step + 1 == config.iterations:
             run.save_snapshot(step, models.policy, models.tokenizer)
         last.update(stats)
@@ -168,10 +168,10 @@ def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, s
     return sum(len(one.completion_ids) for one in samples) / len(samples)
 
 
-def _record(run: TrainingRun, step: int, scored: Scored, stats: dict[str, float]) -> None:
+def _record(run: TrainingRun, step: int, scored: Scored, stats: dict[str, float], done: float) -> None:
     """Write alarms into ``events.jsonl``, and the first few samples of the iteration where a person can read them."""
     for event in raised_alarms(stats) + raised_trends(stats, run.metrics.rows()):
-        run.event(step, event)
+        run.event(step, event, done=done)
     some = list(zip(scored.samples, scored.score_B.tolist(), strict=True))[:SHOWN_SAMPLES]
     # Numbers do not show a policy that writes lists of one word; texts do.
     shown = [f"[{score:+.2f}] {one.prompt!r}{one.text}" for one, score in some]

@@ -18,7 +18,7 @@ from accord.models.decoder import CausalLM
 from accord.models.folder import save_policy
 from accord.models.lora import save_adapter
 from accord.models.precision import tune_allocator
-from accord.progress import Log, quiet
+from accord.progress import Log, Notice, quiet
 from accord.seeds import stream_seed
 from accord.text.tokenizer import Tokenizer
 from accord.train.finished import MODEL, identity_of
@@ -116,10 +116,17 @@ class TrainingRun:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         return first
 
-    def event(self, step: int, event: Mapping[str, str]) -> None:
-        """Add a row to ``events.jsonl``."""
+    def event(self, step: int, event: Mapping[str, str], *, done: float = 0.0) -> None:
+        """Add an alarm to ``events.jsonl``, and tell who watches when it rings first.
+
+        ``done`` is the share of the whole that is done.
+        """
+        path = self.folder / "events.jsonl"
+        rows = path.read_text().splitlines() if path.exists() else []
+        if event["alarm"] not in {json.loads(row)["alarm"] for row in rows}:
+            self.log(done, Notice(f"alarm at step {step + 1}: {event['alarm']}: {event['cause']}"))
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "events.jsonl").open("a") as file:
+        with path.open("a") as file:
             file.write(json.dumps({"step": step, **event}) + "\n")
 
     def save_snapshot(self, step: int, policy: CausalLM, tokenizer: Tokenizer) -> None:
