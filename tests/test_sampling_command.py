@@ -98,6 +98,24 @@ def test_samples_reach_people_and_their_judgements_leave_as_the_rows_were(
     assert sorted(row["completions"]) == sorted(one["completion"] for one in rows_of(made.output))
 
 
+def test_an_export_of_a_blind_comparison_says_who_wrote_which(tmp_path: Path) -> None:
+    from accord import formats
+    from accord.formats import Item
+    from accord.people.intake import groups_of
+    from accord.records import Source
+
+    old, new = (Source(origin="policy", name=name) for name in ("old", "new"))
+    pair = Item(prompt="P", completions=(" a", " b"), ranks=(1.0, 2.0), sources=(old, new))
+    formats.write_items(
+        tmp_path / "out.jsonl", [pair, Item(prompt="Q", completions=pair.completions, ranks=(1, 1))], "accord"
+    )
+    first, second = rows_of(tmp_path / "out.jsonl")
+    assert first["model"] == ["old", "new"] and "model" not in second
+    # And read again it is the same comparison.
+    [(_, written), _] = groups_of(formats.read_items(tmp_path / "out.jsonl"), Source(origin="policy", name="f"))
+    assert [one.source for one in written] == [old, new]
+
+
 # ---- work that goes on -----------------------------------------------------------------------------------------------
 
 

@@ -298,7 +298,7 @@ def _bare(item: Item) -> Iterable[dict[str, Any]]:
         cannot("the prompt ends with what the assistant said")
     texts = [_completion(text) for text in item.completions]
     if item.kind == "ranking":
-        return [{"prompt": prompt, "completions": texts, **_ranking(item)}]
+        return [{"prompt": prompt, "completions": texts, **_ranking(item), **_writers(item)}]
     if item.kind in ("label", "rating"):
         return _each_judged(item, prompt, texts)
     return [{"prompt": prompt, "completion": text} for text in texts] or [{"prompt": prompt}]
@@ -309,6 +309,12 @@ def _ranking(item: Item) -> dict[str, Any]:
     clear = {name: getattr(item, name) for name in _CLEAR if getattr(item, name) is not None}
     labels = {"unacceptable": [None if good is None else not good for good in item.labels]} if item.labels else {}
     return {"ranks": ranks, **labels, **clear, **({"axis": item.axis} if item.axis else {})}
+
+
+def _writers(item: Item) -> dict[str, Any]:
+    """Return who wrote each completion, where they are several: a blind comparison stays one of two models."""
+    names = [source.name if source else None for source in item.sources]
+    return {"model": names} if len(set(names)) > 1 else {}
 
 
 def _each_judged(item: Item, prompt: Any, texts: list[Any]) -> Iterable[dict[str, Any]]:
