@@ -22,7 +22,7 @@ from accord.rollout.engine import Engine, Finish, Sample, Sampling
 from accord.text.template import ChatTemplate
 from accord.text.tokenizer import Tokenizer
 
-TOLD_EVERY = 256  # tokens between two words of progress: telling must cost nothing beside drawing
+TOLD_EVERY = 32  # tokens between two words of progress: seconds on a slow machine, and nothing beside drawing
 ENGINE_ROWS = 128  # samples alive at once unless a caller says otherwise; more is faster where memory allows
 
 
