@@ -43,7 +43,10 @@ def page_of(link: str) -> Iterator[Page]:
         page.keyboard.press("Enter")
         page.wait_for_selector(".hello")
         page.goto(f"{link.split('/join')[0]}/task")  # leads to the guidelines first
-        page.get_by_role("button", name="I have read this").click()
+        guidelines = page.get_by_role("button", name="I have read this")
+        page.wait_for_load_state()
+        if guidelines.count():  # where the project has some
+            guidelines.click()
         page.wait_for_selector("#task[data-ready]")
         yield page
 
