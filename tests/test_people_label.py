@@ -40,7 +40,7 @@ def entering(told: dict[str, Any], name: str = "") -> Iterator[tuple[httpx2.Clie
 def test_the_first_start_makes_an_admin_and_later_ones_log_that_one_in(project: Path) -> None:
     with labelling(project) as (told, _):
         with entering(told, "Ada") as (client, entered):
-            assert entered.status_code == 200 and "Hello, Ada." in entered.text
+            assert entered.status_code == 200 and "Hello, <bdi>Ada</bdi>." in entered.text
             assert client.get("/api/me").json()["role"] == "admin"
             assert "server" not in entered.headers and HEADERS.items() <= dict(entered.headers).items()
         with entering(told, "Eve") as (_client, refused):

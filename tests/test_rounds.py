@@ -480,7 +480,7 @@ def test_a_run_that_serves_prints_links_is_killed_and_goes_on(
     command += ["ask.overlap=2"]
     with told(command, said, waits, *door) as (killed, text):
         ada = colleague(link_for("Ada", text))
-        assert "Hello, Ada." in ada.entered.text and ada.answer(2) == 2
+        assert "Hello, <bdi>Ada</bdi>." in ada.entered.text and ada.answer(2) == 2
         assert colleague(link_for("Ada", text)).entered.status_code == 422  # it lets one person in, once
         assert running_app(str(tmp_path / "run/accord.db")) == ada.url
         killed.kill()
@@ -513,7 +513,7 @@ def test_an_app_that_runs_already_is_used(tmp_path: Path, command: list[str], co
         shown = json.loads(found.stdout)
         assert (found.exit_code, shown["app"]) == (5, served["url"])
         for number, link in enumerate(shown["links"]):
-            assert f"Hello, Dan {number}." in colleague(link["url"], f"Dan {number}").entered.text
+            assert f"Hello, <bdi>Dan {number}</bdi>." in colleague(link["url"], f"Dan {number}").entered.text
         said = tmp_path / "said.txt"
         with told(command, said, "0 of 3 answers", "--serve", "--invite", "2", "ask.enough=3") as (run, text):
             assert f"people answer at {served['url']}, where the app runs" in text
