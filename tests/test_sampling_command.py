@@ -160,6 +160,23 @@ def test_what_was_done_is_not_drawn_again(
     assert [row["logp"] for row in found] == pytest.approx([row["logp"] for row in whole], abs=1e-4)
 
 
+def test_the_same_command_again_says_so_and_draws_nothing(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, output = write_rows("p.jsonl", [{"prompt": "The village:"}]), tmp_path / "s.jsonl"
+    given: dict[str, Any] = {"model": policy_folder, "data": data, "output": output}
+    drawn, said = killed_after(9, monkeypatch), list[str]()
+    first = sample(SMALL, **given, rewards=[ScorerConfig(regex="e")])
+    again = sample(SMALL, **given, rewards=[ScorerConfig(regex="e")], log=lambda _, text: said.append(text))
+    assert again == first and drawn == [0]
+    assert said == [f"finished before: the same command wrote {output}; nothing was done (--no-resume: anew)"]
+    sample(SMALL, **given, rewards=[ScorerConfig(regex="a")])  # other scores
+    output.write_text("")  # not as it was written
+    sample(SMALL, **given, rewards=[ScorerConfig(regex="a")])
+    sample(SMALL, **given, rewards=[ScorerConfig(regex="a")], resume=False)
+    assert drawn == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("change", [{"seed": 5}, {"resume": False}])
 def test_what_was_done_with_other_settings_is_not_taken(
     change: dict[str, Any], policy_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from accord.cli.main import app
 from accord.cli.project import find_place
-from accord.cli.taken import mark_queued, new_samples
+from accord.cli.taken import Asked, mark_queued, new_samples
 from accord.config import LabelConfig, load_label
 from accord.people.desk import Desk
 from accord.people.desk.answers import Answer
@@ -129,6 +129,22 @@ def test_without_a_project_what_is_missing_is_named(
     done = CliRunner().invoke(app, argv)
     assert done.exit_code == 2 and says in done.stderr
     assert ("in a project (`accord init`) it may be left out" in done.stderr) == (argv[0] != "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "kinds"),
+    [
+        ("reward", "reward.loss=plackett_luce", ("ranking",)),
+        ("reward", "reward.loss=binary", ("label",)),
+        ("reward", "reward.loss=regression", ("rating",)),
+        ("reward", "reward.loss=mine:LOSS", ("ranking",)),
+        ("dpo", "dpo.loss=ipo", ("ranking",)),
+        ("dpo", "dpo.loss=kto", ("ranking", "label")),
+        ("sft", "sft.epochs=1", ("demonstration", "conversation")),
+    ],
+)
+def test_a_command_takes_what_its_loss_reads(command: str, override: str, kinds: tuple[str, ...]) -> None:
+    assert Asked(command, None, (override,)).kinds() == kinds
 
 
 def test_a_project_without_judgements_says_so(project: Path) -> None:

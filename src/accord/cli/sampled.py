@@ -39,8 +39,8 @@ def samples_text(made: SampleResult, limit: int) -> str:
     said = f"{made.num_samples:,} samples in {path_text(made.output)}"
     said += f"; {made.cut:,} ({cut:.0%}) were cut at {limit} tokens" if made.cut else "; all of them end by themselves"
     said += f": raise sample.max_new_tokens above {limit}" if cut > MANY_CUT else ""
-    numbers = {"mean_tokens": made.mean_tokens, "mean_score": made.mean_score, "best_of": made.best_of}
-    numbers |= {"kl_bound": made.kl_bound} if made.best_of > 1 else {}
+    numbers = {"mean_tokens": made.mean_tokens, "mean_score": made.mean_score}
+    numbers |= {"best_of": made.best_of, "kl_bound": made.kl_bound} if made.best_of > 1 else {}
     told = [f"{name}: {value:.4g}" for name, value in numbers.items() if value is not None]
     return "\n".join([said, *told, *_shown(made.output)])
 

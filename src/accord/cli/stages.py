@@ -124,10 +124,16 @@ def command_of(stage: StageCommand) -> Callable[..., None]:
     kind = Parameter.KEYWORD_ONLY
     signature = [Parameter(name, kind, annotation=a, default=default) for name, (a, default) in optional.items()]
     command.__name__ = command.__qualname__ = stage.name
-    command.__doc__ = stage.text
+    command.__doc__ = stage.text if stage.name == "pretrain" else _of_project(stage.text)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
     setattr(command, "__signature__", Signature(signature))  # noqa: B010 - no attribute of functions, says mypy
     return command
+
+
+def _of_project(text: str) -> str:
+    """Return a command's help with what holds in a project, before the examples."""
+    head, examples = text.split("\b\n", 1)
+    return f"{head}In a project --model, --data and -o may be left out: it says what it takes.\n\n\b\n{examples}"
 
 
 # -- what commands do --------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accord.algo.table import PREFERENCE_LOSSES, REWARD_LOSSES
 from accord.cli.project import Project, base_model, find_project
 from accord.cli.talk import Talk, path_text
+from accord.config import load_recipe
 from accord.errors import UsageError
 from accord.files import sha256_file, write_text
 from accord.models.known_models import KNOWN_MODELS
@@ -26,6 +28,29 @@ class Taken:
 
     path: Path
     said: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command that something is taken for, with the settings that say which judgements it reads."""
+
+    command: str
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of rows that the command's loss reads."""
+        if self.command == "sft":
+            return ("demonstration", "conversation")
+        made = load_recipe(self.recipe, self.overrides)
+        if self.command == "reward":
+            loss = REWARD_LOSSES.get(made.reward.loss)
+            return _READ[loss.reads] if loss else _READ["pairs"]
+        loss_of = PREFERENCE_LOSSES.get(made.dpo.loss)
+        return ("ranking",) if loss_of is None or loss_of.paired else ("ranking", "label")
+
+
+_READ = {"pairs": ("ranking",), "orders": ("ranking",), "labels": ("label",), "ratings": ("rating",)}
 
 
 def fill_in(talk: Talk, command: str, given: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
@@ -43,7 +68,7 @@ def fill_in(talk: Talk, command: str, given: Mapping[str, Any], wanted: tuple[st
         if home is None or give is None:
             hint = "" if give is None else "; in a project (`accord init`) it may be left out"
             raise UsageError(f"{flag} is missing", hint=f"name it{hint}")
-        taken = give(home, command)
+        taken = give(home, Asked(command, given.get("recipe"), tuple(given.get("overrides") or ())))
         talk.log.note(f"{flag} {path_text(taken.path)}  ({taken.said})")
         found[name] = Path(path_text(taken.path))
     if home is not None and _wants_reward_model(command, given, home):
@@ -76,7 +101,7 @@ def mark_queued(samples: Path) -> None:
 # ---- one function for each thing -------------------------------------------------------------------------------------
 
 
-def _model(home: Project, command: str) -> Taken:
+def _model(home: Project, asked: Asked) -> Taken:
     named = base_model(home)
     path = home.root / ("models/" + named if named in KNOWN_MODELS else named)
     path = home.root / "models" / path.stem if path.suffix == ".gguf" else path
@@ -86,28 +111,28 @@ def _model(home: Project, command: str) -> Taken:
     return Taken(path, f"the model of {path_text(home.file)}")
 
 
-def _place(home: Project, command: str) -> Taken:
-    return Taken(home.root / command, "a folder of the project")
+def _place(home: Project, asked: Asked) -> Taken:
+    return Taken(home.root / asked.command, "a folder of the project")
 
 
-def _file(home: Project, command: str) -> Taken:
-    return Taken(home.root / (SAMPLES if command == "sample" else f"{command}d.jsonl"), "a file of the project")
+def _file(home: Project, asked: Asked) -> Taken:
+    return Taken(home.root / {"sample": SAMPLES, "score": "scored.jsonl"}[asked.command], "a file of the project")
 
 
-def _samples(home: Project, command: str) -> Taken:
+def _samples(home: Project, asked: Asked) -> Taken:
     path = home.root / SAMPLES
     if not path.is_file():
         raise UsageError("the project has no samples", where=path_text(path), hint="`accord sample` draws some")
     return Taken(path, "what `accord sample` drew last")
 
 
-def _prompts(home: Project, command: str) -> Taken:
+def _prompts(home: Project, asked: Asked) -> Taken:
     """The store's prompts: all for a policy, and for samples as many as a round asks about, new ones first."""
     from accord.people.exporting import write_prompts
     from accord.store import Store
 
-    most = home.recipe_with().ask.prompts if command == "sample" and home.recipe.values else None
-    path = _target(home, command)
+    most = home.recipe_with().ask.prompts if asked.command == "sample" and home.recipe.values else None
+    path = _target(home, asked.command)
     with Store.open(home.store) as store:
         made = write_prompts(store, path, messages=_is_chat(home), most=most)
     said = f"{made.taken:,} of the store's {made.there:,} prompts"
@@ -115,17 +140,16 @@ def _prompts(home: Project, command: str) -> Taken:
     return Taken(path, said)
 
 
-def _judgements(home: Project, command: str) -> Taken:
-    """People's rankings, as `accord export` weighs them; for fine-tuning, demonstrations."""
+def _judgements(home: Project, asked: Asked) -> Taken:
+    """What people said, as `accord export` weighs it, of the kinds that the command's loss reads."""
     from accord.people.exporting import write_judgements
     from accord.store import Store
 
-    path = _target(home, command)
-    kinds = ("demonstration", "conversation") if command == "sft" else ("ranking",)
+    path, kinds = _target(home, asked.command), asked.kinds()
     with Store.open(home.store) as store:
         made = write_judgements(store, path, "accord", kinds=kinds, messages=_is_chat(home))
-    called = "demonstrations" if command == "sft" else "rankings by people"
-    return Taken(path, f"{made.rows:,} {called}, of the store")
+    called = " and ".join(f"{kind}s" for kind in kinds)
+    return Taken(path, f"{made.rows:,} {called} by people, of the store")
 
 
 def _target(home: Project, command: str) -> Path:
@@ -139,7 +163,7 @@ def _is_chat(home: Project) -> bool:
 
 
 #: By command and parameter, or by parameter alone: who gives it.
-_GIVEN: Mapping[tuple[str, str], Callable[[Project, str], Taken]] = {
+_GIVEN: Mapping[tuple[str, str], Callable[[Project, Asked], Taken]] = {
     ("sample", "model"): _model,
     ("sft", "model"): _model,
     ("reward", "model"): _model,

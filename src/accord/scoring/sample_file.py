@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import SampleConfig, ScorerConfig
-from accord.errors import UsageError
+from accord.errors import DataError, UsageError
 from accord.extend import code_in
-from accord.files import sha256_tree, write_text
+from accord.files import read_json, sha256_file, sha256_tree, write_json, write_text
 from accord.formats.format import fold_meant
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import OF_COMPLETION, RENDERED, PromptRow, plain_rows, read_prompts
@@ -20,7 +20,7 @@ from accord.progress import Log, Notice, part_of, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import Generated, Generator, groups_as_done, open_generator
 from accord.scoring.scorer import Scorer
-from accord.scoring.weighted import load_scorer
+from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.stats import best_of_n_kl_bound
 
 
@@ -62,7 +62,8 @@ def sample(
     it ended by itself, "length" where it was cut). Where the prompt is messages, ``rendered`` is the text that the
     model saw.
 
-    While it works, what is done stands in ``OUTPUT.part``; the same command goes on from there where ``resume``.
+    While it works, what is done stands in ``OUTPUT.part``; the same command goes on from there where ``resume``. When
+    all is done ``OUTPUT.made.json`` says of what, and the same command again does nothing.
 
     A reward model or ``rewards`` (those of `accord.rl`) add ``score``, ``rank`` (1 = best of the prompt's lines, equal
     scores share one) and ``best_of``: with ``config.best_of`` n > 1 each line is the best of n samples of its own.
@@ -70,14 +71,21 @@ def sample(
     Raises:
         UsageError: ``best_of`` is above 1 and there is nothing to choose by.
     """
-    scorer = load_scorer(rewards, reward_model) if reward_model or rewards else None
-    if scorer is None and config.best_of > 1:
+    if not (reward_model or rewards) and config.best_of > 1:
         raise UsageError("sample.best_of needs something to choose by", hint="give --reward-model DIR, or rl.rewards")
+    identity = identity_of_samples(
+        config, scorer_inputs(rewards, reward_model) | {"model": model, "data": data}, seed, rewards
+    )
+    made = Made.beside(output)
+    if resume and made is not None and made.identity == identity:
+        log(1.0, Notice(f"finished before: the same command wrote {output}; nothing was done (--no-resume: anew)"))
+        return made.result(output)
+    scorer = load_scorer(rewards, reward_model) if reward_model or rewards else None
     generator = open_generator(model, name=config.generator)
     prompts = read_prompts(data, generator.chat)
     log(0.0, f"{len(prompts)} prompts")
     sampling = Sampling(**config.drawing() | {"samples_per_prompt": config.samples_per_prompt * config.best_of})
-    done = DrawnSoFar(output, identity_of_samples(config, model, data, seed), resume=resume)
+    done = DrawnSoFar(output, identity, resume=resume)
     rows = [
         {**_besides(prompts[place]), "completion": one["completion"], "model": str(model), **one}
         for place, group in done.finish(generator, prompts, sampling, seed, part_of(log, 0.0, 0.9))
@@ -89,7 +97,9 @@ def sample(
     write_jsonl(output, rows)
     done.clear()
     log(1.0, f"{len(rows)} samples")
-    return _result(output, rows, config)
+    result = _result(output, rows, config)
+    Made.write(output, identity, result)
+    return result
 
 
 def _result(output: Path, rows: Sequence[Mapping[str, Any]], config: SampleConfig) -> SampleResult:
@@ -125,12 +135,44 @@ def _as_row(one: Generated) -> dict[str, Any]:
     }
 
 
-def identity_of_samples(config: SampleConfig, model: Path, data: Path, seed: int) -> str:
-    """Return the hash of all that decides what is drawn: settings, seed, the model's files and the prompts'."""
-    settings = config.model_dump()
-    said = {"settings": settings, "code": code_in(settings), "seed": seed}
-    inputs = {"model": sha256_tree(model), "data": sha256_tree(data)}
-    return hashlib.sha256(json.dumps(said | inputs, sort_keys=True, default=str).encode()).hexdigest()
+def identity_of_samples(
+    config: SampleConfig, inputs: Mapping[str, Path], seed: int, rewards: Sequence[ScorerConfig] = ()
+) -> str:
+    """Return the hash of all that decides the rows: settings, seed, and the files of models and prompts."""
+    settings = {"sample": config.model_dump(), "rewards": [one.model_dump() for one in rewards]}
+    hashes = {name: sha256_tree(path) for name, path in inputs.items()}
+    said = {"settings": settings, "code": code_in(settings), "seed": seed, "inputs": hashes}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What stands beside a file of samples (``OUTPUT.made.json``): what decided them, and how they came out."""
+
+    identity: str
+    told: Mapping[str, Any]
+
+    @classmethod
+    def beside(cls, output: Path) -> Made | None:
+        """Return what is said of a file that still is as it was written; None where it is not, or nothing is said."""
+        try:
+            said = read_json(_made_path(output))
+            whole = said["sha256"] == sha256_file(output)
+        except (DataError, OSError, KeyError, TypeError):
+            return None
+        return cls(said["identity"], said["result"]) if whole else None
+
+    @staticmethod
+    def write(output: Path, identity: str, result: SampleResult) -> None:
+        told = {name: value for name, value in vars(result).items() if name != "output"}
+        write_json(_made_path(output), {"identity": identity, "sha256": sha256_file(output), "result": told})
+
+    def result(self, output: Path) -> SampleResult:
+        return SampleResult(output=output, **self.told)
+
+
+def _made_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.made.json")
 
 
 class DrawnSoFar:
