@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from accord.cli.main import app
 from accord.cli.verdicts import alarm_lines, verdict_of
 from accord.files import sha256_tree
+from accord.report.stage_card import stage_card
 
 WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]
 DEMOS = [{"prompt": f"The village {i}:", "completion": " soup and salt."} for i in range(4)]
@@ -99,6 +100,28 @@ def test_status_names_what_was_trained(argv: list[object]) -> None:
     done = call("status")
     assert "own  sft: learnt to" in done.stdout and "try `accord demo`" not in done.stdout
     assert [one["command"] for one in json.loads(call("status", "--json").stdout)["trained"]] == ["sft"]
+    # Status reads whatever it finds, and never fails.
+    Path("own/finished.json").write_text('{"command": "rl", "result": {}}')
+    assert "own  rl: its numbers cannot be read" in call("status").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "model_type", "loads"),
+    [
+        ("sft", "llama", "AutoModelForCausalLM"),
+        ("sft", "accord_lstm", "open_generator"),
+        ("reward", "llama", "RewardModel"),
+    ],
+)
+def test_a_card_says_how_its_model_opens(command: str, model_type: str, loads: str, policy_folder: Path) -> None:
+    made = {"command": command, "version": "1", "seed": 0, "inputs": {}, "settings": {}, "result": {}}
+    card = stage_card(made, "learnt", [], usual={}, folder=str(policy_folder), model_type=model_type)
+    code = card.split("```python\n")[1].split("```")[0]
+    library = "accord" if model_type.startswith("accord_") else "transformers"
+    assert loads in code and f"library_name: {library}\n" in card
+    if (command, model_type) == ("sft", "accord_lstm"):
+        exec(code, {})  # it opens
+    compile(code, "card", "exec")
 
 
 @pytest.mark.parametrize(

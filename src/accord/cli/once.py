@@ -9,7 +9,7 @@ from typing import Any
 from accord.cli.talk import Talk, path_text, to_plain
 from accord.cli.verdicts import alarm_lines, verdict_of
 from accord.config import Recipe
-from accord.files import write_text
+from accord.files import read_json, write_text
 from accord.train.finished import StageCall, finished_call, record_finished, result_before
 
 
@@ -42,7 +42,9 @@ def _write_down(call: StageCall, result: Mapping[str, Any]) -> None:
     record_finished(call, result)
     usual = {name: getattr(Recipe(), name).model_dump(mode="json") for name in call.settings}
     verdict, alarms = verdict_of(call.command, result, call.folder), alarm_lines(call.folder)
-    card = stage_card(finished_call(call.folder), verdict, alarms, usual, path_text(call.model))
+    kind = str(read_json(call.model / "config.json").get("model_type", ""))
+    made, folder = finished_call(call.folder), path_text(call.model)
+    card = stage_card(made, verdict, alarms, usual=usual, folder=folder, model_type=kind)
     write_text(call.model / "README.md", card)
 
 

@@ -172,11 +172,14 @@ def find_trainings(root: Path) -> list[TrainedStatus]:
     """Return the stages that `accord sft` and the like have finished below a folder, two levels down at most."""
     found = sorted(path.parent for depth in ("*", "*/*") for path in root.glob(f"{depth}/{FINISHED}"))
     told = [(folder, finished_call(folder)) for folder in found]
-    return [
-        TrainedStatus(folder, call["command"], verdict_of(call["command"], call["result"], folder))
-        for folder, call in told
-        if call
-    ]
+    return [TrainedStatus(folder, str(call.get("command")), _went(call, folder)) for folder, call in told if call]
+
+
+def _went(call: Mapping[str, Any], folder: Path) -> str:
+    """How a finished stage went; of a folder that was changed by hand, that it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return verdict_of(call["command"], call["result"], folder)
+    return "its numbers cannot be read"
 
 
 def rows_lines(home: Project | None, runs: Sequence[RunStatus]) -> list[str]:

@@ -18,14 +18,28 @@ _LOAD_POLICY = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = (kind.from_pretrained("{folder}") for kind in (AutoModelForCausalLM, AutoTokenizer))"""
+_LOAD_OWN = """\
+from pathlib import Path
+
+from accord.rollout.generator import open_generator
+
+generator = open_generator(Path("{folder}"))  # a layout of Accord's own: transformers does not know it"""
 _LOAD_REWARD = """\
+from pathlib import Path
+
 from accord.scoring import RewardModel
 
 scores = RewardModel.load(Path("{folder}")).score([("prompt", "completion")])  # 0 is average, 1 a deviation above"""
 
 
 def stage_card(
-    made: Mapping[str, Any], verdict: str, alarms: Sequence[str], usual: Mapping[str, Any], folder: str
+    made: Mapping[str, Any],
+    verdict: str,
+    alarms: Sequence[str],
+    *,
+    usual: Mapping[str, Any],
+    folder: str,
+    model_type: str,
 ) -> str:
     """Return the card as Markdown with the front matter that Hugging Face reads.
 
@@ -33,11 +47,13 @@ def stage_card(
         made: What `accord.train.finished.record_finished` has written.
         usual: The settings' defaults: those that differ are listed.
         folder: How a reader names the model's folder.
+        model_type: What its config.json calls it: Accord's own kinds open with Accord alone.
     """
-    command = made["command"]
+    command, is_own = made["command"], model_type.startswith("accord_")
+    load = _LOAD_REWARD if command == "reward" else _LOAD_OWN if is_own else _LOAD_POLICY
     base = made["inputs"].get("model")
     parts = [
-        "---\nlibrary_name: transformers\ntags:\n- accord\n- rlhf\n- " + command + "\n---\n",
+        f"---\nlibrary_name: {'accord' if is_own else 'transformers'}\ntags:\n- accord\n- rlhf\n- {command}\n---\n",
         f"# {folder}\n",
         f"{WHAT[command]} Made by `accord {command}` of Accord {made['version']}, seed {made['seed']}"
         + (f", from `{base}`, whose licence holds for this one too.\n" if base else ".\n"),
@@ -51,7 +67,7 @@ def stage_card(
         "\n".join(_unusual(made["settings"], usual)) + "\n",
         "All of them stand in `finished.json`, in the folder above this one.\n",
         "## How to load it\n",
-        "```python\n" + (_LOAD_REWARD if command == "reward" else _LOAD_POLICY).format(folder=folder) + "\n```\n",
+        f"```python\n{load.format(folder=folder)}\n```\n",
         "The numbers above are of this training alone. Unless they say so, nobody was asked what people think of it.",
     ]
     return "\n".join(parts) + "\n"
