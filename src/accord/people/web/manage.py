@@ -16,8 +16,9 @@ from accord.people.desk.kinds import check_can_be_gold, kind_of
 from accord.people.quality.evidence import gold_answer
 from accord.people.web.api import Me, TaskId, TheDesk
 from accord.people.web.made_apart import Exports, Judged, QueueCounts, Reports
-from accord.people.web.pages import LETTERS, page, said, show_task
+from accord.people.web.pages import LETTERS, page, said, show_task, tongue
 from accord.people.web.security import Routes
+from accord.people.web.tongues import Tongue
 from accord.report.svg import Dot, bars, dots
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _form(
     request: Request, desk: Desk, me: Person, task: QueuedTask, mode: str, *, draft: Any = None, **values: Any
 ) -> Response:
     """Show a task as the manager answers it: its completions as listed, and everybody's answers."""
-    answers = [_in_task_order(one) for one in desk.reading.submissions(task_id=task.id) if not one.undone]
+    spoken = tongue(request)
+    answers = [_in_task_order(one, spoken) for one in desk.reading.submissions(task_id=task.id) if not one.undone]
     known = {"person": me.id, "revision": len(answers), "lease_s": 0, "min_seconds": 0}
     given = known | {"mode": mode, "draft": draft}
     return show_task(request, desk, task, task.completions, given, answers=answers, here="manage", **values)
@@ -232,10 +234,12 @@ def right_of(task: QueuedTask) -> Sequence[Any]:
     return answer.ranks or answer.ratings or answer.good or ()
 
 
-def _in_task_order(submission: Submission) -> dict[str, Any]:
+def _in_task_order(submission: Submission, spoken: Tongue) -> dict[str, Any]:
     """Return somebody's answer by the letters under which the manager sees the completions."""
     places = sorted(range(len(submission.order)), key=lambda shown: submission.order[shown])
-    parts = [f"{LETTERS[i]}: {words}" for i, shown in enumerate(places) if (words := said(submission.answer, shown))]
+    parts = [
+        f"{LETTERS[i]}: {words}" for i, shown in enumerate(places) if (words := said(submission.answer, shown, spoken))
+    ]
     return {"submission": submission, "said": parts or [submission.answer.text or ""]}
 
 

@@ -38,6 +38,7 @@ from accord.people.web.security import (
     sane_text,
     session_cookie,
 )
+from accord.people.web.tongues import Tongue, tongue_of
 from accord.records import Completion
 
 page_routes = Routes()
@@ -87,20 +88,24 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["asset"] = lambda name: f"/static/{_version()}/{name}"
-    made.filters |= {"words": lambda name: name.replace("_", " "), "moment": _moment, "markdown": markdown.render}
+    made.filters |= {"words": lambda name: name.replace("_", " "), "markdown": markdown.render}
     made.filters |= {"marked": marked, "spelled": spelled}
     return made
 
 
-def _moment(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%-d %b %Y, %H:%M UTC")
+def tongue(request: Request) -> Tongue:
+    """Return the language in which a page answers: the browser's, English where we do not speak it."""
+    return tongue_of(request.headers.get("accept-language", ""))
 
 
 def page(request: Request, name: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
     """Render a page from its template. Every page knows who is logged in, and the session's CSRF token."""
     me: Person | None = getattr(request.state, "person", None)
     session = request.cookies.get(session_cookie(request), "")
-    known = {"me": me, "csrf": csrf_token(session) if me and session else "", "here": "", "width": ""}
+    known: dict[str, Any] = {"me": me, "csrf": csrf_token(session) if me and session else "", "here": "", "width": ""}
+    spoken = tongue(request)
+    known |= {"lang": spoken.code, "_": spoken.said, "word": spoken.word, "moment": spoken.moment}
+    known |= {"script_words": spoken.for_scripts()}
     return HTMLResponse(_templates().get_template(name).render(known | values), status)
 
 
@@ -386,11 +391,14 @@ def history(request: Request, desk: TheDesk, me: Me) -> Response:
 
     Who could still take an answer back, or has, must not know it when answering again.
     """
-    rows = [_past(desk, one) for one in desk.reading.submissions(person_id=me.id, last=30) if not one.adjudication]
+    spoken = tongue(request)
+    rows = [
+        _past(desk, one, spoken) for one in desk.reading.submissions(person_id=me.id, last=30) if not one.adjudication
+    ]
     return page(request, "history.html.j2", here="history", rows=rows)
 
 
-def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
+def _past(desk: Desk, submission: Submission, spoken: Tongue) -> dict[str, Any]:
     task = desk.queue.task(submission.task_id)
     shown = [task.completions[i] for i in submission.order]
     recent = time.time() - submission.created_at <= desk.settings.undo_minutes * 60
@@ -404,10 +412,10 @@ def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
             {
                 "letter": LETTERS[i],
                 "text": one.text,
-                "said": said(submission.answer, i),
+                "said": said(submission.answer, i, spoken),
                 "source": f"{one.source.name} {one.source.version}".strip()
                 if one.source.origin != "human"
-                else "a person",
+                else spoken.word("a person"),
                 "words": len(one.text.split()),
             }
             for i, one in enumerate(shown)
@@ -415,23 +423,23 @@ def _past(desk: Desk, submission: Submission) -> dict[str, Any]:
     }
 
 
-def said(answer: Answer, i: int) -> str:
+def said(answer: Answer, i: int, spoken: Tongue) -> str:
     """Return what an answer says of the completion at position ``i``, in a few words."""
     parts = []
     if answer.ranks is not None:
-        parts.append(f"rank {answer.ranks[i]}")
+        parts.append(spoken.plain("rank {n}", n=answer.ranks[i]))
     if answer.strength is not None and answer.ranks is not None and answer.ranks[i] == 1:
-        parts.append(_STRENGTHS[answer.strength])
+        parts.append(spoken.word(_STRENGTHS[answer.strength]))
     if answer.unacceptable is not None and answer.unacceptable[i]:
-        parts.append("unacceptable")
+        parts.append(spoken.word("unacceptable"))
     if answer.ratings is not None:
-        parts += [f"{axis} {value}" for axis, value in answer.ratings[i].items()]
+        parts += [f"{spoken.word(axis)} {value}" for axis, value in answer.ratings[i].items()]
     if answer.good is not None:
-        parts.append("good" if answer.good[i] else "bad")
+        parts.append(spoken.word("good" if answer.good[i] else "bad"))
     if answer.values is not None:
         parts += [f"{name} {value}" for name, value in answer.values.items()]
     if answer.flags is not None:
-        parts += answer.flags[i]
+        parts += map(spoken.word, answer.flags[i])
     if answer.edit is not None and answer.edit.of == i:
-        parts.append("edited")
+        parts.append(spoken.word("edited"))
     return ", ".join(parts)

@@ -1,5 +1,7 @@
 // A button at each block of code that copies its exact characters.
 
+import { t } from "./words.js";
+
 // Marks stand for characters that nobody sees: what is copied has the characters themselves.
 export function sourceOf(code) {
   const copy = code.cloneNode(true);
@@ -11,15 +13,15 @@ for (const pre of document.querySelectorAll(".prose pre")) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "quiet copy";
-  button.textContent = "Copy";
+  button.textContent = t("Copy");
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(sourceOf(pre.querySelector("code") ?? pre));
-      button.textContent = "Copied";
+      button.textContent = t("Copied");
     } catch {
-      button.textContent = "Not allowed here"; // by the browser: plain http, or no permission
+      button.textContent = t("Not allowed here"); // by the browser: plain http, or no permission
     }
-    setTimeout(() => (button.textContent = "Copy"), 2000);
+    setTimeout(() => (button.textContent = t("Copy")), 2000);
   });
   const box = document.createElement("div");
   box.className = "block";

@@ -2,6 +2,7 @@
 
 import { call } from "./net.js";
 import { show, viewOf } from "./texts.js";
+import { t } from "./words.js";
 
 export function extras({ form, cards, changed, say, current, path, listed }, kind) {
   const note = form.querySelector("#note");
@@ -80,7 +81,7 @@ export function extras({ form, cards, changed, say, current, path, listed }, kin
         cardOf(i).querySelector(".diff").innerHTML = html; // made and escaped by the server
         show(cardOf(i), "diff");
       }
-      say(`Words that differ are marked: ${parts.removed} only in one, ${parts.added} only in the other.`);
+      say(t("Words that differ are marked: {removed} only in one, {added} only in the other.", parts));
     } catch (error) {
       comparing = false;
       button.setAttribute("aria-pressed", false);

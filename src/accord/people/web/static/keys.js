@@ -2,6 +2,7 @@
 // apart for each person. Digits, Enter, Escape and ? stay what they are.
 
 import { memory } from "./net.js";
+import { t } from "./words.js";
 
 // A letter or a sign that Shift leaves one key: that of ß would be SS, which no key sends.
 const fits = (key) => typeof key === "string" && /^[^\s\d?]$/u.test(key) && [...key.toUpperCase()].length === 1;
@@ -36,7 +37,7 @@ export function ownKeys(person) {
       asking?.removeAttribute("aria-pressed");
       asking = button;
       asking?.setAttribute("aria-pressed", true);
-      message.textContent = asking ? `Press the key that shall stand for ${shown(asking.dataset.key)}.` : "";
+      message.textContent = asking ? t("Press the key that shall stand for {key}.", { key: shown(asking.dataset.key) }) : "";
     }
 
     function keep(next, words) {
@@ -51,10 +52,10 @@ export function ownKeys(person) {
     function take(key, wanted) {
       const other = every.find((one) => one !== key && shown(one) === wanted);
       const isPaired = key !== key.toUpperCase() && every.includes(key.toUpperCase()); // j and J
-      if (!fits(wanted)) message.textContent = "Take a letter or a sign.";
-      else if (other) message.textContent = `${wanted} means something else already.`;
-      else if (isPaired && wanted === wanted.toUpperCase()) message.textContent = "Take a letter: it is used with Shift too.";
-      else keep(Object.fromEntries(Object.entries({ ...own, [key]: wanted }).filter(([usual, one]) => usual !== one)), "Kept in this browser.");
+      if (!fits(wanted)) message.textContent = t("Take a letter or a sign.");
+      else if (other) message.textContent = t("{key} means something else already.", { key: wanted });
+      else if (isPaired && wanted === wanted.toUpperCase()) message.textContent = t("Take a letter: it is used with Shift too.");
+      else keep(Object.fromEntries(Object.entries({ ...own, [key]: wanted }).filter(([usual, one]) => usual !== one)), t("Kept in this browser."));
     }
 
     dialog.addEventListener("click", (event) => {
@@ -69,7 +70,7 @@ export function ownKeys(person) {
       else take(asking.dataset.key, event.key.toLowerCase());
     });
     dialog.addEventListener("close", () => ask(null));
-    reset.addEventListener("click", () => keep({}, "As they were."));
+    reset.addEventListener("click", () => keep({}, t("As they were.")));
     reset.hidden = !Object.keys(own).length;
   }
 

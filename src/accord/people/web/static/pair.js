@@ -1,5 +1,7 @@
 // Which of two is better, and by how much.
 
+import { t } from "./words.js";
+
 // As the sheet has it: on a narrow page keys are not shown.
 const hasKeys = () => matchMedia("(min-width: 901px)").matches;
 
@@ -17,7 +19,7 @@ export default function pair({ form, cards, changed, walker }) {
   return {
     best,
     keys: { ...Object.fromEntries(choices.map((choice) => [choice.dataset.key, () => pick(choice)])), ...walker(cards).keys },
-    missing: () => (chosen() ? "" : hasKeys() ? "Choose first: 1 to 4 for A, 6 to 9 for B, 5 for a tie, 0 if both are bad." : "Choose first: which is better, and by how much."),
+    missing: () => (chosen() ? "" : hasKeys() ? t("Choose first: 1 to 4 for A, 6 to 9 for B, 5 for a tie, 0 if both are bad.") : t("Choose first: which is better, and by how much.")),
     read() {
       const choice = chosen();
       if (!choice) return {};

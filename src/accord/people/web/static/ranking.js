@@ -1,6 +1,8 @@
 // Putting K completions in order: groups of equals, best first. Keys, buttons and the pointer do the same three things:
 // move one, draw or undo a tie with the one above, call one unacceptable.
 
+import { t } from "./words.js";
+
 const up = -1;
 const down = 1;
 
@@ -84,8 +86,8 @@ export default function ranking({ form, cards, changed, say, current }) {
 
   function standing(item, ranks) {
     const equals = groups.find((group) => group.includes(item)).filter((one) => one !== item).map(letter);
-    const tie = equals.length ? `, tied with ${equals.join(" and ")}` : "";
-    return `rank ${ranks[item]} of ${groups.length}${tie}${bad[item] ? ", unacceptable" : ""}`;
+    const tie = equals.length ? t(", tied with {others}", { others: equals.join(t(" and ")) }) : "";
+    return t("rank {n} of {all}", { n: ranks[item], all: groups.length }) + tie + (bad[item] ? t(", unacceptable") : "");
   }
 
   function settle(next, item) {
@@ -150,7 +152,7 @@ export default function ranking({ form, cards, changed, say, current }) {
     missing() {
       if (touched || warned) return "";
       warned = true;
-      return "You have not moved anything. Submit once more if this order is what you mean.";
+      return t("You have not moved anything. Submit once more if this order is what you mean.");
     },
     read: () => (touched || warned ? { ranks: ranksOf(groups, cards.length), unacceptable: bad } : {}),
     restore({ ranks, unacceptable }) {

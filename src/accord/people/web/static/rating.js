@@ -1,5 +1,7 @@
 // Each completion on every axis.
 
+import { t } from "./words.js";
+
 export default function rating({ form, cards, changed, say, walker }) {
   const rows = [...form.querySelectorAll(".axis")];
   const radios = (row) => [...row.querySelectorAll("input")];
@@ -17,9 +19,9 @@ export default function rating({ form, cards, changed, say, walker }) {
     const row = rows[place < 0 ? 0 : place];
     const values = radios(row);
     const radio = values.find((one) => one.value === String(number)) ?? (number === 0 && values.find((one) => one.value === "10"));
-    if (!radio) return say(`This scale goes from ${values[0].value} to ${values.at(-1).value}`);
+    if (!radio) return say(t("This scale goes from {low} to {high}", { low: values[0].value, high: values.at(-1).value }));
     radio.checked = true;
-    say(`${row.dataset.axis}: ${number}`);
+    say(`${row.dataset.title}: ${number}`);
     changed();
     walk.to(Math.min(rows.indexOf(row) + 1, rows.length - 1));
   };
@@ -31,7 +33,7 @@ export default function rating({ form, cards, changed, say, walker }) {
       const empty = rows.find((row) => !value(row));
       if (!empty) return "";
       walk.to(rows.indexOf(empty));
-      return `Rate ${empty.dataset.axis} too.`;
+      return t("Rate {axis} too.", { axis: empty.dataset.title });
     },
     read() {
       const ratings = cards.map(() => ({}));

@@ -7,6 +7,7 @@ import { ownKeys } from "./keys.js";
 import { texts } from "./texts.js";
 import { timer } from "./timer.js";
 import { walker } from "./walker.js";
+import { t } from "./words.js";
 
 const form = document.getElementById("task");
 const given = JSON.parse(form.dataset.task);
@@ -56,9 +57,9 @@ async function save() {
     await call("PUT", `${path}/draft`, read());
     if (unsent !== null) return; // changed meanwhile: that will be sent too
     memory.write(localStorage, `draft:${own}`, null);
-    saved.textContent = "draft saved";
+    saved.textContent = t("draft saved");
   } catch {
-    saved.textContent = "draft kept in this browser";
+    saved.textContent = t("draft kept in this browser");
   }
 }
 
@@ -107,9 +108,9 @@ async function send() {
   try {
     const receipt = await persist(
       () => SENDING[given.mode](answer),
-      () => notify("No connection. Your answer is kept and will be sent as soon as the server answers."),
+      () => notify(t("No connection. Your answer is kept and will be sent as soon as the server answers.")),
     );
-    leave(receipt && { type: "submission", id: receipt.submission_id, message: receipt.extra ? "Kept as an extra: somebody else had this task" : "Saved" });
+    leave(receipt && { type: "submission", id: receipt.submission_id, message: receipt.extra ? t("Kept as an extra: somebody else had this task") : t("Saved") });
   } catch (error) {
     refused(error);
   }
@@ -118,7 +119,7 @@ async function send() {
 function refused(error) {
   lock(false);
   toast.hidden = true;
-  if (error.status === 401) return tell("You are logged out. Log in again in another tab, then submit: nothing is lost.");
+  if (error.status === 401) return tell(t("You are logged out. Log in again in another tab, then submit: nothing is lost."));
   tell(error.message);
 }
 
@@ -146,7 +147,7 @@ function wait() {
 function countdown() {
   const left = wait();
   submit.disabled = left > 0;
-  submit.firstElementChild.textContent = left > 0 ? `Read on: ${left} s` : submit.dataset.label;
+  submit.firstElementChild.textContent = left > 0 ? t("Read on: {n} s", { n: left }) : submit.dataset.label;
   if (left > 0) setTimeout(countdown, 250);
 }
 
@@ -157,7 +158,7 @@ async function beat() {
   try {
     await call("POST", `${path}/heartbeat`);
   } catch (error) {
-    if (error.status === 404) saved.textContent = "somebody else may have this task now; your answer still counts as an extra";
+    if (error.status === 404) saved.textContent = t("somebody else may have this task now; your answer still counts as an extra");
   }
 }
 
@@ -175,7 +176,7 @@ skipping.querySelector("form").addEventListener("submit", async (event) => {
   try {
     await save();
     await call("POST", `${path}/skip`, { reason, note: skipping.querySelector("textarea").value });
-    leave({ type: "skip", id: given.task_id, message: "Skipped" });
+    leave({ type: "skip", id: given.task_id, message: t("Skipped") });
   } catch (error) {
     skipping.close();
     refused(error);
@@ -187,7 +188,7 @@ const undoButton = form.querySelector("[data-do=undo]");
 
 async function undo() {
   const last = undoable();
-  if (!last) return say("Nothing to undo here. The history page shows older work.");
+  if (!last) return say(t("Nothing to undo here. The history page shows older work."));
   const door = last.type === "skip" ? `/api/tasks/${encodeURIComponent(last.id)}/unskip` : `/api/submissions/${encodeURIComponent(last.id)}/undo`;
   try {
     if (unsent !== null) await save();
@@ -207,7 +208,7 @@ function notify(message, undoing = false) {
     const button = document.createElement("button");
     const key = document.createElement("kbd");
     key.textContent = "u";
-    button.append("Undo ", key);
+    button.append(t("Undo"), " ", key);
     button.addEventListener("click", undo);
     toast.append(button);
     mine.label(toast);

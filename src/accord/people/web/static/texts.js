@@ -1,6 +1,7 @@
 // How texts are shown: drawn (markdown, formulas, colours), or as the raw characters that are stored.
 
 import { memory } from "./net.js";
+import { t } from "./words.js";
 
 export const viewOf = (scope) => (scope.querySelector("[data-do=raw]")?.getAttribute("aria-pressed") === "true" ? "raw" : "text");
 
@@ -24,7 +25,7 @@ export function texts({ form, cards, say }) {
     const raw = scopes.some((scope) => viewOf(scope) === "text");
     for (const scope of scopes) turn(scope, raw);
     memory.write(sessionStorage, "raw", raw || null); // the next task too
-    say(raw ? "Raw characters are shown." : "Texts are drawn.");
+    say(raw ? t("Raw characters are shown.") : t("Texts are drawn."));
   }
 
   if (memory.read(sessionStorage, "raw")) for (const scope of scopes) turn(scope, true);
