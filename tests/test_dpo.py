@@ -486,7 +486,7 @@ def test_too_long_and_tied_judgements_are_left_out_and_counted(
         ("dpo", [{"prompt": "A", "completion": " b", "label": True}], "dpo.loss=kto"),
         ("kto", [{"prompt": p, "completion": " b", "label": True} for p in "AB"], "no completion is bad"),
         ("kto", [{"prompt": p, "completion": " b", "label": False} for p in "AB"], "no completion is good"),
-        ("kto", [{"prompt": "A", "completion": " b", "label": 1}], '"label" is a number'),
+        ("kto", [{"prompt": "A", "completion": " b", "label": 2}], '"label" is a number'),
         ("dpo", [{"prompt": "A", "chosen": " fog" * 99, "rejected": " b"}], "longer than 64 tokens"),
         ("dpo", [], "the file is empty"),
     ],
