@@ -14,7 +14,7 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import count
@@ -137,6 +137,7 @@ def pytest_collection_finish() -> None:
 
 
 WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]
+WriteSplit = Callable[[Sequence[Mapping[str, Any]]], dict[str, Path]]
 
 
 @pytest.fixture(scope="session")
@@ -250,6 +251,18 @@ def write_rows(tmp_path: Path) -> WriteRows:
     return write
 
 
+@pytest.fixture
+def write_split(write_rows: WriteRows) -> WriteSplit:
+    """``**write_split(rows)``: every twentieth row as ``valid_data``, the others as ``data``. Rows of a few prompts
+    hang together, and by itself a stage would hold none of them out."""
+
+    def write(rows: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
+        train = [row for i, row in enumerate(rows) if i % 20]
+        return {"data": write_rows("train.jsonl", train), "valid_data": write_rows("valid.jsonl", rows[::20])}
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL: ACCORD_TEST_POSTGRES (its user may create schemas), or a server made for these tests."""
@@ -306,8 +319,9 @@ def letters_folder(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path
         {"prompt": draw.choice(PROMPTS), "completion": " " + "".join(draw.choices("abcd", k=draw.randint(2, 6)))}
         for _ in range(160)
     ]
-    data = folder / "demos.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, valid = folder / "demos.jsonl", folder / "valid.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for i, row in enumerate(rows) if i % 20))
+    valid.write_text("".join(json.dumps(row) + "\n" for row in rows[::20]))
     optim = OptimConfig(lr=5e-3, schedule="constant", warmup_ratio=0.0)
     config = SftConfig(precision="fp32", dropout=0.0, epochs=12, batch_tokens=400, max_tokens=60, optim=optim)
-    return sft(config, model=policy_folder, data=data, output_dir=folder).model
+    return sft(config, model=policy_folder, data=data, valid_data=valid, output_dir=folder).model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WriteRows, random_policy
+from conftest import WriteRows, WriteSplit, random_policy
 from letters import PROMPTS
 from safetensors.torch import load_file
 from test_train import by_hand, gradients, rows_of
@@ -330,12 +331,12 @@ LETTERS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_learns_to_end_with_a_letter(
-    name: str, letters_folder: Path, letter_rows: tuple[Rows, Rows], write_rows: WriteRows, tmp_path: Path
+    name: str, letters_folder: Path, letter_rows: tuple[Rows, Rows], write_split: WriteSplit, tmp_path: Path
 ) -> None:
     paired = PREFERENCE_LOSSES[name].paired
-    data = write_rows("judgements.jsonl", letter_rows[0] if paired else letter_rows[1])
+    data = write_split(letter_rows[0] if paired else letter_rows[1])
     config = dpo_config(loss=name, epochs=3, **LETTERS.get(name, {}))
-    result = dpo(config, model=letters_folder, data=data, output_dir=tmp_path / "out")
+    result = dpo(config, model=letters_folder, **data, output_dir=tmp_path / "out")
     assert ends(letters_folder)[1] < 0.4
     ended, with_a = ends(result.model)
     assert ended > 0.6 and with_a > 0.8
@@ -355,8 +356,10 @@ def test_the_first_step_is_where_the_reference_is(
     write_rows: WriteRows,
     tmp_path: Path,
 ) -> None:
-    data = write_rows("pairs.jsonl", few_pairs(40))
-    result = run_pairs(letters_folder, data, tmp_path, eval_every=2)
+    # A prompt each: of prompts that pairs share nothing could be held out.
+    prompts = map("".join, itertools.product("abcd", repeat=3))
+    rows = [{**pair, "prompt": prompt} for pair, prompt in zip(few_pairs(40), prompts, strict=False)]
+    result = run_pairs(letters_folder, write_rows("pairs.jsonl", rows), tmp_path, eval_every=2)
     first, *_, last = rows_of(tmp_path / "metrics.jsonl")
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     for name in ("margin", "chosen_reward", "rejected_reward", "chosen_drift"):
@@ -486,7 +489,7 @@ def test_too_long_and_tied_judgements_are_left_out_and_counted(
         ("dpo", [{"prompt": "A", "completion": " b", "label": True}], "dpo.loss=kto"),
         ("kto", [{"prompt": p, "completion": " b", "label": True} for p in "AB"], "no completion is bad"),
         ("kto", [{"prompt": p, "completion": " b", "label": False} for p in "AB"], "no completion is good"),
-        ("kto", [{"prompt": "A", "completion": " b", "label": 2}], '"label" is a number'),
+        ("kto", [{"prompt": "A", "completion": " b", "label": 7}], '"label" is a number'),
         ("dpo", [{"prompt": "A", "chosen": " fog" * 99, "rejected": " b"}], "longer than 64 tokens"),
         ("dpo", [], "the file is empty"),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TEXTS, WriteRows
+from conftest import TEXTS, WriteRows, WriteSplit
 from letters import rl_config
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
@@ -85,10 +85,10 @@ LESSONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("settings", "rows"), LESSONS.values(), ids=LESSONS.keys())
 def test_each_loss_recovers_a_known_utility(
-    settings: dict[str, Any], rows: list[dict[str, Any]], policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+    settings: dict[str, Any], rows: list[dict[str, Any]], policy_folder: Path, write_split: WriteSplit, tmp_path: Path
 ) -> None:
     config = RewardConfig(**FAST | settings)
-    result = reward(config, model=policy_folder, data=write_rows("data.jsonl", rows), output_dir=tmp_path / "out")
+    result = reward(config, model=policy_folder, **write_split(rows), output_dir=tmp_path / "out")
     fresh = word_texts(200, 99)
     scores = RewardModel.load(result.model, PLAIN).score([("Say:", text) for text in fresh])
     assert spearmanr(scores.numpy(), [utility(text) for text in fresh]).statistic > 0.95
@@ -113,7 +113,7 @@ def test_turned_rankings_teach_the_opposite(policy_folder: Path, write_rows: Wri
 
 @pytest.mark.slow
 def test_a_loss_from_outside_the_package(
-    policy_folder: Path, write_rows: WriteRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy_folder: Path, write_split: WriteSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (
         "from accord.algo.table import RewardLoss\n"
@@ -126,14 +126,14 @@ def test_a_loss_from_outside_the_package(
     )
     (tmp_path / "my_rows_of_rewards.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    data = write_rows("data.jsonl", utility_rankings(60, 4, 0))
+    data = write_split(utility_rankings(60, 4, 0))
     config = RewardConfig(**FAST, epochs=3, loss="my_rows_of_rewards:HINGE")
-    result = reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
+    result = reward(config, model=policy_folder, **data, output_dir=tmp_path / "out")
     assert result.valid_accuracy is not None and result.valid_accuracy > 0.7
     for name in ("hinge", "BLIND"):
         config = RewardConfig(**FAST, loss=f"my_rows_of_rewards:{name}")
         with pytest.raises(UsageError, match="no row of reward losses"):
-            reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
+            reward(config, model=policy_folder, **data, output_dir=tmp_path / "out")
 
 
 # -- micro-batches -----------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_what_was_said_of_one_group_is_held_out_together(
     for g in range(40):
         texts = [f" {word} {g}" for word in ("one", "two", "three")]
         pairs = [(0, 1), (1, 2), (0, 2)]
-        rows += [{"prompt": "Q", "chosen": texts[a], "rejected": texts[b], "group": f"g{g}"} for a, b in pairs]
+        rows += [{"prompt": f"Q{g}", "chosen": texts[a], "rejected": texts[b], "group": f"g{g}"} for a, b in pairs]
     data = write_rows("data.jsonl", rows[::2] + rows[1::2])
     train, valid, _ = read_groups(RewardConfig(), REWARD_LOSSES["bradley_terry"], data, None, None)
     assert (len(train), len(valid)) == (38 * 3, 2 * 3)
@@ -345,7 +345,7 @@ def test_heads_of_one_trunk_are_an_ensemble(policy_folder: Path, write_rows: Wri
     assert members.shape == (30, 3)
     assert float(members.std(1).min()) > 0.0  # they differ
     torch.testing.assert_close(scorer.score(PAIRS), members.amin(1))
-    ranked = sorted({text for i, row in enumerate(rows) if i % 20 for text in row["completions"]})
+    ranked = sorted({text for row in rows for text in row["completions"]})  # of one prompt, so none is held out
     taught = scorer.member_scores([("Say:", text) for text in ranked])
     torch.testing.assert_close(taught.mean(0), torch.zeros(3), rtol=0.0, atol=1e-3)  # each head on its own scale
     torch.testing.assert_close(taught.std(0), torch.ones(3), rtol=0.0, atol=1e-3)
@@ -483,14 +483,15 @@ def other_policy(config: DecoderConfig, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_reward_model_with_another_tokenizer_trains_and_serves_a_policy(
-    policy_folder: Path, tiny_config: DecoderConfig, write_rows: WriteRows, tmp_path: Path
+    policy_folder: Path, tiny_config: DecoderConfig, write_rows: WriteRows, write_split: WriteSplit, tmp_path: Path
 ) -> None:
-    data = write_rows("data.jsonl", utility_rankings(60, 4, 0))
-    judge = train_small(other_policy(tiny_config, tmp_path), data, tmp_path / "reward", epochs=2)
+    data = write_split(utility_rankings(60, 4, 0))
+    config = RewardConfig(**FAST, epochs=2)
+    judge = reward(config, model=other_policy(tiny_config, tmp_path), **data, output_dir=tmp_path / "reward")
     assert judge.valid_accuracy is not None and judge.valid_accuracy > 0.6
     prompts = write_rows("prompts.jsonl", [{"prompt": "Say:"}, {"prompt": "He wrote:"}])
-    config = rl_config(iterations=2, prompts_per_iteration=8, eval_every=2)
-    result = rl(config, model=policy_folder, reward_model=judge.model, data=prompts, output_dir=tmp_path / "rl")
+    asking = rl_config(iterations=2, prompts_per_iteration=8, eval_every=2)
+    result = rl(asking, model=policy_folder, reward_model=judge.model, data=prompts, output_dir=tmp_path / "rl")
     rows = rows_of(tmp_path / "rl" / "metrics.jsonl")
     assert rows[0]["value"] == 0.0  # the critic starts from the policy, under a head of zeros
     assert math.isfinite(rows[-1]["score"]) and (result.model / "model.safetensors").exists()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TEXTS, WriteRows, random_policy
+from conftest import TEXTS, WriteRows, WriteSplit, random_policy
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -659,7 +659,7 @@ def test_sft_leaves_out_what_is_too_long_and_says_so(
 def test_every_twentieth_row_is_held_out_of_a_long_file(
     policy_folder: Path, write_rows: WriteRows, tmp_path: Path, words: Tokenizer
 ) -> None:
-    rows = [{"prompt": "A:", "completion": f" {i}"} for i in range(40)]
+    rows = [{"prompt": f"A{i}:", "completion": f" {i}"} for i in range(40)]
     result = run_sft(policy_folder, write_rows("demos.jsonl", rows), tmp_path / "out", epochs=1)
     counted = [len(words.encode(f" {i}")) + 1 for i in range(40) if i % 20]
     assert result.num_tokens == sum(counted)
@@ -708,7 +708,7 @@ def test_a_bad_row_is_named_with_file_and_line(
     write_rows: WriteRows,
     tmp_path: Path,
 ) -> None:
-    good = {"prompt": "Q", "completion": "a", "chosen": "a", "rejected": "b"}
+    good = {"prompt": "Q", "completion": "a"} | ({} if stage == "sft" else {"chosen": "a", "rejected": "b"})
     data = write_rows("rows.jsonl", [good, row])
     out = tmp_path / "out"
     with pytest.raises(DataError, match=says) as caught:
@@ -746,16 +746,16 @@ def utility_rankings(count: int, K: int, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_reward_model_recovers_a_known_utility(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
-    data = write_rows("rankings.jsonl", utility_rankings(120, 5, 0))
+def test_reward_model_recovers_a_known_utility(policy_folder: Path, write_split: WriteSplit, tmp_path: Path) -> None:
+    data = write_split(utility_rankings(120, 5, 0))
     config = RewardConfig(precision="fp32", epochs=3, dropout=0.0, optim=OptimConfig(lr=5e-3))
-    result = reward(config, model=policy_folder, data=data, output_dir=tmp_path / "out")
+    result = reward(config, model=policy_folder, **data, output_dir=tmp_path / "out")
     scorer = RewardModel.load(result.model, PLAIN)
     fresh = word_texts(200, 99)
     scores = scorer.score([("Say:", t) for t in fresh])
     assert spearmanr(scores.numpy(), [utility(t) for t in fresh]).statistic > 0.95
     assert result.valid_accuracy > 0.9
-    assert result.num_groups == 114  # every twentieth of 120 is held out
+    assert result.num_groups == 114
     # scores of the ranked completions have mean 0 and deviation 1
     ranked = {t for i, row in enumerate(utility_rankings(120, 5, 0)) if i % 20 for t in row["completions"]}
     on_training = scorer.score([("Say:", t) for t in sorted(ranked)])

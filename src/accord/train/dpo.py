@@ -40,7 +40,7 @@ from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, raised_alarms
 from accord.train.finished import identity_of
-from accord.train.held_out import every_nth, hold_out, was_held_out
+from accord.train.held_out import every_nth, hold_out, shared, was_held_out
 from accord.train.learner import Learner
 from accord.train.preferences import (
     ComparedGroup,
@@ -243,8 +243,8 @@ def _measure(objective: Objective, measured: Mapping[str, Sequence[ComparedGroup
 def _offline(
     setup: DpoSetup, model: Path, data: Path, valid_data: Path | None, output_dir: Path, log: Log
 ) -> JudgementSource:
-    groups = _read_groups(setup, data, log)
-    train, valid = hold_out(groups) if valid_data is None else (groups, _read_groups(setup, valid_data, log))
+    groups, names = _read_groups(setup, data, log)
+    train, valid = hold_out(groups, names) if valid_data is None else (groups, _read_groups(setup, valid_data, log)[0])
     if not setup.row.paired:
         require_both_classes(train, str(data))
     measured, steps = {"valid": every_nth(valid, MEASURED_GROUPS)}, _steps(setup, train)
@@ -272,8 +272,11 @@ def _steps(setup: DpoSetup, groups: Sequence[ComparedGroup]) -> list[list[Compar
     return found
 
 
-def _read_groups(setup: DpoSetup, path: Path, log: Log) -> list[ComparedGroup]:
-    """Return the judgements of a file as comparisons; the log says how many say nothing or are too long."""
+def _read_groups(setup: DpoSetup, path: Path, log: Log) -> tuple[list[ComparedGroup], list[set[tuple[str, str]]]]:
+    """Return the judgements of a file as comparisons, and what each shares with others: its prompt, topic and group.
+
+    The log says how many say nothing or are too long.
+    """
     judged = read_judgements(path, setup.tokenizer.chat)
     if setup.row.paired and any(isinstance(j, JudgedGroup) for j in judged):
         raise DataError(
@@ -281,8 +284,8 @@ def _read_groups(setup: DpoSetup, path: Path, log: Log) -> list[ComparedGroup]:
             where=str(path),
             hint="use dpo.loss=kto, or give rankings or pairs",
         )
-    groups = [group for group in (_encoded(setup, j) for j in judged) if group is not None]
-    kept = [group for group in groups if group.shares]
+    groups = [(group, shared(j)) for j in judged if (group := _encoded(setup, j)) is not None]
+    kept = [(group, names) for group, names in groups if group.shares]
     too_long, ties = len(judged) - len(groups), len(groups) - len(kept)
     reasons = f"{too_long} longer than {setup.max_tokens} tokens, {ties} one single tie"
     if not kept:
@@ -293,7 +296,7 @@ def _read_groups(setup: DpoSetup, path: Path, log: Log) -> list[ComparedGroup]:
         )
     if too_long or ties:
         log(0.0, f"{too_long + ties} of {len(judged)} judgements left out: {reasons}")
-    return kept
+    return [group for group, _ in kept], [names for _, names in kept]
 
 
 def _encoded(setup: DpoSetup, judged: RankedGroup | JudgedGroup) -> ComparedGroup | None:
@@ -398,7 +401,7 @@ def _online(
             )
         return found, reported
 
-    valid = [] if valid_data is None else _read_groups(setup, valid_data, log)
+    valid = [] if valid_data is None else _read_groups(setup, valid_data, log)[0]
     # Steps are always full online: a pass over the prompts goes on into the next.
     rounded = -(-len(rows) // config.groups_per_step) * config.groups_per_step
     return JudgementSource(

@@ -28,7 +28,7 @@ from accord.seeds import stream_seed
 from accord.stats import margin_calibration
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
-from accord.train.held_out import hold_out
+from accord.train.held_out import hold_out, shared
 
 GroupView = RankedGroup | JudgedGroup
 
@@ -50,7 +50,8 @@ def read_groups(
 ) -> tuple[list[GroupView], list[GroupView], int]:
     """Return groups to learn from, held-out ones, and how many rankings of one single tie were left out of ``data``.
 
-    Without ``valid_data`` every twentieth batch element is held out; of fewer than twenty the first serves for both.
+    Without ``valid_data`` every twentieth unit of batch elements that share a topic or a prompt is held out; of fewer
+    than twenty units the first serves for both.
     Raises DataError or UsageError where nothing can be learnt from them, or not as the configuration says.
     """
     check_settings(config, loss)
@@ -59,9 +60,12 @@ def read_groups(
     if not groups:
         raise DataError("every ranking is one single tie", where=str(data), hint="give rankings with some order")
     _check_details(config, loss, groups, data)
-    parts: tuple[Sequence[list[GroupView]], ...] = hold_out(batch_elements(groups))
+    elements = batch_elements(groups)
+    parts: tuple[Sequence[list[GroupView]], ...] = hold_out(
+        elements, [set[tuple[str, str]]().union(*map(shared, element)) for element in elements]
+    )
     if valid_data is not None:
-        parts = batch_elements(groups), [_informative(config, READERS[loss.reads](valid_data, chat))]
+        parts = elements, [_informative(config, READERS[loss.reads](valid_data, chat))]
     train, valid = ([group for element in part for group in element] for part in parts)
     if not valid:
         raise DataError("every held-out ranking is one single tie", where=str(valid_data), hint="give others")

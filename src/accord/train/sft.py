@@ -86,7 +86,8 @@ def _read_split(
     rows = _demonstrations(tokenizer, data, limit, log)
     if valid_data is not None:
         return rows, _demonstrations(tokenizer, valid_data, limit, log)
-    return hold_out(rows)
+    # What comes before the first words to learn: the prompt, of a conversation its beginning.
+    return hold_out(rows, [(row.prompt,) if row.prompt else () for row in rows])
 
 
 def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list[int]]:
