@@ -124,6 +124,8 @@ def test_each_line_has_its_own_direction_and_overrides_do_nothing(browser: Brows
         first, second = page.locator(".turn p:not(.role)").nth(0), page.locator(".turn p:not(.role)").nth(1)
         left, right = first.evaluate(SIDES)
         assert left > 50 and right < 2
+        bullet = page.locator(".turn li").evaluate("one => getComputedStyle(one).direction")
+        assert bullet == "rtl"
         left, right = second.evaluate(SIDES)
         assert left < 2 and right > 50
         found = page.locator(".card .text").evaluate(PLACES)

@@ -60,7 +60,7 @@ def test_rendered_markdown_holds_nothing_but_the_allowed_tags(text: str) -> None
     assert {name for _, name, _ in tags} <= markdown.TAGS
     for _, name, attributes in tags:
         for attribute, value in re.findall(r'([\w-]+)="([^"]*)"', attributes):
-            assert attribute in {"href", "title", "rel", "target", "class", "tabindex", "start"} | IN_FORMULAS
+            assert attribute in {"href", "title", "rel", "target", "class", "tabindex", "start", "dir"} | IN_FORMULAS
             assert attribute != "href" or re.match(r"(https?|mailto):", unescape(value)), made
             assert attribute != "class" or (name == "span" and value in CLASSES)
     assert made.count("<") == len(tags)
@@ -84,7 +84,7 @@ def test_what_is_meant_is_shown() -> None:
         "<strong>b</strong>",
         "<code>c</code>",
         'href="https://example.org"',
-        "<ol>",
+        '<ol dir="auto">',
         "<td>1</td>",
         "x &lt; y",
     ):

@@ -76,7 +76,11 @@ _CLEANER = nh3.Cleaner(
         **{tag: {*attributes} for tag, attributes in MATHML.items()},
     },
     tag_attribute_values={"span": {"class": {"no-image", "tex", *CODE_CLASSES}}, "pre": {"tabindex": {"0"}}},
-    set_tag_attribute_values={"a": {"target": "_blank"}},
+    # Lists and quotes run as their first letters do, marks and rules too; lines within them by the style sheet.
+    set_tag_attribute_values={
+        "a": {"target": "_blank"},
+        **{tag: {"dir": "auto"} for tag in ("ul", "ol", "blockquote", "table")},
+    },
     attribute_filter=_attribute,
     url_schemes={"http", "https", "mailto"},
     url_relative=_url,
