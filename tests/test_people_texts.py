@@ -58,7 +58,7 @@ def test_formulas_are_found_and_drawn(text: str, formulas: list[str]) -> None:
     [
         "It costs $5 and $6.",
         "$5",
-        "US$5-$10, $20-$30",
+        "US$5-$10, $20-$30, $2=$3",
         "from $5 to $10 million (that is $5=£4)",
         "$5 now or 6$ later",
         "set $HOME/$USER and ${HOME}_$x",
@@ -101,6 +101,16 @@ def test_a_formula_that_would_lose_something_is_shown_as_its_source(formula: str
     assert plain(render(f"$${formula}$$").replace("U+200B", "\u200b")).strip() == f"$${formula}$$"
 
 
+@pytest.mark.parametrize(
+    "inside", ["<img src=x onerror=alert(1)>", "</math><script>alert(1)</script>", "a &lt; b", "&#x3c;b"]
+)
+def test_a_formula_is_escaped_before_it_is_cleaned(inside: str) -> None:
+    """The converter itself does not: what is in a text would be HTML."""
+    made = mathml(rf"\text{{{inside}}} = 1", is_block=False) or ""
+    assert set(re.findall(r"</?(\w+)", made)) <= {"math", "mrow", "mtext", "mo", "mn", "mi"}
+    assert not made or unescape(plain(made)).replace("\u00a0", " ") == unescape(inside) + "=1"
+
+
 def test_nothing_of_a_formula_is_eaten_by_markdown() -> None:
     """Backslashes, braces and underscores of what cannot be drawn stand as they are written."""
     source = r"$\foo{a_1} \\ b\_c \{d\} * e * f_g_h = \!$"
@@ -134,6 +144,7 @@ def test_the_raw_view_holds_every_stored_character() -> None:
     text = "\n  <b>&amp; \\\\ \\_ $x$\ttab\r\nline \u202e\u200b end  \n\n"
     back = re.sub(r'<span class="mark"[^>]*>U\+(\w+)</span>', lambda found: chr(int(found[1], 16)), str(marked(text)))
     assert unescape(back) == text
+    assert "\r" not in str(marked(text))  # a browser would read it as the end of a line
 
 
 def test_what_letters_and_emoji_need_stays_as_it_is() -> None:

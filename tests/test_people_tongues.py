@@ -118,6 +118,8 @@ def test_no_script_says_a_sentence_past_the_catalogue(file: Path) -> None:
         ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
         ("en-GB,en;q=0.9,zh;q=0.8", "en"),
         ("zh-TW", "zh"),
+        ("en,zh", "en"),
+        ("zh,en", "zh"),
         ("ZH", "zh"),
         ("de-DE,de;q=0.9", "en"),
         ("de,zh;q=0.4,en;q=0.3", "zh"),
