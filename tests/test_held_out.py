@@ -50,7 +50,7 @@ def test_no_name_stands_on_both_sides(names: list[list[int]]) -> None:
 @pytest.mark.parametrize("shared", ["prompt", "topic", "group"])
 def test_a_memory_of_pairs_made_by_a_coin_knows_nothing_of_held_out_ones(write_rows: WriteRows, shared: str) -> None:
     """Each prompt has four answers and a coin's order of them, told pair by pair: who remembers the pairs that he saw,
-    and puts answers in the order of their wins, is right in half of the held-out ones. Where rows were held out he was in 89 of 120.
+    and puts answers in the order of their wins, is right in half of the held-out ones. By rows it was 89 of 120.
     """
     coin, rows = random.Random(0), []
     for number in range(400):
