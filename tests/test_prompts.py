@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import WriteRows
+from conftest import WriteRows, random_policy
+from test_train import random_scalar
 
 from accord.config import PromptsConfig, RlConfig
 from accord.errors import DataError
 from accord.formats.stage_rows import PromptRow, read_prompts
+from accord.models.folder import RewardScale, save_policy, save_scalar
+from accord.models.shape import DecoderConfig
 from accord.seeds import stream_seed
-from accord.train.prompts import choose_prompts, pick_prompts
+from accord.text.tokenizer import Tokenizer
+from accord.train.prompts import Room, choose_prompts, pick_prompts, short_enough
 from accord.train.rl import rl
 
 ROWS = [PromptRow(text) for text in ("one", "one two", "one two three", "four", "four five six seven")]
@@ -74,6 +79,39 @@ def test_the_stage_tells_what_it_left_out(
     )
     assert made.dropped_prompts == {"max_tokens": 1}
     assert "2 prompts; left out: 1 by max_tokens" in said
+
+
+@pytest.mark.parametrize("reads", ["policy", "reward model"])
+def test_a_prompt_without_room_is_left_out_before_the_first_step(
+    reads: str, tiny_config: DecoderConfig, words: Tokenizer, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """One prompt of six is longer than a context: the run is whole, and says what it left out."""
+    short = replace(tiny_config, max_positions=24)
+    save_policy(tmp_path / "policy", random_policy(short if reads == "policy" else tiny_config, 0, 0.1), words)
+    scale = RewardScale(0.0, 1.0)
+    save_scalar(tmp_path / "judge", random_scalar(short if reads != "policy" else tiny_config), words, scale)
+    texts = ["He:", "She:", "The village:", "Bread:", "Fog:", "fog " * 22]
+    data = write_rows("prompts.jsonl", [{"prompt": text} for text in texts])
+    config = RlConfig(iterations=3, prompts_per_iteration=4, max_new_tokens=4, ppo_epochs=1, precision="fp32")
+    said: list[str] = []
+    made = rl(
+        config,
+        model=tmp_path / "policy",
+        reward_model=tmp_path / "judge",
+        data=data,
+        output_dir=tmp_path / "out",
+        log=lambda _, text: said.append(text),
+    )
+    assert made.dropped_prompts == {f"{reads} context": 1} and made.num_episodes == 12
+    assert f"5 prompts; left out: 1 by {reads} context" in said
+
+
+def test_prompts_that_are_all_too_long_are_refused_with_the_room_there_is() -> None:
+    rows = [PromptRow("one two three"), PromptRow("one two three four")]
+    kept, dropped = short_enough(rows, [Room("policy", split, 3)])
+    assert [row.text for row in kept] == ["one two three"] and dropped == {"policy": 1}
+    with pytest.raises(DataError, match="none of 2 prompts is short enough"):
+        short_enough(rows, [Room("policy", split, 3), Room("reward model", split, 2)])
 
 
 # -- which are drawn ---------------------------------------------------------------------------------------------------

@@ -78,6 +78,11 @@ class RewardModel:
         """Read a reward model from its Hugging Face folder."""
         return cls(*load_scalar(folder, placement))
 
+    @property
+    def longest_prompt(self) -> int:
+        """The most tokens of a prompt that leave room for a token of a completion and for the end token."""
+        return self.model.config.max_positions - 2
+
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Return the scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1.
 

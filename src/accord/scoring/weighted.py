@@ -65,9 +65,14 @@ def score_in_parts(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> tuple[Te
 
 def chat_of(scorer: Scorer) -> ChatTemplate | None:
     """Return the chat template of the reward model among the parts, of the first of several; None without one."""
+    return next((one.tokenizer.chat for one in reward_models(scorer)), None)
+
+
+def reward_models(scorer: Scorer) -> list[RewardModel]:
+    """Return the reward models among the parts of a scorer; none where functions, patterns or servers score."""
     found = [part.scorer for part in scorer.each] if isinstance(scorer, WeightedScorer) else [scorer]
     models = [model for one in found for model in (one.models if isinstance(one, Ensemble) else [one])]
-    return next((one.tokenizer.chat for one in models if isinstance(one, RewardModel)), None)
+    return [one for one in models if isinstance(one, RewardModel)]
 
 
 #: How a scorer is made of its configuration, and where its model goes.

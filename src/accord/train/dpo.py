@@ -55,7 +55,7 @@ from accord.train.preferences import (
     preference_losses,
     require_both_classes,
 )
-from accord.train.prompts import Prompts
+from accord.train.prompts import Prompts, rooms_for, short_enough
 from accord.train.sft import demonstration_example
 from accord.train.training_run import Steps, TrainingRun
 
@@ -382,7 +382,10 @@ def _online(
     setup: DpoSetup, scorer: Scorer, model: Path, data: Path, valid_data: Path | None, log: Log
 ) -> JudgementSource:
     config, generator = setup.config, EngineGenerator(setup.policy, setup.tokenizer)
-    rows = read_prompts(data, setup.tokenizer.chat)
+    rooms = rooms_for(setup.policy, setup.tokenizer, config.max_new_tokens, scorer)
+    rows, too_long = short_enough(read_prompts(data, setup.tokenizer.chat), rooms)
+    for whose, count in too_long.items():
+        log(0.0, f"{count} prompts left out: longer than the {whose} takes")
     prompts = Prompts([row.text for row in rows], [row.weight for row in rows])
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
     reference = LiveReference(setup, model) if setup.row.needs_reference else None

@@ -22,7 +22,7 @@ from accord.train.learner import Learner
 from accord.train.policy_models import PolicyModels, hold_to, load_policy_models
 from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.policy_update import PretrainingMix, kl_place, read_mix
-from accord.train.prompts import Prompts, choose_prompts
+from accord.train.prompts import Prompts, choose_prompts, rooms_for, short_enough
 from accord.train.rollouts import Scored
 from accord.train.training_run import Steps, TrainingRun
 
@@ -36,7 +36,7 @@ SHOWN_SAMPLES = 8  # of each iteration, for a person to read
 class RlResult:
     """Where the policies are: the last one, and the snapshots a judge may choose among (step -> folder).
 
-    ``dropped_prompts`` counts what each filter of ``rl.prompts`` left out.
+    ``dropped_prompts`` counts what each filter of ``rl.prompts`` left out, and what a model's context has no room for.
     """
 
     model: Path
@@ -147,9 +147,14 @@ def find_algorithm(config: RlConfig) -> PolicyAlgorithm:
 
 
 def _read_prompts(config: RlConfig, models: PolicyModels, data: Path, log: Log) -> tuple[Prompts, dict[str, int]]:
-    """Return the prompts that all filters keep, and how many each filter left out, which the log says too."""
+    """Return the prompts that all filters keep and that are short enough.
+
+    Also how many each filter left out, and each model had no room for, which the log says too.
+    """
     tokenizer = models.tokenizer
     rows, dropped = choose_prompts(config.prompts, read_prompts(data, tokenizer.chat), tokenizer.encode)
+    rows, too_long = short_enough(rows, rooms_for(models.policy, tokenizer, config.max_new_tokens, models.scorer))
+    dropped |= {f"{whose} context": count for whose, count in too_long.items()}
     if dropped:
         log(0.0, f"{len(rows)} prompts; left out: " + ", ".join(f"{n} by {name}" for name, n in dropped.items()))
     return Prompts([one.text for one in rows], [one.weight for one in rows]), dropped
