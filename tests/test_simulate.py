@@ -326,7 +326,8 @@ def test_annotators_of_ones_own_answer_what_waits_in_any_project(served: Served,
         ("picky_ones:broken", 3, "picky 0 failed: ZeroDivisionError"),
         ("picky_ones:nobody", 2, "makes no annotators"),
         ("picky_ones:gone", 2, "has no attribute 'gone'"),
-        ("pannel", 2, "one of panel, synthetic"),
+        ("ratters", 2, "one of raters, synthetic"),
+        ("panel", 2, "now called raters or readers"),
     ],
 )
 def test_what_ones_own_annotators_do_wrong_is_told(

@@ -29,14 +29,14 @@ def simulate(
         str,
         typer.Option(
             metavar="NAME",
-            help="panel: real raters' scores, replayed. synthetic: a gold scorer with noise, and defects. "
+            help="raters: real people's scores of film reviews, replayed. synthetic: a gold scorer with noise, and defects. "
             "readers: a written-down taste for any text. Or yours, module:NAME.",
         ),
-    ] = "panel",
+    ] = "raters",
     count: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many annotators.")] = 15,
     tasks: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Tasks to add first; by default 30 on film reviews a panel."),
+        typer.Option(min=0, metavar="N", help="Tasks to add first; by default 30 on film reviews a block of raters."),
     ] = None,
     kind: Annotated[
         Literal["pair", "ranking", "rating", "label"], typer.Option(help="What those tasks ask.")
@@ -46,7 +46,7 @@ def simulate(
     ] = None,
     overlap: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Annotators a task: by default the panel, or 5."),
+        typer.Option(min=1, metavar="N", help="Annotators a task: by default the block of raters, or 5."),
     ] = None,
     defects: Annotated[
         str, typer.Option(metavar="NAME=N,...", help="Synthetic annotators that do not judge, like position=1,tie=2.")
@@ -62,8 +62,8 @@ def simulate(
     """Let simulated annotators answer the queue.
 
     They answer over HTTP, as people's browsers do; without the URL of a running app, one is started for the time being.
-    The panel replays real raters of film reviews: what each said of a review is real, and so is the disagreement; but
-    they rated single texts and never saw these tasks. Readers answer what waits, whatever it is about. All are recorded
+    Raters are those of film reviews, replayed: what each said of a review is real, and so is the disagreement; but they
+    rated single texts and never saw these tasks. Readers answer what waits, whatever it is about. All are recorded
     as simulated annotators. Synthetic ones first answer what waits. A function of yours, ``module:NAME``, makes others
     (docs/people.md). Ends with the agreement, alarms and weights that a manager sees.
 

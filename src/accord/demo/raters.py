@@ -6,7 +6,7 @@ texts shown into an order, so ties are common. They are recorded as simulated an
 task, the order or the guidelines, and no time was measured; the same people's own ratings are facts of their own
 (`accord.demo.film_reviews.records_of`) with annotators of the kind "human".
 
-`accord simulate` finds the two rows of this module, `panel` and `synthetic_reviewers`, by their names.
+`accord simulate` finds the two rows of this module, `replayed_raters` and `synthetic_reviewers`, by their names.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TASKS, SIZE, SYNTHETIC_OVERLAP = 30, 4, 5
 # ---- rows of `accord simulate` ---------------------------------------------------------------------------------------
 
 
-def panel(request: AnnotatorRequest) -> Iterator[AnnotatorGroup]:
+def replayed_raters(request: AnnotatorRequest) -> Iterator[AnnotatorGroup]:
     """Yield blocks of real raters until there are ``count``, each with tasks of the reviews of its block.
 
     Reviews of films kept for judging and testing are left out.

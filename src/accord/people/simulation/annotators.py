@@ -81,7 +81,7 @@ class AnnotatorGroup(NamedTuple):
 #: Who answers, by name: where the function is that makes them. Yours is ``module:NAME``, of the same type.
 ANNOTATORS: Mapping[str, str] = {
     # By name, not by import: nothing but its own command imports the demo.
-    "panel": "accord.demo.raters:panel",
+    "raters": "accord.demo.raters:replayed_raters",
     "synthetic": "accord.demo.raters:synthetic_reviewers",
     "readers": "accord.people.simulation.readers:simulated_readers",
 }
@@ -95,6 +95,9 @@ def make_annotators(name: str, request: AnnotatorRequest) -> list[AnnotatorGroup
         UsageError: There is no such row, or it makes nobody.
         DataError: One's own function fails.
     """
+    if name == "panel":
+        hint = "raters are those of the film demo, replayed; readers are the panel that ask.who means, for any text"
+        raise UsageError("annotators called panel are now called raters or readers", hint=hint)
     make: MakeAnnotators = outside(
         ANNOTATORS.get(name, name), hint="give module:NAME, or one of " + ", ".join(ANNOTATORS)
     )
