@@ -29,7 +29,7 @@ def simulate(
         str,
         typer.Option(
             metavar="NAME",
-            help="raters: real people's scores of film reviews, replayed. synthetic: a gold scorer with noise, and defects. "
+            help="raters: real people's scores of film reviews, replayed. synthetic: a gold scorer with noise. "
             "readers: a written-down taste for any text. Or yours, module:NAME.",
         ),
     ] = "raters",
