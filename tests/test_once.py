@@ -203,7 +203,10 @@ def test_a_score_out_of_range_is_called_that(policy_folder: Path, write_rows: Wr
 def test_ctrl_c_says_what_is_kept(every: int, says: str, argv: list[object], tmp_path: Path) -> None:
     more = ["sft.epochs=100000", "sft.batch_tokens=20", f"sft.checkpoint_every={every}"]
     command = [sys.executable, "-m", "accord", *map(str, argv), *more]
+    # A shell starts what runs in the background deaf to Ctrl-C, and children inherit it: not from a handler.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, heard)
     rows = tmp_path / "own/metrics.jsonl"
     while not rows.exists() or rows.read_text().count("\n") < 12:
         assert child.poll() is None

@@ -9,7 +9,7 @@ import torch
 from conftest import TEXTS, WriteRows
 
 from accord.errors import DataError
-from accord.formats.stage_rows import read_demonstrations
+from accord.formats.stage_rows import read_completions
 from accord.models.folder import load_scalar
 from accord.models.placement import PLAIN
 from accord.scoring import score
@@ -81,6 +81,6 @@ def test_scores_of_a_file(reward_folder: Path, scorer: RewardModel, write_rows: 
     pairs = [PAIRS[0], PAIRS[1], PAIRS[3]]
     rows = write_rows("rows.jsonl", [{"prompt": p, "completion": c} for p, c in pairs])
     result = score(reward_model=reward_folder, rows=rows, output=tmp_path / "scored.jsonl")
-    assert read_demonstrations(result.output) == pairs
+    assert read_completions(result.output) == pairs
     assert result.num_rows == 3
     assert result.mean_score == pytest.approx(float(scorer.score(pairs).mean()), abs=0.05)  # auto may mean bf16

@@ -257,11 +257,16 @@ def test_the_whole_loop_raises_the_share_of_a_letter(case: str, words: Tokenizer
     def completion() -> str:
         return " " + "".join(draw.choices("abcd", k=draw.randint(2, 6)))
 
-    demos = write("demos.jsonl", [{"prompt": p, "completion": completion()} for p in prompts * 20])
+    def split(name: str, rows: list[dict[str, Any]]) -> dict[str, Path]:
+        """Four prompts hang together, and by itself a stage would hold none of them out."""
+        train = [row for i, row in enumerate(rows) if i % 20]
+        return {"data": write(name, train), "valid_data": write(f"valid_{name}", rows[::20])}
+
+    demos = split("demos.jsonl", [{"prompt": p, "completion": completion()} for p in prompts * 20])
     tuned = sft(
         SftConfig(precision="fp32", epochs=8, batch_tokens=400, dropout=0.05, optim=FAST),
         model=start,
-        data=demos,
+        **demos,
         output_dir=tmp_path / "sft",
     )
 
@@ -281,7 +286,7 @@ def test_the_whole_loop_raises_the_share_of_a_letter(case: str, words: Tokenizer
     taught = reward(
         RewardConfig(precision="fp32", epochs=10, pooled_coef=0.3, bag_coef=0.3, dropout=0.05, optim=FAST),
         model=tuned.model,
-        data=write("rankings.jsonl", rankings),
+        **split("rankings.jsonl", rankings),
         output_dir=tmp_path / "reward",
     )
     config = RlConfig(
