@@ -329,7 +329,8 @@ def _asked_for(row: ResultRow) -> str:
     if "answers" not in row:
         return ""
     among = f" ({row['of_them_simulated']:,} of them by programs)" if row.get("of_them_simulated") else ""
-    return f"{row['answers']:,} answers by {row['people']:,} people{among}"
+    who = "person" if row["people"] == 1 else "people"
+    return f"{row['answers']:,} answers by {row['people']:,} {who}{among}"
 
 
 def _time(seconds: float) -> str:
