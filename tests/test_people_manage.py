@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -98,6 +99,26 @@ def test_two_managers_at_once_have_one_report_made(tmp_path: Path, monkeypatch: 
         assert [reports.soon().quality for _ in range(3)] == [None] * 3
         gate.set()
         assert reports.now() == "report" and len(made) == 1
+
+
+def test_a_report_of_few_answers_is_new_however_slow_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def slowly(desk: object, now: float) -> object:
+        time.sleep(0.7)
+        made.append(now)
+        return made
+
+    monkeypatch.setattr("accord.people.web.made_apart._report", slowly)
+    with serving(tmp_path, overlap=2) as served:
+        served.desk.queue.add_tasks([task("pair", f"Which {i}?", "one", "two") for i in range(2)])
+        reports = Reports(served.desk, QueueCounts(served.desk))
+        for answered in (1, 2):
+            answer(served, "Eve")
+            reports.now()
+            assert len(made) == answered
 
 
 def test_the_trl_download_of_a_mixed_project_has_its_dialogues(tmp_path: Path) -> None:

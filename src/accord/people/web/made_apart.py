@@ -80,8 +80,9 @@ class QueueCounts:
             if start >= self._until:
                 self._known = self._desk.reading.counts()
                 took = time.monotonic() - start
-                # What takes no time is always new.
-                self._until = start + took + self._ages * max(0.0, took - 0.05)
+                # What takes no time is always new, and so are few: that they took long says that the machine is busy.
+                ages = 0.0 if self._known["submissions"] <= FEW_ANSWERS else self._ages
+                self._until = start + took + ages * max(0.0, took - 0.05)
             return dict(self._known)
 
 
@@ -139,15 +140,16 @@ class Reports:
 
     def _make(self) -> Quality:
         state, start, now = self._state(), time.monotonic(), time.time()
-        if self._counts.now()["submissions"] <= self._few:
+        is_few = self._counts.now()["submissions"] <= self._few
+        if is_few:
             made = _report(self._desk, now)
         else:
             made = _apart(_report_at, self._desk.store.address, self._desk.settings, now)
         took = time.monotonic() - start
         with self._lock:
-            # A report that took a second to make may be four seconds old.
+            # A report that took a second to make may be four seconds old; of few answers it is always new.
             self._made, self._made_at, self._of = made, now, state
-            self._until = start + took + self._ages * max(0.0, took - 0.5)
+            self._until = start + took + (0.0 if is_few else self._ages) * max(0.0, took - 0.5)
         return made
 
 
