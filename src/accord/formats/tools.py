@@ -265,7 +265,11 @@ class _Response(NamedTuple):
 def _read_argilla(row: InputRow) -> Iterable[Item]:
     fields = row.object("fields", row.get("fields"))
     responses = row.object("responses", row.get("responses"))
-    said = [_response(row, question, one) for question, several in responses.items() for one in several or []]
+    said = [
+        _response(row, question, one)
+        for question, several in responses.items()
+        for one in row.listed(f"responses.{question}", several or [])
+    ]
     return _answered(row, _texts(row, fields, "fields"), said)
 
 
@@ -281,13 +285,17 @@ def _read_argilla_flat(row: InputRow) -> Iterable[Item]:
         if name.endswith(_RESPONSES) and name in row:
             question = name.removesuffix(_RESPONSES)
             values = row.listed(name, row.parsed(name))
-            users = row.parsed(f"{name}.users") if f"{name}.users" in row else [""] * len(values)
-            statuses = row.parsed(f"{name}.status") if f"{name}.status" in row else ["submitted"] * len(values)
+            users = _beside(row, f"{name}.users", [""] * len(values))
+            statuses = _beside(row, f"{name}.status", ["submitted"] * len(values))
             if not len(values) == len(users) == len(statuses):
                 row.fail(name, f"are {len(values)} by {len(users)} users", "write one user and status for each")
             said += [_Response(question, *map(_plain, one)) for one in zip(values, users, statuses, strict=True)]
     texts = {name: value for name, value in row.fields.items() if not _of_question(name)}
     return _answered(row, _texts(row, texts, ""), said)
+
+
+def _beside(row: InputRow, name: str, otherwise: list[Any]) -> list[Any]:
+    return row.listed(name, row.parsed(name)) if name in row else otherwise
 
 
 _RESPONSES = ".responses"
