@@ -12,7 +12,7 @@ from typing import Any
 
 from accord.errors import DataError, UsageError
 from accord.formats.format import Fields, Format, row_by_row
-from accord.formats.item import Item, TextOrTurns, turns_of
+from accord.formats.item import Item, TextOrTurns, beside, turns_of
 from accord.formats.rows import InputRow
 from accord.formats.scored import MODEL_COLUMNS, SCORE_COLUMNS, scored_ranks, written_by
 
@@ -87,9 +87,6 @@ class Columns:
         single = ("topic", "system", "completion", "chosen", "rejected", "choice", "label", "rating", "annotator")
         found = {name: getattr(self, name) for name in single if getattr(self, name)}
         return found | dict(zip(("first", "second"), self.answers, strict=False))
-
-    def __bool__(self) -> bool:
-        return self != Columns()
 
 
 Roles = Mapping[str, Any]
@@ -190,7 +187,7 @@ class _Table:
             return Item(prompt=prompt)
         text = row.text_or_messages(roles["completion"])
         judged = _singly(row, roles)
-        return Item(prompt=_beside(prompt, text), completions=(text,), demonstration=not judged, **judged)
+        return Item(prompt=beside(prompt, text), completions=(text,), demonstration=not judged, **judged)
 
     def _prompt(self, row: InputRow, roles: Roles) -> TextOrTurns:
         parts = [row.text_or_messages(name) for name in roles["prompt"]]
@@ -207,7 +204,7 @@ class _Table:
         texts = [row.text_or_messages(roles[side]) for side in ("chosen", "rejected")]
         _apart(row, texts, roles["rejected"], roles["chosen"])
         return Item(
-            prompt=_beside(prompt, *texts),
+            prompt=beside(prompt, *texts),
             completions=tuple(texts),
             ranks=scored_ranks(row),
             sources=written_by(row, *MODEL_COLUMNS),
@@ -220,7 +217,7 @@ class _Table:
         chosen = self._meaning(row, roles)
         _apart(row, texts, roles["second"], roles["first"])
         bad = (False, False) if chosen == "both_bad" else ()
-        return Item(prompt=_beside(prompt, *texts), completions=tuple(texts), ranks=CHOICE_RANKS[chosen], labels=bad)
+        return Item(prompt=beside(prompt, *texts), completions=tuple(texts), ranks=CHOICE_RANKS[chosen], labels=bad)
 
     def _meaning(self, row: InputRow, roles: Roles) -> str:
         value = row.get(roles["choice"])
@@ -247,10 +244,6 @@ class _Table:
                 f'"{name}" holds {" and ".join(sorted(values))} alone, and sets differ in which answer that means',
                 hint="look at a row and say it: --choice first=0,second=1 or first=1,second=0, and tie=VALUE",
             )
-
-
-def _beside(prompt: TextOrTurns, *texts: TextOrTurns) -> TextOrTurns:
-    return prompt if all(isinstance(text, str) for text in texts) else turns_of(prompt)
 
 
 def _apart(row: InputRow, texts: Sequence[TextOrTurns], name: str, other: str) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from accord.formats.item import CannotSay, Item, TextOrTurns, cannot, plain_turns, reply_of
+from accord.formats.item import CannotSay, Item, TextOrTurns, as_meta, cannot, plain_turns, reply_of
 from accord.records import (
     Annotator,
     AnnotatorKind,
@@ -119,8 +118,7 @@ def _prompt(prompt: TextOrTurns, item: Item) -> Prompt:
 
 
 def _meta(item: Item) -> dict[str, str]:
-    extra = {name: value if isinstance(value, str) else json.dumps(value) for name, value in item.extra.items()}
-    return extra | ({"origin": item.origin} if item.origin and item.origin not in _KIND_OF else {})
+    return as_meta(item.extra) | ({"origin": item.origin} if item.origin and item.origin not in _KIND_OF else {})
 
 
 def _ranking(item: Item, prompt: Prompt, completions: list[Completion], common: dict[str, Any]) -> Iterable[Record]:

@@ -123,7 +123,10 @@ class _Texts:
         self.db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;" + _TABLES)
         self.db.executemany(
             "INSERT INTO prompts (id, value) VALUES (?, ?)",
-            ((prompt.id, json.dumps([_text(prompt), prompt.topic, _besides(prompt)])) for prompt in store.prompts()),
+            (
+                (prompt.id, json.dumps([_text(prompt), prompt.topic, prompt_columns(prompt)]))
+                for prompt in store.prompts()
+            ),
         )
         self.db.executemany(
             "INSERT INTO completions VALUES (?, ?, ?)",
@@ -160,7 +163,7 @@ def _text(prompt: Prompt) -> Any:
     return prompt.text if prompt.form == "text" else prompt.turns()
 
 
-def _besides(prompt: Prompt) -> dict[str, str]:
+def prompt_columns(prompt: Prompt) -> dict[str, str]:
     """Return the columns that came with a prompt, but for its origin: that of a judgement is another thing."""
     return {name: value for name, value in prompt.meta.items() if name != "origin"}
 

@@ -134,6 +134,16 @@ def turns_of(text: TextOrTurns | None, role: str = "user") -> Turns:
     return ({"role": role, "content": text},) if isinstance(text, str) else tuple(text or ())
 
 
+def beside(prompt: TextOrTurns, *completions: TextOrTurns) -> TextOrTurns:
+    """Return a prompt as it stands beside completions: one of text is the user's turn where any of them is messages."""
+    return prompt if all(isinstance(text, str) for text in completions) else turns_of(prompt)
+
+
+def as_meta(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return columns as a fact keeps them: texts, and of all else its JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
+
+
 def prompt_key(prompt: Any) -> str:
     """Return one name for a prompt, a text or messages, however the keys of its messages stand."""
     return json.dumps(prompt, default=dict, sort_keys=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from accord.formats.format import Fields, Format, has, item_by_item, row_by_row
-from accord.formats.item import Item, TextOrTurns, Turns, cannot, common_length, is_plain, plain_turns, turns_of
+from accord.formats.item import Item, TextOrTurns, Turns, beside, cannot, common_length, is_plain, plain_turns
 from accord.formats.rows import InputRow, RowError
 from accord.formats.scored import MODEL_COLUMNS, SCORE_COLUMNS, scored_ranks
 from accord.records import Strength
@@ -82,12 +82,7 @@ def read_demonstration(row: InputRow, besides: Besides) -> Item:
 
 def _answered(row: InputRow, besides: Besides, **judged: Any) -> Item:
     prompt, completion = row.text_or_messages("prompt"), row.text_or_messages("completion")
-    return Item(prompt=_beside(prompt, completion), completions=(completion,), **judged, **besides)
-
-
-def _beside(prompt: TextOrTurns, *completions: TextOrTurns) -> TextOrTurns:
-    """Make a prompt of text beside a completion of messages one turn of the user's."""
-    return prompt if all(isinstance(text, str) for text in completions) else turns_of(prompt)
+    return Item(prompt=beside(prompt, completion), completions=(completion,), **judged, **besides)
 
 
 def _scale(row: InputRow) -> tuple[float, float] | None:
@@ -105,7 +100,7 @@ def read_pair(row: InputRow, besides: Besides) -> Item:
     # TRL writes both: completions beside a prompt, and whole dialogues beside its text.
     if isinstance(prompt, str) and not isinstance(sides[0], str) and sides[0][0]["role"] != "assistant":
         return read_dialogues(row, besides)
-    return _preferred(row, _beside(prompt, *sides), sides, besides)
+    return _preferred(row, beside(prompt, *sides), sides, besides)
 
 
 def read_dialogues(row: InputRow, besides: Besides) -> Item:
@@ -139,7 +134,7 @@ def _group(row: InputRow, besides: Besides) -> Item:
 def _several(row: InputRow, besides: Besides) -> Item:
     texts = [InputRow({f"completions[{i}]": text}, row.where) for i, text in enumerate(row.items("completions"))]
     completions = tuple(text.text_or_messages(f"completions[{i}]") for i, text in enumerate(texts))
-    prompt = _beside(row.text_or_messages("prompt"), *completions)
+    prompt = beside(row.text_or_messages("prompt"), *completions)
     return Item(prompt=prompt, completions=completions, axis=row.optional_text("axis"), **besides)
 
 
@@ -203,12 +198,12 @@ def _besides(row: InputRow, *names: str) -> Besides:
 _READERS: Mapping[str, Callable[[InputRow, Besides], Item]] = {
     "messages": lambda row, besides: Item(prompt=None, completions=(row.messages("messages"),), **besides),
     "text": lambda row, besides: Item(prompt=None, completions=(row.text("text"),), **besides),
-    "completions": lambda row, besides: _group(row, besides),
+    "completions": _group,
     "pair": lambda row, besides: read_pair(row, besides | _clear(row)),
     "prompt": lambda row, besides: Item(prompt=row.text_or_messages("prompt"), **besides),
     "label": read_label,
-    "rating": lambda row, besides: _rated(row, besides),
-    "completion": lambda row, besides: read_demonstration(row, besides),
+    "rating": _rated,
+    "completion": read_demonstration,
 }
 
 

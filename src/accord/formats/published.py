@@ -12,7 +12,7 @@ from typing import Any
 
 from accord.formats.format import Fields, Format, has, row_by_row
 from accord.formats.hh import dialogue_turns
-from accord.formats.item import Item, TextOrTurns, turns_of
+from accord.formats.item import Item, TextOrTurns, beside, turns_of
 from accord.formats.rows import InputRow
 from accord.formats.scored import MODEL_COLUMNS, SCORE_COLUMNS, model, scored_ranks, written_by
 from accord.records import Source, Strength
@@ -27,9 +27,7 @@ def _pair(
 ) -> Item:
     if texts[0] == texts[1]:
         row.fail("", "both answers are the same", "remove the row: it says nothing")
-    if not all(isinstance(text, str) for text in texts):
-        prompt = turns_of(prompt)
-    return Item(prompt=prompt, completions=tuple(texts), ranks=tuple(ranks), **said)
+    return Item(prompt=beside(prompt, *texts), completions=tuple(texts), ranks=tuple(ranks), **said)
 
 
 def _ranks(first: float, second: float) -> tuple[int, int]:

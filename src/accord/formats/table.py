@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from accord.files import InputFile, format_said
 from accord.formats import alpaca, arena, columns, hh, oasst, openai, own, published, samples, sharegpt, tools, trl
 from accord.formats.format import Fields, Format
 from accord.formats.source import Container, container_of, rows
-from accord.formats.unreadable import no_format_error
+from accord.formats.unreadable import names_of, no_format_error
 
 #: Every format, the more particular ones first: of those that fit a file equally well, the first is its name.
 FORMATS: Mapping[str, Format] = {
@@ -102,7 +102,7 @@ def with_columns(path: Path, format: Format) -> Detected:
     Raises DataError where one is in none, and says which there are.
     """
     container = container_of(path)
-    there = _names(sample_of(path, container))
+    there = names_of(sample_of(path, container))
     for name in sorted(format.fields - set(there)):
         near = difflib.get_close_matches(name, there, n=1)
         raise DataError(
@@ -134,13 +134,14 @@ def detect(path: Path | str, format: str | None = None, ignored: Collection[str]
     container = container_of(path)
     if format is not None and len(among) == 1:
         return Detected(among[0].name if format in PLAIN_FILES else format, container, "you said so")
-    ways = [container]
-    if any(name != name.lower() for name in _names(sample_of(path, container))):
-        ways.append(replace(container, lower=True))
-    for way in ways:
-        if found := _fitting(among, sample_of(path, way, ignored), way):
-            return found
-    raise no_format_error(path, container, sample_of(path, container, ignored), among)
+    sample = sample_of(path, container, ignored)
+    found = _fitting(among, sample, container)
+    if found is None and any(name != name.lower() for name in names_of(sample)):
+        lower = replace(container, lower=True)
+        found = _fitting(among, sample_of(path, lower, ignored), lower)
+    if found is None:
+        raise no_format_error(path, container, sample, among)
+    return found
 
 
 def _fitting(among: Sequence[Format], sample: Sequence[Fields], container: Container) -> Detected | None:
@@ -191,7 +192,3 @@ def sample_of(path: Path, container: Container, ignored: Collection[str] = ()) -
 def without(fields: Fields, ignored: Collection[str]) -> Fields:
     """Return the fields of a row but those that mean nothing."""
     return {name: value for name, value in fields.items() if name not in ignored} if ignored else fields
-
-
-def _names(sample: Iterable[Fields]) -> list[str]:
-    return list(dict.fromkeys(name[:40] for fields in sample for name in fields))[:20]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from accord.formats.columns import CHOICE_RANKS, meaning_of, usual_roles
 from accord.formats.format import Fields, Format, has, row_by_row
-from accord.formats.item import Item, TextOrTurns, turns_of
+from accord.formats.item import Item, TextOrTurns, beside
 from accord.formats.judging_columns import looks_like_judgement
 from accord.formats.rows import InputRow, truth_of
 
@@ -46,8 +46,7 @@ def _texts(row: InputRow, fields: Mapping[str, Any], where: str) -> _Texts:
         found = _listed(row, fields)
     if not found:
         row.fail(where, "has no answers", "name them response_1, response_2, .. or response")
-    texts = prompt if all(isinstance(text, str) for text in found.values()) else turns_of(prompt)
-    return _Texts(texts, found)
+    return _Texts(beside(prompt, *found.values()), found)
 
 
 _NUMBERED = re.compile(r"(response|answer|output|completion|reply|generation|candidate)s?[ _-]?(\d+|[a-z])", re.I)
@@ -212,7 +211,7 @@ def _names(column: Any) -> Collection[str]:
 def _read_min(row: InputRow) -> Iterable[Item]:
     texts = _texts(row, {name: value for name, value in row.fields.items() if name not in _MIN}, "")
     name, role = _control(row.fields)
-    said: dict[str, Any] = {"annotator": _name_or_email(row), "created_at": row.moment("created_at")}
+    said: dict[str, Any] = {"annotator": row.name("annotator"), "created_at": row.moment("created_at")}
     said["origin"] = "people"
     if role == "choice":
         ranks, labels = _chosen(row, texts, str(row.get(name)), name)
@@ -222,10 +221,6 @@ def _read_min(row: InputRow) -> Iterable[Item]:
     if role == "label":
         return [_of_one(row, texts, "", name, labels=row.truth(name, row.get(name)), **said)]
     return row.fail("", "no column is the one that judges, or several may be", "--ignore those that do not")
-
-
-def _name_or_email(row: InputRow) -> str:
-    return row.name("annotator")
 
 
 def _min_used(fields: Fields) -> frozenset[str]:
@@ -285,8 +280,8 @@ def _read_argilla_flat(row: InputRow) -> Iterable[Item]:
         if name.endswith(_RESPONSES) and name in row:
             question = name.removesuffix(_RESPONSES)
             values = row.listed(name, row.parsed(name))
-            users = _beside(row, f"{name}.users", [""] * len(values))
-            statuses = _beside(row, f"{name}.status", ["submitted"] * len(values))
+            users = _column(row, f"{name}.users", [""] * len(values))
+            statuses = _column(row, f"{name}.status", ["submitted"] * len(values))
             if not len(values) == len(users) == len(statuses):
                 row.fail(name, f"are {len(values)} by {len(users)} users", "write one user and status for each")
             said += [_Response(question, *map(_plain, one)) for one in zip(values, users, statuses, strict=True)]
@@ -294,7 +289,7 @@ def _read_argilla_flat(row: InputRow) -> Iterable[Item]:
     return _answered(row, _texts(row, texts, ""), said)
 
 
-def _beside(row: InputRow, name: str, otherwise: list[Any]) -> list[Any]:
+def _column(row: InputRow, name: str, otherwise: list[Any]) -> list[Any]:
     return row.listed(name, row.parsed(name)) if name in row else otherwise
 
 

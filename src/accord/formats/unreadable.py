@@ -37,7 +37,7 @@ def no_format_error(path: Path, container: Container, sample: Sequence[Fields], 
         name, columns = lost
         return left_unread(str(path), columns, name, sample[0])
     known = next((why for test, why in _KNOWN if test(sample[0])), "") or _half(sample[0])
-    names = ", ".join(f'"{name}"' for name in _names(sample))
+    names = ", ".join(f'"{name}"' for name in names_of(sample))
     flags = proposed(sample) or "--prompt-field NAME"
     return DataError(
         "no format is known that has these rows",
@@ -82,7 +82,7 @@ def _flag(name: str, judged: bool, fields: Fields) -> str:
 
 def proposed(sample: Sequence[Fields]) -> str:
     """Return the flags that probably name the columns of a file, "" where none looks like one."""
-    names, taken = _names(sample), set[str]()
+    names, taken = names_of(sample), set[str]()
     flags = []
     for role, pattern in _LIKELY.items():
         texts = (name for name in names if name not in taken and any(isinstance(row.get(name), str) for row in sample))
@@ -99,8 +99,8 @@ def _lost(sample: Sequence[Fields], among: Iterable[Format]) -> tuple[str, list[
     """Return the format that fits most rows but for columns it would not read, and those columns."""
     best: tuple[int, str, list[str]] = (0, "", [])
     for format in among:
-        columns = Counter(name for row in sample if format.matches(row) for name in format.unused(row))
-        count = sum(bool(format.matches(row)) for row in sample)
+        fitting = [row for row in sample if format.matches(row)]
+        columns, count = Counter(name for row in fitting for name in format.unused(row)), len(fitting)
         # Of equals the one that loses least.
         if columns and 2 * count >= len(sample) and (count, -len(columns)) > (best[0], -len(best[2] or columns)):
             best = (count, format.name, [name for name, _ in columns.most_common()])
@@ -147,5 +147,6 @@ def _half(fields: Fields) -> str:
     return f'"{lone}" has no "{_HALVES[lone]}" beside it{meant}'
 
 
-def _names(sample: Iterable[Fields]) -> list[str]:
+def names_of(sample: Iterable[Fields]) -> list[str]:
+    """Return the first names of columns in some rows, cut short, for a person to read."""
     return list(dict.fromkeys(name[:40] for fields in sample for name in fields))[:20]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from accord.config import TaskConfig
+from accord.connected import Connected
 from accord.errors import DataError, UsageError
 from accord.evals.pairs import ranked_pairs
 from accord.evals.reward_card import measure_reward_model
@@ -177,18 +178,11 @@ def topics_of(items: Sequence[Item]) -> list[str]:
     Items that share either, directly or through others, are one unit; of several topics the first in the alphabet names
     it. Case and spacing make no difference.
     """
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            leader[name] = name = leader[leader[name]]
-        return name
-
+    together = Connected[str]()
     own = [[shortened(text) for text in (item.topic, begins_with(item)) if text] or [""] for item in items]
     for names in own:
-        roots = {find(name.casefold()) for name in names}
-        leader.update(dict.fromkeys(roots, min(roots)))
-    units = [find(names[0].casefold()) for names in own]
+        together.join(name.casefold() for name in names)
+    units = [together.find(names[0].casefold()) for names in own]
     titles: dict[str, tuple[bool, str]] = {}
     for unit, item, (name, *_) in zip(units, items, own, strict=True):
         titles[unit] = min(titles.get(unit, (True, name)), (not item.topic, name))

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from accord import formats
 from accord.config import LabelConfig
 from accord.errors import DataError
+from accord.formats.from_store import prompt_columns
 from accord.formats.item import prompt_key
 from accord.people.desk import Desk
 from accord.people.quality import quality_weights
@@ -105,8 +106,7 @@ def _key(prompt: Prompt, chat: bool) -> str:
 
 def _as_item(prompt: Prompt) -> formats.Item:
     asked = prompt.text if prompt.form == "text" else tuple(prompt.turns())
-    extra = {name: value for name, value in prompt.meta.items() if name != "origin"}
-    return formats.Item(prompt=asked, topic=prompt.topic, extra=extra)
+    return formats.Item(prompt=asked, topic=prompt.topic, extra=prompt_columns(prompt))
 
 
 def _is_mixed(store: Store) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from accord.formats import Item
-from accord.formats.item import TextOrTurns, cannot, plain_turns, reply_of
+from accord.formats.item import TextOrTurns, as_meta, cannot, plain_turns, reply_of
 from accord.formats.stage_rows import OF_COMPLETION
 from accord.people.desk import Desk, NewTask, QueuedTask, group_tasks
 from accord.people.desk.kinds import kind_of
@@ -184,7 +183,7 @@ def _writers(item: Item, count: int) -> tuple[Sequence[Source | None], Sequence[
 def _prompt(asked: TextOrTurns, item: Item) -> Prompt:
     topic = item.topic or str(item.extra.get("topic", ""))  # other formats have no word for it
     besides = {name: value for name, value in item.extra.items() if name not in OF_COMPLETION and name != "topic"}
-    meta = {name: value if isinstance(value, str) else json.dumps(value) for name, value in besides.items()}
+    meta = as_meta(besides)
     if isinstance(asked, str):
         return Prompt(text=asked, topic=topic, meta=meta)
     return Prompt.of_messages(plain_turns(tuple(asked)), topic=topic, meta=meta)

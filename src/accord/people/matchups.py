@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from itertools import groupby, product
 from typing import Any
 
+from accord.formats.facts import ORIGINS
 from accord.people.desk.answers import GOLD, JUDGING
 from accord.stats import Interval, share_by_cluster
 from accord.store import RankedSource, Store
-
-#: What annotators of a kind are called where they have compared.
-CALLED = {"human": "people", "simulated": "simulated annotators", "model": "AI feedback"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _take(found: defaultdict[tuple[str, str, str], _Outcomes], rows: list[Ranked
     if {GOLD, JUDGING} & set(json.loads(one.flags)):
         return
     for first, second, outcome in _outcomes(rows):
-        kept = found[first, second, CALLED[one.annotator_kind]]
+        kept = found[first, second, ORIGINS[one.annotator_kind]]
         kept.of_prompt[one.prompt].append(outcome)
         kept.cluster[one.prompt] = one.topic or f"prompt {one.prompt}"
         kept.annotators.add(one.annotator)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
 from accord.config import LabelConfig
+from accord.connected import Connected
 from accord.formats import View, Weighed
 from accord.people.desk import Desk
 from accord.people.desk.answers import ADJUDICATION, GOLD, JUDGING
@@ -134,23 +135,16 @@ def _groups(
 
     The name is the least of the connected completions, "" where an element would hold too many.
     """
-    leader: dict[str, str] = {}
-
-    def find(id_: str) -> str:
-        while leader.setdefault(id_, id_) != id_:
-            leader[id_] = id_ = leader[leader[id_]]
-        return id_
-
+    # By the least id: the name of an element does not depend on the order in which rankings came.
+    together = Connected[str]()
     pairs = Counter[tuple[str, str]]()
     for ranking in rankings:
-        roots = {find(id_) for id_ in ranking.completion_ids}
-        # Union by the least id: the name of an element does not depend on the order in which rankings came.
-        leader.update(dict.fromkeys(roots, min(roots)))
+        together.join(ranking.completion_ids)
         pairs[served.get(ranking.id, ranking.id), ranking.annotator_id] += _num_pairs(ranking)
-    sizes = Counter(map(find, list(leader)))
+    sizes = together.sizes()
 
     def element_of(ranking: Ranking) -> str:
-        root = find(ranking.completion_ids[0])
+        root = together.find(ranking.completion_ids[0])
         return root if sizes[root] <= MOST_TOGETHER else ""
 
     return pairs, element_of

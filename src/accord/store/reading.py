@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, exists, func, select
 
 from accord.errors import DataError
-from accord.records import Completion, Ranking, Record, Source, content_id
+from accord.records import AnnotatorKind, Completion, Ranking, Record, Source, content_id
 from accord.store import schema
 from accord.store.database import LOOKUP_IDS, chunks
 from accord.store.kinds import FACT_KINDS, KIND_OF, FactKind, to_record
@@ -39,7 +39,7 @@ class RankedSource(NamedTuple):
     source: str
     rank: int
     annotator: int
-    annotator_kind: str
+    annotator_kind: AnnotatorKind
     flags: str
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
+from accord.connected import Connected
 from accord.records import JudgedGroup, RankedGroup
 
 _T = TypeVar("_T")
@@ -35,19 +36,10 @@ def hold_out(
 
 def _units(names: Sequence[Iterable[Hashable]]) -> list[int]:
     """Return the unit of each row, by the number of the first row that it hangs together with."""
-    leader = list(range(len(names)))
-
-    def find(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = row = leader[leader[row]]
-        return row
-
-    first: dict[Hashable, int] = {}
-    for row, shared in enumerate(names):
-        for name in shared:
-            one, other = sorted((find(first.setdefault(name, row)), find(row)))
-            leader[other] = one
-    return [find(row) for row in range(len(names))]
+    together, first = Connected[int](), dict[Hashable, int]()
+    for row, shared_names in enumerate(names):
+        together.join([row, *(first.setdefault(name, row) for name in shared_names)])
+    return [together.find(row) for row in range(len(names))]
 
 
 def shared(judged: RankedGroup | JudgedGroup) -> set[tuple[str, str]]:
