@@ -438,6 +438,15 @@ def test_only_one_may_supersede_another(place: str, at_once: bool) -> None:
 # -- means -------------------------------------------------------------------------------------------------------------
 
 
+def test_flags_of_judgements_are_told(place: str) -> None:
+    with Store.open(place) as store:
+        assert store.flags() == frozenset()
+        store.add([*BASE, RANKING, REMARK])  # what a remark ticks says nothing of a judgement
+        assert store.flags() == {"hurried", "sure"}
+        store.add([rate(4.0, flags=("sure", "late"))])
+        assert store.flags() == {"hurried", "sure", "late"}
+
+
 def test_mean_ratings(place: str) -> None:
     wrong = rate(-4.0, note="slipped")
     ratings = [rate(1), rate(2), wrong, rate(4, supersedes=wrong.id), rate(-1, completion_id=BAD.id)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -60,8 +61,8 @@ def read_facts(
         where: Wanted values by field, or by ``table.column`` of what a field refers to; None wants any.
         history: Also judgements that were superseded or withdrawn.
     """
-    for _, values in _stored(connection, kind, where, history=history):
-        yield to_record(kind, values)
+    for id_, values in _stored(connection, kind, where, history=history):
+        yield _known(kind, id_, values)
 
 
 def find(connection: Connection, record: type[_R], ids: Iterable[str]) -> dict[str, _R]:
@@ -73,8 +74,16 @@ def find(connection: Connection, record: type[_R], ids: Iterable[str]) -> dict[s
         # Sources are few and completions many: read once a page in place of a join a row.
         sources = _sources(connection.execute(_sources_of_these(), wanted)) if record is Completion else {}
         for id_, values in _by_fact(kind, connection.execute(_these(kind), wanted), sources):
-            found[id_] = cast(_R, to_record(kind, values))
+            found[id_] = cast(_R, _known(kind, id_, values))
     return found
+
+
+def _known(kind: FactKind, id_: str, values: dict[str, Any]) -> Record:
+    """Return the record of stored fields under its stored id: only `verify` derives ids again."""
+    record = to_record(kind, values)
+    # The hash would be a tenth of the time that an export takes.
+    vars(record)["id"] = id_
+    return record
 
 
 @cache
@@ -92,6 +101,12 @@ def _sources_of_these() -> Select[Any]:
 def count(connection: Connection) -> dict[str, int]:
     """Return how many facts of each kind there are, the superseded ones among them."""
     return {kind.table.name: _count(connection, kind.table) for kind in FACT_KINDS}
+
+
+def flags(connection: Connection) -> frozenset[str]:
+    """Return the flags of all judgements of completions, superseded ones among them."""
+    found = (select(table.c.flags).distinct() for table in (schema.rankings, schema.ratings, schema.labels))
+    return frozenset(flag for query in found for some in connection.scalars(query) for flag in json.loads(some))
 
 
 def judged_by(connection: Connection) -> dict[str, int]:

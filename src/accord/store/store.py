@@ -192,6 +192,11 @@ class Store:
         with explained(self._open_engine()), snapshot(self._engine) as connection:
             return reading.count(connection)
 
+    def flags(self) -> frozenset[str]:
+        """Return the flags that stand on any ranking, rating or label, superseded ones among them."""
+        with explained(self._open_engine()), snapshot(self._engine) as connection:
+            return reading.flags(connection)
+
     def judged_by(self) -> dict[str, int]:
         """Return how many judgements count now, by the kind of annotator: human, simulated or model."""
         with explained(self._open_engine()), snapshot(self._engine) as connection:

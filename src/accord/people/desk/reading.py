@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, case, func, select
 from accord.people.desk.access import all_people
 from accord.people.desk.answers import read_answer
 from accord.people.desk.queue import NOT_AGAIN
-from accord.people.desk.rows import AnswersSince, GivenAnswer, Progress, Skip, Standing, Submission
+from accord.people.desk.rows import AnswersSince, GivenAnswer, Progress, Served, Skip, Standing, Submission
 from accord.people.desk.transactions import DeskPart
 from accord.store.operations import HAS_FREE_SLOT, assignments, people, submissions, tasks
 
@@ -32,6 +32,11 @@ _GIVEN = select(
     submissions.c.answer,
     submissions.c.judgement_ids,
 ).join_from(submissions, tasks)
+_SERVED = (
+    select(tasks.c.group_name, tasks.c.task_id, tasks.c.gold, submissions.c.judgement_ids)
+    .join_from(submissions, tasks)
+    .order_by(submissions.c.id)
+)
 _UNDONE = select(submissions.c.id).where(submissions.c.undone_at.is_not(None))
 _GOLD_TASKS = select(tasks.c.task_id).where(tasks.c.gold.is_not(None))
 _SKIPPED = select(tasks.c.task_id).join_from(assignments, tasks).where(assignments.c.state == "skipped")
@@ -62,6 +67,13 @@ class DeskReading(DeskPart):
             connection.execute(query.order_by(*order).limit(last), execution_options=streamed) as rows,
         ):
             yield from map(_submission, rows)  # a reader may stop early: both end with it
+
+    def served(self) -> Iterator[Served]:
+        """Yield what each submission answered and which judgements it made, undone ones too, oldest first, streamed."""
+        streamed = {"yield_per": _FETCH_ROWS}
+        with self._store.snapshot() as connection, connection.execute(_SERVED, execution_options=streamed) as rows:
+            for group, task_id, gold, judgement_ids in rows:
+                yield Served(group or task_id, gold is not None, tuple(json.loads(judgement_ids)))
 
     def answers_since(self, number: int) -> AnswersSince:
         """Return what came in after an answer, all of it after 0: who looks again and again reads each answer once."""

@@ -185,6 +185,14 @@ class AnswersSince:
     people: tuple[Person, ...]
 
 
+class Served(NamedTuple):
+    """The group or task that a submission answered, whether that is a gold question, and the judgements it made."""
+
+    group: str
+    gold: bool
+    judgement_ids: tuple[str, ...]
+
+
 class Skip(NamedTuple):
     """A task that a person would not answer, and why."""
 
