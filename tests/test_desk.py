@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Select, UpdateBase, event
+from sqlalchemy import Select, UpdateBase, event, text
 
 from accord.config import LabelConfig
 from accord.errors import DataError
@@ -668,19 +668,19 @@ def test_the_last_decision_counts_whoever_made_it(desk: Desk, ada: Person, chef:
 def test_an_invite_lets_one_person_in_once(desk: Desk, clock: Clock) -> None:
     token = desk.directory.invite("manager", by=None, hours=2)
     other = desk.directory.invite("annotator", by=None, hours=2)
-    mia = desk.directory.accept_invite(token, "  Mia \t Meier ")
+    mia = desk.directory.enter_by_link(token, "  Mia \t Meier ").person
     assert (mia.name, mia.role, mia.disabled, mia.simulated) == ("Mia Meier", "manager", False, False)
     assert [a.name for a in desk.store.annotators()] == ["Mia Meier"]
     assert next(desk.store.annotators()).id == mia.annotator_id
     with pytest.raises(Gone, match="it was used"):
-        desk.directory.accept_invite(token, "Eve")
+        desk.directory.enter_by_link(token, "Eve")
     with pytest.raises(Gone, match="never given"):
-        desk.directory.accept_invite(token[:-1], "Eve")
+        desk.directory.enter_by_link(token[:-1], "Eve")
     with pytest.raises(DataError, match="'mia meier' is taken"):
-        desk.directory.accept_invite(other, "mia meier")
+        desk.directory.enter_by_link(other, "mia meier")
     clock.now += 2 * 3600
     with pytest.raises(Gone, match="expired"):
-        desk.directory.accept_invite(other, "Eve")
+        desk.directory.enter_by_link(other, "Eve")
     assert desk.directory.people() == [mia] == [desk.directory.person(mia.id)]
 
 
@@ -797,12 +797,171 @@ def test_the_last_admin_stays_one(desk: Desk, chef: Person) -> None:
         desk.directory.set_role(other.id, "manager", other)
 
 
+# -- who may no longer -------------------------------------------------------------------------------------------------
+
+
+def lets_nobody_in(desk: Desk, *links: str) -> bool:
+    """Whether each of these links is refused."""
+    for number, link in enumerate(links):
+        with pytest.raises(Gone, match="taken back"):
+            desk.directory.enter_by_link(link, f"Way back {number}")
+    return True
+
+
+@pytest.mark.parametrize("how", ["disabled", "made a manager", "made an annotator"])
+def test_what_a_removed_admin_made_lets_nobody_in(desk: Desk, ada: Person, bob: Person, chef: Person, how: str) -> None:
+    """An invitation, a login link of another admin, one's token for another, and the sessions that these opened."""
+    old, directory = desk.directory.add_person("Old", "admin"), desk.directory
+    unused = [directory.invite("admin", by=old), directory.invite("annotator", by=old)]
+    unused.append(directory.login_link(chef.id, by=old))
+    used = directory.enter_by_link(directory.login_link(chef.id, by=old), "")
+    assert directory.person_of_session(used.session) == chef
+    token = directory.make_token(chef.id, "for the chef", by=old)
+    by_token = directory.enter_by_token(token)
+    assert by_token is not None
+    kept = [directory.invite("annotator", by=chef), directory.login_link(ada.id, by=chef)]
+    own = directory.make_token(old.id, "my own", by=old)
+    session, new = (
+        directory.open_session(chef.id),
+        directory.enter_by_link(directory.invite("annotator", by=old), "New"),
+    )
+    if how == "disabled":
+        directory.disable(old.id, by=chef)
+    else:
+        directory.set_role(old.id, "manager" if "manager" in how else "annotator", by=chef)
+    assert lets_nobody_in(desk, *unused)
+    assert [directory.person_of_session(one) for one in (used.session, by_token.session)] == [None, None]
+    assert directory.person_of_token(token) is None
+    # What others made stays, and so do people who came in meanwhile, and one's own token where one is not disabled.
+    assert directory.person_of_session(session) == chef and directory.person_of_session(new.session) == new.person
+    assert [directory.enter_by_link(link, f"Kept {n}").person.name for n, link in enumerate(kept)] == ["Kept 0", "Ada"]
+    assert (directory.person_of_token(own) is None) is (how == "disabled")
+
+
+def test_another_role_that_is_no_less_voids_nothing(desk: Desk, chef: Person) -> None:
+    mia = desk.directory.add_person("Mia", "manager")
+    link = desk.directory.invite("annotator", by=mia)
+    desk.directory.set_role(mia.id, "manager", by=chef)
+    desk.directory.set_role(mia.id, "admin", by=chef)
+    assert desk.directory.enter_by_link(link, "New").person.name == "New"
+
+
+def test_a_request_that_waited_while_its_sender_was_removed_does_nothing(desk: Desk, ada: Person, chef: Person) -> None:
+    """``by`` is who somebody was when the request came in; what counts is who that is when its turn comes."""
+    old = desk.directory.add_person("Old", "admin")
+    desk.directory.disable(old.id, by=chef)
+    assert not old.disabled and old.role == "admin"
+    doors: list[Any] = [
+        lambda: desk.directory.invite("admin", by=old),
+        lambda: desk.directory.login_link(chef.id, by=old),
+        lambda: desk.directory.make_token(chef.id, "x", by=old),
+        lambda: desk.directory.set_role(ada.id, "admin", by=old),
+        lambda: desk.directory.disable(chef.id, by=old),
+        lambda: desk.directory.log_out_everywhere(chef.id, by=old),
+        lambda: desk.directory.write_guideline("x", by=old),
+    ]
+    for door in doors:
+        with pytest.raises(Forbidden):
+            door()
+
+
+def test_links_are_listed_and_taken_back_by_who_made_them_or_an_admin(
+    desk: Desk, clock: Clock, ada: Person, chef: Person
+) -> None:
+    mia, directory = desk.directory.add_person("Mia", "manager"), desk.directory
+    mine, other = directory.invite("annotator", by=mia), directory.login_link(ada.id, by=chef)
+    directory.invite("annotator", by=None, hours=1)
+    every = directory.links(chef)
+    assert [(link.role, link.person, link.made_by) for link in every] == [
+        ("annotator", "", ""),
+        ("annotator", "Ada", "Chef"),
+        ("annotator", "", "Mia"),
+    ]
+    assert [link.made_by for link in directory.links(mia)] == ["Mia"]
+    with pytest.raises(Gone):
+        directory.revoke_link(every[1].id, by=mia)  # not one's own
+    with pytest.raises(Forbidden):
+        directory.revoke_link(every[1].id, by=ada)
+    directory.revoke_link(every[2].id, by=mia)
+    directory.revoke_link(every[1].id, by=chef)
+    assert lets_nobody_in(desk, mine, other)
+    with pytest.raises(Gone):
+        directory.revoke_link(every[1].id, by=chef)  # it is over already
+    clock.now += 3600
+    assert directory.links(chef) == []
+
+
+def test_a_revoked_token_ends_the_sessions_it_opened_and_no_other(desk: Desk, ada: Person, chef: Person) -> None:
+    first, second = (desk.directory.make_token(ada.id, name) for name in ("one", "two"))
+    sessions = [desk.directory.enter_by_token(token) for token in (first, first, second)]
+    assert desk.directory.enter_by_token("never given") is None
+    desk.directory.revoke_token(desk.directory.tokens(ada.id)[0].id, by=chef)
+    whose = [one and desk.directory.person_of_session(one.session) for one in sessions]
+    assert whose == [None, None, ada] and desk.directory.enter_by_token(first) is None
+
+
+def test_log_out_everywhere_ends_sessions_and_login_links_and_leaves_programs(
+    desk: Desk, ada: Person, bob: Person, chef: Person
+) -> None:
+    sessions = [desk.directory.open_session(ada.id) for _ in range(3)]
+    link, token, other = (
+        desk.directory.login_link(ada.id, by=chef),
+        desk.directory.make_token(ada.id, "cron"),
+        desk.directory.open_session(bob.id),
+    )
+    with pytest.raises(Forbidden):
+        desk.directory.log_out_everywhere(ada.id, by=bob)
+    desk.directory.log_out_everywhere(ada.id, by=ada)
+    assert [desk.directory.person_of_session(one) for one in sessions] == [None] * 3
+    assert lets_nobody_in(desk, link) and desk.directory.person_of_session(other) == bob
+    assert desk.directory.person_of_token(token) == ada
+    again = desk.directory.open_session(ada.id)
+    desk.directory.log_out_everywhere(ada.id, by=chef)
+    assert desk.directory.person_of_session(again) is None
+
+
+def test_each_start_ends_the_links_of_those_before(desk: Desk) -> None:
+    first, second = desk.directory.start_link(), desk.directory.start_link()
+    assert (first[1], second[1]) == (None, None) and lets_nobody_in(desk, first[0])
+    ada = desk.directory.enter_by_link(second[0], "Ada").person
+    colleague = desk.directory.invite("annotator", by=None)
+    (third, who), (fourth, _) = desk.directory.start_link(), desk.directory.start_link()
+    assert who == ada and ada.role == "admin" and lets_nobody_in(desk, third)
+    assert desk.directory.enter_by_link(fourth, "").person == ada
+    assert desk.directory.enter_by_link(colleague, "Cleo").person.role == "annotator"
+
+
+def test_what_was_done_about_access_is_on_record(desk: Desk, place: str, clock: Clock, chef: Person) -> None:
+    old = desk.directory.add_person("Old", "admin", by=chef)
+    link = desk.directory.invite("manager", by=old)
+    mia = desk.directory.enter_by_link(link, "Mia").person
+    desk.directory.invite("manager", by=old)
+    desk.directory.disable(old.id, by=chef)
+    desk.directory.log_out_everywhere(mia.id, by=mia)
+    assert [tuple(row) for row in desk.directory.log(chef)] == [
+        (clock.now, "Mia", "logged out everywhere", "Mia", "1"),
+        (clock.now, "Chef", "links void", "Old", "1"),
+        (clock.now, "Chef", "person disabled", "Old", ""),
+        (clock.now, "Old", "invitation made", None, "manager"),
+        (clock.now, "Mia", "came in", "Mia", "by a link"),
+        (clock.now, "Old", "invitation made", None, "manager"),
+        (clock.now, "Chef", "person added", "Old", "admin"),
+        (clock.now, "", "person added", "Chef", "admin"),
+    ]
+    assert [row.action for row in desk.directory.log(chef, most=1)] == ["logged out everywhere"]
+    with pytest.raises(Forbidden):
+        desk.directory.log(mia)
+    for statement in ("UPDATE access_log SET action = 'x'", "DELETE FROM access_log"):
+        with pytest.raises(Exception, match="append-only"):
+            desk.store.write(lambda connection, said=statement: connection.execute(text(said)))  # type: ignore[misc]
+
+
 def test_no_token_stands_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "accord.db"
     with Store.open(path) as store:
         desk = Desk(store, LabelConfig())
         invite = desk.directory.invite("admin", by=None)
-        ada = desk.directory.accept_invite(invite, "Ada Lovelace")
+        ada = desk.directory.enter_by_link(invite, "Ada Lovelace").person
         tokens = [
             invite,
             desk.directory.invite("annotator", by=ada),

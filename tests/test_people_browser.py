@@ -180,7 +180,7 @@ def test_a_link_lets_one_in_and_the_token_leaves_the_address_bar(browser: Browse
     page.get_by_role("button", name="I have read this").click()
     page.wait_for_selector("#task[data-ready]")
     page.locator(".menu summary").click()
-    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("button", name="Log out", exact=True).click()
     page.wait_for_url("**/login")
     page.goto(f"{served.url}/join/{token}")
     page.get_by_label("Name").fill("Gus")
@@ -681,7 +681,7 @@ def test_keys_become_ones_own_without_a_clash_and_stay_at_this_browser(browser: 
         eve.press("k", "x")  # mean nothing now
         assert standing(page) == {"B": 1, "A": 2, "C": 3}
         page.locator(".menu summary").click()
-        page.get_by_role("button", name="Log out").click()
+        page.get_by_role("button", name="Log out", exact=True).click()
         page.wait_for_url("**/login")
         session = served.desk.directory.open_session(eve.row.id)
         eve.context.add_cookies([{"name": served.cookie, "value": session, "url": served.url}])

@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
 import pytest
 
 import accord.people.web as web
 from accord.config import LabelConfig
+from accord.people.desk.audit import Action
 from accord.people.desk.kinds import FEEDBACK_KINDS
 from accord.people.web import app, pages
 from accord.people.web.tongues import catalogue, tongue_of
@@ -45,7 +47,8 @@ def in_code() -> set[str]:
     said |= {*FEEDBACK_KINDS, *(row.title for row in FEEDBACK_KINDS.values()), *pages._SUBMIT.values()}
     tabs = {"Overview", "Disagreements", "Gold", "People", "Guidelines", "Export"}
     flags = {*settings.flags, *settings.skip_reasons}
-    return asked | keys | errors | roles | said | tabs | flags
+    log = {*get_args(Action), "by a link", "made by an admin"}
+    return asked | keys | errors | roles | said | tabs | flags | log
 
 
 def test_every_text_has_words_in_both_languages() -> None:

@@ -26,7 +26,7 @@ from accord.people.quality.gold import gold_report
 from accord.people.web.app import create_app
 from accord.people.web.diff import word_diff
 from accord.people.web.pages import EVERY_KEY, keys_of
-from accord.people.web.security import HEADERS, LEVEL, MAX_BODY, Buckets, Guarded, Links, Routes, host_name
+from accord.people.web.security import HEADERS, LEVEL, MAX_BODY, Buckets, Guarded, Routes, host_name
 from accord.stats import Interval, wilson
 from tests.webapp import Served, http, http_get, serving, task
 
@@ -69,6 +69,7 @@ ROUTES: dict[str, tuple[str, int]] = {
     "POST /api/submissions/{submission_id}/undo": ("annotator", 404),
     "GET /api/me": ("annotator", 200),
     "POST /api/logout": ("annotator", 200),
+    "POST /api/logout/everywhere": ("annotator", 200),
     "GET /api/guideline": ("annotator", 200),
     "POST /api/guideline/confirm": ("annotator", 422),
     "GET /api/openapi.json": ("annotator", 200),
@@ -84,6 +85,8 @@ ROUTES: dict[str, tuple[str, int]] = {
     "POST /api/tasks/{task_id}/adjudicate": ("manager", 422),
     "PUT /api/tasks/{task_id}/gold": ("manager", 422),
     "POST /api/invites": ("manager", 422),
+    "GET /api/links": ("manager", 200),
+    "POST /api/links/{link_id}/revoke": ("manager", 404),
     "PUT /api/guideline": ("manager", 422),
     "GET /api/progress": ("manager", 200),
     "GET /api/quality": ("manager", 200),
@@ -95,6 +98,8 @@ ROUTES: dict[str, tuple[str, int]] = {
     "POST /api/people/{person_id}/link": ("admin", 404),
     "POST /api/people/{person_id}/token": ("admin", 404),
     "POST /api/people/{person_id}/revoke": ("admin", 404),
+    "POST /api/people/{person_id}/logout": ("admin", 404),
+    "GET /api/log": ("admin", 200),
 }
 UNSAFE = [route for route in ROUTES if not route.startswith("GET")]
 
@@ -124,8 +129,8 @@ def test_a_route_lets_in_whom_the_table_says_and_nobody_else(served: Served, rou
         assert ask(nobody, route, headers={"Authorization": "Bearer wrong"}).status_code in (status, 401, 429)
     for role in ("annotator", "manager", "admin"):
         person = served.person(f"walker {role}", role)
-        for client in (served.by_token(person), served.by_cookie(person)):
-            with client:
+        for door in (served.by_token, served.by_cookie):
+            with door(person) as client:
                 wanted = status if LEVEL[role] >= LEVEL[least] else 403
                 wanted = 303 if route == "GET /login" else wanted  # who is logged in goes on
                 assert ask(client, route).status_code == wanted, role
@@ -364,21 +369,12 @@ def test_a_login_link_works_once_and_names_the_person(served: Served) -> None:
         assert client.get("/api/me").status_code == 401
 
 
-def test_login_links_end() -> None:
-    now = [0.0]
-    links = Links(hours=1, clock=lambda: now[0])
-    token = links.make(7)
-    assert links.person(token, use=False) == 7
-    now[0] = 3601
-    assert links.person(token, use=True) is None and links.person("other", use=True) is None
-
-
 def test_two_servers_on_one_host_do_not_log_each_other_out(served: Served, tmp_path: Path) -> None:
     """Browsers know no ports of cookies: both servers get what either has set."""
     with serving(tmp_path) as other, http() as browser:
         people = {served: served.person("Here"), other: other.person("There")}
         for one, person in people.items():
-            link = f"{one.url}/join/{one.app.state.links.make(person.id)}"
+            link = f"{one.url}/join/{one.desk.directory.login_link(person.id, by=None)}"
             assert browser.get(link, follow_redirects=True).status_code == 200
             assert browser.post(f"{one.url}/join", data={}).status_code == 303
         told = [browser.get(f"{one.url}/api/me").json()["name"] for one in people]
@@ -391,6 +387,64 @@ def test_log_out_ends_the_session(served: Served) -> None:
         assert client.post("/api/logout").status_code == 200
     with http(base_url=served.url) as again:
         assert again.get("/api/me", headers={"Cookie": f"{served.cookie}={session}"}).status_code == 401
+
+
+def test_a_removed_admin_does_not_come_back(tmp_path: Path) -> None:
+    """By no link, token or session of whatever this person made, while one was an admin."""
+    with serving(tmp_path) as served, served.by_token(served.person("Ada", "admin")) as ada:
+        old, ada_id = served.person("Old", "admin"), served.person("Ada").id
+        with served.by_token(old) as program, served.by_cookie(old) as browser:
+            links = [program.post("/api/invites", json={"role": "admin"}).json()["url"]]
+            links += [browser.post(f"/api/people/{ada_id}/link").json()["url"] for _ in range(2)]
+            token = browser.post(f"/api/people/{ada_id}/token").json()["token"]
+        with http(base_url=served.url, follow_redirects=True) as as_ada:
+            as_ada.get(links.pop())
+            assert as_ada.post("/join").status_code == 200 and as_ada.get("/api/me").json()["name"] == "Ada"
+            listed = [link["made_by"] for link in ada.get("/api/links").json()]
+            assert listed == ["Old", "Old"] and links[0][-43:] not in ada.get("/api/links").text
+            assert ada.post(f"/api/people/{old.id}/disable").status_code == 204
+            assert as_ada.get("/api/me").status_code == 401
+        for link in links:
+            with http(base_url=served.url, follow_redirects=True) as client:
+                client.get(link)
+                refused = client.post("/join", data={"name": "Old again"})
+                assert refused.status_code == 422 and "taken back" in refused.text
+        with http(base_url=served.url) as client:
+            assert client.post("/login", data={"token": token}).status_code == 401
+            assert client.get("/api/me", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+        assert ada.get("/api/links").json() == []
+        done = [row["action"] for row in ada.get("/api/log").json()]
+        assert {"links void", "tokens void", "sessions ended", "person disabled"} <= set(done[:4])
+
+
+def test_log_out_everywhere_and_the_session_of_a_token(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, served.by_token(served.person("Ada", "admin")) as ada:
+        eve = served.person("Eve")
+        token = ada.post(f"/api/people/{eve.id}/token").json()["token"]
+        with http(base_url=served.url) as browser, served.by_cookie(eve) as one, served.by_cookie(eve) as two:
+            assert browser.post("/login", data={"token": token}).status_code == 303
+            assert browser.get("/api/me").status_code == 200
+            assert one.post("/api/logout/everywhere").status_code == 200
+            assert [client.get("/api/me").status_code for client in (browser, one, two)] == [401] * 3
+            assert browser.post("/login", data={"token": token}).status_code == 303
+            assert ada.post(f"/api/people/{eve.id}/revoke").status_code == 204
+            assert browser.get("/api/me").status_code == 401
+        with served.by_cookie(eve) as third:
+            assert ada.post(f"/api/people/{eve.id}/logout").status_code == 204
+            assert third.get("/api/me").status_code == 401
+
+
+def test_the_people_page_shows_open_links_and_takes_them_back(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, served.by_cookie(served.person("Ada", "admin")) as ada:
+        with served.by_cookie(served.person("Mia", "manager")) as mia:
+            url = mia.post("/api/invites", json={"role": "annotator"}).json()["url"]
+            shown = mia.get("/manage/people").text
+            link_id = int(re.findall(r"/api/links/(\d+)/revoke", shown)[0])
+            assert "What was done" not in shown and url.rpartition("/")[2] not in shown
+        page = ada.get("/manage/people", headers={"Accept-Language": "zh"}).text
+        assert "有效链接" in page and "制作了邀请" in page and "<bdi>Mia</bdi>" in page
+        assert ada.post(f"/api/links/{link_id}/revoke").status_code == 204
+        assert f"/api/links/{link_id}/revoke" not in ada.get("/manage/people").text
 
 
 def test_a_manager_invites_annotators_only(served: Served) -> None:

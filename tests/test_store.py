@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import sqlite3
@@ -763,7 +764,9 @@ def test_the_final_schema_exactly(path: Path) -> None:
     )
     assert indexes == {name: _plain(sql) for name, sql in expected.items()}
     triggers = {name for kind, name, _ in found if kind == "trigger"}
-    assert triggers == {f"{name}_refuses_{act}" for name in FACT_TABLES for act in ("update", "delete", "replace")}
+    assert triggers == {
+        f"{name}_refuses_{act}" for name in (*FACT_TABLES, "access_log") for act in ("update", "delete", "replace")
+    }
 
 
 def test_the_tables_in_code_are_those_the_migrations_make(place: str) -> None:
@@ -816,7 +819,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return release
 
 
-@pytest.mark.parametrize("version", ["0001", "0002", "0003"])
+@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004"])
 def test_a_store_of_an_older_schema_keeps_its_facts(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
@@ -843,6 +846,35 @@ def test_a_store_of_an_older_schema_keeps_its_facts(
         with store.snapshot() as connection:
             found = {table: connection.execute(text(f"SELECT * FROM {table}")).all() for table in work_schema.TABLES}
         assert not any(found.values())
+
+
+def test_invitations_of_who_may_no_longer_invite_end_with_the_newer_schema(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two a maker, for an admin and for an annotator; by the command line too."""
+    older = tmp_path / "older"
+    shutil.copytree(migrate.MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", "v0005*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "MIGRATIONS", older)
+        patch.setattr(schema, "SCHEMA_VERSION", "0004")
+        Store.open(place).close()
+    engine = make_engine(place)
+    makers = {"admin": False, "manager": False, "annotator": False, "gone": True}
+    with transaction(engine) as connection:
+        for number, (name, disabled) in enumerate(makers.items(), 1):
+            row = {"n": name, "r": "admin" if disabled else name, "k": number, "d": disabled}
+            annotator = "INSERT INTO annotators (content_id, name, annotator_kind, note) VALUES (:n, :n, 'human', '')"
+            connection.execute(text(annotator), row)
+            columns = "INSERT INTO people (name, role, annotator_id, disabled, lean, created_at)"
+            connection.execute(text(f"{columns} VALUES (:n, :r, :k, :d, 0, 1)"), row)
+        for maker, role in itertools.product((None, 1, 2, 3, 4), ("admin", "annotator")):
+            columns = "INSERT INTO invites (token_hash, role, invited_by, created_at, expires_at)"
+            row = {"h": f"{maker} {role}", "r": role, "m": maker}
+            connection.execute(text(f"{columns} VALUES (:h, :r, :m, 1, 9e9)"), row)
+    engine.dispose()
+    with Store.open(place) as store, store.snapshot() as connection:
+        still = connection.scalars(text("SELECT token_hash FROM invites WHERE revoked_at IS NULL ORDER BY id")).all()
+    assert still == ["None admin", "None annotator", "1 admin", "1 annotator", "2 annotator"]
 
 
 def test_an_order_and_a_label_keep_the_question_that_they_answer(place: str) -> None:
@@ -1015,6 +1047,7 @@ def test_opening_waits_for_who_hinders_the_switch_to_wal(tmp_path: Path) -> None
 
 
 _OPENER = """
+import itertools
 import os, sys
 from accord.errors import ResourceError
 from accord.records import Prompt

@@ -19,7 +19,7 @@ from webapp import http_get, task
 
 from accord.cli.progress import Progress
 from accord.cli.talk import Talk
-from accord.cli.waiting import Door, invited, join_links, reception
+from accord.cli.waiting import LINK_HOURS, Door, JoinLink, invited, join_links, reception
 from accord.config import AskConfig, EnoughConfig, LabelConfig, Recipe, load_recipe, recipe_schema
 from accord.errors import DataError, ResourceError, UsageError
 from accord.loop.task import Asked
@@ -29,7 +29,6 @@ from accord.people.desk.answers import read_answer
 from accord.people.quality import report_of
 from accord.people.running import announced, running_app
 from accord.people.watching import AnswersSoFar, Questions, Watch, wait_for_people
-from accord.people.web.security import Links
 from accord.people.web.serving import Address
 from accord.progress import Notice, named_part
 from accord.records import Source
@@ -395,24 +394,20 @@ def test_each_colleague_gets_a_link_and_who_is_in_one_of_the_own(office: Office)
     office.person("robot", simulated=True)
     office.desk.directory.add_person("Bea", "manager")
 
-    def login(person: Person) -> str:
-        return f"login-{person.name}"
+    def enters(link: JoinLink, name: str) -> Person:
+        return office.desk.directory.enter_by_link(link.url.removeprefix("http://app/join/"), name).person
 
-    links = join_links(office.desk, "3", "http://app", login)
+    links = join_links(office.desk, "3", "http://app")
     assert [link.who for link in links] == ["Ada", "colleague 2", "colleague 3"]
-    assert links[0].url == "http://app/join/login-Ada"
+    assert enters(links[0], "").name == "Ada"
     for number, link in enumerate(links[1:]):
-        token = link.url.removeprefix("http://app/join/")
-        assert office.desk.directory.accept_invite(token, f"new {number}").role == "annotator"
-    named = join_links(office.desk, "ada, Cleo", "http://app", login)
-    assert [tuple(link) for link in named] == [
-        ("Ada", "http://app/join/login-Ada"),
-        ("Cleo", "http://app/join/login-Cleo"),
-    ]
-    assert office.person("Cleo").role == "annotator"
-    elsewhere = join_links(office.desk, "Ada,Dan", "http://app")
-    assert elsewhere[0] == ("Ada", "") and "Dan" not in {one.name for one in office.desk.directory.people()}
-    assert office.desk.directory.accept_invite(elsewhere[1].url.rpartition("/")[2], "Dan").name == "Dan"
+        assert enters(link, f"new {number}").role == "annotator"
+    named = join_links(office.desk, "ada, Cleo", "http://app")
+    assert [link.who for link in named] == ["Ada", "Cleo"] and office.person("Cleo").role == "annotator"
+    assert [enters(link, "").name for link in named] == ["Ada", "Cleo"]
+    office.desk.directory.disable(office.person("Cleo").id, office.desk.directory.add_person("Chef", "admin"))
+    with pytest.raises(UsageError, match="Cleo is disabled"):
+        join_links(office.desk, "Cleo", "http://app")
 
 
 @pytest.mark.parametrize("text", ["Ada,,Ben", "Ada,Ada", ","])
@@ -457,14 +452,16 @@ def test_the_app_of_a_run_serves_its_own_kinds_and_is_missed_when_it_has_ended(
     assert running_app(office.place) == ""
 
 
-def test_a_link_of_a_run_lasts_over_the_weekend() -> None:
+def test_a_link_of_a_run_lasts_over_the_weekend(tmp_path: Path) -> None:
     clock = Clock()
-    links = Links(clock=clock)
-    usual, long = links.make(1), links.make(1, hours=72)
-    clock.now += 25 * 3600
-    assert (links.person(usual, use=False), links.person(long, use=False)) == (None, 1)
-    clock.now += 48 * 3600
-    assert links.person(long, use=False) is None
+    with Store.open(tmp_path / "accord.db") as store:
+        directory = Desk(store, LabelConfig(), clock=clock).directory
+        ada = directory.add_person("Ada", "annotator")
+        usual, long = directory.login_link(ada.id, by=None), directory.login_link(ada.id, by=None, hours=LINK_HOURS)
+        clock.now += 25 * 3600
+        assert (directory.person_of_link(usual), directory.person_of_link(long)) == (None, ada)
+        clock.now += 48 * 3600
+        assert directory.person_of_link(long) is None
 
 
 def test_people_who_only_judge_are_received_too(tmp_path: Path) -> None:

@@ -8,11 +8,16 @@ TABLES = {
         BOOLEAN NOT NULL, lean INTEGER NOT NULL, created_at DOUBLE PRECISION NOT NULL""",
     "invites": """id INTEGER PRIMARY KEY, token_hash TEXT NOT NULL UNIQUE, role TEXT NOT NULL CHECK (role IN ('admin',
         'manager', 'annotator')), invited_by BIGINT REFERENCES people (id), created_at DOUBLE PRECISION NOT
-        NULL, expires_at DOUBLE PRECISION NOT NULL, used_by BIGINT REFERENCES people (id)""",
+        NULL, expires_at DOUBLE PRECISION NOT NULL, used_by BIGINT REFERENCES people (id), person_id BIGINT
+        REFERENCES people (id), revoked_at DOUBLE PRECISION""",
     "sessions": """id INTEGER PRIMARY KEY, token_hash TEXT NOT NULL UNIQUE, person_id BIGINT NOT NULL REFERENCES people
-        (id), expires_at DOUBLE PRECISION NOT NULL""",
+        (id), expires_at DOUBLE PRECISION NOT NULL, token_id BIGINT REFERENCES tokens (id), link_id BIGINT REFERENCES
+        invites (id)""",
     "tokens": """id INTEGER PRIMARY KEY, token_hash TEXT NOT NULL UNIQUE, person_id BIGINT NOT NULL REFERENCES people
-        (id), label TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL, revoked_at DOUBLE PRECISION""",
+        (id), label TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL, revoked_at DOUBLE PRECISION, made_by BIGINT
+        REFERENCES people (id)""",
+    "access_log": """id INTEGER PRIMARY KEY, at DOUBLE PRECISION NOT NULL, by_id BIGINT REFERENCES people (id), about_id
+        BIGINT REFERENCES people (id), action TEXT NOT NULL, detail TEXT NOT NULL""",
     "guidelines": """rev INTEGER NOT NULL PRIMARY KEY, text TEXT NOT NULL, written_by BIGINT REFERENCES people (id),
         created_at DOUBLE PRECISION NOT NULL""",
     "confirmations": """person_id BIGINT NOT NULL REFERENCES people (id), rev INTEGER NOT NULL

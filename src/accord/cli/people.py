@@ -107,7 +107,7 @@ def label(
             app = create_app(desk, allowed_hosts=address.names(), pictures=project.root)
             listening.listen(1024)  # not before it can answer: who waits in line for its start would call it slow
             url = address.url(listening)
-            entry = admin_entry(desk, app, url) if link else {}
+            entry = admin_entry(desk, url) if link else {}
             reported = {"url": url, "project": project.root, "hosts": address.names(), **entry}
             reported |= {} if added is None else to_plain(added)
             said = [] if added is None or add is None else added_lines(added, path_text(add))

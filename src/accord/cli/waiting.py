@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -54,7 +54,7 @@ class Door:
 
 
 class JoinLink(NamedTuple):
-    """A link that lets one person in, once; ``url`` is "" for who is in already and can be given none from here."""
+    """A link that lets one person in, once."""
 
     who: str
     url: str
@@ -113,8 +113,8 @@ class Reception:
         url, others = address.url(listening), address.url_for_others(listening)
         stay(announced(self.store, others))
         self._thread = stay(served(app, listening))
-        admin = admin_entry(desk, app, url)
-        self.links = join_links(desk, self.door.invite, others, lambda person: _login(app.state.links, person))
+        admin = admin_entry(desk, url)
+        self.links = join_links(desk, self.door.invite, others)
         told = [
             f"people answer at {others}, until this run ends",
             f"open this once, as {admin['for']}: {admin['link']}",
@@ -211,50 +211,32 @@ def invited(text: str) -> int | list[str]:
     return names
 
 
-Login = Callable[["Person"], str]
-
-
-def join_links(desk: Desk, invite: str, url: str, login: Login | None = None) -> list[JoinLink]:
-    """A link for each colleague: who is in already gets one that logs that person in, others an invitation.
-
-    Args:
-        login: Makes the token of such a login; None where only the app that runs elsewhere could.
-    """
+def join_links(desk: Desk, invite: str, url: str) -> list[JoinLink]:
+    """A link for each colleague: who is in already gets one that logs that person in, others an invitation."""
     people = [person for person in desk.directory.people() if not person.simulated]
     wanted = invited(invite)
     if isinstance(wanted, int):
         known = [person for person in people if person.role == "annotator" and not person.disabled][:wanted]
-        links = [_link_for(person, url, login) for person in known]
+        links = [_link_for(desk, person, url) for person in known]
         return links + [_invitation(desk, url, f"colleague {n}") for n in range(len(known) + 1, wanted + 1)]
     by_name = {person.name.casefold(): person for person in people}
-    return [_named_link(desk, name, by_name.get(name.casefold()), url, login) for name in wanted]
+    return [_named_link(desk, name, by_name.get(name.casefold()), url) for name in wanted]
 
 
-def _named_link(desk: Desk, name: str, known: Person | None, url: str, login: Login | None) -> JoinLink:
-    if known is None and login is None:
-        return _invitation(desk, url, name)
-    return _link_for(known or desk.directory.add_person(name, "annotator"), url, login)
+def _named_link(desk: Desk, name: str, known: Person | None, url: str) -> JoinLink:
+    return _link_for(desk, known or desk.directory.add_person(name, "annotator"), url)
 
 
-def _link_for(person: Person, url: str, login: Login | None) -> JoinLink:
+def _link_for(desk: Desk, person: Person, url: str) -> JoinLink:
     if person.disabled:
         raise UsageError(f"{person.name} is disabled", where="--invite", hint="invite somebody else")
-    return JoinLink(person.name, "" if login is None else f"{url}/join/{login(person)}")
+    return JoinLink(person.name, f"{url}/join/{desk.directory.login_link(person.id, by=None, hours=LINK_HOURS)}")
 
 
 def _invitation(desk: Desk, url: str, who: str) -> JoinLink:
     return JoinLink(who, f"{url}/join/{desk.directory.invite('annotator', by=None)}")
 
 
-def _login(links: Any, person: Person) -> str:
-    return str(links.make(person.id, hours=LINK_HOURS))
-
-
 def link_lines(links: Sequence[JoinLink]) -> list[str]:
     """A line a link: each lets one person in, once."""
-    return [
-        f"for {link.who}, once: {link.url}"
-        if link.url
-        else f"{link.who} is in already; an admin's page makes a new link"
-        for link in links
-    ]
+    return [f"for {link.who}, once: {link.url}" for link in links]

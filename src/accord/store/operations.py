@@ -69,8 +69,18 @@ invites = _table(
     _time("created_at"),
     _time("expires_at"),
     _refers("used_by", "people", nullable=True),
+    _refers("person_id", "people", nullable=True),  # whom a login link lets in again; an invitation makes a new person
+    _time("revoked_at", nullable=True),
 )
-sessions = _table("sessions", _text("token_hash", unique=True), _refers("person_id", "people"), _time("expires_at"))
+sessions = _table(
+    "sessions",
+    _text("token_hash", unique=True),
+    _refers("person_id", "people"),
+    _time("expires_at"),
+    # What opened it: where that is taken back, the session ends too.
+    _refers("token_id", "tokens", nullable=True),
+    _refers("link_id", "invites", nullable=True),
+)
 tokens = _table(
     "tokens",
     _text("token_hash", unique=True),
@@ -78,6 +88,16 @@ tokens = _table(
     _text("label"),
     _time("created_at"),
     _time("revoked_at", nullable=True),
+    _refers("made_by", "people", nullable=True),
+)
+#: What was done about access. Triggers of the database refuse to change or delete a row.
+access_log = _table(
+    "access_log",
+    _time("at"),
+    _refers("by_id", "people", nullable=True),  # none: the command line
+    _refers("about_id", "people", nullable=True),
+    _text("action"),
+    _text("detail"),
 )
 guidelines = Table(
     "guidelines",

@@ -69,6 +69,16 @@ def require(by: Person, *roles: Role) -> None:
         raise Forbidden(f"{by.name} may not do this", why=f"it needs the role {' or '.join(roles)}")
 
 
+def acting(connection: Connection, by: Person, *roles: Role) -> Person:
+    """Return who does something, as the person is now: a request may have waited while an admin shut its sender out.
+
+    Raises Forbidden where the person has none of the roles any more.
+    """
+    now = find_person(connection, by.id)
+    require(now, *roles)
+    return now
+
+
 def find_guideline(connection: Connection, rev: int | None = None) -> Guideline:
     """Return the guidelines of one revision, or the newest; the empty ones where there are none."""
     found = connection.execute(_LAST_GUIDELINE) if rev is None else connection.execute(_GUIDELINE, {"rev": rev})

@@ -13,7 +13,7 @@ from sqlalchemy import Column, Connection, Row, Select, Table, bindparam, func, 
 
 from accord.config import LabelConfig
 from accord.errors import DataError
-from accord.people.desk.access import active, confirmed_rev, require
+from accord.people.desk.access import acting, active, confirmed_rev
 from accord.people.desk.answers import MOST_NOTE, MOST_TEXT, Answer
 from accord.people.desk.filling import checked_gold, prepared
 from accord.people.desk.kinds import kind_of
@@ -147,7 +147,7 @@ class Queue(DeskPart):
             overlap: How many people are asked in all, as many as before by default; who has the task, or has answered
                 it, is never turned away.
         """
-        require(by, "admin", "manager")
+        acting(tx.connection, by, "admin", "manager")
         columns = select(tasks.c.id, tasks.c.kind, tasks.c.overlap, tasks.c.free)
         row = tx.connection.execute(columns.where(tasks.c.task_id == task_id)).first()
         if row is None:

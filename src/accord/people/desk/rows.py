@@ -53,6 +53,37 @@ class ApiToken(NamedTuple):
     created_at: float
 
 
+class OpenLink(NamedTuple):
+    """A link that lets one person in, less its token: ``person`` again, or somebody new where that is "".
+
+    ``made_by`` is "" for the command line.
+    """
+
+    id: int
+    role: Role
+    person: str
+    made_by: str
+    created_at: float
+    expires_at: float
+
+
+class AuditRow(NamedTuple):
+    """Something that was done about access: by whom ("": the command line), and to whom; None: to nobody."""
+
+    at: float
+    by: str
+    action: str
+    about: str | None
+    detail: str
+
+
+class Entered(NamedTuple):
+    """Who has come in, and the token of the session that this opened."""
+
+    person: Person
+    session: str
+
+
 class Guideline(NamedTuple):
     """Instructions to annotators; ``rev`` counts from 1. Revision 0 is the empty one before any were written."""
 

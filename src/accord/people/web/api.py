@@ -15,7 +15,7 @@ from accord.config import LabelConfig
 from accord.people.desk import Assignment, Desk, NewTask, Person, Receipt, Role
 from accord.people.desk.answers import Answer
 from accord.people.web.diff import word_diff
-from accord.people.web.security import Links, Routes, csrf_token, session_cookie
+from accord.people.web.security import Routes, csrf_token, session_cookie
 from accord.records import Completion, Prompt, Source
 
 api_routes = Routes()
@@ -198,6 +198,17 @@ def logout(request: Request, desk: TheDesk) -> JSONResponse:
     """End the session of the browser."""
     if session := request.cookies.get(session_cookie(request)):
         desk.directory.close_session(session)
+    return _logged_out(request)
+
+
+@api_routes("POST", "/api/logout/everywhere", "annotator")
+def logout_everywhere(request: Request, desk: TheDesk, me: Me) -> JSONResponse:
+    """End all of one's own sessions, and the login links that would open new ones. Tokens of programs stay."""
+    desk.directory.log_out_everywhere(me.id, by=me)
+    return _logged_out(request)
+
+
+def _logged_out(request: Request) -> JSONResponse:
     answer = JSONResponse({})
     answer.delete_cookie(session_cookie(request))
     return answer
@@ -311,6 +322,18 @@ def invite(request: Request, desk: TheDesk, me: Me, invite: NewInvite) -> dict[s
     return {"url": _join_url(request, desk.directory.invite(invite.role, by=me))}
 
 
+@api_routes("GET", "/api/links", "manager")
+def links(desk: TheDesk, me: Me) -> list[dict[str, Any]]:
+    """Return the links that let somebody in now: one's own, or all of them for an admin. Never their tokens."""
+    return [link._asdict() for link in desk.directory.links(me)]
+
+
+@api_routes("POST", "/api/links/{link_id}/revoke", "manager", status_code=204)
+def revoke_link(desk: TheDesk, me: Me, link_id: Annotated[int, Path(ge=1, lt=2**53)]) -> None:
+    """Take a link back: one's own, or, for an admin, anybody's."""
+    desk.directory.revoke_link(link_id, by=me)
+
+
 def _join_url(request: Request, token: str) -> str:
     return str(request.url_for("join_link", token=token))
 
@@ -343,10 +366,10 @@ class NewPerson(Body):
 
 
 @api_routes("POST", "/api/people", "admin", status_code=201)
-def add_person(desk: TheDesk, new: NewPerson) -> dict[str, Any]:
+def add_person(desk: TheDesk, me: Me, new: NewPerson) -> dict[str, Any]:
     """Add somebody who comes with a token: a program, a simulated annotator. The token is shown once."""
-    person = desk.directory.add_person(new.name, new.role, simulated=new.simulated)
-    return {"id": person.id, "token": desk.directory.make_token(person.id, "made by an admin")}
+    person = desk.directory.add_person(new.name, new.role, simulated=new.simulated, by=me)
+    return {"id": person.id, "token": desk.directory.make_token(person.id, "made by an admin", by=me)}
 
 
 @api_routes("POST", "/api/people/{person_id}/disable", "admin", status_code=204)
@@ -370,16 +393,21 @@ def set_role(desk: TheDesk, me: Me, person_id: PersonId, new: NewRole) -> None:
 
 
 @api_routes("POST", "/api/people/{person_id}/link", "admin", status_code=201)
-def login_link(request: Request, desk: TheDesk, person_id: PersonId) -> dict[str, str]:
-    """Return a link that logs a person in who lost the browser: once, within a day, while the server runs."""
-    links: Links = request.app.state.links
-    return {"url": _join_url(request, links.make(desk.directory.person(person_id).id))}
+def login_link(request: Request, desk: TheDesk, me: Me, person_id: PersonId) -> dict[str, str]:
+    """Return a link that logs a person in who lost the browser: once, within a day."""
+    return {"url": _join_url(request, desk.directory.login_link(person_id, by=me))}
+
+
+@api_routes("POST", "/api/people/{person_id}/logout", "admin", status_code=204)
+def log_out_somebody(desk: TheDesk, me: Me, person_id: PersonId) -> None:
+    """End all sessions of a person, and the login links that would open new ones."""
+    desk.directory.log_out_everywhere(person_id, by=me)
 
 
 @api_routes("POST", "/api/people/{person_id}/token", "admin", status_code=201)
-def new_token(desk: TheDesk, person_id: PersonId) -> dict[str, str]:
+def new_token(desk: TheDesk, me: Me, person_id: PersonId) -> dict[str, str]:
     """Make one more token for a person's programs, shown once."""
-    return {"token": desk.directory.make_token(desk.directory.person(person_id).id, "made by an admin")}
+    return {"token": desk.directory.make_token(desk.directory.person(person_id).id, "made by an admin", by=me)}
 
 
 @api_routes("POST", "/api/people/{person_id}/revoke", "admin", status_code=204)
@@ -387,3 +415,9 @@ def revoke_tokens(desk: TheDesk, me: Me, person_id: PersonId) -> None:
     """End all tokens of a person's programs."""
     for token in desk.directory.tokens(desk.directory.person(person_id).id):
         desk.directory.revoke_token(token.id, by=me)
+
+
+@api_routes("GET", "/api/log", "admin")
+def whole_log(desk: TheDesk, me: Me, most: Annotated[int, Query(ge=1, le=10_000)] = 100) -> list[dict[str, Any]]:
+    """Return what was done about access: who let in, shut out or changed whom, the newest first."""
+    return [row._asdict() for row in desk.directory.log(me, most=most)]

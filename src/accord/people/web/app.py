@@ -15,7 +15,7 @@ from accord.errors import AccordError, ResourceError
 from accord.people.desk import Conflict, Desk, Forbidden, Gone, Unconfirmed
 from accord.people.web import api, manage, pages
 from accord.people.web.made_apart import Exports, QueueCounts, Reports
-from accord.people.web.security import HEADERS, MAX_BODY, Frame, Guarded, Limits, Links
+from accord.people.web.security import HEADERS, MAX_BODY, Frame, Guarded, Limits
 
 # Other names are refused: a page of a stranger could point its own name at this machine (DNS rebinding).
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -51,7 +51,7 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK, pictures:
         max_body_size=MAX_BODY,
     )
     app.router.route_class = Guarded
-    app.state.desk, app.state.limits, app.state.links = desk, Limits(), Links()
+    app.state.desk, app.state.limits = desk, Limits()
     app.state.pictures = pictures
     # One for all managers: the report is the same for all, and dear to make.
     app.state.counts = QueueCounts(desk)

@@ -154,9 +154,16 @@ def _in_order(answer: Sequence[Any]) -> str:
 
 
 @manage_routes("GET", "/manage/people", "manager", include_in_schema=False)
-def manage_people(request: Request, desk: TheDesk) -> Response:
-    """Show everybody, with the buttons that invite, disable and give roles."""
-    return _page(request, "people", people=desk.directory.people())
+def manage_people(request: Request, desk: TheDesk, me: Me) -> Response:
+    """Show everybody, with the buttons that invite, disable and give roles; which links are open, and what was done."""
+    directory = desk.directory
+    return _page(
+        request,
+        "people",
+        people=directory.people(),
+        links=directory.links(me),
+        log=directory.log(me, most=_LISTED) if me.role == "admin" else [],
+    )
 
 
 @manage_routes("GET", "/manage/guidelines", "manager", include_in_schema=False)

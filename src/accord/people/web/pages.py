@@ -23,14 +23,16 @@ from accord.errors import DataError
 from accord.extend import is_outside
 from accord.people.desk import Assignment, Desk, Person, QueuedTask, Submission
 from accord.people.desk.answers import MOST_TEXT, Answer
+from accord.people.desk.directory import Directory
+from accord.people.desk.keys import SESSION_S
 from accord.people.desk.kinds import FeedbackKind, blaming_own, kind_of
+from accord.people.desk.rows import Entered
 from accord.people.web import markdown
 from accord.people.web.api import Me, TaskId, TheDesk, settings_json
 from accord.people.web.marks import marked, spelled
 from accord.people.web.pictures import picture_file
 from accord.people.web.security import (
     Limits,
-    Links,
     Routes,
     address,
     csrf_token,
@@ -139,12 +141,16 @@ async def log_in(request: Request) -> Response:
     """Log in by a token that an admin gave."""
     require_own_origin(request)
     token = (await _form(request)).get("token", "").strip()
-    desk: Desk = request.app.state.desk
-    person = await run_in_threadpool(desk.directory.person_of_token, token)
-    if person is None:
+    entered = await run_in_threadpool(_directory(request).enter_by_token, token)
+    if entered is None:
         _attempt(request)
         return page(request, "login.html.j2", status=401, problem="This token is not known. Was it copied whole?")
-    return await _enter(request, person)
+    return _enter(request, entered)
+
+
+def _directory(request: Request) -> Directory:
+    desk: Desk = request.app.state.desk
+    return desk.directory
 
 
 @page_routes("GET", "/join/{token}", "public", include_in_schema=False)
@@ -160,14 +166,8 @@ def join(request: Request) -> Response:
     """Show the form that takes the name of who was invited."""
     if JOIN_COOKIE not in request.cookies:
         return page(request, "login.html.j2", problem="")
-    return page(request, "join.html.j2", known=_invited(request), problem="", name="")
-
-
-def _invited(request: Request) -> Person | None:
-    """Return the person whom a login link is for; None for an invitation, which makes a new one."""
-    links: Links = request.app.state.links
-    person_id = links.person(request.cookies.get(JOIN_COOKIE, ""), use=False)
-    return None if person_id is None else request.app.state.desk.directory.person(person_id)
+    known = _directory(request).person_of_link(request.cookies[JOIN_COOKIE])
+    return page(request, "join.html.j2", known=known, problem="", name="")
 
 
 @page_routes("POST", "/join", "public", include_in_schema=False)
@@ -176,26 +176,17 @@ async def come_in(request: Request) -> Response:
     require_own_origin(request)
     name = (await _form(request)).get("name", "")
     token = request.cookies.get(JOIN_COOKIE, "")
-    links, desk = request.app.state.links, request.app.state.desk
     try:
-        known = links.person(token, use=True)
-        person = (
-            await run_in_threadpool(desk.directory.accept_invite, token, name)
-            if known is None
-            else await run_in_threadpool(desk.directory.person, known)
-        )
-        return await _enter(request, person)
+        return _enter(request, await run_in_threadpool(_directory(request).enter_by_link, token, name))
     except DataError as error:
         _attempt(request)
         message = f"{error.what[:1].upper()}{error.what[1:]}{': ' + error.why if error.why else ''}."
         return page(request, "join.html.j2", status=422, known=None, problem=message, name=name)
 
 
-async def _enter(request: Request, person: Person) -> Response:
-    session = await run_in_threadpool(request.app.state.desk.directory.open_session, person.id)
+def _enter(request: Request, entered: Entered) -> Response:
     answer = _go("/")
-    # As long as the session itself (`accord.people.desk.directory.SESSION_S`).
-    answer.set_cookie(session_cookie(request), session, max_age=30 * 86_400, **_cookie(request))
+    answer.set_cookie(session_cookie(request), entered.session, max_age=int(SESSION_S), **_cookie(request))
     answer.delete_cookie(JOIN_COOKIE, path="/join")
     return answer
 

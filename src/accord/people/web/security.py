@@ -10,8 +10,6 @@ import hmac
 import json
 import math
 import re
-import secrets
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accord.errors import UsageError
 from accord.people.desk import Desk, Person
-from accord.people.desk.directory import hashed
+from accord.people.desk.keys import hashed
 
 Access = Literal["public", "annotator", "manager", "admin"]
 LEVEL = {access: level for level, access in enumerate(get_args(Access))}
@@ -220,31 +218,6 @@ class Limits:
 def _wait(seconds: float, why: str) -> None:
     if seconds > 0:
         raise HTTPException(429, why, headers={"Retry-After": str(math.ceil(seconds))})
-
-
-class Links:
-    """One-time login links, kept in memory: they end with the process, after a day, or when they are used."""
-
-    def __init__(self, *, hours: float = 24.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._clock = hours * 3600, clock
-        self._held: dict[str, tuple[int, float]] = {}  # hash of the token -> (person, when it ends)
-        self._lock = threading.Lock()
-
-    def make(self, person_id: int, *, hours: float | None = None) -> str:
-        """Return the token of a new link, which lasts as long as all do unless told otherwise."""
-        token, seconds = secrets.token_urlsafe(32), self._seconds if hours is None else hours * 3600
-        with self._lock:
-            self._held[hashed(token)] = (person_id, self._clock() + seconds)
-        return token
-
-    def person(self, token: str, *, use: bool) -> int | None:
-        """Return whom the link lets in, None where it is unknown, used or over. With ``use`` it is used now."""
-        with self._lock:
-            person_id, ends = self._held.get(hashed(token), (None, 0.0))
-            # Gone before it is known to be good: two requests at once cannot both use it.
-            if use:
-                self._held.pop(hashed(token), None)
-        return person_id if self._clock() < ends else None
 
 
 # ---- what may come in, what goes out -----------------------------------------------------------------------------

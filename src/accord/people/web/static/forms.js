@@ -45,7 +45,7 @@ document.addEventListener("submit", async (event) => {
   const [verb, path] = form.dataset.api.split(" ");
   try {
     const answer = await call(verb, path, values(form));
-    if (path === "/api/logout") forget();
+    if (path.startsWith("/api/logout")) forget();
     if (form.dataset.show && answer) show(form, String(answer[form.dataset.show]), true);
     else if (form.dataset.then) location.assign(form.dataset.then);
     else location.reload();
