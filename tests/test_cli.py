@@ -26,8 +26,9 @@ from accord.config import Recipe, RlConfig
 from accord.errors import DataError, ResourceError, UsageError
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
-COMMANDS += ("import", "export", "label", "simulate", "eval", "report")
-GROUPS = ("data",)
+COMMANDS += ("import", "export", "label", "simulate", "report")
+GROUPS = ("data", "eval")
+INSIDE = ("eval policy", "eval reward")
 
 
 class Done:
@@ -85,9 +86,9 @@ def test_help_lists_every_command() -> None:
     assert done.code == 0 and sorted(listed) == sorted(COMMANDS + GROUPS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *INSIDE])
 def test_every_help_has_examples_and_the_common_options(command: str) -> None:
-    done = Done(command, "--help")
+    done = Done(*command.split(), "--help")
     assert done.code == 0
     assert f"accord {command}" in done.out.split("Example")[1]
     assert "--json" in done.out and "--verbose" in done.out
@@ -103,9 +104,9 @@ def test_training_help_teaches_the_keys(command: str) -> None:
     assert "rl.actor.lr=0.0001 " not in out or command == "rl"
 
 
-@pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rl", "dpo", "sample", "eval", "run"])
+@pytest.mark.parametrize("command", ["pretrain", "sft", "reward", "rl", "dpo", "sample", "eval policy", "run"])
 def test_help_shows_five_keys_and_says_where_the_others_are(command: str) -> None:
-    out = Done(command, "--help").out
+    out = Done(*command.split(), "--help").out
     told, more = out.split("Keys, with their defaults:\n")[1].split("more, which")
     assert len([line for line in told.split("\n\n")[0].splitlines() if "=" in line]) == 5
     assert f"`accord {command} --help-all` shows" in more

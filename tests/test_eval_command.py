@@ -1,4 +1,4 @@
-"""`accord eval`: models of any origin, compared by judges on prompts, from the command line and from Python."""
+"""`accord eval policy`: models of any origin, compared by judges on prompts, from the command line and from Python."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_the_better_model_is_found_and_shown(
     policy_folder: Path, letters_folder: Path, prompts: Path, tmp_path: Path
 ) -> None:
     """One model was taught to write a, b, c and d; the judge counts just these."""
-    where = ["--policy", f"taught={letters_folder}", "--policy", f"same={policy_folder}"]
+    where = [f"taught={letters_folder}", f"same={policy_folder}"]
     where += ["--reference", str(policy_folder), "--data", str(prompts), "-o", str(tmp_path / "out")]
-    argv = ["eval", *where, "--judge", "letters=letter_judge:letters", "--json", *SMALL]
+    argv = ["eval", "policy", *where, "--judge", "letters=letter_judge:letters", "--json", *SMALL]
     result = CliRunner().invoke(app, argv, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)
@@ -98,14 +98,14 @@ def test_what_is_no_comparison_is_refused(policy_folder: Path, prompts: Path, tm
 
 
 def test_names_and_judges_are_read_from_flags() -> None:
-    assert named("--policy", ["a=x/model", "y/model"], unnamed=lambda folder: folder[0]) == {
+    assert named("MODEL", ["a=x/model", "y/model"], unnamed=lambda folder: folder[0]) == {
         "a": "x/model",
         "y": "y/model",
     }
     with pytest.raises(UsageError, match="has no name"):
         named("--judge", ["mine:score"])
     with pytest.raises(UsageError, match="two are called 'a'"):
-        named("--policy", ["a=x", "a=y"])
+        named("--judge", ["a=x", "a=y"])
     assert [judge_of(what).kind for what in ("mine:score", "http://h/score", "judge/model")] == [
         "function",
         "http",

@@ -28,6 +28,7 @@ _DOORS = {
     "dpo": "accord.train.dpo",
     "score": "accord.scoring",
     "evaluate": "accord.evals.folders",
+    "evaluate_reward": "accord.evals.reward_eval",
     "redraw": "accord.report.redraw",
     "load_recipe": "accord.config",
 }

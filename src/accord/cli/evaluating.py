@@ -1,16 +1,17 @@
-"""Policies measured beside each other, and pages written anew."""
+"""Policies and reward models measured, each with a page; and pages written anew."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import accord
-from accord.cli.keys import HelpAll
+from accord.cli.keys import HelpAll, with_keys
 from accord.cli.options import (
     FromRecipe,
     Json,
@@ -27,23 +28,49 @@ from accord.config import ScorerConfig
 from accord.errors import UsageError
 from accord.extend import is_outside
 
+if TYPE_CHECKING:
+    from accord.evals.reward_eval import RewardEvalResult
+
 _NAMED = re.compile(r"([A-Za-z][\w.-]*)=(.+)")
+# A word that stands where a model may, and names a key: keys have a section in front.
+_KEY = re.compile(r"(?:eval|sample|rl)\.[a-z_.]+=.*")
+_MOVED = "accord eval is three commands now: write accord eval policy A B ... --data FILE --judge NAME=WHAT"
 
 
-def eval_(
-    policy: Annotated[
+class EvalGroup(TyperGroup):
+    """The commands of ``accord eval``, which was one command once: its flags are refused with the new spelling."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0].startswith("--") and args[0] not in ("--help", "-h"):
+            ctx.fail(f"{args[0]} stands in front of a command: {_MOVED}")
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=EvalGroup, no_args_is_help=True, rich_markup_mode=None, help="Measure policies and reward models."
+)
+
+
+@app.command("policy", cls=with_keys("eval"))
+def eval_policy(
+    models: Annotated[
         list[str],
-        typer.Option(metavar="[NAME=]DIR", help="A model to measure; once for each. Without NAME its folder's."),
-    ],
-    reference: Annotated[
-        Path, typer.Option(metavar="DIR", help="The model they are compared with, usually the one they started from.")
+        typer.Argument(
+            metavar="[NAME=]DIR...", help="Models to measure, without NAME called by their folders; and KEY=VALUE."
+        ),
     ],
     data: Annotated[
         Path,
         typer.Option(parser=data_file, metavar="FILE", help='JSONL of {"prompt"} rows that nothing was trained on.'),
     ],
     output_dir: Annotated[Path, typer.Option("-o", "--output-dir", metavar="DIR", help="Where the page is written.")],
-    overrides: Overrides = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The model they are compared with, as a rule where they started; else the first of them.",
+        ),
+    ] = None,
     judge: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,7 +85,7 @@ def eval_(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare models with the one they started from.
+    """Compare models with the one they started from, or with the first of them.
 
     Each writes completions of the same prompts, and a judge that trained none of them says which are better. The page
     shows win rates with intervals, how far each model has moved (KL), whether its texts have grown longer or more
@@ -67,17 +94,23 @@ def eval_(
 
     \b
     Examples:
-      accord eval --policy ppo/model --policy dpo/model --reference sft/model --data test.jsonl \\
-                  --judge second=judge/model -o compared
-      accord eval --policy new=ppo/model --reference sft/model --data test.jsonl --judge short=mine:shorter \\
-                  --reward-model reward/model -o compared sample.max_new_tokens=120 eval.samples_per_prompt=8
+      accord eval policy sft/model ppo/model dpo/model --data test.jsonl --judge second=judge/model -o compared
+      accord eval policy new=ppo/model --reference sft/model --data test.jsonl --judge short=mine:shorter \\
+                         --reward-model reward/model -o compared eval.samples_per_prompt=8
     """
     with talking(json, verbose) as talk:
+        overrides = [word for word in models if _KEY.fullmatch(word)]
+        given = [word for word in models if word not in overrides]
+        policies = {name: Path(folder) for name, folder in named("MODEL", given, unnamed=folder_title).items()}
+        if reference is None and len(policies) > 1:
+            reference = policies.pop(next(iter(policies)))
+        if reference is None:
+            raise UsageError("there is nothing to compare it with", hint="name two models, or --reference DIR")
         config = stage_recipe(recipe, overrides, ("eval", "sample.max_new_tokens", "sample.temperature", "rl.rewards"))
         judges = {name: judge_of(what) for name, what in named("--judge", judge or ()).items()} | config.eval.judges
         made = accord.evaluate(
             config.eval.model_copy(update={"judges": judges}),
-            policies={name: Path(folder) for name, folder in named("--policy", policy, unnamed=folder_title).items()},
+            policies=policies,
             reference=reference,
             data=data,
             output_dir=output_dir,
@@ -88,6 +121,93 @@ def eval_(
             log=talk.log,
         )
         talk.result(made, above=run_lines(output_dir), next_step=f"open {path_text(made.report)}")
+
+
+@app.command("reward")
+def eval_reward(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            metavar="WHAT",
+            help="A reward model's folder, module:function or a URL; several folders are measured as one ensemble.",
+        ),
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option(parser=data_file, metavar="FILE", help="Rankings or pairs it did not learn from; once for each."),
+    ],
+    output_dir: Annotated[
+        Path, typer.Option("-o", "--output-dir", metavar="DIR", help="Where the page is written.")
+    ] = Path("eval-reward"),
+    learnt: Annotated[
+        Path | None,
+        typer.Option(
+            parser=data_file, metavar="FILE", help="What it learnt from, where `accord reward` has not written that."
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The model it started from, where that is not written either.")
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(parser=data_file, metavar="FILE", help="Completions of the policy that is to be optimised."),
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=WHAT", help="Another scorer on the same pairs: a folder, module:function or a URL."),
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a reward model on held-out judgements: may a policy be optimised against it?
+
+    Its accuracy stands beside those of whoever prefers the longer text, of chance, of Bradley-Terry on TF-IDF taught
+    by the same judgements, and of the trunk before training; beside people's own agreement; and by source, clearness,
+    length, topic and annotator. Texts that say nothing are scored too. The verdict is refuse, warn or pass.
+
+    \b
+    Examples:
+      accord eval reward --model reward/model --data held_out.jsonl
+      accord eval reward --model reward/model --data rewardbench.jsonl --samples samples.jsonl -o checked
+      accord eval reward --model mine:score --data llmbar.json --beside reward=reward/model
+    """
+    with talking(json, verbose) as talk:
+        from accord.evals.reward_eval import RewardSources
+
+        others = {name: judge_of(what) for name, what in named("--beside", beside or ()).items()}
+        made = accord.evaluate_reward(
+            stage_recipe(None, overrides, ("eval.gate_overrule",)).eval,
+            model=scorer_of(model),
+            data=data,
+            output_dir=output_dir,
+            sources=RewardSources(learnt, start, samples, others),
+            seed=seed,
+            log=talk.log,
+        )
+        above = [made.sentence, *made.findings]
+        talk.result(made, above=above, text=reward_lines(made), next_step=f"open {path_text(made.report)}")
+
+
+def scorer_of(given: Sequence[str]) -> ScorerConfig:
+    """Return what gives the scores: one thing, or several folders as an ensemble."""
+    if len(given) == 1:
+        return judge_of(given[0])
+    if any(judge_of(what).kind != "model" for what in given):
+        raise UsageError("an ensemble is of reward models' folders", where="--model", hint="measure others one by one")
+    return ScorerConfig(ensemble=tuple(given))
+
+
+def reward_lines(made: RewardEvalResult) -> str:
+    """Return the accuracies as a reader at the shell wants them."""
+    rows = {"model": made.accuracy, **made.baselines}
+    told = [f"{name}: {row['value']:.3f} [{_bound(row['low'])}, {_bound(row['high'])}]" for name, row in rows.items()]
+    return "\n".join([*told, *(f"left out: {name}: {why}" for name, why in made.left_out.items())])
+
+
+def _bound(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3f}"
 
 
 def report(

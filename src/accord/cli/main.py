@@ -25,7 +25,8 @@ With your own model and files, no project needed:
   accord reward  --model sft/model --data rankings.jsonl -o reward
   accord rl      --model sft/model --reward-model reward/model --data prompts.jsonl -o ppo
   accord dpo     --model sft/model --data rankings.jsonl -o dpo
-  accord eval    --policy ppo/model --reference sft/model --data test.jsonl --judge NAME=DIR -o compared
+  accord eval reward --model reward/model --data held_out.jsonl
+  accord eval policy sft/model ppo/model --data test.jsonl --judge NAME=DIR -o compared
 
 Exit codes: 2 usage, 3 data, 4 resources, 5 waiting for people, 130 interrupted.
 """
@@ -60,7 +61,7 @@ app.command()(project.init)
 app.command(cls=with_keys(*Recipe.model_fields, first=FIRST_OF_A_RUN, recipe_word=True))(runs.run)
 for stage in stages.STAGES:
     app.command(cls=with_keys(*stage.sections) if stage.sections else None)(stages.command_of(stage))
-app.command("eval", cls=with_keys("eval"))(evaluating.eval_)
+app.add_typer(evaluating.app, name="eval")
 app.command()(evaluating.report)
 app.command(epilog=label_keys_help())(people.label)
 app.command()(simulating.simulate)

@@ -36,7 +36,8 @@ class OrderedPairs:
     """N pairs of completions that people ordered; ``better`` and ``worse`` (N,) index the texts.
 
     ``gap`` (N,) says how far apart people hold them, ``topics`` (N,) what is resampled. ``parts`` are pairs of special
-    interest by name, as masks (N,).
+    interest by name, as masks (N,). ``groups`` (N,) is the place of the ranked group that each pair is of; empty where
+    pairs come from ratings.
     """
 
     better: IntArray
@@ -44,6 +45,7 @@ class OrderedPairs:
     topics: npt.NDArray[np.str_]
     gap: FloatArray
     parts: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    groups: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.better)
@@ -51,7 +53,8 @@ class OrderedPairs:
     def where(self, mask: npt.NDArray[np.bool_]) -> OrderedPairs:
         """Return the pairs for which ``mask`` (N,) is True."""
         parts = {name: part[mask] for name, part in self.parts.items()}
-        return OrderedPairs(self.better[mask], self.worse[mask], self.topics[mask], self.gap[mask], parts)
+        groups = self.groups[mask] if len(self.groups) else self.groups
+        return OrderedPairs(self.better[mask], self.worse[mask], self.topics[mask], self.gap[mask], parts, groups)
 
     def margins(self, scores: npt.ArrayLike) -> FloatArray:
         """(N,) score of the better text minus that of the worse; positive = ordered as people did."""
@@ -119,20 +122,22 @@ def ranked_pairs(groups: Sequence[RankedGroup], max_pairs: int = MAX_BASELINE_PA
     A group without a topic is a topic of its own prompt.
     """
     texts: dict[tuple[str, str], int] = {}
-    found: list[tuple[int, int, str, float]] = []
-    for group in groups:
+    found: list[tuple[int, int, str, float, int]] = []
+    for place, group in enumerate(groups):
         number = [texts.setdefault((group.prompt, text), len(texts)) for text in group.completions]
         ranks = [sorted(set(group.ranks)).index(rank) for rank in group.ranks]
         found += [
-            (number[a], number[b], group.topic or group.prompt, float(ranks[b] - ranks[a]))
+            (number[a], number[b], group.topic or group.prompt, float(ranks[b] - ranks[a]), place)
             for a in range(len(ranks))
             for b in range(len(ranks))
             if ranks[a] < ranks[b]
         ]
     if not found:
         raise DataError("the ranked groups hold no ordered pair", why="every completion is tied with the others")
-    better, worse, topics, gap = zip(*some_of(found, max_pairs, seed), strict=True)
-    pairs = OrderedPairs(np.array(better), np.array(worse), np.array(topics), np.array(gap))
+    better, worse, topics, gap, places = zip(*some_of(found, max_pairs, seed), strict=True)
+    pairs = OrderedPairs(
+        np.array(better), np.array(worse), np.array(topics), np.array(gap), groups=np.array(places, dtype=np.int64)
+    )
     edges = (0.0, *(float(edge) for edge in range(1, 5)), math.inf)
     return HeldOutPairs(tuple(texts), pairs, "ranks", edges)
 

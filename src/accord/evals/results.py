@@ -17,14 +17,14 @@ from accord.config import EvalConfig
 from accord.errors import DataError
 from accord.evals.contestants import ContestantRole
 from accord.evals.trust import JudgeSaid, deciding, told_in_order
-from accord.stats import Interval
+from accord.stats import Interval, Unknown
 
 RESULTS_FORMAT = 2  # of results.json: 1 had fixed names of policies
 
 
 def plain(value: Any) -> Any:
     """Records, arrays and paths as dicts, lists, numbers and texts; a number that is not finite becomes null."""
-    if isinstance(value, Interval | Floor | JudgeSaid):
+    if isinstance(value, Interval | Unknown | Floor | JudgeSaid):
         return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}

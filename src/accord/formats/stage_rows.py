@@ -107,6 +107,20 @@ class CompletedRow:
         return self.prompt, self.completion
 
 
+@dataclass(frozen=True)
+class RankedRow:
+    """A ranked group with what a report tells apart by.
+
+    ``asked`` is the prompt as the row has it, a text or messages; ``annotator`` is "" where the row names nobody;
+    ``besides`` holds the columns that nobody asked for.
+    """
+
+    group: RankedGroup
+    asked: TextOrTurns = field(default="", repr=False)
+    annotator: str = ""
+    besides: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
 @contextlib.contextmanager
 def at_row(where: str) -> Iterator[None]:
     """Let a chat template's complaint inside name this row."""
@@ -197,6 +211,18 @@ def read_rankings(path: Path | str, chat: Chat | None = None, format: str | None
         DataError: The file or a row of it is not what it should be.
     """
     return [said.ranked_group(chat) for said in _said(path, "rankings", format)]
+
+
+def read_ranked_rows(path: Path | str, chat: Chat | None = None, format: str | None = None) -> list[RankedRow]:
+    """Return the ranked groups of a file as `read_rankings` does, each with who ranked it and its other columns.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    return [
+        RankedRow(said.ranked_group(chat), said.prompt_alone, said.item.annotator, said.item.extra)
+        for said in _said(path, "rankings", format)
+    ]
 
 
 def read_judgements(

@@ -388,7 +388,9 @@ def measured_settings(home: Home) -> dict[str, Any]:
     recipe = home.recipe
     sampling = recipe.rl.model_dump(include={"max_new_tokens", "temperature"})
     return {
-        "config": recipe.eval.model_dump(exclude={"people", "judges"}),  # they judge what the evaluation has drawn
+        "config": recipe.eval.model_dump(
+            exclude={"people", "judges", "gate_overrule"}
+        ),  # they judge what the evaluation has drawn
         "judges": {judge.name: judge.model_dump() for judge in recipe_judges(recipe.eval)},
         "sampling": sampling,
         "rewards": [one.model_dump() for one in recipe.rl.rewards],

@@ -152,8 +152,8 @@ def win_figure(title: str, shown: Sequence[Dot]) -> Figure:
     return Figure(title, picture)
 
 
-def accuracies(card: ResultRow) -> Figure:
-    """Reward model and baselines on the same held-out pairs, all of them and those of each part."""
+def accuracies(card: ResultRow, by: str = "people") -> Figure:
+    """Reward model and baselines on the same held-out pairs, all of them and those of each part; who ordered them."""
     found = {"Reward model": card["model"], **{title_of(name): one for name, one in card["baselines"].items()}}
     shown = [
         dot_of(name + suffix, "candidate" if name == "Reward model" else "reference", interval)
@@ -162,8 +162,8 @@ def accuracies(card: ResultRow) -> Figure:
         if (interval := one["parts"].get(part) if part else one["all_pairs"]) is not None
         for suffix in [f", {part.replace('_', ' ')}" if part else ""]
     ]
-    title = "Accuracy on held-out pairs that people ordered"
-    return Figure(title, dots(shown, title=title, axis="share of pairs ordered as people did", rule=0.5))
+    title = f"Accuracy on held-out pairs that {by} ordered"
+    return Figure(title, dots(shown, title=title, axis=f"share of pairs ordered as {by} did", rule=0.5))
 
 
 def calibration_figure(card: Mapping[str, Any]) -> Figure:

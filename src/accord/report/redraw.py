@@ -9,6 +9,7 @@ from typing import Any
 from accord.errors import DataError
 from accord.files import read_json
 from accord.report.comparison_page import write_comparison
+from accord.report.reward_page import CARD, write_reward_page
 from accord.report.run_folder import read_run
 from accord.report.run_page import write_pages
 from accord.report.seeds_page import write_seeds_report
@@ -30,6 +31,8 @@ def redraw(folder: Path) -> list[Path]:
     if seeds:
         return [*_pages_of(seeds), write_seeds_report(folder, seeds)]
     if not _is_run(folder) and not (folder / "eval" / "results.json").is_file():
+        if (folder / CARD).is_file():
+            return [write_reward_page(folder)]
         raise DataError(
             "nothing here can be reported",
             where=str(folder),

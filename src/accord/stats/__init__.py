@@ -19,7 +19,7 @@ from accord.stats.agreement import (
 )
 from accord.stats.annotator_strengths import AnnotatorStrengths, bradley_terry_with_annotators
 from accord.stats.best_of_n import best_of_n_curve, best_of_n_kl_bound, best_of_n_scores
-from accord.stats.calibration import Calibration, CalibrationBin, margin_calibration
+from accord.stats.calibration import Calibration, CalibrationBin, Mended, margin_calibration, mending_temperature
 from accord.stats.dawid_skene import DawidSkene, dawid_skene
 from accord.stats.intervals import (
     MAX_CELLS,
@@ -30,7 +30,9 @@ from accord.stats.intervals import (
     Labels,
     Unknown,
     bootstrap_by_cluster,
+    cluster_draws,
     paired_difference,
+    percentile_interval,
     share_by_cluster,
     wilson,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "Interval",
     "JudgedItems",
     "Labels",
+    "Mended",
     "Metric",
     "Strengths",
     "Unknown",
@@ -61,6 +64,7 @@ __all__ = [
     "bootstrap_by_cluster",
     "bradley_terry",
     "bradley_terry_with_annotators",
+    "cluster_draws",
     "cohen_kappa",
     "dawid_skene",
     "fleiss_kappa",
@@ -68,9 +72,11 @@ __all__ = [
     "krippendorff_alpha",
     "length_controlled_win_rate",
     "margin_calibration",
+    "mending_temperature",
     "paired_difference",
     "pairs_needed",
     "pairwise_agreement",
+    "percentile_interval",
     "raw_agreement",
     "share_by_cluster",
     "wilson",
