@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from accord.cli.asked import answers_waited_for, round_folders
 from accord.cli.options import Json, Verbose
+from accord.cli.people import Port
 from accord.cli.progress import duration
 from accord.cli.project import Project, ProjectDir, find_project
-from accord.cli.talk import path_text, talking
+from accord.cli.talk import Talk, path_text, talking
 from accord.cli.verdicts import verdict_of
 from accord.errors import DataError, UsageError
 from accord.files import read_json
@@ -112,18 +115,32 @@ class Worker:
         return f"{self.name}{' (simulated)' if self.simulated else ''} {self.answers:,}"
 
 
-def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = False) -> None:
+Web = Annotated[
+    Path | None,
+    typer.Option("--web", metavar="RUN", help="Show this run's folder on a page that keeps up with it, until Ctrl-C."),
+]
+
+
+def status(
+    project: ProjectDir = None, web: Web = None, port: Port = 8766, json: Json = False, verbose: Verbose = False
+) -> None:
     """Show what a project holds, who works in it, how far each run is, and what to do next.
 
     Reads only, also while a run is at work, waits for people, or was killed. Works without a project too: then it shows
     the runs below the working directory.
 
+    With --web a page of this machine shows how far a run is, its curves, alarms and newest samples as they come.
+
     \b
     Examples:
       accord status
       accord status --project reviews --json
+      accord status --web runs/demo/seed_0
     """
     with talking(json, verbose) as talk:
+        if web is not None:
+            show_live(talk, web, port)
+            return
         home = find_project(project)
         counts, workers, judged_by = store_counts(home), find_workers(home), store_judged_by(home)
         matchups, trained = find_matchups(home), find_trainings(home.root if home else Path())
@@ -154,6 +171,20 @@ def status(project: ProjectDir = None, json: Json = False, verbose: Verbose = Fa
             "matchups": [one.to_json() for one in matchups],
         }
         talk.result(told | {"next": next_step}, text="\n".join(lines), next_step=next_step)
+
+
+def show_live(talk: Talk, folder: Path, port: int) -> None:
+    """Serve the live page of a run's folder to this machine until somebody stops it."""
+    from accord.people.web.serving import Address, served
+    from accord.report.live import live_app
+
+    address, app = Address(port=port), live_app(folder)
+    with contextlib.closing(address.bound()) as listening, served(app, listening) as serving:
+        url = address.url(listening)
+        talk.result({"url": url, "folder": folder}, text=f"open {url}   (Ctrl-C stops the page, not the run)")
+        talk.out.flush()
+        with contextlib.suppress(KeyboardInterrupt):
+            serving.join()
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,12 @@ def write_compared(page: ComparedPage, html: Path, markdown: Path | None = None)
 
 
 def write_page(path: Path, template: str, context: Mapping[str, Any], names: Names) -> Path:
+    """Fill a template, and write the page."""
+    write_text(path, filled(template, context, names))
+    return path
+
+
+def filled(template: str, context: Mapping[str, Any], names: Names | None = None) -> str:
     """Fill a template; everything in it is escaped but the pictures, which are escaped where they are drawn."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -85,8 +91,8 @@ def write_page(path: Path, template: str, context: Mapping[str, Any], names: Nam
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    glossary = glossary_of(names)
+    called = names or Names()
+    glossary = glossary_of(called)
     terms = {one.key: one for one in glossary}
-    environment.globals |= {"version": accord.__version__, "glossary": glossary, "terms": terms, "names": names}
-    write_text(path, environment.get_template(template).render(context))
-    return path
+    environment.globals |= {"version": accord.__version__, "glossary": glossary, "terms": terms, "names": called}
+    return environment.get_template(template).render(context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from pydantic import BaseModel
 
+from accord.files import write_json
 from accord.models.decoder import CausalLM
 from accord.models.folder import save_policy
 from accord.models.lora import save_adapter
@@ -91,6 +93,8 @@ class TrainingRun:
         checkpoints = Checkpoints(self.folder / "checkpoints", identity)
         started, total = time.monotonic(), steps.total
         first = self._first_step(checkpoints, learner, steps, carried)
+        # For who looks on from another process: how many steps there will be, and who takes them.
+        write_json(self.folder / "steps.json", {"total": total, "pid": os.getpid()})
         with _saying_what_is_kept(checkpoints, steps):
             for step in range(first, total):
                 # The one global stream that is left, of dropout: a resumed step draws what it would have drawn.

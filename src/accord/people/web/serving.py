@@ -14,6 +14,7 @@ from accord.errors import ResourceError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from accord.people.desk import Desk
 
@@ -78,7 +79,7 @@ def admin_entry(desk: Desk, url: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served(app: FastAPI, listening: socket.socket) -> Iterator[threading.Thread]:
+def served(app: ASGIApp, listening: socket.socket) -> Iterator[threading.Thread]:
     """Serve an app until the block ends, in the thread that it gives. Raises ResourceError where it does not start."""
     import uvicorn
 
