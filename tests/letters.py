@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import OptimConfig, RlConfig
 from accord.models.decoder import ScalarModel
 from accord.models.folder import load_policy, load_scalar
@@ -44,8 +45,11 @@ def rl_config(**changes: Any) -> RlConfig:
         "eval_every": 5,
         "actor": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
         "critic": OptimConfig(lr=3e-3, schedule="constant", eps=1e-5),
-    }
-    return RlConfig(**settings | changes)
+    } | changes
+    row = POLICY_ALGORITHMS.get(settings.get("algorithm", "ppo"))
+    if row is not None and not row.has_ratio:  # one pass, in as many steps
+        settings |= {"ppo_epochs": 1, "minibatches": settings["ppo_epochs"] * settings["minibatches"]}
+    return RlConfig(**settings)
 
 
 def models_of(folder: Path, scorer: Any, config: RlConfig | None = None) -> PolicyModels:

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, raised_alarms
-from accord.train.dpo import DpoResult, dpo
+from accord.train.dpo import DpoResult, DpoSetup, _read_groups, dpo
 from accord.train.preferences import (
     ComparedGroup,
     Objective,
@@ -101,6 +102,11 @@ CHANGES: dict[str, Any] = {
 }
 
 
+def changes_of(name: str) -> dict[str, Any]:
+    """Those that a row reads."""
+    return {key: CHANGES[key] for key in ("dpo_beta", *PREFERENCE_LOSSES[name].reads)}
+
+
 def odds(logp: float) -> float:
     return math.exp(logp) / (1 - math.exp(logp))
 
@@ -115,7 +121,7 @@ def strength_by_hand(name: str, policy: CausalLM, other: CausalLM, example: Exam
 @pytest.mark.parametrize("name", sorted(PLAIN))
 def test_the_loss_of_a_step_by_hand(name: str, policy: CausalLM, other: CausalLM, words: Tokenizer) -> None:
     """Every strict pair of each ranking, a ranking's pairs sharing its weight: 3 pairs at 2/3, 1 at 1, 5 at 1/5."""
-    config = DpoConfig(loss=name, **CHANGES)
+    config = DpoConfig(loss=name, **changes_of(name))
 
     def mean(group: int, pairs: list[tuple[int, int]]) -> float:
         texts = GROUPS[group].completions
@@ -131,10 +137,85 @@ def test_the_loss_of_a_step_by_hand(name: str, policy: CausalLM, other: CausalLM
     assert got == pytest.approx(wanted / 4, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["dpo", "ipo_sum", "simpo"])
+def test_a_soft_label_and_a_margin_of_a_pair_reach_its_loss(
+    name: str, policy: CausalLM, other: CausalLM, words: Tokenizer
+) -> None:
+    """Four pairs: as they are, right with 3 of 4, with a margin of .6 (1.2 in strength at beta .5), and with both."""
+    config, row = DpoConfig(loss=name, **changes_of(name)), PREFERENCE_LOSSES[name]
+    better, worse = (demonstration_example(words, "A", text) for text in (" one fox", " two foxes and a kite"))
+    plain = compared_ranking(config, row, [better, worse], [1, 2], 1.0)
+    objective = objective_of(config, policy, other, words.pad_id)
+    w, lo = (strength_by_hand(name, policy, other, e) for e in (better, worse))
+    for sure, lead in ((1.0, 0.0), (0.75, 0.0), (1.0, 1.2), (0.75, 1.2)):
+        group, tally = replace(plain, probability=sure, lead=lead), Tally()
+        wanted = sure * PLAIN[name](w - lead, lo) + (1 - sure) * PLAIN[name](lo, w - lead)
+        got = sum(float(x.detach()) for x in preference_losses(objective, [group, plain], tally))
+        assert got == pytest.approx((wanted + PLAIN[name](w, lo)) / 2, rel=1e-4, abs=1e-4)
+        assert tally.means()["accuracy"] == float(w > lo)  # which side is better is not asked twice
+
+
+def test_a_soft_label_turns_both_thumbs_of_kto(policy: CausalLM, other: CausalLM, words: Tokenizer) -> None:
+    config = DpoConfig(loss="kto", **changes_of("kto"))
+    pairs = [[demonstration_example(words, p, f" {t}") for t in ("one fox", "salt")] for p in ("A", "Bread")]
+    groups = [compared_ranking(config, PREFERENCE_LOSSES["kto"], pair, [1, 2], 1.0) for pair in pairs]
+    objective = objective_of(config, policy, other, words.pad_id)
+    sure, turned, soft = (
+        held_out(objective, [replace(g, probability=p) for g in groups])["loss"] for p in (1.0, 0.0, 0.75)
+    )
+    assert sure != pytest.approx(turned, rel=1e-3) and soft == pytest.approx(0.75 * sure + 0.25 * turned, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("margin", "wanted"), [("none", [0.0] * 3), ("given", [5.0, 0.0, 0.0]), ("large", [30.0, 10.0, 0.0])]
+)
+def test_what_pairs_say_of_their_clearness_is_read_or_told(
+    margin: str, wanted: list[float], letters_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """Margins are of rewards: at beta .1 ten times as much in strength. Llama 2's large table: 3, 2, 1, 0."""
+    pairs: list[dict[str, Any]] = [{"prompt": c, "chosen": " a", "rejected": " b"} for c in "abc"]
+    pairs[0] |= {"margin": 0.5, "strength": "significantly", "probability": 0.9}
+    pairs[1] |= {"strength": "slightly"}
+    said: list[str] = []
+    policy, tokenizer = load_policy(letters_folder)
+    setup = DpoSetup(DpoConfig(margin=margin), PREFERENCE_LOSSES["dpo"], policy, tokenizer, 0)
+    groups, _ = _read_groups(setup, write_rows("p.jsonl", pairs), lambda _, text: said.append(str(text)))
+    assert [g.lead for g in groups] == pytest.approx(wanted) and [g.probability for g in groups] == [0.9, 1.0, 1.0]
+    (told,) = said
+    unread = {"none": "the margin and the strength", "given": "the strength", "large": "the margin"}[margin]
+    assert told.startswith("1 of 3 judgements have a margin, 2 of 3 judgements have a strength")
+    assert told.endswith(f"does not read {unread}")
+
+
+def test_a_margin_that_no_pair_has_is_refused(letters_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("p.jsonl", few_pairs(4))
+    with pytest.raises(DataError, match='no pair has a "strength"') as caught:
+        run_pairs(letters_folder, data, tmp_path / "out", margin="small")
+    assert "dpo.margin=small" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"label_smoothing": 0.2}, "label_smoothing has no effect: not read by loss dpo"),
+        ({"loss": "ipo", "simpo_margin": 1.0, "orpo_coef": 1.0}, "simpo_margin and orpo_coef have no effect"),
+        ({"desirable_weight": 2.0}, "desirable_weight has no effect"),
+        ({"temperature": 0.5}, "only dpo.online draws completions"),
+        ({"samples_per_prompt": 4}, "only dpo.online draws completions"),
+        ({"loss": "orpo", "margin": "given"}, "loss orpo has no lead to ask for"),
+        ({"loss": "kto", "margin": "small"}, "loss kto has no lead to ask for"),
+        ({"online": True, "margin": "small"}, "scores rank what is drawn"),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        DpoConfig(**settings)
+
+
 def test_thumbs_by_hand(policy: CausalLM, other: CausalLM, words: Tokenizer) -> None:
     """Three thumbs under three prompts; the zero point from each prompt with the completion of the next one."""
     policy, other = other, policy  # this way round it is above 0
-    config = DpoConfig(loss="kto", **CHANGES)
+    config = DpoConfig(loss="kto", **changes_of("kto"))
     rows = [("A", " one fox", True), ("Bread", " salt and time", False), ("C", " rain", True)]
     examples = [demonstration_example(words, prompt, text) for prompt, text, _ in rows]
     crossed = [Example(examples[i].prompt, examples[(i + 1) % 3].completion) for i in range(3)]
@@ -189,7 +270,7 @@ def test_the_loss_and_its_metrics_do_not_depend_on_micro_batches_or_order(
 ) -> None:
     found = []
     for micro, turned in ((10_000, False), (1, False), (60, True)):
-        config = DpoConfig(loss=name, micro_batch_tokens=micro, **CHANGES)
+        config = DpoConfig(loss=name, micro_batch_tokens=micro, **changes_of(name))
         groups, tally = judged(config, words), Tally()
         if turned and PREFERENCE_LOSSES[name].paired:  # of thumbs the order says who meets whose prompt
             groups = groups[::-1]
@@ -577,6 +658,18 @@ def test_online_a_scorer_is_followed_or_avoided(
     assert last > 0.8 if sign > 0 else last < 0.1
     assert rows[0]["chosen_drift"] == pytest.approx(0.0, abs=1e-4)
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4) and rows[-1]["kl"] > 0.1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_online_kl_is_zero_before_the_first_step_at_any_temperature(
+    letters_folder: Path, prompts: Path, tmp_path: Path, temperature: float, rank: int
+) -> None:
+    """Of samples at .5 the log-ratio to the reference at 1 was 2.7 nats, of nothing but the temperature."""
+    lora = DpoLoraConfig(rank=rank)
+    rows = online(letters_folder, prompts, tmp_path, temperature=temperature, epochs=1, lora=lora)
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert rows[0]["margin"] == pytest.approx(0.0, abs=1e-4)  # the loss is about the policy as it is, not as it samples
 
 
 @pytest.mark.slow

@@ -203,13 +203,13 @@ def test_a_recipe_of_ones_own_task_or_without_a_model_has_none_fitted() -> None:
 
 
 def test_each_value_says_where_it_came_from(tmp_path: Path) -> None:
-    (tmp_path / "accord.yaml").write_text("rl: {clip: 0.11, kl_coef: 0.11, ppo_epochs: 3}\n")
+    (tmp_path / "accord.yaml").write_text("rl: {entropy_coef: 0.11, kl_coef: 0.11, ppo_epochs: 3}\n")
     (tmp_path / "base.yaml").write_text("rl:\n  kl_coef: 0.22\n")
     (tmp_path / "mine.yaml").write_text("extends: base.yaml\nreward: {epochs: 1}\n")
     layer = read_layer(tmp_path / "accord.yaml")
     recipe = load_recipe(tmp_path / "mine.yaml", ["rl.algorithm=rloo", "rl.actor.lr=1e-5"], defaults=layer)
     said = recipe.origins()
-    assert said["rl.clip"] == f"project {tmp_path}/accord.yaml:1"
+    assert said["rl.entropy_coef"] == f"project {tmp_path}/accord.yaml:1"
     assert said["rl.kl_coef"] == f"recipe {tmp_path}/base.yaml:2"
     assert said["reward.epochs"] == f"recipe {tmp_path}/mine.yaml:2"
     assert said["rl.actor.lr"] == said["rl.algorithm"] == "command line"

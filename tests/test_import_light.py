@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import statistics
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -54,6 +58,19 @@ def test_facade_and_help_are_torch_free() -> None:
 
 def test_the_look_sees_torch() -> None:
     assert heavy_after("import types; sys.modules['torch'] = types.ModuleType('torch')") == ["torch"]
+
+
+def test_every_package_that_is_required_is_imported() -> None:
+    """scikit-learn was required for years of runs, and only tests imported it."""
+    required = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = {re.split(r"[<>=\[~! ;]", one)[0].lower().replace("_", "-") for one in required}
+    trees = (ast.parse(path.read_text()) for path in SRC.rglob("*.py"))
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    from_modules = packages_distributions()
+    found = {dist for name in names for dist in from_modules.get(name.split(".")[0], ())}
+    assert wanted - {dist.lower().replace("_", "-") for dist in found} == set()
 
 
 @pytest.mark.slow

@@ -100,21 +100,22 @@ WHOLE_ROWS = {
     "dr_grpo": (-0.08, "loss"),
     # A = -a | a: (1.1 a - 3 * .9 a) / 4 tokens
     "dapo": (-0.2828227, "loss"),
-    # A = 0 | 2: 2 * 2 * 3 / 4 tokens
-    "raft": (3.0, "loss"),
+    # A = 0 | 1, and of the chosen one's tokens alone the mean: 2 * 3 / 3 tokens
+    "raft": (2.0, "loss"),
 }
 
 
 @pytest.mark.parametrize("name", POLICY_ALGORITHMS)
 def test_every_row_as_a_whole_by_hand(name: str) -> None:
-    row, config = POLICY_ALGORITHMS[name], RlConfig(algorithm=name, max_new_tokens=10, gae_lambda=1.0)
+    row = POLICY_ALGORITHMS[name]
+    config = RlConfig(algorithm=name, max_new_tokens=10, **({"gae_lambda": 1.0} if row.critic else {}))
     mask = torch.tensor([[True, False, False, False], [True, True, True, False]])
     zero = torch.zeros(2, 4, dtype=torch.float64)
     reward = token_rewards(t64([1.0, 3.0]), zero, zero, mask, 0.0)
     advantage, _ = row.advantages(Rewarded(reward, zero, mask, 2, running_return=2.5), config)
     logp, ratio = t64([-1.0, -2.0, -2.0, -2.0]), t64([1.1, 0.9, 0.9, 0.9])
     loss_N = row.surrogate(Tokens(logp, logp - ratio.log(), advantage[mask], torch.tensor([0, 1, 1, 1])), config)
-    weight_B = row.aggregate(t64([1.0, 3.0]), config)
+    weight_B = row.aggregate(t64([0.0 if row.only_chosen else 1.0, 3.0]), config)
     loss, place = WHOLE_ROWS[name]
     near((weight_B[[0, 1, 1, 1]] * loss_N).sum(), loss)
     assert row.kl_in == place
@@ -267,7 +268,7 @@ def rewarded(returns: list[float], group: int, running: float = 0.0) -> Rewarded
         # deviations -2, -1, 0, 3 over sqrt(14 / 3) = 2.160247, to which 1e-4 is added
         (credit.group_normalised, [-0.925777, -0.462889, 0.0, 1.388666]),
         (credit.group_centred, [-2.0, -1.0, 0.0, 3.0]),
-        (credit.best_of_group, [0.0, 0.0, 0.0, 4.0]),
+        (credit.best_of_group, [0.0, 0.0, 0.0, 1.0]),
         (credit.whole_return, [1.0, 2.0, 3.0, 6.0]),
         (credit.above_running_mean, [-1.5, -0.5, 0.5, 3.5]),
     ],
@@ -697,10 +698,56 @@ def test_one_completion_a_prompt_is_refused_where_completions_are_compared(name:
         find_algorithm(unchecked)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, row in POLICY_ALGORITHMS.items() if not row.critic))
-def test_values_are_refused_where_none_are_learnt(name: str) -> None:
-    with pytest.raises(ValueError, match="learns none"):
-        RlConfig(algorithm=name, values={"shared": True})
+NO_CRITIC = sorted(name for name, row in POLICY_ALGORITHMS.items() if not row.critic)
+NO_RATIO = sorted(name for name, row in POLICY_ALGORITHMS.items() if not row.has_ratio)
+
+
+def test_which_rows_have_a_critic_and_which_a_ratio() -> None:
+    assert set(POLICY_ALGORITHMS) - set(NO_CRITIC) == {"ppo"}
+    assert NO_RATIO == ["raft", "reinforce", "reinforce_baseline", "rloo"]
+
+
+#: What only some rows read, and a value that is not the usual one.
+NEEDS_CRITIC: list[dict[str, Any]] = [
+    {"values": {"shared": True}}, {"values": {"clip": 0.3}}, {"values": {"coef": 1.0}}, {"gae_lambda": 0.9},
+    {"discount": 0.9}, {"shaping": {"whiten": True}},
+]  # fmt: skip
+NEEDS_RATIO: list[dict[str, Any]] = [{"clip": 0.1}, {"trust": {"clip_high": 0.3}}, {"trust": {"dual_clip": 3.0}}]
+
+
+@pytest.mark.parametrize("given", NEEDS_CRITIC, ids=str)
+@pytest.mark.parametrize("name", NO_CRITIC)
+def test_what_only_a_critic_reads_is_refused_without_one(name: str, given: dict[str, Any]) -> None:
+    assert RlConfig(**given)
+    with pytest.raises(ValueError, match=f"no effect: {name} learns no values"):
+        RlConfig(algorithm=name, **given)
+    unchecked = RlConfig(**given).model_copy(update={"algorithm": name, "samples_per_prompt": 2, "ppo_epochs": 1})
+    with pytest.raises(UsageError, match="no effect"):  # as for a row from outside
+        find_algorithm(unchecked)
+
+
+@pytest.mark.parametrize("given", NEEDS_RATIO, ids=str)
+@pytest.mark.parametrize("name", NO_RATIO)
+def test_a_clip_is_refused_where_there_is_no_ratio(name: str, given: dict[str, Any]) -> None:
+    assert RlConfig(algorithm="grpo", **given)
+    with pytest.raises(ValueError, match=f"no effect: {name} has no ratio"):
+        RlConfig(algorithm=name, **given)
+
+
+@pytest.mark.parametrize("name", NO_RATIO)
+def test_several_passes_are_refused_where_there_is_no_ratio(name: str) -> None:
+    assert RlConfig(algorithm=name).ppo_epochs == 1
+    with pytest.raises(ValueError, match="ppo_epochs is 2"):
+        RlConfig(algorithm=name, ppo_epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({"redraws": 5}, "keeps prompts"), ({"ptx": {"blocks": 4}}, "ptx.coef is 0")]
+)
+def test_other_settings_without_effect_are_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        RlConfig(**given)
+    assert RlConfig(algorithm="dapo", redraws=5).redraws == 5 and RlConfig(ptx={"coef": 0.1, "blocks": 4})
 
 
 @pytest.mark.parametrize(

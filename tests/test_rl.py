@@ -35,7 +35,7 @@ from accord.train.policy_update import PretrainingMix, Update
 from accord.train.prompts import Prompts, pick_prompts
 from accord.train.reward import reward
 from accord.train.rl import reference_length, rl
-from accord.train.rollouts import Rollout, measure_rollout, rollout_stats, score_samples, shape_scores
+from accord.train.rollouts import Rollout, clustered_error, measure_rollout, rollout_stats, score_samples, shape_scores
 
 PPO = POLICY_ALGORITHMS["ppo"]
 #: What it takes to learn in two seconds; 48 completions an iteration all of them.
@@ -702,6 +702,55 @@ def test_scores_that_are_all_equal_are_counted_and_harm_nothing(letters_folder: 
     assert any(event["alarm"] == "zero-variance groups" for event in raised_alarms(stats))
     if name != "raft":
         assert stats["actor_grad_norm"] == 0.0
+
+
+def test_prompts_that_dapo_fills_up_with_have_no_advantage(letters_folder: Path) -> None:
+    """Six completions score alike and do not end alike: the penalty is no reason for one above the others."""
+    config = row_config("dapo", prompts_per_iteration=2, samples_per_prompt=3, missing_eos_penalty=1.0, kl_coef=0.5)
+    models = models_of(letters_folder, LastLetter(), config)
+    rollout = some_rollout(models, config, [" a", " b", " b", " b", " b", " bc"])
+    rollout = replace(rollout, score_B=torch.tensor([1.0, 0.0, -1.0, 0.0, -1.0, -1.0]))
+    optimizer = optimizer_of(config, models)
+    advantage_BC = optimizer.advantages(rollout, optimizer.rewards(rollout)).advantage_BC
+    assert (advantage_BC[3:] == 0).all()  # by the scorer alone they are equal
+    # 1, 0, -1 over their deviation of 1, to which 1e-4 is added
+    assert advantage_BC[:3, 0].tolist() == pytest.approx([0.9999, 0.0, -0.9999], abs=1e-5)
+    assert (POLICY_ALGORITHMS["grpo"].advantages(optimizer.rewards(rollout), config)[0][3:, 0] != 0).all()
+
+
+@pytest.mark.parametrize("lengths", [(1, 5, 1, 5), (5, 1, 1, 5)])
+def test_raft_is_fine_tuning_on_the_chosen_whatever_the_length_of_the_others(
+    letters_folder: Path, lengths: tuple[int, ...]
+) -> None:
+    """Two groups of two, the first of each the best: the mean over the tokens of these alone is what SFT minimises."""
+    config = row_config("raft", prompts_per_iteration=2, samples_per_prompt=2, minibatches=1)
+    models = models_of(letters_folder, LastLetter(), config)
+    rollout = some_rollout(models, config, [" " + "b" * n for n in lengths])
+    rollout = replace(rollout, score_B=torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    optimizer = optimizer_of(config, models)
+    experience = optimizer.advantages(rollout, optimizer.rewards(rollout))
+    update = Update(config, POLICY_ALGORITHMS["raft"], models, optimizer.controllers, experience)
+    loss = float(sum(update.losses(range(4), 0)).detach())
+    logps = [by_hand(models.policy, rollout.examples[i].prompt, rollout.examples[i].completion) for i in (0, 2)]
+    assert loss == pytest.approx(-sum(map(sum, logps)) / sum(map(len, logps)), abs=1e-5)
+    assert sum(update.losses([1, 3], 0)) == 0  # nothing was chosen there
+
+
+def test_the_error_of_kl_counts_prompts_and_not_their_samples() -> None:
+    """Sixteen samples of each of 50 prompts, and only prompts vary: their 50 draws say how far the mean is off."""
+    draw = torch.Generator().manual_seed(0)
+    errors, means = [], []
+    for _ in range(400):
+        x_P = torch.randn(50, generator=draw)
+        x_B = x_P.repeat_interleave(16)
+        means.append(float(x_B.mean()))
+        errors.append(clustered_error(x_B, [(i // 16,) for i in range(800)]))
+    true = torch.tensor(means).std().item()
+    assert sum(errors) / 400 == pytest.approx(true, rel=0.1)  # by samples it was a quarter of that
+    assert clustered_error(torch.arange(4.0), list("abcd")) == pytest.approx(math.sqrt(1.25 / 4))
+    # deviations -1.5, -.5, .5, 1.5 in clusters a, a, b, b: sqrt(2^2 + 2^2) / 4
+    assert clustered_error(torch.arange(4.0), list("aabb")) == pytest.approx(math.sqrt(8) / 4)
+    assert clustered_error(torch.arange(4.0), list("aaaa")) == pytest.approx(math.sqrt(1.25 / 4))
 
 
 @pytest.mark.parametrize("name", POLICY_ALGORITHMS)

@@ -168,12 +168,12 @@ def group_centred(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor,
 
 
 def best_of_group(rewarded: Rewarded, settings: PolicySettings) -> tuple[Tensor, None]:
-    """Return K for the best completion of each prompt and 0 for the others.
+    """Return 1 for the best completion of each prompt and 0 for the others.
 
     What is left is SFT on the best of K: RAFT (Dong 2023, arXiv:2304.06767). Of several that are equally good the first
     counts.
     """
     return_PK = rewarded.return_PK
     best_P = return_PK.argmax(1, keepdim=True)
-    # K, because the aggregate divides by the tokens of all K.
-    return rewarded.spread(torch.zeros_like(return_PK).scatter_(1, best_P, float(rewarded.group))), None
+    # Its row counts the chosen alone (`only_chosen`): K over the tokens of all K was right for equal lengths only.
+    return rewarded.spread(torch.zeros_like(return_PK).scatter_(1, best_P, 1.0)), None

@@ -108,7 +108,8 @@ def token_mean(length_B: Tensor, settings: PolicySettings) -> Tensor:
     """Return the same weight for every token, ``1 / sum of lengths`` (PPO; DAPO, arXiv:2503.14476, eq. 8)."""
     # The sum of the whole minibatch: a mean of means of micro-batches would weigh short ones more (losses 1, 1, 1, 1
     # and 4 in two of them: 2.5 instead of 1.6).
-    return torch.ones_like(length_B) / length_B.sum()
+    # Of length 0 is what takes no part; a minibatch may have nothing else.
+    return (length_B > 0).to(length_B.dtype) / length_B.sum().clamp_min(1)
 
 
 @shaped

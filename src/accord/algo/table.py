@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Advantages = Callable[[Rewarded, PolicySettings], tuple[Tensor, Tensor | None]]
     Surrogate = Callable[[Tokens, PolicySettings], Tensor]
+    #: (lengths of a minibatch's sequences, 0 = takes no part; settings) -> the weight of each one's tokens
     Aggregate = Callable[[Tensor, PolicySettings], Tensor]
     #: (logp, ref_logp, log_ratio) -> the KL to the reference a token, as a term of the loss
     KlLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -121,6 +122,9 @@ class PolicyAlgorithm(Row):
         critic: Whether it learns values.
         min_group: Fewest completions of a prompt.
         drop_zero_variance: Whether prompts whose completions all score the same are replaced by others.
+        has_ratio: Whether the loss weighs a token by new over old probability: what is clipped, and what makes several
+            passes over one rollout right.
+        only_chosen: Whether completions without an advantage take no part, not even in a denominator.
     """
 
     advantages: Advantages
@@ -130,6 +134,8 @@ class PolicyAlgorithm(Row):
     critic: bool = False
     min_group: int = 1
     drop_zero_variance: bool = False
+    has_ratio: bool = True
+    only_chosen: bool = False
 
 
 _CLIPPED = Named("accord.algo.policy_loss:clipped")
@@ -157,6 +163,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         Named("accord.algo.advantages:whole_return"),
         _GRADIENT,
         _SEQUENCE_SUM,
+        has_ratio=False,
         defaults=_ONE_PASS,
         summary="the whole return times the gradient, no baseline",
         heading="REINFORCE (`reinforce`, `reinforce_baseline`)",
@@ -166,6 +173,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         Named("accord.algo.advantages:above_running_mean"),
         _GRADIENT,
         _SEQUENCE_SUM,
+        has_ratio=False,
         defaults=_ONE_PASS,
         summary="REINFORCE less the running mean of returns",
         heading="REINFORCE (`reinforce`, `reinforce_baseline`)",
@@ -176,6 +184,7 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         _GRADIENT,
         _SEQUENCE_SUM,
         min_group=2,
+        has_ratio=False,
         # The larger K of the paper's two, which won more (77.9 against 74.2 % on TL;DR); as many samples as PPO's 64 of
         # 1.
         defaults={**_ONE_PASS, "prompts_per_iteration": 16, "samples_per_prompt": 4},
@@ -230,6 +239,8 @@ POLICY_ALGORITHMS: dict[str, PolicyAlgorithm] = {
         _TOKEN_MEAN,
         kl_in="loss",
         min_group=2,
+        has_ratio=False,
+        only_chosen=True,
         defaults={**_GROUPS_OF_8, "kl_coef": 0.0},
         summary="learns the best completion of each prompt",
         heading="RAFT (`raft`)",
@@ -344,12 +355,16 @@ class PreferenceAlgorithm(Row):
         needs_reference: Whether a strength is measured against the reference.
         length_normalized: Whether it is a mean over the completion's tokens, not a sum.
         paired: Whether completions are compared with each other; else each with the zero point, and thumbs will do.
+        reads: Which settings of its own it reads, beside those of every row: keys of ``dpo``.
+        takes_margin: Whether a pair's margin can be asked of it: a lead in strength, in units of ``1 / dpo_beta``.
     """
 
     loss: ComparisonLoss
     needs_reference: bool = True
     length_normalized: bool = False
     paired: bool = True
+    reads: tuple[str, ...] = ()
+    takes_margin: bool = True
 
     def strength(self, logp_S: Tensor, ref_logp_S: Tensor | None, length_S: Tensor) -> Tensor:
         """Return what this row compares, one number a completion, as `preference_loss.strength` has it."""
@@ -370,6 +385,7 @@ PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
     ),
     "cdpo": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:cdpo_loss"),
+        reads=("label_smoothing",),
         summary="DPO where some labels are wrong (dpo.label_smoothing)",
         heading="Conservative DPO (`dpo.loss=cdpo`)",
         golden=f"{_PAIRS_BY_HAND}[cdpo]",
@@ -390,12 +406,15 @@ PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
     "kto": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:kto_loss"),
         paired=False,
+        takes_margin=False,
+        reads=("desirable_weight", "undesirable_weight"),
         summary="thumbs alone will do: good and bad need not be pairs",
         heading="KTO (`dpo.loss=kto`)",
         golden="test_preference.py::test_kto_by_hand",
     ),
     "simpo": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:simpo_loss"),
+        reads=("simpo_margin",),
         needs_reference=False,
         length_normalized=True,
         defaults={"dpo_beta": 2.0},  # of a mean over tokens, which is small: the paper takes 2 to 2.5
@@ -405,6 +424,8 @@ PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
     ),
     "orpo": PreferenceAlgorithm(
         Named("accord.algo.preference_loss:orpo_loss"),
+        reads=("orpo_coef",),
+        takes_margin=False,  # the better one's strength is its likelihood too, which no lead belongs to
         needs_reference=False,
         length_normalized=True,
         summary="no reference: odds ratio beside the likelihood of the better one",

@@ -38,6 +38,7 @@ from accord.config.policy import (
     ShapingConfig,
     TrustConfig,
     ValuesConfig,
+    refuse_unread_policy_settings,
 )
 from accord.config.recipes import (
     SHARED_STAGES,
@@ -167,6 +168,7 @@ __all__ = [
     "read_layer",
     "recipe_layers",
     "recipe_schema",
+    "refuse_unread_policy_settings",
     "shipped_recipes",
     "without_device",
     "yaml_word",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
@@ -120,6 +121,31 @@ class Section(BaseModel):
             else value
             for key, value in given.items()
         }
+
+
+def changed(section: Section, keys: Iterable[str]) -> list[str]:
+    """Return those dotted keys below a section whose values are not what the section starts with."""
+    return [key for key in keys if _at(section, key) != _start(type(section), key)]
+
+
+def _at(section: Section, key: str) -> Any:
+    return reduce(getattr, key.split("."), section)
+
+
+def _start(kind: type[Section], key: str) -> Any:
+    first, _, rest = key.partition(".")
+    value = kind.model_fields[first].get_default(call_default_factory=True)
+    return _at(value, rest) if rest else value
+
+
+def refuse_unread(section: Section, keys: Iterable[str], why: str) -> None:
+    """Refuse keys that are given and that nothing will read. Raises ValueError."""
+    given = changed(section, keys)
+    if given:
+        have = "has" if len(given) == 1 else "have"
+        raise ValueError(
+            f"{' and '.join(given)} {have} no effect: {why}; leave {'it' if have == 'has' else 'them'} out"
+        )
 
 
 def describe(section: Section) -> list[tuple[str, Any, str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES, defaults_of
-from accord.config.base import Section, exact_div
+from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES, PolicyAlgorithm, defaults_of
+from accord.config.base import Section, exact_div, refuse_unread
 from accord.config.rewards import ScorerConfig
 from accord.config.training import (
     AlgorithmName,
@@ -151,8 +151,8 @@ class RlConfig(Training):
                 f"{self.algorithm} compares completions of one prompt, and samples_per_prompt is "
                 f"{self.samples_per_prompt}: 4 to 8 are usual"
             )
-        if row is not None and self.values.shared and not row.critic:
-            raise ValueError(f"values.shared says where values come from, and {self.algorithm} learns none")
+        if row is not None:
+            refuse_unread_policy_settings(self, row)
         return self
 
     @model_validator(mode="after")
@@ -193,6 +193,33 @@ class RlConfig(Training):
         return self.prompts_per_iteration * self.samples_per_prompt
 
 
+#: What only a critic, or advantages made with one, read. Not its optimiser and adapter: `accord run RECIPE
+#: rl.algorithm=grpo` leaves those of the recipe's PPO without a critic to train, and nothing is lost.
+WITH_CRITIC = ("values", "gae_lambda", "discount", "shaping.whiten")
+WITH_RATIO = ("clip", "trust.clip_high", "trust.dual_clip")
+
+
+def refuse_unread_policy_settings(config: RlConfig, row: PolicyAlgorithm) -> None:
+    """Refuse settings that this row does not read, and several passes over samples that it holds for its own.
+
+    Raises ValueError.
+    """
+    if not row.critic:
+        refuse_unread(config, WITH_CRITIC, f"{config.algorithm} learns no values")
+    if not row.drop_zero_variance:
+        refuse_unread(config, ("redraws",), f"{config.algorithm} keeps prompts whose scores are all equal")
+    if not config.ptx.coef:
+        refuse_unread(config, ("ptx",), "ptx.coef is 0")
+    if row.has_ratio:
+        return
+    refuse_unread(config, WITH_RATIO, f"{config.algorithm} has no ratio of new to old probability to clip")
+    if config.ppo_epochs > 1:
+        raise ValueError(
+            f"ppo_epochs is {config.ppo_epochs}, and {config.algorithm} has no ratio of new to old probability: after "
+            "its first pass the samples are not the policy's own any more; set ppo_epochs to 1"
+        )
+
+
 class DpoConfig(Training):
     """Direct preference: improve a policy from judgements of completions, without a reward model."""
 
@@ -213,6 +240,10 @@ class DpoConfig(Training):
     # samples ended.
     desirable_weight: float = Field(1.0, gt=0, description="kto: weight of good completions.")
     undesirable_weight: float = Field(1.0, gt=0, description="kto: weight of bad completions.")
+    margin: Literal["none", "small", "large", "given"] = Field(
+        "none",
+        description="Least lead of a pair's reward: Llama 2's tables by strength (to 1 or to 3), or its own number.",
+    )
     online: bool = Field(False, description="Draw the completions from the policy itself; scores rank them.")
     rewards: tuple[ScorerConfig, ...] = Field(
         (), strict=False, description="Online: scores, added to the reward model's where one is given."
@@ -232,3 +263,21 @@ class DpoConfig(Training):
     lora: DpoLoraConfig = Field(DpoLoraConfig(), description="Train an adapter instead of all weights.")
     # A tenth to warm up; the DPO repository takes 150 steps.
     optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")
+
+    @model_validator(mode="after")
+    def _what_is_given_is_read(self) -> Self:
+        row = PREFERENCE_LOSSES.get(self.loss)  # a user's own reads what it likes
+        if row is not None:
+            unread = [key for other in PREFERENCE_LOSSES.values() for key in other.reads if key not in row.reads]
+            refuse_unread(self, unread, f"not read by loss {self.loss}")
+            if not row.takes_margin:
+                refuse_unread(self, ("margin",), f"loss {self.loss} has no lead to ask for")
+        if self.online:
+            refuse_unread(self, ("margin",), "scores rank what is drawn, and say no margin")
+        else:
+            refuse_unread(self, ONLINE, "only dpo.online draws completions")
+        return self
+
+
+#: What is about completions that are drawn. Not their length: recipes give one to all that draw.
+ONLINE = ("samples_per_prompt", "temperature", "label_noise", "missing_eos_penalty")

@@ -309,7 +309,7 @@ def write_run_files(recipe: Recipe, folder: Path) -> None:
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
     write_json(folder / "resolved.json", recipe.resolved())
     write_json(folder / "origins.json", recipe.origins())
-    packages = ("torch", "tokenizers", "numpy", "scikit-learn", "safetensors")
+    packages = ("torch", "tokenizers", "numpy", "scipy", "safetensors")
     environment = {
         "accord": accord.__version__,
         "python": platform.python_version(),

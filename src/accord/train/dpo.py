@@ -9,7 +9,7 @@ Shapes: P prompts of a step, K completions each, S completions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, raised_alarms
 from accord.train.finished import identity_of
 from accord.train.held_out import every_nth, hold_out, shared, was_held_out
+from accord.train.judged import margin_of, require_margins, unread_margins
 from accord.train.learner import Learner
 from accord.train.preferences import (
     ComparedGroup,
@@ -284,6 +285,11 @@ def _read_groups(setup: DpoSetup, path: Path, log: Log) -> tuple[list[ComparedGr
             where=str(path),
             hint="use dpo.loss=kto, or give rankings or pairs",
         )
+    ranked = [j for j in judged if isinstance(j, RankedGroup)]
+    if ranked:
+        require_margins(ranked, setup.config.margin, "dpo.margin", path)
+    if unread := unread_margins(judged, setup.config.margin, "dpo.margin"):
+        log(0.0, unread)
     groups = [(group, shared(j)) for j in judged if (group := _encoded(setup, j)) is not None]
     kept = [(group, names) for group, names in groups if group.shares]
     too_long, ties = len(judged) - len(groups), len(groups) - len(kept)
@@ -308,7 +314,10 @@ def _encoded(setup: DpoSetup, judged: RankedGroup | JudgedGroup) -> ComparedGrou
         return compared_labels(setup.config, kept, [judged.values[i] for i in short], judged.weight) if kept else None
     if len(kept) < 2:
         return None
-    return compared_ranking(setup.config, setup.row, kept, [judged.ranks[i] for i in short], judged.weight)
+    group = compared_ranking(setup.config, setup.row, kept, [judged.ranks[i] for i in short], judged.weight)
+    sure = 1.0 if judged.probability is None else judged.probability
+    # A margin is one of rewards, and a reward is beta times a strength.
+    return replace(group, probability=sure, lead=margin_of(judged, setup.config.margin) / setup.config.dpo_beta)
 
 
 def _examples(setup: DpoSetup, sets: Sequence[Sequence[ComparedGroup]]) -> list[Example]:
@@ -368,10 +377,19 @@ class LiveReference:
     def __call__(self, examples: Sequence[Example]) -> Tensor:
         new = [e for e in examples if e not in self._known]
         if new:
-            with adapter_off(self._copy):
-                size, pad_id = self._setup.config.micro_batch_tokens, self._setup.tokenizer.pad_id
-                self._known |= zip(new, bucketed_logp(self._copy, new, pad_id, size).tolist(), strict=True)
+            self._known |= zip(new, self._logp(new).tolist(), strict=True)
         return torch.tensor([self._known[e] for e in examples])
+
+    def at(self, temperature: float, examples: Sequence[Example]) -> Tensor:
+        """Return its log-probabilities as completions are drawn at this temperature, ``(S,)``."""
+        # The loss is about the policy at 1: another temperature is one more pass, for the sake of a metric that is 0
+        # where nothing has moved.
+        return self(examples) if temperature == 1.0 else self._logp(examples, temperature)
+
+    def _logp(self, examples: Sequence[Example], temperature: float = 1.0) -> Tensor:
+        size, pad_id = self._setup.config.micro_batch_tokens, self._setup.tokenizer.pad_id
+        with adapter_off(self._copy):
+            return bucketed_logp(self._copy, examples, pad_id, size, temperature)
 
     def forget(self) -> None:
         """Let go of the completions of a step that is over."""
@@ -395,13 +413,12 @@ def _online(
         drawn = generator.generate(chosen, sampling, seed=stream_seed(setup.seed, "rollout", step))
         examples = [Example(one.prompt_ids, one.completion_ids) for one in drawn]
         found, reported = _judged_samples(setup, scorer, drawn, examples, stream_seed(setup.seed, "labels", step))
-        # Of samples from the policy: the mean of log pi - log ref is its KL to the reference.
+        # Of samples from the policy: the mean of log pi - log ref is its KL to the reference, both as they are sampled.
         if reference:
             # A step's completions never come again: kept, they would fill the memory.
             reference.forget()
-            reported["kl"] = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn) - float(
-                reference(examples).mean()
-            )
+            drawn_logp = sum(sum(one.behaviour_logp) for one in drawn) / len(drawn)
+            reported["kl"] = drawn_logp - float(reference.at(config.temperature, examples).mean())
         return found, reported
 
     valid = [] if valid_data is None else _read_groups(setup, valid_data, log)[0]

@@ -113,21 +113,35 @@ def check_settings(config: RewardConfig, loss: RewardLoss) -> None:
 def _check_details(config: RewardConfig, loss: RewardLoss, groups: Sequence[GroupView], data: Path) -> None:
     """Refuse judgements without the margins that are asked for, and soft labels that the loss does not read."""
     ranked = [group for group in groups if isinstance(group, RankedGroup)]
-    margin = config.pairs.margin
-    wanted = {"none": None, "given": "margin"}.get(margin, "strength")
-    if wanted and all(getattr(group, wanted) is None for group in ranked):
-        raise DataError(
-            f'no pair has a "{wanted}"',
-            where=str(data),
-            why=f"reward.pairs.margin={margin} reads it",
-            hint=f'add "{wanted}" to the lines of pairs, or set reward.pairs.margin=none',
-        )
+    require_margins(ranked, config.pairs.margin, "reward.pairs.margin", data)
     if loss.reads != "pairs" and any(group.probability is not None for group in ranked):
         raise DataError(
             f'loss {config.loss} does not read "probability"',
             where=str(data),
             hint="use bradley_terry or per_token for soft labels, or remove them",
         )
+
+
+def require_margins(groups: Sequence[RankedGroup], rule: str, key: str, data: Path) -> None:
+    """Refuse pairs none of which says what the rule of their margins reads. Raises DataError."""
+    wanted = {"none": None, "given": "margin"}.get(rule, "strength")
+    if wanted and all(getattr(group, wanted) is None for group in groups):
+        raise DataError(
+            f'no pair has a "{wanted}"',
+            where=str(data),
+            why=f"{key}={rule} reads it",
+            hint=f'add "{wanted}" to the lines of pairs, or set {key}=none',
+        )
+
+
+def unread_margins(groups: Sequence[GroupView], rule: str, key: str) -> str:
+    """Return in words what pairs say of their clearness that the rule leaves out; empty where that is nothing."""
+    read = {"none": (), "given": ("margin",)}.get(rule, ("strength",))
+    ranked = [group for group in groups if isinstance(group, RankedGroup)]
+    counts = {name: sum(getattr(group, name) is not None for group in ranked) for name in ("margin", "strength")}
+    said = [f"{count} of {len(ranked)} judgements have a {name}" for name, count in counts.items() if count]
+    unread = [name for name, count in counts.items() if count and name not in read]
+    return f"{', '.join(said)}; {key}={rule} does not read the {' and the '.join(unread)}" if unread else ""
 
 
 # -- what a loss eats --------------------------------------------------------------------------------------------------

@@ -125,6 +125,11 @@ class PolicyOptimizer:
     def advantages(self, rollout: Rollout, rewarded: Rewarded) -> Experience:
         """Return the advantages by the algorithm's rule; the running mean of returns takes these in afterwards."""
         advantage_BC, return_BC = self.algorithm.advantages(rewarded, self.config)
+        if self.algorithm.drop_zero_variance:
+            # Only filled up with: penalties and the price of KL would part what the scorer could not tell apart, and
+            # divided by their own small deviation those advantages were as large as any.
+            useless_P = rollout.scored.zero_variance_P(rewarded.group)
+            advantage_BC = advantage_BC.masked_fill(useless_P.repeat_interleave(rewarded.group)[:, None], 0.0)
         # Afterwards: a baseline that contains a sample's own return would be biased by it.
         self.controllers.returns.update(rewarded.return_B)
         return Experience(rollout, advantage_BC, return_BC)

@@ -91,13 +91,20 @@ class Update:
         # Of the whole minibatch: how it is split changes memory, not the loss.
         num_tokens = float(rollout.mask_BC[list(rows)].sum())
         weight_B = torch.zeros(len(rollout.examples))
-        weight_B[list(rows)] = self.algorithm.aggregate(rollout.tokens_B[list(rows)], self.config)
+        weight_B[list(rows)] = self.algorithm.aggregate(self._counted_lengths()[list(rows)], self.config)
         for picked, batch in micro_batches(self.config, self.models, rollout.examples, rows):
             yield from self._micro_losses(picked, batch, weight_B, num_tokens)
         if self.mix is not None:
             loss = self.mix.loss(self.models.policy, seed)
             self._merge({"ptx_loss": loss.detach() / self.mix.coef})
             yield loss
+
+    def _counted_lengths(self) -> Tensor:
+        """Return the tokens of each sample that denominators count, ``(B,)``; 0 where it takes no part."""
+        length_B = self.experience.rollout.tokens_B
+        if not self.algorithm.only_chosen:
+            return length_B
+        return torch.where((self.experience.advantage_BC != 0).any(1), length_B, 0.0)
 
     def _micro_losses(
         self, picked: Sequence[int], batch: Batch, weight_B: Tensor, num_tokens: float

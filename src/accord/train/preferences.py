@@ -42,7 +42,8 @@ class ComparedGroup:
     """Completions of one prompt, and what was said of them.
 
     Comparison i says that completion ``better[i]`` is better than ``worse[i]``, either of which may be the zero point,
-    and counts ``shares[i]`` in the loss. ``weight`` is what the group counts in the denominator.
+    and counts ``shares[i]`` in the loss. ``weight`` is what the group counts in the denominator. All of them hold with
+    ``probability``, and the better one should lead by ``lead`` in strength.
     """
 
     examples: tuple[Example, ...]
@@ -50,6 +51,8 @@ class ComparedGroup:
     worse: tuple[int, ...]
     shares: tuple[float, ...]
     weight: float
+    probability: float = 1.0
+    lead: float = 0.0
 
     @property
     def num_tokens(self) -> int:
@@ -106,21 +109,23 @@ def mismatched(groups: Sequence[ComparedGroup], max_tokens: int) -> list[Example
 # -- log-probabilities -------------------------------------------------------------------------------------------------
 
 
-def completion_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int) -> Tensor:
+def completion_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of each completion, the sum over its tokens and the end token, ``(S,)``.
 
     Differentiable.
     """
-    logp_N, _ = logp_and_entropy(policy, collate(examples, pad_id), entropy=False)
+    logp_N, _ = logp_and_entropy(policy, collate(examples, pad_id), temperature, entropy=False)
     return torch.stack([part.sum() for part in torch.split(logp_N, [e.num_counted for e in examples])])
 
 
 @torch.no_grad()
-def bucketed_logp(policy: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int) -> Tensor:
+def bucketed_logp(
+    policy: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int, temperature: float = 1.0
+) -> Tensor:
     """Return the same of any number of completions, without gradient, in buckets of like length."""
     logp_S = torch.empty(len(examples))
     for bucket in example_buckets(examples, batch_tokens):
-        logp_S[bucket] = completion_logp(policy, [examples[i] for i in bucket], pad_id)
+        logp_S[bucket] = completion_logp(policy, [examples[i] for i in bucket], pad_id, temperature)
     return logp_S
 
 
@@ -191,13 +196,30 @@ def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tal
         strength_S = row.strength(logp_S, ref_logp_S, length_S)
         # Index -1, ZERO_POINT, then is the zero point: thumbs are comparisons like any other.
         strength_S1 = torch.cat([strength_S, zero[None]])
-        loss_N = row.loss(strength_S1[better_N], strength_S1[worse_N], config)
+        loss_N = _comparison_loss(objective, [groups[i] for i in micro], strength_S1[better_N], strength_S1[worse_N])
         seen = {"reward": config.dpo_beta * strength_S.detach(), "logp": logp_S.detach(), "length": length_S}
         if ref_logp_S is not None:
             seen["drift"] = logp_S.detach() - ref_logp_S
         tally.add(strength_S1.detach(), better_N, worse_N, weight_N, seen)
         # By the weight of the whole step, so that micro-batches add up to its mean over groups.
         yield (weight_N * loss_N).sum() / total_weight
+
+
+def _comparison_loss(
+    objective: Objective, groups: Sequence[ComparedGroup], better_N: Tensor, worse_N: Tensor
+) -> Tensor:
+    """Return the loss of each comparison, its expectation where it is not sure which side is better, ``(N,)``."""
+    loss, config = objective.row.loss, objective.config
+    lead_N, sure_N = (
+        torch.tensor([x for g, x in zip(groups, values, strict=True) for _ in g.shares])
+        for values in ([g.lead for g in groups], [g.probability for g in groups])
+    )
+    if (lead_N > 0).any():
+        better_N = better_N - lead_N
+    loss_N: Tensor = loss(better_N, worse_N, config)
+    # A soft label is the chance of the pair as it stands against that of the pair turned around: for DPO the
+    # cross-entropy, as the reward stage has it.
+    return loss_N if (sure_N == 1).all() else sure_N * loss_N + (1 - sure_N) * loss(worse_N, better_N, config)
 
 
 def _joined(groups: Sequence[ComparedGroup]) -> tuple[list[Example], Tensor, Tensor, Tensor]:

@@ -44,6 +44,7 @@ from accord.train.judged import (
     read_groups,
     reward_batch,
     shared_texts,
+    unread_margins,
 )
 from accord.train.learner import Learner
 from accord.train.prompts import permutation
@@ -100,6 +101,8 @@ def reward(
     is_held_out = was_held_out(train, valid)
     if num_skipped:
         log(0.0, f"{num_skipped} rankings of one single tie say nothing and are left out")
+    if unread := unread_margins(train, config.pairs.margin, "reward.pairs.margin"):
+        log(0.0, unread)
     limit = min(config.max_tokens, scorer.config.max_positions)
     learnt = fitting(train, tokenizer, limit, where=data)
     held_out = fitting(valid, tokenizer, limit, where=valid_data or data)

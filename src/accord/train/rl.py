@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accord.algo.table import POLICY_ALGORITHMS, PolicyAlgorithm
-from accord.config import RlConfig
+from accord.config import RlConfig, refuse_unread_policy_settings
 from accord.errors import UsageError
 from accord.extend import row
 from accord.files import write_text
@@ -139,10 +139,10 @@ def find_algorithm(config: RlConfig) -> PolicyAlgorithm:
             f"{config.samples_per_prompt}",
             hint=f"set rl.samples_per_prompt to {algorithm.min_group} or more; 4 to 8 are usual",
         )
-    if config.values.shared and not algorithm.critic:
-        raise UsageError(
-            f"rl.values.shared says where values come from, and {config.algorithm} learns none", hint="leave it out"
-        )
+    try:  # of a row of the user's own the configuration knew nothing
+        refuse_unread_policy_settings(config, algorithm)
+    except ValueError as error:
+        raise UsageError(f"rl: {error}") from error
     return algorithm
 
 

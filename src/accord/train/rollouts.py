@@ -6,7 +6,8 @@ come first), N counted tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -207,10 +208,24 @@ def micro_batches(
         yield picked, collate([examples[i] for i in picked], models.tokenizer.pad_id)
 
 
+def clustered_error(x_B: Tensor, clusters: Sequence[Hashable]) -> float:
+    """Return the standard error of the mean of ``x_B`` where those of one cluster are no independent draws.
+
+    Samples of one cluster alone say nothing of others: then it is that of independent samples.
+    """
+    number = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    if len(number) in (1, len(x_B)):
+        return float(x_B.std(unbiased=False)) / math.sqrt(len(x_B))
+    cluster_B = torch.tensor([number[name] for name in clusters])
+    # Sums of deviations a cluster: K alike of each prompt are one draw, so the error is sqrt(K) times that of B draws.
+    sum_P = torch.zeros(len(number)).index_add_(0, cluster_B, x_B - x_B.mean())
+    return float(sum_P.norm()) / len(x_B)
+
+
 def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
     """Return the diagnostics of a rollout before the update. KL per completion is the mean of sums over its tokens.
 
-    ``kl_error`` is the standard error of that mean.
+    ``kl_error`` is the standard error of that mean, by prompts.
     """
     mask, old, ref, scored = rollout.mask_BC, rollout.old_logp_BC, rollout.ref_logp_BC, rollout.scored
     drift_N = (rollout.behaviour_logp_BC - old)[mask]
@@ -225,7 +240,7 @@ def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
         **{f"part_{name}": float(part_B.mean()) for name, part_B in scored.parts.items()},
         "kl": float(kl_B.mean()),
         # A KL of 0 is estimated below 0 half the time; its error says whether that is chance.
-        "kl_error": float(kl_B.std(unbiased=False)) / len(kl_B) ** 0.5,
+        "kl_error": clustered_error(kl_B, [one.prompt_ids for one in scored.samples]),
         "kl_k3": float(torch.where(mask, kl_k3(old, ref), 0.0).sum(1).mean()),
         "entropy": float(rollout.entropy_BC[mask].mean()),
         "reference_nll": float(-ref[mask].mean()),
