@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from accord.errors import ResourceError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from starlette.types import ASGIApp
 
     from accord.people.desk import Desk
