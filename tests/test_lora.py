@@ -23,7 +23,7 @@ from accord.errors import AccordError, DataError, UsageError
 from accord.models import lora
 from accord.models.decoder import CausalLM, Projections, ScalarModel
 from accord.models.folder import load_policy, load_scalar, save_policy
-from accord.models.lora import adapter_off, add_lora, load_adapter, plain_weights, save_adapter
+from accord.models.lora import adapter_off, add_lora, merge_adapter, plain_weights, save_adapter
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sampling
 from accord.text.batches import Example, collate
@@ -86,7 +86,7 @@ def test_a_saved_adapter_gives_the_same_logits_under_peft(case: str, words: Toke
     assert (wanted - before).abs().max() > 0.5
     torch.testing.assert_close(model(ids), wanted, rtol=0.0, atol=1e-4)
     again, _ = load_policy(base)
-    load_adapter(again.eval(), tmp_path / "adapter")
+    merge_adapter(again.eval(), tmp_path / "adapter")
     torch.testing.assert_close(again(ids), wanted, rtol=0.0, atol=1e-4)
 
 
@@ -128,20 +128,17 @@ def test_an_adapter_that_peft_saved_is_read(
     train_somewhere(theirs)
     theirs.save_pretrained(tmp_path / "adapter")
     model, _ = load_policy(base)
-    load_adapter(model.eval(), tmp_path / "adapter")
+    merge_adapter(model.eval(), tmp_path / "adapter")
     ids = some_ids(2, 20, words)
-    wanted = theirs(ids).logits
-    torch.testing.assert_close(model(ids), wanted, rtol=0.0, atol=1e-4)
-    save_adapter(tmp_path / "again", model)
-    torch.testing.assert_close(with_peft(base, tmp_path / "again")(ids).logits, wanted, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=0.0, atol=1e-4)
 
 
 def test_a_round_trip_is_bit_equal(tiny_config: DecoderConfig, tmp_path: Path) -> None:
     model = adapted(tiny_config)
     save_adapter(tmp_path / "a", model)
     again = random_policy(tiny_config, 0)
-    load_adapter(again, tmp_path / "a")
-    mine, read = model.state_dict(), again.state_dict()
+    merge_adapter(again, tmp_path / "a")
+    mine, read = plain_weights(model), again.state_dict()
     assert mine.keys() == read.keys() and all(torch.equal(mine[name], read[name]) for name in mine)
 
 
@@ -307,9 +304,9 @@ def test_what_cannot_be_saved_or_read_is_refused(tiny_config: DecoderConfig, tmp
         add_lora(random_policy(gpt2, 0), LoraConfig(rank=2, targets=("gate_proj",)), 0)
     save_adapter(tmp_path / "a", adapted(tiny_config))
     with pytest.raises(DataError, match=r"does not fit.*another shape"):
-        load_adapter(random_policy(replace(tiny_config, width=40), 0), tmp_path / "a")
+        merge_adapter(random_policy(replace(tiny_config, width=40), 0), tmp_path / "a")
     with pytest.raises(DataError, match="does not fit"):
-        load_adapter(random_policy(replace(tiny_config, num_layers=1), 0), tmp_path / "a")
+        merge_adapter(random_policy(replace(tiny_config, num_layers=1), 0), tmp_path / "a")
     path = tmp_path / "a" / "adapter_config.json"
     raw = json.loads(path.read_text())
     for changes, says in (
@@ -320,9 +317,9 @@ def test_what_cannot_be_saved_or_read_is_refused(tiny_config: DecoderConfig, tmp
     ):
         path.write_text(json.dumps(raw | changes))
         with pytest.raises(DataError, match=says):
-            load_adapter(random_policy(tiny_config, 0), tmp_path / "a")
+            merge_adapter(random_policy(tiny_config, 0), tmp_path / "a")
     with pytest.raises(AccordError):
-        load_adapter(random_policy(tiny_config, 0), tmp_path)
+        merge_adapter(random_policy(tiny_config, 0), tmp_path)
 
 
 def test_settings_that_contradict_each_other() -> None:
@@ -432,8 +429,8 @@ def test_sft_trains_an_adapter_on_weights_that_stand_still(
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     start, end = load_policy(base)[0], load_policy(result.model)[0].state_dict()
-    load_adapter(start, tmp_path / "out" / "adapter")
-    for name, tensor in plain_weights(start).items():
+    merge_adapter(start, tmp_path / "out" / "adapter")
+    for name, tensor in start.state_dict().items():
         assert torch.equal(tensor, end[name]), name
 
 

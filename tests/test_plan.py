@@ -16,7 +16,7 @@ from accord.errors import UsageError
 from accord.loop.costs import Amounts, Estimator, ModelSize, StageWork
 from accord.loop.plan import RunPlan, plan_run
 from accord.loop.run import run
-from accord.models.folder import count_weights
+from accord.models.weights import count_weights
 from accord.text.tokenizer import load_tokenizer
 
 TINY = [

@@ -143,11 +143,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+MOST_JSON = 256 << 20  # bytes; the tokenizers of a quarter of a million entries take 34 MB
+
+
 def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises DataError where it is missing, no plain file, too large, no JSON or nested too deeply.
+    """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError("is no plain file", where=str(path))
+        if (size := path.stat().st_size) > MOST_JSON:
+            raise DataError(f"holds {size:,} bytes, more than such a file can have", where=str(path))
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path)) from error
+    except RecursionError as error:
+        raise DataError("nested too deeply to be read as JSON", where=str(path)) from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read as JSON ({error})", where=str(path)) from error
 

@@ -15,10 +15,11 @@ from accord.formats import read_items
 from accord.formats.stage_rows import Conversation, read_completions, read_lessons, read_prompts
 from accord.loop.stages import Home, start_of
 from accord.loop.task import Split, Task
-from accord.models.folder import count_weights, shape_of
+from accord.models.folder import shape_of
 from accord.models.lora import require_peft
 from accord.models.placement import AUTO, Placement
 from accord.models.shape import DecoderConfig
+from accord.models.weights import count_weights
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 
 MEASURED_ROWS = 4000  # of each file; more of them change no percentile by much, and a million take minutes

@@ -47,8 +47,9 @@ from accord.loop.round import (
 from accord.loop.run import Where, check_run, open_home
 from accord.loop.stages import Home, data_stage, round_folder, sft_stage, start_of
 from accord.loop.task import Split
-from accord.models.folder import count_weights, shape_of
+from accord.models.folder import shape_of
 from accord.models.placement import Placement
+from accord.models.weights import count_weights
 from accord.progress import quiet
 from accord.records import JudgedGroup, RankedGroup
 from accord.stats import WORTH_SEEING, pairs_needed

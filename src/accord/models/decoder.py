@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -388,6 +389,12 @@ class CausalLM(Headed):
         if not config.tied:
             self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self._decoding = False
+
+    def untie(self) -> None:
+        """Give a model whose head is its embedding a head of its own, still to be filled."""
+        if self.config.tied:
+            self.config = replace(self.config, tied=False)  # type: ignore[type-var]
+            self.lm_head = nn.Linear(self.config.width, self.config.vocab_size, bias=False)
 
     @property
     def head_weight_VD(self) -> Tensor:

@@ -6,6 +6,7 @@ has Llama's names; a row turns them into its own and back without changing a bit
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -69,13 +70,68 @@ def _refuse(*checks: tuple[bool, str]) -> None:
         )
 
 
+# ---- sizes -------------------------------------------------------------------------------------------------------
+
+MOST_LAYERS = 10_000  # GPT-3 has 96; of so many a list alone would fill the memory
+MOST_OF_A_SIZE = 1 << 31
+MOST_TABLE = 1 << 28  # numbers of a rotary table: a million positions of heads of 256
+
+
+def require_sane(raw: object) -> None:
+    """Raise DataError for a number of layers in a ``config.json`` that no list of layers should be made for."""
+    top = raw if isinstance(raw, dict) else {}
+    # Models of several parts describe each in a section of its own.
+    for section in (top, *(value for value in top.values() if isinstance(value, dict))):
+        for key, value in section.items():
+            # Beyond the last layer none has a window: that number may be any.
+            if key.endswith(("layer", "layers")) and key != "max_window_layers" and not _few(value):
+                raise DataError(f"{key} is {str(value)[:40]}", why=f"no model has more than {MOST_LAYERS:,} layers")
+
+
+def _few(value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip().isdigit() or len(value) < 5
+    return not isinstance(value, int | float) or value <= MOST_LAYERS
+
+
+def checked_shape(config: DecoderConfig | LstmConfig) -> DecoderConfig | LstmConfig:
+    """Return a shape whose sizes can be those of a model. Raises DataError where they cannot."""
+    sizes = {name: value for name, value in asdict(config).items() if type(value) is int and name not in _MAY_BE_0}
+    bad = [f"{name} is {value}" for name, value in sizes.items() if not 0 < value < MOST_OF_A_SIZE]
+    if isinstance(config, DecoderConfig) and not bad:
+        bad = [reason for wrong, reason in _contradictions(config) if wrong]
+    if bad:
+        raise DataError("the sizes are no model's: " + ", ".join(bad), hint="copy the folder again, whole")
+    return config
+
+
+_MAY_BE_0 = frozenset(("window", "rotary_width", "tied"))
+
+
+def _contradictions(config: DecoderConfig) -> Sequence[tuple[bool, str]]:
+    turned, layers, positions = config.turned_width, config.num_layers, config.max_positions
+    rope = [config.rope_theta, *(v for v in asdict(config.rope_scaling or _PLAIN).values() if isinstance(v, float))]
+    return (
+        (config.num_heads % config.num_kv_heads != 0, f"{config.num_heads} heads share {config.num_kv_heads} keys"),
+        (not 0 <= turned <= config.head_width or turned % 2 != 0, f"{turned} of {config.head_width} channels turn"),
+        (len(config.windowed) not in (0, layers), f"{len(config.windowed)} kinds of layers for {layers} layers"),
+        (any(config.windowed) and not 0 < config.window < MOST_OF_A_SIZE, f"a window of {config.window} tokens"),
+        (not 0 <= config.norm_eps < 1, f"the norms' epsilon is {config.norm_eps}"),
+        (not all(0 <= value < math.inf for value in rope), "rotary positions that are no numbers"),
+        (config.rope_theta <= 1 or (config.rope_scaling or _PLAIN).factor <= 0, "rotary positions without a base"),
+        (positions * turned > MOST_TABLE, f"positions is {positions}: lower max_position_embeddings"),
+    )
+
+
+_PLAIN = RopeScaling("default")
+
+
 # ---- rotary positions ------------------------------------------------------------------------------------------
 
 
 def _rope(raw: Raw) -> dict[str, Any]:
     """Return base, scaling and rotated share, from either of the places where `transformers` has kept them."""
-    # transformers 4 wrote rope_scaling, 5 writes rope_parameters; where both stand the newer wins.
-    found = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
+    found = rope_entries(raw)
     kind = found.get("rope_type", found.get("type", "default"))
     _refuse((kind not in ("default", "linear", "llama3", "yarn"), f"rope scaling of type {kind!r}"))
     scaling = None
@@ -88,6 +144,15 @@ def _rope(raw: Raw) -> dict[str, Any]:
         )
     theta = found.get("rope_theta", raw.get("rope_theta", raw.get("rotary_emb_base", 10_000.0)))
     return {"rope_theta": float(str(theta)), "rope_scaling": scaling}
+
+
+def rope_entries(raw: Raw) -> dict[str, Any]:
+    """Return what a config says of rotary positions, as `transformers` 5 reads it."""
+    # It writes rope_parameters, 4 wrote rope_scaling. Who adds the old key to a new config wants it obeyed, so it
+    # stands for the whole of the new one.
+    found = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    _refuse((any(isinstance(value, dict) for value in found.values()), "rotary positions that differ by layer"))
+    return found
 
 
 def _write_rope(config: DecoderConfig) -> dict[str, Any]:
@@ -104,6 +169,8 @@ def _write_rope(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _read_llama_like(raw: Raw, **extra: Any) -> DecoderConfig:
+    turned = rope_entries(raw).get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    _refuse((turned not in (None, 1), "heads turned in part"))
     heads = int(raw["num_attention_heads"])
     return DecoderConfig(
         family=str(raw["model_type"]),
@@ -160,23 +227,40 @@ def _write_llama(config: DecoderConfig) -> dict[str, Any]:
     return _write_llama_like(config) | {"attention_bias": False, "mlp_bias": False}
 
 
+USUAL_WINDOW = 4096  # where `transformers` finds none named
+
+
+def _layer_kinds(raw: Raw) -> list[bool]:
+    """Return which layers have a window where the config says it layer by layer; [] where it does not."""
+    kinds: Sequence[str] = raw.get("layer_types") or ()
+    unknown = sorted({str(kind) for kind in kinds} - {"sliding_attention", "full_attention"})
+    _refuse((bool(unknown), f"layers of the kind {', '.join(unknown)}"))
+    return [kind == "sliding_attention" for kind in kinds]
+
+
 def _read_mistral(raw: Raw) -> DecoderConfig:
-    window = int(raw.get("sliding_window") or 0)
-    return _read_llama_like(raw, window=window, windowed=(True,) * int(raw["num_hidden_layers"]) if window else ())
+    window = int(raw.get("sliding_window", USUAL_WINDOW) or 0)
+    chosen = _layer_kinds(raw) or [True] * int(raw["num_hidden_layers"])
+    return _read_llama_like(raw, window=window, windowed=tuple(chosen) if window else ())
 
 
 def _write_mistral(config: DecoderConfig) -> dict[str, Any]:
-    return _write_llama_like(config) | {"sliding_window": config.window or None}
+    # Only where layers differ: `transformers` takes any other folder with this key for a Ministral.
+    mixed = {"layer_types": _layer_types(config)} if len(set(config.windowed)) > 1 else {}
+    return _write_llama_like(config) | {"sliding_window": config.window or None} | mixed
+
+
+def _layer_types(config: DecoderConfig) -> list[str]:
+    return ["sliding_attention" if config.window_of(i) else "full_attention" for i in range(config.num_layers)]
 
 
 def _qwen_windows(raw: Raw) -> dict[str, Any]:
-    layers, window = int(raw["num_hidden_layers"]), raw.get("sliding_window")
-    kinds: Sequence[str] = raw.get("layer_types") or ()
+    layers, window = int(raw["num_hidden_layers"]), raw.get("sliding_window", USUAL_WINDOW)
     if not raw.get("use_sliding_window") or not window:
         return {}
     # The first layers see everything, the others a window: Qwen's reading of the key.
     first = int(raw.get("max_window_layers", layers))
-    chosen = [kind == "sliding_attention" for kind in kinds] or [layer >= first for layer in range(layers)]
+    chosen = _layer_kinds(raw) or [layer >= first for layer in range(layers)]
     return {"window": int(window), "windowed": tuple(chosen)}
 
 
@@ -184,9 +268,7 @@ def _write_qwen(config: DecoderConfig) -> dict[str, Any]:
     return _write_llama_like(config) | {
         "use_sliding_window": bool(config.window),
         "sliding_window": config.window or None,
-        "layer_types": [
-            "sliding_attention" if config.window_of(layer) else "full_attention" for layer in range(config.num_layers)
-        ],
+        "layer_types": _layer_types(config),
         "max_window_layers": config.num_layers - sum(config.windowed),
     }
 
@@ -331,7 +413,7 @@ def _read_neox(raw: Raw) -> DecoderConfig:
     _refuse((not raw.get("attention_bias", True), "attention without a bias"))
     width, heads = int(raw["hidden_size"]), int(raw["num_attention_heads"])
     # A quarter of each head turns in Pythia.
-    share = (raw.get("rope_parameters") or {}).get("partial_rotary_factor", raw.get("rotary_pct", 0.25))
+    share = rope_entries(raw).get("partial_rotary_factor", raw.get("rotary_pct", 0.25))
     return DecoderConfig(
         family="gpt_neox",
         vocab_size=int(raw["vocab_size"]),

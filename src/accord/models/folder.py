@@ -6,7 +6,6 @@ raw score); an LSTM opens here alone. How raw scores become the score stands bes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from accord.config import CombineConfig
@@ -24,15 +21,17 @@ from accord.files import read_json, write_folder, write_json
 from accord.models import transformers_adapter
 from accord.models.backbone import Shape
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
-from accord.models.families import FAMILIES, family_of
-from accord.models.lora import plain_weights
+from accord.models.families import checked_shape, family_of, require_sane
+from accord.models.lora import CONFIG as ADAPTER
+from accord.models.lora import WEIGHTS as ADAPTER_WEIGHTS
 from accord.models.lstm import LstmConfig
+from accord.models.own_folder import read_own, require_promised, write_own
 from accord.models.placement import PLAIN, Placement
 from accord.models.shape import DecoderConfig
 from accord.models.transformers_adapter import ForeignConfig
 from accord.text.tokenizer import GENERATION, Tokenizer, load_tokenizer
 
-WEIGHTS, INDEX, REWARD = "model.safetensors", "model.safetensors.index.json", "reward.json"
+REWARD = "reward.json"
 
 
 @dataclass(frozen=True)
@@ -76,50 +75,37 @@ class RewardScale:
         return said
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    names = [WEIGHTS]
-    if (folder / INDEX).exists():
-        names = _shards(folder / INDEX)
-    weights: dict[str, Tensor] = {}
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise DataError(
-                f"no {name} in the folder",
-                where=str(folder),
-                hint="give a Hugging Face model folder with safetensors weights (pickled ones are refused)",
-            )
-        try:
-            # safetensors alone: unpickling runs whatever code the file holds.
-            weights |= load_file(path)
-        except SafetensorError as error:
-            raise DataError(f"the weights cannot be read ({error})", where=str(path)) from error
-    return weights
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(read_json(index)["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError("no weight_map in the index", where=str(index), hint="copy the folder again, whole") from error
-
-
 def _config(folder: Path) -> Shape:
     if not folder.is_dir():
         raise DataError("no such model folder", where=str(folder), hint="give the path of a Hugging Face folder")
     path = folder / "config.json"
+    if not path.exists() and (folder / ADAPTER).is_file():
+        raise _adapter_alone(folder)
     raw = read_json(path)
     try:
+        require_sane(raw)
         family = family_of(raw)
-        return family.read(raw) if family else transformers_adapter.read_config(raw, folder)
+        return checked_shape(family.read(raw)) if family else transformers_adapter.read_config(raw, folder)
     except DataError as error:
         raise DataError(error.what, where=str(path), why=error.why, hint=error.hint) from error
     except KeyError as error:
         raise DataError(f"{error} is missing", where=str(path), hint="give a Hugging Face config.json") from error
-    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"an entry is malformed ({error})", where=str(path), hint="give a Hugging Face config.json"
         ) from error
+
+
+def _adapter_alone(folder: Path) -> DataError:
+    raw = read_json(folder / ADAPTER)
+    base = raw.get("base_model_name_or_path") if isinstance(raw, dict) else None
+    return DataError(
+        "the folder holds an adapter, not a whole model",
+        where=str(folder),
+        why=f"an adapter only changes its base model, {f'which is {base!r}' if base else 'which it does not name'}",
+        hint=f"copy {ADAPTER} and {ADAPTER_WEIGHTS} into a copy of the base model's folder, and give that: it is "
+        "applied there",
+    )
 
 
 def shape_of(folder: Path) -> Shape:
@@ -127,96 +113,39 @@ def shape_of(folder: Path) -> Shape:
     return _config(folder)
 
 
-def count_weights(folder: Path) -> int:
-    """Return how many numbers the weights in a folder are, by the files' headers: nothing is loaded."""
-    total = 0
-    for name in _shards(folder / INDEX) if (folder / INDEX).exists() else [WEIGHTS]:
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"the weights cannot be read ({error})", where=str(folder / name)) from error
-    return total
-
-
-def _read(model: CausalLM | ScalarModel, folder: Path, left_out: tuple[str, ...] = ()) -> bool:
-    """Fill a model from a folder; a score head may be missing. Returns whether the folder holds one.
-
-    ``left_out`` are beginnings of our names that are not wanted.
-    """
-    try:
-        weights = FAMILIES[model.config.family].to_ours(_read_weights(folder), model.config)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"the weights cannot be arranged ({error})",
-            where=str(folder / WEIGHTS),
-            why="the weights are not those that config.json describes",
-        ) from error
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(left_out)}
-    wanted = model.state_dict()
-    # Of the trunk nothing may be left over; other heads (a critic's, a classifier's) may.
-    unread = [name for name in weights if name.startswith(("model.layers.", "model.lstm.")) and name not in wanted]
-    if unread or any(not tensor.is_floating_point() for tensor in weights.values()):
-        raise DataError(
-            f"weights that the decoder does not know, such as {(unread or list(weights))[0]}",
-            where=str(folder / WEIGHTS),
-            why="leaving them out would give wrong numbers: is the checkpoint quantised?",
-            hint="give a checkpoint in fp32, bf16 or fp16",
-        )
-    missing = [name for name in wanted if name not in weights and name != "score.weight"]
-    wrong = [
-        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
-    ]
-    if missing or wrong:
-        raise DataError(
-            "; ".join([f"{name} is missing" for name in missing[:3]] + wrong[:3]),
-            where=str(folder / WEIGHTS),
-            why="the weights are not those that config.json describes",
-        )
-    # Masters are fp32 whatever the file holds.
-    model.load_state_dict({name: weights[name].float() for name in wanted if name in weights}, strict=False)
-    return "score.weight" in weights
-
-
-def _write(model: CausalLM | ScalarModel, ids: Mapping[str, int], folder: Path) -> None:
-    """Write `config.json` and the weights under the family's own names."""
-    family = FAMILIES[model.config.family]
-    described: dict[str, Any] = {"architectures": [family.language_model]}
-    if isinstance(model, ScalarModel):
-        heads = model.score.out_features
-        # transformers asks for a name a label; it shows them, nothing else.
-        names = {str(head): "score" if heads == 1 else f"score_{head}" for head in range(heads)}
-        described = {"architectures": [family.classifier], "num_labels": heads, "id2label": names}
-    weights = family.to_theirs({name: t.cpu().contiguous() for name, t in plain_weights(model).items()}, model.config)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    write_json(folder / "config.json", {**described, **family.write(model.config), **ids, "dtype": "float32"})
-
-
 @dataclass(frozen=True)
 class FolderLayout:
     """How weights and config of a folder are read and written; what lies beside them is the same everywhere."""
 
+    require: Callable[..., None]
     read: Callable[..., bool]
-    write: Callable[[CausalLM | ScalarModel, Mapping[str, int], Path], None]
+    write: Callable[[CausalLM | ScalarModel, Mapping[str, int | None], Path], None]
 
 
-_OWN = FolderLayout(_read, _write)
+_OWN = FolderLayout(require_promised, read_own, write_own)
 LAYOUTS: Mapping[type, FolderLayout] = {
     DecoderConfig: _OWN,
     LstmConfig: _OWN,
-    ForeignConfig: FolderLayout(transformers_adapter.read_weights, transformers_adapter.write_weights),
+    ForeignConfig: FolderLayout(
+        transformers_adapter.require_room, transformers_adapter.read_weights, transformers_adapter.write_weights
+    ),
 }
 
 
 def _read_tokenizer(folder: Path, config: Shape) -> Tokenizer:
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > config.vocab_size:
+    tokenizer, room = load_tokenizer(folder), config.vocab_size
+    if tokenizer.vocab_size > room:
         raise DataError(
-            f"the tokenizer has {tokenizer.vocab_size} entries but the model's vocabulary only {config.vocab_size}",
+            f"the tokenizer's highest id is {tokenizer.vocab_size - 1}, but the model's vocabulary has {room} entries",
             where=str(folder),
             hint="give the folder the tokenizer that the model was trained with",
+        )
+    if beyond := [one for one in tokenizer.stop_ids if one >= room]:
+        raise DataError(
+            f"eos_token_id {beyond[0]} is beyond the {room} entries of the model's vocabulary",
+            where=str(folder),
+            why="what samples would never stop at it",
+            hint="correct eos_token_id in generation_config.json and config.json",
         )
     return tokenizer
 
@@ -247,8 +176,11 @@ def _numbers(value: Any) -> float | tuple[float, ...]:
 
 def load_policy(folder: Path, placement: Placement = PLAIN) -> tuple[CausalLM, Tokenizer]:
     """Read a policy and its tokenizer. ``placement``: its device, and what its matrix products run in."""
-    model = CausalLM(_config(folder))
-    LAYOUTS[type(model.config)].read(model, folder)
+    config = _config(folder)
+    layout = LAYOUTS[type(config)]
+    layout.require(config, folder)
+    model = CausalLM(config)
+    layout.read(model, folder)
     model.model.compute_dtype = placement.dtype
     return model.to(placement.device), _read_tokenizer(folder, model.config)
 
@@ -270,9 +202,11 @@ def load_scalar(
     above: tuple[str, ...] = ()
     if trunk_layers and trunk_layers != config.num_layers:
         config, above = _first_layers(config, trunk_layers, folder)
+    layout = LAYOUTS[type(config)]
+    layout.require(config, folder, above)
     # A head that sat on other layers says nothing of these: it starts anew.
     model = ScalarModel(config, heads if above else max(heads, scale.num_heads))
-    if not LAYOUTS[type(config)].read(model, folder, above):
+    if not layout.read(model, folder, above):
         if head_seed is None:
             raise DataError(
                 "the folder holds a language model, not a reward model (no score.weight)",
@@ -319,7 +253,10 @@ def save_scalar(
 def _save(
     folder: Path, model: CausalLM | ScalarModel, tokenizer: Tokenizer, card: str, scale: RewardScale | None = None
 ) -> None:
-    ids = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
+    bos_id = tokenizer.sayings.bos_id
+    # None is written too: transformers takes its architecture's usual id where none is, here any word's.
+    first = bos_id if bos_id is not None and bos_id < model.config.vocab_size else None
+    ids = {"bos_token_id": first, "eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
     apart = tokenizer.padding_apart()
     if isinstance(model, ScalarModel) and apart:
         # `transformers` reads the score at the last token that is not padding: that must be the end token.
@@ -331,7 +268,8 @@ def _save(
             stops = [*tokenizer.stop_ids]
             # All of them: whoever samples with another engine must stop where training ended.
             ends = {"eos_token_id": stops if len(stops) > 1 else tokenizer.end_id}
-            write_json(aside / GENERATION, {**ids, **ends, "do_sample": True, "temperature": 1.0})
+            usual = {"do_sample": True, "temperature": 1.0}
+            write_json(aside / GENERATION, {**ids, **ends, **usual, **tokenizer.sayings.generation})
         tokenizer.save(aside)
         if ids["pad_token_id"] != tokenizer.pad_id and apart:
             settings = aside / "tokenizer_config.json"

@@ -226,23 +226,14 @@ def _their_matrices(model: Headed, layers: Mapping[str, Any], scaling: float) ->
     return matrices
 
 
-def load_adapter(model: Headed, folder: Path) -> None:
-    """Put the adapter of a PEFT folder on a model without one, as `add_lora` does.
+@torch.no_grad()
+def merge_adapter(model: Headed, folder: Path) -> None:
+    """Add the adapter of a PEFT folder to the weights of a model that carries none: it then is an ordinary model.
 
     Raises DataError where the folder holds another kind of adapter, or one of another model.
     """
-    raw = _readable_config(folder)
-    found = _our_matrices(model, raw, folder)
-    ranks = {name.removeprefix("model."): len(down) for name, (down, _, _) in found.items()}
-    alphas = {name.removeprefix("model."): scaling * len(down) for name, (down, _, scaling) in found.items()}
-    # Rank and alpha layer by layer: a pattern may give each its own.
-    settings = {"r": 1, "rank_pattern": ranks, "alpha_pattern": alphas, "lora_dropout": raw.get("lora_dropout", 0.0)}
-    _inject(model, list(ranks), settings)
-    layers = adapted_layers(model)
-    with torch.no_grad():
-        for name, (down, up, _) in found.items():
-            layers[name].lora_A[NAME].weight.copy_(down)
-            layers[name].lora_B[NAME].weight.copy_(up)
+    for name, (down, up, scaling) in _our_matrices(model, _readable_config(folder), folder).items():
+        model.get_parameter(f"{name}.weight").add_((up @ down) * scaling)
 
 
 def _readable_config(folder: Path) -> dict[str, Any]:
@@ -261,6 +252,10 @@ def _readable_config(folder: Path) -> dict[str, Any]:
             hint="merge it into its model with peft, and give the merged folder",
         )
     return raw
+
+
+# What a file of somebody else's may do to the lines that read it.
+_SPOILT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 
 
 def _our_matrices(model: Headed, raw: Mapping[str, Any], folder: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
@@ -283,13 +278,26 @@ def _our_matrices(model: Headed, raw: Mapping[str, Any], folder: Path) -> dict[s
         for name, (down, up, _) in found.items():
             if model.get_submodule(name).weight.shape != (len(up), down.shape[1]) or len(down) != up.shape[1]:
                 raise ValueError(f"{name} has another shape")
-    except (AttributeError, FileNotFoundError, KeyError, RuntimeError, SafetensorError, ValueError) as error:
-        raise DataError(
-            f"the adapter does not fit the model ({error})",
-            where=str(folder / WEIGHTS),
-            hint="give the model that the adapter was trained on",
-        ) from error
+    except (
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise _misfit(folder, error) from error
     return found
+
+
+def _misfit(folder: Path, error: Exception) -> DataError:
+    return DataError(
+        f"the adapter does not fit the model ({error})",
+        where=str(folder / WEIGHTS),
+        hint="give the model that the adapter was trained on",
+    )
 
 
 def _scaling(raw: Mapping[str, Any], name: str, rank: int) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from accord.errors import DataError, UsageError
 from accord.models.backbone import Headed
+from accord.models.weights import promised
 
 NO_LIMIT = 1 << 20  # positions of an architecture that names no limit
 # Nothing is fetched, and nobody's code is run.
@@ -82,14 +83,16 @@ def read_config(raw: Mapping[str, Any], folder: Path) -> ForeignConfig:
     """
     family = str(raw["model_type"])
     hub = _transformers(family)
-    try:
-        theirs = hub.AutoConfig.from_pretrained(folder, **LOCAL_ONLY)
-    except (ValueError, KeyError, OSError) as error:
+    if family not in hub.CONFIG_MAPPING:
         raise DataError(
             f"this checkpoint's architecture is not supported: model_type is {family!r}",
             why="neither the decoder nor the installed transformers knows it",
             hint="use a checkpoint of another architecture, or a newer transformers",
-        ) from error
+        )
+    try:
+        theirs = hub.AutoConfig.from_pretrained(folder, **LOCAL_ONLY)
+    except Exception as error:  # of a hundred architectures, each raises what it likes
+        raise DataError(f"transformers refuses it ({_first_line(error)})", why=f"model_type is {family!r}") from error
     # By name: a soft cap bends large logits only, which the trial below does not reach.
     beyond = [name for name, none in HEAD_SETTINGS.items() if getattr(theirs, name, none) not in (None, none)]
     if beyond:
@@ -259,6 +262,46 @@ class ForeignTrunk(nn.Module):
 # ---- folders ---------------------------------------------------------------------------------------------------------
 
 
+def require_room(config: ForeignConfig, folder: Path, left_out: Sequence[str] = ()) -> None:
+    """Compare a shape with the headers of the weights, before anything of that size is built.
+
+    Raises DataError where they do not fit, or where an adapter lies beside the model.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise DataError(
+            f"an adapter lies beside a model of type {config.family!r}",
+            where=str(folder),
+            why="Accord applies adapters to the families that its own decoder reads",
+            hint="merge it into the model with peft, or move adapter_config.json away",
+        )
+    headers = promised(folder)
+    stored = sum(math.prod(tensor.shape) for tensor in headers.values())
+    # Twice: an embedding that is written once may be the head too.
+    if config.num_layers > len(headers) or _described(config, folder) > 2 * stored:
+        raise DataError(
+            f"config.json describes a model far larger than its {stored} stored numbers",
+            where=str(folder),
+            why="the weights are not those that config.json describes",
+        )
+
+
+def _described(config: ForeignConfig, folder: Path) -> int:
+    """Return how many numbers the weights of a shape are."""
+    hub, opener = _opener(config.family, False)
+    try:
+        with _quietly(hub), torch.device("meta"):
+            outline = opener.from_config(config.theirs, trust_remote_code=False)
+    except Exception as error:  # of a hundred architectures, each raises what it likes
+        raise DataError(
+            f"transformers cannot build a model of type {config.family!r} ({_first_line(error)})", where=str(folder)
+        ) from error
+    return sum(parameter.numel() for parameter in outline.parameters())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
 def read_weights(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> bool:
     """Fill a model from a folder. Returns whether the folder holds a score head; a model that wants one gets it.
 
@@ -273,9 +316,9 @@ def read_weights(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> b
             whole, loading = opener.from_pretrained(
                 folder, **LOCAL_ONLY, **labels, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of a hundred architectures, each raises what it likes
         raise DataError(
-            f"transformers cannot open this {family!r} folder ({str(error).splitlines()[0]})",
+            f"transformers cannot open this {family!r} folder ({_first_line(error)})",
             where=str(folder),
             hint="give a whole Hugging Face folder with safetensors weights (pickled ones are refused)",
         ) from error
@@ -300,8 +343,11 @@ def read_weights(model: Headed, folder: Path, left_out: Sequence[str] = ()) -> b
     heads.model.adopt(whole.base_model)
     if scalar:
         heads.score.weight = head.weight
-    elif not model.config.tied:
-        heads.lm_head.weight = head.weight
+    else:
+        if head.weight is not heads.model.embed_tokens.weight:
+            heads.untie()  # a head that is there and differs is the model's, whatever config.json says of it
+        if not model.config.tied:
+            heads.lm_head.weight = head.weight
     _probe(heads.model, whole, head, folder)
     return has_head
 
@@ -321,9 +367,9 @@ def _probe(trunk: ForeignTrunk, whole: Any, head: nn.Linear, folder: Path) -> No
         first_BD = trunk.prefill(state, ids_BT, length_B)
         second_BD = trunk.step(state, ids_BT[rows, length_B])
         logits = whole(input_ids=ids_BT[:1]).logits
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # of a hundred architectures, each raises what it likes
         raise DataError(
-            f"a model of type {trunk.config.family!r} cannot be run ({error})",
+            f"a model of type {trunk.config.family!r} cannot be run ({_first_line(error)})",
             where=str(folder),
             why="the adapter needs a causal base model with attention_mask and a key-value cache",
         ) from error
@@ -344,7 +390,7 @@ def _probe(trunk: ForeignTrunk, whole: Any, head: nn.Linear, folder: Path) -> No
             )
 
 
-def write_weights(model: Headed, ids: Mapping[str, int], folder: Path) -> None:
+def write_weights(model: Headed, ids: Mapping[str, int | None], folder: Path) -> None:
     """Write weights and config as `transformers` does, under the architecture's own names."""
     heads: Any = model
     scalar = hasattr(model, "score")

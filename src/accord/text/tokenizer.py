@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,20 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 TEMPLATE = "chat_template.jinja"
 #: What else belongs to a tokenizer in a folder: kept as it is.
 OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", TEMPLATE, "chat_templates/*.jinja")
-GENERATION = "generation_config.json"
+GENERATION, MODEL = "generation_config.json", "config.json"
 SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Sayings:
+    """What a model's files say beyond its tokenizer's own: written again as it was read.
+
+    ``bos_id`` is what `config.json` names as the first token of a text. ``generation`` is `generation_config.json`,
+    without the ids: top_p, repetition_penalty and the like, which other engines sample by.
+    """
+
+    bos_id: int | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Tokenizer:
@@ -30,7 +43,8 @@ class Tokenizer:
     ``end_id`` closes a completion: the token with which the chat template ends an assistant's turn, else the
     tokenizer's own end token. ``stop_ids`` are all that end a completion when sampling, ``end_id`` first. ``pad_id``
     fills a batch and is never the same as ``end_id`` in tokenizers trained here (with one id for both, the end would be
-    masked and never learnt). ``chat`` is the chat template, None where the folder has none.
+    masked and never learnt). ``chat`` is the chat template, None where the folder has none. ``vocab_size`` is how many
+    rows a model needs for its ids: the highest and one, whatever holes lie below.
     """
 
     def __init__(
@@ -40,10 +54,12 @@ class Tokenizer:
         pad_id: int,
         files: Mapping[str, bytes],
         chat: ChatTemplate | None = None,
+        sayings: Sayings = Sayings(),
     ) -> None:
         self._inner, self._files = inner, files
         self.end_id, self.stop_ids, self.pad_id, self.chat = stop_ids[0], stop_ids, pad_id, chat
-        self.vocab_size: int = inner.get_vocab_size()
+        self.sayings = sayings
+        self.vocab_size: int = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, text: str) -> list[int]:
         """Return ids of the text, without any special token added. Those written in the text are single ids."""
@@ -151,24 +167,21 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     turn_end = inner.token_to_id(chat.turn_end) if chat and chat.turn_end else None
     # The turn's end before the tokenizer's own: every stage closes completions with the first of these, and a policy
     # taught one and stopped by the other would never stop.
-    stops = [*([] if turn_end is None else [turn_end]), end, *_end_ids(folder)]
+    generation, model = (_object(folder / name) for name in (GENERATION, MODEL))
+    stops = [*([] if turn_end is None else [turn_end]), end, *_end_ids(folder, generation, model)]
     pad = _token_id(inner, settings.get("pad_token"))
     files = {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for pattern in (*FILES, *OTHER_FILES)
         for file in sorted(folder.glob(pattern))
     }
-    return Tokenizer(inner, tuple(dict.fromkeys(stops)), stops[0] if pad is None else pad, files, chat)
+    sayings = Sayings(_first_id(folder, generation, model), {k: v for k, v in generation.items() if k not in _OURS})
+    return Tokenizer(inner, tuple(dict.fromkeys(stops)), stops[0] if pad is None else pad, files, chat, sayings)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     """Return `tokenizer_config.json`, and what older folders say in `special_tokens_map.json`."""
-    paths = [folder / FILES[1], folder / OTHER_FILES[0]]
-    found = [read_json(path) if path.exists() else {} for path in paths]
-    for path, content in zip(paths, found, strict=True):
-        if not isinstance(content, dict):
-            raise DataError("not a JSON object", where=str(path), hint="copy the folder again, whole")
-    new, old = found
+    new, old = (_object(folder / name) for name in (FILES[1], OTHER_FILES[0]))
     return {**new} if "added_tokens_decoder" in new else {**new, **old}
 
 
@@ -200,15 +213,39 @@ def _token_id(inner: tokenizers.Tokenizer, token: object) -> int | None:
     return found
 
 
-def _end_ids(folder: Path) -> list[int]:
-    """Return the end tokens of `generation_config.json`: one, several or none."""
-    path = folder / GENERATION
-    raw = read_json(path) if path.exists() else {}
-    found = raw.get("eos_token_id") if isinstance(raw, dict) else raw
+# What is written anew, or was true of the file alone that it stood in.
+_OURS = frozenset(("bos_token_id", "eos_token_id", "pad_token_id", "_from_model_config", "transformers_version"))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds, {} where there is none."""
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise DataError("not a JSON object", where=str(path), hint="copy the folder again, whole")
+    return found
+
+
+def _end_ids(folder: Path, generation: Mapping[str, Any], model: Mapping[str, Any]) -> list[int]:
+    """Return the end tokens that sampling stops at by the model's files: one, several or none.
+
+    Those of `config.json` count where `generation_config.json` names none, as for `transformers`' generate.
+    """
+    name, raw = (GENERATION, generation) if generation.get("eos_token_id") is not None else (MODEL, model)
+    found = raw.get("eos_token_id")
     ids = [] if found is None else found if isinstance(found, list) else [found]
-    if not all(type(i) is int and i >= 0 for i in ids):
-        raise DataError(f"eos_token_id is {found!r}", where=str(path), hint="write a token's id, or a list of them")
-    return ids
+    return [_id(one, "eos_token_id", folder / name) for one in ids]
+
+
+def _first_id(folder: Path, generation: Mapping[str, Any], model: Mapping[str, Any]) -> int | None:
+    name, raw = (MODEL, model) if "bos_token_id" in model else (GENERATION, generation)
+    found = raw.get("bos_token_id")
+    return None if found is None else _id(found, "bos_token_id", folder / name)
+
+
+def _id(value: object, key: str, path: Path) -> int:
+    if type(value) is not int or value < 0:
+        raise DataError(f"{key} is {value!r}", where=str(path), hint="write a token's id, or a list of them")
+    return value
 
 
 def _chat_template(folder: Path, inner: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> ChatTemplate | None:
