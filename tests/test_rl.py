@@ -22,7 +22,7 @@ from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import OptimConfig, RewardConfig, RlConfig
 from accord.errors import AccordError, UsageError
 from accord.models.decoder import CausalLM, ScalarModel
-from accord.models.folder import load_scalar, save_policy, save_scalar
+from accord.models.folder import RewardScale, load_scalar, save_policy, save_scalar
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generated
@@ -269,6 +269,102 @@ def test_critic_starts_from_the_reward_model(policy_folder: Path, reward_folder:
     assert not any(p.requires_grad for p in models.reference.parameters())
     assert not models.reference.training
     assert models.policy.head_weight_VD is not models.reference.head_weight_VD
+
+
+class Raised(LastLetter):
+    """The same taste at another level."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
+        return super().score(pairs) + self.level
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_constant_added_to_all_scores_changes_nothing(letters_folder: Path, shared: bool) -> None:
+    """Three iterations, with a critic that says something from the start; Adam's eps of 1 makes steps comparable."""
+    found = []
+    for level in (0.0, 16.0, -64.0):
+        config = rl_config(
+            iterations=3, prompts_per_iteration=16, values={"shared": shared}, actor=SMOOTH, critic=SMOOTH
+        )
+        models = models_of(letters_folder, Raised(level), config)
+        models.critic.score.weight.data.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+        rows = optimise(config, models)
+        assert rows[0]["value_gap"] == pytest.approx(0.0, abs=1e-4)
+        weights = [*models.policy.parameters(), *models.critic.parameters()]
+        found.append((rows, torch.cat([p.detach().flatten() for p in weights])))
+    (plain, plain_weights), *others = found
+    for level, (rows, weights) in zip((16.0, -64.0), others, strict=True):
+        torch.testing.assert_close(weights, plain_weights, rtol=0.0, atol=2e-5)
+        for row, wanted in zip(rows, plain, strict=True):
+            for name in ("value_loss", "policy_loss", "advantage_mean", "advantage_std", "explained_variance"):
+                assert row[name] == pytest.approx(wanted[name], abs=1e-3), name
+            assert row["return"] == pytest.approx(wanted["return"] + level, abs=1e-4)
+
+
+def test_the_critic_of_a_weak_reward_model_starts_at_its_scores(
+    letters_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """Raw scores around 3 that spread by 1/154: on the score's scale the level was 462 deviations off, now it is 0."""
+    scorer, words, _ = load_scalar(letters_folder, head_seed=1)
+    save_scalar(tmp_path / "weak", scorer, words, RewardScale(3.0, 154.0))
+    data = write_rows("prompts.jsonl", [{"prompt": p} for p in PROMPTS])
+    given = {"model": letters_folder, "data": data, "reward_model": tmp_path / "weak"}
+    rl(rl_config(iterations=1), **given, output_dir=tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out/metrics.jsonl")
+    assert abs(row["score"]) > 10 and row["value_gap"] == pytest.approx(0.0, abs=0.01)
+
+
+def test_the_level_of_the_critic_is_set_once_and_kept_by_checkpoints() -> None:
+    controllers = Controllers.of(rl_config(), 6.0)
+    controllers.level.start(torch.tensor([1.0, 3.0]))
+    controllers.level.start(torch.tensor([100.0]))
+    again = Controllers.of(rl_config(), 6.0)
+    again.restore(json.loads(json.dumps(controllers.state())))
+    again.level.start(torch.tensor([50.0]))
+    assert controllers.level.shift == again.level.shift == 2.0
+
+
+def test_while_the_critic_warms_up_the_policy_is_held_and_no_price_moves(letters_folder: Path) -> None:
+    prices = {"kl_target": 0.5, "trust": {"coef": 1.0, "target": 0.5}, "length_coef": 0.5}
+    config = rl_config(iterations=4, prompts_per_iteration=16, values={"warmup": 2}, **prices)
+    models = models_of(letters_folder, LastLetter(), config)
+    optimizer = optimizer_of(config, models)
+    blocks = torch.randint(4, 100, (6, 9), generator=torch.Generator().manual_seed(0))
+    optimizer.mix = PretrainingMix(blocks, 3, 1.0)
+
+    def weights() -> tuple[Tensor, Tensor]:
+        policy, critic = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models.trained().values())
+        return policy, critic
+
+    before, adapted = weights(), optimizer.controllers.prices()
+    rows = []
+    for step in range(2):
+        rows.append(optimizer.step(Prompts(PROMPTS), step)[1])
+        now = weights()
+        assert torch.equal(now[0], before[0]) and not torch.equal(now[1], before[1])
+        assert optimizer.controllers.prices() == adapted
+        before = now
+    assert all((row["actor_grad_norm"], row["kl"], row["approx_kl"]) == (0.0, 0.0, 0.0) for row in rows)
+    assert all("ptx_loss" not in row and math.isfinite(row["policy_loss"]) for row in rows)
+    rows.append(optimizer.step(Prompts(PROMPTS), 2)[1])
+    assert not torch.equal(weights()[0], before[0]) and optimizer.controllers.prices() != adapted
+    assert rows[2]["ptx_loss"] > 0 and rows[2]["actor_grad_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"iterations": 3, "values": {"warmup": 3}}, "leaves the policy none"),
+        ({"values": {"warmup": 1, "shared": True}}, "on its trunk"),
+    ],
+)
+def test_a_warm_up_that_cannot_be_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        RlConfig(**given)
 
 
 def test_critic_of_a_reward_model_with_other_tokens_starts_from_the_policy(

@@ -60,6 +60,13 @@ class ValuesConfig(Section):
     clip: float = Field(0.2, gt=0, description="A value may move this far from the rollout's; beyond, clipped.")
     # OpenAI's vf_coef. Above it a shared trunk's policy is bent by its values.
     coef: float = Field(0.1, gt=0, description="Weight of the value loss.")
+    warmup: int = Field(0, ge=0, description="First rounds in which the critic learns alone, the policy held still.")
+
+    @model_validator(mode="after")
+    def _a_critic_alone_has_weights_of_its_own(self) -> Self:
+        if self.warmup and self.shared:
+            raise ValueError("warmup holds the policy still, and shared values learn on its trunk: leave one out")
+        return self
 
 
 class ShapingConfig(Section):
@@ -164,6 +171,13 @@ class RlConfig(Training):
                 "trust.target steers by what an update has moved before its last step, and ppo_epochs 1 of minibatches "
                 "1 is a single step: raise one of them, or leave trust.target out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_policy_learns_too(self) -> Self:
+        if self.values.warmup >= self.iterations:
+            of_all = f"values.warmup {self.values.warmup} of {self.iterations} iterations"
+            raise ValueError(f"{of_all} leaves the policy none")
         return self
 
     @model_validator(mode="after")

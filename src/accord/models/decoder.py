@@ -479,7 +479,7 @@ class ScalarModel(Headed):
     @torch.no_grad()
     def merge_heads(self, gains: Sequence[float]) -> None:
         """Put one head in the place of all: their mean, each times its gain."""
-        # A critic has one head; its offset is for training to find, only the scale must be that of the score.
+        # A critic has one head, on the scale of the score; what level that is shows in its first rollout.
         gain_H1 = torch.tensor(gains, device=self.device)[:, None]
         self.score.weight = nn.Parameter((gain_H1 * self.score.weight).mean(0, keepdim=True))
         self.score.out_features = 1

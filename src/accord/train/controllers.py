@@ -6,11 +6,31 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from accord.algo.kl import AdaptiveKL, TrustRegion
 from accord.algo.length import LengthController
 from accord.algo.shaping import RunningMoments
 from accord.config import RlConfig
 from accord.errors import DataError
+
+
+@dataclass
+class CriticLevel:
+    """What is added to the numbers of a critic's network: its start may lie far from the scores it is to foresee.
+
+    A reward model is free up to a constant, which `reward.json` takes from its scores and a critic made of it would
+    keep: every completion then ended in a disappointment, or in a surprise, whatever it was worth.
+    """
+
+    shift: float = 0.0
+    is_set: bool = False
+
+    def start(self, gap_B: Tensor) -> None:
+        """Set it once, by what the scores of the first rollout lie above the values of their last states."""
+        if not self.is_set:
+            # Measured, and not the reward model's own constant: other scores may be added, and penalties be taken.
+            self.shift, self.is_set = float(gap_B.double().mean()), True
 
 
 @dataclass
@@ -22,6 +42,7 @@ class Controllers:
     length: LengthController
     scores: RunningMoments = field(default_factory=RunningMoments)
     returns: RunningMoments = field(default_factory=RunningMoments)
+    level: CriticLevel = field(default_factory=CriticLevel)
 
     @classmethod
     def of(cls, config: RlConfig, reference_length: float) -> Controllers:

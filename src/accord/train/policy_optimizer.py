@@ -71,14 +71,29 @@ class PolicyOptimizer:
         self.controllers.scores.update(scored.score_B)
         score_B = shape_scores(self.config, scored, self.controllers)
         log(0.0, "log-probabilities of the samples under policy and reference")
-        rollout = measure_rollout(self.config, self.models, scored, score_B)
+        rollout = self._levelled(measure_rollout(self.config, self.models, scored, score_B))
         rewarded = self.rewards(rollout)
         experience = self.advantages(rollout, rewarded)
         stats = rollout_stats(rollout, self.config.samples_per_prompt) | self.controllers.prices()
         stats |= experience_stats(experience, rewarded)
+        warms_up = self.warms_up
         stats |= self.update(experience, seed, log)
-        self.controllers.adapt(stats, len(scored.samples))
+        if not warms_up:  # a policy that is held still answers no price
+            self.controllers.adapt(stats, len(scored.samples))
         return stats
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the critic learns alone in this iteration."""
+        updates = self.config.values.warmup * self.config.ppo_epochs * self.config.minibatches
+        return self.algorithm.critic and self.learner.step < updates
+
+    def _levelled(self, rollout: Rollout) -> Rollout:
+        """Return the rollout with its values on the level of the scores."""
+        if self.models.critic is None:
+            return rollout
+        self.controllers.level.start(rollout.score_B - rollout.last_value_B)
+        return rollout.raised(self.controllers.level.shift)
 
     # -- samples and scores --------------------------------------------------------------------------------------------
 
@@ -142,7 +157,8 @@ class PolicyOptimizer:
         Returns what was measured, of the last step unless its name says otherwise. The rollout's own forward pass
         serves the first step; it holds for weights that nothing has moved since.
         """
-        update = Update(self.config, self.algorithm, self.models, self.controllers, experience, self.mix)
+        held = self.warms_up
+        update = Update(self.config, self.algorithm, self.models, self.controllers, experience, self.mix, held)
         stats: dict[str, float] = {}
         extremes: dict[str, float] = {}
         batches = self._minibatches(len(experience.rollout.examples), seed)
@@ -181,5 +197,6 @@ def experience_stats(experience: Experience, rewarded: Rewarded) -> dict[str, fl
     }
     if return_BC is not None:
         stats["value"] = float(rollout.value_BC[mask_BC].mean())
+        stats["value_gap"] = float((rollout.last_value_B - rollout.score_B).mean())
         stats["explained_variance"] = float(explained_variance(rollout.value_BC[mask_BC], return_BC[mask_BC]))
     return stats

@@ -71,7 +71,10 @@ def kl_place(config: RlConfig, algorithm: PolicyAlgorithm) -> str:
 
 @dataclass
 class Update:
-    """One iteration's update, on experience that stays as it was before the first step."""
+    """One iteration's update, on experience that stays as it was before the first step.
+
+    ``held``: the policy is only looked at, and the critic learns alone.
+    """
 
     config: RlConfig
     algorithm: PolicyAlgorithm
@@ -79,6 +82,7 @@ class Update:
     controllers: Controllers
     experience: Experience
     mix: PretrainingMix | None = None
+    held: bool = False
     seen: dict[str, float] = field(default_factory=dict)
 
     def losses(self, rows: Sequence[int], seed: int) -> Iterator[Tensor]:
@@ -94,7 +98,7 @@ class Update:
         weight_B[list(rows)] = self.algorithm.aggregate(self._counted_lengths()[list(rows)], self.config)
         for picked, batch in micro_batches(self.config, self.models, rollout.examples, rows):
             yield from self._micro_losses(picked, batch, weight_B, num_tokens)
-        if self.mix is not None:
+        if self.mix is not None and not self.held:
             loss = self.mix.loss(self.models.policy, seed)
             self._merge({"ptx_loss": loss.detach() / self.mix.coef})
             yield loss
@@ -110,8 +114,9 @@ class Update:
         self, picked: Sequence[int], batch: Batch, weight_B: Tensor, num_tokens: float
     ) -> Iterator[Tensor]:
         """Yield the loss of the policy, then that of a critic; both as one where they share a trunk."""
-        logp_N, entropy_N, value_N = self._forward(batch)
-        loss = self._policy_loss(picked, logp_N, entropy_N, weight_B, num_tokens)
+        with torch.set_grad_enabled(not self.held):
+            logp_N, entropy_N, value_N = self._forward(batch)
+            loss = self._policy_loss(picked, logp_N, entropy_N, weight_B, num_tokens)
         del logp_N, entropy_N
         critic = self.models.critic
         if critic is None:
@@ -119,7 +124,8 @@ class Update:
             return
         joint = isinstance(critic, ValueHead)
         if not joint:
-            yield loss
+            if not self.held:
+                yield loss
             del loss  # lets go of the policy's activations before the critic runs
         if value_N is None:
             assert isinstance(critic, ScalarModel)
@@ -166,6 +172,8 @@ class Update:
         assert return_BC is not None
         inside = rollout.mask_BC[picked]
         old_value_N, return_N = rollout.value_BC[picked][inside], return_BC[picked][inside]
+        # The rollout's values have it too: the network itself never moves for a constant.
+        value_N = value_N + self.controllers.level.shift
         loss = clipped_value_loss(value_N, old_value_N, return_N, self.config.values.clip, num_tokens)
         self._merge({"value_loss": loss.detach()})
         return loss

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -89,6 +89,15 @@ class Rollout:
     def tokens_B(self) -> Tensor:
         """The number of tokens of each completion."""
         return self.mask_BC.sum(1).float()
+
+    @property
+    def last_value_B(self) -> Tensor:
+        """The value of the state that chooses each completion's last token."""
+        return self.value_BC[torch.arange(len(self.examples)), self.mask_BC.sum(1) - 1]
+
+    def raised(self, shift: float) -> Rollout:
+        """Return the same with this much added to all values."""
+        return replace(self, value_BC=torch.where(self.mask_BC, self.value_BC + shift, 0.0))
 
 
 @dataclass(frozen=True)
