@@ -44,7 +44,19 @@ ORDERED = {
 # Single modules that a room further left may read: the tables of algorithms hold names and no torch.
 READABLE = {"config": {"algo.table"}}
 # The parts of the people's room, from left to right.
-PEOPLE = ["running", "desk", "intake", "matchups", "views", "quality", "watching", "exporting", "web", "simulation"]
+PEOPLE = [
+    "remembered",
+    "running",
+    "desk",
+    "intake",
+    "matchups",
+    "views",
+    "quality",
+    "watching",
+    "exporting",
+    "web",
+    "simulation",
+]
 
 
 def room_of(path: Path) -> str:

@@ -422,7 +422,7 @@ def test_nobody_is_invited_twice_or_without_a_name(text: str) -> None:
     [
         (Door(serve=True), "nobody", "--serve has no effect where ask.who is nobody"),
         (Door(invite="3"), "people", "--invite needs an app"),
-        (Door(address=Address(port=0)), "people", "--port and --allow-host have no effect without --serve"),
+        (Door(address=Address(port=0)), "people", "--port, --allow-host and --proxy have no effect without --serve"),
     ],
 )
 def test_a_door_that_leads_nowhere_is_refused(tmp_path: Path, door: Door, who: str, told: str) -> None:

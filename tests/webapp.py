@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-import uvicorn
 
 from accord.config import LabelConfig
 from accord.people.desk import Desk, NewTask, Person
 from accord.people.web.app import create_app
+from accord.people.web.connections import Connections
+from accord.people.web.serving import Address, server_of
 from accord.records import Completion, Prompt, Source
 from accord.store import Store
 
@@ -63,17 +64,22 @@ def http_get(url: str, **more: Any) -> httpx2.Response:
 class Served:
     """A running app. ``desk`` is the one it serves: what was clicked is compared with what it holds."""
 
-    def __init__(self, store: Store, settings: LabelConfig, clock: Any = time.time, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: LabelConfig,
+        clock: Any = time.time,
+        folder: Path | None = None,
+        connections: Connections | None = None,
+        proxies: tuple[str, ...] = (),
+    ) -> None:
         self.store = store
         self.desk = Desk(store, settings, clock=clock)
         self.app = create_app(self.desk, allowed_hosts=HOSTS, pictures=folder)
         self._listening = socket.create_server(("127.0.0.1", 0))
         port = self._listening.getsockname()[1]
         self.url, self.cookie = f"http://127.0.0.1:{port}", f"accord_session_{port}"
-        config = uvicorn.Config(
-            self.app, access_log=False, log_level="error", lifespan="off", timeout_graceful_shutdown=2
-        )
-        self._server = uvicorn.Server(config)
+        self._server = server_of(self.app, Address(proxies=proxies), connections=connections)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -128,9 +134,15 @@ def labelling(place: Path | str, *words: str, cwd: Path | None = None) -> Iterat
 
 
 @contextlib.contextmanager
-def serving(folder: Path, clock: Any = time.time, **settings: Any) -> Iterator[Served]:
+def serving(
+    folder: Path,
+    clock: Any = time.time,
+    connections: Connections | None = None,
+    proxies: tuple[str, ...] = (),
+    **settings: Any,
+) -> Iterator[Served]:
     with Store.open(folder / "accord.db") as store:
-        served = Served(store, LabelConfig(**settings), clock, folder)
+        served = Served(store, LabelConfig(**settings), clock, folder, connections, proxies)
         served.start()
         try:
             yield served

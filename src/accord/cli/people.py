@@ -16,7 +16,7 @@ from accord.cli.talk import Talk, path_text, talking, to_plain
 from accord.config import load_label
 from accord.errors import DataError, UsageError
 from accord.people.running import announced
-from accord.people.web.serving import Address, admin_entry
+from accord.people.web.serving import Address, admin_entry, server_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -31,6 +31,10 @@ AllowHost = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="A name or address by which browsers may call this server; several times."),
 ]
+Proxy = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ADDRESS", help="Believe X-Forwarded-For of a proxy at this address; several times."),
+]
 
 
 def label(
@@ -43,6 +47,7 @@ def label(
     host: Host = "127.0.0.1",
     port: Port = 8765,
     allow_host: AllowHost = None,
+    proxy: Proxy = None,
     guidelines: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Markdown: the newest guidelines, confirmed by all before they go on."),
@@ -87,7 +92,7 @@ def label(
             talk.result(removed, text=text)
             return
         settings = load_label(overrides, defaults=project.label)
-        address = Address(host, port, tuple(allow_host or ()))
+        address = Address(host, port, tuple(allow_host or ()), tuple(proxy or ()))
         listening = address.bound()
         # After the checks and the port: a wrong key or a port in use is reported before the web packages load.
         from accord.people.desk import Desk
@@ -114,7 +119,7 @@ def label(
             with announced(project.store, address.url_for_others(listening)):
                 talk.result(reported, text="\n".join([*said, _text(project, url, entry, address)]))
                 talk.out.flush()
-                _serve(app, listening)
+                _serve(app, listening, address)
 
 
 def _split(words: list[str]) -> tuple[Path | None, list[str]]:
@@ -211,13 +216,9 @@ def network_lines(address: Address) -> list[str]:
     ]
 
 
-def _serve(app: FastAPI, listening: socket.socket) -> None:
-    """Serve until interrupted. There is no access log: addresses of invitations hold tokens."""
-    import uvicorn
-
-    # Connections are kept a little longer than the minute that proxies keep theirs: who closes first loses no request.
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False, timeout_keep_alive=65)
+def _serve(app: FastAPI, listening: socket.socket, address: Address) -> None:
+    """Serve until interrupted."""
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server_of(app, address).run(sockets=[listening])
     except KeyboardInterrupt:
         return

@@ -14,7 +14,7 @@ import typer
 import accord
 from accord.cli.keys import HelpAll
 from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
-from accord.cli.people import AllowHost, Host, Port
+from accord.cli.people import AllowHost, Host, Port, Proxy
 from accord.cli.project import Project, ProjectDir, find_project, run_dir
 from accord.cli.talk import Talk, path_text, talking
 from accord.cli.verdicts import run_lines
@@ -142,6 +142,7 @@ def run(
     host: Host = "127.0.0.1",
     port: Port = 8765,
     allow_host: AllowHost = None,
+    proxy: Proxy = None,
     help_all: HelpAll = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -185,7 +186,7 @@ def run(
             show_plan(talk, asked, made, folder, settings, asked.command(more))
             return
         settings["log"] = talk.log
-        door = Door(serve, invite, Address(host, port, tuple(allow_host or ())))
+        door = Door(serve, invite, Address(host, port, tuple(allow_host or ()), tuple(proxy or ())))
         if points:
             with reception(talk, made, folder, home, door, wait) as people, asked.inside():
                 swept = accord.sweep(points, output_dir=folder, wait=people.wait, **settings)

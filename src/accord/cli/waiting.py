@@ -112,7 +112,7 @@ class Reception:
         listening.listen(1024)
         url, others = address.url(listening), address.url_for_others(listening)
         stay(announced(self.store, others))
-        self._thread = stay(served(app, listening))
+        self._thread = stay(served(app, listening, address))
         admin = admin_entry(desk, url)
         self.links = join_links(desk, self.door.invite, others)
         told = [
@@ -172,7 +172,7 @@ def _check(door: Door, recipe: Recipe, elsewhere: str) -> None:
         hint = "give ask.who=people, or let people judge: eval.people.prompts=40"
         raise UsageError(f"{flag} has no effect where ask.who is {recipe.ask.who}", hint=hint)
     if door.address != Address() and not door.serve:
-        raise UsageError("--host, --port and --allow-host have no effect without --serve", hint="add --serve")
+        raise UsageError("--host, --port, --allow-host and --proxy have no effect without --serve", hint="add --serve")
     if door.invite and not door.serve and not elsewhere:
         raise UsageError("--invite needs an app that lets people in", hint="add --serve, or start `accord label` first")
     invited(door.invite)

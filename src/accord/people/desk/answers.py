@@ -19,6 +19,8 @@ ADJUDICATION, GOLD = "adjudication", "gold"
 JUDGING = "judging"
 #: Most characters of a note, and of a text that somebody writes or edits.
 MOST_NOTE, MOST_TEXT = 4_000, 100_000
+#: Most lists and mappings within each other, of an answer or its draft. Writers of JSON give up at some hundred.
+MOST_DEPTH = 32
 
 
 class Edit(BaseModel):
@@ -60,6 +62,17 @@ def read_answer(values: Mapping[str, Any]) -> Answer:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in ("answer", *first["loc"]))
         raise DataError(f"{first['msg'].lower()}, got {first['input']!r:.80}", where=where) from error
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and mappings are nested more than `MOST_DEPTH` deep."""
+    level = [value]
+    for _ in range(MOST_DEPTH + 1):
+        inner = [one.values() if isinstance(one, Mapping) else one for one in level if isinstance(one, Mapping | list)]
+        level = [item for items in inner for item in items]
+        if not inner:
+            return False
+    return True
 
 
 def wrong(field: str, what: str, hint: str = "") -> DataError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from random import SystemRandom
 from typing import Any
 
@@ -14,7 +13,7 @@ from sqlalchemy import Column, Connection, Row, Select, Table, bindparam, func, 
 from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people.desk.access import acting, active, confirmed_rev
-from accord.people.desk.answers import MOST_NOTE, MOST_TEXT, Answer
+from accord.people.desk.answers import MOST_DEPTH, MOST_NOTE, MOST_TEXT, Answer, is_deep
 from accord.people.desk.filling import checked_gold, prepared
 from accord.people.desk.kinds import kind_of
 from accord.people.desk.leases import HELD, change, expire, held, lease_end, leave, renew, take_slot
@@ -22,13 +21,14 @@ from accord.people.desk.removing import Removed, remove_tasks
 from accord.people.desk.rows import Assignment, Gone, NewTask, Person, QueuedTask
 from accord.people.desk.tasks import assignment_of, stored_task, stored_tasks
 from accord.people.desk.transactions import DeskPart, Transaction, in_transaction
+from accord.people.remembered import Remembered
 from accord.store import Store, add_facts, schema
 from accord.store.database import LOOKUP_IDS, chunks
 from accord.store.operations import HAS_FREE_SLOT, assignments, people, task_completions, tasks
 
 # Not seeded: nobody shall foresee an order, and the one drawn is stored with the assignment and the answer.
 _RANDOM = SystemRandom()
-_TASKS_KEPT = 2_000
+_MOST_KEPT = 16_000_000  # characters of tasks: ten thousand usual ones
 # A draft may hold the longest text and, beside it, all else that an answer has.
 _MOST_DRAFT = 2 * MOST_TEXT
 #: States in which a task is not given to a person (again).
@@ -86,7 +86,7 @@ class Queue(DeskPart):
     def __init__(self, store: Store, settings: LabelConfig, clock: Callable[[], float]) -> None:
         super().__init__(store, settings, clock)
         # A task never changes but for its gold answer, which comes from elsewhere: whoever claims one sends it soon.
-        self.known_task = lru_cache(_TASKS_KEPT)(self.task)
+        self.known_task = Remembered(self.task, _task_size, most=_MOST_KEPT)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
 
@@ -254,10 +254,17 @@ class Queue(DeskPart):
     @in_transaction
     def save_draft(self, tx: Transaction, person_id: int, task_id: str, draft: dict[str, Any]) -> None:
         """Keep what is not sent yet, also when its time is over. Raises Gone after it was answered or given back."""
+        if is_deep(draft):
+            raise DataError("the draft is nested too deep", hint=f"at most {MOST_DEPTH} lists and mappings are kept")
         text = json.dumps(draft, ensure_ascii=False)  # as long in any alphabet
         if len(text) > _MOST_DRAFT:
             raise DataError(f"a draft of {len(text)} characters", hint=f"at most {_MOST_DRAFT} are kept")
         change(tx.connection, _begun(tx, person_id, task_id), draft=text)
+
+
+def _task_size(task_id: str, task: QueuedTask) -> int:
+    """Characters of a task; a few hundred for what is not text."""
+    return 500 + len(task.prompt.text) + sum(300 + len(one.text) for one in task.completions)
 
 
 def _begun(tx: Transaction, person_id: int, task_id: str) -> Row[Any]:

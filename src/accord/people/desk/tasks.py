@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select
 
+from accord.people.desk.answers import is_deep
 from accord.people.desk.rows import Assignment, Gone, QueuedTask
 from accord.records import Completion, Prompt
 from accord.store import find, schema
@@ -71,13 +72,22 @@ def _gold(row: Row[Any]) -> dict[str, Any] | None:
     return None if row.gold is None else json.loads(row.gold)
 
 
+def _draft(row: Row[Any]) -> dict[str, Any] | None:
+    """Return the draft of an assignment. One that an older version kept and no page can show is none."""
+    try:
+        draft: dict[str, Any] | None = None if row.draft is None else json.loads(row.draft)
+    except RecursionError:
+        return None
+    return None if is_deep(draft) else draft
+
+
 def assignment_of(row: Row[Any], task: QueuedTask) -> Assignment:
     """Return the assignment of a row of `accord.people.desk.leases.held`, with the gold answer that stands there."""
     return Assignment(
         task=replace(task, gold=_gold(row)),
         order=tuple(json.loads(row.shown)),
         until=row.until,
-        draft=None if row.draft is None else json.loads(row.draft),
+        draft=_draft(row),
         revision=row.revision,
         guideline_rev=row.guideline_rev,
     )

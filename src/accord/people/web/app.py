@@ -14,6 +14,7 @@ import accord
 from accord.errors import AccordError, ResourceError
 from accord.people.desk import Conflict, Desk, Forbidden, Gone, Unconfirmed
 from accord.people.web import api, manage, pages
+from accord.people.web.lines import usual_lines
 from accord.people.web.made_apart import Exports, QueueCounts, Reports
 from accord.people.web.security import HEADERS, MAX_BODY, Frame, Guarded, Limits
 
@@ -51,7 +52,7 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK, pictures:
         max_body_size=MAX_BODY,
     )
     app.router.route_class = Guarded
-    app.state.desk, app.state.limits = desk, Limits()
+    app.state.desk, app.state.limits, app.state.lines = desk, Limits(), usual_lines()
     app.state.pictures = pictures
     # One for all managers: the report is the same for all, and dear to make.
     app.state.counts = QueueCounts(desk)
@@ -71,7 +72,9 @@ def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AccordError)
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     message = ". ".join(part[:1].upper() + part[1:] for part in (error.what, error.why, error.hint) if part)
-    return _failed(request, status, f"{error.where}: {message}" if error.where else message)
+    # What the machine does not give now it may give in a moment: a locked store, a full disk.
+    again = {"Retry-After": "5"} if status == 503 else None
+    return _failed(request, status, f"{error.where}: {message}" if error.where else message, again)
 
 
 def _invalid(request: Request, error: Exception) -> Response:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
+from accord.people.remembered import Remembered
 from accord.people.web.marks import has_no_unseen
 
 if TYPE_CHECKING:
@@ -68,9 +68,13 @@ _NO_LETTERS = re.compile(r"\\(?:begin|end)\{[a-zA-Z]+\*?\}(?:\{[lcr|\s]*\})?|\\[
 _COUNTED = re.compile(r"[\w+=<>!;]")
 
 
-@lru_cache(maxsize=4096)
 def mathml(latex: str, *, is_block: bool) -> str | None:
     """Return a formula as MathML; None where it cannot be converted whole."""
+    return _KNOWN((latex, is_block))
+
+
+def _converted(given: tuple[str, bool]) -> str | None:
+    latex, is_block = given
     if len(latex) > MOST_LATEX or not has_no_unseen(latex) or _REFUSED.search(latex) or not _is_balanced(latex):
         return None
     from latex2mathml.converter import convert_to_element  # 0.1 s: not needed to start
@@ -128,3 +132,8 @@ def _says_all(latex: str, tree: Element) -> bool:
     made = normalize("NFKC", "".join(_text(element) for element in tree.iter()))
     source = normalize("NFKC", _NO_LETTERS.sub(" ", latex)).replace("_", " ")
     return not Counter(_COUNTED.findall(source)) - Counter(_COUNTED.findall(made))
+
+
+_KNOWN: Remembered[tuple[str, bool], str | None] = Remembered(
+    _converted, lambda given, made: len(given[0]) + len(made or ""), most=4_000_000
+)

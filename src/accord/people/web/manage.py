@@ -56,13 +56,13 @@ def progress(desk: TheDesk) -> dict[str, Any]:
     return {"queue": desk.reading.counts(), "people": [row._asdict() for row in desk.reading.progress()]}
 
 
-@manage_routes("GET", "/api/quality", "manager")
+@manage_routes("GET", "/api/quality", "manager", lane="slow")
 def quality(request: Request) -> dict[str, Any]:
     """Return agreement, accuracy, habits and alarms: every number with its interval, or why there is none."""
     return _quality(request).to_json()
 
 
-@manage_routes("GET", "/api/disagreements", "manager")
+@manage_routes("GET", "/api/disagreements", "manager", lane="slow")
 def disagreements(request: Request) -> dict[str, Any]:
     """Return tasks on which people differ, the most disputed first. Answers are by position as listed."""
     found = _quality(request).to_json()
@@ -73,7 +73,7 @@ def disagreements(request: Request) -> dict[str, Any]:
 FormatName = Annotated[str, Query(pattern=r"^[a-z0-9-]{1,40}$")]
 
 
-@manage_routes("GET", "/api/export", "manager", response_class=FileResponse)
+@manage_routes("GET", "/api/export", "manager", lane="slow", response_class=FileResponse)
 def export_file(request: Request, format: FormatName = "jsonl") -> FileResponse:
     """Return people's judgements as `accord export` writes them: a zip of the file and its manifest."""
     exports: Exports = request.app.state.exports
@@ -88,7 +88,7 @@ def _page(request: Request, name: str, **values: Any) -> Response:
     return page(request, f"manage/{name}.html.j2", **{"here": "manage", "tab": name} | values)
 
 
-@manage_routes("GET", "/manage", "manager", include_in_schema=False)
+@manage_routes("GET", "/manage", "manager", lane="slow", include_in_schema=False)
 def manage_overview(request: Request, desk: TheDesk) -> Response:
     """Show how the labelling goes: queue, agreement, people, alarms."""
     made = _judged(request)
@@ -121,7 +121,7 @@ def _making(request: Request, desk: Desk, tab: str) -> Response:
     )
 
 
-@manage_routes("GET", "/manage/disagreements", "manager", include_in_schema=False)
+@manage_routes("GET", "/manage/disagreements", "manager", lane="slow", include_in_schema=False)
 def manage_disagreements(request: Request, desk: TheDesk) -> Response:
     """Show the tasks on which people differ."""
     found = _judged(request).quality
@@ -207,7 +207,7 @@ def _form(
     return show_task(request, desk, task, task.completions, given, answers=answers, here="manage", **values)
 
 
-@manage_routes("GET", "/manage/gold", "manager", include_in_schema=False)
+@manage_routes("GET", "/manage/gold", "manager", lane="slow", include_in_schema=False)
 def manage_gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max_length=100)] = "") -> Response:
     """Show the gold questions, and a page of the tasks that could be."""
     from accord.people.quality.gold import gold_report  # numpy and scipy: not needed to start

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from accord.people.remembered import Remembered
 from accord.people.web.code import CODE_CLASSES, coloured
 from accord.people.web.formulas import MATHML, MOST_LATEX, mathml
 from accord.people.web.marks import marked, marked_html, spelled
@@ -244,10 +244,9 @@ def render(text: str, folder: Path | None = None) -> Markup:
         folder: Where images with a relative address lie; None: none is shown.
     """
     # A picture may come or go while the page is open; all else is made once.
-    return _rendered.__wrapped__(text, folder) if folder and "![" in text else _rendered(text)
+    return _rendered(text, folder) if folder and "![" in text else _KNOWN(text)
 
 
-@lru_cache(maxsize=2048)
 def _rendered(text: str, folder: Path | None = None) -> Markup:
     lines = text.split("\n")
     cells = len(lines) * max(line.count("|") for line in lines)
@@ -255,3 +254,9 @@ def _rendered(text: str, folder: Path | None = None) -> Markup:
         return Markup("<p>") + marked(text).replace("\n", Markup("<br>\n")) + Markup("</p>")
     made = _PARSER.render(text, {"folder": folder}).replace("<pre><code", '<pre tabindex="0"><code')
     return marked_html(_CLEANER.clean(made))
+
+
+# Characters of texts and their HTML: 2,000 usual ones, or twenty of the longest. By their number alone they would be
+# gigabytes, if somebody wanted that.
+_MOST_KNOWN = 16_000_000
+_KNOWN: Remembered[str, Markup] = Remembered(_rendered, lambda text, html: len(text) + len(html), most=_MOST_KNOWN)

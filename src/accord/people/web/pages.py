@@ -234,7 +234,7 @@ def _midnight() -> float:
     return datetime.datetime.combine(datetime.date.today(), datetime.time()).timestamp()
 
 
-@page_routes("GET", "/task", "annotator", include_in_schema=False)
+@page_routes("GET", "/task", "annotator", lane="write", include_in_schema=False)
 def next_task(request: Request, desk: TheDesk, me: Me) -> Response:
     """Show the task at hand, or the next one."""
     if not desk.directory.confirmed(me.id):

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -19,11 +20,15 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accord.errors import UsageError
 from accord.people.desk import Desk, Person
+from accord.people.desk.answers import MOST_DEPTH, is_deep
 from accord.people.desk.keys import hashed
+from accord.people.web.connections import crowd_of
+from accord.people.web.lines import Lane, WaitingLine
 
 Access = Literal["public", "annotator", "manager", "admin"]
 LEVEL = {access: level for level, access in enumerate(get_args(Access))}
@@ -31,6 +36,8 @@ LEVEL = {access: level for level, access in enumerate(get_args(Access))}
 SAFE = {"GET", "HEAD", "OPTIONS"}
 # Bytes: room for two of the longest texts of an answer in any alphabet, at 4 bytes a character.
 MAX_BODY = 1_000_000
+# Bytes of a form that somebody sends who is not logged in: a name or a token, in any alphabet.
+MOST_FORM = 10_000
 # Texts come from models and strangers. Should a script ever pass the cleaner, browsers still run none but our files,
 # send nothing elsewhere, and show no page of ours inside another site's (clickjacking).
 CSP = (
@@ -54,6 +61,8 @@ HEADERS = {
 E = TypeVar("E", bound=Callable[..., Any])
 # NUL and lone surrogates: databases and UTF-8 refuse them, long after the answer was accepted.
 _UNSOUND = re.compile("[\x00\ud800-\udfff]")
+_THIS_MACHINE = ("127.0.0.1", "::1")
+_MOST_BUCKETS = 20_000  # 2 MB
 _LARGEST = 2**53  # integers beyond this are not the same number to every reader of JSON
 
 
@@ -66,9 +75,13 @@ class Routes:
 
     rows: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = field(default_factory=list)
 
-    def __call__(self, verb: str, path: str, access: Access, **options: Any) -> Callable[[E], E]:
+    def __call__(
+        self, verb: str, path: str, access: Access, *, lane: Lane | None = None, **options: Any
+    ) -> Callable[[E], E]:
+        usual: Lane = "read" if verb in SAFE else "write" if access != "public" else "door"
+
         def register(endpoint: E) -> E:
-            endpoint.access = access  # type: ignore[attr-defined]
+            endpoint.access, endpoint.lane = access, lane or usual  # type: ignore[attr-defined]
             self.rows.append((verb, path, endpoint, options))
             return endpoint
 
@@ -84,6 +97,7 @@ class Guarded(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self.access = getattr(endpoint, "access", None)
+        self.lane: Lane = getattr(endpoint, "lane", "read")
         # At the start, not at the first request: a route without access cannot be served at all.
         if self.access not in LEVEL:
             raise UsageError(f"the route {path} declares no access", hint=f"give one of {', '.join(LEVEL)}")
@@ -96,8 +110,10 @@ class Guarded(APIRoute):
         async def guarded(request: Request) -> Response:
             request.state.person = await _admit(request, level)
             if request.method not in SAFE:
-                _require_sane(await request.body(), request.headers.get("content-type", ""))
-            return await handle(request)
+                await _require_fit(request, level)
+            line: WaitingLine | None = request.app.state.lines.get(self.lane)
+            async with nullcontext() if line is None else line.place():
+                return await handle(request)
 
         return guarded
 
@@ -172,7 +188,8 @@ def csrf_token(session: str) -> str:
 
 
 def address(request: Request) -> str:
-    return request.client.host if request.client else "unknown"
+    """Return where a request comes from, as far as limits go. Only a proxy that was named is believed who that is."""
+    return crowd_of(request.client.host) if request.client else "unknown"
 
 
 # ---- how often ---------------------------------------------------------------------------------------------------
@@ -193,10 +210,11 @@ class Buckets:
         # A refused request takes nothing, so that waiting as long as asked for is enough.
         if left < 1:
             return (1 - left) / self._rate
-        if len(self._held) >= 20_000:  # full buckets are the same as none
-            full = self._burst / self._rate
-            self._held = {k: (n, t) for k, (n, t) in self._held.items() if now - t < full}
+        self._held.pop(key, None)
         self._held[key] = (left - 1, now)
+        # The one used longest ago is the fullest; of so many keys none is anybody's trouble.
+        while len(self._held) > _MOST_BUCKETS:
+            del self._held[next(iter(self._held))]
         return 0.0
 
 
@@ -223,16 +241,32 @@ def _wait(seconds: float, why: str) -> None:
 # ---- what may come in, what goes out -----------------------------------------------------------------------------
 
 
+async def _require_fit(request: Request, level: int) -> None:
+    """Refuse bodies that are too large for who is not known, and JSON that nobody could hold."""
+    if level == 0:
+        # Nothing of a stranger's is parsed but a short form, and its length is known before a byte is read.
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > MOST_FORM:
+            raise HTTPException(413, f"a form has a length, of at most {MOST_FORM} bytes")
+        return
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise HTTPException(400, "the request ended in the middle") from None
+    _require_sane(body, request.headers.get("content-type", ""))
+
+
 def _require_sane(body: bytes, content_type: str) -> None:
     """Refuse JSON that no database and no other program could hold: NUL, half characters, NaN, enormous numbers."""
     if not body or "json" not in content_type.lower():
         return
     try:
         value = json.loads(body)
-        sane = _sane(value)
     except (ValueError, RecursionError):
         raise HTTPException(422, "the body is not JSON") from None
-    if not sane:
+    if is_deep(value):
+        raise HTTPException(422, f"the body is nested more than {MOST_DEPTH} deep")
+    if not _sane(value):
         raise HTTPException(422, "the body holds a NUL, half a character, or a number out of range")
 
 
@@ -269,6 +303,8 @@ class Frame:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
+        if scope["client"] and scope["client"][0] in _THIS_MACHINE and _says_https(scope):
+            scope["scheme"] = "https"
         host = Headers(scope=scope).get("host", "")
         if host_name(host) not in self._hosts:
             message = f"The host {host[:100]!r} is not served here. Start with --allow-host NAME to allow it.\n"
@@ -278,6 +314,11 @@ class Frame:
         ):
             return await Response("Bad address.\n", 400, media_type="text/plain")(scope, receive, send_framed)
         return await self._app(scope, receive, send_framed)
+
+
+def _says_https(scope: Scope) -> bool:
+    """Whether a proxy on this machine has spoken HTTPS. Who lies only has one's own cookies kept for HTTPS."""
+    return Headers(scope=scope).get("x-forwarded-proto", "").strip().lower() == "https"
 
 
 def host_name(host: str) -> str:

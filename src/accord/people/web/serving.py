@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import threading
 import time
@@ -10,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from accord.errors import ResourceError
+from accord.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from accord.people.desk import Desk
+    from accord.people.web.connections import Connections, GuardedServer
 
 # Addresses that mean every interface: to listen on, not to call.
 _ANYWHERE = {"0.0.0.0", "::", ""}
@@ -24,11 +26,23 @@ _THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True)
 class Address:
-    """Where an app listens, and by which further names browsers may call it; port 0 takes a free one."""
+    """Where an app listens, and by which further names browsers may call it; port 0 takes a free one.
+
+    ``proxies`` are addresses of proxies that are believed for whom they ask (``X-Forwarded-For``).
+    """
 
     host: str = "127.0.0.1"
     port: int = 8765
     allow: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for proxy in self.proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                hint = "give the proxy's own, such as 127.0.0.1 or 10.0.0.0/24"
+                raise UsageError(f"{proxy!r} is no address", where="--proxy", hint=hint) from error
 
     @property
     def is_local(self) -> bool:
@@ -77,16 +91,37 @@ def admin_entry(desk: Desk, url: str) -> dict[str, str]:
     return {"link": f"{url}/join/{token}", "for": admin.name if admin else "a new admin"}
 
 
-@contextlib.contextmanager
-def served(app: ASGIApp, listening: socket.socket) -> Iterator[threading.Thread]:
-    """Serve an app until the block ends, in the thread that it gives. Raises ResourceError where it does not start."""
-    import uvicorn
+def server_of(app: ASGIApp, address: Address | None = None, *, connections: Connections | None = None) -> GuardedServer:
+    """Make the server of an app. There is no access log: addresses of invitations hold tokens.
 
-    # A client that keeps its connection must not hold up the end. There is no access log: addresses hold tokens.
-    config = uvicorn.Config(
-        app, access_log=False, log_level="error", server_header=False, lifespan="off", timeout_graceful_shutdown=2
+    Args:
+        connections: What bounds its connections; as many as the process can have where it is not given.
+    """
+    from accord.people.web.connections import GuardedServer
+
+    proxies = [*(address.proxies if address else ())]
+    return GuardedServer(
+        app,
+        connections,
+        lifespan="off",
+        access_log=False,
+        log_level="error",
+        server_header=False,
+        # Who is asked for by whom is believed of named proxies alone: else everybody would be whoever one likes, and
+        # limits of tries none.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
+        # Connections are kept longer than the minute of proxies: who closes first loses no request.
+        timeout_keep_alive=65,
+        # A client that keeps its connection must not hold up the end.
+        timeout_graceful_shutdown=2,
     )
-    server = uvicorn.Server(config)
+
+
+@contextlib.contextmanager
+def served(app: ASGIApp, listening: socket.socket, address: Address | None = None) -> Iterator[threading.Thread]:
+    """Serve an app until the block ends, in the thread that it gives. Raises ResourceError where it does not start."""
+    server = server_of(app, address)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
