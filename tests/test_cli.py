@@ -28,7 +28,7 @@ from accord.errors import DataError, ResourceError, UsageError
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
 COMMANDS += ("import", "export", "label", "simulate", "report")
 GROUPS = ("data", "eval")
-INSIDE = ("eval policy", "eval reward")
+INSIDE = ("eval policy", "eval reward", "eval goodhart")
 
 
 class Done:

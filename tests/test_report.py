@@ -305,6 +305,17 @@ def test_page_is_accessible(run: Path) -> None:
     assert page.all("html")[0]["lang"] == "en"
 
 
+def test_a_gate_that_was_overruled_stands_on_the_first_screen(run: Path) -> None:
+    assert "overruled" not in page_of(run).text
+    finding = {"rule": "accuracy", "says": "refuse", "reason": "it orders 0.50 of pairs right"}
+    write_json(run / "gate.json", {"says": "refuse", "overruled": True, "findings": [finding]})
+    text = page_of(run).text
+    assert "The reward model was refused, and the recipe overruled that: it orders 0.50 of pairs right." in text
+    assert "refuse (overruled by the recipe)" in text  # in the reward model's section
+    write_json(run / "gate.json", {"says": "warn", "overruled": True, "findings": [finding | {"says": "warn"}]})
+    assert "was refused" not in page_of(run).text and "it orders 0.50 of pairs right" in page_of(run).text
+
+
 def test_every_number_of_the_results_stands_there(run: Path) -> None:
     page, results = page_of(run), read_json(run / "eval" / "results.json")
     for row in results["policies"]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from typer.testing import CliRunner
 import accord
 from accord.cli.evaluating import judge_of, scorer_of
 from accord.cli.main import app
-from accord.config import EvalConfig
-from accord.errors import UsageError
+from accord.config import EvalConfig, Recipe
+from accord.errors import DataError, UsageError
 from accord.evals.attacks import ATTACKS, Attacked, attacked_prompts, order_matters, run_attacks
 from accord.evals.drift import DriftSide, area_under_curve, told_apart
 from accord.evals.facets import facets, first_preferred, human_ceiling, length_habit, member_agreement
@@ -28,7 +29,9 @@ from accord.evals.reward_card import card_json, reward_card
 from accord.evals.reward_eval import RewardSources
 from accord.evals.subsets import subset_table, top_share
 from accord.formats.stage_rows import RankedRow, read_ranked_rows
+from accord.loop.round import pass_gate
 from accord.records import RankedGroup
+from accord.report.parts import gate_rows
 from accord.stats import Interval, Unknown, margin_calibration, mending_temperature
 from accord.stats.intervals import sigmoid
 
@@ -47,6 +50,7 @@ def scored(rows: Sequence[RankedRow]):  # type: ignore[no-untyped-def]
 # ---- temperature ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_mending_temperature_is_scikit_learns_logistic_regression_through_zero() -> None:
     from sklearn.linear_model import LogisticRegression
 
@@ -278,6 +282,10 @@ def test_the_gate_passes_warns_and_refuses_with_reasons() -> None:
     )
 
 
+def test_few_topics_are_never_refused() -> None:
+    assert gate_of(card_of([0.0] * 19)).says == "warn" and gate_of(card_of([0.0] * 20)).says == "refuse"
+
+
 def test_the_recipe_may_overrule_the_gate_and_it_says_so() -> None:
     found = gate_of(card_of([1.0, 0.0] * 50), overrule=True)
     assert found.says == "refuse" and not found.stops and "(overruled: eval.gate_overrule)" in found.sentence
@@ -321,7 +329,7 @@ def test_a_function_is_measured_on_a_file_of_pairs_without_a_project(
 ) -> None:
     pairs = [
         {"prompt": f"Question {i}?", "chosen": "A long and good answer.", "rejected": "No.", "annotator": who}
-        for i in range(12)
+        for i in range(24)
         for who in ("Ann", "Ben")
     ]
     out = tmp_path / "out"
@@ -333,7 +341,7 @@ def test_a_function_is_measured_on_a_file_of_pairs_without_a_project(
     assert made["accuracy"]["value"] == 1 and set(made["baselines"]) == {"longer_wins", "random"}
     assert set(made["left_out"]) == {"tfidf_bradley_terry", "untrained_trunk", "drift"}
     card = json.loads((out / "reward/card.json").read_text())
-    assert card["ceiling"]["human"]["value"] == 1 and card["ceiling"]["judgements"] == 24
+    assert card["ceiling"]["human"]["value"] == 1 and card["ceiling"]["judgements"] == 48
     page = (out / "report.html").read_bytes()
     assert b"Refused" in page and b"how good could a model be" in page.lower()
     (out / "report.html").unlink()
@@ -394,3 +402,41 @@ def test_llmbar_and_mt_bench_are_read_as_subsets_beside_chance_and_length() -> N
     # LLMBar's adversarial half was made so that what looks better, and is longer, is wrong (Zeng et al. 2023)
     adversarial = found["llmbar-LLMBar_Adversarial_Neighbor.json"].accuracy["longer_wins"]
     assert adversarial.high < 0.5 < found["llmbar-Processed_MT-Bench.json"].accuracy["longer_wins"].low
+
+
+# ---- the gate of a run ---------------------------------------------------------------------------------------------
+
+
+class HomeWithCard:
+    """As much of a run's home as the gate looks at."""
+
+    def __init__(self, folder: Path, hits: Sequence[float], recipe: Recipe, *, held_out: bool = True) -> None:
+        self.folder, self.recipe, self.said = folder, recipe, list[str]()
+        self.task = SimpleNamespace(held_out=object() if held_out else None)
+        self.runner = SimpleNamespace(say=lambda notice: self.said.append(str(notice)))
+        (folder / "reward").mkdir(parents=True)
+        (folder / "reward/card.json").write_text(json.dumps(card_of(hits)))
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+
+def test_a_run_ends_before_it_optimises_against_a_coin_unless_it_is_overruled(tmp_path: Path) -> None:
+    coin, good = [1.0, 0.0] * 50, [1.0] * 90 + [0.0] * 10
+    recipe = Recipe()
+    with pytest.raises(DataError, match="not fit to be optimised against") as caught:
+        pass_gate(HomeWithCard(tmp_path / "a", coin, recipe))  # type: ignore[arg-type]
+    assert "no better than chance" in caught.value.why and "eval.gate_overrule=true" in caught.value.hint
+    overruled = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"gate_overrule": True})})
+    home = HomeWithCard(tmp_path / "b", coin, overruled)
+    pass_gate(home)  # type: ignore[arg-type]
+    assert "overruled" in home.said[0]
+    written = json.loads((tmp_path / "b/gate.json").read_text())
+    assert gate_rows(written)[0]["says"] == "refuse (overruled by the recipe)"
+    pass_gate(HomeWithCard(tmp_path / "c", coin, recipe.model_copy(update={"optimise": "dpo"})))  # type: ignore[arg-type]
+    quiet = HomeWithCard(tmp_path / "d", good, recipe)
+    pass_gate(quiet)  # type: ignore[arg-type]
+    assert quiet.said == [] and json.loads((tmp_path / "d/gate.json").read_text())["says"] == "pass"
+    none = HomeWithCard(tmp_path / "e", coin, recipe, held_out=False)
+    pass_gate(none)  # type: ignore[arg-type]
+    assert not (tmp_path / "e/gate.json").exists()

@@ -29,6 +29,7 @@ _DOORS = {
     "score": "accord.scoring",
     "evaluate": "accord.evals.folders",
     "evaluate_reward": "accord.evals.reward_eval",
+    "goodhart": "accord.evals.goodhart",
     "redraw": "accord.report.redraw",
     "load_recipe": "accord.config",
 }

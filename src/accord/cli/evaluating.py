@@ -46,6 +46,11 @@ class EvalGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
+CACHE = ".accord/samples"
+SampleCacheDir = Annotated[
+    Path, typer.Option("--cache", metavar="DIR", help="Keeps samples: the same ones are not drawn a second time.")
+]
+
 app = typer.Typer(
     cls=EvalGroup, no_args_is_help=True, rich_markup_mode=None, help="Measure policies and reward models."
 )
@@ -188,6 +193,74 @@ def eval_reward(
         )
         above = [made.sentence, *made.findings]
         talk.result(made, above=above, text=reward_lines(made), next_step=f"open {path_text(made.report)}")
+
+
+@app.command(
+    "goodhart", cls=with_keys("eval", first=("eval.curve_samples", "eval.samples_per_prompt", "eval.bootstrap"))
+)
+def eval_goodhart(
+    model: Annotated[Path, typer.Option(metavar="DIR", help="The policy that optimisation starts from.")],
+    proxy: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]WHAT", help="What is optimised: a reward model's folder, module:function or a URL; several."
+        ),
+    ],
+    gold: Annotated[
+        str, typer.Option(metavar="WHAT", help="What is truly wanted: a larger reward model that is not optimised.")
+    ],
+    data: Annotated[Path, typer.Option(parser=data_file, metavar="FILE", help="Prompts that nothing was trained on.")],
+    output_dir: Annotated[
+        Path, typer.Option("-o", "--output-dir", metavar="DIR", help="Where the page is written.")
+    ] = Path("eval-goodhart"),
+    snapshots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Policies along one training by the first proxy: a stage's or run's folder."),
+    ] = None,
+    cache: SampleCacheDir = Path(CACHE),
+    overrides: Overrides = None,
+    seed: Seed = 0,
+    help_all: HelpAll = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what happens to what is truly wanted while a proxy of it is optimised.
+
+    The proxy picks the best of n samples, n = 2, 4, 8 ... (unbiased at each n, with its exact bound of KL); with
+    --snapshots policies along a training stand beside it. Gao's laws are fitted, and say with intervals where gold
+    peaks, or that it does not. Proxies of other sizes, of more or fewer judgements or of flipped ones are compared on
+    the same samples.
+
+    \b
+    Examples:
+      accord eval goodhart --model sft/model --proxy reward/model --gold judge/model --data test.jsonl
+      accord eval goodhart --model sft/model --proxy small=r1/model --proxy flipped=r2/model --gold judge/model \\
+                           --data test.jsonl --snapshots ppo eval.curve_samples=64
+    """
+    with talking(json, verbose) as talk:
+        from accord.evals.goodhart import GoodhartInputs, checkpoints_in
+
+        config = stage_recipe(None, overrides, ("eval", "sample.max_new_tokens", "sample.temperature"))
+        proxies = {name: judge_of(what) for name, what in named("--proxy", proxy, unnamed=folder_title).items()}
+        checkpoints = {} if snapshots is None else checkpoints_in(snapshots)
+        made = accord.goodhart(
+            config.eval,
+            GoodhartInputs(model, data, proxies, judge_of(gold), checkpoints),
+            output_dir=output_dir,
+            sampling=config.sample,
+            cache=cache,
+            seed=seed,
+            log=talk.log,
+        )
+        talk.result(made, above=[sentence_of_curves(output_dir)], next_step=f"open {path_text(made.report)}")
+
+
+def sentence_of_curves(folder: Path) -> str:
+    """Return the sentence of a page of over-optimisation."""
+    from accord.files import read_json
+    from accord.report.goodhart_page import CURVES_FILE, goodhart_sentence
+
+    return goodhart_sentence(read_json(folder / CURVES_FILE)["curves"])
 
 
 def scorer_of(given: Sequence[str]) -> ScorerConfig:

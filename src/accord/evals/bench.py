@@ -16,6 +16,7 @@ import numpy.typing as npt
 from accord.evals.contestants import Contestant, read_topics
 from accord.evals.metrics import distinct_n, distinct_share, mean_repetition, self_bleu, word_count
 from accord.evals.results import CurvePoint, FirstVerdict, JudgeVerdict, PolicyRow
+from accord.evals.sample_cache import Drawing, kept_samples
 from accord.evals.samples import LoadedPolicy, PolicySamples, draw_samples
 from accord.models.placement import AUTO, Placement
 from accord.rollout.engine import Sampling
@@ -69,7 +70,7 @@ class Bench:
 
     ``name`` names the random streams: each policy has its own, so that no two policies' samples are coupled. The first
     of ``judges`` leads: it decides win rates and the choice of snapshots. ``first`` is where the first of several
-    rounds started, where policies are measured from there too.
+    rounds started, where policies are measured from there too. ``cache`` is a folder that keeps what was drawn.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Bench:
     resamples: int
     placement: Placement = AUTO
     first: LoadedPolicy | None = None
+    cache: Path | None = None
 
     def on(self, name: str, path: Path, judges: Mapping[str, Scorer]) -> Bench:
         """Return the same bench with the prompts of another file and these judges."""
@@ -91,10 +93,16 @@ class Bench:
 
     def sample(self, stream: str, folder: Path, K: int | None = None) -> ScoredSamples:
         """Draw and score; ``K`` instead of the bench's own number of samples a prompt."""
-        policy = self.reference if folder == self.reference.folder else LoadedPolicy.load(folder, self.placement)
         sampling = replace(self.sampling, samples_per_prompt=K) if K else self.sampling
         seed = stream_seed(self.seed, "eval", self.name, stream)
-        return self.scored(draw_samples(policy, self.reference, self.prompts, sampling, seed=seed, first=self.first))
+
+        def drawn() -> PolicySamples:
+            policy = self.reference if folder == self.reference.folder else LoadedPolicy.load(folder, self.placement)
+            return draw_samples(policy, self.reference, self.prompts, sampling, seed=seed, first=self.first)
+
+        first = None if self.first is None else self.first.folder
+        what = Drawing(folder, self.reference.folder, self.prompts, sampling, seed, self.placement, first)
+        return self.scored(kept_samples(self.cache, what, drawn))
 
     def scored(self, samples: PolicySamples) -> ScoredSamples:
         """Judges and proxy read the prompt and the completion as it was drawn."""

@@ -77,7 +77,7 @@ def evaluate(
         proxy=load_scorer(rewards, reward_model) if scored else next(iter(judges.values())).scorer,
         judges=judges,
         prompts=EvalPrompts(data, data),  # of each policy there is one snapshot: nothing is chosen on the first
-        run=EvalRun(output_dir / "eval", _sampling(sampling or SampleConfig()), seed, log=log),
+        run=EvalRun(output_dir / "eval", own_sampling(sampling), seed, log=log),
     )
     folder, found = output_dir / "eval", results.to_json()
     inputs = {"samples": folder / "samples.jsonl", "results": folder / "results.json", "test_prompts": data}
@@ -93,7 +93,9 @@ def _candidates(policies: Mapping[str, Path]) -> list[Contestant]:
     return [Contestant(name, {0: folder}) for name, folder in policies.items()]
 
 
-def _sampling(config: SampleConfig) -> Sampling:
+def own_sampling(given: SampleConfig | None) -> Sampling:
+    """Return how a policy is sampled to be measured: on its own distribution. Raises UsageError for a cut one."""
+    config = given or SampleConfig()
     if config.top_k or config.top_p < 1:
         raise UsageError(
             "policies are compared on their own distribution",

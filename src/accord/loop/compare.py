@@ -25,6 +25,7 @@ from accord.loop.round import (
     measure,
     measured_inputs,
     measured_settings,
+    pass_gate,
     sample_prompts,
 )
 from accord.loop.run import (
@@ -85,6 +86,7 @@ def _compare_seed(home: Home) -> dict[str, Any]:
     champion = first_champion(home)
     samples = sample_prompts(home, champion.policy, home.task.prompts("train"))
     reward = fit_reward(home, collect(home, ask(home, champion, samples)))
+    pass_gate(home)
     costs = {name: _carry_out(home, name, champion, reward) for name in home.recipe.compare.methods}
     fit_judges(home)
     home.do(_eval_stage(home, champion, reward))

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from accord.config import DpoConfig, Recipe, RlConfig
+from accord.errors import DataError
 from accord.evals.contestants import Contestant, EvalPrompts, best_of_n_of
 from accord.evals.evaluate import EvalRun, evaluate_policies
+from accord.evals.gate import gate_of
 from accord.evals.judged_pairs import kept_apart
 from accord.evals.judges import Judge, open_judges, recipe_judges
-from accord.evals.results import summarise, with_judge
+from accord.evals.results import plain, summarise, with_judge
 from accord.files import read_json, write_json
 from accord.loop.asking import JUDGEMENTS, ask_stage, collect_stage, queue_stage
 from accord.loop.cache import STAMP, Inputs, Stage
@@ -44,6 +46,7 @@ from accord.loop.waiting import ASKED, WaitingForPeople, late_answers
 from accord.models.placement import Placement
 from accord.people.watching import AnswersSoFar, Questions, Watcher, wait_for_people
 from accord.progress import Log, Notice
+from accord.report.run_folder import GATE
 from accord.report.run_page import write_pages, write_report
 from accord.rollout.engine import Sampling
 from accord.scoring.weighted import load_scorer, scorer_inputs
@@ -81,6 +84,7 @@ def play_round(home: Home, champion: Champion) -> Champion:
     asked = ask(home, champion, samples)
     judgements = collect(home, asked)
     reward = fit_reward(home, judgements)
+    pass_gate(home)
     candidate = candidate_of(home, champion, reward, judgements)
     controls = optimise_controls(home, champion, reward, judgements)
     verdict = evaluate_candidate(home, champion, candidate, controls, reward)
@@ -173,6 +177,29 @@ def fit_reward(home: Home, judgements: Path) -> Path:
     """A reward model of the judgements."""
     home.do(reward_stage(home, judgements))
     return home.path("reward/model")
+
+
+def pass_gate(home: Home) -> None:
+    """Say what the gate finds of the reward model, where something was held out for it, and write it down.
+
+    Raises DataError where the gate refuses, a policy would be optimised against it, and nobody overrules.
+    """
+    if home.task.held_out is None:
+        return
+    card = json_of(home, "reward/card.json")
+    gate, config = gate_of(card, overrule=home.recipe.eval.gate_overrule), home.recipe.optimisation()
+    told, found = home.path(GATE), plain(gate)
+    is_known = told.is_file() and read_json(told) == found  # a run that goes on does not say it again
+    write_json(told, found)
+    if gate.says != "pass" and not is_known:
+        home.runner.say(Notice(f"reward: {gate.sentence}"))
+    if gate.stops and (isinstance(config, RlConfig) or config.online):
+        raise DataError(
+            "the reward model is not fit to be optimised against",
+            where=str(home.path("reward")),
+            why="; ".join(one.reason for one in gate.findings if one.says == "refuse"),
+            hint="collect more judgements, or go on in spite of it: eval.gate_overrule=true",
+        )
 
 
 def optimise(

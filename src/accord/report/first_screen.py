@@ -16,8 +16,8 @@ from accord.report.figures import ResultRow
 from accord.report.matchup import Matchup, folder_of_round, matchup_of, own_matchup
 from accord.report.names import policy_title, title_of
 from accord.report.one_prompt import JudgedBy, one_prompt
-from accord.report.parts import floors_of, number, percent, reason_of, row_of
-from accord.report.run_folder import RunFolder
+from accord.report.parts import floors_of, gate_rows, number, percent, reason_of, row_of
+from accord.report.run_folder import GATE, RunFolder
 from accord.report.svg import Dot, dots
 from accord.stats import WORTH_SEEING, pairs_needed
 
@@ -52,7 +52,11 @@ def _headline(match: Matchup) -> dict[str, Any]:
     """Return the sentence, notes, and what does not hold. ``tone``: good, mixed or bad."""
     floors = floors_of(match.run)
     broken = [floor for floor in floors if not floor["held"]]
-    alarms = [*_gamed(match), *(_alarm(match, floor) for floor in broken if floor["name"] in GUARDS)]
+    alarms = [
+        *_overruled(match.run),
+        *_gamed(match),
+        *(_alarm(match, floor) for floor in broken if floor["name"] in GUARDS),
+    ]
     if not match.results["selections"].get(match.policies[1], {"held": True})["held"]:
         alarms.append(f"No snapshot held every floor: {reason_of(match.results)}.")
     good = match.says == "better" and not broken and not match.is_own
@@ -66,6 +70,12 @@ def _headline(match: Matchup) -> dict[str, Any]:
         "warning": "Do not trust this gain as it stands." if match.says == "better" else "What went wrong besides:",
         "alarms": alarms,
     }
+
+
+def _overruled(run: RunFolder) -> list[str]:
+    """Return what the recipe went on in spite of, if the gate of the reward model had refused."""
+    refused = [one["reason"] for one in gate_rows(run.get(GATE)) if one["says"].startswith("refuse (")]
+    return [f"The reward model was refused, and the recipe overruled that: {'; '.join(refused)}."] if refused else []
 
 
 def example(run: RunFolder) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from accord.report.figures import (
 )
 from accord.report.glossary import TERMS
 from accord.report.names import policy_title, style_of, title_of
-from accord.report.run_folder import Absent, RunFolder
+from accord.report.run_folder import GATE, Absent, RunFolder
 from accord.report.svg import bars
 from accord.report.turns import last_said
 from accord.seeds import stream_seed
@@ -487,8 +487,15 @@ def reward_model(run: RunFolder) -> dict[str, Any]:
         "accuracies": accuracies(card),
         "figures": [calibration_figure(card), by_gap(card)],
         "length_correlation": number(card["length_correlation"]),
+        "gate": gate_rows(run.get(GATE)),
         "probes": _probes(card.get("probes", {})),
     }
+
+
+def gate_rows(gate: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the gate says of the reward model, the worst first; a refusal that the recipe overruled says so."""
+    overruled = " (overruled by the recipe)" if gate.get("overruled") else ""
+    return [{**one, "says": one["says"] + overruled * (one["says"] == "refuse")} for one in gate.get("findings", ())]
 
 
 def _probes(found: Any) -> list[dict[str, Any]]:

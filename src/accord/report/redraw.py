@@ -9,11 +9,15 @@ from typing import Any
 from accord.errors import DataError
 from accord.files import read_json
 from accord.report.comparison_page import write_comparison
+from accord.report.goodhart_page import CURVES_FILE, write_goodhart_page
 from accord.report.reward_page import CARD, write_reward_page
 from accord.report.run_folder import read_run
 from accord.report.run_page import write_pages
 from accord.report.seeds_page import write_seeds_report
 from accord.report.sweep_page import Outcome, of_run, write_sweep_report
+
+#: What the other commands of `accord eval` leave in a folder, and what draws it.
+MEASURED = {CARD: write_reward_page, CURVES_FILE: write_goodhart_page}
 
 
 def redraw(folder: Path) -> list[Path]:
@@ -31,8 +35,9 @@ def redraw(folder: Path) -> list[Path]:
     if seeds:
         return [*_pages_of(seeds), write_seeds_report(folder, seeds)]
     if not _is_run(folder) and not (folder / "eval" / "results.json").is_file():
-        if (folder / CARD).is_file():
-            return [write_reward_page(folder)]
+        for file, write in MEASURED.items():
+            if (folder / file).is_file():
+                return [write(folder)]
         raise DataError(
             "nothing here can be reported",
             where=str(folder),

@@ -10,7 +10,7 @@ from accord.files import read_json
 from accord.report.figures import Figure, accuracies, by_gap, calibration_figure, dot_of
 from accord.report.names import Names, title_of
 from accord.report.pages import write_page
-from accord.report.parts import interval, number
+from accord.report.parts import gate_rows, interval, number
 from accord.report.svg import dots
 
 CARD = "reward/card.json"
@@ -40,7 +40,7 @@ def reward_sections(card: _Card) -> dict[str, Any]:
     return {
         "tone": TONES[gate["says"]],
         "pill": PILLS[gate["says"]] + (", overruled" if gate["overruled"] and gate["says"] == "refuse" else ""),
-        "findings": gate["findings"],
+        "findings": gate_rows(gate),
         "accuracy": interval(card["model"]["all_pairs"]),
         "counts": card["model"]["all_pairs"],
         "files": card["data"],

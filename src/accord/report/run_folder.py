@@ -95,6 +95,7 @@ class RunFolder:
         return {"name": stage.rsplit("/", 1)[-1], "role": "candidate", "best_of": 1}
 
 
+GATE = "gate.json"  # what the gate says of the reward model
 JSON_FILES = (
     "resolved.json",
     "origins.json",
@@ -102,6 +103,7 @@ JSON_FILES = (
     "summary.json",
     "data/manifest.json",
     "reward/card.json",
+    GATE,
     "eval/results.json",
 )
 

@@ -36,12 +36,14 @@ from accord.stats.intervals import (
     share_by_cluster,
     wilson,
 )
+from accord.stats.over_optimisation import GOLD_LAWS, GoldLaw, fit_gold_law
 from accord.stats.power import WORTH_SEEING, pairs_needed
 from accord.stats.strengths import Strengths, bradley_terry
 from accord.stats.win_rates import length_controlled_win_rate, win_rate
 
 __all__ = [
     "DEFINITIONS",
+    "GOLD_LAWS",
     "MAX_CELLS",
     "WORTH_SEEING",
     "AnnotatorStrengths",
@@ -50,6 +52,7 @@ __all__ = [
     "DawidSkene",
     "Estimate",
     "FloatArray",
+    "GoldLaw",
     "IntArray",
     "Interval",
     "JudgedItems",
@@ -67,6 +70,7 @@ __all__ = [
     "cluster_draws",
     "cohen_kappa",
     "dawid_skene",
+    "fit_gold_law",
     "fleiss_kappa",
     "judged_items",
     "krippendorff_alpha",

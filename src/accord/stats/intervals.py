@@ -27,7 +27,8 @@ MAX_CELLS = 4_000_000  # largest matrix a resampling step holds at once: 32 MB o
 class Interval:
     """An estimate with its interval: ``n`` items in ``clusters`` groups. Fewer than two groups give no interval.
 
-    ``low`` and ``high`` are NaN where no interval can be stated; ``to_json`` writes them as null.
+    ``low`` and ``high`` are NaN where no interval can be stated, and infinite where it has no end; ``to_json`` writes
+    both as null.
     """
 
     value: float
@@ -47,7 +48,7 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_json(self) -> dict[str, float | int | None]:
-        low, high = (None if math.isnan(bound) else bound for bound in (self.low, self.high))
+        low, high = (bound if math.isfinite(bound) else None for bound in (self.low, self.high))
         return {"value": self.value, "low": low, "high": high, "n": self.n, "clusters": self.clusters}
 
 
@@ -195,7 +196,12 @@ def percentile_interval(value: float, draws_R: FloatArray, level: float, n: int,
     # One cluster is the same in every resample: its interval would have no width, and say that nothing is uncertain.
     if clusters < 2:
         return Interval(value, math.nan, math.nan, n, clusters)
-    low, high = np.quantile(draws_R, [(1 - level) / 2, (1 + level) / 2])
+    # Between infinite draws nothing can be interpolated: the outer one then.
+    methods: tuple[Any, Any] = ("linear", "linear") if np.isfinite(draws_R).all() else ("lower", "higher")
+    low, high = (
+        np.quantile(draws_R, at, method=how)
+        for at, how in zip(((1 - level) / 2, (1 + level) / 2), methods, strict=True)
+    )
     return Interval(value, float(low), float(high), n, clusters)
 
 
