@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
-from accord.config import Recipe, load_recipe
+from accord.config import Recipe, Tracker, load_recipe
 from accord.errors import UsageError
 
 
@@ -46,6 +46,12 @@ Sweep = Annotated[
 ScorerModel = Annotated[
     Path | None, typer.Option("--reward-model", metavar="DIR", help="What `accord reward` wrote, or rl.rewards alone.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER", help="Hand the numbers on to tensorboard, wandb (offline) or trackio; once for each."
+    ),
+]
 OutputDir = Annotated[Path, typer.Option("-o", "--output-dir", metavar="DIR", help="Where the model is written.")]
 OutputFile = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The JSONL file to write.")]
 RunDir = Annotated[
@@ -65,6 +71,14 @@ Ignore = Annotated[
 FromDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Take the downloads from this folder: no network is used.")
 ]
+
+
+def trackers_named(names: Sequence[str] | None) -> tuple[Tracker, ...]:
+    """Return the trackers of these names. Raises UsageError for another one."""
+    found = tuple(one for one in get_args(Tracker) if one in (names or ()))
+    if unknown := set(names or ()) - set(found):
+        raise UsageError(f"there is no tracker {min(unknown)!r}", hint=f"give {', '.join(get_args(Tracker))}")
+    return found
 
 
 def stage_recipe(recipe: str | None, overrides: Sequence[str] | None, sections: Sequence[str]) -> Recipe:

@@ -13,7 +13,7 @@ import typer
 
 import accord
 from accord.cli.keys import HelpAll
-from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Verbose
+from accord.cli.options import FromDir, Json, Overrides, Resume, RunDir, Sweep, Track, Verbose, trackers_named
 from accord.cli.people import AllowHost, Host, Port, Proxy
 from accord.cli.project import Project, ProjectDir, find_project, run_dir
 from accord.cli.talk import Talk, path_text, talking
@@ -23,6 +23,7 @@ from accord.config import Recipe, annotated_yaml, is_fitted, load_recipe
 from accord.errors import UsageError
 from accord.grid import grid
 from accord.people.web.serving import Address
+from accord.report.trackers import tracked
 
 
 def demo(
@@ -35,6 +36,7 @@ def demo(
     project: ProjectDir = None,
     output_dir: RunDir = None,
     resume: Resume = True,
+    track: Track = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -53,7 +55,8 @@ def demo(
         home = find_project(project)
         recipe = load_recipe("smoke" if smoke else "demo", overrides or (), defaults=home.defaults if home else None)
         wanted, folder = parse_seeds(seeds), run_dir(output_dir, home, recipe.name)
-        with reception(talk, recipe, folder, home):
+        named = trackers_named(track) or recipe.track
+        with reception(talk, recipe, folder, home), tracked(folder, named, talk.log):
             made = accord.run_seeds(
                 recipe,
                 output_dir=folder,
@@ -143,6 +146,7 @@ def run(
     port: Port = 8765,
     allow_host: AllowHost = None,
     proxy: Proxy = None,
+    track: Track = None,
     help_all: HelpAll = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -186,16 +190,17 @@ def run(
             show_plan(talk, asked, made, folder, settings, asked.command(more))
             return
         settings["log"] = talk.log
+        following = tracked(folder, trackers_named(track) or made.track, talk.log)
         door = Door(serve, invite, Address(host, port, tuple(allow_host or ()), tuple(proxy or ())))
         if points:
-            with reception(talk, made, folder, home, door, wait) as people, asked.inside():
+            with reception(talk, made, folder, home, door, wait) as people, asked.inside(), following:
                 swept = accord.sweep(points, output_dir=folder, wait=people.wait, **settings)
             talk.result(swept, next_step=f"open {path_text(swept.report)}")
             return
         if seed is not None and made.compare.methods:
             made = asked.load([f"compare.seeds=[{seed}]"])
         work = accord.compare if made.compare.methods else accord.run
-        with reception(talk, made, folder, home, door, wait) as people, asked.inside():
+        with reception(talk, made, folder, home, door, wait) as people, asked.inside(), following:
             summary = work(made, output_dir=folder, wait=people.wait, **settings)
         steps = _next_steps(folder, made, home)
         talk.result(

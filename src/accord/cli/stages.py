@@ -28,15 +28,18 @@ from accord.cli.options import (
     ScorerModel,
     Seed,
     Sweep,
+    Track,
     ValidData,
     Verbose,
     data_file,
     stage_recipe,
+    trackers_named,
 )
 from accord.cli.sampled import fitted_for_people, next_after_samples, samples_text
 from accord.cli.sweeping import stage_or_sweep
 from accord.cli.taken import fill_in
 from accord.cli.talk import Talk, path_text, talking
+from accord.report.trackers import tracked
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,11 @@ _NEXT_IN_PROJECT = {
 }
 _RECIPE: dict[str, tuple[Any, Any]] = {"overrides": (Overrides, None), "recipe": (FromRecipe, None)}
 _SEED: dict[str, tuple[Any, Any]] = {"seed": (Seed, 0)}
-_AGAIN: dict[str, tuple[Any, Any]] = {"resume": (Resume, True), "overwrite": (Overwrite, False)}
+_AGAIN: dict[str, tuple[Any, Any]] = {
+    "resume": (Resume, True),
+    "overwrite": (Overwrite, False),
+    "track": (Track, None),
+}
 _ONCE: dict[str, tuple[Any, Any]] = {**_RECIPE, **_SEED, **_AGAIN}
 _SWEEPING: dict[str, tuple[Any, Any]] = {**_RECIPE, "sweep": (Sweep, None), **_SEED, **_AGAIN}
 _TALK: dict[str, tuple[Any, Any]] = {"json": (Json, False), "verbose": (Verbose, False)}
@@ -115,7 +122,10 @@ def command_of(stage: StageCommand) -> Callable[..., None]:
             given.pop("help_all", None)
             wanted = (*stage.inputs, stage.output[0])
             here = stage if all(given[name] is not None for name in wanted) else stage.in_project()
-            stage.work(talk, here, fill_in(talk, stage.name, given, wanted))
+            named = trackers_named(given.pop("track", None))
+            filled = fill_in(talk, stage.name, given, wanted)
+            with tracked(filled[stage.output[0]], named, talk.log):
+                stage.work(talk, here, filled)
 
     # Not required, for a project may give them: what is missing is asked for then.
     wanted = {**stage.inputs, stage.output[0]: stage.output[1], **stage.optional}

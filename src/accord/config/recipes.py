@@ -41,6 +41,8 @@ SHARED_STAGES = frozenset(
         *("rl", "dpo", "model", "queued", "queue", "downloads", "candidates"),
     }
 )
+#: Tools that people watch their runs in.
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -92,6 +94,9 @@ class Recipe(Traced):
     )
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
     compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
+    track: tuple[Tracker, ...] = Field(
+        (), strict=False, description="Hand the numbers on to tensorboard, wandb (offline), trackio, as they come."
+    )
 
     @model_validator(mode="after")
     def _methods_and_controls_can_be_run(self) -> Self:
