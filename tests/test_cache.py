@@ -77,6 +77,18 @@ def test_what_other_settings_half_overwrote_is_not_taken_for_the_old_result(tmp_
     assert (tmp_path / "run" / "s" / "result").read_text() == "whole 3"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "\xff", '{"identity": 1}', '{"seconds": "x"}'])
+def test_what_is_damaged_beside_a_stage_does_not_end_the_run(content: str, tmp_path: Path, source: Path) -> None:
+    work, heard = Work(), list[str]()
+    stage(tmp_path / "run", work, source)
+    (tmp_path / "run/s/stage.json").write_text(content, encoding="latin-1")
+    (tmp_path / "run/s/running.json").write_text(content, encoding="latin-1")
+    runner = Runner(tmp_path / "run", {"s": 1.0}, True, lambda done, text: heard.append(text))
+    assert runner.run(Stage("s", {}, {"source": source}, work)) == {"call": 2}
+    assert [text for text in heard if "is damaged" in text and "stage.json" in text]
+    assert [text for text in heard if "is damaged" in text and "running.json" in text]
+
+
 def test_a_control_changes_what_it_names_and_the_note_says_so() -> None:
     changes = ["controls.uncured.rl.kl_coef=0.01", "controls.uncured.rl.iterations=3", "rl.length_coef=0.25"]
     recipe = load_recipe("demo", changes)

@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 
 # From left to right. Rooms of one group may use each other in the order given, within a line.
 LAYERS = [
-    ["errors", "files", "seeds", "extend", "progress", "artefacts", "connected"],
+    ["errors", "files", "lock", "seeds", "extend", "progress", "artefacts", "connected"],
     ["records"],
     ["config"],
     ["grid"],
@@ -37,6 +37,8 @@ ORDERED = {
     ("artefacts", "errors"),
     ("artefacts", "files"),
     ("files", "errors"),
+    ("lock", "errors"),
+    ("lock", "files"),
     ("seeds", "errors"),
     ("models", "dist"),
     ("scoring", "rollout"),

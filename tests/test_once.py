@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,20 +198,53 @@ def test_a_score_out_of_range_is_called_that(policy_folder: Path, write_rows: Wr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("every", "says"), [(1000, "nothing is kept: a checkpoint comes every 1000 steps"), (5, "goes on after step ")]
-)
-def test_ctrl_c_says_what_is_kept(every: int, says: str, argv: list[object], tmp_path: Path) -> None:
-    more = ["sft.epochs=100000", "sft.batch_tokens=20", f"sft.checkpoint_every={every}"]
-    command = [sys.executable, "-m", "accord", *map(str, argv), *more]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_a_command_keeps_what_it_did(number: int, argv: list[object], tmp_path: Path) -> None:
+    more = ["sft.epochs=100000", "sft.batch_tokens=20", "sft.checkpoint_every=100000"]
+    with started([*argv, *more], tmp_path) as child:
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number, err
+    assert "stops after this step, with a checkpoint" in err and "goes on after step " in err
+    kept = int(err.rsplit("goes on after step ", 1)[1].split()[0])
+    assert [path.name for path in (tmp_path / "own/checkpoints").iterdir()] == [f"step_{kept:06d}"]
+    assert len((tmp_path / "own/metrics.jsonl").read_text().splitlines()) == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_asked_twice_a_command_stops_at_once(number: int, code: int, tmp_path: Path, policy_folder: Path) -> None:
+    """In the midst of a step that never ends."""
+    (tmp_path / "slow_reward.py").write_text(
+        "import time, pathlib\ndef score(p, c):\n    pathlib.Path('own/metrics.jsonl').write_text('\\n' * 12)\n"
+        "    while True: time.sleep(.01)\n"
+    )
+    (tmp_path / "p.jsonl").write_text('{"prompt": "The village:"}\n')
+    argv = ["rl", "--model", policy_folder, "--data", "p.jsonl", "-o", "own", "rl.max_new_tokens=4"]
+    argv += ["rl.rewards=[{function: 'slow_reward:score'}]", "rl.prompts_per_iteration=4", "rl.minibatches=1"]
+    with started(argv, tmp_path) as child:
+        child.send_signal(number)
+        time.sleep(0.5)
+        assert child.poll() is None
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == code, err
+    assert not (tmp_path / "own/checkpoints").exists() and not (tmp_path / "own/model").exists()
+
+
+@contextlib.contextmanager
+def started(argv: list[object], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command at work, after its first dozen rows."""
+    command = [sys.executable, "-m", "accord", *map(str, argv)]
     # A shell starts what runs in the background deaf to Ctrl-C, and children inherit it: not from a handler.
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, heard)
-    rows = tmp_path / "own/metrics.jsonl"
-    while not rows.exists() or rows.read_text().count("\n") < 12:
-        assert child.poll() is None
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 130 and says in err, err
+    rows = folder / "own/metrics.jsonl"
+    try:
+        while not rows.exists() or rows.read_text().count("\n") < 12:
+            assert child.poll() is None
+            time.sleep(0.05)
+        yield child
+    finally:
+        child.kill()

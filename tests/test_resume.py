@@ -23,6 +23,7 @@ from conftest import TEXTS, WriteRows
 from safetensors.torch import load_file
 
 from accord.config import DpoConfig, ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
+from accord.errors import Interrupted
 from accord.text.tokenizer import Tokenizer
 from accord.train import learner
 from accord.train.dpo import dpo
@@ -233,6 +234,23 @@ def test_ppo_killed_again_and_again_ends_the_same(ppo: Job, tmp_path: Path) -> N
     run_until(ppo, killed, "end")
     assert_the_same(whole, killed, 10)
     assert sorted(p.name for p in (killed / "snapshots").iterdir()) == ["step_000004", "step_000008", "step_000010"]
+
+
+@pytest.mark.slow
+def test_ppo_asked_to_stop_again_and_again_ends_the_same(ppo: Job, tmp_path: Path) -> None:
+    """By SIGTERM in this process, the last time after the last iteration: it then has only its result to write."""
+    whole = rl(*ppo.args, **ppo.inputs, output_dir=tmp_path / "whole", seed=3)
+    for step in (1, 2, 7, 10):
+
+        def log(done: float, text: str, step: int = step) -> None:
+            if text.startswith(f"step {step}/"):
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(Interrupted):
+            rl(*ppo.args, **ppo.inputs, output_dir=tmp_path / "asked", seed=3, log=log)
+    asked = rl(*ppo.args, **ppo.inputs, output_dir=tmp_path / "asked", seed=3)
+    assert_the_same(tmp_path / "whole", tmp_path / "asked", 10)
+    assert asked.final == pytest.approx(whole.final, rel=1e-6, nan_ok=True)
 
 
 #: Each with a state of its own between iterations, beside the price of KL and the leash.

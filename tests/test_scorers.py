@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import math
 import re
+import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +44,7 @@ from accord.scoring import (
     load_scorer,
     score,
 )
+from accord.scoring.posting import Endpoint
 from accord.scoring.scorer import checked
 from accord.scoring.weighted import score_in_parts, scorer_inputs
 from accord.text.tokenizer import Tokenizer
@@ -278,6 +284,181 @@ def test_a_wrong_answer_is_not_asked_for_again(server: Server, fault: int | byte
         HttpScorer(server.url).score(PAIRS)
     assert server.url in str(caught.value)
     assert len(server.asked) == 1
+
+
+# -- a server that is a stranger, or an enemy --------------------------------------------------------------------------
+
+
+class Enemy:
+    """A server that sends these bytes, whatever it is asked, then goes on with ``drip`` for as long as it is let."""
+
+    def __init__(self, answer: bytes, drip: bytes = b"") -> None:
+        self.answer, self.drip, self.heard = answer, drip, list[bytes]()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/score"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                self.heard.append(connection.recv(65536))
+                connection.sendall(self.answer)
+                while self.drip:
+                    connection.sendall(self.drip)
+                    time.sleep(0.01)
+
+
+@pytest.fixture
+def enemy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Enemy]]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made: list[Enemy] = []
+
+    def make(answer: bytes, drip: bytes = b"") -> Enemy:
+        made.append(Enemy(answer, drip))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.socket.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+DRIPS = {
+    "head": (HEAD, b"X-Again: x\r\n"),
+    "a line of the head": (HEAD + b"X-Long: ", b"x"),
+    "body": (HEAD + b"Content-Length: 1000000\r\n\r\n", b" "),
+    "body without length": (HEAD + b"\r\n", b" "),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "a refusal": (b"HTTP/1.1 500 Busy\r\nContent-Length: 100000\r\n\r\n", b"x"),
+    "nothing": (b"", b""),
+}
+
+
+@pytest.mark.parametrize(("answer", "drip"), DRIPS.values(), ids=DRIPS.keys())
+def test_one_deadline_holds_for_a_server_that_sends_a_byte_now_and_then(
+    answer: bytes, drip: bytes, enemy: Callable[..., Enemy]
+) -> None:
+    began, url = time.monotonic(), enemy(answer, drip).url
+    endpoint = Endpoint(url, timeout_s=0.2, pause_s=0.0, tries=2, wanted="scores", hint="")
+    with pytest.raises((ResourceError, DataError)) as caught:
+        endpoint.post({})
+    # Not a bound on speed: it would be for ever, or until a header of 100 lines is full.
+    assert time.monotonic() - began < 30
+    assert "2 tries" in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 9999999999\r\n"])
+def test_an_answer_without_end_is_cut_off(length: bytes, enemy: Callable[..., Enemy], monkeypatch: Any) -> None:
+    monkeypatch.setattr("accord.scoring.posting.MOST_BYTES", 2**20)
+    with pytest.raises(DataError, match="answers with more than 1 MB"):
+        HttpScorer(enemy(HEAD + length + b"\r\n", b" " * 2**18).url).score(PAIRS)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(code: int, server: Server, enemy: Callable[..., Enemy]) -> None:
+    head = f"HTTP/1.1 {code} Moved\r\nLocation: {server.url}\r\nContent-Length: 0\r\n\r\n".encode()
+    with pytest.raises(DataError, match=f"refused with {code}"):
+        HttpScorer(enemy(head).url).score(PAIRS)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("answer", [b"[" * 100_000, b'{"scores": ' + b"[" * 100_000, b"\xff\xfe", b"1" * 5000])
+def test_an_answer_that_breaks_a_parser_is_refused(answer: bytes, server: Server) -> None:
+    server.faults = [answer]
+    with pytest.raises(DataError):
+        HttpScorer(server.url).score(PAIRS)
+
+
+def test_user_and_password_of_a_url_are_sent_and_never_shown(enemy: Callable[..., Enemy]) -> None:
+    """The server repeats what it was sent, with codes for a terminal around it: in its reason, and in its words."""
+    basic = base64.b64encode(b"ada:pa ss").decode()
+    for said, error in ((b"400 No", DataError), (b"503 \x1b[2Jpa ss", ResourceError), (b"200 OK", DataError)):
+        echo = f"\x1b]0;owned\x07 pa ss pa%20ss {basic} k3y \x9b31m".encode()
+        one = enemy(b"HTTP/1.1 " + said + b"\r\nContent-Length: " + str(len(echo)).encode() + b"\r\n\r\n" + echo)
+        url = one.url.replace("://", "://ada:pa%20ss@") + "?key=k3y"
+        with pytest.raises(error) as caught:
+            HttpScorer(url, pause_s=0.0).score(PAIRS)
+        told = str(caught.value)
+        assert f"Authorization: Basic {basic}".encode() in one.heard[0] and b"/score?key=k3y" in one.heard[0]
+        assert "127.0.0.1" in told and "?..." in told
+        assert not [
+            secret for secret in ("pa ss", "pa%20ss", basic, "k3y", "\x1b", "\x07", "\x9b") if secret in told
+        ], told
+
+
+def test_a_url_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="cannot be understood"):
+        HttpScorer("http://[::1/score")
+
+
+# -- functions that end the run ----------------------------------------------------------------------------------------
+
+ENDS = {
+    "exit": "import sys\ndef f(p, c): sys.exit(0)",
+    "exit with words": "def f(p, c): raise SystemExit('done')",
+    "quit": "def f(p, c): quit()",
+    "generator": "def f(p, c):\n    yield 1.0\n    raise SystemExit",
+    "its own": "class Mine(BaseException): pass\ndef f(p, c): raise Mine('x')",
+    "generator exit": "def f(p, c): raise GeneratorExit",
+    "import of a module": "def f(p, c): import no_such_module_at_all",
+}
+
+
+@pytest.mark.parametrize("code", ENDS.values(), ids=ENDS.keys())
+def test_a_function_that_would_end_the_run_is_named(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"ends_{zlib.crc32(code.encode())}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=f"{name}:f (called sys.exit|failed)"):
+        FunctionScorer(f"{name}:f").score(PAIRS)
+
+
+@pytest.mark.parametrize(
+    "code", ["import sys; sys.exit(0)", "1/0", "def f(:", "raise BaseException", "import os, no_such"]
+)
+def test_a_module_that_fails_as_it_is_imported_is_named(code: str, tmp_path: Path, monkeypatch: Any) -> None:
+    name = f"imports_{zlib.crc32(code.encode())}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((DataError, UsageError), match=name):
+        FunctionScorer(f"{name}:f")
+
+
+def test_a_function_that_waits_for_ctrl_c_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupts.py").write_text("def f(p, c): raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        FunctionScorer("interrupts:f").score(PAIRS)
+
+
+@pytest.mark.slow
+def test_a_run_whose_reward_exits_fails_and_one_whose_reward_was_edited_begins_anew(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """As the installed script has it: the working directory is not where Python looks."""
+    data = write_rows("p.jsonl", [{"prompt": "The village:"}])
+    argv = ["rl", "--model", policy_folder, "--data", data, "-o", "out", "rl.max_new_tokens=4", "rl.iterations=2"]
+    argv += ['rl.rewards=[{function: "mine:f"}]', "rl.prompts_per_iteration=2", "rl.minibatches=1"]
+    code = "import sys; sys.argv[0] = 'accord'; from accord.cli.main import main; main()"
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-c", code, *map(str, argv)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    (tmp_path / "mine.py").write_text("import sys\ndef f(p, c): sys.exit(0)\n")
+    done = run()
+    assert done.returncode == 3 and "mine:f called sys.exit(0)" in done.stderr and not (tmp_path / "out/model").exists()
+    (tmp_path / "helper.py").write_text("def worth(c): return len(c)\n")
+    (tmp_path / "mine.py").write_text("from helper import worth\ndef f(p, c): return [worth(one) for one in c]\n")
+    assert run().returncode == 0
+    assert run().stdout.startswith("finished before")
+    (tmp_path / "helper.py").write_text("def worth(c): return -len(c)\n")  # what it imports is edited, not itself
+    done = run()
+    assert done.returncode == 2 and "contents of its inputs were others" in done.stderr
 
 
 # -- several as one ----------------------------------------------------------------------------------------------------

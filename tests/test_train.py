@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
+import signal
+import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -28,11 +32,13 @@ from accord.config import (
     SftConfig,
     TokenizerConfig,
 )
-from accord.errors import DataError
+from accord.errors import DataError, Interrupted
+from accord.files import read_rows
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
 from accord.models.folder import load_policy, load_scalar, save_policy
 from accord.models.placement import PLAIN
 from accord.models.shape import DecoderConfig
+from accord.progress import Log, Notice
 from accord.records import RankedGroup
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
@@ -392,17 +398,91 @@ SPOILS: dict[str, Callable[[Path], object]] = {
     "empty state": lambda folder: (folder / "state.json").write_text(""),
     "state without hash": lambda folder: (folder / "state.json").write_text("{}"),
     "state is a list": lambda folder: (folder / "state.json").write_text("[]"),
+    "another price": lambda folder: rewrite(folder / "state.json", "0.6", "0.7", "0.4", "0.3"),
+    "another step": lambda folder: rewrite(folder / "state.json", '"step": 6', '"step": 5', '"step": 4', '"step": 3'),
+    "state no text": lambda folder: (folder / "state.json").write_bytes(b"\xff\xfe\x00"),
+    "state a folder": lambda folder: swap_for_folder(folder / "state.json"),
+    "no sums": lambda folder: (folder / "SHA256SUMS").unlink(),
+    "empty sums": lambda folder: (folder / "SHA256SUMS").write_text(""),
+    "sums of one file": lambda folder: cut_lines(folder / "SHA256SUMS", 1),
+    "sums no text": lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff\x00"),
 }
+
+
+def rewrite(path: Path, *pairs: str) -> None:
+    text = path.read_text()
+    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+        text = text.replace(old, new)
+    assert text != path.read_text()
+    path.write_text(text)
+
+
+def swap_for_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def cut_lines(path: Path, count: int) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
 
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS.keys())
 def test_a_spoilt_checkpoint_gives_way_to_the_one_before(saved: Checkpoints, spoil: Callable[[Path], object]) -> None:
+    heard: list[str] = []
+    saved.log = lambda done, text: heard.append(text)
     spoil(saved.folder / "step_000006")
     learner = small_learner()
+    assert saved.newest_step() == 4
     assert saved.restore(learner) == {"price": pytest.approx(0.4)}
     assert learner.step == 4
+    assert len(heard) == 1 and "step_000006 is damaged" in heard[0] and isinstance(heard[0], Notice)
     spoil(saved.folder / "step_000004")
     assert saved.restore(small_learner()) is None
+    assert sorted(p.name for p in saved.folder.iterdir()) == ["damaged_step_000004", "damaged_step_000006"]
+
+
+def test_one_changed_byte_of_anything_and_a_checkpoint_is_not_continued(saved: Checkpoints) -> None:
+    for path in (saved.folder / "step_000006").iterdir():
+        content = path.read_bytes()
+        for place in range(0, len(content), max(1, len(content) // 150)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert saved.newest_step() == 4, (path.name, place)
+        path.write_bytes(content)
+    assert saved.newest_step() == 6
+    # The common tool agrees about what is whole.
+    assert (
+        subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=saved.folder / "step_000006", check=False).returncode == 0
+    )
+
+
+def test_what_is_no_checkpoint_is_told_and_left_alone(saved: Checkpoints) -> None:
+    heard: list[str] = []
+    saved.log = lambda done, text: heard.append(text)
+    (saved.folder / "step_000009").write_text("a file")
+    (saved.folder / "step_best").mkdir()
+    (saved.folder / ".DS_Store").write_text("x")
+    (saved.folder / ".step_000011.1.partial").write_text("a file too")
+    learner = small_learner()
+    assert saved.restore(learner) == {"price": pytest.approx(0.6)}
+    assert [text.split(" ")[0].rsplit("/")[-1] for text in heard] == [".DS_Store", "step_000009", "step_best"]
+    small_step(learner, 6)
+    saved.save(learner, {})
+    left = {".DS_Store", "step_000009", "step_best", "step_000006", "step_000007"}
+    assert {p.name for p in saved.folder.iterdir()} == left
+
+
+def test_a_checkpoint_under_another_number_is_not_taken_for_it(saved: Checkpoints) -> None:
+    shutil.copytree(saved.folder / "step_000004", saved.folder / "step_000008")
+    learner = small_learner()
+    assert saved.restore(learner) == {"price": pytest.approx(0.6)} and learner.step == 6
+
+
+def test_at_a_million_steps_the_newest_stay(tmp_path: Path) -> None:
+    learner, checkpoints = small_learner(), Checkpoints(tmp_path, "x")
+    for learner.step in (999_998, 999_999, 1_000_000, 1_000_001):
+        checkpoints.save(learner, {"at": learner.step})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_1000000", "step_1000001"]
+    assert checkpoints.restore(small_learner()) == {"at": 1_000_001}
 
 
 def test_checkpoints_of_other_inputs_are_not_continued(saved: Checkpoints) -> None:
@@ -465,6 +545,99 @@ def test_rewind_survives_a_row_cut_short(tmp_path: Path) -> None:
     assert [row["step"] for row in rows_of(path)] == [0, 1]
 
 
+DAMAGES = ["", "   ", "\x00\x00\x00", '{"step": 1, "lo', "null", "[1]", '{"loss": 1}', '{"step": "1"}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda text: repr(text)[:16])
+def test_a_damaged_row_is_set_aside_and_the_run_goes_on(damage: str, tmp_path: Path) -> None:
+    whole, _ = run_steps(tmp_path / "whole")
+    run_steps(tmp_path / "cut", stop=5)
+    heard: list[str] = []
+    for name in ("metrics.jsonl", "events.jsonl"):
+        path = tmp_path / "cut" / name
+        lines = path.read_text().splitlines() if path.exists() else ['{"step": 0, "alarm": "a", "cause": "b"}']
+        path.write_text("\n".join([*lines[:1], damage, *lines[1:]]) + "\n")
+    resumed, seen = run_steps(tmp_path / "cut", log=lambda done, text: heard.append(text))
+    assert seen == [4, 5, 6] and same(weights_of(whole), weights_of(resumed))
+    assert [row["step"] for row in rows_of(tmp_path / "cut" / "metrics.jsonl")] == list(range(7))
+    for name in ("metrics.jsonl", "events.jsonl"):
+        assert (tmp_path / "cut" / f"{name}.damaged").read_text() == damage + "\n"
+        assert any(f"1 line of {tmp_path}/cut/{name} cannot be read" in text for text in heard)
+
+
+def test_bytes_that_are_no_text_do_not_end_a_run(tmp_path: Path) -> None:
+    run_steps(tmp_path, stop=5)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\xff\xfe\x80\n" + path.read_bytes())
+    assert run_steps(tmp_path)[1] == [4, 5, 6]
+
+
+def test_an_alarm_after_a_damaged_one_is_written(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"step": 0, "al\n\n[]\n')
+    TrainingRun(tmp_path, 0).event(2, {"alarm": "copies", "cause": "mode collapse"})
+    assert read_rows(tmp_path / "events.jsonl") == [{"step": 2, "alarm": "copies", "cause": "mode collapse"}]
+
+
+def test_what_is_no_snapshot_is_told_and_passed_over(tmp_path: Path) -> None:
+    for name in ("step_999999", "step_1000000", "step_best", "notes"):
+        (tmp_path / "snapshots" / name).mkdir(parents=True)
+    (tmp_path / "snapshots" / "step_000007").write_text("a file")
+    heard: list[str] = []
+    assert list(TrainingRun(tmp_path, 0, log=lambda done, text: heard.append(text)).snapshots()) == [999_999, 1_000_000]
+    assert len(heard) == 3
+
+
+# -- asked to stop -----------------------------------------------------------------------------------------------------
+
+
+def ask(number: int, at: float, times: int = 1) -> Log:
+    """Return a reporter that sends this process a signal when so much of the run is done."""
+
+    def log(done: float, text: str) -> None:
+        for _ in range(times if done == at else 0):
+            signal.raise_signal(number)
+
+    return log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_who_is_asked_to_stop_ends_the_step_and_loses_nothing(number: int, step: int, tmp_path: Path) -> None:
+    whole, _ = run_steps(tmp_path / "whole", steps=Steps(7, 100))
+    heard = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(Interrupted) as stopped:
+        run_steps(tmp_path / "cut", steps=Steps(7, 100), log=ask(number, step / 7))
+    assert stopped.value.signum == number
+    assert f"goes on after step {step} of 7" in stopped.value.__notes__[0]
+    assert {one: signal.getsignal(one) for one in heard} == heard
+    resumed, seen = run_steps(tmp_path / "cut", steps=Steps(7, 100))
+    assert seen == list(range(step, 7)) and same(weights_of(whole), weights_of(resumed))
+    assert [row["step"] for row in rows_of(tmp_path / "cut" / "metrics.jsonl")] == list(range(7))
+
+
+def test_who_is_asked_twice_stops_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run_steps(tmp_path, steps=Steps(7, 100), log=ask(signal.SIGINT, 4 / 7, times=2))
+    assert not isinstance(stopped.value, Interrupted) and "nothing is kept" in stopped.value.__notes__[0]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_runs_in_the_background_stays_deaf_to_ctrl_c(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert len(run_steps(tmp_path, log=ask(signal.SIGINT, 4 / 7))[1]) == 7
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_in_another_thread_it_trains_as_ever(tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+    thread = threading.Thread(target=lambda: seen.append(run_steps(tmp_path)[1]))
+    thread.start()
+    thread.join()
+    assert seen == [list(range(7))]
+
+
 def run_steps(
     folder: Path,
     *,
@@ -486,7 +659,8 @@ def run_steps(
     try:
         TrainingRun(folder, 3, **settings).train(learner, step_fn, steps, identity=identity)
     except KeyboardInterrupt:
-        assert stop is not None
+        if stop is None:
+            raise
     return learner, seen
 
 

@@ -44,3 +44,14 @@ class ResourceError(AccordError):
     """The machine, the network or the disk does not give what is needed."""
 
     exit_code = 4
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked to stop, and what was at work has come to a point where nothing is lost.
+
+    ``signum`` is the signal that asked: by Ctrl-C, or by SIGTERM.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum

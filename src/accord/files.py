@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import glob
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO
 
-from accord.errors import DataError, ResourceError, UsageError
+from accord.errors import AccordError, DataError, ResourceError, UsageError
 
 
 def sha256_file(path: Path) -> str:
@@ -84,14 +87,22 @@ def _fsync(path: Path) -> None:
 def partial_name(path: Path) -> Path:
     """Return the name beside ``path`` to fill before renaming.
 
-    What killed processes left under such names is removed.
+    What killed processes left under such names is removed; the older folder that one had moved away goes back.
     """
     # The name holds the process: what belongs to one that still runs is being written.
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if not _runs(leftover.name.split(".")[-2]):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            remove(leftover)
+    for older in path.parent.glob(f".{glob.escape(path.name)}.*.older"):
+        if not _runs(older.name.split(".")[-2]):
+            remove(older) if path.exists() else older.replace(path)
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it, as far as that can be done."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _runs(pid: str) -> bool:
@@ -104,28 +115,59 @@ def _runs(pid: str) -> bool:
     return True
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def writing(path: Path, what: str = "file") -> Iterator[None]:
+    """Turn what the disk refuses inside into a ResourceError that names the path, and the free room where it is full.
+
+    ``what`` is written there: a file, a folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = error if isinstance(error, OSError) else _os_error_in(error)
+        if refused is None:
+            raise
+        told, hint = refused.strerror or str(refused), "choose another --output-dir"
+        if refused.errno not in _NO_ROOM:
+            raise ResourceError(f"cannot write the {what} ({told})", where=str(path), hint=hint) from error
+        hint = f"free some room, or {hint}; what stood there before is whole"
+        raise ResourceError(f"the disk is full ({told})", where=str(path), why=_room(path), hint=hint) from error
+
+
+def _os_error_in(error: Exception) -> OSError | None:
+    """Return the operating system's error that safetensors and tokenizers tell in words alone; None for any other."""
+    found = None if isinstance(error, AccordError) else re.search(r"([^:(]*) \(os error (\d+)\)", str(error))
+    return None if found is None else OSError(int(found[2]), found[1].strip())
+
+
+def _room(path: Path) -> str:
+    """Say how much room there is where a path lies."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    return f"{free / 1e6:,.1f} MB are free in {place}"
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which a reader sees only when it is whole. Where the block fails, the old one stays.
 
     A link of that name is replaced, not followed.
     """
-    aside = partial_name(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # before the name: a crash may otherwise leave the new name on an empty file
-        aside.replace(path)
-        _fsync(path.parent)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write the file ({error.strerror})", where=str(path), hint="choose another --output-dir"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+        aside = partial_name(path)
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # before the name: a crash may otherwise leave the new name on an empty file
+            aside.replace(path)
+            _fsync(path.parent)
+        finally:
+            remove(aside)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -165,22 +207,90 @@ def read_json(path: Path) -> Any:
         raise DataError(f"cannot be read as JSON ({error})", where=str(path)) from error
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder aside, flush every file, then put it in place of any older one."""
-    aside = partial_name(path)
-    shutil.rmtree(aside, ignore_errors=True)
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a file of rows."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def row_in(line: str) -> dict[str, Any] | None:
+    """Return the object that a line of JSON holds; None for a line that is damaged, blank, or holds something else."""
     try:
-        aside.mkdir(parents=True)
-        fill(aside)
-        for file in aside.rglob("*"):
-            _fsync(file)
-        if path.exists():
-            shutil.rmtree(path)
-        aside.replace(path)
-        _fsync(path.parent)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write the folder ({error.strerror})", where=str(path), hint="choose another --output-dir"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines that may be growing; lines that are none are left out.
+
+    A file that is not there has none.
+    """
+    if not path.is_file():
+        return []
+    found = map(row_in, path.read_text(encoding="utf-8", errors="replace").split("\n"))
+    return [row for row in found if row is not None]
+
+
+def numbered(folder: Path, prefix: str = "step_") -> dict[int, Path]:
+    """Return the folders ``step_N`` below a folder by their number, lowest first. What else lies there is no such."""
+    found = {path.name.removeprefix(prefix): path for path in folder.glob(f"{glob.escape(prefix)}*") if path.is_dir()}
+    # By number: the name of a million would sort before that of 999999.
+    numbers = {int(name): path for name, path in found.items() if name.isascii() and name.isdigit()}
+    return dict(sorted(numbers.items()))
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder aside, flush every file, then put it in place of any older one.
+
+    At any moment a whole folder stands there, the older or the new one, where the file system can exchange two names
+    (Linux); elsewhere for an instant neither does, and the next write puts the older one back.
+    """
+    with writing(path, "folder"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = partial_name(path)
+        remove(aside)
+        try:
+            aside.mkdir()
+            fill(aside)
+            for file in aside.rglob("*"):
+                _open_as_neighbours(file, aside)
+                _fsync(file)
+            _put_in_place(aside, path)
+            _fsync(path.parent)
+        finally:
+            remove(aside)
+
+
+def _open_as_neighbours(file: Path, folder: Path) -> None:
+    """Let those read a file who may read its folder: safetensors writes files that only their owner can."""
+    mode, wanted = file.stat().st_mode, folder.stat().st_mode & 0o666
+    if file.is_file() and mode & wanted != wanted:
+        file.chmod(mode | wanted)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Give ``new`` the name ``path``, which another folder may have; that one is then removed."""
+    if not path.exists() and not path.is_symlink():
+        new.replace(path)
+    elif not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file has this name", str(path))
+    elif _exchange(new, path):
+        remove(new)  # it bears the older one now
+    else:
+        older = path.with_name(f".{path.name}.{os.getpid()}.older")
+        path.replace(older)
+        new.replace(path)
+        remove(older)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names at once. Returns False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    at_cwd, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return rename is not None and rename(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) == 0

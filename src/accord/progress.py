@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 #: Called as ``log(fraction, text)``: the share of the work that is done, from 0 to 1, and what to say of it.
@@ -30,3 +31,24 @@ def named_part(log: Log, index: int, count: int, name: str) -> Log:
 def named_text(name: str, text: str) -> str:
     """Return a text with the name of its part before it; a notice stays one."""
     return type(text)(f"{name}: {text}")
+
+
+#: What steers a terminal: controls but line break and tab, the second set of controls, what turns the direction of
+#: writing round; and halves of characters, which cannot be written at all.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_USER_IN_URL = re.compile(r"(?<=://)[^\s/@'\"]+@")
+
+
+def for_terminal(text: str) -> str:
+    """Return a text with nothing in it that steers a terminal, each such character spelt out, nor a URL's password."""
+    return _STEERING.sub(lambda found: repr(found[0])[1:-1], without_passwords(text))
+
+
+def for_json(text: str) -> str:
+    """Return JSON that means the same and steers no terminal."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def without_passwords(text: str) -> str:
+    """Return a text whose URLs name no user and no password."""
+    return _USER_IN_URL.sub("...@", text)

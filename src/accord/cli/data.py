@@ -17,7 +17,7 @@ from accord.cli.project import (
     named_columns,
     next_after_import,
 )
-from accord.cli.talk import path_text, talking
+from accord.cli.talk import Talk, path_text, talking
 from accord.errors import DataError, UsageError
 from accord.files import child, name_from
 
@@ -37,6 +37,10 @@ Only = Annotated[
 ]
 MaxRejects = Annotated[int, typer.Option(min=0, metavar="N", help="Give up when more than N rows are no good.")]
 AsMessages = Annotated[bool, typer.Option("--messages", help="Write every prompt as messages, for chat models.")]
+
+SpreadsheetSafe = Annotated[
+    bool, typer.Option("--spreadsheet-safe", help="Of CSV: an apostrophe before what a spreadsheet would run.")
+]
 
 
 def import_(
@@ -74,6 +78,7 @@ def import_(
     ] = None,
     only: Only = None,
     messages: AsMessages = False,
+    spreadsheet_safe: SpreadsheetSafe = False,
     source: Annotated[
         str, typer.Option(metavar="NAME", help="Who wrote and judged it, where it is not said; the file's name.")
     ] = "",
@@ -123,7 +128,9 @@ def import_(
         if dry_run:
             found = formats.count_items(file, read_as, **bounds)
         elif output is not None:
-            found = formats.convert_file(file, output, read_as, only=only or (), messages=messages, **bounds)
+            how: dict[str, Any] = {"messages": messages, "spreadsheet_safe": spreadsheet_safe}
+            found = formats.convert_file(file, output, read_as, only=only or (), **how, **bounds)
+            _warn_of_formulas(talk, output, found.formulas)
             next_step = _stage_after(found, output)
         else:
             home = _project(project, "give -o FILE to convert the file, --dry-run to count, or run `accord init` first")
@@ -143,6 +150,7 @@ def export(
     ] = None,
     data_format: Annotated[str | None, typer.Option(metavar="F", help="The format of --data.")] = None,
     only: Only = None,
+    spreadsheet_safe: SpreadsheetSafe = False,
     simulated: Annotated[bool, typer.Option("--simulated", help="Also what simulated annotators said.")] = False,
     ai: Annotated[bool, typer.Option("--ai", help="Also AI feedback: what models and functions said.")] = False,
     as_said: Annotated[
@@ -178,17 +186,27 @@ def export(
             output = child(_made(home.root / "exports"), name_from(f"{format}{formats.suffix_of(format)}"))
         if data is not None:
             bounds: dict[str, Any] = {"limit": limit, "max_rejects": max_rejects}
-            found = formats.convert_file(
-                data, output, data_format, to=format, only=only or (), messages=messages, **bounds
-            )
+            how: dict[str, Any] = {"messages": messages, "spreadsheet_safe": spreadsheet_safe}
+            found = formats.convert_file(data, output, data_format, to=format, only=only or (), **how, **bounds)
+            _warn_of_formulas(talk, output, found.formulas)
             talk.result(_said(found))
             return
         from accord.people.exporting import write_judgements
 
         choice: dict[str, Any] = {"simulated": simulated, "ai": ai, "as_said": as_said}
-        choice |= {"kinds": only or (), "messages": messages}
+        choice |= {"kinds": only or (), "messages": messages, "spreadsheet_safe": spreadsheet_safe}
         with Store.open(find_place(project).store) as store:
-            talk.result(write_judgements(store, output, format, **choice))
+            written = write_judgements(store, output, format, **choice)
+        _warn_of_formulas(talk, output, None if spreadsheet_safe else written.formulas)
+        talk.result(written)
+
+
+def _warn_of_formulas(talk: Talk, output: Path, count: int | None) -> None:
+    if count:
+        talk.log.note(
+            f"warning: {count:,} cells of {path_text(output)} begin as formulas do (= + - @): a spreadsheet would run"
+            " them. --spreadsheet-safe puts an apostrophe before each; programs read the file as it is"
+        )
 
 
 @app.command()

@@ -10,6 +10,7 @@ from accord.cli.talk import Talk, path_text, to_plain
 from accord.cli.verdicts import alarm_lines, verdict_of
 from accord.config import Recipe
 from accord.files import read_json, write_text
+from accord.lock import only_writer
 from accord.train.finished import StageCall, finished_call, record_finished, result_before
 
 
@@ -24,16 +25,17 @@ def carry_out(
     talk: Talk, call: StageCall, work: Callable[[], Any], *, next_step: str, overwrite: bool, resume: bool
 ) -> None:
     """Do a stage's work and say how it went, unless the very same was done before."""
-    before = result_before(call, overwrite=overwrite, anew=not resume)
-    if before is not None:
-        said = f"finished before: the same command made {path_text(call.model)}; nothing was done (--overwrite: anew)"
-        _tell(talk, call, before, said, next_step, finished_before=True)
-        return
-    _ = call.identity  # of the inputs as they are now: the work may replace one of them
-    result = to_plain(work())
-    if call.model.is_dir():
-        _write_down(call, result)
-    _tell(talk, call, result, "", next_step)
+    with only_writer(call.folder):
+        before = result_before(call, overwrite=overwrite, anew=not resume)
+        if before is not None:
+            done = f"the same command made {path_text(call.model)}; nothing was done (--overwrite: anew)"
+            _tell(talk, call, before, f"finished before: {done}", next_step, finished_before=True)
+            return
+        _ = call.identity  # of the inputs as they are now: the work may replace one of them
+        result = to_plain(work())
+        if call.model.is_dir():
+            _write_down(call, result)
+        _tell(talk, call, result, "", next_step)
 
 
 def _write_down(call: StageCall, result: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from accord.progress import Notice
+from accord.progress import Notice, for_terminal
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -55,11 +55,12 @@ class Progress:
             self.note(f"[{self._fraction:4.0%}] {text}")
         elif now - self._last_line >= LINE_EVERY_S or self._fraction == 1.0:
             self._last_line = now
-            self._stream.write(f"[{self._fraction:4.0%}] {text}{self._left()}\n")
+            self._stream.write(f"[{self._fraction:4.0%}] {for_terminal(text)}{self._left()}\n")
             self._stream.flush()
 
     def note(self, text: str) -> None:
         """Write a whole line that stays, above the bar on a terminal."""
+        text = for_terminal(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -102,7 +103,7 @@ class Progress:
             self._bar = _bar(self._stream)
             self._bar.start()
             self._task = self._bar.add_task("", total=1.0)
-        self._bar.update(self._task, completed=self._fraction, description=text)
+        self._bar.update(self._task, completed=self._fraction, description=for_terminal(text))
 
 
 def duration(seconds: float) -> str:

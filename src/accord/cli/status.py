@@ -20,7 +20,7 @@ from accord.cli.project import Project, ProjectDir, find_project
 from accord.cli.talk import Talk, path_text, talking
 from accord.cli.verdicts import verdict_of
 from accord.errors import DataError, UsageError
-from accord.files import read_json
+from accord.files import numbered, read_json
 from accord.train.finished import FINISHED, finished_call
 
 if TYPE_CHECKING:
@@ -388,7 +388,7 @@ def stage_status(folder: Path, state: str, stamp: Path) -> StageStatus:
         seconds = read_json(stamp)["seconds"]
     except (DataError, KeyError, TypeError):
         seconds = None
-    steps = sorted(path.name for path in (folder / "checkpoints").glob("step_*"))
+    steps = [path.name for path in numbered(folder / "checkpoints").values()]
     return StageStatus(folder.name, state, seconds, last_row(folder / "metrics.jsonl"), steps[-1] if steps else "")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,12 @@ import typer
 from pydantic import BaseModel
 
 from accord.cli.progress import Progress
-from accord.errors import AccordError, ResourceError
+from accord.errors import AccordError, DataError, Interrupted, ResourceError
+from accord.progress import for_json, for_terminal, without_passwords
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EMFILE}
+#: What is no bug, but the machine's word: it is full, says no, or something else has the name.
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EMFILE}
+_REFUSED |= {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EFBIG}
 
 TOLD_ABOVE = ("verdict", "alarms", "finished_before")  # of a result, which lines above its numbers say in words
 
@@ -38,12 +42,11 @@ class Talk:
         """
         plain = to_plain(value)
         if self.as_json:
-            self.out.write(json.dumps(plain, ensure_ascii=False, indent=2) + "\n")
+            self.out.write(for_json(json.dumps(plain, ensure_ascii=False, indent=2)) + "\n")
             return
         told = {key: value for key, value in plain.items() if key not in TOLD_ABOVE} if above else plain
-        self.out.write("\n".join([*above, text or "\n".join(_lines(told))]) + "\n")
-        if next_step:
-            self.out.write(f"next: {next_step}\n")
+        lines = [*above, text or "\n".join(_lines(told)), *([f"next: {next_step}"] if next_step else [])]
+        self.out.write(for_terminal("\n".join(lines)) + "\n")
 
 
 @contextlib.contextmanager
@@ -59,33 +62,50 @@ def talking(as_json: bool, verbose: bool) -> Iterator[Talk]:
     except KeyboardInterrupt as stop:
         # Who was interrupted knows what it has kept.
         kept = getattr(stop, "__notes__", ["the same command again goes on from what is finished, if anything is"])
-        _fail("interrupted", kept[-1], 130, as_json, verbose, stop)
+        code = 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
+        _fail("interrupted", kept[-1], code, as_json, verbose, stop)
     except AccordError as error:
         _fail(str(error), "", error.exit_code, as_json, verbose, error)
     except (OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno not in _REFUSED:
             _bug(error, as_json, verbose)
-        told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else "out of memory"
+        named = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        told = f"{error.strerror}{named}" if isinstance(error, OSError) else "out of memory"
         _fail(told, "see `accord doctor` for memory and disk", ResourceError.exit_code, as_json, verbose, error)
     except typer.Exit:
         raise
+    except SystemExit as error:
+        at = _place_of(error)
+        _fail(
+            f"sys.exit({error.code!r}) was called in the midst of the work",
+            at,
+            DataError.exit_code,
+            as_json,
+            verbose,
+            error,
+        )
     except Exception as error:
         _bug(error, as_json, verbose)
 
 
 def _bug(error: Exception, as_json: bool, verbose: bool) -> NoReturn:
     """An error nobody foresaw: name the place, offer the traceback."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    told = f"{type(error).__name__}: {error}\n  at:   {last.filename}:{last.lineno} in {last.name}"
+    told = f"{type(error).__name__}: {error}\n  at:   {_place_of(error)}"
     _fail(told, "this is a bug in Accord; run again with -v for the traceback", 1, as_json, verbose, error)
+
+
+def _place_of(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}:{last.lineno} in {last.name}"
 
 
 def _fail(told: str, hint: str, code: int, as_json: bool, verbose: bool, error: BaseException) -> NoReturn:
     if verbose:
-        traceback.print_exception(error, file=sys.stderr)
+        sys.stderr.write(for_terminal("".join(traceback.format_exception(error))))
     if as_json:
-        sys.stdout.write(json.dumps({"error": told, "hint": hint, "exit_code": code}, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"accord: {told}\n" + (f"  hint: {hint}\n" if hint else ""))
+        said = {"error": without_passwords(told), "hint": hint, "exit_code": code}
+        sys.stdout.write(for_json(json.dumps(said, ensure_ascii=False)) + "\n")
+    sys.stderr.write(for_terminal(f"accord: {told}\n" + (f"  hint: {hint}\n" if hint else "")))
     raise typer.Exit(code) from None
 
 

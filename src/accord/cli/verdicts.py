@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from accord.files import read_rows
 
 Plain = Mapping[str, Any]
 #: Nats a token by which held-out texts may be less likely than learnt ones: e to it is a perplexity half as high again.
@@ -20,8 +21,7 @@ def verdict_of(command: str, result: Plain, folder: Path) -> str:
 
 def alarm_lines(folder: Path) -> list[str]:
     """Return the alarms of a stage's folder, one a line: how often each rang, when last, and its likely cause."""
-    path = folder / "events.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [row for row in read_rows(folder / "events.jsonl") if {"alarm", "cause", "step"} <= row.keys()]
     causes = {row["alarm"]: row["cause"] for row in rows}
     steps = {name: [row["step"] + 1 for row in rows if row["alarm"] == name] for name in causes}
     return [f"{name} (rang {_times(steps[name])}): {cause}" for name, cause in causes.items()]
@@ -77,7 +77,7 @@ def _dpo(result: Plain, folder: Path) -> str:
 
 def _rl(result: Plain, folder: Path) -> str:
     """How far the score went, and how far the policy: it is what was optimised, and nobody's judgement."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if {"score", "kl"} <= row.keys()]
     first, last = rows[0]["score"], result["final"].get("score", rows[-1]["score"])
     per = f"mean of {result['num_episodes'] // max(1, len(rows)):,} samples an iteration"
     moved = "rose" if last > first else "did not rise"

@@ -15,6 +15,7 @@ from accord.evals.judged_pairs import chat_verdict
 from accord.evals.judges import comparing_judges, open_judges, recipe_judges
 from accord.evals.results import EvalResults, PolicyRow, plain, with_judge
 from accord.files import write_json
+from accord.lock import writes_alone
 from accord.progress import Log, quiet
 from accord.report.run_page import write_report
 from accord.rollout.engine import Sampling
@@ -38,6 +39,7 @@ class EvaluateResult:
     judged: list[dict[str, Any]]
 
 
+@writes_alone
 def evaluate(
     config: EvalConfig,
     *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Imported:
 
     ``kinds`` counts the items by kind; ``judged_by`` the judgements by whose they are; ``left_out`` those that were not
     taken, by reason; ``written`` the rows of the output (None: there is none), ``new`` the facts that the store had not
-    (None: no store).
+    (None: no store). ``formulas``: how many cells of the table written a spreadsheet would run (None: none).
     """
 
     format: str
@@ -49,6 +49,7 @@ class Imported:
     new: int | None = None
     output: Path | None = None
     rejects: Path | None = None
+    formulas: int | None = None
 
 
 class Adds(Protocol):
@@ -82,6 +83,7 @@ def convert_file(
     to: str = "accord",
     only: Collection[str] = (),
     messages: bool = False,
+    spreadsheet_safe: bool = False,
     limit: int | None = None,
     max_rejects: int = MAX_REJECTS,
 ) -> Imported:
@@ -92,6 +94,7 @@ def convert_file(
         output, to: Where to, and in which format.
         only: Kinds of items to take, or "all"; by default those that people come to the file's format for.
         messages: Write prompts of text as messages.
+        spreadsheet_safe: As `accord.formats.write_items` has it.
         limit: Read at most so many rows.
         max_rejects: Give up when more rows than that are no good.
 
@@ -112,11 +115,13 @@ def convert_file(
             to,
             kinds=only or _main(reading),
             messages=messages,
+            spreadsheet_safe=spreadsheet_safe,
             filters={"limit": limit},
             source=_described(reading),
         )
     left_out = dict(manifest.left_out)
-    return _imported(reading, tally, left_out=left_out, written=manifest.rows, output=output, rejects=rejects)
+    found = _imported(reading, tally, left_out=left_out, written=manifest.rows, output=output, rejects=rejects)
+    return replace(found, formulas=None if spreadsheet_safe else manifest.formulas or None)
 
 
 def add_to(

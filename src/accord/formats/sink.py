@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -79,6 +80,17 @@ def _cell(name: str, value: Any) -> str:
     if name != "extra" and cell_value(name, value) != value:
         raise CannotSay("in CSV a text would be read as messages")
     return value
+
+
+#: A spreadsheet runs a cell that begins so; some take the wide signs of East Asian keyboards for the narrow ones.
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]+([eE][-+]?\d+)?\s*")
+
+
+def formulas_in(row: Fields) -> list[str]:
+    """Return the columns of a row of CSV whose texts a spreadsheet would take for formulas; a number is none."""
+    texts = {name: value for name, value in row.items() if isinstance(value, str)}
+    return [name for name, text in texts.items() if _FORMULA.match(text) and not _NUMBER.fullmatch(text)]
 
 
 def write_rows(path: Path, container: Container, rows: Iterable[Fields], left_out: Mapping[str, int]) -> int:

@@ -15,7 +15,7 @@ from accord.files import sha256_file, write_json
 from accord.formats.format import Fields, Format, uniform
 from accord.formats.item import ITEM_KINDS, CannotSay, Item, turns_of
 from accord.formats.own import ACCORD
-from accord.formats.sink import container_named, fitted, write_rows
+from accord.formats.sink import container_named, fitted, formulas_in, write_rows
 from accord.formats.source import Container
 from accord.formats.table import PLAIN_FILES, members
 from accord.formats.tally import ItemTally
@@ -28,7 +28,8 @@ class Manifest:
     ``counts`` are of the items that were written whole, and so are ``origins``: how many are of each origin that is
     said (people, simulated annotators), for formats that have no word for it. ``schema`` are the fields with how many
     rows have each; ``left_out`` counts the items that the format has no words for, by reason; ``source`` is what the
-    caller said of the input.
+    caller said of the input. ``formulas`` counts the cells of CSV that a spreadsheet would take for formulas; where it
+    is ``spreadsheet_safe`` these begin with an apostrophe, which is no part of the text.
     """
 
     file: str
@@ -42,6 +43,8 @@ class Manifest:
     left_out: Mapping[str, int]
     filters: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    formulas: int = 0
+    spreadsheet_safe: bool = False
     tool: str = f"accord {__version__}"
 
 
@@ -62,6 +65,7 @@ def write_items(
     *,
     kinds: Iterable[str] = (),
     messages: bool = False,
+    spreadsheet_safe: bool = False,
     filters: Mapping[str, Any] | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -78,6 +82,7 @@ def write_items(
         kinds: Kinds of items to take (`accord.formats.item.ITEM_KINDS`), or "all"; by default all but samples, which
             nobody judged and which would look like demonstrations.
         messages: Write prompts of text as messages, one turn of the user's.
+        spreadsheet_safe: Begin cells of CSV that a spreadsheet would run as formulas with an apostrophe.
         filters, source: For the manifest: what else was chosen of the input, and what the input was.
 
     Raises:
@@ -87,6 +92,13 @@ def write_items(
     """
     path = Path(path)
     container = replace(container_named(path), kind=format) if format in PLAIN_FILES else container_named(path)
+    if spreadsheet_safe and container.kind != "csv":
+        raise UsageError(
+            "--spreadsheet-safe has no effect here",
+            where=str(path),
+            why="it is about tables in CSV",
+            hint="leave it out",
+        )
     wanted, left_out = wanted_kinds(kinds), Counter[str]()
     stream = _of_kinds(items, wanted, left_out)
     if messages:
@@ -99,7 +111,7 @@ def write_items(
             why="CSV has no words for some texts, and a tree cannot do without one of its messages",
             hint="write .jsonl or .parquet",
         )
-    written = _Written(chosen, container, left_out)
+    written = _Written(chosen, container, left_out, spreadsheet_safe)
     num_rows = write_rows(path, container, written.rows(stream), left_out)
     manifest = Manifest(
         file=path.name,
@@ -113,6 +125,8 @@ def write_items(
         left_out=dict(sorted(left_out.items())),
         filters={"kinds": sorted(wanted), **(filters or {})},
         source=source or {},
+        formulas=written.num_formulas,
+        spreadsheet_safe=spreadsheet_safe,
     )
     write_json(manifest_path(path), asdict(manifest))
     return manifest
@@ -174,8 +188,11 @@ def _says(format: Format, item: Item) -> bool:
 class _Written:
     """What passes on its way into a file: the rows, and what is counted of them."""
 
-    def __init__(self, format: Format, container: Container, left_out: Counter[str]) -> None:
+    def __init__(
+        self, format: Format, container: Container, left_out: Counter[str], spreadsheet_safe: bool = False
+    ) -> None:
         self.format, self.container, self.left_out = format, container, left_out
+        self.spreadsheet_safe, self.num_formulas = spreadsheet_safe, 0
         self.tally, self.origins, self.schema = ItemTally(), Counter[str](), Counter[str]()
         self.is_whole = True
 
@@ -191,7 +208,13 @@ class _Written:
                 self._leave_out(str(reason))
             else:
                 self.schema.update(row.keys())
-                yield row
+                yield self._as_a_table(row) if self.container.kind == "csv" else row
+
+    def _as_a_table(self, row: Fields) -> Fields:
+        """Count what a spreadsheet would take for formulas, and put an apostrophe before it where that is wanted."""
+        names = formulas_in(row)
+        self.num_formulas += len(names)
+        return {**row, **{name: f"'{row[name]}" for name in names}} if self.spreadsheet_safe else row
 
     def _seen(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items as they go to be written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,9 +17,10 @@ from typing import Any
 
 import accord
 from accord.config import without_device
+from accord.errors import DataError
 from accord.extend import code_in
 from accord.files import read_json, sha256_tree, write_folder, write_json
-from accord.progress import Log
+from accord.progress import Log, Notice
 
 Inputs = Mapping[str, Path]
 #: What a runner keeps in a stage's folder. Neither counts where that folder is an input: the stamp names what the stage
@@ -103,7 +105,9 @@ class Runner:
         stamp.unlink(missing_ok=True)  # from here on the folder holds neither the old result nor the new one
         _leave_shared(folder)
         self.log(self._done, f"{name}: starting")
-        earlier, started = self._earlier_seconds(folder, identity), time.monotonic()
+        worked = self._said(folder / RUNNING)
+        earlier = float(worked["seconds"]) if worked.get("identity") == identity else 0.0
+        started = time.monotonic()
 
         def report(fraction: float, text: str) -> None:
             write_seconds(folder, identity, earlier + time.monotonic() - started)
@@ -120,8 +124,7 @@ class Runner:
     def find(self, name: str, identity: str) -> tuple[Path, dict[str, Any]] | None:
         """The run that holds a finished stage of this identity, this one or another, and the stage's stamp."""
         for home in (self.folder, *self.reuse_from):
-            stamp = home / name / STAMP
-            found: dict[str, Any] = read_json(stamp) if stamp.exists() else {}
+            found = self._said(home / name / STAMP)
             if found.get("identity") == identity:
                 return home, found
         return None
@@ -140,11 +143,16 @@ class Runner:
         self.seconds[name] = seconds
         self.log(min(1.0, self._done), f"{name}: {text}")
 
-    @staticmethod
-    def _earlier_seconds(folder: Path, identity: str) -> float:
-        path = folder / RUNNING
-        found = read_json(path) if path.exists() else {}
-        return float(found["seconds"]) if found.get("identity") == identity else 0.0
+    def _said(self, path: Path) -> dict[str, Any]:
+        """What a file beside a stage says of it; where it is damaged nothing, and a notice: the stage is done again."""
+        if not path.exists():
+            return {}
+        with contextlib.suppress(DataError):
+            found = read_json(path)
+            if isinstance(found, dict) and isinstance(found.get("seconds"), int | float):
+                return found
+        self.say(Notice(f"{path} is damaged: what it says does not count"))
+        return {}
 
 
 def _take_over(source: Path, folder: Path) -> None:

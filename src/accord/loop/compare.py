@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 from accord.config import DpoConfig, Recipe
 from accord.errors import DataError
 from accord.evals.contestants import Contestant
-from accord.files import write_json
+from accord.files import read_rows, write_json
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import read_prompts
+from accord.lock import writes_alone
 from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.choosing import PLACES
 from accord.loop.round import (
@@ -49,6 +49,7 @@ from accord.train.training_run import snapshots_of
 METHOD_SHARE = 0.15  # of the time of the shared stages, a method
 
 
+@writes_alone
 def compare(
     recipe: Recipe,
     *,
@@ -114,8 +115,7 @@ def _carry_out(home: Home, name: str, champion: Champion, reward: Path) -> dict[
         home.do(dpo_stage(home, name, one, champion.policy, home.path("labelled/rankings.jsonl")))
     else:
         home.do(rl_stage(home, name, one, champion.policy, reward))
-        rows = home.path(f"{name}/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        scored = round(sum(json.loads(row)["scored"] for row in rows))
+        scored = round(sum(row.get("scored", 0) for row in read_rows(home.path(f"{name}/metrics.jsonl"))))
     return {"num_scored": scored, "seconds": home.runner.seconds[name]}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from accord.config import Recipe, is_fitted
 from accord.errors import DataError, UsageError
-from accord.files import read_json
+from accord.files import numbered, read_json
 from accord.formats import read_items
 from accord.formats.stage_rows import read_judged, read_lessons, read_prompts, read_rankings
 from accord.loop.asking import JUDGEMENTS, ask_stage, reads_of
@@ -240,7 +240,7 @@ class Planner(Runner):
         if not missing and (found := self.find(stage.name, stage.identity())) is not None:
             return DONE, "" if found[0] == self.folder else f"taken over from {found[0]}"
         if (folder / RUNNING).exists() or (folder / "checkpoints").exists():
-            steps = sorted(path.name for path in (folder / "checkpoints").glob("step_*"))
+            steps = [path.name for path in numbered(folder / "checkpoints").values()]
             return BEGUN, f"goes on from {steps[-1]}" if steps else "goes on"
         return TO_DO, "again: its settings or what it reads have changed" if (folder / STAMP).exists() else ""
 

@@ -22,6 +22,7 @@ from accord.errors import DataError, UsageError
 from accord.evals.trust import KIND_OF_SCORER, check_judge_name
 from accord.extend import is_outside, outside, row
 from accord.files import read_json, write_json, write_text
+from accord.lock import writes_alone
 from accord.loop.asking import check_annotators, reads_of, sources_asked
 from accord.loop.cache import Runner
 from accord.loop.choosing import PLACES, check_choosing
@@ -77,6 +78,7 @@ class Where:
     reuse_from: Sequence[Path] = ()
 
 
+@writes_alone
 def run(
     recipe: Recipe,
     *,
@@ -101,6 +103,7 @@ def run(
     return run_in(recipe, output_dir, Where(store, None, from_dir), resume, log, wait)
 
 
+@writes_alone
 def run_seeds(
     recipe: Recipe,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 from accord.config import Recipe
 from accord.errors import DataError
 from accord.grid import Combination
+from accord.lock import writes_alone
 from accord.loop.cache import Inputs, Runner, Stage
 from accord.loop.run import Where, run_in
 from accord.loop.stages import Wait
@@ -31,6 +32,7 @@ class SweepResult:
     failed: dict[str, str]
 
 
+@writes_alone
 def sweep(
     points: Sequence[Combination],
     *,
@@ -64,6 +66,7 @@ def sweep(
     return _each(points, work, output_dir, log)
 
 
+@writes_alone
 def sweep_stage(
     points: Sequence[Combination],
     stage: Callable[[Recipe, Path, Log], Any],

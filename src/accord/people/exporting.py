@@ -31,13 +31,14 @@ def write_judgements(
     as_said: bool = False,
     kinds: Collection[str] = (),
     messages: bool = False,
+    spreadsheet_safe: bool = False,
 ) -> formats.Manifest:
     """Write what a store holds as training wants it; the manifest says what was left out, and every weight.
 
     Args:
         simulated, ai: Also take what simulated annotators said, and AI feedback.
         as_said: Every judgement that stands, unweighted.
-        kinds, messages: As `accord.formats.write` has them.
+        kinds, messages, spreadsheet_safe: As `accord.formats.write_items` has them.
 
     Raises:
         DataError: There is nothing to write; why says what was left out.
@@ -48,7 +49,8 @@ def write_judgements(
     filters = {"judgements": said or "as said"}
     try:
         items = formats.from_facts(store, view)
-        return formats.write_items(path, items, format, kinds=kinds, messages=messages, filters=filters)
+        how: dict[str, Any] = {"kinds": kinds, "messages": messages, "spreadsheet_safe": spreadsheet_safe}
+        return formats.write_items(path, items, format, **how, filters=filters)
     except DataError as error:
         listed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         why = f"left out: {listed}" if listed else error.why
@@ -119,7 +121,9 @@ def zipped(store: Store, folder: Path, format: str) -> Path:
     """Write a zip in ``folder`` with the file of `write_judgements` in a built-in format, and its manifest."""
     path = folder / f"{format}{formats.suffix_of(format)}"
     try:
-        write_judgements(store, path, format, messages=format.startswith("trl-") and _is_mixed(store))
+        chat = format.startswith("trl-") and _is_mixed(store)
+        # Whoever takes a table from a page opens it in a spreadsheet: a stranger's text must not run there.
+        write_judgements(store, path, format, messages=chat, spreadsheet_safe=format == "csv")
     except DataError as error:  # where the server keeps the file for a moment is nobody's business
         raise DataError(error.what, why=error.why, hint=error.hint) from error
     made = folder / f"{format}.zip"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import DataError
-from accord.files import read_json
+from accord.files import read_json, read_rows
 from accord.report.names import Names
 
 #: Stages that come before any policy is optimised; those that a run has besides them optimise one, but for `LAST`.
@@ -129,11 +128,11 @@ def read_run(path: Path) -> RunFolder:
         path=path,
         stages=stages,
         files=files,
-        metrics={stage: _rows(path / stage / "metrics.jsonl") for stage in stages},
-        events={stage: _rows(path / stage / "events.jsonl") for stage in stages},
-        samples=_rows(path / "eval" / "samples.jsonl"),
+        metrics={stage: read_rows(path / stage / "metrics.jsonl") for stage in stages},
+        events={stage: read_rows(path / stage / "events.jsonl") for stage in stages},
+        samples=read_rows(path / "eval" / "samples.jsonl"),
         damaged=damaged,
-        pairs={file.parent.name.removeprefix("judged_"): _rows(file) for file in path.glob("judged_*/pairs.jsonl")},
+        pairs={file.parent.name.removeprefix("judged_"): read_rows(file) for file in path.glob("judged_*/pairs.jsonl")},
     )
 
 
@@ -148,18 +147,3 @@ def stages_of(path: Path) -> tuple[str, ...]:
     found = {stage for stage in stages if not _OF_A_ROUND.match(stage)}
     between = sorted(found - {*FIRST, *LAST})
     return (*(s for s in FIRST if s in found), *between, *(s for s in LAST if s in found))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; a line that is none (the last one of a killed run) is left out."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found

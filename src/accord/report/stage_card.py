@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from accord.progress import without_passwords
+
 #: What the command made, in a sentence.
 WHAT = {
     "pretrain": "A small language model, trained from scratch on plain texts.",
@@ -70,7 +72,7 @@ def stage_card(
         f"```python\n{load.format(folder=folder)}\n```\n",
         "The numbers above are of this training alone. Unless they say so, nobody was asked what people think of it.",
     ]
-    return "\n".join(parts) + "\n"
+    return without_passwords("\n".join(parts)) + "\n"
 
 
 def _numbers(result: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

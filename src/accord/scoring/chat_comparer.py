@@ -21,7 +21,7 @@ from accord.config import ChatConfig
 from accord.errors import DataError, UsageError
 from accord.progress import Log, quiet
 from accord.scoring.chat_prompts import ChatMessage, PairVerdict, asked_again, judge_messages, read_verdict
-from accord.scoring.posting import Endpoint
+from accord.scoring.posting import SHOWN, Endpoint
 
 PairOutcome = Literal["first", "second", "tie", "contradiction", "unreadable"]
 READ_TRIES = 3  # at temperature 0 the same words come again: each further try says that the reply cannot be read
@@ -139,9 +139,10 @@ class ChatComparer:
     def _said(self, answer: bytes) -> str:
         try:
             content = json.loads(answer)["choices"][0]["message"]["content"]
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
             why = 'JSON like {"choices": [{"message": {"content": "..."}}]} is wanted'
-            raise DataError(f"answered {answer[:80]!r}", where=self._endpoint.url, why=why) from error
+            told = f"answered {self._endpoint.said(repr(answer[:SHOWN]))}"
+            raise DataError(told, where=self._endpoint.place, why=why) from error
         return content if isinstance(content, str) else ""
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from accord.errors import DataError
-from accord.scoring.posting import Endpoint
+from accord.scoring.posting import SHOWN, Endpoint
 from accord.scoring.scorer import checked
 
 #: Tries of one request in all; the pause before each further one is twice the one before.
@@ -26,7 +26,7 @@ class HttpScorer:
 
     def __init__(self, url: str, *, timeout_s: float = 30.0, batch_size: int = 64, pause_s: float = 0.5) -> None:
         hint = "start the server; raise timeout_s or lower batch_size if it is slow"
-        self.url, self.batch_size = url, batch_size
+        self.batch_size = batch_size
         self._endpoint = Endpoint(url, timeout_s, pause_s, MAX_TRIES, "scores", hint)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
@@ -42,12 +42,13 @@ class HttpScorer:
 
     def _batch(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         body = {"prompts": [prompt for prompt, _ in pairs], "completions": [completion for _, completion in pairs]}
-        return checked(self.url, self._parsed(self._endpoint.post(body)), pairs)
+        return checked(self._endpoint.place, self._parsed(self._endpoint.post(body)), pairs)
 
     def _parsed(self, answer: bytes) -> Any:
         try:
             return json.loads(answer)["scores"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            why = 'JSON like {"scores": [0.5, 1.5]} is wanted'
             raise DataError(
-                f"answered {answer[:80]!r}", where=self.url, why='JSON like {"scores": [0.5, 1.5]} is wanted'
+                f"answered {self._endpoint.said(repr(answer[:SHOWN]))}", where=self._endpoint.place, why=why
             ) from error

@@ -24,6 +24,7 @@ from accord.errors import DataError, UsageError
 from accord.extend import row as row_of
 from accord.files import write_bytes
 from accord.formats.stage_rows import read_judgements, read_prompts
+from accord.lock import writes_alone
 from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy
@@ -122,6 +123,7 @@ class JudgementSource:
     measured: Mapping[str, Sequence[ComparedGroup]]
 
 
+@writes_alone
 def dpo(
     config: DpoConfig,
     *,

@@ -6,10 +6,10 @@ moments, the step and what the stage itself carries (its controllers).
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,22 @@ from torch import Tensor, nn
 
 from accord.config import OptimConfig
 from accord.errors import DataError
-from accord.files import read_json, sha256_file, write_folder, write_json, write_text
+from accord.files import (
+    append_row,
+    numbered,
+    read_json,
+    read_rows,
+    remove,
+    row_in,
+    sha256_file,
+    write_folder,
+    write_json,
+    write_text,
+)
+from accord.progress import Log, Notice, quiet
 
 KEEP_CHECKPOINTS = 2  # should the newest be damaged
+STATE, TENSORS, SUMS = "state.json", "learner.safetensors", "SHA256SUMS"  # what a checkpoint is made of
 
 
 def schedule(config: OptimConfig, step: int, total: int) -> float:
@@ -138,90 +151,163 @@ def _adamw(module: nn.Module, settings: OptimConfig) -> torch.optim.AdamW:
 
 
 class Checkpoints:
-    """Checkpoints of one stage: `step_000100/` folders, each written aside, hashed and renamed."""
+    """Checkpoints of one stage: `step_000100/` folders, each written aside, hashed and renamed.
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    Each holds `SHA256SUMS` over all of its files, which `sha256sum -c` reads. One that does not hold is set aside, as
+    `damaged_step_000100`, and the one before serves.
+    """
+
+    def __init__(self, folder: Path, identity: str, log: Log = quiet) -> None:
         """``identity`` is the hash of what the stage was given: checkpoints of other inputs are not continued."""
-        self.folder, self.identity = folder, identity
+        self.folder, self.identity, self.log = folder, identity, log
 
     def save(self, learner: Learner, state: Mapping[str, Any]) -> None:
         """Write the learner and the stage's own JSON state; keep the newest two, and none of other inputs."""
 
         def fill(aside: Path) -> None:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.tensors().items()}
-            save_file(tensors, aside / "learner.safetensors")
+            save_file(tensors, aside / TENSORS)
+            write_json(aside / STATE, {"identity": self.identity, "step": learner.step, "state": dict(state)})
             # Renaming is atomic, a disk is not: what does not hash is passed over for the one before.
-            digest = sha256_file(aside / "learner.safetensors")
-            content = {"identity": self.identity, "step": learner.step, "sha256": digest, "state": dict(state)}
-            write_json(aside / "state.json", content)
+            sums = "".join(f"{sha256_file(aside / name)}  {name}\n" for name in (STATE, TENSORS))
+            write_text(aside / SUMS, sums)
 
         write_folder(self.folder / f"step_{learner.step:06d}", fill)
+        found = self._newest_first()
         # Of other inputs go first: they can never be continued here.
-        mine = [path for path in self._newest_first() if _content(path).get("identity") == self.identity]
-        for old in set(self._newest_first()) - set(mine[:KEEP_CHECKPOINTS]):
-            shutil.rmtree(old)
+        mine = [step for step, path in found.items() if _identity(path) == self.identity]
+        for step in set(found) - set(mine[:KEEP_CHECKPOINTS]):
+            shutil.rmtree(found[step])
 
     def restore(self, learner: Learner) -> dict[str, Any] | None:
         """Load the newest checkpoint that is whole and of the same inputs; None where there is none."""
-        for leftover in self.folder.glob(".step_*.partial"):  # a kill amid a save
-            shutil.rmtree(leftover)
-        for path in self._newest_first():
-            content = self._verified(path)
-            if content is not None:
-                learner.restore(load_file(path / "learner.safetensors"), int(content["step"]))
+        self._tidy()
+        for step, path in self._newest_first().items():
+            try:
+                content, tensors = self._verified(step, path)
+            except _Damaged as reason:
+                self._set_aside(path, str(reason))
+                continue
+            if tensors is not None:
+                learner.restore(load_file(tensors), step)
                 state: dict[str, Any] = content["state"]
                 return state
         return None
 
     def newest_step(self) -> int | None:
         """Return the step of the checkpoint that would be continued; None where there is none."""
-        found = (self._verified(path) for path in self._newest_first())
-        return next((int(content["step"]) for content in found if content is not None), None)
+        for step, path in self._newest_first().items():
+            with contextlib.suppress(_Damaged):
+                if self._verified(step, path)[1] is not None:
+                    return step
+        return None
 
     def clear(self) -> None:
         """Remove all checkpoints: the stage's result stands."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*"), reverse=True)
+    def _newest_first(self) -> dict[int, Path]:
+        return dict(reversed(numbered(self.folder).items()))
 
-    def _verified(self, path: Path) -> dict[str, Any] | None:
-        content, tensors = _content(path), path / "learner.safetensors"
-        if content.get("identity") != self.identity or not tensors.is_file():
-            return None
-        return content if content["sha256"] == sha256_file(tensors) else None
+    def _verified(self, step: int, path: Path) -> tuple[dict[str, Any], Path | None]:
+        """Return what a whole checkpoint says, and its tensors; None for those of other inputs, which are not read."""
+        sums = dict(_sums(path / SUMS))
+        _require(sums.keys() == {STATE, TENSORS}, f"{SUMS} is missing or damaged")
+        _require(sums[STATE] == _sha256(path / STATE), f"{STATE} is not as it was written")
+        content: dict[str, Any] = read_json(path / STATE)
+        if content["identity"] != self.identity:
+            return content, None
+        _require(content["step"] == step, f"it is that of step {content['step']}, under another name")
+        _require(sums[TENSORS] == _sha256(path / TENSORS), f"{TENSORS} is not as it was written")
+        return content, path / TENSORS
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        aside = path.with_name(f"damaged_{path.name}")
+        remove(aside)
+        path.replace(aside)
+        self.log(0.0, Notice(f"checkpoint {path} is damaged: {why}; set aside as {aside.name}, the one before serves"))
+
+    def _tidy(self) -> None:
+        """Remove what a kill amid a save left, and tell of what is no checkpoint; it stays where it is."""
+        known = {path.name for path in numbered(self.folder).values()}
+        for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else []:
+            if path.name.startswith(".step_") and path.name.endswith(".partial"):
+                remove(path)
+            elif path.name not in known and not path.name.startswith("damaged_"):
+                self.log(0.0, Notice(f"{path} is no checkpoint, and is passed over"))
 
 
-def _content(checkpoint: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself; empty where that cannot be read."""
+class _Damaged(Exception):
+    """A checkpoint is not as it was written; says how."""
+
+
+def _require(holds: bool, why: str) -> None:
+    if not holds:
+        raise _Damaged(why)
+
+
+def _sums(path: Path) -> Iterable[tuple[str, str]]:
+    """Yield the name and the hash of each file that a list of `sha256sum` names; nothing where it cannot be read."""
     try:
-        content = read_json(checkpoint / "state.json")
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in [*lines, *([rest] if rest else [])]:
+        digest, _, name = line.partition("  ")
+        yield name, digest
+
+
+def _sha256(path: Path) -> str:
+    """Return a file's hash; "" where it cannot be read."""
+    try:
+        return sha256_file(path)
+    except OSError:
+        return ""
+
+
+def _identity(checkpoint: Path) -> str:
+    """Return what a checkpoint says that it is of; "" where that cannot be read."""
+    try:
+        content = read_json(checkpoint / STATE)
     except DataError:
-        return {}
-    return content if isinstance(content, dict) else {}
+        return ""
+    return str(content.get("identity")) if isinstance(content, dict) else ""
 
 
 class Metrics:
-    """`metrics.jsonl`: one row a step. After a resume, rows of steps that are run again are dropped first."""
+    """A file of rows that each have their step, such as `metrics.jsonl`: one row a step.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    After a resume, rows of steps that are run again are dropped first. A line that is no such row is set aside, in a
+    file of the same name with `.damaged`.
+    """
+
+    def __init__(self, path: Path, log: Log = quiet) -> None:
+        self.path, self.log = path, log
 
     def rewind(self, step: int) -> None:
         """Keep the rows of steps before this one; a last row that a kill cut short goes too."""
-        if self.path.exists():
-            # What stands behind the last line break was cut short, or is nothing.
-            *lines, _ = self.path.read_text().split("\n")
-            write_text(self.path, "".join(line + "\n" for line in lines if json.loads(line)["step"] < step))
+        if not self.path.exists():
+            return
+        # What stands behind the last line break was cut short, or is nothing.
+        *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        steps = [(row_in(line) or {}).get("step") for line in lines]
+        kept = [line for line, its in zip(lines, steps, strict=True) if isinstance(its, int) and its < step]
+        write_text(self.path, "".join(line + "\n" for line in kept))
+        if damaged := [line for line, its in zip(lines, steps, strict=True) if not isinstance(its, int)]:
+            self._set_aside(damaged)
+
+    def _set_aside(self, lines: Sequence[str]) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        before = aside.read_text(encoding="utf-8") if aside.exists() else ""
+        write_text(aside, before + "".join(line + "\n" for line in lines))
+        said = f"{len(lines)} line{'s' * (len(lines) > 1)} of {self.path} cannot be read"
+        self.log(0.0, Notice(f"{said}; set aside in {aside.name}"))
 
     def rows(self) -> list[dict[str, float]]:
         """Return what was written so far, oldest first; numbers that were not finite are left out."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return [{k: v for k, v in json.loads(line).items() if v is not None} for line in lines]
+        return [{k: v for k, v in row.items() if v is not None} for row in read_rows(self.path)]
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            # Seven digits are what fp32 holds; JSON has no NaN.
-            clean = {k: float(f"{v:.7g}") if math.isfinite(v) else None for k, v in row.items()}
-            file.write(json.dumps({"step": step, **clean}) + "\n")
+        # Seven digits are what fp32 holds; JSON has no NaN.
+        clean = {k: float(f"{v:.7g}") if math.isfinite(v) else None for k, v in row.items()}
+        append_row(self.path, {"step": step, **clean})

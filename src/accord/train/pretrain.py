@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from accord.config import ModelConfig, ModelKind, PretrainConfig
 from accord.errors import DataError
 from accord.formats.stage_rows import read_texts
+from accord.lock import writes_alone
 from accord.models.backbone import Shape, recompute_activations
 from accord.models.decoder import CausalLM, init_weights
 from accord.models.lstm import LstmConfig
@@ -28,6 +29,7 @@ from accord.train.prompts import permutation
 from accord.train.training_run import Steps, TrainingRun
 
 
+@writes_alone
 def pretrain(
     config: PretrainConfig,
     shape: ModelConfig,

@@ -20,6 +20,7 @@ from accord.algo.table import REWARD_LOSSES, RewardLoss
 from accord.config import RewardConfig
 from accord.errors import UsageError
 from accord.extend import row
+from accord.lock import writes_alone
 from accord.models.backbone import recompute_activations
 from accord.models.decoder import ScalarModel
 from accord.models.folder import RewardScale, load_scalar, save_scalar
@@ -77,6 +78,7 @@ class RewardResult:
     length_correlation: float
 
 
+@writes_alone
 def reward(
     config: RewardConfig,
     *,

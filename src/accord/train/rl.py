@@ -11,6 +11,7 @@ from accord.errors import UsageError
 from accord.extend import row
 from accord.files import write_text
 from accord.formats.stage_rows import read_prompts
+from accord.lock import writes_alone
 from accord.progress import Log, named_part, part_of, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, generate_told
@@ -46,6 +47,7 @@ class RlResult:
     dropped_prompts: dict[str, int]
 
 
+@writes_alone
 def rl(
     config: RlConfig,
     *,
@@ -105,7 +107,13 @@ def rl(
         carried=optimizer.controllers,
     )
     saved = run.save_result(models.policy, models.tokenizer, adapter_on=model if config.lora.rank else None)
-    return RlResult(saved, run.snapshots(), config.iterations * config.samples_per_iteration, last, dropped)
+    final = last or last_metrics(run)  # who was stopped after the last iteration has none to do
+    return RlResult(saved, run.snapshots(), config.iterations * config.samples_per_iteration, final, dropped)
+
+
+def last_metrics(run: TrainingRun) -> dict[str, float]:
+    """Return the numbers of a run's last iteration, as they were written."""
+    return {name: value for name, value in run.metrics.rows()[-1].items() if name not in ("step", "seconds")}
 
 
 def make_optimizer(

@@ -11,6 +11,7 @@ from torch import Tensor
 from accord.config import SftConfig
 from accord.errors import DataError
 from accord.formats.stage_rows import Conversation, at_row, read_lessons
+from accord.lock import writes_alone
 from accord.models.backbone import recompute_activations
 from accord.models.decoder import CausalLM
 from accord.models.folder import load_policy
@@ -29,6 +30,7 @@ from accord.train.training_run import Steps, TrainingRun
 NLL_ROWS = 400  # demonstrations that a likelihood is measured on after fine-tuning: enough for 2 %
 
 
+@writes_alone
 def sft(
     config: SftConfig,
     *,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accord.config import TokenizerConfig
 from accord.formats.stage_rows import read_texts
+from accord.lock import writes_alone
 from accord.text.tokenizer import train_tokenizer
 
 
@@ -18,6 +19,7 @@ class TokenizerResult:
     vocab_size: int
 
 
+@writes_alone
 def tokenizer(config: TokenizerConfig, *, texts: Path, output_dir: Path) -> TokenizerResult:
     """Train a byte-level BPE tokenizer on a JSONL file of texts; writes ``tokenizer.json`` and its config."""
     trained = train_tokenizer(read_texts(texts), config.vocab_size)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from pydantic import BaseModel
 
-from accord.files import write_json
+from accord.errors import Interrupted
+from accord.files import append_row, numbered, read_rows, write_json
 from accord.models.decoder import CausalLM
 from accord.models.folder import save_policy
 from accord.models.lora import save_adapter
@@ -69,7 +71,7 @@ class TrainingRun:
     @property
     def metrics(self) -> Metrics:
         """``metrics.jsonl``: one row a step."""
-        return Metrics(self.folder / "metrics.jsonl")
+        return Metrics(self.folder / "metrics.jsonl", self.log)
 
     def identity(self, inputs: Mapping[str, Path], **settings: BaseModel) -> str:
         """Return the hash that makes two runs the same run: settings by name, seed and contents of the inputs."""
@@ -90,12 +92,12 @@ class TrainingRun:
         (seed, step), so that a resumed run equals an uninterrupted one.
         """
         tune_allocator()
-        checkpoints = Checkpoints(self.folder / "checkpoints", identity)
+        checkpoints = Checkpoints(self.folder / "checkpoints", identity, self.log)
         started, total = time.monotonic(), steps.total
         first = self._first_step(checkpoints, learner, steps, carried)
         # For who looks on from another process: how many steps there will be, and who takes them.
         write_json(self.folder / "steps.json", {"total": total, "pid": os.getpid()})
-        with _saying_what_is_kept(checkpoints, steps):
+        with _saying_what_is_kept(checkpoints, steps), StopSignal() as stop:
             for step in range(first, total):
                 # The one global stream that is left, of dropout: a resumed step draws what it would have drawn.
                 torch.manual_seed(stream_seed(self.seed, "step", step))
@@ -103,8 +105,10 @@ class TrainingRun:
                 self.metrics.write(step, {**row, "seconds": time.monotonic() - started})
                 self.log((step + 1) / total, f"step {step + 1}/{total}, {steps.headline} {row[steps.headline]:.4f}")
                 # Not after the last step: the result is about to be written.
-                if (step + 1) % steps.checkpoint_every == 0 and step + 1 < total:
+                due = (step + 1) % steps.checkpoint_every == 0 and step + 1 < total
+                if due or stop.asked:
                     checkpoints.save(learner, carried.state() if carried else {})
+                stop.obey()
 
     def _first_step(self, checkpoints: Checkpoints, learner: Learner, steps: Steps, carried: Carried | None) -> int:
         """Restore what a checkpoint holds, and drop what stands of steps that are run again."""
@@ -114,7 +118,7 @@ class TrainingRun:
         first = 0 if state is None else learner.step // steps.updates_each
         if state is not None and carried is not None:
             carried.restore(state)
-        for rows in (self.metrics, Metrics(self.folder / "events.jsonl")):
+        for rows in (self.metrics, Metrics(self.folder / "events.jsonl", self.log)):
             rows.rewind(first)
         for name in LEFTOVERS if first == 0 else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -126,20 +130,20 @@ class TrainingRun:
         ``done`` is the share of the whole that is done.
         """
         path = self.folder / "events.jsonl"
-        rows = path.read_text().splitlines() if path.exists() else []
-        if event["alarm"] not in {json.loads(row)["alarm"] for row in rows}:
+        if event["alarm"] not in {row.get("alarm") for row in read_rows(path)}:
             self.log(done, Notice(f"alarm at step {step + 1}: {event['alarm']}: {event['cause']}"))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps({"step": step, **event}) + "\n")
+        append_row(path, {"step": step, **event})
 
     def save_snapshot(self, step: int, policy: CausalLM, tokenizer: Tokenizer) -> None:
         """Leave the policy of a step, counted from 0, for a judge to choose from."""
         save_policy(self.folder / "snapshots" / f"step_{step + 1:06d}", policy, tokenizer)
 
     def snapshots(self) -> dict[int, Path]:
-        """Return the policies that were left, by the number of steps they took."""
-        return snapshots_of(self.folder / "snapshots")
+        """Return the policies that were left, by the number of steps they took; tell of what lies among them."""
+        found = snapshots_of(self.folder / "snapshots")
+        for path in {*(self.folder / "snapshots").glob("*")} - {*found.values()}:
+            self.log(1.0, Notice(f"{path} is no snapshot, and is passed over"))
+        return found
 
     def save_result(self, policy: CausalLM, tokenizer: Tokenizer, *, adapter_on: Path | None) -> Path:
         """Write the last policy to ``model`` and return where.
@@ -152,6 +156,49 @@ class TrainingRun:
         else:  # what an earlier run with other settings left
             shutil.rmtree(self.folder / "adapter", ignore_errors=True)
         return self.folder / MODEL
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM while a stage takes its steps: the first lets the step end, the second acts at once.
+
+    In a thread that is not the main one they act as ever: Python lets no other thread handle signals.
+    """
+
+    def __init__(self) -> None:
+        self._heard: int | None = None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked to stop."""
+        return self._heard is not None
+
+    def obey(self) -> None:
+        """Stop where somebody has asked for it. Raises Interrupted."""
+        if self._heard is not None:
+            raise Interrupted(self._heard)
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # A shell starts what runs in the background deaf to Ctrl-C; so it stays.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._let_go()
+
+    def _hear(self, number: int, frame: object) -> None:
+        self._heard = number
+        self._let_go()  # what comes next acts at once
+        # Not through the log: the signal may have come in the midst of what it writes.
+        os.write(2, b"\naccord: stops after this step, with a checkpoint; asked again, it stops at once\n")
+
+    def _let_go(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 @contextlib.contextmanager
@@ -169,4 +216,4 @@ def _saying_what_is_kept(checkpoints: Checkpoints, steps: Steps) -> Iterator[Non
 
 def snapshots_of(folder: Path) -> dict[int, Path]:
     """Return the policies that a stage left in its folder of snapshots, by the number of steps they took."""
-    return {int(path.name.removeprefix("step_")): path for path in sorted(folder.glob("step_*"))}
+    return numbered(folder)
