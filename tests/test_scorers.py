@@ -7,7 +7,9 @@ import contextlib
 import json
 import math
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -349,6 +351,44 @@ def test_one_deadline_holds_for_a_server_that_sends_a_byte_now_and_then(
     # Not a bound on speed: it would be for ever, or until a header of 100 lines is full.
     assert time.monotonic() - began < 30
     assert "2 tries" in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+@pytest.mark.parametrize("drips", [False, True])
+def test_the_deadline_holds_over_tls_too(drips: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, made = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2 -keyout {key} -out {made}"
+    words = [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(words, check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made, key)
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with (
+            contextlib.suppress(OSError),
+            listening,
+            context.wrap_socket(listening.accept()[0], server_side=True) as one,
+        ):
+            one.recv(65536)
+            one.sendall(HEAD + b'\r\n{"scores": [1, 2, 3')
+            while drips:
+                one.sendall(b" ")
+                time.sleep(0.01)
+            one.sendall(b"]}")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    url = f"https://127.0.0.1:{listening.getsockname()[1]}/score"
+    endpoint = Endpoint(url, timeout_s=0.5 if drips else 30, pause_s=0.0, tries=1, wanted="scores", hint="")
+    if drips:
+        with pytest.raises(ResourceError, match=r"1 tries \(not answered within 0.5 s\)"):
+            endpoint.post({})
+    else:
+        assert json.loads(endpoint.post({})) == {"scores": [1, 2, 3]}
+    thread.join()
 
 
 @pytest.mark.parametrize("length", [b"", b"Content-Length: 9999999999\r\n"])

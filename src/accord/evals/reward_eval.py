@@ -28,6 +28,7 @@ from accord.evals.reward_card import card_json, reward_card
 from accord.evals.subsets import subset_table
 from accord.files import read_json, write_json
 from accord.formats.stage_rows import Chat, RankedRow, read_completions, read_ranked_rows, read_rankings
+from accord.lock import writes_alone
 from accord.models.folder import RewardScale, load_scalar
 from accord.models.placement import AUTO
 from accord.progress import Log, quiet
@@ -77,6 +78,7 @@ class RewardEvalResult:
     left_out: dict[str, str]
 
 
+@writes_alone
 def evaluate_reward(
     config: EvalConfig,
     *,

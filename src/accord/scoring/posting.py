@@ -78,26 +78,35 @@ class _Deadline:
                 one.shutdown(socket.SHUT_RDWR)
 
 
-class _Timed:
-    """Lets a handler of urllib connect under a deadline."""
+class _Http(urllib.request.HTTPHandler):
+    """Connects under a deadline."""
 
-    deadline: _Deadline
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self.deadline = deadline
 
-    def do_open(self, kind: Any, request: Any, **kwargs: Any) -> Any:
-        def made(host: str, **options: Any) -> Any:
-            connection = kind(host, **options)
-            connection._create_connection = self.deadline.connect
-            return connection
-
-        return super().do_open(made, request, **kwargs)  # type: ignore[misc]
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> http.client.HTTPResponse:
+        return super().do_open(_connecting(http_class, self.deadline), req, **options)
 
 
-class _Http(_Timed, urllib.request.HTTPHandler):
-    pass
+class _Https(urllib.request.HTTPSHandler):
+    """The same over TLS."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self.deadline = deadline
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> http.client.HTTPResponse:
+        return super().do_open(_connecting(http_class, self.deadline), req, **options)
 
 
-class _Https(_Timed, urllib.request.HTTPSHandler):
-    pass
+def _connecting(kind: Any, deadline: _Deadline) -> Any:
+    def made(host: str, **options: Any) -> Any:
+        connection = kind(host, **options)
+        connection._create_connection = deadline.connect  # its one place that makes a socket, before TLS and proxies
+        return connection
+
+    return made
 
 
 @dataclass(frozen=True)
@@ -209,10 +218,8 @@ class _Busy(Exception):
 
 @contextlib.contextmanager
 def _opened(request: urllib.request.Request, deadline: _Deadline) -> Iterator[Any]:
-    handlers = [_Http(), _Https()]
-    for handler in handlers:
-        handler.deadline = deadline
-    with urllib.request.build_opener(_NoRedirect, *handlers).open(request, timeout=deadline.seconds) as response:
+    opener = urllib.request.build_opener(_NoRedirect, _Http(deadline), _Https(deadline))
+    with opener.open(request, timeout=deadline.seconds) as response:
         yield response
 
 
