@@ -76,6 +76,16 @@ def eval_policy(
             help="The model they are compared with, as a rule where they started; else the first of them.",
         ),
     ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            parser=data_file, metavar="FILE", help="Plain texts: how strange they are to a model says what it forgot."
+        ),
+    ] = None,
+    probes: Annotated[
+        bool, typer.Option(help="Probe what they know, whether they give in, and what they refuse.")
+    ] = True,
+    cache: SampleCacheDir = Path(CACHE),
     judge: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,6 +121,8 @@ def eval_policy(
             reference = policies.pop(next(iter(policies)))
         if reference is None:
             raise UsageError("there is nothing to compare it with", hint="name two models, or --reference DIR")
+        from accord.evals.folders import Beside
+
         config = stage_recipe(recipe, overrides, ("eval", "sample.max_new_tokens", "sample.temperature", "rl.rewards"))
         judges = {name: judge_of(what) for name, what in named("--judge", judge or ()).items()} | config.eval.judges
         made = accord.evaluate(
@@ -122,6 +134,7 @@ def eval_policy(
             reward_model=reward_model,
             rewards=config.rl.rewards,
             sampling=config.sample,
+            beside=Beside(probes, texts, cache),
             seed=seed,
             log=talk.log,
         )

@@ -40,13 +40,17 @@ from accord.scoring.scorer import Scorer
 
 @dataclass(frozen=True)
 class EvalRun:
-    """How and where an evaluation runs: what is drawn (samples a prompt come from the settings), files, device."""
+    """How and where an evaluation runs: what is drawn (samples a prompt come from the settings), files, device.
+
+    ``cache`` is a folder that keeps samples by what decides them.
+    """
 
     output_dir: Path
     sampling: Sampling
     seed: int = 0
     placement: Placement = AUTO
     log: Log = quiet
+    cache: Path | None = None
 
 
 def evaluate_policies(
@@ -142,7 +146,9 @@ def _benches(
     policy = LoadedPolicy.load(reference.snapshots[reference.last], run.placement)
     sampling = replace(run.sampling, samples_per_prompt=config.samples_per_prompt)
     scorers = {name: judge.scorer for name, judge in judges.items()}
-    bare = Bench("", (), (), policy, proxy, scorers, sampling, run.seed, config.bootstrap, run.placement)
+    bare = Bench(
+        "", (), (), policy, proxy, scorers, sampling, run.seed, config.bootstrap, run.placement, None, run.cache
+    )
     leading = dict(list(scorers.items())[:1])
     return bare.on("validation", prompts.valid, leading), bare.on("test", prompts.test, scorers)
 

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accord.config import EvalConfig, SampleConfig, ScorerConfig
-from accord.errors import UsageError
+from accord.errors import DataError, UsageError
+from accord.evals.behaviour import behaviour_of
 from accord.evals.contestants import Contestant, EvalPrompts, best_of_n_of, policy_name
 from accord.evals.evaluate import EvalRun, evaluate_policies
 from accord.evals.judged_pairs import chat_verdict
 from accord.evals.judges import comparing_judges, open_judges, recipe_judges
 from accord.evals.results import EvalResults, PolicyRow, plain, with_judge
+from accord.evals.samples import LoadedPolicy
+from accord.evals.standings import standings_of
 from accord.files import write_json
 from accord.lock import writes_alone
 from accord.progress import Log, quiet
+from accord.report.run_folder import BESIDE
 from accord.report.run_page import write_report
 from accord.rollout.engine import Sampling
 from accord.scoring.weighted import load_scorer
 
 #: What the tables say of the reference where nothing says what the policies were optimised for.
 NO_PROXY = "the reference; no reward model is named, and the judge's score stands as the proxy too"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is looked at beside win rates: ``probes`` of each policy, and plain ``texts`` that it may have forgotten.
+
+    ``cache`` is a folder that keeps samples by what decides them: a second judge costs no second generation.
+    """
+
+    probes: bool = True
+    texts: Path | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ def evaluate(
     reward_model: Path | None = None,
     rewards: Sequence[ScorerConfig] = (),
     sampling: SampleConfig | None = None,
+    beside: Beside | None = None,
     seed: int = 0,
     log: Log = quiet,
 ) -> EvaluateResult:
@@ -64,13 +82,14 @@ def evaluate(
         reward_model, rewards: what the policies were optimised for, beside the judges, and best-of-n of the reference
             by it. Without either the first judge stands there too.
         sampling: the longest completion and the temperature.
+        beside: what is looked at besides, and where samples are kept.
 
     Raises:
         UsageError: there is no policy or no judge, two policies share a name, or sampling cuts the distribution.
     """
     if not policies:
         raise UsageError("there is no policy to evaluate", hint="name a folder: --policy ppo=runs/ppo/model")
-    judges, scored = open_judges(recipe_judges(config)), bool(reward_model or rewards)
+    judges, scored, besides = open_judges(recipe_judges(config)), bool(reward_model or rewards), beside or Beside()
     chats = comparing_judges(config)
     results = evaluate_policies(
         config if scored else config.model_copy(update={"curve_samples": 1}),
@@ -79,7 +98,7 @@ def evaluate(
         proxy=load_scorer(rewards, reward_model) if scored else next(iter(judges.values())).scorer,
         judges=judges,
         prompts=EvalPrompts(data, data),  # of each policy there is one snapshot: nothing is chosen on the first
-        run=EvalRun(output_dir / "eval", own_sampling(sampling), seed, log=log),
+        run=EvalRun(output_dir / "eval", own_sampling(sampling), seed, log=log, cache=besides.cache),
     )
     folder, found = output_dir / "eval", results.to_json()
     inputs = {"samples": folder / "samples.jsonl", "results": folder / "results.json", "test_prompts": data}
@@ -88,7 +107,23 @@ def evaluate(
         found = with_judge(found, said)
     if chats:
         write_json(inputs["results"], found)
+    write_json(
+        folder / BESIDE, _looked_at(results, inputs["samples"], {results.reference: reference, **policies}, besides)
+    )
     return _told(results, found["judged"][results.candidate], write_report(output_dir))
+
+
+def _looked_at(results: EvalResults, samples: Path, folders: Mapping[str, Path], besides: Beside) -> dict[str, Any]:
+    """Return what stands beside the win rates: all policies on one scale, judges' agreement, and each one's habits."""
+    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").split("\n") if line]
+    found, left_out = {}, {}
+    for name, folder in folders.items() if besides.probes else ():
+        try:
+            found[name] = plain(behaviour_of(LoadedPolicy.load(folder), besides.texts, seed=results.seed))
+        except DataError as gap:
+            left_out[name] = str(gap).splitlines()[0]
+    standings = plain(standings_of(rows, list(results.judges), seed=results.seed))
+    return {"standings": standings, "behaviour": found, "left_out": left_out}
 
 
 def _candidates(policies: Mapping[str, Path]) -> list[Contestant]:

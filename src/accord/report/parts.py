@@ -27,7 +27,7 @@ from accord.report.figures import (
 )
 from accord.report.glossary import TERMS
 from accord.report.names import policy_title, style_of, title_of
-from accord.report.run_folder import GATE, Absent, RunFolder
+from accord.report.run_folder import BESIDE, GATE, Absent, RunFolder
 from accord.report.svg import bars
 from accord.report.turns import last_said
 from accord.seeds import stream_seed
@@ -189,6 +189,53 @@ def _judge(row: ResultRow) -> dict[str, Any]:
 
 
 # ---- floors --------------------------------------------------------------------------------------------------------
+
+
+def standings(run: RunFolder) -> dict[str, Any]:
+    """All policies on one scale by each judge, how far judges agree, sample-size advice, and what each policy does."""
+    found = run.need(f"eval/{BESIDE}")
+    of, behaviour = found["standings"], found["behaviour"]
+    titles = {row["name"]: policy_title(row) for row in run.need("eval/results.json")["policies"]}
+    return {
+        "rankings": [
+            (title_of(judge), [_ranked(row, titles) for row in rows]) for judge, rows in of["rankings"].items()
+        ],
+        "agreement": [(" and ".join(map(title_of, one["judges"])), interval(one["alike"])) for one in of["agreement"]],
+        "needed": [_advice(titles[name], count, of["have"]) for name, count in of["needed"].items()],
+        "refusals": [(titles[name], interval(share)) for name, share in of["refusals"].items()],
+        "behaviour": [
+            (titles.get(name, title_of(name)), [interval(row[key]) for key, _ in BEHAVIOUR])
+            for name, row in behaviour.items()
+        ],
+        "columns": [heading for _, heading in BEHAVIOUR],
+        "left_out": [f"{titles.get(name, name)}: {why}" for name, why in found["left_out"].items()],
+    }
+
+
+#: What is looked at of each policy besides, and its heading.
+BEHAVIOUR = (
+    ("plain_nll", "Nats a token on plain texts"),
+    ("perplexity", "Perplexity there"),
+    ("knows", "Right answer likelier"),
+    ("still_knows", "The same when told it is wrong"),
+    ("gives_in", "Nats it gives in by"),
+    ("refuses_harm", "Harmful prompts refused"),
+)
+
+
+def _ranked(row: ResultRow, titles: Mapping[str, str]) -> dict[str, Any]:
+    rank = f"{row['rank']}" + (
+        "" if row["rank_low"] == row["rank_high"] else f" ({row['rank_low']} to {row['rank_high']})"
+    )
+    return {"name": titles[row["name"]], "rank": rank, "strength": interval(row["strength"])}
+
+
+def _advice(title: str, needed: int | None, have: int) -> str:
+    """Return how many topics would show a win rate of 55 %."""
+    if needed is None:
+        return f"{title}: all topics say the same, so that nothing tells how many would show 5 points."
+    enough = "there are enough" if needed <= have else f"there are {have:,}"
+    return f"{title}: to see 5 points (a win rate of 55%) with a chance of 80% it takes {needed:,} topics; {enough}."
 
 
 def floors_of(run: RunFolder) -> list[ResultRow]:

@@ -95,6 +95,7 @@ class RunFolder:
 
 
 GATE = "gate.json"  # what the gate says of the reward model
+BESIDE = "beside.json"  # in the folder of the evaluation: what stands beside the win rates
 JSON_FILES = (
     "resolved.json",
     "origins.json",
@@ -104,6 +105,7 @@ JSON_FILES = (
     "reward/card.json",
     GATE,
     "eval/results.json",
+    f"eval/{BESIDE}",
 )
 
 

@@ -22,6 +22,7 @@ SECTIONS = {
     "rounds": parts.rounds,
     "floors": parts.tiles,
     "judges": parts.judges,
+    "standings": parts.standings,
     "policies": parts.policies,
     "before_after": parts.before_after,
     "frontiers": parts.frontiers,

@@ -37,7 +37,8 @@ from accord.stats.intervals import (
     wilson,
 )
 from accord.stats.over_optimisation import GOLD_LAWS, GoldLaw, fit_gold_law
-from accord.stats.power import WORTH_SEEING, pairs_needed
+from accord.stats.power import WORTH_SEEING, clusters_needed, pairs_needed
+from accord.stats.ranking import Ranked, ranked_policies
 from accord.stats.strengths import Strengths, bradley_terry
 from accord.stats.win_rates import length_controlled_win_rate, win_rate
 
@@ -59,6 +60,7 @@ __all__ = [
     "Labels",
     "Mended",
     "Metric",
+    "Ranked",
     "Strengths",
     "Unknown",
     "best_of_n_curve",
@@ -68,6 +70,7 @@ __all__ = [
     "bradley_terry",
     "bradley_terry_with_annotators",
     "cluster_draws",
+    "clusters_needed",
     "cohen_kappa",
     "dawid_skene",
     "fit_gold_law",
@@ -81,6 +84,7 @@ __all__ = [
     "pairs_needed",
     "pairwise_agreement",
     "percentile_interval",
+    "ranked_policies",
     "raw_agreement",
     "share_by_cluster",
     "wilson",
