@@ -386,7 +386,7 @@ class Preview:
         """How long they are, and which leave no room for an answer."""
         if not self.prompts:
             return None
-        recipe, lengths = self.home.recipe, [len(ids) for ids in self.tokenizer.encode_batch(self.prompts)]
+        recipe, lengths = self.home.recipe, [len(ids) for ids in self.tokenizer.encode_prompts(self.prompts)]
         new = max(recipe.sample.max_new_tokens, recipe.rl.max_new_tokens)
         limits = {"the model's positions": self.size.positions, "reward.max_tokens": recipe.reward.max_tokens}
         over = {name: (limit, sum(length + new > limit for length in lengths)) for name, limit in limits.items()}
@@ -395,7 +395,7 @@ class Preview:
     def shown(self) -> tuple[ReadText, ...]:
         """The first prompts."""
         texts = self.prompts[:SHOWN_PROMPTS]
-        return tuple(ReadText(len(self.tokenizer.encode(text)), ((text, False),)) for text in texts)
+        return tuple(ReadText(len(self.tokenizer.encode_prompt(text)), ((text, False),)) for text in texts)
 
     def demonstration(self) -> ReadText | None:
         """The first demonstration that trains, cut where the loss mask changes."""
@@ -433,7 +433,7 @@ class Preview:
             return 0
         groups = _JUDGED[reads_of(self.home.recipe)](path, self.tokenizer.chat)
         texts = [group.prompt + text for group in groups for text in group.completions]
-        return sum(map(len, self.tokenizer.encode_batch(texts)))
+        return sum(map(len, self.tokenizer.encode_prompts(texts)))
 
 
 _JUDGED: Mapping[str, Callable[[Path, Any], Sequence[RankedGroup | JudgedGroup]]] = {

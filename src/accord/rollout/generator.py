@@ -90,14 +90,14 @@ class EngineGenerator:
         return self.tokenizer.chat
 
     def generate(self, prompts: Sequence[str], sampling: Sampling, *, seed: int) -> list[Generated]:
-        ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        ids = self.tokenizer.encode_prompts(prompts)
         samples = self._engine.generate(ids, sampling, seed=seed)
         return decoded(self.tokenizer, prompts, samples)
 
     def generate_groups(
         self, prompts: Sequence[str], sampling: Sampling, *, seed: int, skip: Collection[int] = (), log: Log = quiet
     ) -> Iterator[tuple[int, list[Generated]]]:
-        ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        ids = self.tokenizer.encode_prompts(prompts)
         wanted, limit = (len(prompts) - len(frozenset(skip))) * sampling.samples_per_prompt, sampling.max_new_tokens
         groups: defaultdict[int, list[Sample]] = defaultdict(list)
         drawn = finished = work = 0
@@ -122,7 +122,7 @@ def decoded(tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Samp
     return [
         Generated(
             prompt=prompts[sample.prompt_index],
-            text=tokenizer.decode(sample.completion),
+            text=tokenizer.decode_after(sample.prompt, sample.completion),
             prompt_ids=sample.prompt,
             completion_ids=sample.completion,
             behaviour_logp=sample.behaviour_logp,

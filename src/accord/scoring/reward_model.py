@@ -12,21 +12,25 @@ from accord.algo.table import ENSEMBLE_RULES
 from accord.config import CombineConfig
 from accord.errors import DataError
 from accord.models.decoder import ScalarModel
-from accord.models.folder import RewardScale, load_scalar
+from accord.models.folder import REWARD, RewardScale, load_scalar
 from accord.models.placement import AUTO, Placement
 from accord.scoring.scorer import checked
 from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer
 
 
-def encode_scored(tokenizer: Tokenizer, prompt: str, completion: str, max_tokens: int) -> Example:
+def encode_scored(tokenizer: Tokenizer, prompt: str, completion: str, max_tokens: int, closing: str = "") -> Example:
     """Encode prompt, completion and end token; the score is read at the end token, the last real one.
 
-    A text longer than ``max_tokens`` loses the end of its completion; the end token stays.
+    Where a reward model of somebody else's learned whole conversations, ``closing`` is what its template writes behind
+    the completion, in place of the end token. A text longer than ``max_tokens`` loses the end of its completion; the
+    end token stays.
     Raises DataError where the prompt alone fills them: all its completions would get the same score.
     """
-    head, tail = tokenizer.encode(prompt), tokenizer.encode(completion)
-    room = max_tokens - 1 - len(head)
+    head, tail = tokenizer.encode_pair(prompt, completion)
+    rendered = bool(closing) and tokenizer.chat is not None and tokenizer.chat.wrote(prompt)
+    end = tokenizer.encode(closing) if rendered else [tokenizer.end_id]
+    room = max_tokens - len(end) - len(head)
     if room < 1:
         raise DataError(
             f"a prompt of {len(head)} tokens leaves no room for a completion in {max_tokens}",
@@ -34,7 +38,7 @@ def encode_scored(tokenizer: Tokenizer, prompt: str, completion: str, max_tokens
             hint="shorten the prompt, raise max_tokens or use a model with a longer context",
         )
     # The end token stays when the text is cut: it is what the model was taught to read the score at.
-    return Example(tuple(head), (*tail[:room], tokenizer.end_id))
+    return Example(tuple(head), (*tail[:room], *end))
 
 
 @torch.no_grad()
@@ -44,12 +48,13 @@ def raw_scores(
     pairs: Sequence[tuple[str, str]],
     max_tokens: int,
     batch_tokens: int = 8192,
+    closing: str = "",
 ) -> Tensor:
     """Return the head's number at the last real token of each (prompt, completion), ``(S,)``, before offset and scale.
 
     In fp32. Of several heads one each, ``(S, heads)``.
     """
-    examples = [encode_scored(tokenizer, prompt, completion, max_tokens) for prompt, completion in pairs]
+    examples = [encode_scored(tokenizer, prompt, completion, max_tokens, closing) for prompt, completion in pairs]
     # In buckets of like length, put back where they belong: padding is what a batch of mixed texts mostly runs.
     score_SM = torch.empty(len(examples), model.score.out_features)
     for bucket in example_buckets(examples, batch_tokens):
@@ -67,21 +72,28 @@ def combined(score_SM: Tensor, combine: CombineConfig) -> Tensor:
 
 
 class RewardModel:
-    """A frozen reward model: texts in, calibrated scores out. Several heads are an ensemble: see `RewardScale`."""
+    """A frozen reward model: texts in, calibrated scores out. Several heads are an ensemble: see `RewardScale`.
 
-    def __init__(self, model: ScalarModel, tokenizer: Tokenizer, scale: RewardScale) -> None:
+    ``closing``: what a conversation ends with where it was trained elsewhere; see `encode_scored`.
+    """
+
+    def __init__(self, model: ScalarModel, tokenizer: Tokenizer, scale: RewardScale, closing: str = "") -> None:
+        self.closing = closing
         # dropout would give a text two scores
         self.model, self.tokenizer, self.scale = model.eval().requires_grad_(False), tokenizer, scale
 
     @classmethod
     def load(cls, folder: Path, placement: Placement = AUTO) -> RewardModel:
         """Read a reward model from its Hugging Face folder."""
-        return cls(*load_scalar(folder, placement))
+        model, tokenizer, scale = load_scalar(folder, placement)
+        # Others train on conversations as the template renders them, whatever it writes behind the last turn's end.
+        chat = None if (folder / REWARD).exists() else tokenizer.chat
+        return cls(model, tokenizer, scale, "" if chat is None else chat.closing)
 
     @property
     def longest_prompt(self) -> int:
         """The most tokens of a prompt that leave room for a token of a completion and for the end token."""
-        return self.model.config.max_positions - 2
+        return self.model.config.max_positions - 1 - max(1, len(self.tokenizer.encode(self.closing)))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Return the scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1.
@@ -92,5 +104,5 @@ class RewardModel:
 
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Return what each head says, on its own scale, ``(S, heads)``."""
-        raw = raw_scores(self.model, self.tokenizer, pairs, self.model.config.max_positions)
+        raw = raw_scores(self.model, self.tokenizer, pairs, self.model.config.max_positions, closing=self.closing)
         return self.scale.apply(raw).reshape(len(pairs), self.model.score.out_features)

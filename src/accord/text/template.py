@@ -7,6 +7,7 @@ only the messages and the special tokens. Whatever goes wrong in it is a ``DataE
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
 import traceback
@@ -64,6 +65,35 @@ class ChatTemplate:
         start, end = self._turn(whole, len(messages), text)
         return text[start:end].removesuffix(self.turn_end)
 
+    def wrote(self, text: str) -> bool:
+        """Whether a text looks like a prompt of this template's making, by what it writes around a first message."""
+        head, tail = self._frame
+        # Of some templates a prompt begins with the user's own words; then its end must do.
+        return text.startswith(head) if head else bool(tail) and text.endswith(tail)
+
+    @cached_property
+    def _frame(self) -> tuple[str, str]:
+        """Return the first line that prompts begin with, of what they have in common, and what they end with."""
+        user, heads, tail = {"role": "user", "content": _STAND_IN}, [], ""
+        for before in ([], [{"role": "system", "content": _STAND_IN}]):
+            try:
+                parts = self.prompt([*before, user]).split(_STAND_IN)
+            except DataError:  # many refuse a system's message
+                continue
+            heads.append(parts[0])
+            tail = parts[-1]
+        alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*heads, strict=False))
+        # The first line alone: some write the day's date into a later one.
+        return "".join(letters[0] for letters in alike).partition("\n")[0], tail
+
+    @cached_property
+    def closing(self) -> str:
+        """What stands behind the assistant's last words in a whole conversation; "" where the template is broken."""
+        try:
+            return self._around([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], 1)[1]
+        except DataError:
+            return ""
+
     @cached_property
     def has_generation_blocks(self) -> bool:
         """Whether the template itself says which text is the assistant's."""
@@ -72,11 +102,7 @@ class ChatTemplate:
     @cached_property
     def turn_end(self) -> str:
         """The special token that ends an assistant's turn; "" where turns end with none, or the template is broken."""
-        try:
-            _, tail = self._around([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], 1)
-        except DataError:
-            return ""
-        found = [token for token in self.special if token and tail.lstrip().startswith(token)]
+        found = [token for token in self.special if token and self.closing.lstrip().startswith(token)]
         return max(found, key=len, default="")
 
     def assistant_spans(self, messages: Sequence[Message], counted_from: int = 0) -> tuple[str, list[Span]]:

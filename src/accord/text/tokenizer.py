@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ TEMPLATE = "chat_template.jinja"
 #: What else belongs to a tokenizer in a folder: kept as it is.
 OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", TEMPLATE, "chat_templates/*.jinja")
 GENERATION, MODEL = "generation_config.json", "config.json"
+# Texts to read a completion behind, none of which ends in a word that it could be a part of.
+_BEFORE = ("\n", ".", "x", "(")
 SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -44,7 +47,8 @@ class Tokenizer:
     tokenizer's own end token. ``stop_ids`` are all that end a completion when sampling, ``end_id`` first. ``pad_id``
     fills a batch and is never the same as ``end_id`` in tokenizers trained here (with one id for both, the end would be
     masked and never learnt). ``chat`` is the chat template, None where the folder has none. ``vocab_size`` is how many
-    rows a model needs for its ids: the highest and one, whatever holes lie below.
+    rows a model needs for its ids: the highest and one, whatever holes lie below. ``first_ids`` begin a text that the
+    template did not make: the BOS that many models never saw a text without.
     """
 
     def __init__(
@@ -55,8 +59,9 @@ class Tokenizer:
         files: Mapping[str, bytes],
         chat: ChatTemplate | None = None,
         sayings: Sayings = Sayings(),
+        first_ids: tuple[int, ...] = (),
     ) -> None:
-        self._inner, self._files = inner, files
+        self._inner, self._files, self.first_ids = inner, files, first_ids
         self.end_id, self.stop_ids, self.pad_id, self.chat = stop_ids[0], stop_ids, pad_id, chat
         self.sayings = sayings
         self.vocab_size: int = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -65,6 +70,52 @@ class Tokenizer:
         """Return ids of the text, without any special token added. Those written in the text are single ids."""
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Return ids of a prompt that is to be continued, behind the tokens that the tokenizer begins a text with.
+
+        What the chat template rendered begins as the template says, and what begins with these tokens keeps them once.
+        """
+        return self.encode_prompts([prompt])[0]
+
+    def encode_prompts(self, prompts: Iterable[str]) -> list[list[int]]:
+        """Return `encode_prompt` of each, or of whole texts that nothing precedes."""
+        texts = list(prompts)
+        return [self._begun(text, ids) for text, ids in zip(texts, self.encode_batch(texts), strict=True)]
+
+    def _begun(self, text: str, ids: list[int]) -> list[int]:
+        first = list(self.first_ids)
+        if ids[: len(first)] == first or (self.chat is not None and self.chat.wrote(text)):
+            return ids
+        return first + ids
+
+    def encode_pair(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        """Return ids of a prompt as `encode_prompt` gives them, and of what follows it, as a model writes it there.
+
+        Many tokenizers (those with SentencePiece's "▁") begin every text with a space: by itself a completion would get
+        one that is not in it.
+        """
+        said = self.encode(prompt)
+        head = self._begun(prompt, said)
+        if self._joins:
+            return head, self.encode(completion)
+        whole = head[: len(head) - len(said)] + self.encode(prompt + completion)
+        if whole[: len(head)] == head:
+            return head, whole[len(head) :]
+        # A word that begins in the prompt: the model goes on from the prompt's own tokens, so their cut stands, and the
+        # completion is read behind some other text, as a part of which it begins no new word.
+        wanted = self.spelled(whole)
+        for before in _BEFORE:
+            start = self.encode(before)
+            tail = self.encode(before + completion)
+            if tail[: len(start)] == start and self.spelled(head + tail[len(start) :]) == wanted:
+                return head, tail[len(start) :]
+        return head, self.encode(completion)
+
+    @cached_property
+    def _joins(self) -> bool:
+        """Whether pieces encoded apart are the text they are pieces of: so for byte-level tokenizers."""
+        return self.spelled(2 * self.encode("x")) == "xx" and self.spelled(self.encode(" x")) == " x"
 
     def encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
         """Return ids of the text, and the characters that each of them stands for."""
@@ -78,6 +129,14 @@ class Tokenizer:
         """Return the text of the ids; special tokens are left out."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def decode_after(self, prompt: Sequence[int], completion: Sequence[int]) -> str:
+        """Return the text that a completion adds to its prompt; special tokens are left out."""
+        if self._joins:
+            return self.decode(completion)
+        # By itself a text loses the space that it begins with, and the word would be glued to the prompt's last.
+        head, whole = self.decode(prompt), self.decode([*prompt, *completion])
+        return whole[len(head) :] if whole.startswith(head) else self.decode(completion)
 
     def spelled(self, ids: Iterable[int]) -> str:
         """Return the text of the ids with its special tokens, as a model reads it."""
@@ -176,7 +235,27 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         for file in sorted(folder.glob(pattern))
     }
     sayings = Sayings(_first_id(folder, generation, model), {k: v for k, v in generation.items() if k not in _OURS})
-    return Tokenizer(inner, tuple(dict.fromkeys(stops)), stops[0] if pad is None else pad, files, chat, sayings)
+    return Tokenizer(
+        inner,
+        tuple(dict.fromkeys(stops)),
+        stops[0] if pad is None else pad,
+        files,
+        chat,
+        sayings,
+        _first_ids(inner),
+    )
+
+
+def _first_ids(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """Return the tokens that the tokenizer's post-processor puts before a text.
+
+    ``add_bos_token`` of the settings says nothing beside a `tokenizer.json`: `transformers` 5 reads this alone too.
+    """
+    for text in ("x", "1", "a word"):
+        found = inner.encode(text)
+        if 0 in found.sequence_ids:
+            return tuple(found.ids[: found.sequence_ids.index(0)])
+    return ()
 
 
 def _settings(folder: Path) -> dict[str, Any]:

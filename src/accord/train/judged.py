@@ -188,7 +188,7 @@ def fitting(groups: Sequence[GroupView], tokenizer: Tokenizer, max_tokens: int, 
 
     Raises DataError where there is none.
     """
-    length_G = [len(tokenizer.encode(group.prompt)) + 1 for group in groups]  # the end token needs its place
+    length_G = [len(tokenizer.encode_prompt(group.prompt)) + 1 for group in groups]  # the end token needs its place
     kept = {i for i, length in enumerate(length_G) if length < max_tokens}
     if not kept:
         raise DataError(
@@ -197,7 +197,8 @@ def fitting(groups: Sequence[GroupView], tokenizer: Tokenizer, max_tokens: int, 
             why=f"the shortest has {min(length_G) - 1}",
             hint="raise reward.max_tokens, or use a model with a longer context",
         )
-    cut = (length_G[i] + len(tokenizer.encode(text)) > max_tokens for i in kept for text in groups[i].completions)
+    said = ((i, tokenizer.encode_pair(groups[i].prompt, text)[1]) for i in kept for text in groups[i].completions)
+    cut = (length_G[i] + len(ids) > max_tokens for i, ids in said)
     return Fitting([groups[i] for i in sorted(kept)], len(groups) - len(kept), sum(cut))
 
 

@@ -54,7 +54,7 @@ def read_mix(config: RlConfig, tokenizer: Tokenizer, ptx_data: Path | None) -> P
         )
     if ptx_data is None:
         return None
-    blocks_NT = pack_blocks(tokenizer.encode_batch(read_texts(ptx_data)), tokenizer.end_id, config.ptx.block_tokens)
+    blocks_NT = pack_blocks(tokenizer.encode_prompts(read_texts(ptx_data)), tokenizer.end_id, config.ptx.block_tokens)
     if not len(blocks_NT):
         raise DataError(
             f"the texts do not fill one block of {config.ptx.block_tokens} tokens",

@@ -93,7 +93,7 @@ def _start(config: PretrainConfig, shape: ModelConfig, tokenizer: Tokenizer, see
 
 def _read_blocks(config: PretrainConfig, tokenizer: Tokenizer, texts: Path) -> Tensor:
     """Return the texts as blocks of tokens ``(N, T)``. Raises DataError where they do not fill one batch."""
-    blocks_NT = pack_blocks(tokenizer.encode_batch(read_texts(texts)), tokenizer.end_id, config.block_tokens)
+    blocks_NT = pack_blocks(tokenizer.encode_prompts(read_texts(texts)), tokenizer.end_id, config.block_tokens)
     if len(blocks_NT) < config.batch_blocks:
         raise DataError(
             f"the texts fill only {len(blocks_NT)} blocks of {config.block_tokens} tokens",
@@ -108,7 +108,7 @@ def _held_out(tokenizer: Tokenizer, texts: Path, max_positions: int) -> list[Exa
     """Return the texts whose likelihood is measured, each cut to the model's context."""
     end = tokenizer.end_id
     # Behind an end token, as each text stands in the blocks: its first token counts too.
-    return [Example((end,), (*ids, end)[:max_positions]) for ids in tokenizer.encode_batch(read_texts(texts))]
+    return [Example((end,), (*ids, end)[:max_positions]) for ids in tokenizer.encode_prompts(read_texts(texts))]
 
 
 def decoder_config(shape: ModelConfig, vocab_size: int) -> DecoderConfig:

@@ -62,8 +62,11 @@ class Room:
 def rooms_for(policy: CausalLM, tokenizer: Tokenizer, max_new_tokens: int, scorer: Scorer) -> list[Room]:
     """Return the room of a policy that is to write so many tokens, and of the reward models that read them."""
     # The last token is never fed back.
-    own = Room("policy", tokenizer.encode, policy.config.max_positions - max_new_tokens + 1)
-    return [own, *(Room("reward model", one.tokenizer.encode, one.longest_prompt) for one in reward_models(scorer))]
+    own = Room("policy", tokenizer.encode_prompt, policy.config.max_positions - max_new_tokens + 1)
+    return [
+        own,
+        *(Room("reward model", one.tokenizer.encode_prompt, one.longest_prompt) for one in reward_models(scorer)),
+    ]
 
 
 def short_enough(rows: Sequence[PromptRow], rooms: Sequence[Room]) -> tuple[list[PromptRow], dict[str, int]]:

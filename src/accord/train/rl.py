@@ -160,7 +160,7 @@ def _read_prompts(config: RlConfig, models: PolicyModels, data: Path, log: Log) 
     Also how many each filter left out, and each model had no room for, which the log says too.
     """
     tokenizer = models.tokenizer
-    rows, dropped = choose_prompts(config.prompts, read_prompts(data, tokenizer.chat), tokenizer.encode)
+    rows, dropped = choose_prompts(config.prompts, read_prompts(data, tokenizer.chat), tokenizer.encode_prompt)
     rows, too_long = short_enough(rows, rooms_for(models.policy, tokenizer, config.max_new_tokens, models.scorer))
     dropped |= {f"{whose} context": count for whose, count in too_long.items()}
     if dropped:

@@ -130,7 +130,8 @@ def lesson_example(tokenizer: Tokenizer, lesson: tuple[str, str] | Conversation)
 
 def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) -> Example:
     """Return a prompt and a finished completion as ids, the end token among the completion's."""
-    return Example(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(completion), tokenizer.end_id))
+    head, tail = tokenizer.encode_pair(prompt, completion)
+    return Example(tuple(head), (*tail, tokenizer.end_id))
 
 
 def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int) -> Iterator[Tensor]:
