@@ -14,6 +14,7 @@ from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.people.desk.access import acting, active, confirmed_rev
 from accord.people.desk.answers import MOST_DEPTH, MOST_NOTE, MOST_TEXT, Answer, is_deep
+from accord.people.desk.audit import note
 from accord.people.desk.filling import checked_gold, prepared
 from accord.people.desk.kinds import kind_of
 from accord.people.desk.leases import HELD, change, expire, held, lease_end, leave, renew, take_slot
@@ -126,9 +127,16 @@ class Queue(DeskPart):
             yield from stored_tasks(connection, after=after, gold=gold)
 
     @in_transaction
-    def remove(self, tx: Transaction, origin: str) -> Removed:
-        """Take the tasks that came from an origin out of the queue; answers that were given are kept."""
-        return remove_tasks(tx, origin)
+    def remove(self, tx: Transaction, origin: str, by: Person | None = None) -> Removed:
+        """Take the tasks that came from an origin out of the queue; answers that were given are kept.
+
+        Managers, admins and the command line.
+        """
+        who = None if by is None else acting(tx.connection, by, "admin", "manager")
+        removed = remove_tasks(tx, origin)
+        if removed.gone or removed.closed:
+            note(tx, "tasks removed", who, detail=f"{removed.gone + removed.closed} {origin}"[:200])
+        return removed
 
     def origins(self) -> dict[str, int]:
         """Return where the tasks with a free place came from, and how many there are of each."""

@@ -71,7 +71,7 @@ def create_app(desk: Desk, *, allowed_hosts: Iterable[str] = LOOPBACK, pictures:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AccordError)
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    message = ". ".join(part[:1].upper() + part[1:] for part in (error.what, error.why, error.hint) if part)
+    message = pages.tongue(request).sentences((error.what, error.why, error.hint))
     # What the machine does not give now it may give in a moment: a locked store, a full disk.
     again = {"Retry-After": "5"} if status == 503 else None
     return _failed(request, status, f"{error.where}: {message}" if error.where else message, again)
@@ -81,12 +81,12 @@ def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return _failed(request, 422, f"{where}: {first['msg']}")
+    return _failed(request, 422, f"{where}: {pages.tongue(request).told(first['msg'])}")
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _failed(request, error.status_code, str(error.detail), error.headers)
+    return _failed(request, error.status_code, pages.tongue(request).told(str(error.detail)), error.headers)
 
 
 def _bug(request: Request, error: Exception) -> Response:
@@ -96,7 +96,7 @@ def _bug(request: Request, error: Exception) -> Response:
 
 def _failed(request: Request, status: int, message: str, headers: object = None) -> Response:
     if request.url.path.startswith("/api/"):
-        answer: Response = JSONResponse({"error": message}, status)
+        answer: Response = JSONResponse({"error": pages.tongue(request).word(message)}, status)
     else:
         message = message[:1].upper() + message[1:]
         answer = pages.page(

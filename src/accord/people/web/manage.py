@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query, Request, Response
 from fastapi.responses import FileResponse
 from markupsafe import Markup
+from pydantic import Field
 
 from accord.errors import DataError
-from accord.people.desk import Desk, Person, QueuedTask, Submission
+from accord.people.desk import Desk, Gone, Person, QueuedTask, Submission
 from accord.people.desk.kinds import check_can_be_gold, kind_of
 from accord.people.quality.evidence import gold_answer
-from accord.people.web.api import Me, TaskId, TheDesk
+from accord.people.web.api import Body, Me, TaskId, TheDesk
 from accord.people.web.made_apart import Exports, Judged, QueueCounts, Reports
 from accord.people.web.pages import LETTERS, page, said, show_task, tongue
 from accord.people.web.security import Routes
@@ -81,6 +83,20 @@ def export_file(request: Request, format: FormatName = "jsonl") -> FileResponse:
     return FileResponse(made, media_type="application/zip", filename=made.name)
 
 
+class Origin(Body):
+    origin: Annotated[str, Field(max_length=1000)]
+
+
+@manage_routes("POST", "/api/tasks/remove", "manager")
+def remove_tasks_of(request: Request, desk: TheDesk, me: Me, given: Origin) -> dict[str, int]:
+    """Take the tasks that came from an origin out of the queue: a file's name, "api", or "" for what names none."""
+    removed = desk.queue.remove(given.origin, by=me)
+    if not any(removed):
+        raise Gone(f"no task in the queue came from {given.origin!r:.200}", hint="look which there are")
+    request.app.state.reports.forget()
+    return removed._asdict()
+
+
 # ---- pages -------------------------------------------------------------------------------------------------------
 
 
@@ -97,6 +113,7 @@ def manage_overview(request: Request, desk: TheDesk) -> Response:
     found = made.quality
     people = [row for row in found.people if row.num_done or row.skipped]
     judged = [row for row in people if row.num_done]
+    spoken = tongue(request)
     return _page(
         request,
         "overview",
@@ -107,10 +124,10 @@ def manage_overview(request: Request, desk: TheDesk) -> Response:
         judged=judged,
         width="middle",
         kinds=sorted({kind for row in people for kind in row.done}),
-        why_not=_why_not(judged),
-        percent=percent_cell,
-        number=number_cell,
-        pictures=_pictures(found, judged),
+        why_not=[*map(spoken.told, _why_not(judged))],
+        percent=partial(percent_cell, spoken=spoken),
+        number=partial(number_cell, spoken=spoken),
+        pictures=_pictures(found, judged, spoken),
     )
 
 
@@ -127,25 +144,28 @@ def manage_disagreements(request: Request, desk: TheDesk) -> Response:
     found = _judged(request).quality
     if found is None:
         return _making(request, desk, "disagreements")
+    spoken = tongue(request)
     rows = [
-        (row, desk.queue.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split)) for row in found.disputed
+        (row, desk.queue.task(row.task_id).prompt.turns()[-1]["content"], _split(row.split, spoken))
+        for row in found.disputed
     ]
     return _page(request, "disagreements", rows=rows, left_out=found.num_disputed - len(rows))
 
 
-def _split(split: Iterable[tuple[str, Any]]) -> list[tuple[str, list[str]]]:
+def _split(split: Iterable[tuple[str, Any]], spoken: Tongue) -> list[tuple[str, list[str]]]:
     """Return the different answers, ``A > B = C`` or value by value, with who gave them, the commonest first."""
     said: dict[str, list[str]] = {}
     for name, answer in split:
-        said.setdefault(_in_order(answer), []).append(name)
+        said.setdefault(_in_order(answer, spoken), []).append(name)
     return sorted(said.items(), key=lambda row: -len(row[1]))
 
 
-def _in_order(answer: Sequence[Any]) -> str:
+def _in_order(answer: Sequence[Any], spoken: Tongue) -> str:
     if answer and isinstance(answer[0], bool):
-        return ", ".join(f"{letter} {'good' if good else 'bad'}" for letter, good in zip(LETTERS, answer, strict=False))
+        named = zip(LETTERS, (spoken.word("good" if good else "bad") for good in answer), strict=False)
+        return ", ".join(f"{letter} {word}" for letter, word in named)
     if answer and isinstance(answer[0], dict):
-        described = (" ".join(f"{axis} {value}" for axis, value in axes.items()) for axes in answer)
+        described = (" ".join(f"{spoken.word(axis)} {value}" for axis, value in axes.items()) for axes in answer)
         return "; ".join(f"{letter}: {words}" for letter, words in zip(LETTERS, described, strict=False))
     groups: dict[int, list[str]] = {}
     for letter, rank in zip(LETTERS, answer, strict=False):
@@ -164,6 +184,12 @@ def manage_people(request: Request, desk: TheDesk, me: Me) -> Response:
         links=directory.links(me),
         log=directory.log(me, most=_LISTED) if me.role == "admin" else [],
     )
+
+
+@manage_routes("GET", "/manage/tasks", "manager", include_in_schema=False)
+def manage_tasks(request: Request, desk: TheDesk) -> Response:
+    """Show where the tasks that wait came from, with the buttons that take them out."""
+    return _page(request, "tasks", origins=desk.queue.origins())
 
 
 @manage_routes("GET", "/manage/guidelines", "manager", include_in_schema=False)
@@ -212,18 +238,19 @@ def manage_gold(request: Request, desk: TheDesk, after: Annotated[str, Query(max
     """Show the gold questions, and a page of the tasks that could be."""
     from accord.people.quality.gold import gold_report  # numpy and scipy: not needed to start
 
+    spoken = tongue(request)
     questions, people = gold_report(desk)
     ordinary = (task for task in desk.queue.tasks(after=after) if task.gold is None and can_be_gold(task, desk))
     found = list(islice(ordinary, _LISTED + 1))
     return _page(
         request,
         "gold",
-        questions=[(row, _in_order(right_of(row.task))) for row in questions],
+        questions=[(row, _in_order(right_of(row.task), spoken)) for row in questions],
         people=people,
         tasks=found[:_LISTED],
         after=found[_LISTED - 1].id if len(found) > _LISTED else "",
         paged=bool(after),
-        percent=percent_cell,
+        percent=partial(percent_cell, spoken=spoken),
     )
 
 
@@ -253,21 +280,22 @@ def _in_task_order(submission: Submission, spoken: Tongue) -> dict[str, Any]:
 # ---- numbers and pictures ----------------------------------------------------------------------------------------
 
 
-def percent_cell(estimate: Estimate) -> Markup:
-    return _estimate_cell(estimate, lambda value: f"{100 * value:.0f}", " %")
+def percent_cell(estimate: Estimate, spoken: Tongue) -> Markup:
+    return _estimate_cell(estimate, spoken, lambda value: f"{100 * value:.0f}", " %")
 
 
-def number_cell(estimate: Estimate) -> Markup:
-    return _estimate_cell(estimate, _short_number)
+def number_cell(estimate: Estimate, spoken: Tongue) -> Markup:
+    return _estimate_cell(estimate, spoken, _short_number)
 
 
 def _short_number(value: float) -> str:
     return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
-def _estimate_cell(estimate: Estimate, text: Callable[[float], str], unit: str = "") -> Markup:
+def _estimate_cell(estimate: Estimate, spoken: Tongue, text: Callable[[float], str], unit: str = "") -> Markup:
     """Return a value with its interval; a dash, with the reason for who asks, where there is none."""
-    if (why := getattr(estimate, "why", None)) is not None:
+    if (reason := getattr(estimate, "why", None)) is not None:
+        why = spoken.told(reason)
         return Markup('<span class="soft" title="{}">–<span class="unseen"> {}</span></span>').format(why, why)
     value, low, high = estimate.value, estimate.low, estimate.high  # type: ignore[union-attr]
     between = f" [{text(low)}, {text(high)}]" if low == low and high == high else ""
@@ -281,28 +309,28 @@ def _why_not(people: Iterable[PersonRow]) -> list[str]:
     return [str(why) for why in dict.fromkeys(reasons) if why]
 
 
-def _pictures(found: Quality, people: Sequence[PersonRow]) -> dict[str, Markup]:
+def _pictures(found: Quality, people: Sequence[PersonRow], spoken: Tongue) -> dict[str, Markup]:
     """Return figures by name; an empty one where nothing can be drawn."""
+    say = spoken.told
     worth = [(_short(row.name), row.weight, f"{row.weight:.2f}") for row in people]
-    measures = [(row.measure, row.alpha) for row in found.agreement]
+    done = [(_short(row.name), float(row.num_done), str(row.num_done)) for row in people]
+    measures = [(say(row.measure), row.alpha) for row in found.agreement]
+    lenience = [(_short(row.name), row.lenience) for row in people]
+    first, longer = "share in which the one shown first wins", "share in which the longer one wins"
+    scale, points = "Krippendorff's alpha: 0 = chance, 1 = all agree", "points of the scale above what others give"
     return {
-        "done": bars([(_short(row.name), float(row.num_done), str(row.num_done)) for row in people], title="Answers"),
-        "alpha": _dots(measures, "Agreement", "Krippendorff's alpha: 0 = chance, 1 = all agree", rule=0.0),
-        "gold": _by_person(people, "gold", "Gold questions answered right", "share right", rule=None),
-        "first": _by_person(people, "first_shown", "Position", "share in which the one shown first wins"),
-        "longer": _by_person(people, "longer", "Length", "share in which the longer one wins"),
-        "lenience": _lenience(people),
-        "weights": bars(worth, title="Weight in training"),
+        "done": bars(done, title=say("Answers")),
+        "alpha": _dots(measures, say("Agreement"), say(scale), rule=0.0),
+        "gold": _by_person(people, "gold", say("Gold questions answered right"), say("share right"), rule=None),
+        "first": _by_person(people, "first_shown", say("Position"), say(first)),
+        "longer": _by_person(people, "longer", say("Length"), say(longer)),
+        "lenience": _dots(lenience, say("Lenience"), say(points), rule=0.0),
+        "weights": bars(worth, title=say("Weight in training")),
     }
 
 
 def _by_person(people: Sequence[PersonRow], name: str, title: str, axis: str, rule: float | None = 0.5) -> Markup:
     return _dots([(_short(row.name), getattr(row, name)) for row in people], title, axis, rule=rule, span=(0.0, 1.0))
-
-
-def _lenience(people: Sequence[PersonRow]) -> Markup:
-    rows = [(_short(row.name), row.lenience) for row in people]
-    return _dots(rows, "Lenience", "points of the scale above what others give", rule=0.0)
 
 
 def _dots(

@@ -106,7 +106,7 @@ def page(request: Request, name: str, /, *, status: int = 200, **values: Any) ->
     session = request.cookies.get(session_cookie(request), "")
     known: dict[str, Any] = {"me": me, "csrf": csrf_token(session) if me and session else "", "here": "", "width": ""}
     spoken = tongue(request)
-    known |= {"lang": spoken.code, "_": spoken.said, "word": spoken.word, "moment": spoken.moment}
+    known |= {"lang": spoken.code, "_": spoken.said, "word": spoken.word, "told": spoken.told, "moment": spoken.moment}
     known |= {"script_words": spoken.for_scripts()}
     return HTMLResponse(_templates().get_template(name).render(known | values), status)
 
@@ -180,7 +180,7 @@ async def come_in(request: Request) -> Response:
         return _enter(request, await run_in_threadpool(_directory(request).enter_by_link, token, name))
     except DataError as error:
         _attempt(request)
-        message = f"{error.what[:1].upper()}{error.what[1:]}{': ' + error.why if error.why else ''}."
+        message = tongue(request).sentences((error.what, error.why))
         return page(request, "join.html.j2", status=422, known=None, problem=message, name=name)
 
 
