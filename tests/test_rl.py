@@ -20,7 +20,7 @@ from torch import Tensor
 from accord.algo.policy_loss import Tokens
 from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import OptimConfig, RewardConfig, RlConfig
-from accord.errors import AccordError, UsageError
+from accord.errors import AccordError, PausedByAlarm, UsageError
 from accord.models.decoder import CausalLM, ScalarModel
 from accord.models.folder import RewardScale, load_scalar, save_policy, save_scalar
 from accord.models.shape import DecoderConfig
@@ -454,6 +454,26 @@ def test_a_run_tells_the_alarms_that_look_back(
     events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
     assert short
     assert [event["step"] for event in events if event["alarm"] == "length collapses"] == short
+
+
+@pytest.mark.slow
+def test_a_run_that_leaves_its_bounds_stops_or_pauses(
+    policy_folder: Path, reward_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    """The same policy that learns to say nothing: stopped, it is the policy of that step, with a snapshot of it."""
+    inputs = {"model": policy_folder, "reward_model": reward_folder}
+    inputs |= {"data": write_rows("prompts.jsonl", [{"prompt": "Say:"}])}
+    changes = {"iterations": 30, "kl_coef": 0.0, "length_coef": 0.0, "shaping": {"length_penalty": 3.0}}
+    with pytest.raises(PausedByAlarm, match="length collapses") as paused:
+        rl(rl_config(**changes, on_alarm="pause"), **inputs, output_dir=tmp_path / "pause")
+    at = len((tmp_path / "pause/metrics.jsonl").read_text().splitlines())
+    assert f"at step {at} of 30" in paused.value.what and 1 < at < 30
+    made = rl(rl_config(**changes, on_alarm="stop"), **inputs, output_dir=tmp_path / "stop")
+    assert made.num_episodes == 48 * at
+    assert max(made.snapshots) == at
+    assert made.snapshots.keys() == {*range(5, at, 5), at}
+    last, kept = (load_file(path / "model.safetensors") for path in (made.snapshots[at], made.model))
+    assert all(torch.equal(last[name], kept[name]) for name in kept)
 
 
 # -- every row of the table --------------------------------------------------------------------------------------------

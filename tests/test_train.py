@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from accord.algo.table import REWARD_LOSSES
 from accord.config import (
     ModelConfig,
+    OnAlarm,
     OptimConfig,
     PretrainConfig,
     RewardConfig,
@@ -32,7 +33,7 @@ from accord.config import (
     SftConfig,
     TokenizerConfig,
 )
-from accord.errors import DataError, Interrupted
+from accord.errors import DataError, Interrupted, PausedByAlarm
 from accord.files import read_rows
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head
 from accord.models.folder import load_policy, load_scalar, save_policy
@@ -696,6 +697,57 @@ def test_progress_names_step_and_headline(tmp_path: Path) -> None:
     run_steps(tmp_path, steps=Steps(4, 2, headline="draw"), log=lambda fraction, text: heard.append((fraction, text)))
     assert [fraction for fraction, _ in heard] == [0.25, 0.5, 0.75, 1.0]
     assert heard[3][1].startswith("step 4/4, draw 0.")
+
+
+def run_with_alarms(folder: Path, on_alarm: OnAlarm, **settings: Any) -> tuple[Learner, int]:
+    """Train 7 steps in which a light alarm rings at once, and a grave one from the third step on."""
+    learner, run = small_learner(), TrainingRun(folder, 3, **settings)
+    rings = {0: ("light", False), 2: ("far", True), 4: ("far", True), 5: ("long", True)}
+
+    def step_fn(step: int) -> dict[str, float]:
+        if step in rings:
+            run.event(step, {"alarm": rings[step][0], "cause": "planted", "grave": rings[step][1]})
+        return learner.update([((learner.modules["a"](torch.randn(4, 3))) ** 2).mean()])
+
+    return learner, run.train(learner, step_fn, Steps(7, 100, on_alarm=on_alarm), identity="x")
+
+
+def test_a_grave_alarm_pauses_a_training_once_for_each_kind(tmp_path: Path) -> None:
+    whole, taken = run_with_alarms(tmp_path / "warn", "warn")
+    assert taken == 7
+    cut = tmp_path / "pause"
+    for step, name in ((3, "far"), (6, "long")):
+        with pytest.raises(PausedByAlarm, match=f"at step {step} of 7: {name}") as paused:
+            run_with_alarms(cut, "pause")
+        assert (paused.value.exit_code, paused.value.why) == (6, "planted")
+        assert [row["step"] for row in rows_of(cut / "metrics.jsonl")] == list(range(step))
+    learner, taken = run_with_alarms(cut, "pause")
+    assert taken == 7
+    assert same(weights_of(whole), weights_of(learner))  # nothing was done twice or otherwise
+    assert rows_of(cut / "events.jsonl") == rows_of(tmp_path / "warn" / "events.jsonl")
+
+
+def test_who_is_content_with_an_alarm_goes_on_past_it(tmp_path: Path) -> None:
+    with pytest.raises(PausedByAlarm):
+        run_with_alarms(tmp_path, "pause")
+    _, taken = run_with_alarms(tmp_path, "warn")
+    assert taken == 7
+    assert [row["step"] for row in rows_of(tmp_path / "metrics.jsonl")] == list(range(7))
+
+
+def test_a_grave_alarm_stops_a_training_with_what_it_has_learnt(tmp_path: Path) -> None:
+    said: list[str] = []
+    whole, _ = run_with_alarms(tmp_path / "three", "warn")
+    learner, taken = run_with_alarms(tmp_path / "stop", "stop", log=lambda done, text: said.append(text))
+    assert (taken, learner.step) == (3, 3)
+    assert "stopped by an alarm at step 3 of 7: far; what has been learnt is kept" in said
+    assert not same(weights_of(whole), weights_of(learner))
+
+
+@pytest.mark.parametrize(("first", "second", "alike"), [("warn", "pause", True), ("warn", "stop", False)])
+def test_only_a_stop_makes_another_run(first: OnAlarm, second: OnAlarm, alike: bool) -> None:
+    one, other = (identity_of({"rl": RlConfig(on_alarm=choice).model_dump()}, {}) for choice in (first, second))
+    assert (one == other) is alike
 
 
 # -- stages: pretraining and SFT ---------------------------------------------------------------------------------------

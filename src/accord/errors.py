@@ -1,6 +1,6 @@
 """Errors a person can act on: what is wrong, where, why, and a hint.
 
-Exit codes are those of the command line: 2 usage, 3 data, 4 resources.
+Exit codes are those of the command line: 2 usage, 3 data, 4 resources, 6 paused by an alarm.
 """
 
 from __future__ import annotations
@@ -55,3 +55,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__()
         self.signum = signum
+
+
+class PausedByAlarm(AccordError):
+    """A training has left its bounds and waits for somebody's decision; a checkpoint holds all it has done."""
+
+    exit_code = 6

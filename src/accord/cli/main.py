@@ -28,7 +28,7 @@ With your own model and files, no project needed:
   accord eval reward --model reward/model --data held_out.jsonl
   accord eval policy sft/model ppo/model --data test.jsonl --judge NAME=DIR -o compared
 
-Exit codes: 2 usage, 3 data, 4 resources, 5 waiting for people, 130 interrupted.
+Exit codes: 2 usage, 3 data, 4 resources, 5 waiting for people, 6 paused by an alarm, 130 interrupted.
 """
 
 app = typer.Typer(

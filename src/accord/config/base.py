@@ -161,9 +161,12 @@ def describe(section: Section) -> list[tuple[str, Any, str]]:
 
 
 def without_device(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings, nested as they are, without any key ``device``: it does not make two runs different."""
+    """Return settings, nested as they are, without what does not make two runs different.
+
+    That is any key ``device``, and an ``on_alarm`` that does not end a run before its last step.
+    """
     return {
         key: without_device(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()
-        if key != "device"
+        if key != "device" and (key, value) not in (("on_alarm", "warn"), ("on_alarm", "pause"))
     }

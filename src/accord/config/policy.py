@@ -10,9 +10,11 @@ from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES, PolicyAlgori
 from accord.config.base import Section, exact_div, refuse_unread
 from accord.config.rewards import ScorerConfig
 from accord.config.training import (
+    ON_ALARM,
     AlgorithmName,
     DpoLoraConfig,
     KlPlaceName,
+    OnAlarm,
     OptimConfig,
     OwnFunction,
     PreferenceLossName,
@@ -139,6 +141,7 @@ class RlConfig(Training):
         0.0, ge=0, description="How fast the price of a token moves to hold the length; 0 = off."
     )
     eval_every: int = Field(10, ge=1, description="Rounds between evaluations on validation prompts.")
+    on_alarm: OnAlarm = Field("warn", description=ON_ALARM)
     lora: RlLoraConfig = Field(RlLoraConfig(), description="Train an adapter of the policy instead of all weights.")
     actor: OptimConfig = Field(
         # A warm-up, as PyTorch's Adam moves harder at first than TensorFlow's did: first ratios to 1.81 against 1.23.
@@ -274,6 +277,7 @@ class DpoConfig(Training):
     eval_every: int = Field(
         100, ge=1, description="Steps between snapshots, and between measurements on held-out rows."
     )
+    on_alarm: OnAlarm = Field("warn", description=ON_ALARM)
     lora: DpoLoraConfig = Field(DpoLoraConfig(), description="Train an adapter instead of all weights.")
     # A tenth to warm up; the DPO repository takes 150 steps.
     optim: OptimConfig = Field(OptimConfig(lr=5e-5, schedule="linear", warmup_ratio=0.1), description="Optimiser.")

@@ -68,6 +68,14 @@ class OptimConfig(Section):
 SHARE_SPELLINGS = "Tokens that share runs of letters learn together; helps where texts are few."
 
 
+#: What a grave alarm does to a training.
+OnAlarm = Literal["warn", "pause", "stop"]
+ON_ALARM = (
+    "When KL, length, entropy or variety leave their bounds: warn goes on; pause ends with a checkpoint, and the same "
+    "command goes on past that alarm; stop keeps what has been learnt so far."
+)
+
+
 class Training(Section):
     """What all stages that train share."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 Stats = Mapping[str, float]
 Earlier = Sequence[Stats]
@@ -16,11 +17,15 @@ SPIKE_AFTER = 5  # steps, before their median means something
 
 @dataclass(frozen=True)
 class AlarmRule:
-    """A symptom in one iteration's diagnostics, and what usually causes it."""
+    """A symptom in one iteration's diagnostics, and what usually causes it.
+
+    Of a ``grave`` one what is learnt from there on is worth nothing as a rule: ``on_alarm`` may end the training.
+    """
 
     name: str
     rings: Callable[[Stats], bool]
     cause: str
+    grave: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Trend:
     name: str
     rings: Callable[[Stats, Earlier], bool]
     cause: str
+    grave: bool = False
 
 
 def _than_at_first(name: str, stats: Stats, earlier: Earlier) -> float:
@@ -55,6 +61,7 @@ ALARMS = (
         "KL far above its target",
         lambda s: s["kl"] > 3 * s.get("kl_target", float("inf")),
         "the step is too large for the controller: lower the learning rate, or raise kl_coef",
+        grave=True,
     ),
     AlarmRule(
         "first ratio", lambda s: abs(s["first_ratio_max"] - 1) > 0.05, "dropout, stale weights or unequal numerics"
@@ -76,7 +83,7 @@ ALARMS = (
         "the samples are not this policy's any more",
     ),
     # trl#6166: log-probabilities without a number came after an entropy of 4e-4 nats.
-    AlarmRule("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text"),
+    AlarmRule("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text", grave=True),
     AlarmRule(
         "no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"
     ),
@@ -86,7 +93,7 @@ ALARMS = (
         lambda s: s.get("zero_variance_groups", 0) > 0.5,
         "most prompts teach nothing: all their scores equal",
     ),
-    AlarmRule("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier"),
+    AlarmRule("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier", grave=True),
 )
 
 #: Of policy optimisation too.
@@ -102,12 +109,14 @@ TRENDS = (
         "length grows with the score",
         lambda s, earlier: _than_at_first("length", s, earlier) > 1.5 and s["length_correlation"] > 0.5,
         "the reward likes length, or a missing end costs too little: set length_coef or missing_eos_penalty",
+        grave=True,
     ),
     Trend(
         # trl#986: ends that score high whatever stands before them, or whitened rewards.
         "length collapses",
         lambda s, earlier: _than_at_first("length", s, earlier) < 0.5,
         "ending is rewarded whatever stands before it, or each token costs: set length_coef, or lower kl_coef",
+        grave=True,
     ),
     Trend(
         "entropy falls",
@@ -129,6 +138,7 @@ PREFERENCE_ALARMS = (
         "chosen falls",
         lambda s: s.get("chosen_drift", 0.0) < -20,
         "the better completions lose likelihood too: raise dpo_beta, lower the learning rate, or stop earlier",
+        grave=True,
     ),
     AlarmRule(
         "too easy",
@@ -149,21 +159,31 @@ PREFERENCE_ALARMS = (
         lambda s: s.get("eos_rate", 1.0) < 0.9,
         "completions are cut: raise max_new_tokens, or train SFT to end",
     ),
-    AlarmRule("copies", lambda s: s.get("distinct", 1.0) < 0.5, "mode collapse: raise dpo_beta, or stop earlier"),
+    AlarmRule(
+        "copies",
+        lambda s: s.get("distinct", 1.0) < 0.5,
+        "mode collapse: raise dpo_beta, or stop earlier",
+        grave=True,
+    ),
 )
 
 #: Told once, where a run asks for it.
-NAIVE = {
+NAIVE: dict[str, Any] = {
+    "grave": False,
     "alarm": "k3 in the loss",
     "cause": "its gradient is that of KL(reference || policy), the other direction; rl.kl_in=loss has the right one",
 }
 
 
-def raised_alarms(stats: Stats, table: Sequence[AlarmRule] = ALARMS) -> list[dict[str, str]]:
+def raised_alarms(stats: Stats, table: Sequence[AlarmRule] = ALARMS) -> list[dict[str, Any]]:
     """Return the alarms that ring, as rows for ``events.jsonl``."""
-    return [{"alarm": a.name, "cause": a.cause} for a in table if a.rings(stats)]
+    return [_event(rule) for rule in table if rule.rings(stats)]
 
 
-def raised_trends(stats: Stats, earlier: Earlier) -> list[dict[str, str]]:
+def raised_trends(stats: Stats, earlier: Earlier) -> list[dict[str, Any]]:
     """Return the alarms that ring in view of the steps before this one, oldest first."""
-    return [{"alarm": t.name, "cause": t.cause} for t in TRENDS if t.rings(stats, earlier)]
+    return [_event(trend) for trend in TRENDS if trend.rings(stats, earlier)]
+
+
+def _event(rule: AlarmRule | Trend) -> dict[str, Any]:
+    return {"alarm": rule.name, "cause": rule.cause, "grave": rule.grave}

@@ -173,7 +173,11 @@ def dpo(
 
     inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
     identity = run.identity(inputs, config=config)
-    run.train(learner, step_fn, Steps(total, config.checkpoint_every), identity=identity)
+    taken = run.train(
+        learner, step_fn, Steps(total, config.checkpoint_every, on_alarm=config.on_alarm), identity=identity
+    )
+    if taken % config.eval_every and taken < total:  # stopped between two snapshots
+        run.save_snapshot(taken - 1, setup.policy, setup.tokenizer)
     saved = run.save_result(setup.policy, setup.tokenizer, adapter_on=model if config.lora.rank else None)
     found = held_out(objective, source.valid) if source.num_held_out else {}
     return DpoResult(
@@ -183,8 +187,8 @@ def dpo(
         valid_margin=found.get("margin"),
         num_held_out=source.num_held_out,
         num_groups=source.num_groups,
-        num_completions=source.num_completions * config.epochs,
-        num_steps=total,
+        num_completions=source.num_completions * config.epochs * taken // total,
+        num_steps=taken,
     )
 
 

@@ -99,16 +99,19 @@ def rl(
     given = {"ptx_data": ptx_data, "reference": reference, "second_reference": second_reference}
     inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
     inputs |= {name: path for name, path in given.items() if path is not None}
-    run.train(
+    updates = config.ppo_epochs * config.minibatches
+    taken = run.train(
         optimizer.learner,
         step_fn,
-        Steps(config.iterations, config.checkpoint_every, config.ppo_epochs * config.minibatches, headline="score"),
+        Steps(config.iterations, config.checkpoint_every, updates, headline="score", on_alarm=config.on_alarm),
         identity=run.identity(inputs, config=config),
         carried=optimizer.controllers,
     )
+    if taken % config.eval_every and taken < config.iterations:  # stopped between two snapshots
+        run.save_snapshot(taken - 1, models.policy, models.tokenizer)
     saved = run.save_result(models.policy, models.tokenizer, adapter_on=model if config.lora.rank else None)
     final = last or last_metrics(run)  # who was stopped after the last iteration has none to do
-    return RlResult(saved, run.snapshots(), config.iterations * config.samples_per_iteration, final, dropped)
+    return RlResult(saved, run.snapshots(), taken * config.samples_per_iteration, final, dropped)
 
 
 def last_metrics(run: TrainingRun) -> dict[str, float]:

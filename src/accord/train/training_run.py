@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from pydantic import BaseModel
 
-from accord.errors import Interrupted
+from accord.config import OnAlarm
+from accord.errors import Interrupted, PausedByAlarm
 from accord.files import append_row, numbered, read_rows, write_json
 from accord.models.decoder import CausalLM
 from accord.models.folder import save_policy
@@ -43,13 +44,14 @@ class Carried(Protocol):
 class Steps:
     """How many steps a stage takes, and how: a step may be several updates of the learner.
 
-    ``headline`` is the metric that progress shows.
+    ``headline`` is the metric that progress shows; ``on_alarm`` what a grave alarm does.
     """
 
     total: int
     checkpoint_every: int
     updates_each: int = 1
     headline: str = "loss"
+    on_alarm: OnAlarm = "warn"
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,16 @@ class TrainingRun:
         *,
         identity: str,
         carried: Carried | None = None,
-    ) -> None:
+    ) -> int:
         """Call ``step_fn(step)`` for every step not yet done, and write the metrics that it returns.
+
+        Returns how many steps have been taken in all: fewer than there were to be where a grave alarm stopped it.
 
         Checkpoints of another identity are not continued. The global random stream (dropout) is reseeded from
         (seed, step), so that a resumed run equals an uninterrupted one.
+
+        Raises:
+            PausedByAlarm: A grave alarm rang for the first time, and ``steps.on_alarm`` is pause.
         """
         tune_allocator()
         checkpoints = Checkpoints(self.folder / "checkpoints", identity, self.log)
@@ -97,6 +104,8 @@ class TrainingRun:
         first = self._first_step(checkpoints, learner, steps, carried)
         # For who looks on from another process: how many steps there will be, and who takes them.
         write_json(self.folder / "steps.json", {"total": total, "pid": os.getpid()})
+        if steps.on_alarm == "stop" and self._grave(first):  # interrupted in the very step that ended it
+            return first
         with _saying_what_is_kept(checkpoints, steps), StopSignal() as stop:
             for step in range(first, total):
                 # The one global stream that is left, of dropout: a resumed step draws what it would have drawn.
@@ -106,9 +115,39 @@ class TrainingRun:
                 self.log((step + 1) / total, f"step {step + 1}/{total}, {steps.headline} {row[steps.headline]:.4f}")
                 # Not after the last step: the result is about to be written.
                 due = (step + 1) % steps.checkpoint_every == 0 and step + 1 < total
-                if due or stop.asked:
+                alarm = self._ringing_first(step, steps) if step + 1 < total else None
+                if due or stop.asked or (alarm and steps.on_alarm == "pause"):
                     checkpoints.save(learner, carried.state() if carried else {})
                 stop.obey()
+                if alarm is not None:
+                    self._end_by(alarm, step, steps)
+                    return step + 1
+        return total
+
+    def _ringing_first(self, step: int, steps: Steps) -> Mapping[str, Any] | None:
+        """Return a grave alarm of this step that has not rung before: who went on after it has decided to."""
+        if steps.on_alarm == "warn":
+            return None
+        rows = self._grave(step + 1)
+        known = {row["alarm"] for row in rows if row["step"] < step}
+        return next((row for row in rows if row["alarm"] not in known), None)
+
+    def _grave(self, before: int) -> list[dict[str, Any]]:
+        """Return the grave alarms of the steps before one."""
+        return [row for row in read_rows(self.folder / "events.jsonl") if row.get("grave") and row["step"] < before]
+
+    def _end_by(self, alarm: Mapping[str, Any], step: int, steps: Steps) -> None:
+        """Say that an alarm ends the training here; raise where it only pauses."""
+        at = f"at step {step + 1} of {steps.total}: {alarm['alarm']}"
+        if steps.on_alarm == "stop":
+            self.log((step + 1) / steps.total, Notice(f"stopped by an alarm {at}; what has been learnt is kept"))
+            return
+        raise PausedByAlarm(
+            f"paused by an alarm {at}",
+            where=str(self.folder),
+            why=str(alarm["cause"]),
+            hint="the same command goes on from here, past this alarm; on_alarm=stop keeps what has been learnt",
+        )
 
     def _first_step(self, checkpoints: Checkpoints, learner: Learner, steps: Steps, carried: Carried | None) -> int:
         """Restore what a checkpoint holds, and drop what stands of steps that are run again."""
@@ -124,7 +163,7 @@ class TrainingRun:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         return first
 
-    def event(self, step: int, event: Mapping[str, str], *, done: float = 0.0) -> None:
+    def event(self, step: int, event: Mapping[str, Any], *, done: float = 0.0) -> None:
         """Add an alarm to ``events.jsonl``, and tell who watches when it rings first.
 
         ``done`` is the share of the whole that is done.
