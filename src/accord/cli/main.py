@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import accord
-from accord.cli import data, doctor, evaluating, people, project, runs, simulating, stages, status
+from accord.cli import data, doctor, evaluating, people, project, runs, serving, simulating, stages, status
 from accord.cli.keys import FIRST_OF_A_RUN, label_keys_help, with_keys
 from accord.config import Recipe
 
@@ -65,6 +65,7 @@ app.add_typer(evaluating.app, name="eval")
 app.command()(evaluating.report)
 app.command(epilog=label_keys_help())(people.label)
 app.command()(simulating.simulate)
+app.command()(serving.serve)
 app.command("import")(data.import_)
 app.command()(data.export)
 app.add_typer(data.app, name="data")

@@ -101,14 +101,19 @@ def mark_queued(samples: Path) -> None:
 # ---- one function for each thing -------------------------------------------------------------------------------------
 
 
-def _model(home: Project, asked: Asked) -> Taken:
+def project_model(home: Project) -> Path:
+    """Return the folder of the model that a project starts from. Raises UsageError where it names none."""
     named = base_model(home)
     path = home.root / ("models/" + named if named in KNOWN_MODELS else named)
     path = home.root / "models" / path.stem if path.suffix == ".gguf" else path
     if not named or not path.is_dir():
         what = f"base.model is {named!r}, no folder" if named else "the project names no model"
         raise UsageError(what, where=path_text(home.file), hint="--model DIR, or base: {model: FOLDER} there")
-    return Taken(path, f"the model of {path_text(home.file)}")
+    return path
+
+
+def _model(home: Project, asked: Asked) -> Taken:
+    return Taken(project_model(home), f"the model of {path_text(home.file)}")
 
 
 def _place(home: Project, asked: Asked) -> Taken:

@@ -23,10 +23,14 @@ from accord.errors import DataError, UsageError
 from accord.models.decoder import CausalLM
 from accord.models.precision import tune_allocator
 from accord.rollout.draw import draw_tokens, truncate
+from accord.rollout.prefix_cache import PrefixCache
+from accord.rollout.shaping import Shaping, Told, shape_logits, told_of
 from accord.seeds import stream_seed
 
 PREFILL_TOKENS = 8192  # most prompt tokens in one pass: bounds the memory of its activations
 REFILL_SHARE = 8  # waiting samples enter when one in so many rows is free: fewer, larger prefills
+LIVE_SLOTS = 64  # slots beyond the prompt that a live session reserves at first: few completions use their whole limit
+READ_TOKENS = 256  # prompt tokens whose logits are there at once: T x V numbers of a long prompt would be gigabytes
 
 Finish = Literal["stop", "length", "cancelled"]
 
@@ -36,7 +40,8 @@ class Sampling:
     """How completions are drawn. ``samples_per_prompt`` is K; ``temperature`` divides the logits.
 
     ``stop_ids`` end a completion besides the engine's own. ``top_k`` and ``top_p`` cut the tail of the
-    distribution, for serving.
+    distribution, for serving; so does what ``shaping`` names, before it is cut. With ``told`` each token comes with
+    what the model itself says of it and of that many likeliest ones (None: with nothing).
     """
 
     max_new_tokens: int
@@ -45,6 +50,8 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     stop_ids: tuple[int, ...] = ()
+    shaping: Shaping | None = None
+    told: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -86,7 +93,8 @@ class Sample:
 class Token:
     """One step of one sample, as it is drawn. ``sample`` is the whole of it once it is finished.
 
-    ``token`` is None where nothing was drawn because the sample was cancelled.
+    ``token`` is None where nothing was drawn because the sample was cancelled. ``told`` is there where the sampling
+    asks for it.
     """
 
     prompt_index: int
@@ -94,6 +102,7 @@ class Token:
     token: int | None
     logp: float
     sample: Sample | None = None
+    told: Told | None = None
 
 
 @dataclass(eq=False)
@@ -116,10 +125,19 @@ class Session:
     """Requests in, tokens out, one step at a time: submit at any time, cancel at any time.
 
     The policy's weights must stand still while it is open. Rows that are alive fill the first rows of one cache.
+    With ``prefixes`` it is live: prompts begin with what is remembered of others, and room grows as it is used.
     """
 
-    def __init__(self, model: CausalLM, head: Product, stop_ids: frozenset[int], max_rows: int) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        head: Product,
+        stop_ids: frozenset[int],
+        max_rows: int,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
         self._model, self._head, self._stop_ids, self._max_rows = model, head, stop_ids, max_rows
+        self._prefixes = prefixes
         self._device = model.device
         self._waiting: deque[list[_Row]] = deque()
         self._rows: list[_Row] = []
@@ -131,12 +149,24 @@ class Session:
     def busy(self) -> bool:
         return bool(self._waiting or self._rows)
 
-    def submit(self, prompt_index: int, prompt: Sequence[int], sampling: Sampling, *, seed: int) -> None:
-        """Queue K samples of a prompt, named by ``prompt_index``; each draws from a stream of its own."""
+    @property
+    def free(self) -> int:
+        """How many more samples could be alive; below 0 where some wait."""
+        return self._max_rows - len(self._rows) - sum(map(len, self._waiting))
+
+    def submit(
+        self, prompt_index: int, prompt: Sequence[int], sampling: Sampling, *, seed: int, place: int | None = None
+    ) -> None:
+        """Queue K samples of a prompt, named by ``prompt_index``; each draws from a stream of its own.
+
+        Args:
+            place: Draw what the prompt at this place of `Engine.generate` would; by default ``prompt_index``.
+        """
         _check_room(self._model.config.max_positions, len(prompt), sampling.max_new_tokens)
         ids, limit = tuple(prompt), sampling.max_new_tokens
+        stream = prompt_index if place is None else place
         rows = [
-            _Row(prompt_index, k, ids, sampling, _uniforms(limit, stream_seed(seed, prompt_index, k)))
+            _Row(prompt_index, k, ids, sampling, _uniforms(limit, stream_seed(seed, stream, k)))
             for k in range(sampling.samples_per_prompt)
         ]
         # In pieces, so that 64 samples of one prompt need not wait until 64 rows are free.
@@ -149,13 +179,25 @@ class Session:
         self._cancelled.add((prompt_index, sample_index))
 
     @torch.inference_mode()
+    def read(self, prompt: Sequence[int], most: int) -> list[Told]:
+        """Return what the model says of each of a prompt's tokens but the first, given those before it."""
+        _check_room(self._model.config.max_positions, len(prompt), 1)
+        ids_T = torch.tensor(prompt, device=self._device)
+        hidden_TD = self._model.model(ids_T[None])
+        found: list[Told] = []
+        for start in range(0, len(prompt) - 1, READ_TOKENS):
+            behind = slice(start, min(start + READ_TOKENS, len(prompt) - 1))
+            found += told_of(self._head(hidden_TD[behind]).float(), ids_T[1:][behind], most)
+        return found
+
+    @torch.inference_mode()
     def step(self) -> list[Token]:
         """Draw one token for every sample alive, and let waiting prompts in where rows are free."""
         drawn = self._drop_cancelled()
         self._admit()
         if not self._rows:
             return drawn
-        token_B, logp_B = self._draw()
+        token_B, logp_B, told = self._draw()
         alive: list[int] = []
         tokens, logps = token_B.tolist(), logp_B.tolist()
         # Checked on the numbers that come back to the host anyway: no further wait for a GPU.
@@ -166,13 +208,15 @@ class Session:
             row.logps.append(logp)
             finish = self._finish(row, token)
             sample = row.finished(finish) if finish else None
-            drawn.append(Token(row.prompt_index, row.sample_index, token, logp, sample))
+            drawn.append(Token(row.prompt_index, row.sample_index, token, logp, sample, told.get(index)))
             if sample is None:
                 alive.append(index)
         order = self._keep(alive)
         if order:
             # Sampled tokens stay on the device; only who is left is decided here.
             fed_B = token_B if len(order) == len(tokens) else token_B[order]
+            if self._prefixes is not None:
+                self._cache.reserve(len(order), max(len(row.prompt) + len(row.tokens) for row in self._rows))
             self._hidden_BD = self._model.model.step(self._cache, fed_B)
         return drawn
 
@@ -181,24 +225,49 @@ class Session:
             return "stop"
         return "length" if len(row.tokens) == row.sampling.max_new_tokens else None
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
+    def _draw(self) -> tuple[Tensor, Tensor, dict[int, Told]]:
+        """Return each row's token, its log-probability, and by row what was asked to be told."""
         # fp32, as the learner's log-probabilities are: else their ratio would start away from 1.
         logits_BV = self._head(self._hidden_BD).float()
+        asked = [index for index, row in enumerate(self._rows) if row.sampling.told is not None]
+        own_AV = logits_BV[asked]  # a copy, for what follows changes them
+        token_B, logp_B = self._drawn(logits_BV)
+        if not asked:
+            return token_B, logp_B, {}
+        counts = [self._rows[index].sampling.told or 0 for index in asked]
+        told = told_of(own_AV, token_B[asked], max(counts))
+        cut = [Told(one.logp, one.top[:most]) for one, most in zip(told, counts, strict=True)]
+        return token_B, logp_B, dict(zip(asked, cut, strict=True))
+
+    def _drawn(self, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+        for index, row in enumerate(self._rows):
+            if row.sampling.shaping is not None:
+                logits_BV[index] = shape_logits(logits_BV[index], row.sampling.shaping, row.prompt, row.tokens)
         temperatures = [row.sampling.temperature for row in self._rows]
         if any(t != 1.0 for t in temperatures):
             logits_BV = logits_BV / torch.tensor(temperatures, device=self._device)[:, None]
-        for index, row in enumerate(self._rows):
-            if row.sampling.truncated:
-                cut = logits_BV[index, None]
-                logits_BV[index] = truncate(cut, row.sampling.top_k, row.sampling.top_p)[0]
+        for (top_k, top_p), rows in self._truncated().items():
+            logits_BV[rows] = truncate(logits_BV[rows], top_k, top_p)
         # Each row's own stream: what a sample draws does not depend on who else is alive.
         uniform_B = torch.tensor([row.uniforms[len(row.tokens)] for row in self._rows], device=self._device)
         return draw_tokens(logits_BV, uniform_B)
+
+    def _truncated(self) -> dict[tuple[int, float], list[int]]:
+        """Rows that are cut, by how: a pass each, not a row each."""
+        found: dict[tuple[int, float], list[int]] = {}
+        for index, row in enumerate(self._rows):
+            if row.sampling.truncated:
+                found.setdefault((row.sampling.top_k, row.sampling.top_p), []).append(index)
+        return found
 
     def _keep(self, alive: list[int]) -> list[int]:
         """Let the other rows leave, the last ones taking their places, and return the new order."""
         if len(alive) == len(self._rows):
             return alive
+        if self._prefixes is not None:
+            for index in {*range(len(self._rows))} - {*alive}:
+                row = self._rows[index]
+                self._prefixes.keep((*row.prompt, *row.tokens), self._cache, index)
         order = _compacted(alive)
         self._cache.keep(order)
         self._rows = [self._rows[i] for i in order]
@@ -242,6 +311,10 @@ class Session:
         """Run each prompt once; its last hidden state and its place in the cache serve all its samples."""
         rows = [row for group in groups for row in group]
         self._make_room(rows)
+        if self._prefixes is not None:
+            rows = [row for row in rows if not self._continued(row)]
+            if not rows:
+                return
         same = [list(runs) for _, runs in groupby(rows, key=lambda row: (row.prompt_index, row.prompt))]
         prompts = [runs[0].prompt for runs in same]
         length_P = torch.tensor([len(p) for p in prompts])
@@ -256,11 +329,22 @@ class Session:
         self._hidden_BD = torch.cat((self._hidden_BD[: len(self._rows)], new_ND))
         self._rows += rows
 
+    def _continued(self, row: _Row) -> bool:
+        """Let a row in behind what is remembered of its prompt; False where that is nothing."""
+        assert self._prefixes is not None
+        hidden_1D = self._prefixes.enter(self._model.model, self._cache, row.prompt)
+        if hidden_1D is None:
+            return False
+        self._hidden_BD = torch.cat((self._hidden_BD[: len(self._rows)], hidden_1D))
+        self._rows.append(row)
+        return True
+
     def _make_room(self, entering: Sequence[_Row]) -> None:
         """Size the cache for who is in and who comes; what is stored stays."""
         everyone = (*self._rows, *entering)
         waiting = sum(map(len, self._waiting))
-        slots = max(len(row.prompt) + row.sampling.max_new_tokens for row in everyone)
+        most = math.inf if self._prefixes is None else LIVE_SLOTS
+        slots = int(max(len(row.prompt) + min(row.sampling.max_new_tokens, most) for row in everyone))
         # For those who wait too: growing once is cheaper than at each entry.
         self._cache.reserve(min(self._max_rows, len(everyone) + waiting), slots)
 
@@ -279,15 +363,19 @@ class Engine:
         self.model, self.stop_ids, self.max_rows = model, frozenset(stop_ids), max_rows
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        """Open a session over the present weights: dropout is off and the weights must not change until it closes."""
+    def session(self, prefixes: PrefixCache | None = None) -> Iterator[Session]:
+        """Open a session over the present weights: dropout is off and the weights must not change until it closes.
+
+        Args:
+            prefixes: Makes it live, for requests that come as they come; a memory of these very weights.
+        """
         # By default glibc maps each temporary over 32 MB afresh, and every page of it faults at its first touch.
         tune_allocator()
         was_training = self.model.training
         self.model.eval()
         try:
             with self.model.packed() as head:
-                yield Session(self.model, head, self.stop_ids, self.max_rows)
+                yield Session(self.model, head, self.stop_ids, self.max_rows, prefixes)
         finally:
             self.model.train(was_training)
 

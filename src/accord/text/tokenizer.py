@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +39,19 @@ class Sayings:
 
     bos_id: int | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _bytes_by_letter() -> dict[str, int]:
+    """Return the byte that each letter of a byte-level vocabulary stands for.
+
+    Of bytes that are printable Latin-1 their own character, of the others one from 256 on (GPT-2's table).
+    """
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+BYTES = _bytes_by_letter()
 
 
 class Tokenizer:
@@ -142,6 +156,16 @@ class Tokenizer:
         """Return the text of the ids with its special tokens, as a model reads it."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=False)
         return text
+
+    def token_bytes(self, token: int) -> list[int] | None:
+        """Return the bytes that one token stands for, which may be part of a character; None where that is unknown."""
+        name = self._inner.id_to_token(token) or ""
+        if isinstance(self._inner.decoder, decoders.ByteLevel) and all(letter in BYTES for letter in name):
+            return [BYTES[letter] for letter in name]
+        if found := re.fullmatch("<0x([0-9A-F]{2})>", name):  # of tokenizers that fall back to bytes
+            return [int(found[1], 16)]
+        text = self.spelled([token])
+        return None if "\ufffd" in text else [*text.encode()]
 
     def padding_apart(self) -> tuple[int, str] | None:
         """Return a special token other than the end token to pad with: the padding token itself where it is one.

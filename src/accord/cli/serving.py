@@ -1,0 +1,208 @@
+"""The command that serves models. Torch and the web packages are loaded only inside it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from accord.cli.evaluating import folder_title, named
+from accord.cli.options import Json, Verbose
+from accord.cli.people import AllowHost
+from accord.cli.project import FILE, Project, find_project
+from accord.cli.taken import project_model
+from accord.cli.talk import path_text, talking
+from accord.errors import DataError, UsageError
+from accord.files import read_json
+from accord.people.web.serving import Address
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from accord.serve.keys import KeyRing
+    from accord.serve.served import Served
+
+KEYS = "serve.keys.json"  # in a project's folder
+GRACE_S = 30  # what is being written at a stop may go on for so long
+
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Listen there; 0 takes a free one.")]
+
+
+def serve(
+    place: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PROJECT | MODEL_DIR]", help="A project, a run, or a model's folder; by default the project here."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]DIR", help="Serve this one too, or a reward model; repeatable.")
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    allow_host: AllowHost = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Let pages of this site ask, as https://chat.example.org; repeatable."),
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=f"Where keys are kept; a project's own {KEYS}.")
+    ] = None,
+    add_key: Annotated[str | None, typer.Option(metavar="NAME", help="Make a key, print it once, and end.")] = None,
+    operator: Annotated[bool, typer.Option("--operator", help="With --add-key: it may read /metrics too.")] = False,
+    per_minute: Annotated[
+        int, typer.Option(min=0, metavar="N", help="With --add-key: requests a minute; 0 for any number.")
+    ] = 600,
+    revoke_key: Annotated[str | None, typer.Option(metavar="NAME", help="Let a key be worth nothing, and end.")] = None,
+    need_key: Annotated[
+        bool | None, typer.Option("--need-key/--no-key", help="Ask for keys; by default wherever others can reach it.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Completions that are written at once.")] = 32,
+    context: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Most tokens of a text; 0: what model and memory allow.")
+    ] = 0,
+    waiting: Annotated[int, typer.Option(min=1, metavar="N", help="Requests that may wait; others get 429.")] = 256,
+    precision: Annotated[str, typer.Option(metavar="TYPE", help="auto, bf16 or fp32.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Serve a model as OpenAI's interface does: whatever speaks to that speaks to yours.
+
+    Of a project it is the model that its last run promoted, else the one that it starts from. On this machine alone no
+    key is needed; where others can reach it each needs one, and without any the first is made and printed.
+
+    \b
+    Examples:
+      accord serve ppo/model
+      accord serve ppo/model --model score=reward/model
+      accord serve support --add-key alice
+      accord serve support --host 0.0.0.0 --allow-host llm.example.org
+    """
+    with talking(json, verbose) as talk:
+        home = _project(place)
+        ring = _ring(keys, home, need_key if need_key is not None else not Address(host).is_local)
+        if add_key is not None or revoke_key is not None:
+            done = _change(ring, add_key, revoke_key, operator, per_minute)
+            talk.result(done, text="\n".join(f"{name}: {value}" for name, value in done.items()))
+            return
+        folders = _folders(place, home, model or ())
+        address = Address(host, port, tuple(allow_host or ()))
+        listening = address.bound()
+        from accord.models.placement import Placement
+        from accord.serve.app import create_server
+        from accord.serve.served import ServeSettings, open_served
+
+        settings = ServeSettings(rows, context, waiting, placement=Placement(precision, device))
+        with listening:
+            talk.log.note("loading " + ", ".join(map(path_text, folders.values())))
+            served = open_served(folders, settings)
+            try:
+                first = {"key": ring.add("first", operator=True)} if ring.required and not len(ring) else {}
+                app = create_server(served, ring, allowed_hosts=address.names(), origins=allow_origin or ())
+                listening.listen(1024)
+                url = f"{address.url(listening)}/v1"
+                told = {"url": url, "models": [*served.policies, *served.scorers], "keys": ring.required, **first}
+                talk.result(told, text=_text(served, url, first, ring.required))
+                talk.out.flush()
+                _run(app, listening)
+            finally:
+                served.close()
+
+
+def _project(place: Path | None) -> Project | None:
+    """Return the project named or around; None where a run's or model's folder is named."""
+    if place is not None and not (place / FILE).is_file():
+        return None
+    found = find_project(place)
+    if found is None:
+        raise UsageError("there is no project here", hint="name a model's folder, as in `accord serve ppo/model`")
+    return found
+
+
+def _folders(place: Path | None, home: Project | None, more: Sequence[str]) -> Mapping[str, Path]:
+    """Return what is served, by name: what the place holds first."""
+    first = _newest(home) if home else _model_in(place or Path())
+    name = home.root.name if home else folder_title(str(first))
+    others = {name: Path(folder) for name, folder in named("--model", more, unnamed=folder_title).items()}
+    if name in others:
+        raise UsageError(f"two models are called {name!r}", where="--model", hint="name it: --model NAME=DIR")
+    return {name: first, **others}
+
+
+def _newest(home: Project) -> Path:
+    """Return the model that the project's last finished run ended with, else the one that it starts from."""
+    runs = sorted(home.runs.glob("*/summary.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for run in runs:
+        if (found := _champion(run.parent)) is not None:
+            return found
+    return project_model(home)
+
+
+def _champion(run: Path) -> Path | None:
+    """Return the policy that a run ended with; None where its summary names none, or it is gone."""
+    said = read_json(run / "summary.json").get("champion")
+    policy = run / str(said["policy"]) if isinstance(said, dict) and said.get("policy") else run / "model"
+    return policy if (policy / "config.json").is_file() else None
+
+
+def _model_in(place: Path) -> Path:
+    if (place / "config.json").is_file():
+        return place
+    found = _champion(place) if (place / "summary.json").is_file() else None
+    inner = place / "model"
+    if found is None and (inner / "config.json").is_file():
+        return inner
+    if found is None:
+        raise DataError("no model here", where=str(place), hint="name a Hugging Face folder, a run, or a project")
+    return found
+
+
+def _ring(file: Path | None, home: Project | None, required: bool) -> KeyRing:
+    from accord.serve.keys import KeyRing
+
+    return KeyRing(file or (home.root / KEYS if home else None), required=required)
+
+
+def _change(ring: KeyRing, add: str | None, revoke: str | None, operator: bool, per_minute: int) -> dict[str, Any]:
+    if not ring.kept:
+        raise UsageError("there is no file of keys", hint="name a project, or a file with --keys")
+    if revoke is not None:
+        ring.revoke(revoke)
+    made = {"key": ring.add(add, operator=operator, per_minute=per_minute)} if add is not None else {}
+    return {**({"revoked": revoke} if revoke is not None else {}), **made}
+
+
+def _text(served: Served, url: str, first: Mapping[str, str], required: bool) -> str:
+    lines = [f"Accord serves {', '.join([*served.policies, *served.scorers])} at {url}"]
+    lines += [
+        f"  {one.name}: version {one.version}, texts of {one.context:,} tokens, {served.settings.rows} at once"
+        for one in served.policies.values()
+    ]
+    lines += [f"The first key, shown once: {first['key']}"] if first else []
+    lines += ["Others can reach it: without HTTPS in front of it they may listen."] if required else []
+    return "\n".join([*lines, f"Ctrl-C stops it; what is being written then has {GRACE_S} s to end."])
+
+
+def _run(app: FastAPI, listening: socket.socket) -> None:
+    """Serve until interrupted or terminated. There is no access log, and no prompt stands in any."""
+    import uvicorn
+
+    # Connections are kept a little longer than the minute that proxies keep theirs: who closes first loses no request.
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        lifespan="off",
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        return
