@@ -17,7 +17,7 @@ from webapp import http
 from accord.people.web.serving import Address
 from accord.serve.app import create_server
 from accord.serve.keys import KeyRing
-from accord.serve.served import Served, ServeSettings, open_served
+from accord.serve.served import ServeSettings, Serving, open_served
 
 JSON = dict[str, Any]
 
@@ -25,7 +25,7 @@ JSON = dict[str, Any]
 class Server:
     """A running server. ``served`` is what it answers with: what comes over the wire is compared with it."""
 
-    def __init__(self, served: Served, url: str) -> None:
+    def __init__(self, served: Serving, url: str) -> None:
         self.served, self.url = served, url
         self.client = http(base_url=url)
 

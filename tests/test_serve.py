@@ -21,7 +21,7 @@ from accord.models.placement import PLAIN
 from accord.people.web.security import Buckets
 from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
-from accord.serve.guard import Gate, GuardedRoute
+from accord.serve.guard import GuardedRoute, Porter
 from accord.serve.keys import KeyRing
 from accord.serve.measures import Measures
 from accord.serve.served import ServeSettings
@@ -401,7 +401,8 @@ def test_a_key_that_may_ask_once_at_a_time(guarded: tuple[Server, dict[str, str]
     server, keys = guarded
     body = {"messages": HELLO, "n": 16, "max_tokens": 500, "stream": True, "logit_bias": {"70": 100}}
     with server.client.stream("POST", CHAT, json=body, headers=bearer(keys["once"])) as answer:
-        next(answer.iter_raw())
+        raw = answer.iter_raw()
+        next(raw)
         error = server.refused(CHAT, {"messages": HELLO, "max_tokens": 1}, 429, headers=bearer(keys["once"]))
         assert "already" in error["message"]
     eventually(
@@ -433,7 +434,7 @@ def test_keys_stand_in_a_file_as_hashes_and_are_read_again(tmp_path: Path) -> No
 
 
 def test_wrong_keys_are_tried_slowly(chat_model: Path) -> None:
-    gate = Gate(KeyRing())
+    gate = Porter(KeyRing())
     gate._attempts = Buckets(1 / 6, 3)
     with serving({"talker": chat_model}, keys=gate.keys) as server:
         codes = [server.client.get("/v1/models", headers=bearer(f"x{i}")).status_code for i in range(12)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from accord.serve.keys import KeyRing
-    from accord.serve.served import Served
+    from accord.serve.served import Serving
 
 KEYS = "serve.keys.json"  # in a project's folder
 GRACE_S = 30  # what is being written at a stop may go on for so long
@@ -177,7 +177,7 @@ def _change(ring: KeyRing, add: str | None, revoke: str | None, operator: bool, 
     return {**({"revoked": revoke} if revoke is not None else {}), **made}
 
 
-def _text(served: Served, url: str, first: Mapping[str, str], required: bool) -> str:
+def _text(served: Serving, url: str, first: Mapping[str, str], required: bool) -> str:
     lines = [f"Accord serves {', '.join([*served.policies, *served.scorers])} at {url}"]
     lines += [
         f"  {one.name}: version {one.version}, texts of {one.context:,} tokens, {served.settings.rows} at once"

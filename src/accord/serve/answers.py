@@ -33,7 +33,7 @@ class Piece:
 
 
 @dataclass
-class Choice:
+class Writing:
     """One completion on its way. ``done`` once nothing more of it will be said."""
 
     index: int
@@ -70,7 +70,7 @@ class Answering:
     policy: ServedPolicy
     prompts: Sequence[Sequence[int]]
     jobs: list[Job]
-    choices: dict[tuple[Job, int], Choice]
+    choices: dict[tuple[Job, int], Writing]
     patience: float
 
     @classmethod
@@ -84,14 +84,14 @@ class Answering:
         who: Who,
         patience: float,
     ) -> Answering:
-        """Let a request wait for its turn. Raises Refused where too many do."""
+        """Let a request wait for its turn. Raises Refusal where too many do."""
         loop, inbox, seed = asyncio.get_running_loop(), asyncio.Queue[Any](), body.drawing_seed()
         jobs = [Job(tuple(ids), one, seed, who, loop, inbox) for ids, one in zip(prompts, drawing, strict=True)]
-        choices = {}
+        choices: dict[tuple[Job, int], Writing] = {}
         for job in jobs:
             for k in range(job.sampling.samples_per_prompt):
                 stream = TextStream(policy.tokenizer.decode, tuple(body.stop or ()))
-                choices[job, k] = Choice(len(choices), job, k, stream)
+                choices[job, k] = Writing(len(choices), job, k, stream)
         policy.worker.submit(*jobs)
         return cls(policy, prompts, jobs, choices, patience)
 
@@ -133,7 +133,7 @@ class Dialect(Protocol):
     def head(self, streamed: bool) -> dict[str, Any]:
         """Return what stands in every object of an answer."""
 
-    def first(self, choice: Choice) -> list[dict[str, Any]]:
+    def first(self, choice: Writing) -> list[dict[str, Any]]:
         """Return what a stream says of a choice before its text."""
 
     def chunk(self, piece: Piece) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ class ChatDialect:
     def head(self, streamed: bool) -> dict[str, Any]:
         return _head(self.id, "chat.completion.chunk" if streamed else "chat.completion", self.policy)
 
-    def first(self, choice: Choice) -> list[dict[str, Any]]:
+    def first(self, choice: Writing) -> list[dict[str, Any]]:
         return [{"index": choice.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
 
     def chunk(self, piece: Piece) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ class CompletionDialect:
     def head(self, streamed: bool) -> dict[str, Any]:
         return _head(self.id, "text_completion", self.policy)
 
-    def first(self, choice: Choice) -> list[dict[str, Any]]:
+    def first(self, choice: Writing) -> list[dict[str, Any]]:
         return self.chunk(self._echo(choice.index)) if self.echoes else []
 
     def chunk(self, piece: Piece) -> list[dict[str, Any]]:

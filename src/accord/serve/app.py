@@ -17,18 +17,18 @@ import accord
 from accord.errors import AccordError
 from accord.people.web.app import LOOPBACK
 from accord.people.web.security import Frame
-from accord.serve.guard import Gate, GuardedRoute
+from accord.serve.guard import GuardedRoute, Porter
 from accord.serve.keys import KeyRing
 from accord.serve.measures import Measures
-from accord.serve.refusals import Refused, refusal_of
+from accord.serve.refusals import Refusal, refusal_of
 from accord.serve.routes import routes
-from accord.serve.served import Served
+from accord.serve.served import Serving
 
 MOST_BYTES = 4_000_000  # of a request's body: a whole context of any model here, some times over
 
 
 def create_server(
-    served: Served,
+    served: Serving,
     keys: KeyRing,
     *,
     allowed_hosts: Iterable[str] = LOOPBACK,
@@ -52,13 +52,13 @@ def create_server(
         max_body_size=most_bytes,
     )
     app.router.route_class = GuardedRoute
-    app.state.served, app.state.gate = served, Gate(keys, frozenset(origins))
+    app.state.served, app.state.gate = served, Porter(keys, frozenset(origins))
     routes.open(app)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=[*origins], allow_methods=["GET", "POST"], allow_headers=["*"])
     app.add_middleware(Counted, measures=served.measures)
     app.add_middleware(Frame, allowed_hosts=allowed_hosts)
-    for kind in (Refused, AccordError, RequestValidationError, HTTPException, Exception):
+    for kind in (Refusal, AccordError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _refused)
     return app
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from accord.people.web.security import sane_text
 from accord.rollout.engine import Sampling
 from accord.rollout.shaping import Shaping
-from accord.serve.refusals import Refused
+from accord.serve.refusals import Refusal
 
 MOST_CHOICES, MOST_PROMPTS, MOST_STOPS, MOST_TOP = 16, 64, 16, 20
 COMPLETION_TOKENS = 16  # what OpenAI's older interface gives without max_tokens
@@ -47,18 +47,18 @@ Stops = Annotated[list[Annotated[SoundText, Field(min_length=1, max_length=200)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
-class Part(BaseModel):
+class PartBody(BaseModel):
     """A part of a message; only texts are read."""
 
     type: str
     text: SoundText | None = None
 
 
-class ChatMessage(BaseModel):
+class TurnBody(BaseModel):
     """A turn of a conversation. Its further fields mean nothing here."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: SoundText | list[Part] | None = None
+    content: SoundText | list[PartBody] | None = None
 
     def turn(self) -> dict[str, str]:
         """Return it as chat templates read it: one text, "developer" as "system", which templates know."""
@@ -66,7 +66,7 @@ class ChatMessage(BaseModel):
         if isinstance(self.content, list):
             wrong = next((part.type for part in self.content if part.type != "text" or part.text is None), None)
             if wrong is not None:
-                raise Refused(400, f"a part of type {wrong!r} cannot be read: only texts are", "messages")
+                raise Refusal(400, f"a part of type {wrong!r} cannot be read: only texts are", "messages")
             return {"role": role, "content": "".join(part.text or "" for part in self.content)}
         return {"role": role, "content": self.content or ""}
 
@@ -95,11 +95,11 @@ class SamplingBody(BaseModel):
     user: Annotated[SoundText, Field(max_length=200)] | None = None
 
     def refuse_impossible(self) -> None:
-        """Raise Refused for what is asked and cannot be done: silence would be an answer that seems to obey."""
+        """Raise Refusal for what is asked and cannot be done: silence would be an answer that seems to obey."""
         for name, (harmless, why) in IMPOSSIBLE.items():
             asked = (self.model_extra or {}).get(name)
             if asked is not None and asked not in harmless:
-                raise Refused(400, f"{name} is not supported here: {why}", name, "unsupported_parameter")
+                raise Refusal(400, f"{name} is not supported here: {why}", name, "unsupported_parameter")
 
     @property
     def wants_usage(self) -> bool:
@@ -142,7 +142,7 @@ class SamplingBody(BaseModel):
         found = []
         for token, bias in (self.logit_bias or {}).items():
             if not token.isascii() or not token.isdigit() or int(token) >= vocab_size:
-                raise Refused(400, f"{token!r} is no id of one of the model's {vocab_size} tokens", "logit_bias")
+                raise Refusal(400, f"{token!r} is no id of one of the model's {vocab_size} tokens", "logit_bias")
             found.append((int(token), bias))
         return tuple(found)
 
@@ -150,14 +150,14 @@ class SamplingBody(BaseModel):
 class ChatBody(SamplingBody):
     """The body of ``/v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2000)]
+    messages: Annotated[list[TurnBody], Field(min_length=1, max_length=2000)]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
 
     def told(self) -> int | None:
         if self.top_logprobs and not self.logprobs:
-            raise Refused(400, "top_logprobs has no effect without logprobs: true", "top_logprobs")
+            raise Refusal(400, "top_logprobs has no effect without logprobs: true", "top_logprobs")
         return self.top_logprobs or 0 if self.logprobs else None
 
     def turns(self) -> list[dict[str, str]]:
@@ -168,7 +168,7 @@ class ChatBody(SamplingBody):
         """Return how many tokens may be written where there is room for so many."""
         asked = self.max_completion_tokens or self.max_tokens
         if asked == 0:
-            raise Refused(400, "max_tokens is 0: nothing would be written", "max_tokens")
+            raise Refusal(400, "max_tokens is 0: nothing would be written", "max_tokens")
         return room if asked is None else min(asked, room)
 
 
@@ -193,7 +193,7 @@ class CompletionBody(SamplingBody):
         """Return how many tokens may be written where there is room for so many; 0 reads the prompt alone."""
         asked = COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
         if asked == 0 and not self.echo:
-            raise Refused(400, "max_tokens is 0: nothing would be written without echo: true", "max_tokens")
+            raise Refusal(400, "max_tokens is 0: nothing would be written without echo: true", "max_tokens")
         return min(asked, room)
 
 
@@ -201,7 +201,7 @@ class ScoreBody(BaseModel):
     """The body of ``/v1/score``: completions, and the prompt of each or one for all, as texts or conversations."""
 
     model: Annotated[SoundText, Field(max_length=200)] = ""
-    prompts: SoundText | Annotated[list[SoundText | list[ChatMessage]], Field(min_length=1, max_length=4096)]
+    prompts: SoundText | Annotated[list[SoundText | list[TurnBody]], Field(min_length=1, max_length=4096)]
     completions: SoundText | Annotated[list[SoundText], Field(min_length=1, max_length=4096)]
 
 
@@ -210,7 +210,7 @@ class TokenizeBody(BaseModel):
 
     model: Annotated[SoundText, Field(max_length=200)] = ""
     prompt: SoundText | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2000)] | None = None
+    messages: Annotated[list[TurnBody], Field(min_length=1, max_length=2000)] | None = None
 
 
 class DetokenizeBody(BaseModel):

@@ -6,24 +6,24 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Who = tuple[str, str]  # whose key, and which of the key's own users
 
 
-class FairQueue(Generic[T]):
+class FairQueue(Generic[_T]):
     """A queue that goes round the keys, and within a key round its users; of one user first come, first served."""
 
     def __init__(self) -> None:
-        self._keys: OrderedDict[str, OrderedDict[str, deque[T]]] = OrderedDict()
+        self._keys: OrderedDict[str, OrderedDict[str, deque[_T]]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[_T]:
         return (item for users in self._keys.values() for items in users.values() for item in items)
 
-    def put(self, who: Who, item: T) -> None:
+    def put(self, who: Who, item: _T) -> None:
         """Let an item wait."""
         key, user = who
         self._keys.setdefault(key, OrderedDict()).setdefault(user, deque()).append(item)
@@ -33,7 +33,7 @@ class FairQueue(Generic[T]):
         """Return how many items of a key wait."""
         return sum(map(len, self._keys.get(key, {}).values()))
 
-    def pop(self) -> T:
+    def pop(self) -> _T:
         """Take the next item out. Raises KeyError where nothing waits."""
         key, users = self._keys.popitem(last=False)
         user, items = users.popitem(last=False)
@@ -46,7 +46,7 @@ class FairQueue(Generic[T]):
             self._keys[key] = users
         return item
 
-    def remove(self, item: T) -> bool:
+    def remove(self, item: _T) -> bool:
         """Take an item out that gave up waiting; False where it does not wait."""
         for key, users in self._keys.items():
             for user, items in users.items():

@@ -13,10 +13,10 @@ from fastapi.routing import APIRoute
 from accord.errors import UsageError
 from accord.people.web.security import Buckets, address
 from accord.serve.keys import ApiKey, KeyRing
-from accord.serve.refusals import Refused, busy
+from accord.serve.refusals import Refusal, come_again
 
 Door = Literal["public", "user", "operator"]
-E = TypeVar("E", bound=Callable[..., Any])
+_E = TypeVar("_E", bound=Callable[..., Any])
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Doors:
 
     rows: list[tuple[str, str, Callable[..., Any]]] = field(default_factory=list)
 
-    def __call__(self, verb: str, path: str, door: Door) -> Callable[[E], E]:
-        def register(endpoint: E) -> E:
+    def __call__(self, verb: str, path: str, door: Door) -> Callable[[_E], _E]:
+        def register(endpoint: _E) -> _E:
             endpoint.door = door  # type: ignore[attr-defined]
             self.rows.append((verb, path, endpoint))
             return endpoint
@@ -51,13 +51,13 @@ class GuardedRoute(APIRoute):
         handle, door, path = super().get_route_handler(), self.door, self.path
 
         async def guarded(request: Request) -> Response:
-            gate: Gate = request.app.state.gate
+            gate: Porter = request.app.state.gate
             request.state.route = path
             if door == "public":
                 return await handle(request)
             key = gate.admit(request)
             if door == "operator" and not key.operator:
-                raise Refused(403, "this needs an operator's key", code="operator_required")
+                raise Refusal(403, "this needs an operator's key", code="operator_required")
             request.state.key = key
             with gate.counted(key) as inside:
                 request.state.inside = inside
@@ -67,7 +67,7 @@ class GuardedRoute(APIRoute):
 
 
 @dataclass
-class Gate:
+class Porter:
     """Who is let in, how often, and how many times at once; used on the event loop's thread only.
 
     ``origins`` are sites whose pages may ask: others' pages could use a server that this machine alone can reach.
@@ -80,11 +80,11 @@ class Gate:
     _inside: Counter[str] = field(default_factory=Counter)
 
     def admit(self, request: Request) -> ApiKey:
-        """Return whose request it is. Raises Refused with 401, 403 or 429."""
+        """Return whose request it is. Raises Refusal with 401, 403 or 429."""
         origin = request.headers.get("origin")
         own = f"{request.url.scheme}://{request.headers.get('host', '')}"
         if origin is not None and origin != own and origin not in self.origins:
-            raise Refused(
+            raise Refusal(
                 403, f"pages of {origin[:100]} may not ask here; --allow-origin lets them", code="wrong_origin"
             )
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -92,19 +92,19 @@ class Gate:
         if key is None:
             wait = self._attempts.take(address(request)) if secret else 0.0
             if wait:
-                raise busy("too many wrong keys", wait)
+                raise come_again("too many wrong keys", wait)
             said = "this key is not known" if secret else "no key was sent: Authorization: Bearer KEY"
-            raise Refused(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            raise Refusal(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if key.per_minute:
             rate = self._rates.setdefault(f"{key.hash} {key.per_minute}", Buckets(key.per_minute / 60, key.per_minute))
             if wait := rate.take(key.hash):
-                raise busy(f"more than {key.per_minute} requests a minute with this key", wait)
+                raise come_again(f"more than {key.per_minute} requests a minute with this key", wait)
         return key
 
     def counted(self, key: ApiKey) -> Inside:
-        """Count a request of a key until the block ends. Raises Refused where it has too many."""
+        """Count a request of a key until the block ends. Raises Refusal where it has too many."""
         if key.at_once and self._inside[key.hash] >= key.at_once:
-            raise busy(f"{key.at_once} requests with this key are being answered already", 1.0)
+            raise come_again(f"{key.at_once} requests with this key are being answered already", 1.0)
         return Inside(self._inside, key.hash)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_text
-from accord.people.desk.directory import hashed
+from accord.people.desk.keys import hashed
 
-PREFIX = "sk-accord-"
+KEY_PREFIX = "sk-accord-"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class KeyRing:
         self._refresh()
         if not name or len(name) > 100 or any(key.name == name for key in self._keys.values()):
             raise UsageError(f"a key {name!r} cannot be made", why="the name is empty, too long or taken")
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(name, hashed(secret), operator, per_minute, at_once)
         self._write({**self._keys, key.hash: key})
         return secret

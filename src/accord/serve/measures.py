@@ -12,7 +12,7 @@ from typing import TypeVar
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 #: Name to kind and meaning: what is not here cannot be counted.
-MEASURES: Mapping[str, tuple[str, str]] = {
+COUNTED: Mapping[str, tuple[str, str]] = {
     "accord_requests_total": ("counter", "Requests answered, by route and status."),
     "accord_prompt_tokens_total": ("counter", "Tokens of prompts that were taken in."),
     "accord_prompt_tokens_reused_total": ("counter", "Of these, tokens whose computation was remembered."),
@@ -24,8 +24,8 @@ MEASURES: Mapping[str, tuple[str, str]] = {
     "accord_first_token_seconds": ("histogram", "From a request to its first token."),
     "accord_request_seconds": ("histogram", "From a request to its last token."),
 }
-Labels = tuple[tuple[str, str], ...]
-V = TypeVar("V")
+LabelPairs = tuple[tuple[str, str], ...]
+_V = TypeVar("_V")
 
 
 @dataclass
@@ -39,9 +39,9 @@ class Measures:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: defaultdict[tuple[str, Labels], float] = defaultdict(float)
-        self._histograms: defaultdict[tuple[str, Labels], _Histogram] = defaultdict(_Histogram)
-        self._now: dict[tuple[str, Labels], Callable[[], float]] = {}
+        self._counts: defaultdict[tuple[str, LabelPairs], float] = defaultdict(float)
+        self._histograms: defaultdict[tuple[str, LabelPairs], _Histogram] = defaultdict(_Histogram)
+        self._now: dict[tuple[str, LabelPairs], Callable[[], float]] = {}
 
     def count(self, name: str, by: float = 1, **labels: str) -> None:
         """Add to a counter."""
@@ -66,7 +66,7 @@ class Measures:
             return "".join(f"{line}\n" for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
-        for name, (kind, meaning) in MEASURES.items():
+        for name, (kind, meaning) in COUNTED.items():
             yield from (f"# HELP {name} {meaning}", f"# TYPE {name} {kind}")
             if kind == "histogram":
                 for labels, histogram in _of(self._histograms, name):
@@ -76,11 +76,11 @@ class Measures:
             yield from (f"{name}{_shown(labels)} {value():g}" for labels, value in _of(self._now, name))
 
 
-def _of(held: Mapping[tuple[str, Labels], V], name: str) -> list[tuple[Labels, V]]:
+def _of(held: Mapping[tuple[str, LabelPairs], _V], name: str) -> list[tuple[LabelPairs, _V]]:
     return [(labels, value) for (other, labels), value in sorted(held.items(), key=lambda row: row[0]) if other == name]
 
 
-def _histogram_lines(name: str, labels: Labels, histogram: _Histogram) -> Iterator[str]:
+def _histogram_lines(name: str, labels: LabelPairs, histogram: _Histogram) -> Iterator[str]:
     seen = 0
     for edge, count in zip((*map(str, SECONDS), "+Inf"), histogram.counts, strict=True):
         seen += count
@@ -89,11 +89,11 @@ def _histogram_lines(name: str, labels: Labels, histogram: _Histogram) -> Iterat
     yield f"{name}_count{_shown(labels)} {seen}"
 
 
-def _labels(labels: Mapping[str, str]) -> Labels:
+def _labels(labels: Mapping[str, str]) -> LabelPairs:
     return tuple(sorted(labels.items()))
 
 
-def _shown(labels: Labels) -> str:
+def _shown(labels: LabelPairs) -> str:
     def quoted(value: str) -> str:
         return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 

@@ -30,7 +30,7 @@ ERROR_TYPES: Mapping[int, str] = {
 
 
 @dataclass
-class Refused(Exception):
+class Refusal(Exception):
     """A request that is not answered, and why. ``param`` is the field of the body at fault, where one is."""
 
     status: int
@@ -55,30 +55,30 @@ def error_content(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def busy(message: str, seconds: float) -> Refused:
+def come_again(message: str, seconds: float) -> Refusal:
     """Return a refusal that a later try may lift, and when."""
-    return Refused(429, message, code="rate_limit_exceeded", headers={"Retry-After": str(max(1, math.ceil(seconds)))})
+    return Refusal(429, message, code="rate_limit_exceeded", headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
-def refusal_of(error: Exception) -> Refused:
+def refusal_of(error: Exception) -> Refusal:
     """Return what a client is told of an error."""
-    if isinstance(error, Refused):
+    if isinstance(error, Refusal):
         return error
     if isinstance(error, RequestValidationError):
         return _invalid(error.errors()[0])
     if isinstance(error, HTTPException):
-        return Refused(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        return Refusal(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     if isinstance(error, AccordError):
-        return Refused(400, ". ".join(part for part in (error.what, error.why, error.hint) if part))
+        return Refusal(400, ". ".join(part for part in (error.what, error.why, error.hint) if part))
     # The log has the traceback, the client gets none.
     _log.error("a request failed", exc_info=error)
-    return Refused(500, "something went wrong on the server; its log says what")
+    return Refusal(500, "something went wrong on the server; its log says what")
 
 
-def _invalid(first: Mapping[str, Any]) -> Refused:
+def _invalid(first: Mapping[str, Any]) -> Refusal:
     """Return what is told of a body that is not understood: 400, as OpenAI says it, and the field."""
     where = [str(part) for part in first["loc"] if part != "body"]
     said = str(first["msg"]).removeprefix("Value error, ")
-    return Refused(
+    return Refusal(
         400, f"{'.'.join(where)}: {said}" if where else said, where[0] if where else None, str(first["type"])
     )

@@ -31,19 +31,19 @@ from accord.serve.bodies import ChatBody, CompletionBody, DetokenizeBody, Sampli
 from accord.serve.fair_queue import Who
 from accord.serve.guard import Doors
 from accord.serve.measures import TEXT_FORMAT
-from accord.serve.refusals import Refused, refusal_of
-from accord.serve.served import Served, ServedPolicy, ServedScorer
+from accord.serve.refusals import Refusal, refusal_of
+from accord.serve.served import ServedPolicy, ServedScorer, Serving
 
 routes = Doors()
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-async def _served(request: Request) -> Served:
-    served: Served = request.app.state.served
+async def _served(request: Request) -> Serving:
+    served: Serving = request.app.state.served
     return served
 
 
-TheServed = Annotated[Served, Depends(_served)]
+TheServed = Annotated[Serving, Depends(_served)]
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ async def chat_completions(request: Request, served: TheServed, body: ChatBody) 
 
 
 @routes("POST", "/v1/completions", "user")
-async def completions(request: Request, served: TheServed, body: CompletionBody) -> Response:
+async def text_completions(request: Request, served: TheServed, body: CompletionBody) -> Response:
     """Write on behind prompts, or with ``echo`` and ``max_tokens`` 0 say how likely they are."""
     body.refuse_impossible()
     policy, given = served.policy(body.model), body.prompts()
@@ -154,7 +154,7 @@ async def _told_errors(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield as_event(refusal_of(error).content())
 
 
-async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def until_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
     """Return what some work gives; it ends where the client leaves."""
 
     async def gone() -> None:
@@ -165,7 +165,7 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
-            raise Refused(499, "the client has left")
+            raise Refusal(499, "the client has left")
         return doing.result()
     finally:
         for task in (doing, leaving):
@@ -178,14 +178,14 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 @routes("GET", "/v1/models", "user")
-async def models(served: TheServed) -> dict[str, Any]:
+async def list_models(served: TheServed) -> dict[str, Any]:
     """List what is served."""
     every: list[ServedPolicy | ServedScorer] = [*served.policies.values(), *served.scorers.values()]
     return {"object": "list", "data": [_model(one) for one in every]}
 
 
 @routes("GET", "/v1/models/{name}", "user")
-async def model(served: TheServed, name: str) -> dict[str, Any]:
+async def one_model(served: TheServed, name: str) -> dict[str, Any]:
     """Describe one of them."""
     return _model(served.scorers[name] if name in served.scorers else served.policy(name))
 
@@ -197,13 +197,13 @@ def _model(one: ServedPolicy | ServedScorer) -> dict[str, Any]:
 
 
 @routes("POST", "/v1/score", "user")
-async def score(served: TheServed, body: ScoreBody) -> dict[str, Any]:
+async def score_completions(served: TheServed, body: ScoreBody) -> dict[str, Any]:
     """Score completions by a reward model: a number each, in ``scores`` and as vLLM says it in ``data``."""
     scorer = served.scorer(body.model)
     texts = [body.completions] if isinstance(body.completions, str) else body.completions
     prompts = [body.prompts] * len(texts) if isinstance(body.prompts, str) else body.prompts
     if len(prompts) != len(texts):
-        raise Refused(400, f"{len(prompts)} prompts and {len(texts)} completions: give one for each", "prompts")
+        raise Refusal(400, f"{len(prompts)} prompts and {len(texts)} completions: give one for each", "prompts")
     pairs = [(scorer.prompt_of(prompt), text) for prompt, text in zip(prompts, texts, strict=True)]
     found = await run_in_threadpool(scorer.scores, pairs)
     data = [{"index": place, "object": "score", "score": one} for place, one in enumerate(found)]
@@ -216,7 +216,7 @@ async def tokenize(served: TheServed, body: TokenizeBody) -> dict[str, Any]:
     """Return the tokens of a text, or of a conversation up to where the assistant begins to write."""
     policy = served.policy(body.model)
     if (body.prompt is None) == (body.messages is None):
-        raise Refused(400, "give either prompt or messages", "prompt")
+        raise Refusal(400, "give either prompt or messages", "prompt")
     text = body.prompt if body.prompt is not None else policy.prompt_of([m.turn() for m in body.messages or ()])
     ids = await run_in_threadpool(policy.tokenizer.encode, text)
     return {"count": len(ids), "max_model_len": policy.context, "tokens": ids}
@@ -251,7 +251,7 @@ async def metrics(served: TheServed) -> Response:
 
 
 @routes("GET", "/openapi.json", "user")
-async def openapi(request: Request) -> dict[str, Any]:
+async def interface(request: Request) -> dict[str, Any]:
     """Return the description of this interface, for programs that make clients."""
     schema: dict[str, Any] = request.app.openapi()
     return schema

@@ -14,20 +14,21 @@ import torch
 
 from accord.errors import DataError, ResourceError, UsageError
 from accord.files import read_json, sha256_file
-from accord.models.folder import INDEX, WEIGHTS, load_policy
+from accord.models.folder import load_policy
 from accord.models.placement import AUTO, Placement
 from accord.models.shape import DecoderConfig
+from accord.models.weights import INDEX, WEIGHTS
 from accord.rollout.engine import Engine
 from accord.rollout.prefix_cache import PrefixCache
 from accord.scoring.reward_model import RewardModel
-from accord.serve.bodies import ChatMessage
+from accord.serve.bodies import TurnBody
 from accord.serve.measures import Measures
-from accord.serve.refusals import Refused
+from accord.serve.refusals import Refusal
 from accord.serve.worker import Worker
 from accord.text.tokenizer import Tokenizer
 
 MEMORY_SHARE = 0.25  # of the free memory may keys and values of all rows take; growing them needs as much again
-M = TypeVar("M")
+_M = TypeVar("_M")
 SCORER = "ForSequenceClassification"  # how the architecture of a reward model ends in a config.json
 
 
@@ -77,17 +78,17 @@ class ServedPolicy:
         try:
             return chat.prompt(turns)
         except DataError as error:
-            raise Refused(400, f"{error.what} ({error.why})", "messages") from error
+            raise Refusal(400, f"{error.what} ({error.why})", "messages") from error
 
     def room_behind(self, prompt: Sequence[int], param: str) -> int:
-        """Return how many tokens may follow a prompt. Raises Refused where it is empty, too long, or not its tokens."""
+        """Return how many tokens may follow a prompt. Raises Refusal where it is empty, too long, or not its tokens."""
         if not prompt:
-            raise Refused(400, "the prompt is empty: nothing says what is to be written", param)
+            raise Refusal(400, "the prompt is empty: nothing says what is to be written", param)
         if max(prompt) >= self.vocab_size:
-            raise Refused(400, f"token {max(prompt)} is none of the model's {self.vocab_size}", param)
+            raise Refusal(400, f"token {max(prompt)} is none of the model's {self.vocab_size}", param)
         room = self.context - len(prompt)
         if room < 1:
-            raise Refused(
+            raise Refusal(
                 400,
                 f"the prompt has {len(prompt)} tokens, and prompt and completion together may have {self.context}",
                 param,
@@ -110,12 +111,12 @@ class ServedScorer:
     created: int = field(default_factory=lambda: int(time.time()))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def prompt_of(self, prompt: str | Sequence[ChatMessage]) -> str:
+    def prompt_of(self, prompt: str | Sequence[TurnBody]) -> str:
         """Return a prompt as the model reads it."""
         if isinstance(prompt, str):
             return prompt
         if self.model.tokenizer.chat is None:
-            raise Refused(400, "this reward model has no chat template: give prompts as texts", "prompts")
+            raise Refusal(400, "this reward model has no chat template: give prompts as texts", "prompts")
         return self.model.tokenizer.chat.prompt([message.turn() for message in prompt])
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -126,7 +127,7 @@ class ServedScorer:
 
 
 @dataclass(frozen=True)
-class Served:
+class Serving:
     """All that one server answers with."""
 
     policies: Mapping[str, ServedPolicy]
@@ -135,7 +136,7 @@ class Served:
     settings: ServeSettings
 
     def policy(self, name: str) -> ServedPolicy:
-        """Return the policy asked for; "" is the only one. Raises Refused with 404."""
+        """Return the policy asked for; "" is the only one. Raises Refusal with 404."""
         return _named(self.policies, name, "model")
 
     def scorer(self, name: str) -> ServedScorer:
@@ -148,19 +149,19 @@ class Served:
             policy.worker.stop()
 
 
-def _named(held: Mapping[str, M], name: str, what: str) -> M:
+def _named(held: Mapping[str, _M], name: str, what: str) -> _M:
     if name in held:
         return held[name]
     if not name and len(held) == 1:
         return next(iter(held.values()))
     there = ", ".join(held) or "none"
-    raise Refused(404, f"there is no {what} {name!r} here; there is {there}", "model", "model_not_found")
+    raise Refusal(404, f"there is no {what} {name!r} here; there is {there}", "model", "model_not_found")
 
 
 # ---- opening ---------------------------------------------------------------------------------------------------------
 
 
-def open_served(folders: Mapping[str, Path], settings: ServeSettings) -> Served:
+def open_served(folders: Mapping[str, Path], settings: ServeSettings) -> Serving:
     """Load models, policies and reward models alike, by the names they are asked for, and start their workers."""
     measures = Measures()
     policies: dict[str, ServedPolicy] = {}
@@ -171,7 +172,7 @@ def open_served(folders: Mapping[str, Path], settings: ServeSettings) -> Served:
             scorers[name] = ServedScorer(name, weights_version(folder), model)
         else:
             policies[name] = _open_policy(name, folder, settings, measures)
-    return Served(policies, scorers, measures, settings)
+    return Serving(policies, scorers, measures, settings)
 
 
 def _open_policy(name: str, folder: Path, settings: ServeSettings, measures: Measures) -> ServedPolicy:

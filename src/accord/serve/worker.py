@@ -21,11 +21,11 @@ from accord.rollout.engine import REFILL_SHARE, Engine, Sampling, Session, Token
 from accord.rollout.prefix_cache import PrefixCache
 from accord.serve.fair_queue import FairQueue, Who
 from accord.serve.measures import Measures
-from accord.serve.refusals import Refused, busy
+from accord.serve.refusals import Refusal, come_again
 
 KEY_SHARE = 0.5  # of the queue may be one key's: the others always find room
-T = TypeVar("T")
-Batch = list[Token] | Exception
+_T = TypeVar("_T")
+Arrival = list[Token] | Exception
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ class Job:
     seed: int
     who: Who
     loop: asyncio.AbstractEventLoop
-    inbox: asyncio.Queue[tuple[Job, Batch]]
+    inbox: asyncio.Queue[tuple[Job, Arrival]]
     name: int = -1
     left: int = 0  # samples that have not ended
     since: float = field(default_factory=time.monotonic)
@@ -92,16 +92,16 @@ class Worker:
             self._thread.join()
 
     def submit(self, *jobs: Job) -> None:
-        """Let jobs wait for their turn, all or none. Raises Refused where too much waits already."""
+        """Let jobs wait for their turn, all or none. Raises Refusal where too much waits already."""
         with self._changed:
             key, waiting = jobs[0].who[0], len(self._queue)
             if self._ended:
-                raise Refused(503, "the server is stopping", headers={"Retry-After": "5"})
+                raise Refusal(503, "the server is stopping", headers={"Retry-After": "5"})
             wait = self._seconds * (1 + waiting / self._engine.max_rows)
             if waiting + len(jobs) > self._most:
-                raise busy(f"{waiting} requests wait already", wait)
+                raise come_again(f"{waiting} requests wait already", wait)
             if self._queue.waiting_of(key) + len(jobs) > max(1, self._most * KEY_SHARE):
-                raise busy(f"{self._queue.waiting_of(key)} requests of this key wait already", wait)
+                raise come_again(f"{self._queue.waiting_of(key)} requests of this key wait already", wait)
             for job in jobs:
                 job.name = next(self._names)
                 self._queue.put(job.who, job)
@@ -113,12 +113,12 @@ class Worker:
             self._cancelled.append((job, sample))
             self._changed.notify()
 
-    def aside(self, work: Callable[[Session], T]) -> Future[T]:
+    def aside(self, work: Callable[[Session], _T]) -> Future[_T]:
         """Do something else with the session, between two steps."""
-        done: Future[T] = Future()
+        done: Future[_T] = Future()
         with self._changed:
             if self._ended:
-                raise Refused(503, "the server is stopping", headers={"Retry-After": "5"})
+                raise Refusal(503, "the server is stopping", headers={"Retry-After": "5"})
             self._asides.append((work, done))
             self._changed.notify()
         return done
@@ -132,11 +132,12 @@ class Worker:
                     self._serve(session)
             except Exception as error:  # of a step: whoever took part is told, and the next ones get a new session
                 _log.exception("the engine failed")
-                self._fail([*self._live.values()], error)
+                told = error if isinstance(error, AccordError) else Refusal(500, "the engine failed; the log says why")
+                self._fail([*self._live.values()], told)
         with self._changed:
             waiting = [self._queue.pop() for _ in range(len(self._queue))]
             asides, self._asides = [*self._asides], deque()
-        stopped = Refused(503, "the server is stopping", headers={"Retry-After": "5"})
+        stopped = Refusal(503, "the server is stopping", headers={"Retry-After": "5"})
         self._fail([*self._live.values(), *waiting], stopped)
         for _, done in asides:
             done.set_exception(stopped)
@@ -198,7 +199,7 @@ class Worker:
         now, by_job = time.monotonic(), defaultdict[int, list[Token]](list)
         for token in tokens:
             by_job[token.prompt_index].append(token)
-        batches: list[tuple[Job, Batch]] = []
+        batches: list[tuple[Job, Arrival]] = []
         for name, drawn in by_job.items():
             job = self._live[name]
             if not job.started:
@@ -222,9 +223,9 @@ class Worker:
         _deliver([(job, error) for job in jobs])
 
 
-def _deliver(batches: list[tuple[Job, Batch]]) -> None:
+def _deliver(batches: list[tuple[Job, Arrival]]) -> None:
     """Put what there is for each loop into its inboxes, by one call into its thread."""
-    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[Job, Batch]]] = defaultdict(list)
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[Job, Arrival]]] = defaultdict(list)
     for job, batch in batches:
         by_loop[job.loop].append((job, batch))
     for loop, mine in by_loop.items():
@@ -234,7 +235,7 @@ def _deliver(batches: list[tuple[Job, Batch]]) -> None:
             continue
 
 
-def _fill(batches: list[tuple[Job, Batch]]) -> None:
+def _fill(batches: list[tuple[Job, Arrival]]) -> None:
     for job, batch in batches:
         job.inbox.put_nowait((job, batch))
 
