@@ -18,7 +18,7 @@ from accord.models.lstm import LstmConfig
 from accord.models.shape import DecoderConfig
 from accord.rollout.draw import truncate
 from accord.rollout.engine import Engine, Sample, Sampling, Session
-from accord.rollout.prefix_cache import LEAST_TOKENS, PrefixCache
+from accord.rollout.prefix_cache import SHORTEST_KEPT, PrefixCache
 from accord.rollout.shaping import Shaping, shape_logits, told_of
 
 END = 0
@@ -121,7 +121,7 @@ def test_the_memory_is_bounded_and_the_oldest_leave_first(small: DecoderConfig) 
     engine, memory = Engine(random_policy(small, 0), [], max_rows=1), PrefixCache(130)
     one = Sampling(1, top_k=1)
     with engine.session(memory) as session:
-        for i, length in enumerate([40, 50, 30, 40, 131, LEAST_TOKENS - 1]):
+        for i, length in enumerate([40, 50, 30, 40, 131, SHORTEST_KEPT - 1]):
             session.submit(i, prompt(length, i), one, seed=0)
             drain(session)
             assert memory.tokens <= 130

@@ -17,7 +17,7 @@ from torch import Tensor
 from accord.models.decoder import Trunk
 from accord.models.forward import Cache, Pass
 
-LEAST_TOKENS = 16  # a shorter beginning is read as quickly as it is copied
+SHORTEST_KEPT = 16  # a shorter beginning is read as quickly as it is copied
 Ids = tuple[int, ...]
 
 
@@ -47,7 +47,7 @@ class PrefixCache:
             return
         length = int(state.length_B[row])
         ids = ids[:length]
-        if not LEAST_TOKENS <= length <= self.max_tokens or any(held[:length] == ids for held in self._held):
+        if not SHORTEST_KEPT <= length <= self.max_tokens or any(held[:length] == ids for held in self._held):
             return
         for shorter in [held for held in self._held if ids[: len(held)] == held]:  # earlier turns of the same one
             self._forget(shorter)
@@ -80,7 +80,7 @@ class PrefixCache:
         # One token at least must run: its state says what comes next.
         shared = {held: _alike(held, prompt[:-1]) for held in self._held}
         best = max(shared, key=shared.__getitem__, default=None)
-        if best is None or shared[best] < LEAST_TOKENS:
+        if best is None or shared[best] < SHORTEST_KEPT:
             return None
         self._held.move_to_end(best)
         return self._held[best], shared[best]

@@ -24,7 +24,7 @@ from accord.serve.refusals import Refusal, refusal_of
 from accord.serve.routes import routes
 from accord.serve.served import Serving
 
-MOST_BYTES = 4_000_000  # of a request's body: a whole context of any model here, some times over
+LONGEST_BODY = 4_000_000  # of a request's body: a whole context of any model here, some times over
 
 
 def create_server(
@@ -33,7 +33,7 @@ def create_server(
     *,
     allowed_hosts: Iterable[str] = LOOPBACK,
     origins: Sequence[str] = (),
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int = LONGEST_BODY,
 ) -> FastAPI:
     """Create the app that answers with these models to who has a key.
 
