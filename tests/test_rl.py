@@ -27,7 +27,7 @@ from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generated
 from accord.text.tokenizer import Tokenizer, train_tokenizer
-from accord.train.alarms import raised_alarms, raised_trends
+from accord.train.alarms import raised_alarms, raised_trends, watched_alarms
 from accord.train.controllers import Controllers
 from accord.train.policy_models import PolicyModels, load_policy_models
 from accord.train.policy_optimizer import experience_stats
@@ -474,6 +474,53 @@ def test_a_run_that_leaves_its_bounds_stops_or_pauses(
     assert made.snapshots.keys() == {*range(5, at, 5), at}
     last, kept = (load_file(path / "model.safetensors") for path in (made.snapshots[at], made.model))
     assert all(torch.equal(last[name], kept[name]) for name in kept)
+
+
+def gold_row(gold: float, score: float, error: float = 0.1) -> dict[str, float]:
+    return {"part_gold": gold, "error_gold": error, "score": score}
+
+
+#: Two errors of .1 make .141; two standard errors are .283.
+PEAK = gold_row(1.0, 5.0)
+FALLEN, LESS = gold_row(0.7, 6.0), gold_row(0.75, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "rings"),
+    [
+        ([PEAK, FALLEN, FALLEN], FALLEN, True),
+        ([gold_row(0.2, 4.0), PEAK, gold_row(0.9, 5.5), FALLEN, FALLEN], FALLEN, True),  # from its best, not its last
+        ([PEAK, FALLEN], FALLEN, False),  # for two steps only
+        ([PEAK, FALLEN, LESS], FALLEN, False),  # one of the three is within two standard errors
+        ([PEAK, FALLEN, FALLEN], gold_row(0.7, 4.9), False),  # the score fell too: no over-optimisation
+        ([PEAK, FALLEN, FALLEN], gold_row(0.7, 6.0, error=0.2), False),  # too little is known of this step
+        ([gold_row(0.0, 1.0)], gold_row(0.1, 2.0), False),
+        ([], FALLEN, False),
+    ],
+)
+def test_a_reward_that_is_only_watched_tells_of_over_optimisation(
+    earlier: list[dict[str, float]], now: dict[str, float], rings: bool
+) -> None:
+    found = watched_alarms(["gold"], now, earlier)
+    assert [(row["alarm"], row["grave"]) for row in found] == [("over-optimised by gold", True)] * rings
+    assert watched_alarms(["other"], now, earlier) == []
+
+
+@pytest.mark.slow
+def test_a_run_against_its_judge_is_stopped(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    """Paid for texts without e, watched by one who likes e: the judge ends it, and no one who likes what is paid."""
+    data = write_rows("prompts.jsonl", [{"prompt": "Say:"}])
+    paid = {"regex": "e", "weight": -1.0, "name": "paid"}
+    for name, judge in (("against", {"regex": "e"}), ("with", {"regex": "^[^e]*$"})):
+        rewards = (paid, judge | {"weight": 0.0, "name": "gold"})
+        config = rl_config(iterations=20, kl_coef=0.0, rewards=rewards, on_alarm="stop")
+        made = rl(config, model=policy_folder, data=data, output_dir=tmp_path / name)
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert rows[-1]["score"] > rows[0]["score"]
+        assert made.final["error_gold"] == pytest.approx(rows[-1]["error_gold"], abs=1e-6)
+        events = tmp_path / name / "events.jsonl"
+        rang = "over-optimised by gold" in events.read_text() if events.exists() else False
+        assert rang is (name == "against")
 
 
 # -- every row of the table --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -130,6 +131,36 @@ TRENDS = (
         "the reward cannot tell texts apart, or an entropy bonus or clip-higher is too strong",
     ),
 )
+
+FEWER_BY = 2.0  # standard errors of the difference
+FOR_STEPS = 3  # one step of 44 is so far off by chance, three in a row are not
+
+
+def over_optimised(name: str, stats: Stats, earlier: Earlier) -> bool:
+    """Whether a reward that is measured and not optimised has fallen from its best while the score kept rising.
+
+    Gao, Schulman & Hilton 2022 (arXiv:2210.10760) call that over-optimisation: the proxy goes up, the gold goes down.
+    """
+    rows = [row for row in (*earlier, stats) if f"part_{name}" in row]
+    before, last = rows[:-FOR_STEPS], rows[-FOR_STEPS:]
+    if not before:
+        return False
+    mean, error = f"part_{name}", f"error_{name}"
+    best = max(before, key=lambda row: row[mean])
+    return all(
+        best[mean] - row[mean] > FEWER_BY * math.hypot(best[error], row[error]) and row["score"] > best["score"]
+        for row in last
+    )
+
+
+def watched_alarms(names: Sequence[str], stats: Stats, earlier: Earlier) -> list[dict[str, Any]]:
+    """Return an alarm for each of these rewards of weight 0 that says so, as rows for ``events.jsonl``."""
+    cause = (
+        "the score rises and {} falls: take an earlier snapshot, more judgements for the reward model, or an ensemble"
+    )
+    found = [name for name in names if over_optimised(name, stats, earlier)]
+    return [{"alarm": f"over-optimised by {name}", "cause": cause.format(name), "grave": True} for name in found]
+
 
 #: Of direct preference. Numbers that a step does not have ring nothing.
 PREFERENCE_ALARMS = (

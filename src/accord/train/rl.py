@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, generate_told
 from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
-from accord.train.alarms import NAIVE, raised_alarms, raised_trends
+from accord.train.alarms import NAIVE, raised_alarms, raised_trends, watched_alarms
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.policy_models import PolicyModels, hold_to, load_policy_models
@@ -83,6 +84,7 @@ def rl(
     mix = read_mix(config, models.tokenizer, ptx_data)
     optimizer = make_optimizer(config, algorithm, models, prompts, mix, seed, log)
     last: dict[str, float] = {}
+    watched = [one.label for one in config.rewards if not one.weight]
 
     def step_fn(step: int) -> dict[str, float]:
         if step == 0 and kl_place(config, algorithm) == "loss_k3_naive":
@@ -90,7 +92,7 @@ def rl(
         # The first iteration of a start says what it does; from then on a line each tells how long they take.
         at = quiet if last else named_part(log, step, config.iterations, f"iteration {step + 1}/{config.iterations}")
         scored, stats = optimizer.step(prompts, step, at)
-        _record(run, step, scored, stats, (step + 1) / config.iterations)
+        _record(run, step, scored, stats, (step + 1) / config.iterations, watched)
         if (step + 1) % config.eval_every == 0 or step + 1 == config.iterations:
             run.save_snapshot(step, models.policy, models.tokenizer)
         last.update(stats)
@@ -184,9 +186,15 @@ def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, s
     return sum(len(one.completion_ids) for one in samples) / len(samples)
 
 
-def _record(run: TrainingRun, step: int, scored: Scored, stats: dict[str, float], done: float) -> None:
-    """Write alarms into ``events.jsonl``, and the first few samples of the iteration where a person can read them."""
-    for event in raised_alarms(stats) + raised_trends(stats, run.metrics.rows()):
+def _record(
+    run: TrainingRun, step: int, scored: Scored, stats: dict[str, float], done: float, watched: Sequence[str]
+) -> None:
+    """Write alarms into ``events.jsonl``, and the first few samples of the iteration where a person can read them.
+
+    ``watched`` are the rewards that are measured and not optimised.
+    """
+    earlier = run.metrics.rows()
+    for event in (*raised_alarms(stats), *raised_trends(stats, earlier), *watched_alarms(watched, stats, earlier)):
         run.event(step, event, done=done)
     some = list(zip(scored.samples, scored.score_B.tolist(), strict=True))[:SHOWN_SAMPLES]
     # Numbers do not show a policy that writes lists of one word; texts do.

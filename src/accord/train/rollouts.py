@@ -231,6 +231,14 @@ def clustered_error(x_B: Tensor, clusters: Sequence[Hashable]) -> float:
     return float(sum_P.norm()) / len(x_B)
 
 
+def _part_stats(scored: Scored, prompts: Sequence[Hashable]) -> dict[str, float]:
+    """Return the mean of each part's scores, before its weight, and the standard error of that mean, by prompts."""
+    found: dict[str, float] = {}
+    for name, part_B in scored.parts.items():
+        found |= {f"part_{name}": float(part_B.mean()), f"error_{name}": clustered_error(part_B, prompts)}
+    return found
+
+
 def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
     """Return the diagnostics of a rollout before the update. KL per completion is the mean of sums over its tokens.
 
@@ -243,13 +251,14 @@ def rollout_stats(rollout: Rollout, group: int) -> dict[str, float]:
     weight_N = (-drift_N).exp()
     tokens_B, kl_B = rollout.tokens_B, torch.where(mask, kl_k1(old, ref), 0.0).sum(1)
     texts = [" ".join(one.text.split()) for one in scored.samples]
+    prompts = [one.prompt_ids for one in scored.samples]
     stats = {
         "score": float(scored.score_B.mean()),
         "score_std": float(scored.score_B.std(unbiased=False)),
-        **{f"part_{name}": float(part_B.mean()) for name, part_B in scored.parts.items()},
+        **_part_stats(scored, prompts),
         "kl": float(kl_B.mean()),
         # A KL of 0 is estimated below 0 half the time; its error says whether that is chance.
-        "kl_error": clustered_error(kl_B, [one.prompt_ids for one in scored.samples]),
+        "kl_error": clustered_error(kl_B, prompts),
         "kl_k3": float(torch.where(mask, kl_k3(old, ref), 0.0).sum(1).mean()),
         "entropy": float(rollout.entropy_BC[mask].mean()),
         "reference_nll": float(-ref[mask].mean()),
