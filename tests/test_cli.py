@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from accord.cli.progress import Progress, duration
 from accord.cli.status import find_runs, last_row, run_status
 from accord.config import Recipe, RlConfig
 from accord.errors import DataError, ResourceError, UsageError
+from accord.progress import Notice
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
-COMMANDS += ("import", "export", "label", "simulate", "report")
+COMMANDS += ("import", "export", "label", "simulate", "report", "backup")
 GROUPS = ("data", "eval")
 INSIDE = ("eval policy", "eval reward", "eval goodhart")
 
@@ -406,6 +408,61 @@ def test_doctor_checks_everything() -> None:
     assert set(checks) == {"python", "torch", "cores", "bf16", "memory", "disk", "folder", "sqlite"}
     assert checks["python"]["state"] == checks["torch"]["state"] == checks["sqlite"]["state"] == "ok"
     assert all(check["hint"] for check in checks.values() if check["state"] != "ok")
+
+
+STEERING = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e\ud800"
+
+
+def steers(text: str) -> bool:
+    """Whether a text moves a cursor, renames a window or turns the direction of writing; line breaks and tabs do not."""
+    return any((unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t") or c == "\u202e" for c in text)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["-v"]])
+@pytest.mark.parametrize("kind", [DataError, ValueError, OSError, SystemExit])
+def test_no_message_steers_a_terminal(kind: Any, more: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise kind(*([13] if kind is OSError else []), f"{STEERING} at https://ada:secret@example.org/x")
+
+    monkeypatch.setattr(doctor, "examine", fails)
+    done = Done("doctor", *more)
+    assert done.code in (1, 3, 4) and "x1b[2J" in done.err and not steers(done.out + done.err)
+    assert "secret" not in done.out + done.err or kind is not DataError
+    if more == ["--json"]:
+        assert "\x1b[2J" in json.loads(done.out)["error"]  # the same text, spelt otherwise
+
+
+@pytest.mark.parametrize("tty", [True, False])
+def test_no_progress_steers_a_terminal(tty: bool) -> None:
+    stream = Stream(tty)
+    log = Progress(stream, Clock())  # type: ignore[arg-type]
+    log(0.5, f"{STEERING} a text from a file")
+    log.note(STEERING)
+    log(1.0, Notice(STEERING))
+    said = "".join(stream.lines)
+    assert "x1b[2J" in said and "\x07" not in said and "\x9b" not in said and "\x1b[2J" not in said
+
+
+def test_nothing_that_a_command_reads_steers_a_terminal(elsewhere: Path) -> None:
+    rows = [{"prompt": f"{STEERING[:-1]} p{i}", "completion": STEERING[:-1], f"{STEERING[:-1]}": 1} for i in range(3)]
+    name = "\x1b[31mrows.jsonl"
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows) + f'{{"prompt": "{STEERING[:-1]}\n')
+    argvs = [
+        ["data", "inspect", name],
+        ["import", name, "--dry-run"],
+        ["import", name, "-o", "out.jsonl"],
+        ["init", "p"],
+    ]
+    argvs += [
+        ["import", name, "--project", "p"],
+        ["export", "--format", "csv", "--project", "p"],
+        ["sft", "--model", name],
+    ]
+    argvs += [["sft", "--model", "p", "--data", name, "-o", "o"], ["run", name], ["status", "--project", name]]
+    for argv in argvs:
+        for more in ([], ["--json"]):
+            done = Done(*argv, *more)
+            assert not steers(done.out + done.err), (argv, done.out, done.err)
 
 
 def test_doctor_fails_on_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -185,6 +185,41 @@ def test_a_json_array_is_read_element_by_element(tmp_path: Path) -> None:
     assert items == [pair(1)] and "behind the end" in rejected[0].problem
 
 
+FORMULAS = ["=1+1", "+A1", "-2+3|cmd", "@SUM(A1)", " =x", "\t=x", "\r=x", "\n- item", "\uff1dx", "-", "+1 person"]
+PLAIN = ["yes", "-1", "+1.5", "-1e5", "1,000", "a=b", "'=1", "(=1)", "\u2212 minus"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz"])
+def test_cells_that_a_spreadsheet_would_run_are_counted_and_made_safe(name: str, tmp_path: Path) -> None:
+    items = [Item(prompt=f"p{i}", completions=(text,), demonstration=True) for i, text in enumerate(FORMULAS + PLAIN)]
+    plain = formats.write_items(tmp_path / name, items, "csv")
+    assert (plain.formulas, plain.spreadsheet_safe) == (len(FORMULAS), False)
+    assert [item.completions[0] for item in formats.read_items(tmp_path / name)] == FORMULAS + PLAIN  # nothing changed
+    safe = formats.write_items(tmp_path / f"safe-{name}", items, "csv", spreadsheet_safe=True)
+    assert (safe.formulas, safe.spreadsheet_safe) == (len(FORMULAS), True)
+    written = [item.completions[0] for item in formats.read_items(tmp_path / f"safe-{name}")]
+    assert written == [f"'{text}" for text in FORMULAS] + PLAIN
+
+
+def test_only_a_table_can_be_made_safe_for_spreadsheets(tmp_path: Path) -> None:
+    items = [Item(prompt="p", completions=("=1",), demonstration=True)]
+    with pytest.raises(UsageError, match="--spreadsheet-safe has no effect"):
+        formats.write_items(tmp_path / "t.jsonl", items, "accord", spreadsheet_safe=True)
+    assert formats.write_items(tmp_path / "t.jsonl", items, "accord").formulas == 0
+
+
+def test_commands_warn_of_formulas(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "p", "completion": "=HYPERLINK(1)"}\n')
+    for argv in (["export", "--format", "csv", "--data", str(rows)], ["import", str(rows)]):
+        argv += ["-o", str(tmp_path / "t.csv")]
+        told = CliRunner().invoke(app, argv)
+        assert told.exit_code == 0 and "1 cells of" in told.stderr and "--spreadsheet-safe" in told.stderr, told.stderr
+        safe = CliRunner().invoke(app, [*argv, "--spreadsheet-safe"])
+        assert safe.exit_code == 0 and "warning" not in safe.stderr
+        assert "'=HYPERLINK" in (tmp_path / "t.csv").read_text()
+
+
 def test_a_stray_quote_costs_one_record_of_a_csv_file(tmp_path: Path) -> None:
     lines = [b"prompt,chosen,rejected", b"p1,a,b", b'"p2,a,b', b"p3,a,b", b'"p\n4",a,b', b"p5,a", b"p6,a,b"]
     items, rejected, _ = taken(file(tmp_path, b"\r\n".join(lines)))

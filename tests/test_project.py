@@ -86,6 +86,33 @@ def test_init_writes_a_recipe_of_its_own_each_line_explained(elsewhere: Path, ch
     assert done.next.startswith("cd support && accord import FILE")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_another_users_project_in_a_folder_above_is_not_obeyed(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    below = elsewhere / "mine" / "deep"
+    below.mkdir(parents=True)
+    file = elsewhere / "accord.yaml"
+    file.write_text("task: {use: 'evil:TASK'}\n")
+    assert find_project(None) is not None  # one's own
+    os.chown(file, 12345, 12345)
+    monkeypatch.chdir(below)
+    assert find_project(None) is None
+    said = capsys.readouterr().err
+    assert f"{file} belongs to another user, and is not obeyed; --project {elsewhere} takes it" in said
+    assert find_project(elsewhere) is not None  # whoever names it means it
+    (elsewhere / "mine" / "accord.yaml").write_text("")
+    assert find_project(None) == find_project(elsewhere / "mine")
+    (elsewhere / "mine" / "accord.yaml").unlink()
+    monkeypatch.chdir(elsewhere)
+    assert find_project(None) is not None  # whoever goes into a shared project's folder
+    elsewhere.chmod(0o1777)
+    assert find_project(None) is None  # as /tmp: anybody could have left it there
+    os.chown(file, 0, 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert find_project(None) is not None  # the machine's own
+
+
 def test_a_model_inside_the_project_is_named_from_its_folder(elsewhere: Path, policy_folder: Path) -> None:
     """And one without a chat template reads prompts as they stand."""
     model = elsewhere / "support/models/mine"

@@ -115,6 +115,12 @@ def _runs(pid: str) -> bool:
     return True
 
 
+def create_private(path: Path) -> None:
+    """Make an empty file that its owner alone can read, where there is none yet."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -192,10 +192,13 @@ def export(
             talk.result(_said(found))
             return
         from accord.people.exporting import write_judgements
+        from accord.store import require_sound
 
         choice: dict[str, Any] = {"simulated": simulated, "ai": ai, "as_said": as_said}
         choice |= {"kinds": only or (), "messages": messages, "spreadsheet_safe": spreadsheet_safe}
-        with Store.open(find_place(project).store) as store:
+        place = find_place(project).store
+        require_sound(place)
+        with Store.open(place) as store:
             written = write_judgements(store, output, format, **choice)
         _warn_of_formulas(talk, output, None if spreadsheet_safe else written.formulas)
         talk.result(written)

@@ -13,13 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 import accord
 from accord.cli.options import Json, Verbose
-from accord.cli.project import ProjectDir, find_project
-from accord.cli.talk import talking
-from accord.errors import ResourceError
+from accord.cli.project import Project, ProjectDir, find_place, find_project
+from accord.cli.talk import Talk, path_text, talking
+from accord.errors import ResourceError, UsageError
 
 GB = 1e9
 MIN_PYTHON, MIN_TORCH, MIN_SQLITE = (3, 11), (2, 10), (3, 24)
@@ -40,20 +42,30 @@ class Check:
         return f"[{MARKS[self.state]}] {self.name:<10} {self.found}" + (f"\n{'':18}hint: {self.hint}" * bool(self.hint))
 
 
-def doctor(project: ProjectDir = None, json: Json = False, verbose: Verbose = False) -> None:
-    """Check that this machine is fit for a run.
+def doctor(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend the store: what can be read of it is kept, the old file too.")
+    ] = False,
+    project: ProjectDir = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check that this machine is fit for a run, and the store sound.
 
-    Looks at Python, torch, processor, memory, disk and SQLite, and says what to mend.
-    Exit code 4 if something would stop a run.
+    Looks at Python, torch, processor, memory, disk and SQLite, in a project at every page of its store, and says what
+    to mend. Exit code 4 if something would stop a run.
 
     \b
     Examples:
       accord doctor
-      accord doctor --json
+      accord doctor --repair --project reviews
     """
     with talking(json, verbose) as talk:
-        home = find_project(project)
-        checks = examine(home.root if home else Path.cwd())
+        home = find_project(project) if project is None else find_place(project)
+        if repair:
+            _repair(talk, home)
+            return
+        checks = examine(home.root if home else Path.cwd()) + ([check_store(home.store)] if home else [])
         talk.result({"version": accord.__version__, "checks": checks}, text="\n".join(c.text() for c in checks))
         bad = [check.name for check in checks if check.state == "bad"]
         if bad:
@@ -73,6 +85,38 @@ def examine(folder: Path) -> list[Check]:
         check_sqlite,
     ]
     return [look() for look in looks]
+
+
+def _repair(talk: Talk, home: Project | None) -> None:
+    if home is None:
+        raise UsageError("there is no project here", hint="name the folder of one, or of a run: --project DIR")
+    from accord.store import repair
+
+    done = repair(home.store)
+    kept = sum(done.kept.values())
+    lines = [f"{path_text(done.place)}: " + (f"mended, {kept:,} rows kept" if done.damaged else "sound, nothing to do")]
+    lines += [f"  was wrong: {problem}" for problem in done.problems]
+    lines += [f"  lost of {table}: at most {count:,} rows" for table, count in done.unreadable.items()]
+    lines += [
+        f"  left out of {table}: {count:,} rows whose other halves are lost" for table, count in done.dangling.items()
+    ]
+    lines += [f"  {done.changed:,} facts are not what their names say; they are kept"] if done.changed else []
+    lines += [f"  as it was: {path_text(done.damaged)}"] if done.damaged else []
+    talk.result(done, text="\n".join(lines))
+
+
+def check_store(place: str) -> Check:
+    """Whether the store's file is whole, index by index, and closed to others."""
+    from accord.store import problems_of
+
+    if problems := problems_of(place, thorough=True):
+        return Check("store", "bad", "; ".join(problems[:3]), "run `accord doctor --repair`, or restore a backup")
+    path = Path(place)
+    if "://" in place or not path.exists():
+        return Check("store", "ok", "not looked into: no file" if "://" in place else "none yet")
+    if path.stat().st_mode & 0o077:
+        return Check("store", "warn", f"{path_text(path)} is sound, and others can open it", f"chmod 600 {path}")
+    return Check("store", "ok", f"{path_text(path)} is sound")
 
 
 def check_python() -> Check:

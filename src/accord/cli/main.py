@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 import accord
-from accord.cli import data, doctor, evaluating, people, project, runs, serving, simulating, stages, status
+from accord.cli import (
+    backing_up,
+    data,
+    doctor,
+    evaluating,
+    people,
+    project,
+    runs,
+    serving,
+    simulating,
+    stages,
+    status,
+)
 from accord.cli.keys import FIRST_OF_A_RUN, label_keys_help, with_keys
 from accord.config import Recipe
 
@@ -70,6 +82,7 @@ app.command("import")(data.import_)
 app.command()(data.export)
 app.add_typer(data.app, name="data")
 app.command()(status.status)
+app.command()(backing_up.backup)
 app.command()(doctor.doctor)
 
 

@@ -91,7 +91,10 @@ def label(
             removed, text = _removed(project, remove)
             talk.result(removed, text=text)
             return
+        from accord.store import require_sound
+
         settings = load_label(overrides, defaults=project.label)
+        require_sound(project.store)
         address = Address(host, port, tuple(allow_host or ()), tuple(proxy or ()))
         listening = address.bound()
         # After the checks and the port: a wrong key or a port in use is reported before the web packages load.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json as jsonlib
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from accord.config import Layer, Recipe, build, load_recipe, read_layer, recipe_
 from accord.errors import DataError, UsageError
 from accord.files import child, name_from, write_json, write_text
 from accord.models.known_models import KNOWN_MODELS, add_model, model_folder_name
+from accord.progress import for_terminal
 
 if TYPE_CHECKING:
     from accord.formats import Format, Imported, ReadAs
@@ -120,8 +123,23 @@ def find_project(given: Path | None) -> Project | None:
             raise UsageError(f"no {FILE} here", where=str(given), hint=f"run `accord init {given}` first")
         return _read(given.resolve())
     here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+    found = (folder for folder in (here, *here.parents) if (folder / FILE).is_file() and _is_obeyed(folder, here))
+    root = next(found, None)
     return None if root is None else _read(root)
+
+
+def _is_obeyed(folder: Path, here: Path) -> bool:
+    """Whether the project of a folder may say what is done in the working folder; where it may not, that is told.
+
+    Its file names code that is run, and where files go. Whoever can write to a folder above, as anybody can to /tmp,
+    could have everybody below obey; so could whoever leaves one in a folder that all may write to.
+    """
+    owner, may_all_write = (folder / FILE).stat().st_uid, bool(folder.stat().st_mode & stat.S_IWOTH)
+    if owner in (os.geteuid(), 0) or (folder == here and not may_all_write):
+        return True
+    said = f"{folder / FILE} belongs to another user, and is not obeyed; --project {folder} takes it"
+    typer.echo(for_terminal(f"accord: {said}"), err=True)
+    return False
 
 
 def find_place(given: Path | None) -> Project:
@@ -351,8 +369,9 @@ def named_columns(prompt: str | None, topic: str | None, **others: Any) -> Forma
 def import_file(home: Project, file: Path, format: str | Format | ReadAs | None, **bounds: Any) -> Imported:
     """Add what a file says to the project's store; its manifest and what is no good stand below ``imports``."""
     from accord import formats
-    from accord.store import Store
+    from accord.store import Store, require_sound
 
+    require_sound(home.store)
     imports = home.root / "imports"
     imports.mkdir(exist_ok=True)
     with Store.open(home.store) as store:

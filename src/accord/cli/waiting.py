@@ -104,8 +104,9 @@ class Reception:
     def _serve(self, listening: socket.socket) -> list[str]:
         from accord.people.desk import Desk
         from accord.people.web.app import create_app
-        from accord.store import Store
+        from accord.store import Store, require_sound
 
+        require_sound(self.store)
         address, stay = self.door.address, self._closing.enter_context
         desk = Desk(stay(Store.open(self.store)), self.settings)
         app = create_app(desk, allowed_hosts=address.names(), pictures=self.pictures)

@@ -23,6 +23,7 @@ from accord.evals.folders import own_sampling
 from accord.evals.results import plain
 from accord.evals.samples import LoadedPolicy
 from accord.files import write_json
+from accord.lock import writes_alone
 from accord.models.placement import AUTO
 from accord.progress import Log, part_of, quiet
 from accord.report.goodhart_page import CURVES_FILE, write_goodhart_page
@@ -92,6 +93,7 @@ class GoodhartInputs:
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
 
 
+@writes_alone
 def goodhart(
     config: EvalConfig,
     inputs: GoodhartInputs,

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from accord.config import ChatConfig
 from accord.errors import DataError, UsageError
+from accord.files import row_in
 from accord.progress import Log, quiet
 from accord.scoring.chat_prompts import ChatMessage, PairVerdict, asked_again, judge_messages, read_verdict
 from accord.scoring.posting import SHOWN, Endpoint
@@ -189,8 +190,8 @@ class ReplyFile:
     def __post_init__(self) -> None:
         if self.path is not None and self.path.exists():
             whole, _, _ = self.path.read_bytes().rpartition(b"\n")  # a kill may have cut the last line
-            rows = [json.loads(line) for line in whole.splitlines()]
-            self._known = {row["asked"]: row["reply"] for row in rows}
+            rows = [row_in(line) or {} for line in whole.decode("utf-8", "replace").split("\n")]
+            self._known = {row["asked"]: row["reply"] for row in rows if row.keys() == {"asked", "reply"}}
             with self.path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
 

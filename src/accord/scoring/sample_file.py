@@ -12,7 +12,7 @@ from typing import Any
 from accord.config import SampleConfig, ScorerConfig
 from accord.errors import DataError, UsageError
 from accord.extend import code_in
-from accord.files import read_json, sha256_file, sha256_tree, write_json, write_text
+from accord.files import read_json, row_in, sha256_file, sha256_tree, write_json, write_text
 from accord.formats.format import fold_meant
 from accord.formats.jsonl import write_jsonl
 from accord.formats.stage_rows import OF_COMPLETION, RENDERED, PromptRow, plain_rows, read_prompts
@@ -219,8 +219,10 @@ class DrawnSoFar:
         if first != json.dumps({"of": self._identity}):
             return {}
         # The last piece is what follows the last whole line: nothing, or half a line.
-        rows = [json.loads(line) for line in lines[:-1]]
-        return {row["place"]: row["samples"] for row in rows}
+        rows = [row for line in lines[:-1] if (row := row_in(line)) is not None]
+        return {
+            row["place"]: row["samples"] for row in rows if row.keys() == {"place", "samples"}
+        }  # others are drawn again
 
 
 def _line(place: int, group: Sequence[Mapping[str, Any]]) -> str:

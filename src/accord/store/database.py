@@ -194,7 +194,7 @@ _SQLITE_ERRORS: dict[int, tuple[type[AccordError], str, str, str]] = {
         DataError,
         "the database is damaged",
         "the disk or another program wrote into it",
-        "restore it from a copy, or save what is left with `sqlite3 FILE .recover`",
+        "run `accord doctor --repair`, or put a copy of `accord backup` in its place",
     ),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect, select, table, text
 
 from accord.errors import DataError
-from accord.files import partial_name
+from accord.files import create_private, partial_name
 from accord.store import schema
 from accord.store.database import is_sqlite, place_of, snapshot, transaction
 
@@ -69,6 +69,7 @@ def _back_up(path: Path, version: str) -> None:
     # Beside it and then renamed: a copy that was cut off must not look like one.
     aside = partial_name(target)
     try:
+        create_private(aside)
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(aside)) as copy:
             source.backup(copy)
         aside.replace(target)

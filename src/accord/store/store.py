@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, Engine
 
 from accord.errors import UsageError
+from accord.files import create_private
 from accord.records import (
     Annotator,
     AnnotatorKind,
@@ -27,7 +29,7 @@ from accord.records import (
     Withdrawal,
 )
 from accord.store import reading, writing
-from accord.store.database import address_of, explained, make_engine, place_of, snapshot
+from accord.store.database import address_of, explained, is_sqlite, make_engine, place_of, snapshot
 from accord.store.kinds import KIND_OF
 from accord.store.migrate import bring_up_to_date
 from accord.store.reading import MeanRating, Mismatch, RankedSource
@@ -64,6 +66,10 @@ class Store:
         """
         engine = make_engine(place)
         try:
+            # Judgements, names and the hashes of keys stand in it; SQLite would open it to everybody.
+            if is_sqlite(engine):
+                with contextlib.suppress(OSError):  # SQLite says why it cannot be made
+                    create_private(Path(place_of(engine)))
             with explained(engine):
                 bring_up_to_date(engine)
         except BaseException:
