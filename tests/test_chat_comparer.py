@@ -14,7 +14,14 @@ from chatserver import ChatServer, always_a, longer, serving_chat
 
 from accord.config import ChatConfig, ScorerConfig, load_recipe
 from accord.errors import DataError, ResourceError, UsageError
-from accord.scoring.chat_comparer import READ_TRIES, ChatComparer, Comparison, Preference, count_outcomes
+from accord.scoring.chat_comparer import (
+    READ_TRIES,
+    ChatComparer,
+    Comparison,
+    Preference,
+    ReplyFile,
+    count_outcomes,
+)
 from accord.scoring.chat_prompts import judge_messages, read_verdict
 from accord.scoring.weighted import load_scorer
 
@@ -276,3 +283,12 @@ def test_a_recipe_names_it_and_it_gives_no_score() -> None:
 def test_a_wrong_chat_model_is_refused_before_any_work(chat: str, told: str) -> None:
     with pytest.raises(UsageError, match=re.escape(told)):
         load_recipe(None, ["ask.who=scorer", f"ask.scorer={{chat: {chat}}}"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\x00", b"[]", b'{"asked": "x"}', b'{"asked'])
+def test_a_damaged_line_of_the_replies_is_asked_again(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    path.write_bytes(b'{"asked": "a", "reply": "1"}\n' + damage + b'\n{"asked": "b", "reply": "2"}\n{"asked": "c", "re')
+    replies = ReplyFile(path)
+    assert [replies.get(one, lambda: "new") for one in ("a", "b", "c", "x")] == ["1", "2", "new", "new"]
+    assert replies.num_asked == 2 and ReplyFile(path).get("c", lambda: "again") == "new"

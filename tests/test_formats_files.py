@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from accord import formats
+from accord.cli.main import app
 from accord.errors import AccordError, DataError, ResourceError, UsageError
 from accord.files import child, name_from
 from accord.formats import Item, Reject

@@ -24,6 +24,7 @@ from accord.config import (
 )
 from accord.rollout.generator import EngineGenerator, Generated
 from accord.scoring import sample, score
+from accord.scoring.sample_file import DrawnSoFar
 
 WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]
 SMALL = SampleConfig(samples_per_prompt=2, max_new_tokens=5)
@@ -262,3 +263,10 @@ def test_values_that_fit_the_kind_of_model(
     made = fit(recipe, model, DataFacts(), MachineFacts(8 << 30), FITTED_SAMPLES)
     assert (made.sample.max_new_tokens, made.sample.temperature) == (length, temperature)
     assert made.model_copy(update={"sample": recipe.sample}) == recipe  # no other key
+
+
+@pytest.mark.parametrize("damage", ["", "\x00", "[]", '{"place": 1}', '{"place'])
+def test_a_damaged_line_of_what_was_drawn_is_drawn_again(damage: str, tmp_path: Path) -> None:
+    head, whole = json.dumps({"of": "x"}), [json.dumps({"place": i, "samples": []}) for i in range(3)]
+    (tmp_path / "out.jsonl.part").write_text("\n".join([head, whole[0], damage, whole[2]]) + "\n")
+    assert list(DrawnSoFar(tmp_path / "out.jsonl", "x", resume=True)._groups) == [0, 2]

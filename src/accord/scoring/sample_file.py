@@ -219,10 +219,9 @@ class DrawnSoFar:
         if first != json.dumps({"of": self._identity}):
             return {}
         # The last piece is what follows the last whole line: nothing, or half a line.
-        rows = [row for line in lines[:-1] if (row := row_in(line)) is not None]
-        return {
-            row["place"]: row["samples"] for row in rows if row.keys() == {"place", "samples"}
-        }  # others are drawn again
+        rows = [row_in(line) or {} for line in lines[:-1]]
+        # Those of a damaged line are drawn again.
+        return {row["place"]: row["samples"] for row in rows if row.keys() == {"place", "samples"}}
 
 
 def _line(place: int, group: Sequence[Mapping[str, Any]]) -> str:
