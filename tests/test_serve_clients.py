@@ -157,7 +157,7 @@ def test_lm_eval_reads_the_likelihoods_that_the_model_has(server: Server, chat_m
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"), "OPENAI_API_KEY": "x"}
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=environ, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    samples = [json.loads(line) for file in tmp_path.glob("out/**/samples_own*.jsonl") for line in file.open()]
+    samples = [json.loads(line) for line in next(tmp_path.glob("out/**/samples_own*.jsonl")).read_text().splitlines()]
     policy, tokenizer = load_policy(chat_model, PLAIN)
     assert len(samples) == len(rows)
     for sample in samples:

@@ -18,6 +18,12 @@ TABLES = {
         REFERENCES people (id)""",
     "access_log": """id INTEGER PRIMARY KEY, at DOUBLE PRECISION NOT NULL, by_id BIGINT REFERENCES people (id), about_id
         BIGINT REFERENCES people (id), action TEXT NOT NULL, detail TEXT NOT NULL""",
+    "served": """id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, who TEXT NOT NULL, said_by TEXT NOT NULL,
+        said_by_kind TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, prompt TEXT NOT NULL, form TEXT NOT
+        NULL, text TEXT NOT NULL, detail TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL""",
+    "feedback": """id INTEGER PRIMARY KEY, who TEXT NOT NULL, key TEXT NOT NULL, served_id BIGINT NOT NULL REFERENCES
+        served (id), kind TEXT NOT NULL, body TEXT NOT NULL, judgement_ids TEXT NOT NULL, created_at DOUBLE PRECISION
+        NOT NULL, UNIQUE (who, key)""",
     "guidelines": """rev INTEGER NOT NULL PRIMARY KEY, text TEXT NOT NULL, written_by BIGINT REFERENCES people (id),
         created_at DOUBLE PRECISION NOT NULL""",
     "confirmations": """person_id BIGINT NOT NULL REFERENCES people (id), rev INTEGER NOT NULL

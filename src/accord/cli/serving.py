@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,10 +23,12 @@ from accord.people.web.serving import Address
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from accord.serve.feedback import FeedbackBook
     from accord.serve.keys import KeyRing
     from accord.serve.served import Serving
 
 KEYS = "serve.keys.json"  # in a project's folder
+SECRET = "serve.secret"  # beside it: signs the tokens of feedback
 GRACE_S = 30  # what is being written at a stop may go on for so long
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Listen here; 0.0.0.0 for the whole network.")]
@@ -61,6 +64,12 @@ def serve(
     need_key: Annotated[
         bool | None, typer.Option("--need-key/--no-key", help="Ask for keys; by default wherever others can reach it.")
     ] = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="With --add-key: its users are programs, never counted as people.")
+    ] = False,
+    feedback: Annotated[
+        bool, typer.Option("--feedback/--no-feedback", help="Keep a project's completions and what users say of them.")
+    ] = True,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Completions that are written at once.")] = 32,
     context: Annotated[
         int, typer.Option(min=0, metavar="N", help="Most tokens of a text; 0: what model and memory allow.")
@@ -86,8 +95,9 @@ def serve(
     with talking(json, verbose) as talk:
         home = _project(place)
         ring = _ring(keys, home, need_key if need_key is not None else not Address(host).is_local)
+        new_key = {"operator": operator, "per_minute": per_minute, "users": "simulated" if simulated else "human"}
         if add_key is not None or revoke_key is not None:
-            done = _change(ring, add_key, revoke_key, operator, per_minute)
+            done = _change(ring, add_key, revoke_key, new_key)
             talk.result(done, text="\n".join(f"{name}: {value}" for name, value in done.items()))
             return
         folders = _folders(place, home, model or ())
@@ -98,16 +108,16 @@ def serve(
         from accord.serve.served import ServeSettings, open_served
 
         settings = ServeSettings(rows, context, waiting, placement=Placement(precision, device))
-        with listening:
+        with listening, _book(home if feedback else None) as book:
             talk.log.note("loading " + ", ".join(map(path_text, folders.values())))
             served = open_served(folders, settings)
             try:
                 first = {"key": ring.add("first", operator=True)} if ring.required and not len(ring) else {}
-                app = create_server(served, ring, allowed_hosts=address.names(), origins=allow_origin or ())
+                app = create_server(served, ring, book=book, allowed_hosts=address.names(), origins=allow_origin or ())
                 listening.listen(1024)
                 url = f"{address.url(listening)}/v1"
                 told = {"url": url, "models": [*served.policies, *served.scorers], "keys": ring.required, **first}
-                talk.result(told, text=_text(served, url, first, ring.required))
+                talk.result(told, text=_text(served, url, first, ring.required, home.store if book and home else ""))
                 talk.out.flush()
                 _run(app, listening)
             finally:
@@ -168,22 +178,36 @@ def _ring(file: Path | None, home: Project | None, required: bool) -> KeyRing:
     return KeyRing(file or (home.root / KEYS if home else None), required=required)
 
 
-def _change(ring: KeyRing, add: str | None, revoke: str | None, operator: bool, per_minute: int) -> dict[str, Any]:
+@contextlib.contextmanager
+def _book(home: Project | None) -> Iterator[FeedbackBook | None]:
+    """Open where a project's feedback is kept."""
+    if home is None:
+        yield None
+        return
+    from accord.serve.feedback import FeedbackBook, secret_in
+    from accord.store import Store
+
+    with Store.open(home.store) as store:
+        yield FeedbackBook(store, secret_in(home.root / SECRET))
+
+
+def _change(ring: KeyRing, add: str | None, revoke: str | None, new: Mapping[str, Any]) -> dict[str, Any]:
     if not ring.kept:
         raise UsageError("there is no file of keys", hint="name a project, or a file with --keys")
     if revoke is not None:
         ring.revoke(revoke)
-    made = {"key": ring.add(add, operator=operator, per_minute=per_minute)} if add is not None else {}
+    made = {"key": ring.add(add, **new)} if add is not None else {}
     return {**({"revoked": revoke} if revoke is not None else {}), **made}
 
 
-def _text(served: Serving, url: str, first: Mapping[str, str], required: bool) -> str:
+def _text(served: Serving, url: str, first: Mapping[str, str], required: bool, store: str) -> str:
     lines = [f"Accord serves {', '.join([*served.policies, *served.scorers])} at {url}"]
     lines += [
         f"  {one.name}: version {one.version}, texts of {one.context:,} tokens, {served.settings.rows} at once"
         for one in served.policies.values()
     ]
     lines += [f"The first key, shown once: {first['key']}"] if first else []
+    lines += [f"Completions and what users say of them are kept in {path_text(Path(store))}"] if store else []
     lines += ["Others can reach it: without HTTPS in front of it they may listen."] if required else []
     return "\n".join([*lines, f"Ctrl-C stops it; what is being written then has {GRACE_S} s to end."])
 

@@ -6,8 +6,9 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from accord.rollout.engine import Sampling, Token
@@ -19,6 +20,7 @@ from accord.serve.text_stream import TextStream
 from accord.serve.worker import Job, batches_of
 
 FINISH = {"stop": "stop", "length": "length", "cancelled": "abort"}
+BEHIND = 32  # tokens of the prompt that a completion is decoded behind
 FLOOR = -9999.0  # what stands for a log-probability of minus infinity, which JSON cannot say
 
 
@@ -41,6 +43,8 @@ class Writing:
     sample: int
     stream: TextStream
     done: bool = False
+    text: str = ""
+    finish: str = ""
     drawn: list[Token] = field(default_factory=list)
     _told: int = 0  # tokens that were handed on
 
@@ -54,7 +58,9 @@ class Writing:
         text = self.stream.feed(ids) if ids else ""
         if ending is not None:
             text += self.stream.end()
+        self.text += text
         finish = "stop" if self.stream.stopped else FINISH[ending] if ending else None
+        self.finish = finish or ""
         self.done = finish is not None
         if not text and not self.done:
             return None
@@ -90,7 +96,9 @@ class Answering:
         choices: dict[tuple[Job, int], Writing] = {}
         for job in jobs:
             for k in range(job.sampling.samples_per_prompt):
-                stream = TextStream(policy.tokenizer.decode, tuple(body.stop or ()))
+                # Behind the prompt's end: by itself a text may lose the space that it begins with.
+                decode = partial(policy.tokenizer.decode_after, job.ids[-BEHIND:])
+                stream = TextStream(decode, tuple(body.stop or ()))
                 choices[job, k] = Writing(len(choices), job, k, stream)
         policy.worker.submit(*jobs)
         return cls(policy, prompts, jobs, choices, patience)
@@ -117,6 +125,10 @@ class Answering:
         for job in self.jobs:
             if not all(choice.done for (of, _), choice in self.choices.items() if of is job):
                 self.policy.worker.cancel(job)
+
+    def choice(self, index: int) -> Writing:
+        """Return a choice by its place in the answer."""
+        return next(choice for choice in self.choices.values() if choice.index == index)
 
     def usage(self) -> dict[str, Any]:
         """Return how many tokens went in and out; the token that stops counts too."""
@@ -259,17 +271,23 @@ def _finite(logp: float) -> float:
 # ---- whole, and in events --------------------------------------------------------------------------------------------
 
 
-async def whole_answer(answering: Answering, dialect: Dialect) -> dict[str, Any]:
+#: Writes a choice down and returns the token by which somebody may say something of it.
+Keep = Callable[[Writing], Awaitable[str]]
+
+
+async def whole_answer(answering: Answering, dialect: Dialect, keep: Keep | None) -> dict[str, Any]:
     """Return the answer once all of it is there."""
     by_choice: dict[int, list[Piece]] = {choice.index: [] for choice in answering.choices.values()}
     async for piece in answering.pieces():
         if piece is not None:
             by_choice[piece.index].append(piece)
     choices = [dialect.whole(pieces) for _, pieces in sorted(by_choice.items())]
+    for said in choices if keep else ():
+        said["feedback"] = {"token": await keep(answering.choice(said["index"]))} if keep else None
     return {**dialect.head(streamed=False), "choices": choices, "usage": answering.usage()}
 
 
-async def events(answering: Answering, dialect: Dialect, usage: bool) -> AsyncIterator[bytes]:
+async def events(answering: Answering, dialect: Dialect, usage: bool, keep: Keep | None) -> AsyncIterator[bytes]:
     """Yield the answer as server-sent events, while it is written."""
     head = dialect.head(streamed=True)
     more = {"usage": None} if usage else {}
@@ -281,6 +299,8 @@ async def events(answering: Answering, dialect: Dialect, usage: bool) -> AsyncIt
             yield b": keep-alive\n\n"
             continue
         for said in dialect.chunk(piece):
+            if keep and said["finish_reason"]:
+                said["feedback"] = {"token": await keep(answering.choice(piece.index))}
             yield as_event({**head, "choices": [said], **more})
     if usage:
         yield as_event({**head, "choices": [], "usage": answering.usage()})

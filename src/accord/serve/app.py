@@ -17,6 +17,7 @@ import accord
 from accord.errors import AccordError
 from accord.people.web.app import LOOPBACK
 from accord.people.web.security import Frame
+from accord.serve.feedback import FeedbackBook
 from accord.serve.guard import GuardedRoute, Porter
 from accord.serve.keys import KeyRing
 from accord.serve.measures import Measures
@@ -31,6 +32,7 @@ def create_server(
     served: Serving,
     keys: KeyRing,
     *,
+    book: FeedbackBook | None = None,
     allowed_hosts: Iterable[str] = LOOPBACK,
     origins: Sequence[str] = (),
     most_bytes: int = LONGEST_BODY,
@@ -38,6 +40,7 @@ def create_server(
     """Create the app that answers with these models to who has a key.
 
     Args:
+        book: Where completions and what users say of them are kept; None: nothing is.
         allowed_hosts: Names by which it may be called; others are refused (DNS rebinding).
         origins: Sites whose pages may ask (CORS); by default none.
         most_bytes: Longest body of a request.
@@ -53,6 +56,7 @@ def create_server(
     )
     app.router.route_class = GuardedRoute
     app.state.served, app.state.gate = served, Porter(keys, frozenset(origins))
+    app.state.book = book
     routes.open(app)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=[*origins], allow_methods=["GET", "POST"], allow_headers=["*"])

@@ -93,9 +93,18 @@ class SamplingBody(BaseModel):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     user: Annotated[SoundText, Field(max_length=200)] | None = None
+    store: bool | None = None
+    compare: Annotated[int, Field(ge=2, le=4)] | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many completions of a prompt are wanted: ``n``, or as many as somebody is to compare."""
+        return self.compare or self.n or 1
 
     def refuse_impossible(self) -> None:
         """Raise Refusal for what is asked and cannot be done: silence would be an answer that seems to obey."""
+        if self.compare is not None and self.n not in (None, 1, self.compare):
+            raise Refusal(400, f"n is {self.n} and compare {self.compare}: give one of them", "compare")
         for name, (harmless, why) in IMPOSSIBLE.items():
             asked = (self.model_extra or {}).get(name)
             if asked is not None and asked not in harmless:
@@ -115,7 +124,7 @@ class SamplingBody(BaseModel):
         greedy = self.temperature == 0 or self.top_p == 0
         return Sampling(
             max_new_tokens=limit,
-            samples_per_prompt=self.n or 1,
+            samples_per_prompt=self.choices,
             temperature=1.0 if greedy else 1.0 if self.temperature is None else max(self.temperature, 1e-3),
             top_k=1 if greedy else max(self.top_k or 0, 0),
             top_p=1.0 if greedy or self.top_p is None else self.top_p,

@@ -81,18 +81,12 @@ class Porter:
 
     def admit(self, request: Request) -> ApiKey:
         """Return whose request it is. Raises Refusal with 401, 403 or 429."""
-        origin = request.headers.get("origin")
-        own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-        if origin is not None and origin != own and origin not in self.origins:
-            raise Refusal(
-                403, f"pages of {origin[:100]} may not ask here; --allow-origin lets them", code="wrong_origin"
-            )
+        self.require_origin(request)
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         key = self.keys.find(secret.strip() if scheme.lower() == "bearer" else "")
         if key is None:
-            wait = self._attempts.take(address(request)) if secret else 0.0
-            if wait:
-                raise come_again("too many wrong keys", wait)
+            if secret:
+                self.attempt(request)
             said = "this key is not known" if secret else "no key was sent: Authorization: Bearer KEY"
             raise Refusal(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if key.per_minute:
@@ -100,6 +94,20 @@ class Porter:
             if wait := rate.take(key.hash):
                 raise come_again(f"more than {key.per_minute} requests a minute with this key", wait)
         return key
+
+    def require_origin(self, request: Request) -> None:
+        """Refuse what a page of another site sends. Raises Refusal with 403."""
+        origin = request.headers.get("origin")
+        own = f"{request.url.scheme}://{request.headers.get('host', '')}"
+        if origin is not None and origin != own and origin not in self.origins:
+            raise Refusal(
+                403, f"pages of {origin[:100]} may not ask here; --allow-origin lets them", code="wrong_origin"
+            )
+
+    def attempt(self, request: Request) -> None:
+        """Count a wrong key or token. Raises Refusal with 429 where an address had too many."""
+        if wait := self._attempts.take(address(request)):
+            raise come_again("too many wrong keys", wait)
 
     def counted(self, key: ApiKey) -> Inside:
         """Count a request of a key until the block ends. Raises Refusal where it has too many."""

@@ -7,10 +7,12 @@ import os
 import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_text
 from accord.people.desk.keys import hashed
+from accord.records import AnnotatorKind
 
 KEY_PREFIX = "sk-accord-"
 
@@ -19,7 +21,8 @@ KEY_PREFIX = "sk-accord-"
 class ApiKey:
     """A key by the hash of its secret. ``operator``: it may also read the measures and rule the models.
 
-    ``per_minute`` requests on average, and ``at_once`` being answered or waiting; 0: no limit.
+    ``per_minute`` requests on average, and ``at_once`` being answered or waiting; 0: no limit. ``users`` says what kind
+    of annotators its users are: what programs say is never counted as people's word.
     """
 
     name: str
@@ -27,6 +30,7 @@ class ApiKey:
     operator: bool = False
     per_minute: int = 600
     at_once: int = 64
+    users: AnnotatorKind = "human"
 
 
 #: Who asks where no key is wanted: whoever sits at this machine.
@@ -58,13 +62,16 @@ class KeyRing:
         found = self._keys.get(hashed(secret)) if secret else None
         return found if found is not None or self.required else LOCAL
 
-    def add(self, name: str, *, operator: bool = False, per_minute: int = 600, at_once: int = 64) -> str:
-        """Make a key and return its secret, which is kept nowhere. Raises UsageError where the name is taken."""
+    def add(self, name: str, **settings: Any) -> str:
+        """Make a key and return its secret, which is kept nowhere. Raises UsageError where the name is taken.
+
+        ``settings``: fields of `ApiKey`.
+        """
         self._refresh()
         if not name or len(name) > 100 or any(key.name == name for key in self._keys.values()):
             raise UsageError(f"a key {name!r} cannot be made", why="the name is empty, too long or taken")
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
-        key = ApiKey(name, hashed(secret), operator, per_minute, at_once)
+        key = ApiKey(name, hashed(secret), **settings)
         self._write({**self._keys, key.hash: key})
         return secret
 

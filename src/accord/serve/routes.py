@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 import accord
+from accord.records import Prompt
 from accord.rollout.engine import Session
 from accord.rollout.shaping import Told
 from accord.serve.answers import (
@@ -22,6 +24,8 @@ from accord.serve.answers import (
     ChatDialect,
     CompletionDialect,
     Dialect,
+    Keep,
+    Writing,
     as_event,
     echoed,
     events,
@@ -29,12 +33,18 @@ from accord.serve.answers import (
 )
 from accord.serve.bodies import ChatBody, CompletionBody, DetokenizeBody, SamplingBody, ScoreBody, TokenizeBody
 from accord.serve.fair_queue import Who
-from accord.serve.guard import Doors
+from accord.serve.feedback import FeedbackBody, FeedbackBook, ServedText
+from accord.serve.guard import Doors, Porter
 from accord.serve.measures import TEXT_FORMAT
 from accord.serve.refusals import Refusal, refusal_of
 from accord.serve.served import ServedPolicy, ServedScorer, Serving
 
 routes = Doors()
+#: Of a request, what its completions were drawn by: kept beside their log-probabilities.
+DRAWN_BY = (
+    *("temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+)
 _T = TypeVar("_T")
 
 
@@ -54,13 +64,14 @@ async def chat_completions(request: Request, served: TheServed, body: ChatBody) 
     """Answer a conversation."""
     body.refuse_impossible()
     policy = served.policy(body.model)
-    ids = await run_in_threadpool(lambda: policy.tokenizer.encode(policy.prompt_of(body.turns())))
+    ids = await run_in_threadpool(lambda: policy.tokenizer.encode_prompt(policy.prompt_of(body.turns())))
     sampling = body.sampling(body.limit(policy.room_behind(ids, "messages")), policy.vocab_size)
     answering = Answering.open(
         policy, [ids], [sampling], body, who=who_asks(request, body), patience=served.settings.keep_alive_s
     )
     dialect = ChatDialect(f"chatcmpl-{secrets.token_hex(12)}", policy, sampling.told is not None)
-    return await _answered(request, answering, dialect, body)
+    turns = canonical(policy.tokenizer.chat is not None, body.turns())
+    return await _answered(request, answering, dialect, body, [turns])
 
 
 @routes("POST", "/v1/completions", "user")
@@ -76,18 +87,24 @@ async def text_completions(request: Request, served: TheServed, body: Completion
     if body.echo and told is not None:
         read = [await _read(policy, one, told) for one in ids]
     echoes = [echoed(policy, *one) for one in zip(given, ids, read, strict=True)] if body.echo else []
-    dialect = CompletionDialect(f"cmpl-{secrets.token_hex(12)}", policy, told is not None, echoes, body.n or 1)
+    dialect = CompletionDialect(f"cmpl-{secrets.token_hex(12)}", policy, told is not None, echoes, body.choices)
     if not any(limits):
         return JSONResponse(_only_read(dialect, ids, body))
     drawing = [replace(sampling, max_new_tokens=limit) for limit in limits]
     answering = Answering.open(
         policy, ids, drawing, body, who=who_asks(request, body), patience=served.settings.keep_alive_s
     )
-    return await _answered(request, answering, dialect, body)
+    texts = [one if isinstance(one, str) else policy.tokenizer.spelled(one) for one in given]
+    return await _answered(request, answering, dialect, body, [Prompt(text=text) for text in texts])
+
+
+def canonical(is_chat: bool, turns: Sequence[Mapping[str, str]]) -> Prompt:
+    """Return a conversation as the store knows prompts; of a model without turns the text that it went on from."""
+    return Prompt.of_messages(turns) if is_chat else Prompt(text="\n".join(turn["content"] for turn in turns))
 
 
 def _ids_of(policy: ServedPolicy, prompt: str | list[int]) -> list[int]:
-    return policy.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    return policy.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
 
 
 async def _read(policy: ServedPolicy, ids: list[int], most: int) -> list[Told]:
@@ -113,7 +130,10 @@ def who_asks(request: Request, body: SamplingBody) -> Who:
     return request.state.key.name, body.user or ""
 
 
-async def _answered(request: Request, answering: Answering, dialect: Dialect, body: SamplingBody) -> Response:
+async def _answered(
+    request: Request, answering: Answering, dialect: Dialect, body: SamplingBody, prompts: Sequence[Prompt]
+) -> Response:
+    keep = _keeper(request, answering, body, prompts)
     if body.stream:
         inside = request.state.inside
         inside.staying = True
@@ -122,11 +142,44 @@ async def _answered(request: Request, answering: Answering, dialect: Dialect, bo
             answering.close()
             inside.leave()
 
-        return EventStream(events(answering, dialect, body.wants_usage), close)
+        return EventStream(events(answering, dialect, body.wants_usage, keep), close)
     try:
-        return JSONResponse(await until_gone(request, whole_answer(answering, dialect)))
+        return JSONResponse(await until_gone(request, whole_answer(answering, dialect, keep)))
     finally:
         answering.close()
+
+
+def _keeper(request: Request, answering: Answering, body: SamplingBody, prompts: Sequence[Prompt]) -> Keep | None:
+    """Return what writes a choice down for feedback; None where nothing is kept."""
+    book, key, policy = request.app.state.book, request.state.key, answering.policy
+    if book is None or body.store is False:
+        return None
+    drawn_by = {name: getattr(body, name) for name in DRAWN_BY if getattr(body, name) is not None}
+
+    async def keep(choice: Writing) -> str:
+        place, tokens = answering.jobs.index(choice.job), choice.drawn
+        detail = {
+            "prompt_ids": choice.job.ids,
+            "completion_ids": [token.token for token in tokens],
+            "behaviour_logp": [token.logp for token in tokens],
+            "finish": choice.finish,
+            "sampling": json.dumps({**drawn_by, "seed": choice.job.seed, "sample": choice.sample}, sort_keys=True),
+        }
+        said = ServedText(
+            who=key.name,
+            said_by=f"{key.name}/{body.user}" if body.user else key.name,
+            said_by_kind=key.users,
+            model=policy.name,
+            version=policy.version,
+            prompt=prompts[place].text,
+            form=prompts[place].form,
+            text=choice.text,
+            detail=detail,
+        )
+        token: str = await run_in_threadpool(book.keep, said)
+        return token
+
+    return keep
 
 
 class EventStream(StreamingResponse):
@@ -174,6 +227,31 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
                 await task
 
 
+# ---- feedback --------------------------------------------------------------------------------------------------------
+
+IdempotencyKey = Annotated[
+    str, Header(alias="Idempotency-Key", min_length=8, max_length=200, pattern=r"^[\x21-\x7e]+$")
+]
+
+
+@routes("POST", "/v1/feedback", "public")
+async def give_feedback(request: Request, body: FeedbackBody, key: IdempotencyKey) -> JSONResponse:
+    """Say something of a completion, by the token that came with it: no key is needed. Sent again it is the same."""
+    book: FeedbackBook | None = request.app.state.book
+    porter: Porter = request.app.state.gate
+    porter.require_origin(request)
+    if book is None:
+        raise Refusal(404, "no feedback is kept here: serve a project")
+    try:
+        made = await run_in_threadpool(book.take, body, key)
+    except Refusal as refusal:
+        if refusal.status == 401:
+            porter.attempt(request)
+        raise
+    content = {"object": "feedback", "id": made.id, "kind": made.kind, "judgements": made.judgements}
+    return JSONResponse({**content, "repeated": made.repeated}, 200 if made.repeated else 201)
+
+
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +296,7 @@ async def tokenize(served: TheServed, body: TokenizeBody) -> dict[str, Any]:
     if (body.prompt is None) == (body.messages is None):
         raise Refusal(400, "give either prompt or messages", "prompt")
     text = body.prompt if body.prompt is not None else policy.prompt_of([m.turn() for m in body.messages or ()])
-    ids = await run_in_threadpool(policy.tokenizer.encode, text)
+    ids = await run_in_threadpool(policy.tokenizer.encode_prompt, text)
     return {"count": len(ids), "max_model_len": policy.context, "tokens": ids}
 
 

@@ -191,3 +191,31 @@ Index(
 )
 # The last answers of a person, for the history and for the time of the next one.
 Index("ix_submissions_person", submissions.c.person_id, submissions.c.created_at)
+#: Completions that a server gave, with what they were drawn by. They become facts when somebody says something of them.
+served_texts = _table(
+    "served",
+    _text("name", unique=True),
+    _text("who"),
+    _text("said_by"),  # who asked, as an annotator: name, and whether a person
+    _text("said_by_kind"),
+    _text("model"),
+    _text("version"),
+    _text("prompt"),
+    _text("form"),
+    _text("text"),
+    _text("detail"),
+    _time("created_at"),
+)
+#: What users said, and signals that are no judgement. Sent twice it is one: the database refuses a second row.
+feedback = _table(
+    "feedback",
+    _text("who"),
+    _text("key"),
+    _refers("served_id", "served"),
+    _text("kind"),
+    _text("body"),
+    _text("judgement_ids"),
+    _time("created_at"),
+    UniqueConstraint("who", "key"),
+)
+Index("ix_feedback_served", feedback.c.served_id, feedback.c.kind)
