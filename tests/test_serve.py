@@ -360,7 +360,8 @@ def test_every_route_denies_who_has_no_key(guarded: tuple[Server, dict[str, str]
     app_routes = [
         route
         for route in create_routes(server)
-        if isinstance(route, GuardedRoute) and route.path not in ("/health", "/version", "/v1/feedback")  # by a signed token
+        if isinstance(route, GuardedRoute)
+        and route.path not in ("/health", "/version", "/v1/feedback")  # by a signed token
     ]
     assert len(app_routes) >= 9
     for route in app_routes:

@@ -52,5 +52,6 @@ INDEXES = {
     "ix_assignments_person": "CREATE INDEX ix_assignments_person ON assignments (person_id, state)",
     "ix_submissions_task": "CREATE UNIQUE INDEX ix_submissions_task ON submissions "
     "(task_id, person_id, adjudication, revision)",
+    "ix_feedback_served": "CREATE INDEX ix_feedback_served ON feedback (served_id, kind)",
     "ix_submissions_person": "CREATE INDEX ix_submissions_person ON submissions (person_id, created_at)",
 }
