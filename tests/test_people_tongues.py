@@ -63,9 +63,10 @@ TELLING = [*(SRC / "people" / "desk").glob("*.py"), *(SRC / "people" / "quality"
 SILENT = ("serving.py", "code.py", "marks.py", "markdown.py", "tongues.py", "made_apart.py")
 NOT_TOLD = {
     *(field.description for field in Answer.model_fields.values()),
-    *("decided again", "Nothing to do", "Accord: people", "Bad address.\n", "Not for you"),
+    *("decided again", "Nothing to do", "Accord: people", "Bad address.", "A body has one length.", "Not for you"),
     *("the route {a} declares no access", "logged in", "by the token {a}", "task {a}", "{a} {b}"),
-    "The host {a} is not served here. Start with --allow-host NAME to allow it.\n",
+    "The host {a} is not served here. Start with --allow-host NAME to allow it.",
+    "Too many headers, or too long ones.",
 }
 PROSE = re.compile(r"[A-Za-z]{2,}[^A-Za-z]* [^A-Za-z]*[A-Za-z]{2,}|[a-z]{3,} \0|\0 [a-z]{3,}")
 

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
@@ -36,6 +36,8 @@ LEVEL = {access: level for level, access in enumerate(get_args(Access))}
 SAFE = {"GET", "HEAD", "OPTIONS"}
 # Bytes: room for two of the longest texts of an answer in any alphabet, at 4 bytes a character.
 MAX_BODY = 1_000_000
+# Headers of a request, and bytes of all with its address. Browsers send some twenty, of two thousand.
+MOST_HEADERS, MOST_HEAD = 100, 32_000
 # Bytes of a form that somebody sends who is not logged in: a name or a token, in any alphabet.
 MOST_FORM = 10_000
 # Texts come from models and strangers. Should a script ever pass the cleaner, browsers still run none but our files,
@@ -248,12 +250,12 @@ async def _require_fit(request: Request, level: int) -> None:
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or int(length) > MOST_FORM:
             raise HTTPException(413, f"a form has a length, of at most {MOST_FORM} bytes")
-        return
     try:
         body = await request.body()
     except ClientDisconnect:
         raise HTTPException(400, "the request ended in the middle") from None
-    _require_sane(body, request.headers.get("content-type", ""))
+    if level > 0:
+        _require_sane(body, request.headers.get("content-type", ""))
 
 
 def _require_sane(body: bytes, content_type: str) -> None:
@@ -305,15 +307,31 @@ class Frame:
 
         if scope["client"] and scope["client"][0] in _THIS_MACHINE and _says_https(scope):
             scope["scheme"] = "https"
-        host = Headers(scope=scope).get("host", "")
+        refused = self._refused(scope)
+        return await (refused or self._app)(scope, receive, send_framed)
+
+    def _refused(self, scope: Scope) -> Response | None:
+        """Return the answer to a head that goes no further; None for one that does."""
+        headers = Headers(scope=scope)
+        if len(headers) > MOST_HEADERS or sum(map(len, (scope["raw_path"], *headers.values()))) > MOST_HEAD:
+            return _refusal(431, "Too many headers, or too long ones.")
+        # Two lengths: a proxy may go by the one and we by the other, and a request would hide in this one's body.
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Closed: what follows on the connection would be read as a request of its own.
+            return _refusal(400, "A body has one length.", {"connection": "close"})
+        host = headers.get("host", "")
         if host_name(host) not in self._hosts:
-            message = f"The host {host[:100]!r} is not served here. Start with --allow-host NAME to allow it.\n"
-            return await Response(message, 400, media_type="text/plain")(scope, receive, send_framed)
-        if not all(map(sane_text, (scope["path"], scope["query_string"].decode("latin-1")))) or (
-            b"%00" in scope["query_string"]
-        ):
-            return await Response("Bad address.\n", 400, media_type="text/plain")(scope, receive, send_framed)
-        return await self._app(scope, receive, send_framed)
+            return _refusal(
+                400, f"The host {host[:100]!r} is not served here. Start with --allow-host NAME to allow it."
+            )
+        texts = (scope["path"], scope["query_string"].decode("latin-1"))
+        if not all(map(sane_text, texts)) or b"%00" in scope["query_string"]:
+            return _refusal(400, "Bad address.")
+        return None
+
+
+def _refusal(status: int, said: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(f"{said}\n", status, headers, "text/plain")
 
 
 def _says_https(scope: Scope) -> bool:
