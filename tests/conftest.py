@@ -254,11 +254,14 @@ def write_rows(tmp_path: Path) -> WriteRows:
 @pytest.fixture
 def write_split(write_rows: WriteRows) -> WriteSplit:
     """``**write_split(rows)``: every twentieth row as ``valid_data``, the others as ``data``. Rows of a few prompts
-    hang together, and by itself a stage would hold none of them out."""
+    hang together, and by itself a stage would hold none of them out. Few stand there again: of fewer than twenty no
+    number would be stated."""
 
     def write(rows: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
         train = [row for i, row in enumerate(rows) if i % 20]
-        return {"data": write_rows("train.jsonl", train), "valid_data": write_rows("valid.jsonl", rows[::20])}
+        apart = [*rows[::20]]
+        apart *= -(-20 // len(apart))
+        return {"data": write_rows("train.jsonl", train), "valid_data": write_rows("valid.jsonl", apart)}
 
     return write
 

@@ -717,7 +717,7 @@ def test_online_looks_at_held_out_judgements_where_there_are_any(
 ) -> None:
     config = dpo_config(online=True, max_new_tokens=8, groups_per_step=4)
     inputs = {"model": letters_folder, "reward_model": reward_folder, "data": prompts}
-    result = dpo(config, **inputs, output_dir=tmp_path / "a", valid_data=write_rows("v.jsonl", few_pairs(12)))
+    result = dpo(config, **inputs, output_dir=tmp_path / "a", valid_data=write_rows("v.jsonl", few_pairs(24)))
     assert (result.num_steps, result.num_groups, result.num_completions) == (1, 4, 8)
     assert result.valid_accuracy is not None and 0 <= result.valid_accuracy <= 1
     assert dpo(config, **inputs, output_dir=tmp_path / "b").valid_accuracy is None

@@ -516,7 +516,8 @@ def test_a_reward_model_of_fewer_layers_and_frozen_embeddings(
         optim=OptimConfig(lr=2e-2),
     )
     data = write_rows("r.jsonl", rows)
-    result = reward(config, model=policy_folder, data=data, valid_data=data, output_dir=tmp_path)
+    apart = write_rows("v.jsonl", rows * 3)
+    result = reward(config, model=policy_folder, data=data, valid_data=apart, output_dir=tmp_path)
     assert result.valid_accuracy == 1.0
     before, after = (load_file(folder / "model.safetensors") for folder in (policy_folder, result.model))
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])

@@ -252,7 +252,8 @@ def letters(tmp_path_factory: pytest.TempPathFactory, words: Tokenizer) -> dict[
     }
     # Four prompts hang together, and by itself a stage would hold none of them out.
     for name in ("demos", "pairs"):
-        rows[f"valid_{name}"] = rows[name][::20]
+        apart = rows[name][::20]
+        rows[f"valid_{name}"] = apart * -(-20 // len(apart))  # of fewer than twenty no number is stated
         rows[name] = [row for i, row in enumerate(rows[name]) if i % 20]
     for name, content in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))

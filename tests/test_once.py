@@ -128,18 +128,35 @@ def test_a_card_says_how_its_model_opens(command: str, model_type: str, loads: s
 @pytest.mark.parametrize(
     ("share", "count", "says"),
     [
-        (0.9, 100, "orders 0.90 [0.83, 0.94] of 100 held-out judgements as they say: better than chance"),
-        (0.6, 20, "not shown to be better than chance"),
+        (0.9, 100, "orders 0.90 [0.80, 1.00] of 100 held-out judgements as they say (by 'longer wins' 0.55): better"),
+        (0.55, 20, "not shown to be better than chance"),
         (0.1, 100, "worse than chance"),
         (None, 0, "too few judgements to hold any out"),
     ],
 )
 def test_verdicts_of_a_reward_model(share: float | None, count: int, says: str, tmp_path: Path) -> None:
-    assert says in verdict_of("reward", {"valid_accuracy": share, "num_held_out": count}, tmp_path)
+    assert says in verdict_of("reward", {"held_out": told(share, count, "longer wins", 0.55)}, tmp_path)
+
+
+def told(value: float | None, n: int, baseline_is: str, baseline: float, units: int = 30) -> dict[str, Any]:
+    """A held-out number as a stage's result has it, with an interval of .1 either way."""
+    low, high = (None, None) if value is None else (value - 0.1, value + 0.1)
+    given = {"value": value, "low": low, "high": high, "n": n, "units": units}
+    return {**given, "baseline_is": baseline_is, "baseline": baseline}
+
+
+def test_thumbs_are_held_against_the_commoner_kind_and_few_prompts_are_told(tmp_path: Path) -> None:
+    """Nine of ten thumbs are up: .85 is far from chance, and no more than calling everything good."""
+    said = verdict_of("reward", {"held_out": told(0.85, 60, "every one is good", 0.9, units=2)}, tmp_path)
+    assert "(by 'every one is good' 0.90): not shown to be better than that" in said
+    assert "of 60 held-out judgements as they say, of 2 prompts or topics alone" in said
 
 
 def test_verdicts_of_language_models_and_of_policies(tmp_path: Path) -> None:
-    nll = {"train_nll": 1.0, "valid_nll": 1.2, "num_held_out": 40}
+    nll = {"train_nll": 1.0, "valid_nll": 1.2, "held_out": told(1.2, 40, "the model that was given", 3.0)}
+    assert "1.20 [1.10, 1.30] nats a token on 40 held-out texts (by the model that was given 3.00)" in verdict_of(
+        "sft", nll, tmp_path
+    )
     assert verdict_of("sft", nll, tmp_path).endswith("no sign of overfitting")
     assert "fewer epochs" in verdict_of("sft", nll | {"valid_nll": 1.6}, tmp_path)
     rows = [{"step": i, "score": 0.1 * i, "kl": 0.5 * i} for i in range(3)]

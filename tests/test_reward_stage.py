@@ -28,6 +28,7 @@ from accord.models.shape import DecoderConfig
 from accord.records import JudgedGroup, RankedGroup
 from accord.scoring import Ensemble, RewardModel
 from accord.text.tokenizer import Tokenizer, train_tokenizer
+from accord.train.alarms import reward_alarms
 from accord.train.judged import EncodedGroup, encode_group, encode_groups, held_out_fit, read_groups, reward_batch
 from accord.train.policy_models import load_policy_models
 from accord.train.reward import RewardResult, group_losses, reward
@@ -572,7 +573,7 @@ def test_what_is_too_long_is_left_out_or_cut_and_counted(
         config, model=policy_folder, data=data, output_dir=tmp_path / "cut", log=lambda _, text: told.append(text)
     )
     assert (result.num_groups, result.num_too_long) == (2, 1)
-    assert any("1 of 3 judgements left out" in text and "completions lose their end" in text for text in told)
+    assert any("of 3 judgements left out: 1 whose prompts" in text and "lose their end" in text for text in told)
     with pytest.raises(DataError, match="no prompt leaves room for a completion"):
         reward(config, model=policy_folder, data=write_rows("long.jsonl", [long]), output_dir=tmp_path / "none")
 
@@ -605,3 +606,64 @@ def test_agreement_by_hand(reward_folder: Path) -> None:
     lengths = torch.tensor([float(len(words.encode(text))) for text in texts])
     wanted = float(torch.corrcoef(torch.stack([torch.tensor(score), lengths]))[0, 1])
     assert agreed("binary", *judged(*right)).length_correlation == pytest.approx(wanted, abs=1e-4)
+
+
+# -- how much of a text is read, and what a weak model is told ---------------------------------------------------------
+
+
+def long_pairs(count: int) -> list[dict[str, Any]]:
+    """Pairs that differ in their last word alone."""
+    return [
+        {"prompt": f"{i}:", "chosen": " fog" * 20 + " kite", "rejected": " fog" * 20 + " soup"} for i in range(count)
+    ]
+
+
+def test_one_length_is_read_in_training_and_scoring(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    data = write_rows("p.jsonl", [*long_pairs(4), {"prompt": "A:", "chosen": " a", "rejected": " b"}])
+    said: list[str] = []
+    given: dict[str, Any] = {"model": policy_folder, "data": data, "log": lambda _, text: said.append(str(text))}
+    whole = reward(RewardConfig(precision="fp32"), **given, output_dir=tmp_path / "whole")
+    assert (whole.num_cut, whole.num_equal, whole.num_groups, whole.max_tokens) == (0, 0, 5, 64)
+    short = reward(RewardConfig(precision="fp32", max_tokens=12), **given, output_dir=tmp_path / "short")
+    assert (short.num_cut, short.num_equal, short.num_groups, short.max_tokens) == (0, 4, 1, 12)
+    assert any("4 whose completions are all the same as they are read" in text for text in said)
+    text = " fog" * 20
+    for result, same in ((whole, False), (short, True)):
+        scorer = RewardModel.load(result.model, PLAIN)
+        kite, soup = scorer.score([("A:", text + " kite"), ("A:", text + " soup")]).tolist()
+        assert (abs(kite - soup) < 1e-4) is same  # scoring reads as far as training did
+        assert scorer.cut([("A:", text), ("A:", " a")]) == [same, False]
+        assert scorer.longest_prompt == result.max_tokens - 2
+
+
+def test_rankings_of_one_text_alone_are_refused_where_nothing_else_is(
+    policy_folder: Path, write_rows: WriteRows, tmp_path: Path
+) -> None:
+    config = RewardConfig(precision="fp32", max_tokens=12)
+    with pytest.raises(DataError, match="the same in 12 tokens"):
+        reward(config, model=policy_folder, data=write_rows("p.jsonl", long_pairs(3)), output_dir=tmp_path / "out")
+
+
+def test_a_model_that_learnt_nothing_says_so(policy_folder: Path, write_rows: WriteRows, tmp_path: Path) -> None:
+    """A coin's pairs, and a rate at which nothing moves: a head of zeros and its raw scores hardly differ."""
+    coin = random.Random(0)
+    pairs = [(f" {coin.choice('abcd')}x", f" {coin.choice('efgh')}x") for _ in range(60)]
+    rows = [{"prompt": f"{i}:", "chosen": one, "rejected": other} for i, (one, other) in enumerate(pairs)]
+    for row in rows:
+        if coin.random() < 0.5:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    config = RewardConfig(precision="fp32", head_init="zero", dropout=0.0, optim=OptimConfig(lr=1e-7))
+    reward(config, model=policy_folder, data=write_rows("p.jsonl", rows), output_dir=tmp_path / "out")
+    events = [json.loads(line) for line in (tmp_path / "out/events.jsonl").read_text().splitlines()]
+    assert {event["alarm"] for event in events} == {"learnt nothing", "scores hardly differ"}
+    assert reward_alarms({"gain": 29.0, "ahead": 0.01}) == [] == reward_alarms({"gain": 1.0})
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_rule_that_combines_nothing_is_refused(heads: int) -> None:
+    given = {"heads": heads, "combine": {"rule": "min"}}
+    if heads > 1:
+        assert RewardConfig(**given).combine.rule == "min"
+    else:
+        with pytest.raises(ValueError, match="combine has no effect: heads is 1"):
+            RewardConfig(**given)

@@ -105,14 +105,14 @@ def test_a_stage_is_swept_and_continued(policy_folder: Path, demonstrations: Pat
     assert list(done.json["runs"]) == names and done.json["failed"] == {}
     for name in names:
         result = json.loads((out / name / "stage.json").read_text())["result"]
-        assert done.json["runs"][name]["valid_nll"] == result["valid_nll"]
+        assert done.json["runs"][name]["train_nll"] == result["train_nll"]
         assert (out / name / "model" / "config.json").exists()
-    assert len({numbers["valid_nll"] for numbers in done.json["runs"].values()}) == 4
+    assert len({numbers["train_nll"] for numbers in done.json["runs"].values()}) == 4
     told = json.loads((out / "sweep.json").read_text())
     assert told["planned"] == 4
     assert told["runs"][2]["values"] == {"sft.optim.lr": "1e-2", "sft.dropout": "0"}
     page = (out / "sweep.html").read_text()
-    assert page.count("<tr>") == 5 and "Held-out NLL" in page and "<svg" in page
+    assert page.count("<tr>") == 5 and "Training NLL" in page and "<svg" in page
 
     stamps = {name: (out / name / "stage.json").stat().st_mtime_ns for name in names}
     (out / names[1] / "stage.json").unlink()
@@ -126,7 +126,7 @@ def test_a_swept_seed_reaches_the_stage(policy_folder: Path, demonstrations: Pat
     argv = ("sft", "--model", str(policy_folder), "--data", str(demonstrations), "sft.epochs=1", "--json")
     swept = Done(*argv, "-o", str(tmp_path / "seeds"), "--sweep", "seed=3,5").json["runs"]
     alone = Done(*argv, "-o", str(tmp_path / "alone"), "--seed", "5").json
-    assert swept["seed=5"]["valid_nll"] == alone["valid_nll"] != swept["seed=3"]["valid_nll"]
+    assert swept["seed=5"]["train_nll"] == alone["train_nll"] != swept["seed=3"]["train_nll"]
     refused = Done(*argv, "-o", str(tmp_path / "no"), "seed=5")
     assert refused.code == 2 and "has no effect here" in refused.err
 

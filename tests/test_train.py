@@ -762,7 +762,7 @@ def text_files(write_rows: WriteRows, words: Tokenizer, tmp_path: Path) -> dict[
     folder.mkdir()
     words.save(folder)
     texts = write_rows("texts.jsonl", [{"text": t} for t in TEXTS])
-    valid = write_rows("valid.jsonl", [{"text": t} for t in TEXTS[:3]])
+    valid = write_rows("valid.jsonl", [{"text": t} for t in TEXTS[:3] * 7])
     return {"texts": texts, "valid_texts": valid, "tokenizer": folder}
 
 
@@ -821,8 +821,21 @@ def test_a_held_out_text_longer_than_the_model_does_not_undo_the_training(
     text_files: dict[str, Path], write_rows: WriteRows, tmp_path: Path
 ) -> None:
     config = PretrainConfig(precision="fp32", epochs=1.0, block_tokens=16, batch_blocks=4)
-    inputs = text_files | {"valid_texts": write_rows("long.jsonl", [{"text": " ".join(TEXTS)}])}
-    assert math.isfinite(pretrain(config, SHAPE, **inputs, output_dir=tmp_path / "out").valid_nll)
+    inputs = text_files | {"valid_texts": write_rows("long.jsonl", [{"text": " ".join(TEXTS)}] * 20)}
+    result = pretrain(config, SHAPE, **inputs, output_dir=tmp_path / "out")
+    told = result.held_out
+    assert told.low <= told.value == result.valid_nll <= told.high and (told.n, told.units) == (20, 1)
+    # by who knows the shares of tokens alone: more than an even chance of those that occur, less than of all 320
+    assert told.baseline_is == "shares of tokens" and 3 < told.baseline < math.log(320)
+
+
+def test_of_few_held_out_texts_no_number_is_stated(
+    text_files: dict[str, Path], write_rows: WriteRows, tmp_path: Path
+) -> None:
+    config = PretrainConfig(precision="fp32", epochs=1.0, block_tokens=16, batch_blocks=4)
+    inputs = text_files | {"valid_texts": write_rows("few.jsonl", [{"text": text} for text in TEXTS])}
+    result = pretrain(config, SHAPE, **inputs, output_dir=tmp_path / "out")
+    assert result.valid_nll is None and "8 held out, and fewer than 20" in result.held_out.why
 
 
 def test_too_little_text_for_a_batch(text_files: dict[str, Path], tmp_path: Path) -> None:

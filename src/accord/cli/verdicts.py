@@ -46,25 +46,45 @@ def _times(steps: list[int]) -> str:
 
 
 def _language_model(result: Plain, folder: Path) -> str:
-    learnt, held = result["train_nll"], result["valid_nll"]
-    if not result["num_held_out"]:
-        return f"learnt to {learnt:.2f} nats a token; too few texts to hold any out: give --valid-data, or 20 and more"
-    said = f"{held:.2f} nats a token on {result['num_held_out']:,} held-out texts, {learnt:.2f} on what it learnt from"
+    learnt, told, held = result["train_nll"], result["held_out"], result["valid_nll"]
+    if held is None:
+        few = _too_few("texts", told)
+        return f"learnt to {learnt:.2f} nats a token; {few}: give --valid-data of 20 and more"
+    said = f"{_stated(told)} nats a token on {told['n']:,} held-out texts{_alone(told)} (by {told['baseline_is']} "
+    said += f"{told['baseline']:.2f}), {learnt:.2f} on what it learnt from"
     overfit = "it knows its own texts much better than others: fewer epochs, or more of them"
     return f"{said}; " + (overfit if held - learnt > OVERFIT_NATS else "no sign of overfitting")
 
 
 def _orders(result: Plain, what: str) -> str:
     """How much of held-out judgements is ordered as they say, and whether that is more than chance."""
-    share, count = result["valid_accuracy"], result["num_held_out"]
-    if share is None:
-        return f"too few judgements to hold any out: how {what} orders others is unknown (--valid-data gives some)"
-    from accord.stats import wilson  # numpy takes half a second, which `accord --help` has not
+    told = result["held_out"]
+    if told["value"] is None:
+        few = _too_few("judgements", told)
+        return f"{few}: how {what} orders others is unknown (--valid-data gives some, 20 and more)"
+    # Of thumbs a coin is no measure: who calls all of them by the commoner name is right more often.
+    level, than = (0.5, "chance") if told["baseline_is"] == "longer wins" else (told["baseline"], "that")
+    chance = "not shown to be better" if told["low"] <= level <= told["high"] else _side(told["low"] > level)
+    said = f"{what} orders {_stated(told)} of {told['n']:,} held-out judgements as they say{_alone(told)}"
+    return f"{said} (by '{told['baseline_is']}' {told['baseline']:.2f}): {chance} than {than}"
 
-    bounds = wilson(share * count, count)
-    chance = "not shown to be better" if bounds.low <= 0.5 <= bounds.high else "better" if bounds.low > 0.5 else "worse"
-    interval = f"{share:.2f} [{bounds.low:.2f}, {bounds.high:.2f}]"
-    return f"{what} orders {interval} of {count:,} held-out judgements as they say: {chance} than chance"
+
+def _too_few(what: str, told: Plain) -> str:
+    return f"too few {what} are held out for a number ({told['n']})" if told["n"] else f"too few {what} to hold any out"
+
+
+def _side(above: bool) -> str:
+    return "better" if above else "worse"
+
+
+def _stated(told: Plain) -> str:
+    return f"{told['value']:.2f} [{told['low']:.2f}, {told['high']:.2f}]"
+
+
+def _alone(told: Plain) -> str:
+    """Of how many prompts or topics alone the number is, where these are too few to speak for others."""
+    few = told["units"] < min(20, told["n"])
+    return f", of {told['units']} prompt{'s' if told['units'] > 1 else ''} or topics alone" if few else ""
 
 
 def _reward(result: Plain, folder: Path) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from accord.config.base import Section
+from accord.config.base import Section, refuse_unread
 from accord.config.training import (
     SHARE_SPELLINGS,
     EnsembleRuleName,
@@ -48,7 +48,9 @@ class RewardConfig(Training):
     # InstructGPT and N+: one. In the demo five deals instead of three lost .009 on validation films.
     epochs: int = Field(1, ge=1, description="Passes over the judgements; more than a few overfit.")
     groups_per_step: int = Field(8, ge=1, description="Rankings per optimiser step; each weighs the same, whatever K.")
-    max_tokens: int = Field(160, ge=2, description="Longer texts lose their end, the end token kept; both are counted.")
+    max_tokens: int = Field(
+        0, ge=0, description="Longer texts lose their end, here and when scoring, and are counted; 0 = the context."
+    )
     micro_batch_tokens: int = Field(8192, ge=1, description="Tokens per forward pass; changes memory, not the loss.")
     # Eisenstein's and TRL's: pairs alone leave the level free, and it drifts.
     center_coef: float = Field(0.01, ge=0, description="Pulls scores towards mean 0 (Eisenstein 2312.09244, eq. 2).")
@@ -75,6 +77,18 @@ class RewardConfig(Training):
     lora: LoraConfig = Field(LoraConfig(), description="Train an adapter and the head instead of all weights.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped while training.")
     optim: OptimConfig = Field(OptimConfig(lr=3e-4, weight_decay=0.1), description="Optimiser.")
+
+    @model_validator(mode="after")
+    def _a_text_has_room(self) -> Self:
+        if self.max_tokens == 1:
+            raise ValueError("max_tokens is 1: a text needs a token of its own and the end token")
+        return self
+
+    @model_validator(mode="after")
+    def _several_heads_are_combined(self) -> Self:
+        if self.heads == 1:
+            refuse_unread(self, ("combine",), "heads is 1")
+        return self
 
     @model_validator(mode="after")
     def _all_readings_are_taught(self) -> Self:

@@ -39,13 +39,15 @@ class RewardScale:
     """How raw scores become the score.
 
     ``(raw - offset) * scale``, so that human completions score 0 on average; of several heads each has its own, and
-    ``combine`` says how they become one. With ``transform`` "probability" it is sigmoid(raw) instead.
+    ``combine`` says how they become one. With ``transform`` "probability" it is sigmoid(raw) instead. ``max_tokens`` is
+    how much of a text it was taught to read; 0 = all that its context holds.
     """
 
     offset: float | tuple[float, ...] = 0.0
     scale: float | tuple[float, ...] = 1.0
     transform: Literal["logit", "probability"] = "logit"
     combine: CombineConfig = field(default_factory=CombineConfig)
+    max_tokens: int = 0
 
     @property
     def num_heads(self) -> int:
@@ -70,6 +72,8 @@ class RewardScale:
         said: dict[str, Any] = {"offset": self.offset, "scale": self.scale}
         if self.transform != "logit":
             said["transform"] = self.transform
+        if self.max_tokens:
+            said["max_tokens"] = self.max_tokens
         if self.num_heads > 1:
             said["combine"] = self.combine.model_dump()
         return said
@@ -164,9 +168,13 @@ def _scale(path: Path) -> RewardScale:
     if transform not in ("logit", "probability"):
         raise DataError(f"transform is {transform!r}", where=str(path), hint="write logit or probability")
     try:
-        return RewardScale(offset, scale, transform, CombineConfig.model_validate(raw.get("combine", {})))
+        combine = CombineConfig.model_validate(raw.get("combine", {}))
     except ValidationError as error:
         raise DataError(f"combine is not understood ({error.errors()[0]['msg']})", where=str(path)) from error
+    most = raw.get("max_tokens", 0)
+    if not isinstance(most, int) or most < 0:
+        raise DataError(f"max_tokens is {most!r}", where=str(path), hint="write a number of tokens, or leave it out")
+    return RewardScale(offset, scale, transform, combine, most)
 
 
 def _numbers(value: Any) -> float | tuple[float, ...]:

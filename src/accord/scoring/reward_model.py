@@ -93,7 +93,23 @@ class RewardModel:
     @property
     def longest_prompt(self) -> int:
         """The most tokens of a prompt that leave room for a token of a completion and for the end token."""
-        return self.model.config.max_positions - 1 - max(1, len(self.tokenizer.encode(self.closing)))
+        return self.max_tokens - 1 - max(1, len(self.tokenizer.encode(self.closing)))
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a text that it reads: as many as it was taught to, within its context."""
+        return min(self.scale.max_tokens or self.model.config.max_positions, self.model.config.max_positions)
+
+    def cut(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Return of which completions it does not read the end."""
+        # A token is a byte or more: most texts need no second look.
+        return [self._is_cut(prompt, text + self.closing) for prompt, text in pairs]
+
+    def _is_cut(self, prompt: str, text: str) -> bool:
+        if len(prompt.encode()) + len(text.encode()) + 2 <= self.max_tokens:
+            return False
+        head, tail = self.tokenizer.encode_pair(prompt, text)
+        return len(head) + len(tail) + 1 > self.max_tokens
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Return the scores of (prompt, completion) pairs, ``(S,)``: human completions have mean 0 and deviation 1.
@@ -104,5 +120,5 @@ class RewardModel:
 
     def member_scores(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Return what each head says, on its own scale, ``(S, heads)``."""
-        raw = raw_scores(self.model, self.tokenizer, pairs, self.model.config.max_positions, closing=self.closing)
+        raw = raw_scores(self.model, self.tokenizer, pairs, self.max_tokens, closing=self.closing)
         return self.scale.apply(raw).reshape(len(pairs), self.model.score.out_features)

@@ -34,6 +34,7 @@ from accord.stats.intervals import (
     paired_difference,
     percentile_interval,
     share_by_cluster,
+    share_of_pairs,
     wilson,
 )
 from accord.stats.over_optimisation import GOLD_LAWS, GoldLaw, fit_gold_law
@@ -87,6 +88,7 @@ __all__ = [
     "ranked_policies",
     "raw_agreement",
     "share_by_cluster",
+    "share_of_pairs",
     "wilson",
     "win_rate",
 ]

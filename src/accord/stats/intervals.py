@@ -143,6 +143,33 @@ def paired_difference(
     return bootstrap_by_cluster(difference_N, clusters, level=level, resamples=resamples, seed=seed)
 
 
+def share_of_pairs(
+    right_NN: npt.ArrayLike, counted_NN: npt.ArrayLike, clusters: Labels | None = None, *, seed: int = 0
+) -> Interval:
+    """Return the share of pairs of items that are in order, with a 95 % interval that resamples whole clusters.
+
+    Each item stands in many pairs, so pairs are no trials: a resample counts a pair as often as both its items are
+    drawn, times each other.
+
+    Args:
+        right_NN: (N, N) 1 where items i and j are in order, 0.5 for a tie.
+        counted_NN: (N, N) how much the pair counts.
+        clusters: (N,) label of each item's cluster; None makes each item its own.
+    """
+    counted = np.asarray(counted_NN, dtype=np.float64)
+    right = np.asarray(right_NN, dtype=np.float64) * counted
+    cluster_N = cluster_index(clusters, len(counted))
+    member_CN = np.eye(cluster_N.max() + 1)[:, cluster_N]
+    right_CC, counted_CC = (member_CN @ pairs @ member_CN.T for pairs in (right, counted))
+    draws = []
+    for count_RC in cluster_draws(len(member_CN), 500, seed, len(member_CN)):
+        total_R = ((count_RC @ counted_CC) * count_RC).sum(1)
+        inside_R = total_R > 0
+        draws.append(((count_RC @ right_CC) * count_RC).sum(1)[inside_R] / total_R[inside_R])
+    value = float(right.sum() / counted.sum())
+    return percentile_interval(value, np.concatenate(draws), 0.95, len(counted), len(member_CN))
+
+
 def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     """Return a share of independent trials with Wilson's score interval (Wilson 1927).
 

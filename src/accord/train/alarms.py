@@ -13,6 +13,7 @@ Earlier = Sequence[Stats]
 
 #: At a KL of zero, two standard errors would be passed by chance in one iteration of 44.
 KL_STANDARD_ERRORS = 3.0
+LARGEST_GAIN = 30.0
 SPIKE_AFTER = 5  # steps, before their median means something
 
 
@@ -87,6 +88,11 @@ ALARMS = (
     AlarmRule("entropy", lambda s: s["entropy"] < 0.05, "the policy has collapsed to a single text", grave=True),
     AlarmRule(
         "no end", lambda s: s["eos_rate"] < 0.9, "completions are cut: raise max_new_tokens, or train SFT to end"
+    ),
+    AlarmRule(
+        "reward cut",
+        lambda s: s.get("reward_cut", 0.0) > 0.05,
+        "the reward model does not read the end of completions: lower max_new_tokens, or train it with more max_tokens",
     ),
     AlarmRule(
         # Equal scores are advantages of 0: half the rollout was for nothing.
@@ -197,6 +203,29 @@ PREFERENCE_ALARMS = (
         grave=True,
     ),
 )
+
+#: Of a reward model, when it is done.
+REWARD_ALARMS = (
+    AlarmRule(
+        "learnt nothing",
+        lambda s: s.get("ahead", 1.0) <= 0,
+        "on judgements that it has learnt from it is not shown to be better than chance, and its scores are noise with "
+        "the spread of scores: give more judgements, more epochs, or a higher learning rate",
+    ),
+    AlarmRule(
+        # A thirtieth of a log-odds apart is a preference of 51 to 49.
+        "scores hardly differ",
+        lambda s: s["gain"] > LARGEST_GAIN,
+        "raw scores of judged texts spread by less than a thirtieth, and are stretched to 1: what one text gains over "
+        "another stands for next to no preference",
+    ),
+)
+
+
+def reward_alarms(stats: Stats) -> list[dict[str, str]]:
+    """Return the alarms of a reward model that ring."""
+    return raised_alarms(stats, REWARD_ALARMS)
+
 
 #: Told once, where a run asks for it.
 NAIVE: dict[str, Any] = {

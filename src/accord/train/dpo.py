@@ -41,7 +41,7 @@ from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import PREFERENCE_ALARMS, raised_alarms
 from accord.train.finished import identity_of
-from accord.train.held_out import every_nth, hold_out, shared, was_held_out
+from accord.train.held_out import HeldOut, Measured, every_nth, hold_out, none_held_out, shared, was_held_out
 from accord.train.judged import margin_of, require_margins, unread_margins
 from accord.train.learner import Learner
 from accord.train.preferences import (
@@ -49,10 +49,13 @@ from accord.train.preferences import (
     Objective,
     Reference,
     Tally,
+    are_mostly_good,
     bucketed_logp,
     compared_labels,
     compared_ranking,
+    guessed_shares,
     held_out,
+    held_out_shares,
     mismatched,
     preference_losses,
     require_both_classes,
@@ -69,9 +72,9 @@ FEW_GROUPS = 50  # accuracy to 7 points: of fewer no gap to training is reported
 class DpoResult:
     """Where the policies are, the last and the snapshots a judge may choose among (step -> folder), and how it did.
 
-    ``valid_accuracy`` is the share of held-out comparisons with the higher implicit reward on the better side,
-    ``valid_margin`` the mean lead of it; None where online there are none. ``num_completions`` counts those that were
-    judged: by people, or online by the scorer.
+    ``valid_accuracy`` is the share of held-out comparisons with the higher implicit reward on the better side, which
+    ``held_out`` states with its interval and a baseline; ``valid_margin`` is the mean lead of it. Both are None where
+    there are too few. ``num_completions`` counts those that were judged: by people, or online by the scorer.
     """
 
     model: Path
@@ -82,6 +85,7 @@ class DpoResult:
     num_groups: int
     num_completions: int
     num_steps: int
+    held_out: HeldOut
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,9 @@ class JudgementSource:
         groups: The judgements of a step, and what else there is to log of it.
         reference: What the policy said of their completions before its first step.
         valid: Judgements that never train, but for the first of very few, which serves for both.
+        valid_names: What each of them shares with others.
         num_held_out: How many of them never train.
+        mostly_good: Whether of the thumbs that train more are up.
         measured: Judgements that are measured during training, by the name they are logged under.
     """
 
@@ -119,7 +125,9 @@ class JudgementSource:
     groups: Callable[[int], tuple[list[ComparedGroup], dict[str, float]]]
     reference: Reference
     valid: Sequence[ComparedGroup]
+    valid_names: Sequence[set[tuple[str, str]]]
     num_held_out: int
+    mostly_good: bool
     measured: Mapping[str, Sequence[ComparedGroup]]
 
 
@@ -179,17 +187,28 @@ def dpo(
     if taken % config.eval_every and taken < total:  # stopped between two snapshots
         run.save_snapshot(taken - 1, setup.policy, setup.tokenizer)
     saved = run.save_result(setup.policy, setup.tokenizer, adapter_on=model if config.lora.rank else None)
-    found = held_out(objective, source.valid) if source.num_held_out else {}
+    told = _held_out(objective, source) if source.num_held_out else none_held_out(ORDERED)
     return DpoResult(
         model=saved,
         snapshots=run.snapshots(),
-        valid_accuracy=found.get("accuracy"),
-        valid_margin=found.get("margin"),
+        valid_accuracy=told.value,
+        valid_margin=None if told.value is None else held_out(objective, source.valid).get("margin"),
         num_held_out=source.num_held_out,
         num_groups=source.num_groups,
         num_completions=source.num_completions * config.epochs * taken // total,
         num_steps=taken,
+        held_out=told,
     )
+
+
+ORDERED = "judgements whose better side has the higher implicit reward"
+
+
+def _held_out(objective: Objective, source: JudgementSource) -> HeldOut:
+    """Return how many of the judgements that trained nothing are ordered as they say."""
+    shares, weights = held_out_shares(objective, source.valid)
+    guesses, guess = guessed_shares(source.valid, mostly_good=source.mostly_good)
+    return Measured(ORDERED, shares, weights, guesses, guess, source.valid_names).told()
 
 
 def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgorithm:
@@ -251,10 +270,16 @@ def _offline(
     setup: DpoSetup, model: Path, data: Path, valid_data: Path | None, output_dir: Path, log: Log
 ) -> JudgementSource:
     groups, names = _read_groups(setup, data, log)
-    train, valid = hold_out(groups, names) if valid_data is None else (groups, _read_groups(setup, valid_data, log)[0])
+    rows = list(zip(groups, names, strict=True))
+    kept, apart = hold_out(rows, names)
+    if valid_data is not None:
+        kept, apart = rows, list(zip(*_read_groups(setup, valid_data, log), strict=True))
+    train, valid = [group for group, _ in kept], [group for group, _ in apart]
     if not setup.row.paired:
         require_both_classes(train, str(data))
-    measured, steps = {"valid": every_nth(valid, MEASURED_GROUPS)}, _steps(setup, train)
+    # Nothing that was learnt is called valid.
+    measured = {"valid": every_nth(valid, MEASURED_GROUPS)} if was_held_out(train, valid) else {}
+    steps = _steps(setup, train)
     if len(valid) >= FEW_GROUPS:
         measured["train"] = every_nth(train, MEASURED_GROUPS)
     reference = _stored_reference(setup, model, _examples(setup, [*steps, valid, *measured.values()]), output_dir, log)
@@ -264,7 +289,9 @@ def _offline(
         groups=lambda step: (steps[step], {}),
         reference=reference,
         valid=valid,
+        valid_names=[shares for _, shares in apart],
         num_held_out=len(valid) if was_held_out(train, valid) else 0,
+        mostly_good=are_mostly_good(train),
         measured=measured,
     )
 
@@ -427,7 +454,7 @@ def _online(
             reported["kl"] = drawn_logp - float(reference.at(config.temperature, examples).mean())
         return found, reported
 
-    valid = [] if valid_data is None else _read_groups(setup, valid_data, log)[0]
+    valid, names = ([], []) if valid_data is None else _read_groups(setup, valid_data, log)
     # Steps are always full online: a pass over the prompts goes on into the next.
     rounded = -(-len(rows) // config.groups_per_step) * config.groups_per_step
     return JudgementSource(
@@ -436,7 +463,9 @@ def _online(
         groups=groups,
         reference=reference,
         valid=valid,
+        valid_names=names,
         num_held_out=len(valid),
+        mostly_good=True,
         measured={"valid": every_nth(valid, MEASURED_GROUPS)} if valid else {},
     )
 

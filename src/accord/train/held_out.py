@@ -1,12 +1,14 @@
-"""Which rows of a file are kept from training, and which of very many are measured."""
+"""Which rows of a file are kept from training, which of very many are measured, and the number that comes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from accord.connected import Connected
 from accord.records import JudgedGroup, RankedGroup
+from accord.stats import bootstrap_by_cluster, share_by_cluster
 
 _T = TypeVar("_T")
 
@@ -25,7 +27,7 @@ def hold_out(
         rows: All rows, R of them.
         names: What each row shares with others; without it each is a unit of its own.
     """
-    unit_R = list(range(len(rows))) if names is None else _units(names)
+    unit_R = list(range(len(rows))) if names is None else unit_names(names)
     order = {unit: place for place, unit in enumerate(dict.fromkeys(unit_R))}
     out_R = [order[unit] % HELD_OUT_EVERY == 0 for unit in unit_R]
     if len(order) < HELD_OUT_EVERY:
@@ -34,7 +36,7 @@ def hold_out(
     return train, [row for row, is_out in zip(rows, out_R, strict=True) if is_out]
 
 
-def _units(names: Sequence[Iterable[Hashable]]) -> list[int]:
+def unit_names(names: Sequence[Iterable[Hashable]]) -> list[int]:
     """Return the unit of each row, by the number of the first row that it hangs together with."""
     together, first = Connected[int](), dict[Hashable, int]()
     for row, shared_names in enumerate(names):
@@ -56,3 +58,68 @@ def was_held_out(train: Sequence[_T], valid: Sequence[_T]) -> bool:
 def every_nth(rows: Sequence[_T], most: int) -> Sequence[_T]:
     """Return all rows, or every n-th of more than ``most``: spread over the file, whose order may mean something."""
     return rows[:: max(1, -(-len(rows) // most))]
+
+
+# -- the number of rows that trained nothing ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A number of rows that trained nothing, with its 95 % interval, and the same of a baseline that learnt nothing.
+
+    Attributes:
+        value: None, as its interval is, where there are too few rows; then ``why`` says so.
+        n: Rows that were measured: judgements, demonstrations, texts.
+        units: How many of them share no topic, prompt or group with each other; the interval resamples these.
+        baseline: The number of what ``baseline_is`` names, on the same rows.
+        what: What it is a number of, in words.
+    """
+
+    what: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    units: int = 0
+    baseline: float | None = None
+    baseline_is: str = ""
+    why: str = ""
+
+
+def none_held_out(what: str) -> HeldOut:
+    """Return what stands in the number's place where nothing was held out."""
+    return HeldOut(what, why=f"fewer than {HELD_OUT_EVERY} that share no topic, prompt or group: none is held out")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of held-out rows, one each: values and weights, the same by a baseline, and what hangs together.
+
+    A row without choices weighs nothing. ``names``: what each row shares with others.
+    """
+
+    what: str
+    values: Sequence[float]
+    weights: Sequence[float]
+    baseline: Sequence[float]
+    baseline_is: str
+    names: Sequence[Iterable[Hashable]]
+
+    def told(self) -> HeldOut:
+        """Return the weighted mean with its interval by unit; no number of fewer than twenty rows."""
+        counted = [i for i, weight in enumerate(self.weights) if weight > 0]
+        units = unit_names([self.names[i] for i in counted])
+        found = HeldOut(self.what, n=len(counted), units=len(set(units)), baseline_is=self.baseline_is)
+        if len(counted) < HELD_OUT_EVERY:
+            return replace(found, why=f"{len(counted)} held out, and fewer than {HELD_OUT_EVERY} tell nothing")
+        # Of few prompts that all rows share nothing can be said of others: rows then, and the number is of these alone.
+        clusters = units if found.units >= HELD_OUT_EVERY else counted
+        weights = [self.weights[i] for i in counted]
+        of = share_by_cluster if self.is_share else bootstrap_by_cluster
+        said = of([self.values[i] for i in counted], clusters, weights=weights)
+        base = sum(w * self.baseline[i] for w, i in zip(weights, counted, strict=True)) / sum(weights)
+        return replace(found, value=said.value, low=said.low, high=said.high, baseline=base)
+
+    @property
+    def is_share(self) -> bool:
+        return all(0 <= value <= 1 for value in self.values)

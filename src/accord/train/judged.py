@@ -6,7 +6,7 @@ Shapes: S completions, N pairs or other choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -25,10 +25,10 @@ from accord.models.decoder import ScalarModel
 from accord.records import JudgedGroup, RankedGroup
 from accord.scoring.reward_model import encode_scored, raw_scores
 from accord.seeds import stream_seed
-from accord.stats import margin_calibration
+from accord.stats import margin_calibration, share_of_pairs
 from accord.text.batches import Example
 from accord.text.tokenizer import Tokenizer
-from accord.train.held_out import hold_out, shared
+from accord.train.held_out import HeldOut, Measured, hold_out, none_held_out, shared, unit_names
 
 GroupView = RankedGroup | JudgedGroup
 
@@ -170,36 +170,62 @@ G = TypeVar("G", GroupView, EncodedGroup)
 
 @dataclass(frozen=True)
 class Fitting:
-    """Judgements whose prompts leave room for a completion, how many do not, and how many completions are cut."""
+    """Judgements that can be read within a number of tokens, and what of the others and of these was lost.
+
+    ``num_too_long`` have prompts that leave no room for a completion, ``num_equal`` completions that are all the same
+    as they are read. Of those that are kept ``num_cut`` completions lose their end.
+    """
 
     groups: list[GroupView]
     num_too_long: int
     num_cut: int
+    num_equal: int
+    max_tokens: int
 
     def __str__(self) -> str:
+        left_out = f"{self.num_too_long} whose prompts leave no room for a completion, {self.num_equal} whose "
+        total = self.num_too_long + self.num_equal + len(self.groups)
         return (
-            f"{self.num_too_long} of {self.num_too_long + len(self.groups)} judgements left out: their prompts leave "
-            f"no room for a completion; {self.num_cut} completions lose their end"
+            f"with {self.max_tokens} tokens a text, of {total} judgements left out: {left_out}completions are all the "
+            f"same as they are read; {self.num_cut} completions of the others lose their end"
         )
 
+    @property
+    def is_whole(self) -> bool:
+        return not (self.num_too_long or self.num_equal or self.num_cut)
 
-def fitting(groups: Sequence[GroupView], tokenizer: Tokenizer, max_tokens: int, *, where: Path) -> Fitting:
+
+def fitting(groups: Sequence[GroupView], tokenizer: Tokenizer, max_tokens: int, *, where: Path | None) -> Fitting:
     """Keep the judgements that can be read within ``max_tokens``, and count the rest.
 
-    Raises DataError where there is none.
+    Raises DataError where there is none, unless ``where`` is None: then there may be none.
     """
     length_G = [len(tokenizer.encode_prompt(group.prompt)) + 1 for group in groups]  # the end token needs its place
     kept = {i for i, length in enumerate(length_G) if length < max_tokens}
-    if not kept:
+    if not kept and where:
         raise DataError(
             f"no prompt leaves room for a completion in {max_tokens} tokens",
             where=str(where),
             why=f"the shortest has {min(length_G) - 1}",
             hint="raise reward.max_tokens, or use a model with a longer context",
         )
-    said = ((i, tokenizer.encode_pair(groups[i].prompt, text)[1]) for i in kept for text in groups[i].completions)
+    say = [i for i in sorted(kept) if not _all_equal(groups[i], tokenizer, max_tokens)]
+    if not say and where:
+        raise DataError(
+            f"all completions of a judgement are the same in {max_tokens} tokens",
+            where=str(where),
+            why="what tells them apart is cut off, or they are one text",
+            hint="raise reward.max_tokens, or use a model with a longer context",
+        )
+    said = ((i, tokenizer.encode_pair(groups[i].prompt, text)[1]) for i in say for text in groups[i].completions)
     cut = (length_G[i] + len(ids) > max_tokens for i, ids in said)
-    return Fitting([groups[i] for i in sorted(kept)], len(groups) - len(kept), sum(cut))
+    return Fitting([groups[i] for i in say], len(groups) - len(kept), sum(cut), len(kept) - len(say), max_tokens)
+
+
+def _all_equal(group: GroupView, tokenizer: Tokenizer, max_tokens: int) -> bool:
+    """Return whether a ranking's completions are one text as they are read: their order then says nothing of it."""
+    texts = {encode_scored(tokenizer, group.prompt, text, max_tokens) for text in group.completions}
+    return isinstance(group, RankedGroup) and len(texts) == 1
 
 
 def encode_groups(
@@ -326,54 +352,126 @@ class HeldOutFit:
     ``accuracy`` is the share of choices made alike (a score of 0 gap counts half): the better of a pair, a label by the
     sign of the score, the higher of two ratings. ``calibration_error`` is the distance between that share and what
     sigmoid of the gap promises; ``length_correlation`` that of the score with the completion's number of tokens.
+    ``told`` is the accuracy as it may be stated: with its interval and a baseline, of twenty judgements or more.
     """
 
     accuracy: float | None
     calibration_error: float | None
     length_correlation: float
+    told: HeldOut
+
+
+ORDERED = "judgements that the score orders as they say"
 
 
 def held_out_fit(
-    scorer: ScalarModel, tokenizer: Tokenizer, loss: RewardLoss, groups: Sequence[GroupView], max_tokens: int
+    scorer: ScalarModel,
+    tokenizer: Tokenizer,
+    loss: RewardLoss,
+    groups: Sequence[GroupView],
+    max_tokens: int,
+    learnt: Sequence[GroupView] = (),
 ) -> HeldOutFit:
-    """Score the groups' completions, the mean of all heads, and compare."""
+    """Score the groups' completions, the mean of all heads, and compare. What was ``learnt`` gives the baseline."""
     texts = [(group.prompt, completion) for group in groups for completion in group.completions]
     score_S = raw_scores(scorer, tokenizer, texts, max_tokens).reshape(len(texts), -1).mean(1)
-    margin_N, weight_N = CHOICES[loss.reads](groups, score_S)
-    right_N = (margin_N > 0).float() + 0.5 * (margin_N == 0).float()
+    choices = CHOICES[loss.reads](groups, score_S)
     # Gaps of ratings are no log-odds: sigmoid of them promises nothing.
-    log_odds = loss.reads != "ratings" and len(margin_N) > 0
+    log_odds = loss.reads != "ratings" and len(choices.margin_N) > 0
     lengths = torch.tensor([len(tokenizer.encode(completion)) for _, completion in texts])
+    guess_S, guess = _guess(loss, learnt, lengths)
+    guesses = CHOICES[loss.reads](groups, guess_S)
     return HeldOutFit(
-        accuracy=float((weight_N * right_N).double().sum() / weight_N.double().sum()) if len(margin_N) else None,
-        calibration_error=margin_calibration(margin_N.numpy()).error if log_odds else None,
+        accuracy=choices.share if len(choices.margin_N) else None,
+        calibration_error=margin_calibration(choices.margin_N.numpy()).error if log_odds else None,
         length_correlation=float(correlation(score_S, lengths)),
+        told=_told(choices, guesses, guess, groups) if len(choices.margin_N) else none_held_out(ORDERED),
     )
 
 
-def _pair_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Choices:
+    """What judgements chose: by how much the score agrees with each choice, what it weighs, and whose it is.
+
+    ``of_N`` numbers the group of a choice; of two ratings ``other_N`` that of the second.
+    """
+
+    margin_N: Tensor
+    weight_N: Tensor
+    of_N: Tensor
+    other_N: Tensor | None = None
+
+    @property
+    def right_N(self) -> Tensor:
+        """1 where the score chooses alike, half for a tie."""
+        return (self.margin_N > 0).float() + 0.5 * (self.margin_N == 0).float()
+
+    @property
+    def share(self) -> float:
+        """The weighted share of choices made alike."""
+        return float((self.weight_N * self.right_N).double().sum() / self.weight_N.double().sum())
+
+    def by_group(self, count: int) -> tuple[list[float], list[float]]:
+        """Return the share and the weight of each of so many groups."""
+        right_G, weight_G = (
+            torch.zeros(count, dtype=torch.float64).index_add_(0, self.of_N, x_N.double())
+            for x_N in (self.weight_N * self.right_N, self.weight_N)
+        )
+        return (right_G / weight_G.clamp_min(1e-12)).tolist(), weight_G.tolist()
+
+
+def _told(choices: Choices, guesses: Choices, guess: str, groups: Sequence[GroupView]) -> HeldOut:
+    names = [shared(group) for group in groups]
+    shares, weights = choices.by_group(len(groups))
+    found = Measured(ORDERED, shares, weights, guesses.by_group(len(groups))[0], guess, names).told()
+    if choices.other_N is None or found.value is None:
+        return found
+    right_GG, counted_GG = torch.zeros(2, len(groups), len(groups))
+    places = choices.of_N, choices.other_N
+    right_GG.index_put_(places, choices.right_N, accumulate=True)
+    counted_GG.index_put_(places, choices.weight_N, accumulate=True)
+    share_GG = right_GG / counted_GG.clamp_min(1e-12)
+    said = share_of_pairs(share_GG.numpy(), counted_GG.numpy(), unit_names(names))
+    return replace(found, value=said.value, low=said.low, high=said.high, baseline=guesses.share)
+
+
+def _guess(loss: RewardLoss, learnt: Sequence[GroupView], lengths: Tensor) -> tuple[Tensor, str]:
+    """Return scores of who has read nothing, and what they are: the longer text, or of labels the commoner."""
+    if loss.reads != "labels":
+        return lengths.float(), "longer wins"
+    good = len(learnt) == 0 or float(_values(learnt).mean()) > 0.5
+    return torch.full((len(lengths),), 1.0 if good else -1.0), f"every one is {'good' if good else 'bad'}"
+
+
+def _owners(groups: Sequence[GroupView]) -> Tensor:
+    """Return the number of the group that each completion belongs to, ``(S,)``."""
+    return torch.tensor([i for i, group in enumerate(groups) for _ in group.completions])
+
+
+def _pair_choices(groups: Sequence[GroupView], score_S: Tensor) -> Choices:
     """Return the gaps of all strict pairs; each group weighs the same."""
     chosen_N, rejected_N, weight_N = group_pairs([g.ranks for g in groups if isinstance(g, RankedGroup)])
-    return score_S[chosen_N] - score_S[rejected_N], weight_N
+    return Choices(score_S[chosen_N] - score_S[rejected_N], weight_N, _owners(groups)[chosen_N])
 
 
-def _label_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
+def _label_choices(groups: Sequence[GroupView], score_S: Tensor) -> Choices:
     """Return the scores of the good, and those of the bad turned around."""
-    return (2 * _values(groups) - 1) * score_S, torch.ones_like(score_S)
+    return Choices((2 * _values(groups) - 1) * score_S, torch.ones_like(score_S), _owners(groups))
 
 
-def _rating_choices(groups: Sequence[GroupView], score_S: Tensor) -> tuple[Tensor, Tensor]:
+def _rating_choices(groups: Sequence[GroupView], score_S: Tensor) -> Choices:
     """Return the gaps of all pairs with different ratings, of any prompts."""
     value_S, score_S = _values(groups)[:RATINGS_COMPARED], score_S[:RATINGS_COMPARED]
-    gap_N = (score_S[:, None] - score_S)[value_S[:, None] > value_S]
-    return gap_N, torch.ones_like(gap_N)
+    higher_N, lower_N = (value_S[:, None] > value_S).nonzero().unbind(1)
+    owner_S, gap_N = _owners(groups), score_S[higher_N] - score_S[lower_N]
+    return Choices(gap_N, torch.ones_like(gap_N), owner_S[higher_N], owner_S[lower_N])
 
 
 def _values(groups: Sequence[GroupView]) -> Tensor:
     return torch.tensor([v for group in groups if isinstance(group, JudgedGroup) for v in group.values])
 
 
-CHOICES: Mapping[str, Callable[[Sequence[GroupView], Tensor], tuple[Tensor, Tensor]]] = {
+CHOICES: Mapping[str, Callable[[Sequence[GroupView], Tensor], Choices]] = {
     "pairs": _pair_choices,
     "orders": _pair_choices,
     "labels": _label_choices,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,22 +12,27 @@ from torch import Tensor
 from accord.algo.logprob import token_logp, token_nll
 from accord.models.decoder import CausalLM
 from accord.text.batches import Batch, Example, collate, example_buckets
+from accord.train.held_out import HeldOut, Measured
+
+#: What each row shares with others.
+Names = Sequence[Iterable[Hashable]]
 
 
 @dataclass(frozen=True)
 class LmResult:
     """Where the model is and how it did: mean negative log-likelihood in nats a counted token.
 
-    ``num_held_out`` counts the texts behind ``valid_nll``; 0 where there were too few to hold any out, and what was
-    learnt from was measured.
+    ``valid_nll`` is the number that ``held_out`` states with its interval and a baseline; None of too few texts, which
+    ``num_held_out`` counts.
     """
 
     model: Path
     train_nll: float
-    valid_nll: float
+    valid_nll: float | None
     num_tokens: int
     num_steps: int
-    num_held_out: int = 0
+    num_held_out: int
+    held_out: HeldOut
 
 
 def logp_and_entropy(
@@ -55,13 +60,34 @@ def block_loss(model: CausalLM, rows_BT: Tensor) -> Tensor:
     return completion_nll(model, Batch(rows_BT, mask_BT, length_B)) / rows_BT[:, 1:].numel()
 
 
-@torch.no_grad()
 def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int = 8192) -> float:
     """Return the mean negative log-likelihood of the tokens that count, in nats a token over all of them."""
+    # By the number of all tokens: a mean of batches' means would weigh short batches more.
+    return sum(nll_sums(model, examples, pad_id, batch_tokens)) / max(1, sum(e.num_counted for e in examples))
+
+
+@torch.no_grad()
+def nll_sums(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int = 8192) -> list[float]:
+    """Return the negative log-likelihood of each example, summed over its tokens that count, in nats."""
     was_training = model.training
     model.eval()
-    batches = [[examples[i] for i in b] for b in example_buckets(examples, batch_tokens)]
-    total = sum(float(completion_nll(model, collate(batch, pad_id))) for batch in batches)
+    found = [0.0] * len(examples)
+    for bucket in example_buckets(examples, batch_tokens):
+        batch = [examples[i] for i in bucket]
+        logp_N, _ = logp_and_entropy(model, collate(batch, pad_id), entropy=False)
+        for i, part in zip(bucket, torch.split(logp_N, [e.num_counted for e in batch]), strict=True):
+            found[i] = -float(part.sum())
     model.train(was_training)
-    # By the number of all tokens: a mean of batches' means would weigh short batches more.
-    return total / max(1, sum(e.num_counted for e in examples))
+    return found
+
+
+LIKELY = "nats a token of held-out texts"
+
+
+def told_nll(
+    sums: Sequence[float], baseline: Sequence[float], baseline_is: str, rows: Sequence[Example], names: Names
+) -> HeldOut:
+    """Return the NLL a token of rows from their sums, with its interval and that of a baseline."""
+    counts = [max(1, row.num_counted) for row in rows]
+    values, guesses = ([x / n for x, n in zip(xs, counts, strict=True)] for xs in (sums, baseline))
+    return Measured(LIKELY, values, counts, guesses, baseline_is, names).told()

@@ -17,6 +17,8 @@ from accord.config import RlConfig
 from accord.progress import Log, part_of, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generator, generate_told
+from accord.scoring.reward_model import RewardModel
+from accord.scoring.weighted import reward_models
 from accord.seeds import stream_seed
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
@@ -76,6 +78,7 @@ class PolicyOptimizer:
         experience = self.advantages(rollout, rewarded)
         stats = rollout_stats(rollout, self.config.samples_per_prompt) | self.controllers.prices()
         stats |= experience_stats(experience, rewarded)
+        stats |= reward_cut(reward_models(self.models.scorer), scored)
         warms_up = self.warms_up
         stats |= self.update(experience, seed, log)
         if not warms_up:  # a policy that is held still answers no price
@@ -200,3 +203,9 @@ def experience_stats(experience: Experience, rewarded: Rewarded) -> dict[str, fl
         stats["value_gap"] = float((rollout.last_value_B - rollout.score_B).mean())
         stats["explained_variance"] = float(explained_variance(rollout.value_BC[mask_BC], return_BC[mask_BC]))
     return stats
+
+
+def reward_cut(models: Sequence[RewardModel], scored: Scored) -> dict[str, float]:
+    """Return the share of samples whose end a reward model does not read; nothing where none scores."""
+    unread = [cut for one in models for cut in one.cut([sample.pair for sample in scored.samples])]
+    return {"reward_cut": sum(unread) / len(unread)} if unread else {}

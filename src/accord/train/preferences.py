@@ -141,14 +141,20 @@ class Tally:
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self.facts: dict[str, float] = {}
+        #: Of each group that was looked at: what of its weight is right, and its weight.
+        self.by_group: dict[int, tuple[float, float]] = {}
+
+    def add_group(self, number: int, right: float, weight: float) -> None:
+        """Remember how much of a group's comparisons is right."""
+        self.by_group[number] = right, weight
 
     def add(
         self, strength_S1: Tensor, better_N: Tensor, worse_N: Tensor, weight_N: Tensor, known: dict[str, Tensor]
-    ) -> None:
+    ) -> Tensor:
         """Count comparisons whose better side is stronger; a tie counts half.
 
         And of both sides add up what is ``known`` of their completions, ``(S,)`` each. The last strength is that of
-        the zero point.
+        the zero point. Returns how right each comparison is, ``(N,)``.
         """
         gap_N = strength_S1[better_N] - strength_S1[worse_N]
         right_N = (gap_N > 0).float() + 0.5 * (gap_N == 0).float()
@@ -160,6 +166,7 @@ class Tally:
             self._sums[f"{side} weight"] += float(weight_N[real_N].sum())
             for name, x_S in known.items():
                 self._sums[f"{side}_{name}"] += float((weight_N[real_N] * x_S[index_N[real_N]]).sum())
+        return right_N
 
     def means(self) -> dict[str, float]:
         """Return accuracy, margin of the implicit rewards, and means of both sides, without those that had no part."""
@@ -200,7 +207,10 @@ def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tal
         seen = {"reward": config.dpo_beta * strength_S.detach(), "logp": logp_S.detach(), "length": length_S}
         if ref_logp_S is not None:
             seen["drift"] = logp_S.detach() - ref_logp_S
-        tally.add(strength_S1.detach(), better_N, worse_N, weight_N, seen)
+        right_N = tally.add(strength_S1.detach(), better_N, worse_N, weight_N, seen)
+        sizes = [len(groups[i].shares) for i in micro]
+        for i, right, weight in zip(micro, torch.split(right_N, sizes), torch.split(weight_N, sizes), strict=True):
+            tally.add_group(i, float((right * weight).sum()), float(weight.sum()))
         # By the weight of the whole step, so that micro-batches add up to its mean over groups.
         yield (weight_N * loss_N).sum() / total_weight
 
@@ -253,6 +263,41 @@ def held_out(objective: Objective, groups: Sequence[ComparedGroup]) -> dict[str,
     tally = Tally()
     loss = sum(float(x) for x in preference_losses(objective, groups, tally))
     return {"loss": loss, **tally.means()}
+
+
+def held_out_shares(objective: Objective, groups: Sequence[ComparedGroup]) -> tuple[list[float], list[float]]:
+    """Return how much of each group's comparisons goes as it says, 0 to 1, and what the group weighs."""
+    tally = Tally()
+    with torch.no_grad():
+        for _ in preference_losses(objective, groups, tally):
+            pass
+    found = [tally.by_group[i] for i in range(len(groups))]
+    return [right / weight if weight else 0.0 for right, weight in found], [weight for _, weight in found]
+
+
+def guessed_shares(groups: Sequence[ComparedGroup], *, mostly_good: bool) -> tuple[list[float], str]:
+    """Return the same of who has read nothing, and what that is.
+
+    Of completions that are compared the longer one wins; of thumbs every one is the commoner kind.
+    """
+    kind = "good" if mostly_good else "bad"
+    pairs = any(ZERO_POINT not in (*group.better, *group.worse) for group in groups)
+    return [_guessed(group, mostly_good) for group in groups], "longer wins" if pairs else f"every one is {kind}"
+
+
+def _guessed(group: ComparedGroup, mostly_good: bool) -> float:
+    strength = [float(e.num_counted) for e in group.examples]
+    if ZERO_POINT in (*group.better, *group.worse):
+        strength = [1.0 if mostly_good else -1.0] * len(strength)
+    strength.append(0.0)  # the zero point's
+    gaps = [strength[b] - strength[w] for b, w in zip(group.better, group.worse, strict=True)]
+    right = sum(s * ((g > 0) + 0.5 * (g == 0)) for s, g in zip(group.shares, gaps, strict=True))
+    return right / sum(group.shares)
+
+
+def are_mostly_good(groups: Sequence[ComparedGroup]) -> bool:
+    """Return whether of thumbs more are up than down."""
+    return 2 * sum(place != ZERO_POINT for g in groups for place in g.better) > sum(len(g.better) for g in groups)
 
 
 def require_both_classes(groups: Sequence[ComparedGroup], where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from accord.seeds import stream_seed
 from accord.text.batches import Example, pack_blocks
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 from accord.train.learner import Learner
-from accord.train.likelihood import LmResult, block_loss, mean_nll
+from accord.train.likelihood import LmResult, block_loss, nll_sums, told_nll
 from accord.train.prompts import permutation
 from accord.train.training_run import Steps, TrainingRun
 
@@ -72,9 +72,20 @@ def pretrain(
     with torch.no_grad():
         train_nll = float(block_loss(model, blocks_NT[: config.batch_blocks]))
     saved = run.save_result(model, loaded, adapter_on=None)
-    held_out = _held_out(loaded, valid_texts, shape.max_positions)
-    valid_nll = mean_nll(model, held_out, loaded.pad_id)
-    return LmResult(saved, train_nll, valid_nll, blocks_NT[:, 1:].numel(), total, len(held_out))
+    rows = _held_out(loaded, valid_texts, shape.max_positions)
+    sums, guesses = nll_sums(model, rows, loaded.pad_id), token_shares_nll(blocks_NT, rows, loaded.vocab_size)
+    told = told_nll(sums, guesses, "shares of tokens", rows, [(row.completion,) for row in rows])
+    return LmResult(saved, train_nll, told.value, blocks_NT[:, 1:].numel(), total, told.n, told)
+
+
+def token_shares_nll(blocks_NT: Tensor, rows: Sequence[Example], vocab_size: int) -> list[float]:
+    """Return the NLL of each row's completion, summed, by who knows how common each token is and no more.
+
+    Every token counts once more than it was seen.
+    """
+    count_V = torch.bincount(blocks_NT.flatten(), minlength=vocab_size).double() + 1
+    nll_V = -(count_V / count_V.sum()).log()
+    return [float(nll_V[list(row.completion)].sum()) for row in rows]
 
 
 def _start(config: PretrainConfig, shape: ModelConfig, tokenizer: Tokenizer, seed: int) -> CausalLM:

@@ -32,11 +32,14 @@ from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, example_buckets
 from accord.text.tokenizer import Tokenizer
-from accord.train.held_out import was_held_out
+from accord.train.alarms import reward_alarms
+from accord.train.held_out import HeldOut, every_nth, none_held_out, was_held_out
 from accord.train.judged import (
+    ORDERED,
     READERS,
     EncodedGroup,
     GroupView,
+    HeldOutFit,
     batch_elements,
     count_pairs,
     encode_groups,
@@ -52,6 +55,7 @@ from accord.train.prompts import permutation
 from accord.train.training_run import Steps, TrainingRun
 
 BUCKET_TOKENS = 1024  # padded group by group, 58 % of the demo's tokens were padding; a step 0.19 s, so 0.15 s
+TOLD_GROUPS = 400  # of those learnt, measured for the alarms: their share to 2.5 points
 SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 
 
@@ -59,8 +63,10 @@ SCALE_TEXTS = 4000  # enough for mean and deviation to 2 %
 class RewardResult:
     """Where the reward model is, and how it fits held-out judgements (see `accord.train.judged.HeldOutFit`).
 
+    ``valid_accuracy`` is the number that ``held_out`` states with its interval and a baseline; None of too few.
     ``num_groups`` are batch elements; ``num_skipped`` rankings of one single tie were left out, and
-    ``num_too_long`` judgements whose prompt leaves no room for a completion. ``offset`` and ``scale`` are those of
+    ``num_too_long`` judgements whose prompt leaves no room for a completion, and ``num_equal`` whose completions are
+    one text within ``max_tokens``, to which ``num_cut`` completions are cut. ``offset`` and ``scale`` are those of
     `reward.json`.
     """
 
@@ -74,8 +80,12 @@ class RewardResult:
     scale: float | tuple[float, ...]
     num_skipped: int
     num_too_long: int
+    num_cut: int
+    num_equal: int
+    max_tokens: int
     calibration_error: float | None
     length_correlation: float
+    held_out: HeldOut
 
 
 @writes_alone
@@ -105,13 +115,15 @@ def reward(
         log(0.0, f"{num_skipped} rankings of one single tie say nothing and are left out")
     if unread := unread_margins(train, config.pairs.margin, "reward.pairs.margin"):
         log(0.0, unread)
-    limit = min(config.max_tokens, scorer.config.max_positions)
+    limit = min(config.max_tokens or scorer.config.max_positions, scorer.config.max_positions)
     learnt = fitting(train, tokenizer, limit, where=data)
-    held_out = fitting(valid, tokenizer, limit, where=valid_data or data)
+    held_out = fitting(valid, tokenizer, limit, where=valid_data)
+    # Of what the stage holds out by itself, one unit of few perhaps, nothing may be left.
+    is_held_out = is_held_out and bool(held_out.groups)
     for name, found in (("to learn from", learnt), ("held out", held_out)):
-        if found.num_too_long or found.num_cut:
-            log(0.0, f"{name}, with {limit} tokens a text: {found}")
-    train, valid = learnt.groups, held_out.groups
+        if not found.is_whole:
+            log(0.0, f"{name}, {found}")
+    train, valid = learnt.groups, held_out.groups or learnt.groups[:1]
     encoded = encode_groups(config, loss, tokenizer, train, limit, seed)
     elements = batch_elements(encoded)
     per_epoch = -(-len(elements) // config.groups_per_step)
@@ -130,10 +142,13 @@ def reward(
     identity = run.identity({"model": model, "data": data}, config=config)
     run.train(learner, step_fn, Steps(learner.total_steps, config.checkpoint_every), identity=identity)
     scale = _finish(config, scorer, tokenizer, train, limit, output_dir / "model")
-    agreed = held_out_fit(scorer, tokenizer, loss, valid, limit)
+    for event in weak_reward(held_out_fit(scorer, tokenizer, loss, every_nth(train, TOLD_GROUPS), limit, train), scale):
+        run.event(learner.total_steps - 1, event, done=1.0)
+    agreed = held_out_fit(scorer, tokenizer, loss, valid, limit, train)
+    told = agreed.told if is_held_out else none_held_out(ORDERED)
     return RewardResult(
         model=output_dir / "model",
-        valid_accuracy=agreed.accuracy if is_held_out else None,
+        valid_accuracy=told.value,
         num_held_out=len(batch_elements(valid)) if is_held_out else 0,
         num_groups=len(elements),
         num_pairs=count_pairs(config, encoded),
@@ -142,8 +157,12 @@ def reward(
         scale=scale.scale,
         num_skipped=num_skipped,
         num_too_long=learnt.num_too_long,
-        calibration_error=agreed.calibration_error if is_held_out else None,
+        num_cut=learnt.num_cut,
+        num_equal=learnt.num_equal,
+        max_tokens=limit,
+        calibration_error=None if told.value is None else agreed.calibration_error,
         length_correlation=agreed.length_correlation,
+        held_out=told,
     )
 
 
@@ -201,9 +220,19 @@ def _finish(
     """Put the trained model on its scale and write it."""
     fold_spellings(scorer.model.embed_tokens)
     scorer.eval()
-    scale = scale_of(config, scorer, tokenizer, train, limit)
+    scale = replace(scale_of(config, scorer, tokenizer, train, limit), max_tokens=config.max_tokens and limit)
     save_scalar(folder, scorer, tokenizer, scale)
     return scale
+
+
+def weak_reward(learnt: HeldOutFit, scale: RewardScale) -> list[dict[str, str]]:
+    """Return the alarms that ring where a reward model knows next to nothing of what it learnt."""
+    told = learnt.told
+    level = 0.5 if told.baseline_is == "longer wins" else told.baseline or 0.5
+    stats = {"gain": max(scale.gains)}
+    if told.low is not None:
+        stats["ahead"] = told.low - level
+    return reward_alarms(stats)
 
 
 def group_losses(

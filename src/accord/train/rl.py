@@ -16,9 +16,9 @@ from accord.lock import writes_alone
 from accord.progress import Log, named_part, part_of, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, generate_told
-from accord.scoring.weighted import scorer_inputs
+from accord.scoring.weighted import reward_models, scorer_inputs
 from accord.seeds import stream_seed
-from accord.train.alarms import NAIVE, raised_alarms, raised_trends, watched_alarms
+from accord.train.alarms import NAIVE, raised_alarms, raised_trends, reward_alarms, watched_alarms
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
 from accord.train.policy_models import PolicyModels, hold_to, load_policy_models
@@ -89,6 +89,10 @@ def rl(
     def step_fn(step: int) -> dict[str, float]:
         if step == 0 and kl_place(config, algorithm) == "loss_k3_naive":
             run.event(step, NAIVE)
+        if step == 0:
+            for one in reward_models(models.scorer):
+                for event in reward_alarms({"gain": max(one.scale.gains)}):
+                    run.event(step, event)
         # The first iteration of a start says what it does; from then on a line each tells how long they take.
         at = quiet if last else named_part(log, step, config.iterations, f"iteration {step + 1}/{config.iterations}")
         scored, stats = optimizer.step(prompts, step, at)

@@ -22,9 +22,9 @@ from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, example_buckets, length_buckets
 from accord.text.chat import encode_chat
 from accord.text.tokenizer import Tokenizer
-from accord.train.held_out import every_nth, hold_out, was_held_out
+from accord.train.held_out import every_nth, hold_out, none_held_out, was_held_out
 from accord.train.learner import Learner
-from accord.train.likelihood import LmResult, completion_nll, mean_nll
+from accord.train.likelihood import LIKELY, LmResult, completion_nll, mean_nll, nll_sums, told_nll
 from accord.train.training_run import Steps, TrainingRun
 
 NLL_ROWS = 400  # demonstrations that a likelihood is measured on after fine-tuning: enough for 2 %
@@ -59,15 +59,21 @@ def sft(
         batch = [train[i] for i in batches[step]]
         return learner.update(sft_losses(policy, batch, tokenizer.pad_id, config.micro_batch_tokens))
 
+    apart = every_nth(valid, NLL_ROWS)
+    # Before a checkpoint is restored: this is the model that was given.
+    start = nll_sums(policy, apart, tokenizer.pad_id)
     policy.train()
     identity = run.identity({"model": model, "data": data}, config=config)
     run.train(learner, step_fn, Steps(len(batches), config.checkpoint_every), identity=identity)
     policy.eval()
     saved = run.save_result(policy, tokenizer, adapter_on=model if config.lora.rank else None)
-    train_nll, valid_nll = (mean_nll(policy, every_nth(rows, NLL_ROWS), tokenizer.pad_id) for rows in (train, valid))
+    train_nll = mean_nll(policy, every_nth(train, NLL_ROWS), tokenizer.pad_id)
     num_tokens = sum(train[i].num_counted for batch in batches for i in batch)
-    held_out = min(len(valid), NLL_ROWS) if was_held_out(train, valid) else 0
-    return LmResult(saved, train_nll, valid_nll, num_tokens, len(batches), held_out)
+    told = none_held_out(LIKELY)
+    if was_held_out(train, valid):
+        sums = nll_sums(policy, apart, tokenizer.pad_id)
+        told = told_nll(sums, start, "the model that was given", apart, _names(apart))
+    return LmResult(saved, train_nll, told.value, num_tokens, len(batches), told.n, told)
 
 
 def _start(config: SftConfig, model: Path, seed: int) -> tuple[CausalLM, Tokenizer]:
@@ -89,7 +95,12 @@ def _read_split(
     if valid_data is not None:
         return rows, _demonstrations(tokenizer, valid_data, limit, log)
     # What comes before the first words to learn: the prompt, of a conversation its beginning.
-    return hold_out(rows, [(row.prompt,) if row.prompt else () for row in rows])
+    return hold_out(rows, _names(rows))
+
+
+def _names(rows: Sequence[Example]) -> list[tuple[tuple[int, ...], ...]]:
+    """Return what each demonstration shares with others: its prompt, where it has one."""
+    return [(row.prompt,) if row.prompt else () for row in rows]
 
 
 def _batches(config: SftConfig, rows: Sequence[Example], seed: int) -> list[list[int]]:
