@@ -361,7 +361,7 @@ class HeldOutFit:
     told: HeldOut
 
 
-ORDERED = "judgements that the score orders as they say"
+SCORED_ALIKE = "judgements that the score orders as they say"
 
 
 def held_out_fit(
@@ -385,7 +385,7 @@ def held_out_fit(
         accuracy=choices.share if len(choices.margin_N) else None,
         calibration_error=margin_calibration(choices.margin_N.numpy()).error if log_odds else None,
         length_correlation=float(correlation(score_S, lengths)),
-        told=_told(choices, guesses, guess, groups) if len(choices.margin_N) else none_held_out(ORDERED),
+        told=_told(choices, guesses, guess, groups) if len(choices.margin_N) else none_held_out(SCORED_ALIKE),
     )
 
 
@@ -423,7 +423,7 @@ class Choices:
 def _told(choices: Choices, guesses: Choices, guess: str, groups: Sequence[GroupView]) -> HeldOut:
     names = [shared(group) for group in groups]
     shares, weights = choices.by_group(len(groups))
-    found = Measured(ORDERED, shares, weights, guesses.by_group(len(groups))[0], guess, names).told()
+    found = Measured(SCORED_ALIKE, shares, weights, guesses.by_group(len(groups))[0], guess, names).told()
     if choices.other_N is None or found.value is None:
         return found
     right_GG, counted_GG = torch.zeros(2, len(groups), len(groups))

@@ -15,7 +15,7 @@ from accord.text.batches import Batch, Example, collate, example_buckets
 from accord.train.held_out import HeldOut, Measured
 
 #: What each row shares with others.
-Names = Sequence[Iterable[Hashable]]
+SharedNames = Sequence[Iterable[Hashable]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ LIKELY = "nats a token of held-out texts"
 
 
 def told_nll(
-    sums: Sequence[float], baseline: Sequence[float], baseline_is: str, rows: Sequence[Example], names: Names
+    sums: Sequence[float], baseline: Sequence[float], baseline_is: str, rows: Sequence[Example], names: SharedNames
 ) -> HeldOut:
     """Return the NLL a token of rows from their sums, with its interval and that of a baseline."""
     counts = [max(1, row.num_counted) for row in rows]

@@ -35,8 +35,8 @@ from accord.text.tokenizer import Tokenizer
 from accord.train.alarms import reward_alarms
 from accord.train.held_out import HeldOut, every_nth, none_held_out, was_held_out
 from accord.train.judged import (
-    ORDERED,
     READERS,
+    SCORED_ALIKE,
     EncodedGroup,
     GroupView,
     HeldOutFit,
@@ -145,7 +145,7 @@ def reward(
     for event in weak_reward(held_out_fit(scorer, tokenizer, loss, every_nth(train, TOLD_GROUPS), limit, train), scale):
         run.event(learner.total_steps - 1, event, done=1.0)
     agreed = held_out_fit(scorer, tokenizer, loss, valid, limit, train)
-    told = agreed.told if is_held_out else none_held_out(ORDERED)
+    told = agreed.told if is_held_out else none_held_out(SCORED_ALIKE)
     return RewardResult(
         model=output_dir / "model",
         valid_accuracy=told.value,
