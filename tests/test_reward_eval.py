@@ -140,7 +140,9 @@ def test_the_ceiling_by_hand() -> None:
 def test_a_person_who_judges_a_pair_twice_is_one_person() -> None:
     rows = [row("p", "x", "y", "Ann"), row("p", "x", "y", "Ann")]
     assert isinstance(human_ceiling([1.0, 0.0], scored(rows), rows).human, Unknown)
-    unnamed = [row("p", "x", "y"), row("p", "x", "y")]
+    copies = [row("p", "x", "y"), row("p", "x", "y")]  # without names a row twice is a copy, no agreement
+    assert isinstance(human_ceiling([1.0, 0.0], scored(copies), copies).human, Unknown)
+    unnamed = [row("p", "x", "y", group="task 1"), row("p", "x", "y", group="task 1")]
     assert human_ceiling([1.0, 0.0], scored(unnamed), unnamed).unnamed == 2
 
 
@@ -360,6 +362,7 @@ def test_a_reward_model_is_measured_beside_what_taught_it(
         ]
 
     learnt, held = write_rows("learnt.jsonl", pairs(0)), write_rows("held.jsonl", pairs(10))
+    held.write_text(held.read_text() + json.dumps({"prompt": "fog " * 500, "chosen": "a", "rejected": "b"}) + "\n")
     drawn = [{"prompt": f"The fog {i}", "completion": "two foxes crossed"} for i in range(12)]
     made = accord.evaluate_reward(
         EvalConfig(gate_overrule=True),
@@ -370,7 +373,8 @@ def test_a_reward_model_is_measured_beside_what_taught_it(
     )
     assert set(made.baselines) == {"longer_wins", "random", "tfidf_bradley_terry", "untrained_trunk"}
     card = json.loads((tmp_path / "out/reward/card.json").read_text())
-    assert card["seen"] == {"prompts": 2, "of": 12} and made.left_out == {}
+    assert card["seen"] == {"prompts": 2, "of": 12}
+    assert set(made.left_out) == {"long_prompts"} and made.left_out["long_prompts"].startswith("1 of 13 judgements")
     assert card["members"]["members"] == 2 and card["members"]["alike"]["value"] == 1
     assert card["drift"]["told_apart"]["value"] > 0.9 and card["drift"]["spread_samples"]["value"] == 0
     assert card["order_matters"] < 1e-4 and card["gate"]["overruled"]

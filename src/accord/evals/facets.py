@@ -147,7 +147,8 @@ class Ceiling:
     """How often one person orders a pair as the others who judged it do, and how often the scorer does.
 
     Both on the same judgements: each is compared with the majority of all others of its pair, an even one counts half.
-    ``unnamed`` of the ``judgements`` name nobody and are taken for a person each; ``programs`` were left out.
+    ``unnamed`` of the ``judgements`` name nobody: those of one ``group`` are taken for a person each, without a group a
+    pair that stands twice is one judgement. ``programs`` were left out.
     """
 
     human: Estimate
@@ -197,8 +198,11 @@ def _said_of_pairs(rows: Sequence[RankedRow], number: Mapping[tuple[str, str], i
         places = [number.get((group.prompt, text)) for text in group.completions]
         for i, a in enumerate(places):
             for j, b in enumerate(places):
-                if a is None or b is None or a >= b or (row.annotator and (row.annotator, a, b) in seen):
-                    continue  # who judged a pair twice is one person
+                if a is None or b is None or a >= b:
+                    continue
+                # Who judged a pair twice is one person, and so is nobody: the same row twice is no agreement.
+                if (row.annotator or not group.group) and (row.annotator, a, b) in seen:
+                    continue
                 seen.add((row.annotator, a, b))
                 vote = int(np.sign(group.ranks[j] - group.ranks[i]))
                 said.setdefault((a, b), []).append((row.annotator, vote, group.topic or group.prompt))

@@ -37,7 +37,7 @@ from accord.report.reward_page import CARD, write_reward_page
 from accord.scoring.ensemble import Ensemble
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.scorer import Scorer
-from accord.scoring.weighted import SCORER_KINDS, chat_of
+from accord.scoring.weighted import SCORER_KINDS, chat_of, reward_models
 from accord.seeds import hash_position, stream_seed
 from accord.stats import FloatArray, mending_temperature
 
@@ -146,14 +146,21 @@ class _Measured:
     held_out: HeldOutPairs
     sources: RewardSources
     seed: int
+    num_too_long: int = 0
 
     @classmethod
     def of(cls, model: ScorerConfig, data: Sequence[Path], sources: RewardSources, seed: int) -> _Measured:
         if not data:
             raise UsageError("no judgements to measure it on", hint="name a file: --data FILE")
         scorer = SCORER_KINDS[model.kind](model, AUTO)
-        rows = [row for path in data for row in read_ranked_rows(path, chat_of(scorer))]
-        return cls(scorer, rows, ranked_pairs([row.group for row in rows], seed=seed), sources, seed)
+        every = [row for path in data for row in read_ranked_rows(path, chat_of(scorer))]
+        rows = [row for row in every if has_room(scorer, row.group.prompt)]
+        if not rows:
+            raise DataError(
+                "no prompt leaves room for a completion", hint="measure a model with a longer context on it"
+            )
+        pairs = ranked_pairs([row.group for row in rows], seed=seed)
+        return cls(scorer, rows, pairs, sources, seed, len(every) - len(rows))
 
     @property
     def chat(self) -> Chat | None:
@@ -175,6 +182,9 @@ class _Measured:
         held_out, seed = self.held_out, self.seed
         scores = self.score(held_out.texts)
         beside, left_out = self._beside()
+        if self.num_too_long:
+            of = f"{self.num_too_long} of {self.num_too_long + len(self.rows)} judgements"
+            left_out["long_prompts"] = f"{of}, whose prompts leave no room for a completion in the model's context"
         log(0.6, "baselines scored")
         base = card_json(reward_card(scores, held_out, beside, seed=seed), {})
         prompts = attacked_prompts(self.rows, seed=seed)
@@ -249,7 +259,11 @@ class _Measured:
 
     @functools.cached_property
     def _learnt(self) -> list[tuple[str, str]]:
-        return read_completions(self.sources.learnt, self.chat) if self.sources.learnt else []
+        return self._completions(self.sources.learnt) if self.sources.learnt else []
+
+    def _completions(self, path: Path) -> list[tuple[str, str]]:
+        """Return the completions of a file whose prompts leave room for one."""
+        return [pair for pair in read_completions(path, self.chat) if has_room(self.scorer, pair[0])]
 
     def _seen(self) -> dict[str, int]:
         """Return how many of the held-out prompts stand in what the model learnt from; empty where that is unknown."""
@@ -260,7 +274,7 @@ class _Measured:
         if self.sources.samples is None:
             left_out["drift"] = "no samples of the policy were given: name them with --samples FILE"
             return None
-        samples = read_completions(self.sources.samples, self.chat)
+        samples = self._completions(self.sources.samples)
         try:
             return measure_drift(
                 self._side(self._learnt or list(self.held_out.texts)), self._side(samples), seed=self.seed
@@ -280,6 +294,11 @@ class _Measured:
             [prompt for prompt, _ in scored],
             members,
         )
+
+
+def has_room(scorer: Scorer, prompt: str) -> bool:
+    """Return whether a prompt leaves room for a completion in every reward model among the scorer's parts."""
+    return all(len(one.tokenizer.encode(prompt)) <= one.longest_prompt for one in reward_models(scorer))
 
 
 def random_scores(texts: Sequence[str], seed: int) -> FloatArray:

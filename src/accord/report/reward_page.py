@@ -45,7 +45,7 @@ def reward_sections(card: _Card) -> dict[str, Any]:
         "counts": card["model"]["all_pairs"],
         "files": card["data"],
         "left_out": [f"{title_of(name)}: {why}" for name, why in card["left_out"].items()],
-        "figures": [accuracies(card, "whoever judged"), calibration_figure(card), by_gap(card)],
+        "figures": [accuracies(card, "whoever judged"), calibration_figure(card), *_by_rank(card)],
         "ceiling": list(_ceiling(card["ceiling"])),
         "unnamed": card["ceiling"]["unnamed"],
         "facets": [_facet(name, rows) for name, rows in card["facets"].items()],
@@ -56,6 +56,11 @@ def reward_sections(card: _Card) -> dict[str, Any]:
         "members": list(_members(card["members"])),
         "drift": list(_drift(card["drift"])),
     }
+
+
+def _by_rank(card: _Card) -> list[Figure]:
+    """Return accuracy by the ranks between two texts, where rankings have more than two."""
+    return [by_gap(card)] if len(card["by_gap"]) > 1 else []
 
 
 def told(found: Mapping[str, Any] | float | None, digits: int = 3) -> Cell:
