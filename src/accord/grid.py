@@ -59,8 +59,8 @@ def _axis(text: str) -> tuple[str, list[str]]:
     key, _, listed = text.partition("=")
     try:
         node = yaml.compose(f"[{listed}]", Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{text!r} cannot be read", where="--sweep", hint="write it like key=a,b,c") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"{text[:80]!r} cannot be read", where="--sweep", hint="write it like key=a,b,c") from error
     nodes = node.value if isinstance(node, yaml.SequenceNode) else []
     values = [f"[{listed}]"[one.start_mark.index : one.end_mark.index].strip() for one in nodes]
     if not key.strip() or len(values) < 2:

@@ -20,8 +20,28 @@ from accord.errors import UsageError
 # ---- YAML ------------------------------------------------------------------------------------------------------
 
 
+MOST_YAML = 1 << 20  # characters; the longest recipe has 20,000
+MOST_NESTED = 40  # lists and mappings in each other
+
+
 class _Yaml(yaml.SafeLoader):
-    """PyYAML's safe loader, but ``1e-4`` is a number (as in YAML 1.2) and a key given twice is an error."""
+    """PyYAML's safe loader, but ``1e-4`` is a number (as in YAML 1.2) and a key given twice is an error.
+
+    Aliases are refused: nine lines of them stand for a billion values, and one may stand inside itself.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "a recipe has no aliases: write the value out", mark)
+        self.depth += 1
+        if self.depth > MOST_NESTED:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -42,7 +62,12 @@ _Yaml.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[str, ...], int]]:
     """Return the value of a YAML text and the line of each of its keys."""
-    loader = _Yaml(text)
+    if len(text) > MOST_YAML:
+        raise UsageError(f"holds {len(text):,} characters, more than a recipe can have", where=where)
+    try:
+        loader = _Yaml(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"not valid YAML: {error}", where=where) from error
     try:
         node = loader.get_single_node()
         value = None if node is None else loader.construct_document(node)
@@ -53,6 +78,9 @@ def _parse_yaml(text: str, where: str) -> tuple[Any, dict[tuple[str, ...], int]]
             where=f"{where}:{mark.line + 1}" if mark else where,
             hint="a recipe is `key: value` lines, indented by two spaces below each section",
         ) from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # PyYAML makes dates and tagged values by hand: 2026-13-45 is its "month must be in 1..12".
+        raise UsageError(f"not valid YAML: a value cannot be read ({error})", where=where) from error
     finally:
         loader.dispose()
     return value, dict(_key_lines(node, ()))

@@ -26,7 +26,8 @@ from torch import Tensor
 from accord.errors import DataError
 from accord.files import sha256_file, write_folder, write_json
 from accord.models.decoder import CausalLM
-from accord.models.families import FAMILIES
+from accord.models.families import FAMILIES, checked_shape
+from accord.models.gguf_layout import require_lengths
 from accord.models.shape import DecoderConfig
 from accord.progress import Log, quiet
 
@@ -106,7 +107,7 @@ def convert(
         raise DataError(error.what, where=str(source), why=error.why, hint=error.hint) from error
     except KeyError as error:
         raise DataError(f"{error} is missing", where=str(source), why="a language model must state it") from error
-    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"an entry is malformed ({error})", where=str(source), hint="fetch the file again") from error
     card = _card(
         title or str(meta.get("general.name", source.stem)),
@@ -127,11 +128,12 @@ def convert(
 
 
 def _open(source: Path) -> GGUFReader:
+    require_lengths(source)
     try:
         return GGUFReader(source)
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(source)) from error
-    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise DataError(
             f"cannot be read as GGUF ({error})",
             where=str(source),
@@ -164,7 +166,7 @@ def _shape(meta: Meta, tied: bool) -> DecoderConfig:
         (meta.get("llama.attention.value_length", head_width) != head_width, "values of another width than keys"),
         (meta.get("llama.rope.dimension_count", head_width) != head_width, "heads rotated in part"),
     )
-    return DecoderConfig(
+    shape = DecoderConfig(
         vocab_size=len(meta["tokenizer.ggml.tokens"]),
         width=width,
         ffn=int(meta["llama.feed_forward_length"]),
@@ -177,6 +179,8 @@ def _shape(meta: Meta, tied: bool) -> DecoderConfig:
         norm_eps=_decimal(meta["llama.attention.layer_norm_rms_epsilon"]),
         tied=tied,
     )
+    checked_shape(shape)
+    return shape
 
 
 def _decimal(value: float) -> float:
@@ -209,6 +213,9 @@ def _weights(reader: GGUFReader, config: DecoderConfig, log: Log) -> dict[str, T
 
 
 def _check_shapes(found: Mapping[str, tuple[int, ...]], config: DecoderConfig) -> None:
+    # At least one tensor a layer: the outline below is then no larger than the file.
+    if config.num_layers > len(found):
+        raise DataError(f"it names {config.num_layers} layers, but there are {len(found)} tensors")
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in CausalLM(config).state_dict().items()}
     missing = [f"{name} is missing" for name in wanted if name not in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -82,8 +83,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return ids of the text, without any special token added. Those written in the text are single ids."""
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        return ids
+        return self.encode_batch([text])[0]
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Return ids of a prompt that is to be continued, behind the tokens that the tokenizer begins a text with.
@@ -133,16 +133,30 @@ class Tokenizer:
 
     def encode_spans(self, text: str) -> tuple[list[int], list[Span]]:
         """Return ids of the text, and the characters that each of them stands for."""
-        found = self._inner.encode(text, add_special_tokens=False)
+        (found,) = self._encoded([text])
         return found.ids, found.offsets
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        return [e.ids for e in self._inner.encode_batch(list(texts), add_special_tokens=False)]
+        return [found.ids for found in self._encoded(list(texts))]
+
+    def _encoded(self, texts: list[str]) -> list[Any]:
+        try:
+            with _no_panic():
+                if len(texts) == 1:  # the same ids without the threads
+                    return [self._inner.encode(texts[0], add_special_tokens=False)]
+                return list(self._inner.encode_batch(texts, add_special_tokens=False))
+        except DataError:
+            raise
+        except Exception as error:  # the library raises nothing narrower
+            raise DataError(
+                f"the tokenizer cannot encode a text ({str(error)[:300]})",
+                where=f"text {texts[0][:40]!r}" if texts else "",
+                hint="copy the tokenizer again, whole",
+            ) from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens are left out."""
-        text: str = self._inner.decode(list(ids), skip_special_tokens=True)
-        return text
+        return self._decoded(ids, skip=True)
 
     def decode_after(self, prompt: Sequence[int], completion: Sequence[int]) -> str:
         """Return the text that a completion adds to its prompt; special tokens are left out."""
@@ -154,7 +168,11 @@ class Tokenizer:
 
     def spelled(self, ids: Iterable[int]) -> str:
         """Return the text of the ids with its special tokens, as a model reads it."""
-        text: str = self._inner.decode(list(ids), skip_special_tokens=False)
+        return self._decoded(ids, skip=False)
+
+    def _decoded(self, ids: Iterable[int], *, skip: bool) -> str:
+        with _no_panic():
+            text: str = self._inner.decode(list(ids), skip_special_tokens=skip)
         return text
 
     def token_bytes(self, token: int) -> list[int] | None:
@@ -212,6 +230,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(inner, (end_id,), pad_id, dict(zip(FILES, map(str.encode, contents), strict=True)))
 
 
+@contextmanager
+def _no_panic() -> Iterator[None]:
+    """Inside, what a library written in Rust panics at is a DataError: its own class is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise DataError(
+            f"the tokenizer's library gave up ({str(error)[:200]})",
+            why="the tokenizer.json is damaged, or made to be",
+            hint="copy the folder again, whole",
+        ) from None
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -229,9 +262,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             hint="give a Hugging Face model folder with a fast tokenizer",
         )
     try:
-        inner = tokenizers.Tokenizer.from_file(str(path))
+        with _no_panic():
+            inner = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"the tokenizer cannot be read ({error})", where=str(path)) from error
+        raise DataError(f"the tokenizer cannot be read ({str(error)[:300]})", where=str(path)) from error
     # Folders keep the padding and truncation of their last use; here batches pad, and texts are cut by whoever knows
     # why.
     inner.no_padding()
@@ -275,10 +309,14 @@ def _first_ids(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
 
     ``add_bos_token`` of the settings says nothing beside a `tokenizer.json`: `transformers` 5 reads this alone too.
     """
-    for text in ("x", "1", "a word"):
-        found = inner.encode(text)
-        if 0 in found.sequence_ids:
-            return tuple(found.ids[: found.sequence_ids.index(0)])
+    try:
+        with _no_panic():
+            for text in ("x", "1", "a word"):
+                found = inner.encode(text)
+                if 0 in found.sequence_ids:
+                    return tuple(found.ids[: found.sequence_ids.index(0)])
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"the tokenizer cannot encode a text ({str(error)[:300]})") from error
     return ()
 
 

@@ -1,0 +1,180 @@
+"""What a file of somebody else's may hold to exhaust or confuse its reader: an error of ours each time, at once."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as Inner
+from tokenizers import models
+
+from accord.config.layers import override_layer, read_layer
+from accord.errors import AccordError, DataError, UsageError
+from accord.files import read_json
+from accord.grid import grid
+from accord.models.gguf import convert
+from accord.text.tokenizer import Tokenizer, load_tokenizer
+
+# -- YAML --------------------------------------------------------------------------------------------------------------
+
+NINE = [(chr(98 + i), ", ".join(9 * [f"*{chr(97 + i)}"])) for i in range(9)]
+BILLION = "a: &a [1, 1]\n" + "".join(f"{name}: &{name} [{of}]\n" for name, of in NINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BILLION, "no aliases"),
+        ("rl: &r\n  seed: *r\n", "no aliases"),
+        ("rl:\n  <<: *gone\n", "no aliases"),
+        ("a: " + "[" * 100_000, "nested too deeply"),
+        ("a: " + "{a: " * 100_000, "nested too deeply"),
+        ("- " * 5_000, "nested too deeply"),
+        ("day: 2026-13-45", "cannot be read"),
+        ("n: !!int 'x'", "cannot be read"),
+        ("n: !!bool 'x'", "cannot be read"),
+        ("n: !!timestamp 'x'", "cannot be read"),
+        ("n: " + "9" * 5_000, "cannot be read"),
+        ("n: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a\0b: 1", "not valid YAML"),
+        ("#" * (1 << 20) + "\na: 1", "more than a recipe"),
+    ],
+)
+def test_a_recipe_that_is_a_bomb(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says) as caught:
+        read_layer(path)
+    assert str(path) in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["rl.seed=" + "[" * 100_000, "rl.seed=*a", "rl.seed=2026-13-45"])
+def test_an_override_that_is_a_bomb(text: str) -> None:
+    with pytest.raises(UsageError):
+        override_layer(text)
+
+
+def test_a_sweep_that_is_a_bomb() -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        grid(["rl.seed=" + "[" * 100_000], lambda overrides: None)  # type: ignore[arg-type, return-value]
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def test_json_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text, says in (
+        ("[" * 100_000, "too deeply"),
+        ("{" * 9, "as JSON"),
+        ("9" * 5_000, "as JSON"),
+        ("\udcff", "as JSON"),
+    ):
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(DataError, match=says):
+            read_json(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="no plain file"):
+        read_json(path)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(300 << 20)  # sparse: it takes no room
+    with pytest.raises(DataError, match="more than such a file"):
+        read_json(path)
+
+
+# -- GGUF --------------------------------------------------------------------------------------------------------------
+
+
+def named(name: str) -> bytes:
+    return struct.pack("<Q", len(name)) + name.encode()
+
+
+def array(kind: int, length: int, rest: bytes = b"") -> bytes:
+    return named("a") + struct.pack("<IIQ", 9, kind, length) + rest
+
+
+def gguf(settings: bytes = b"", tensors: bytes = b"", count: int = 0, of_tensors: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, of_tensors, count) + settings + tensors + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "too short"),
+        (b"GGUF" + bytes(8), "too short"),
+        (b"HUHU" + bytes(40), "first bytes"),
+        (gguf(count=2**60), "promises"),
+        (gguf(of_tensors=2**60), "promises"),
+        (gguf(struct.pack("<Q", 2**62), count=1), "ends too early"),
+        (gguf(array(4, 2**40), count=1), "an array of"),
+        (gguf(array(8, 3_000_000), count=1), "ends too early"),
+        (gguf(array(9, 1), count=1), "of type 9"),
+        (gguf(array(99, 1), count=1), "type 99"),
+        (gguf(named("a") + struct.pack("<I", 77), count=1), "type 77"),
+        (gguf(tensors=named("t") + struct.pack("<IQQ", 2, 2**33, 2**33), of_tensors=1), "a tensor of"),
+        (gguf(tensors=named("t") + struct.pack("<I", 2**31), of_tensors=1), "dimensions"),
+        (gguf(), "is missing"),
+    ],
+)
+def test_a_gguf_file_that_promises_too_much(data: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(DataError, match=says) as caught:
+        convert(tmp_path / "m.gguf", tmp_path / "out")
+    assert caught.value.exit_code == 3 and not (tmp_path / "out").exists()
+
+
+# -- tokenizers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(words: Tokenizer, tmp_path: Path) -> Path:
+    words.save(tmp_path)
+    return tmp_path
+
+
+def changed(**parts: object) -> Callable[[dict[str, object]], object]:
+    return lambda raw: raw | parts
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        changed(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}),
+        changed(normalizer={"type": "Sequence", "normalizers": [None]}),
+        changed(post_processor={"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {"x": {}}}),
+        changed(added_tokens=[{"id": 2**63, "content": "x"}]),
+        changed(model={"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]}),
+        changed(model={"type": "WordLevel", "vocab": {}, "unk_token": "x"}),
+        lambda raw: ["x"],
+        lambda raw: None,
+    ],
+)
+def test_a_tokenizer_that_is_spoilt(change: Callable[[dict[str, object]], object], folder: Path) -> None:
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(change(raw)))
+    with pytest.raises(AccordError):
+        load_tokenizer(folder).encode("The old lighthouse keeper")
+
+
+def test_a_library_that_panics_is_a_data_error(words: Tokenizer) -> None:
+    class PanicException(BaseException):
+        pass
+
+    class Panics:
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            def call(*args: object, **settings: object) -> object:
+                raise PanicException("index out of bounds")
+
+            return call
+
+    tokenizer = Tokenizer(Inner(models.BPE()), words.stop_ids, 0, {})
+    tokenizer._inner = Panics()  # type: ignore[assignment]
+    for work in (lambda: tokenizer.encode("a"), lambda: tokenizer.encode_batch("ab"), lambda: tokenizer.decode([1])):
+        with pytest.raises(DataError, match="gave up"):
+            work()
