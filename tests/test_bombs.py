@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from accord.errors import AccordError, DataError, UsageError
 from accord.files import read_json
 from accord.grid import grid
 from accord.models.gguf import convert
+from accord.text.template import ChatTemplate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 
 # -- YAML --------------------------------------------------------------------------------------------------------------
@@ -126,6 +128,66 @@ def test_a_gguf_file_that_promises_too_much(data: bytes, says: str, tmp_path: Pa
     with pytest.raises(DataError, match=says) as caught:
         convert(tmp_path / "m.gguf", tmp_path / "out")
     assert caught.value.exit_code == 3 and not (tmp_path / "out").exists()
+
+
+# -- chat templates ----------------------------------------------------------------------------------------------------
+
+LOOPS = "".join(f"{{% for {name} in range(9999) %}}" for name in "abc") + 3 * "{% endfor %}"
+DOUBLED = "{% set n = namespace(x='aaaa') %}{% for i in range(60) %}{% set n.x = WHAT %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        LOOPS,
+        "".join(f"{{% for {name} in [1, 2, 3, 4, 5, 6, 7, 8, 9] %}}" for name in "abcdefghijkl") + 12 * "{% endfor %}",
+        DOUBLED.replace("WHAT", "n.x ~ n.x"),
+        DOUBLED.replace("WHAT", "n.x + n.x"),
+        DOUBLED.replace("WHAT", "n.x * 9"),
+        DOUBLED.replace("WHAT", "[n.x, n.x] | join"),
+        DOUBLED.replace("WHAT", "n.x | replace('a', 'aaaaaaaaa')"),
+        DOUBLED.replace("WHAT", "n.x.replace('a', 'aaaaaaaaa')"),
+        DOUBLED.replace("WHAT", "'%s%s' % (n.x, n.x)"),
+        DOUBLED.replace("WHAT", "'%s%s' | format(n.x, n.x)"),
+        DOUBLED.replace("WHAT", "'{0}{0}'.format(n.x)"),
+        DOUBLED.replace("'aaaa'", "[1]").replace("WHAT", "n.x + n.x"),
+        DOUBLED.replace("'aaaa'", "9").replace("WHAT", "n.x * n.x"),
+        "{{ 'a' * 10 ** 9 }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{{ 'a' | center(10 ** 9) }}",
+        "{{ 'a'.rjust(1000000000) }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ '{:>999999999}'.format(1) }}",
+        "{{ {'a': 1} | tojson(indent=999999999) }}",
+        "{% macro m(n) %}{{ m(n) ~ m(n) }}{% endmacro %}{{ m(1) }}",
+        "{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
+        "{% set a = [[]] %}"
+        + "".join("{% set a = [a, a] %}" for _ in range(60))
+        + "{% for x in a recursive %}{{ loop(x) }}{% endfor %}",
+        "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}",
+        "{% if 1 %}" * 3_000 + "{% endif %}" * 3_000,
+        "{{ lipsum(n=99999) }}",
+        "{#" + "a" * (1 << 20) + "#}",
+    ],
+)
+def test_a_chat_template_that_is_a_bomb(source: str) -> None:
+    before = time.process_time()
+    with pytest.raises(DataError):
+        ChatTemplate(source).render([{"role": "user", "content": "Who?"}])
+    assert time.process_time() - before < 12  # the bound, not the machine's speed: most end in milliseconds
+
+
+def test_a_long_conversation_is_within_bounds() -> None:
+    source = "{% for m in messages %}<|{{ m.role | upper }}|>{{ m.content | replace('a', 'b') | trim }}\n{% endfor %}"
+    said = [{"role": "user", "content": "aha " * 200}, {"role": "assistant", "content": "no"}] * 1000
+    wanted = "".join(f"<|{m['role'].upper()}|>{m['content'].replace('a', 'b').strip()}\n" for m in said)
+    assert ChatTemplate(source).render(said) == wanted
+
+
+def test_numbers_in_messages_are_no_widths() -> None:
+    source = "{% macro at(t) %}{{ t | string }}{% endmacro %}{{ at(messages[0].at) }}{{ messages[0].at | tojson }}"
+    assert ChatTemplate(source).render([{"role": "user", "content": "", "at": 1_700_000_000}]) == 2 * "1700000000"
 
 
 # -- tokenizers --------------------------------------------------------------------------------------------------------

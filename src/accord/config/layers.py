@@ -33,12 +33,12 @@ class _Yaml(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "a recipe has no aliases: write the value out", mark)
         self.depth += 1
         if self.depth > MOST_NESTED:
-            raise yaml.composer.ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node

@@ -19,9 +19,9 @@ from typing import Any, ClassVar, NoReturn
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from accord.errors import DataError
+from accord.text.bounds import BoundedSandbox, UnboundedTemplate, bounded, guarded, joined
 
 #: ``{"role": "user", "content": "..."}``; a template may read further fields.
 Message = Mapping[str, Any]
@@ -178,8 +178,16 @@ class ChatTemplate:
         given = {"messages": _plain(messages), "tools": None, "documents": None}
         try:
             # Compiled once: a file has one template and a hundred thousand rows.
-            template = _compiled(self.source, marked)
-            return template.render(**self.named, **given, add_generation_prompt=add_generation_prompt)
+            with bounded(self.source):
+                template = _compiled(self.source, marked)
+                pieces = template.generate(**self.named, **given, add_generation_prompt=add_generation_prompt)
+                return joined(pieces)
+        except UnboundedTemplate as error:
+            raise DataError(
+                f"the chat template knows no bounds: {error}",
+                where=self.where,
+                hint="use the model's own template, or write one of plain loops over the messages",
+            ) from error
         except Exception as error:  # a program of somebody else's may raise anything
             line = _line(error)
             raise DataError(
@@ -254,8 +262,8 @@ def _compiled(source: str, marked: bool) -> Template:
     blocks = _MarkedGeneration if marked else _Generation
     # transformers' own settings, by which templates are written; immutable, so that a template cannot change the
     # messages.
-    room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[blocks, loopcontrols])
-    room.filters["tojson"] = _to_json
+    room = BoundedSandbox(trim_blocks=True, lstrip_blocks=True, extensions=[blocks, loopcontrols])
+    room.filters["tojson"] = guarded("tojson", _to_json)
     room.globals |= {"raise_exception": _raise_exception, "strftime_now": _now}
     return room.from_string(source)
 
