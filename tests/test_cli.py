@@ -28,7 +28,7 @@ from accord.errors import DataError, ResourceError, UsageError
 from accord.progress import Notice
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
-COMMANDS += ("import", "export", "label", "simulate", "report", "backup")
+COMMANDS += ("import", "export", "label", "simulate", "report", "backup", "serve")
 GROUPS = ("data", "eval")
 INSIDE = ("eval policy", "eval reward", "eval goodhart")
 
