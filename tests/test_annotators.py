@@ -122,6 +122,16 @@ def test_the_pairs_of_one_ranking_are_one_trial() -> None:
         assert ten.high - ten.low > 1.5 * (one.high - one.low)
 
 
+def test_without_smoothing_whoever_saw_no_known_item_divides_by_nothing() -> None:
+    """Items 1 and 2 are known and judged by a alone; b has judged the third with a. Nothing is penalised."""
+    items, people = [1, 2, 3, 3, 4, 4], ["a", "a", "a", "b", "a", "b"]
+    fitted = dawid_skene(items, people, list("xyxxyy"), known={1: "x", 2: "y"}, smoothing=0.0)
+    # a was right of both known ones, so what a says of the others is true, and b says the same
+    assert fitted.posterior_NC == pytest.approx(np.array([[1, 0], [0, 1], [1, 0], [0, 1]]), abs=1e-6)
+    assert fitted.confusion_ACC == pytest.approx(np.array([np.eye(2)] * 2), abs=1e-6)
+    assert np.isfinite(fitted.objectives).all() and [one.value for one in fitted.accuracy] == pytest.approx([1, 1])
+
+
 def test_one_value_in_all_is_no_failure() -> None:
     fitted = dawid_skene([1, 1, 2], ["a", "b", "a"], ["x", "x", "x"])
     assert fitted.posterior_NC == pytest.approx(np.ones((2, 1)))

@@ -14,6 +14,8 @@ import numpy as np
 from accord.errors import DataError
 from accord.stats.intervals import FloatArray, IntArray, Interval, Labels, cluster_index, wilson
 
+LEAST_COUNT = 1e-12  # of a judgement
+
 
 @dataclass(frozen=True, eq=False)
 class DawidSkene:
@@ -154,8 +156,11 @@ def _climb(
     objectives: list[float] = []
     for _ in range(max_steps):
         count_ACC = votes.confusion_counts(posterior_NC) + pseudo_CC
+        # Without pseudo-judgements whoever has judged no item of a truth says nothing of it, and what never happened
+        # keeps a logarithm.
+        count_ACC = np.maximum(count_ACC, LEAST_COUNT)
         confusion_ACC = count_ACC / count_ACC.sum(axis=2, keepdims=True)
-        share_C = posterior_NC.sum(axis=0) + smoothing
+        share_C = np.maximum(posterior_NC.sum(axis=0) + smoothing, LEAST_COUNT)
         share_C /= share_C.sum()
         log_joint_NC = votes.log_evidence(confusion_ACC) + np.log(share_C)
         # In logs: the chance of many votes together leaves float64.
