@@ -21,7 +21,7 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.ensemble import Ensemble
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example
-from accord.text.tokenizer import train_tokenizer
+from accord.text.tokenizer import load_tokenizer, train_tokenizer
 from accord.train.dpo import dpo
 from accord.train.learner import Learner
 from accord.train.pretrain import pretrain
@@ -65,6 +65,13 @@ class Bench:
         init_weights(policy, 0)
         save_policy(self.start, policy, self.words)
 
+    @classmethod
+    def opened(cls, folder: Path) -> Bench:
+        """The bench that another process has made in a folder, on the CPU."""
+        bench = cls.__new__(cls)
+        bench.folder, bench.device, bench.words = folder, "cpu", load_tokenizer(folder)
+        return bench
+
     @property
     def start(self) -> Path:
         return self.folder / "start"
@@ -100,7 +107,7 @@ class Bench:
         config = self.config(c.RewardConfig, epochs=1, groups_per_step=4, dropout=0.1, optim=FAST, **changes)
         return reward(config, model=model, data=self.path(data), output_dir=self.folder / "reward").model
 
-    def rl(self, model: Path, reward_model: Path, name: str = "rl", **changes: Any) -> Numbers:
+    def rl(self, model: Path, reward_model: Path | None, name: str = "rl", **changes: Any) -> Numbers:
         settings = {"iterations": 2, "prompts_per_iteration": 8, "max_new_tokens": 8, "ppo_epochs": 2, "minibatches": 2}
         ptx = {"ptx_data": self.path("texts")} if "ptx" in changes else {}
         rl(

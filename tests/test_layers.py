@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 
 # From left to right. Rooms of one group may use each other in the order given, within a line.
 LAYERS = [
-    ["errors", "files", "lock", "seeds", "extend", "progress", "artefacts", "connected"],
+    ["errors", "files", "lock", "seeds", "extend", "progress", "artefacts", "connected", "ranks"],
     ["records"],
     ["config"],
     ["grid"],
@@ -41,6 +41,7 @@ ORDERED = {
     ("lock", "files"),
     ("seeds", "errors"),
     ("models", "dist"),
+    ("lock", "ranks"),
     ("scoring", "rollout"),
 }
 # Single modules that a room further left may read: the tables of algorithms hold names and no torch.

@@ -89,7 +89,8 @@ def test_the_length_to_hold_is_measured_on_eight_batches(letters_folder: Path) -
     models, prompts = models_of(letters_folder, LastLetter()), Prompts(["a", "b"])
     for batch, count in ((37, 296), (5, 256)):
         config = rl_config(prompts_per_iteration=batch, samples_per_prompt=1, minibatches=1)
-        length = reference_length(config, models, prompts, 1)
+        learner = optimizer_of(config, models).learner
+        length = reference_length(config, models, prompts, learner, 1)
         assert count * length == pytest.approx(round(count * length), abs=1e-9)
         assert (count - 1) * length != pytest.approx(round((count - 1) * length), abs=1e-9)
 
@@ -752,10 +753,10 @@ def test_the_mix_of_texts_by_hand(policy: CausalLM) -> None:
     whole = torch.nn.functional.cross_entropy(policy(blocks)[:, :-1].flatten(0, 1), blocks[:, 1:].flatten())
     same = PretrainingMix(blocks[:1].expand(6, -1), 3, 0.25)
     one = torch.nn.functional.cross_entropy(policy(blocks[:1])[0, :-1], blocks[0, 1:])
-    assert same.loss(policy, 0).item() == pytest.approx(0.25 * one.item(), abs=1e-5)
+    assert sum(same.losses(policy, 0)).item() == pytest.approx(0.25 * one.item(), abs=1e-5)
     many = PretrainingMix(blocks, 3, 1.0)
-    drawn = [many.loss(policy, seed).item() for seed in range(40)]
-    assert drawn[0] == many.loss(policy, 0).item() and len(set(drawn)) > 20
+    drawn = [sum(many.losses(policy, seed)).item() for seed in range(40)]
+    assert drawn[0] == sum(many.losses(policy, 0)).item() and len(set(drawn)) > 20
     assert sum(drawn) / 40 == pytest.approx(whole.item(), abs=0.2)
 
 

@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from accord.errors import ResourceError
 from accord.files import writing
+from accord.ranks import launched_ranks
 
 LOCK = ".lock"  # in the folder, as long as somebody writes there
 #: Some network drives know no locks.
@@ -44,6 +45,9 @@ def only_writer(folder: Path) -> Iterator[None]:
 
     Raises ResourceError with the other's process where somebody holds it, or where it cannot be made.
     """
+    if launched_ranks()[0]:  # the first of several processes holds it for all
+        yield
+        return
     with writing(folder, "folder"):
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -22,6 +24,7 @@ from accord.cli import (
 )
 from accord.cli.keys import FIRST_OF_A_RUN, label_keys_help, with_keys
 from accord.config import Recipe
+from accord.ranks import launched_ranks
 
 HELP = """The whole loop of reinforcement learning from human feedback, on one machine.
 
@@ -86,8 +89,26 @@ app.command()(backing_up.backup)
 app.command()(doctor.doctor)
 
 
+#: Commands that several processes carry out together, as torchrun starts them.
+TRAINING = ("pretrain", "sft", "reward", "rl", "dpo")
+
+
+def refuse_several(argv: Sequence[str]) -> None:
+    """Stop where torchrun started several processes of a command that each would carry out by itself."""
+    rank, world = launched_ranks()
+    alone = bool(argv) and argv[0] not in TRAINING
+    if world > 1 and (alone or "--sweep" in argv):
+        if rank == 0:
+            what = "a sweep" if not alone else f"accord {argv[0]}"
+            told = f"accord: {what} is for one process, and torchrun started {world}\n"
+            hint = f"start it without torchrun; together train: accord {', '.join(TRAINING)}"
+            sys.stderr.write(f"{told}  hint: {hint}; `accord run RECIPE scale.ranks={world}` starts these itself\n")
+        raise SystemExit(2)
+
+
 def main() -> None:
     """Entry point of the ``accord`` script."""
+    refuse_several(sys.argv[1:])
     app(prog_name="accord")
 
 

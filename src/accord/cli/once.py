@@ -11,6 +11,7 @@ from accord.cli.verdicts import alarm_lines, verdict_of
 from accord.config import Recipe
 from accord.files import read_json, write_text
 from accord.lock import only_writer
+from accord.ranks import launched_ranks
 from accord.train.finished import StageCall, finished_call, record_finished, result_before
 
 
@@ -33,6 +34,8 @@ def carry_out(
             return
         _ = call.identity  # of the inputs as they are now: the work may replace one of them
         result = to_plain(work())
+        if launched_ranks()[0]:  # the first of several processes writes it down
+            return
         if call.model.is_dir():
             _write_down(call, result)
         _tell(talk, call, result, "", next_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accord.cli.doctor import GB, memory_gb
@@ -32,6 +32,7 @@ def plan_text(plan: RunPlan) -> str:
         *_lengths(plan.lengths),
         *_stages(plan.stages),
         *_costs(plan.cost),
+        *_layout(plan.layout),
         *(f"note: {note}" for note in plan.notes),
         *_texts(plan),
     ]
@@ -94,6 +95,12 @@ def _costs(cost: CostEstimate | None) -> Iterator[str]:
         yield "  more than is free: train adapters (lora.rank), lower micro_batch_tokens, or take a smaller model"
     if cost.disk > cost.disk_free:
         yield "  more disk than is free: evaluate less often (eval_every), or write elsewhere with -o"
+
+
+def _layout(lines: Sequence[str]) -> Iterator[str]:
+    if lines:
+        yield "processes"
+    yield from (f"  {line}" for line in lines)
 
 
 def _memory_free() -> float | None:

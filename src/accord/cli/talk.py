@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import io
 import json
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from pydantic import BaseModel
 from accord.cli.progress import Progress
 from accord.errors import AccordError, DataError, Interrupted, ResourceError
 from accord.progress import for_json, for_terminal, without_passwords
+from accord.ranks import OTHERS_SPEAK_AFTER_S, launched_ranks
 
 #: What is no bug, but the machine's word: it is full, says no, or something else has the name.
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EMFILE}
@@ -55,9 +58,9 @@ def talking(as_json: bool, verbose: bool) -> Iterator[Talk]:
 
     While it runs, whatever the work prints goes to stderr, so that stdout holds the result alone.
     """
-    out = sys.stdout
+    out = voice(sys.stdout)
     try:
-        with Progress() as log, contextlib.redirect_stdout(sys.stderr):
+        with Progress(voice(sys.stderr)) as log, contextlib.redirect_stdout(sys.stderr):
             yield Talk(as_json, log, out)
     except KeyboardInterrupt as stop:
         # Who was interrupted knows what it has kept.
@@ -88,6 +91,11 @@ def talking(as_json: bool, verbose: bool) -> Iterator[Talk]:
         _bug(error, as_json, verbose)
 
 
+def voice(stream: TextIO) -> TextIO:
+    """Return the stream, or of all but the first of several processes one that nobody reads."""
+    return stream if launched_ranks()[0] == 0 else io.StringIO()
+
+
 def _bug(error: Exception, as_json: bool, verbose: bool) -> NoReturn:
     """An error nobody foresaw: name the place, offer the traceback."""
     told = f"{type(error).__name__}: {error}\n  at:   {_place_of(error)}"
@@ -100,9 +108,15 @@ def _place_of(error: BaseException) -> str:
 
 
 def _fail(told: str, hint: str, code: int, as_json: bool, verbose: bool, error: BaseException) -> NoReturn:
+    rank, _ = launched_ranks()
+    if rank:
+        if code >= 128:  # a signal, which all have got
+            raise typer.Exit(code) from None
+        time.sleep(OTHERS_SPEAK_AFTER_S)
+        told = f"process {rank}: {told}"
     if verbose:
         sys.stderr.write(for_terminal("".join(traceback.format_exception(error))))
-    if as_json:
+    if as_json and not rank:
         said = {"error": without_passwords(told), "hint": hint, "exit_code": code}
         sys.stdout.write(for_json(json.dumps(said, ensure_ascii=False)) + "\n")
     sys.stderr.write(for_terminal(f"accord: {told}\n" + (f"  hint: {hint}\n" if hint else "")))

@@ -59,6 +59,12 @@ class CompareConfig(Section):
     labelled_per_prompt: int = Field(4, ge=2, description="Samples of each of them; the reward model ranks them.")
 
 
+class ScaleConfig(Section):
+    """How many processes of this machine train together; what comes out is the same up to rounding."""
+
+    ranks: int = Field(1, ge=1, description="Processes of each training stage; on GPUs each has one of its own.")
+
+
 class Recipe(Traced):
     """A whole run."""
 
@@ -97,6 +103,7 @@ class Recipe(Traced):
     track: tuple[Tracker, ...] = Field(
         (), strict=False, description="Hand the numbers on to tensorboard, wandb (offline), trackio, as they come."
     )
+    scale: ScaleConfig = Field(ScaleConfig(), description="Several processes.")
 
     @model_validator(mode="after")
     def _methods_and_controls_can_be_run(self) -> Self:

@@ -30,6 +30,7 @@ from accord.loop.facts import fitted_recipe
 from accord.loop.files_task import SPLITS, TASKS
 from accord.loop.judging import judged_stages
 from accord.loop.kept import keeps_share
+from accord.loop.layout import layout_lines
 from accord.loop.round import (
     WITHOUT_SFT,
     Champion,
@@ -124,7 +125,7 @@ class CostEstimate:
 class RunPlan:
     """The whole plan. ``counts``: rows by kind and split, empty before the task can say; ``notes``: what to know.
 
-    What hangs on the model is empty before its folder is there.
+    What hangs on the model is empty before its folder is there. ``layout``: where the work of several processes lies.
     """
 
     recipe: Recipe
@@ -139,6 +140,7 @@ class RunPlan:
     prompts: tuple[ReadText, ...] = ()
     demonstration: ReadText | None = None
     cost: CostEstimate | None = None
+    layout: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -453,6 +455,7 @@ def _put_together(home: Home, stages: Sequence[PlannedStage], files: TaskFiles) 
     """The plan, with all that the model's folder and the task's files say already."""
     counts, seen = files.counts(), preview(home, files)
     plan = RunPlan(home.recipe, home.root, counts, files.left_out, tuple(stages), tuple(notes(home, counts, seen)))
+    plan = replace(plan, layout=tuple(layout_lines(home.recipe, seen.size if seen else None)))
     if seen is None:
         return plan
     plan = replace(plan, model=seen.model, size=seen.size, lengths=seen.lengths)

@@ -29,6 +29,7 @@ from accord.loop.choosing import PLACES, check_choosing
 from accord.loop.facts import check_adapters
 from accord.loop.files_task import TASKS
 from accord.loop.kept import check_judged
+from accord.loop.layout import check_scale
 from accord.loop.round import first_champion, play_round, prepare_home
 from accord.loop.stages import Home, Wait, is_folder, round_folder
 from accord.loop.task import Task, TaskPlace, find_task
@@ -213,6 +214,7 @@ def check_recipe(recipe: Recipe, optimisations: Iterable[RlConfig | DpoConfig]) 
     check_asking(recipe)
     check_choosing(recipe)
     check_adapters(recipe)
+    check_scale(recipe)
     asked = [*recipe.eval.judges.values()] + ([] if recipe.ask.scorer is None else [recipe.ask.scorer])
     scored = [*recipe.rl.rewards, *recipe.dpo.rewards]
     check_scorers([*scored, *asked])

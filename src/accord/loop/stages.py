@@ -28,6 +28,7 @@ from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.dpo import dpo
+from accord.train.launch import TrainingCall, carry_out_stage
 from accord.train.pretrain import pretrain
 from accord.train.reward import reward
 from accord.train.rl import rl
@@ -87,8 +88,8 @@ class Home:
         labels = ("config", "shape")[: len(configs)]
 
         def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-            seed, resume = self.seed, self.runner.resume
-            return train(*configs, **inputs, output_dir=folder, seed=seed, resume=resume, log=log)
+            call = TrainingCall(train, configs, inputs, folder, self.seed, self.runner.resume)
+            return carry_out_stage(call, self.recipe.scale.ranks, log)
 
         settings = {label: config.model_dump() for label, config in zip(labels, configs, strict=True)}
         return self.stage(name, settings, given_inputs(inputs), work)
@@ -320,7 +321,8 @@ def task_judges(home: Home) -> dict[str, TaskJudge]:
     config, seed = home.recipe.reward, stream_seed(home.recipe.seed, "judge")
 
     def fit(inputs: Inputs, folder: Path, log: Log) -> Any:
-        return reward(config, **inputs, output_dir=folder, seed=seed, resume=home.runner.resume, log=log)
+        call = TrainingCall(reward, [config], inputs, folder, seed, home.runner.resume)
+        return carry_out_stage(call, home.recipe.scale.ranks, log)
 
     def load(folder: Path, placement: Placement) -> Scorer:
         return RewardModel.load(folder / "model", placement)

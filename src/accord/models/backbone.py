@@ -107,6 +107,9 @@ class Adaptable(Protocol):
     def hold_base(self) -> None:
         """Lay the frozen weights out once."""
 
+    def release_base(self) -> None:
+        """Undo that: where they are split over processes, each would hold all of them."""
+
 
 @runtime_checkable
 class ContextFree(Protocol):

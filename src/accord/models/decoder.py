@@ -104,6 +104,10 @@ class Projections(nn.Module):
         """Join and cast the weights once, as they stand still from now on under an adapter."""
         self._held = {parts: self._joined(parts, dtype) for parts in self.products}
 
+    def release(self) -> None:
+        """Undo `hold`."""
+        self._held = {}
+
     def _joined(
         self, parts: tuple[str, ...], dtype: torch.dtype, *, merge: bool = False
     ) -> tuple[Tensor, Tensor | None]:
@@ -303,6 +307,11 @@ class Trunk(nn.Module):
         with torch.no_grad():
             for module in self._projections():
                 module.hold(self.compute_dtype)
+
+    def release_base(self) -> None:
+        """Let go of the weights that `hold_base` laid out; they are joined and cast in each pass again."""
+        for module in self._projections():
+            module.release()
 
     def freeze_embeddings(self) -> None:
         """Leave the tables of tokens and positions as they are from now on."""

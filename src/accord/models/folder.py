@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from accord.config import CombineConfig
+from accord.dist.mesh import joined_ranks
+from accord.dist.shard import gathered
 from accord.errors import DataError, UsageError
 from accord.files import read_json, write_folder, write_json
 from accord.models import transformers_adapter
@@ -184,6 +186,7 @@ def _numbers(value: Any) -> float | tuple[float, ...]:
 
 def load_policy(folder: Path, placement: Placement = PLAIN) -> tuple[CausalLM, Tokenizer]:
     """Read a policy and its tokenizer. ``placement``: its device, and what its matrix products run in."""
+    joined_ranks()  # of several processes each has a GPU of its own
     config = _config(folder)
     layout = LAYOUTS[type(config)]
     layout.require(config, folder)
@@ -206,6 +209,7 @@ def load_scalar(
 
     With ``trunk_layers`` only that many of the first layers are read; a head that sat on others is not.
     """
+    joined_ranks()
     config, scale = _config(folder), _scale(folder / REWARD)
     above: tuple[str, ...] = ()
     if trunk_layers and trunk_layers != config.num_layers:
@@ -287,4 +291,8 @@ def _save(
         if card:
             (aside / "README.md").write_text(card, encoding="utf-8")
 
-    write_folder(folder, fill)
+    # Of several processes all hold the weights whole meanwhile, and the first writes.
+    with gathered(model):
+        if joined_ranks().first:
+            write_folder(folder, fill)
+        joined_ranks().said(None)

@@ -142,7 +142,8 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the state dict the model would have without an adapter: merged, under the usual names."""
     layers = adapted_layers(model)
     weights: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    # The parameters as they stand: gathered from several processes, where a state dict holds a part of each.
+    for name, tensor in model.named_parameters(remove_duplicate=False):
         if ".lora_" in name:
             continue
         owner = name.removesuffix(".base_layer.weight")

@@ -161,14 +161,6 @@ def groups_as_done(
     yield from ((place, group) for place, group in enumerate(whole) if place not in skip)
 
 
-def generate_told(
-    generator: Generator, prompts: Sequence[str], sampling: Sampling, *, seed: int, log: Log
-) -> list[Generated]:
-    """Return what `Generator.generate` does, and report how far it is."""
-    groups = dict(groups_as_done(generator, prompts, sampling, seed=seed, log=log))
-    return [one for place in sorted(groups) for one in groups[place]]
-
-
 def by_prompt(generated: Sequence[Generated], samples_per_prompt: int) -> list[list[Generated]]:
     """Return the completions of each prompt as a list of their own, in prompt order."""
     starts = range(0, len(generated), samples_per_prompt)

@@ -149,3 +149,8 @@ def example_buckets(examples: Sequence[Example], max_tokens: int, seed: int = 0)
             pieces.append([i for i in fitting if lengths[i] >= LIKE * longest])
             rows = rows[len(pieces[-1]) :]
     return length_buckets(lengths, max_tokens, seed, pieces)
+
+
+def bucketed(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]:
+    """Return the examples in the buckets of `example_buckets`."""
+    return [[examples[i] for i in bucket] for bucket in example_buckets(examples, max_tokens)]

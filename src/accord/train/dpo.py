@@ -31,6 +31,7 @@ from accord.models.folder import load_policy
 from accord.models.lora import adapter_off, add_lora
 from accord.models.placement import Placement
 from accord.progress import Log, quiet
+from accord.ranks import ONE_PROCESS, Ranks
 from accord.records import JudgedGroup, RankedGroup
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generated
@@ -61,6 +62,7 @@ from accord.train.preferences import (
     require_both_classes,
 )
 from accord.train.prompts import Prompts, rooms_for, short_enough
+from accord.train.rollouts import shared_samples, shared_scores
 from accord.train.sft import demonstration_example
 from accord.train.training_run import Steps, TrainingRun
 
@@ -90,13 +92,14 @@ class DpoResult:
 
 @dataclass(frozen=True)
 class DpoSetup:
-    """What every step is given: settings, row of the table, the policy that trains and its tokenizer."""
+    """What every step is given: settings, row of the table, the policy that trains, its tokenizer, the processes."""
 
     config: DpoConfig
     row: PreferenceAlgorithm
     policy: CausalLM
     tokenizer: Tokenizer
     seed: int
+    ranks: Ranks = ONE_PROCESS
 
     @property
     def max_tokens(self) -> int:
@@ -111,7 +114,7 @@ class JudgementSource:
     Attributes:
         num_groups: Prompts with judgements, each epoch.
         num_completions: Judged completions, each epoch.
-        groups: The judgements of a step, and what else there is to log of it.
+        groups: The judgements of a step, made with the learner's policy or not, and what else there is to log of it.
         reference: What the policy said of their completions before its first step.
         valid: Judgements that never train, but for the first of very few, which serves for both.
         valid_names: What each of them shares with others.
@@ -122,7 +125,7 @@ class JudgementSource:
 
     num_groups: int
     num_completions: int
-    groups: Callable[[int], tuple[list[ComparedGroup], dict[str, float]]]
+    groups: Callable[[int, Learner], tuple[list[ComparedGroup], dict[str, float]]]
     reference: Reference
     valid: Sequence[ComparedGroup]
     valid_names: Sequence[set[tuple[str, str]]]
@@ -156,7 +159,7 @@ def dpo(
     ``output_dir/adapter`` holds the last adapter alone.
     """
     run = TrainingRun(output_dir, seed, resume, log)
-    setup = _open_setup(config, _checked_row(config, reward_model), model, seed)
+    setup = _open_setup(config, _checked_row(config, reward_model), model, seed, run.ranks)
     if config.online:
         scorer = load_scorer(config.rewards, reward_model, Placement.of(config))
         source = _online(setup, scorer, model, data, valid_data, log)
@@ -168,9 +171,9 @@ def dpo(
     learner = Learner({"policy": setup.policy}, {"policy": config.optim}, total)
 
     def step_fn(step: int) -> dict[str, float]:
-        groups, reported = source.groups(step)
+        groups, reported = source.groups(step, learner)
         tally = Tally()
-        stats = learner.update(preference_losses(objective, groups, tally)) | reported
+        stats = learner.update(preference_losses(objective, groups, tally, learner.ranks)) | reported
         stats |= tally.means()
         if (step + 1) % config.eval_every == 0 or step + 1 == total:
             run.save_snapshot(step, setup.policy, setup.tokenizer)
@@ -243,13 +246,13 @@ def _checked_row(config: DpoConfig, reward_model: Path | None) -> PreferenceAlgo
     return row
 
 
-def _open_setup(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int) -> DpoSetup:
+def _open_setup(config: DpoConfig, row: PreferenceAlgorithm, model: Path, seed: int, ranks: Ranks) -> DpoSetup:
     """Return the policy before its first step. It stays in eval mode: dropout would part it from its reference."""
     policy, tokenizer = load_policy(model, Placement.of(config))
     if config.activation_checkpointing:
         recompute_activations(policy.model)
     add_lora(policy, config.lora, stream_seed(seed, "lora"))
-    return DpoSetup(config, row, policy.eval(), tokenizer, seed)
+    return DpoSetup(config, row, policy.eval(), tokenizer, seed, ranks)
 
 
 def _measure(objective: Objective, measured: Mapping[str, Sequence[ComparedGroup]]) -> dict[str, float]:
@@ -286,7 +289,7 @@ def _offline(
     return JudgementSource(
         num_groups=len(train),
         num_completions=sum(len(g.examples) for g in train),
-        groups=lambda step: (steps[step], {}),
+        groups=lambda step, _: (steps[step], {}),
         reference=reference,
         valid=valid,
         valid_names=[shares for _, shares in apart],
@@ -376,13 +379,16 @@ def _stored_reference(
         return None
     dtype, path = str(setup.policy.model.compute_dtype), output_dir / "reference.safetensors"
     identity = identity_of({"dtype": dtype, "ids": [(e.prompt, e.completion) for e in examples]}, {"model": model})
-    logp_S = _read_stored(path, identity)
+    logp_S = setup.ranks.said(_read_stored(path, identity))
     if logp_S is None:
         log(0.0, f"log-probabilities of {len(examples)} completions under the reference")
         # The policy itself before its first step, run once: a frozen copy would cost its memory again, and a pass in
         # every step.
-        logp_S = bucketed_logp(setup.policy, examples, setup.tokenizer.pad_id, setup.config.micro_batch_tokens)
-        write_bytes(path, save({"logp_S": logp_S}, {"identity": identity}))
+        pad_id, size = setup.tokenizer.pad_id, setup.config.micro_batch_tokens
+        logps = setup.ranks.by_row(examples, lambda mine: bucketed_logp(setup.policy, mine, pad_id, size).tolist())
+        logp_S = torch.tensor(logps)
+        if setup.ranks.first:
+            write_bytes(path, save({"logp_S": logp_S}, {"identity": identity}))
     known = dict(zip(examples, logp_S.tolist(), strict=True))
     return lambda wanted: torch.tensor([known[e] for e in wanted])
 
@@ -441,11 +447,12 @@ def _online(
     sampling = Sampling(config.max_new_tokens, config.samples_per_prompt, config.temperature)
     reference = LiveReference(setup, model) if setup.row.needs_reference else None
 
-    def groups(step: int) -> tuple[list[ComparedGroup], dict[str, float]]:
+    def groups(step: int, learner: Learner) -> tuple[list[ComparedGroup], dict[str, float]]:
         chosen = prompts.pick(config.groups_per_step, step, setup.seed)
-        drawn = generator.generate(chosen, sampling, seed=stream_seed(setup.seed, "rollout", step))
+        drawn = shared_samples(generator, chosen, sampling, stream_seed(setup.seed, "rollout", step), learner)
+        raw_S, _ = shared_scores(scorer, [one.pair for one in drawn], learner.ranks)
         examples = [Example(one.prompt_ids, one.completion_ids) for one in drawn]
-        found, reported = _judged_samples(setup, scorer, drawn, examples, stream_seed(setup.seed, "labels", step))
+        found, reported = _judged_samples(setup, raw_S, drawn, examples, stream_seed(setup.seed, "labels", step))
         # Of samples from the policy: the mean of log pi - log ref is its KL to the reference, both as they are sampled.
         if reference:
             # A step's completions never come again: kept, they would fill the memory.
@@ -471,14 +478,13 @@ def _online(
 
 
 def _judged_samples(
-    setup: DpoSetup, scorer: Scorer, drawn: Sequence[Generated], examples: Sequence[Example], seed: int
+    setup: DpoSetup, raw_S: Tensor, drawn: Sequence[Generated], examples: Sequence[Example], seed: int
 ) -> tuple[list[ComparedGroup], dict[str, float]]:
     """Return samples ranked by their scores, prompt by prompt, and what there is to log.
 
     Prompts that tie are left out.
     """
     config = setup.config
-    raw_S = scorer.score([one.pair for one in drawn])
     cut_S = torch.tensor([not one.finished for one in drawn])
     # A cut completion loses against one that ends, or the policy would learn to run on.
     score_PK = (raw_S - config.missing_eos_penalty * cut_S).view(-1, config.samples_per_prompt)

@@ -10,14 +10,18 @@ import contextlib
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from accord.config import OptimConfig
+from accord.dist.mesh import Mesh, joined_ranks
+from accord.dist.save import load_parts, names_of_parts, save_parts
+from accord.dist.shard import filled_copy, full_tensor, gathered, hollow_copy, put_back, shard_model
 from accord.errors import DataError
 from accord.files import (
     append_row,
@@ -31,10 +35,17 @@ from accord.files import (
     write_json,
     write_text,
 )
+from accord.models.backbone import Adaptable
 from accord.progress import Log, Notice, quiet
 
+_Module = TypeVar("_Module", bound=nn.Module)
+
 KEEP_CHECKPOINTS = 2  # should the newest be damaged
-STATE, TENSORS, SUMS = "state.json", "learner.safetensors", "SHA256SUMS"  # what a checkpoint is made of
+STATE, TENSORS, SUMS = (
+    "state.json",
+    "learner.safetensors",
+    "SHA256SUMS",
+)  # of a checkpoint; several processes write other tensors
 
 
 def schedule(config: OptimConfig, step: int, total: int) -> float:
@@ -54,24 +65,33 @@ def schedule(config: OptimConfig, step: int, total: int) -> float:
 class Learner:
     """AdamW over one or more named modules, each with its own settings, gradient clipping and schedule.
 
-    Weight decay (Loshchilov & Hutter 2017) acts on matrices only.
+    Weight decay (Loshchilov & Hutter 2017) acts on matrices only. Of several processes (``ranks``) each holds a part of
+    weights and moments, and brings its share of the losses.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], settings: Mapping[str, OptimConfig], total_steps: int) -> None:
         self.modules, self.settings, self.total_steps = dict(modules), dict(settings), total_steps
         self.step = 0
+        self.ranks = joined_ranks()
+        self._hollow = self._sharded(self.ranks) if isinstance(self.ranks, Mesh) else {}
         self._optimizers = {name: _adamw(module, self.settings[name]) for name, module in self.modules.items()}
 
     def update(self, losses: Iterable[Tensor]) -> dict[str, float]:
         """Take one optimiser step over micro-batch losses whose sum is the loss; they are consumed one at a time.
 
+        Of several processes each gives its share of them, as many as every other: the sum is over all.
         Returns the loss, and for each module its gradient norm before clipping and its learning rate.
         """
         total = 0.0
         for loss in losses:
-            # Each micro-batch is freed before the next is built: gradients add up, activations do not.
-            loss.backward()  # type: ignore[no-untyped-call]
+            # Each micro-batch is freed before the next is built: gradients add up, activations do not. Several
+            # processes average their gradients, and the loss is a sum.
+            (loss if self.ranks.world == 1 else loss * self.ranks.world).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
+        for module in self.modules.values():
+            put_back(module)
+        # Decided on numbers of all processes: one that stopped alone would leave the others waiting.
+        total = sum(self.ranks.gather(total))
         self._require_finite("loss", total)
         # Each module by its own norm: a critic's large gradients must not shrink the policy's.
         norms = {name: _clip(module, self.settings[name].clip_norm) for name, module in self.modules.items()}
@@ -98,6 +118,29 @@ class Learner:
                 hint="lower the learning rate, or look at the data of this step; the last checkpoint is intact",
             )
 
+    def _sharded(self, mesh: Mesh) -> dict[str, nn.Module]:
+        """Split the modules over the processes; returns for each what `whole` fills."""
+        hollow = {}
+        for name, module in self.modules.items():
+            # An adapter's base is split too: what is held of it joined and cast would be all of it.
+            if isinstance(trunk := getattr(module, "model", None), Adaptable):
+                trunk.release_base()
+            hollow[name] = hollow_copy(module)
+            shard_model(module, mesh)
+        return hollow
+
+    def gathered(self) -> ExitStack[bool | None]:
+        """Inside, every process holds all weights whole: for samples. Nothing to do for one process."""
+        stack = ExitStack()
+        for module in self.modules.values():
+            stack.enter_context(gathered(module))
+        return stack
+
+    def whole(self, module: _Module) -> _Module:
+        """Return a trained module with all of its weights on every process; of one process the module itself."""
+        hollow = self._hollow.get(next(name for name, one in self.modules.items() if one is module))
+        return module if hollow is None else cast(_Module, filled_copy(hollow, module))
+
     def tensors(self) -> dict[str, Tensor]:
         """Return weights that train and moments by name, for a checkpoint.
 
@@ -110,6 +153,36 @@ class Learner:
             state = self._optimizers[name].state_dict()["state"]
             found |= {f"{name}.adam.{i}.{key}": t for i, slots in state.items() for key, t in slots.items()}
         return found
+
+    def write(self, folder: Path | None) -> None:
+        """Write `tensors` into a folder that is there; of several processes each its part, where the first one says."""
+        folder = self.ranks.said(folder)
+        assert folder is not None
+        if self.ranks.world > 1:
+            save_parts(self.tensors(), folder)
+            return
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
+        save_file(tensors, folder / TENSORS)
+
+    def read(self, folder: Path, step: int) -> None:
+        """Take back what `write` wrote, by however many processes."""
+        if self.ranks.world == 1 and (folder / TENSORS).exists():
+            self.restore(load_file(folder / TENSORS), step)
+            return
+        tensors = self.tensors() | self._moments(names_of_parts(folder))
+        load_parts(tensors, folder, self.ranks)
+        self.restore(tensors, step)
+
+    def _moments(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return room for the moments that have these names, each split as its weights are."""
+        room = {}
+        for name in names:
+            module, kind, index, *slot = name.split(".")
+            if kind == "adam":
+                parameters = [p for group in self._optimizers[module].param_groups for p in group["params"]]
+                like = parameters[int(index)].detach()
+                room[name] = torch.zeros(()) if slot == ["step"] else torch.zeros_like(like)
+        return room
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Take back what `tensors` gave."""
@@ -129,7 +202,7 @@ class Learner:
 
 def _clip(module: nn.Module, limit: float) -> float:
     """Scale the gradients down to the limit where their joint norm exceeds it, and return the norm before."""
-    norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    norm = full_tensor(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
     if float(norm) > limit:  # a pass over all gradients less where it does not
         nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
     return float(norm)
@@ -165,13 +238,15 @@ class Checkpoints:
         """Write the learner and the stage's own JSON state; keep the newest two, and none of other inputs."""
 
         def fill(aside: Path) -> None:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.tensors().items()}
-            save_file(tensors, aside / TENSORS)
+            learner.write(aside)
             write_json(aside / STATE, {"identity": self.identity, "step": learner.step, "state": dict(state)})
             # Renaming is atomic, a disk is not: what does not hash is passed over for the one before.
-            sums = "".join(f"{sha256_file(aside / name)}  {name}\n" for name in (STATE, TENSORS))
+            sums = "".join(f"{sha256_file(aside / name)}  {name}\n" for name in (STATE, *_tensor_files(aside)))
             write_text(aside / SUMS, sums)
 
+        if not learner.ranks.first:
+            learner.write(None)
+            return
         write_folder(self.folder / f"step_{learner.step:06d}", fill)
         found = self._newest_first()
         # Of other inputs go first: they can never be continued here.
@@ -181,24 +256,32 @@ class Checkpoints:
 
     def restore(self, learner: Learner) -> dict[str, Any] | None:
         """Load the newest checkpoint that is whole and of the same inputs; None where there is none."""
+        # The first process looks for all: one that found another checkpoint would train another model.
+        found = learner.ranks.said(self._newest_whole() if learner.ranks.first else None)
+        if found is None:
+            return None
+        step, path, state = found
+        learner.read(path, step)
+        return state
+
+    def _newest_whole(self) -> tuple[int, Path, dict[str, Any]] | None:
+        """Return step, folder and the stage's state of the checkpoint to go on from; set aside what is damaged."""
         self._tidy()
         for step, path in self._newest_first().items():
             try:
-                content, tensors = self._verified(step, path)
+                content, is_mine = self._verified(step, path)
             except _Damaged as reason:
                 self._set_aside(path, str(reason))
                 continue
-            if tensors is not None:
-                learner.restore(load_file(tensors), step)
-                state: dict[str, Any] = content["state"]
-                return state
+            if is_mine:
+                return step, path, content["state"]
         return None
 
     def newest_step(self) -> int | None:
         """Return the step of the checkpoint that would be continued; None where there is none."""
         for step, path in self._newest_first().items():
             with contextlib.suppress(_Damaged):
-                if self._verified(step, path)[1] is not None:
+                if self._verified(step, path)[1]:
                     return step
         return None
 
@@ -209,17 +292,19 @@ class Checkpoints:
     def _newest_first(self) -> dict[int, Path]:
         return dict(reversed(numbered(self.folder).items()))
 
-    def _verified(self, step: int, path: Path) -> tuple[dict[str, Any], Path | None]:
-        """Return what a whole checkpoint says, and its tensors; None for those of other inputs, which are not read."""
+    def _verified(self, step: int, path: Path) -> tuple[dict[str, Any], bool]:
+        """Return what a whole checkpoint says, and whether it is of these inputs; of others no tensors are read."""
         sums = dict(_sums(path / SUMS))
-        _require(sums.keys() == {STATE, TENSORS}, f"{SUMS} is missing or damaged")
+        tensors = _tensor_files(path)
+        _require(len(sums) > 1 and sums.keys() == {STATE, *tensors}, f"{SUMS} is missing or damaged")
         _require(sums[STATE] == _sha256(path / STATE), f"{STATE} is not as it was written")
         content: dict[str, Any] = read_json(path / STATE)
         if content["identity"] != self.identity:
-            return content, None
+            return content, False
         _require(content["step"] == step, f"it is that of step {content['step']}, under another name")
-        _require(sums[TENSORS] == _sha256(path / TENSORS), f"{TENSORS} is not as it was written")
-        return content, path / TENSORS
+        for name in tensors:
+            _require(sums[name] == _sha256(path / name), f"{name} is not as it was written")
+        return content, True
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_name(f"damaged_{path.name}")
@@ -235,6 +320,11 @@ class Checkpoints:
                 remove(path)
             elif path.name not in known and not path.name.startswith("damaged_"):
                 self.log(0.0, Notice(f"{path} is no checkpoint, and is passed over"))
+
+
+def _tensor_files(checkpoint: Path) -> list[str]:
+    """Return the names of the files that hold a checkpoint's tensors: one, or a part from each process."""
+    return sorted(path.name for path in checkpoint.glob("*.safetensors"))
 
 
 class _Damaged(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from accord.algo.logprob import token_logp, token_nll
 from accord.models.decoder import CausalLM
+from accord.ranks import ONE_PROCESS, Ranks
 from accord.text.batches import Batch, Example, collate, example_buckets
 from accord.train.held_out import HeldOut, Measured
 
@@ -58,6 +59,13 @@ def block_loss(model: CausalLM, rows_BT: Tensor) -> Tensor:
     mask_BT[:, 0] = False
     length_B = torch.full((len(rows_BT),), rows_BT.shape[1])
     return completion_nll(model, Batch(rows_BT, mask_BT, length_B)) / rows_BT[:, 1:].numel()
+
+
+def shared_block_losses(model: CausalLM, rows_BT: Tensor, ranks: Ranks = ONE_PROCESS) -> Iterator[Tensor]:
+    """Yield what adds up to `block_loss` over the processes; of one process it is all of it."""
+    for mine, counts in ranks.share(range(len(rows_BT)), lambda rows: [rows], lambda _: 1):
+        part_BT = rows_BT if ranks.world == 1 else rows_BT[mine]
+        yield block_loss(model, part_BT) * (counts * len(part_BT) / len(rows_BT))
 
 
 def mean_nll(model: CausalLM, examples: Sequence[Example], pad_id: int, batch_tokens: int = 8192) -> float:

@@ -16,7 +16,7 @@ from accord.algo.table import KL_PLACES, PolicyAlgorithm
 from accord.config import RlConfig
 from accord.progress import Log, part_of, quiet
 from accord.rollout.engine import Sampling
-from accord.rollout.generator import EngineGenerator, Generator, generate_told
+from accord.rollout.generator import EngineGenerator, Generator
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.weighted import reward_models
 from accord.seeds import stream_seed
@@ -33,6 +33,7 @@ from accord.train.rollouts import (
     rollout_stats,
     score_samples,
     shape_scores,
+    shared_samples,
 )
 
 DRAWING = 0.6  # of an iteration, about: what progress makes of it before one has been measured
@@ -73,7 +74,8 @@ class PolicyOptimizer:
         self.controllers.scores.update(scored.score_B)
         score_B = shape_scores(self.config, scored, self.controllers)
         log(0.0, "log-probabilities of the samples under policy and reference")
-        rollout = self._levelled(measure_rollout(self.config, self.models, scored, score_B))
+        ranks = self.learner.ranks
+        rollout = self._levelled(measure_rollout(self.config, self.models, scored, score_B, ranks))
         rewarded = self.rewards(rollout)
         experience = self.advantages(rollout, rewarded)
         stats = rollout_stats(rollout, self.config.samples_per_prompt) | self.controllers.prices()
@@ -126,9 +128,9 @@ class PolicyOptimizer:
         """Return scored completions of these prompts, from a random stream of their own."""
         sampling = Sampling(self.config.max_new_tokens, self.config.samples_per_prompt, self.config.temperature)
         seed = stream_seed(self.seed, "rollout", *stream)
-        samples = generate_told(self.generator, prompts, sampling, seed=seed, log=log)
+        samples = shared_samples(self.generator, prompts, sampling, seed, self.learner, log)
         log(1.0, f"scoring {len(samples)} samples")
-        return score_samples(self.models.scorer, samples)
+        return score_samples(self.models.scorer, samples, self.learner.ranks)
 
     # -- rewards and advantages ----------------------------------------------------------------------------------------
 
@@ -160,8 +162,10 @@ class PolicyOptimizer:
         Returns what was measured, of the last step unless its name says otherwise. The rollout's own forward pass
         serves the first step; it holds for weights that nothing has moved since.
         """
-        held = self.warms_up
-        update = Update(self.config, self.algorithm, self.models, self.controllers, experience, self.mix, held)
+        held, ranks = self.warms_up, self.learner.ranks
+        update = Update(
+            self.config, self.algorithm, self.models, self.controllers, experience, self.mix, held=held, ranks=ranks
+        )
         stats: dict[str, float] = {}
         extremes: dict[str, float] = {}
         batches = self._minibatches(len(experience.rollout.examples), seed)

@@ -18,10 +18,11 @@ from accord.config import RlConfig
 from accord.errors import DataError, UsageError
 from accord.formats.stage_rows import read_texts
 from accord.models.decoder import CausalLM, ScalarModel
+from accord.ranks import ONE_PROCESS, Ranks
 from accord.text.batches import Batch, pack_blocks
 from accord.text.tokenizer import Tokenizer
 from accord.train.controllers import Controllers
-from accord.train.likelihood import block_loss
+from accord.train.likelihood import shared_block_losses
 from accord.train.policy_models import Forward, PolicyModels, ValueHead, token_values
 from accord.train.rollouts import Experience, micro_batches
 
@@ -34,12 +35,13 @@ class PretrainingMix:
     blocks_per_update: int
     coef: float
 
-    def loss(self, policy: CausalLM, seed: int) -> Tensor:
-        """Return ``coef`` times the mean nats a token of the blocks that this seed draws."""
+    def losses(self, policy: CausalLM, seed: int, ranks: Ranks = ONE_PROCESS) -> Iterator[Tensor]:
+        """Yield what adds up to ``coef`` times the mean nats a token of the blocks that this seed draws."""
         generator = torch.Generator().manual_seed(seed)
         # With replacement: an update's blocks are a function of its seed alone.
         rows = torch.randint(len(self.blocks_NT), (self.blocks_per_update,), generator=generator)
-        return self.coef * block_loss(policy, self.blocks_NT[rows])
+        for loss in shared_block_losses(policy, self.blocks_NT[rows], ranks):
+            yield self.coef * loss
 
 
 def read_mix(config: RlConfig, tokenizer: Tokenizer, ptx_data: Path | None) -> PretrainingMix | None:
@@ -83,6 +85,7 @@ class Update:
     experience: Experience
     mix: PretrainingMix | None = None
     held: bool = False
+    ranks: Ranks = ONE_PROCESS
     seen: dict[str, float] = field(default_factory=dict)
 
     def losses(self, rows: Sequence[int], seed: int) -> Iterator[Tensor]:
@@ -96,12 +99,19 @@ class Update:
         num_tokens = float(rollout.mask_BC[list(rows)].sum())
         weight_B = torch.zeros(len(rollout.examples))
         weight_B[list(rows)] = self.algorithm.aggregate(self._counted_lengths()[list(rows)], self.config)
-        for picked, batch in micro_batches(self.config, self.models, rollout.examples, rows):
-            yield from self._micro_losses(picked, batch, weight_B, num_tokens)
+        for picked, batch, counts in micro_batches(self.config, self.models, rollout.examples, rows, self.ranks):
+            seen = dict(self.seen)
+            for loss in self._micro_losses(picked, batch, weight_B, num_tokens):
+                yield counts * loss
+            # What only fills up is in no statistic.
+            self.seen = self.seen if counts else seen
         if self.mix is not None and not self.held:
-            loss = self.mix.loss(self.models.policy, seed)
-            self._merge({"ptx_loss": loss.detach() / self.mix.coef})
-            yield loss
+            for loss in self.mix.losses(self.models.policy, seed, self.ranks):
+                self._merge({"ptx_loss": loss.detach() / self.mix.coef})
+                yield loss
+        of_all, self.seen = self.ranks.gather(self.seen), {}
+        for seen in of_all:
+            self._merge(seen)
 
     def _counted_lengths(self) -> Tensor:
         """Return the tokens of each sample that denominators count, ``(B,)``; 0 where it takes no part."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ from accord.algo.table import PreferenceAlgorithm
 from accord.config import DpoConfig
 from accord.errors import DataError
 from accord.models.decoder import CausalLM
+from accord.ranks import ONE_PROCESS, Ranks
 from accord.text.batches import Example, collate, example_buckets, length_buckets
 from accord.train.likelihood import logp_and_entropy
 
@@ -168,6 +170,10 @@ class Tally:
                 self._sums[f"{side}_{name}"] += float((weight_N[real_N] * x_S[index_N[real_N]]).sum())
         return right_N
 
+    def join(self, ranks: Ranks) -> None:
+        """Take in what the other processes counted."""
+        self._sums = defaultdict(float, ranks.sums(self._sums))
+
     def means(self) -> dict[str, float]:
         """Return accuracy, margin of the implicit rewards, and means of both sides, without those that had no part."""
         sums, found = self._sums, dict(self.facts)
@@ -182,7 +188,9 @@ class Tally:
         return found
 
 
-def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tally: Tally) -> Iterator[Tensor]:
+def preference_losses(
+    objective: Objective, groups: Sequence[ComparedGroup], tally: Tally, ranks: Ranks = ONE_PROCESS
+) -> Iterator[Tensor]:
     """Yield losses of micro-batches of whole groups, which add up to the step's mean over groups.
 
     Each completion runs through the policy once, however many comparisons it stands in; ``tally`` counts along.
@@ -195,24 +203,34 @@ def preference_losses(objective: Objective, groups: Sequence[ComparedGroup], tal
         zero = _zero_point(objective, groups)
         tally.facts["zero_point"] = float(zero)
     # Whole groups: each completion runs once, however many pairs it stands in.
-    for micro in length_buckets([g.num_tokens for g in groups], config.micro_batch_tokens, 0):
-        examples, better_N, worse_N, weight_N = _joined([groups[i] for i in micro])
+    sizes_G = [g.num_tokens for g in groups]
+    pack = partial(_packed, sizes_G, max_tokens=config.micro_batch_tokens)
+    for micro, counts in ranks.share(range(len(groups)), pack, sizes_G.__getitem__):
+        chosen = [groups[i] for i in micro]
+        examples, better_N, worse_N, weight_N = _joined(chosen)
         length_S = _lengths(examples)
         logp_S = completion_logp(objective.policy, examples, objective.pad_id)
         ref_logp_S = reference(examples) if reference else None
         strength_S = row.strength(logp_S, ref_logp_S, length_S)
         # Index -1, ZERO_POINT, then is the zero point: thumbs are comparisons like any other.
         strength_S1 = torch.cat([strength_S, zero[None]])
-        loss_N = _comparison_loss(objective, [groups[i] for i in micro], strength_S1[better_N], strength_S1[worse_N])
+        loss_N = _comparison_loss(objective, chosen, strength_S1[better_N], strength_S1[worse_N])
         seen = {"reward": config.dpo_beta * strength_S.detach(), "logp": logp_S.detach(), "length": length_S}
         if ref_logp_S is not None:
             seen["drift"] = logp_S.detach() - ref_logp_S
-        right_N = tally.add(strength_S1.detach(), better_N, worse_N, weight_N, seen)
-        sizes = [len(groups[i].shares) for i in micro]
+        right_N = tally.add(strength_S1.detach(), better_N, worse_N, counts * weight_N, seen)
+        sizes = [len(group.shares) for group in chosen]
         for i, right, weight in zip(micro, torch.split(right_N, sizes), torch.split(weight_N, sizes), strict=True):
             tally.add_group(i, float((right * weight).sum()), float(weight.sum()))
         # By the weight of the whole step, so that micro-batches add up to its mean over groups.
-        yield (weight_N * loss_N).sum() / total_weight
+        yield counts * (weight_N * loss_N).sum() / total_weight
+    tally.join(ranks)
+
+
+def _packed(sizes: Sequence[int], chosen: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Return some of all groups, whose sizes are given, in buckets of like length."""
+    buckets = length_buckets([sizes[i] for i in chosen], max_tokens, 0)
+    return [[chosen[i] for i in bucket] for bucket in buckets]
 
 
 def _comparison_loss(

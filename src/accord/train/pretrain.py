@@ -24,7 +24,7 @@ from accord.seeds import stream_seed
 from accord.text.batches import Example, pack_blocks
 from accord.text.tokenizer import Tokenizer, load_tokenizer
 from accord.train.learner import Learner
-from accord.train.likelihood import LmResult, block_loss, nll_sums, told_nll
+from accord.train.likelihood import LmResult, block_loss, nll_sums, shared_block_losses, told_nll
 from accord.train.prompts import permutation
 from accord.train.training_run import Steps, TrainingRun
 
@@ -60,13 +60,14 @@ def pretrain(
         rows = blocks_NT[order[position * config.batch_blocks : (position + 1) * config.batch_blocks]]
         # The summed embedding table is built once a step, not once for input and once for the tied head.
         with parametrize.cached():
-            loss = block_loss(model, rows)
-        return learner.update([loss])
+            losses = list(shared_block_losses(model, rows, learner.ranks))
+        return learner.update(losses)
 
     model.train()
     identity = run.identity({"texts": texts, "tokenizer": tokenizer}, config=config, shape=shape)
     run.train(learner, step_fn, Steps(total, config.checkpoint_every), identity=identity)
     # The saved model is an ordinary one: nobody who opens it needs to know how it was trained.
+    model = learner.whole(model)
     fold_spellings(model.model.embed_tokens)
     model.eval()
     with torch.no_grad():

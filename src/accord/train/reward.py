@@ -5,6 +5,7 @@ Shapes: S completions of a micro-batch, R readings or heads a text, H heads, T t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from accord.models.lora import add_lora
 from accord.models.placement import Placement
 from accord.models.spelling import fold_spellings, share_spellings
 from accord.progress import Log, quiet
+from accord.ranks import ONE_PROCESS, Ranks
 from accord.scoring.reward_model import raw_scores
 from accord.seeds import stream_seed
 from accord.text.batches import Example, collate, example_buckets
@@ -134,13 +136,15 @@ def reward(
         start = position * config.groups_per_step
         chosen = epoch_order(len(elements), epoch, seed)[start : start + config.groups_per_step]
         stats: dict[str, float] = {}
-        losses = group_losses(config, scorer, [g for i in chosen for g in elements[i]], tokenizer.pad_id, stats)
+        step_groups = [g for i in chosen for g in elements[i]]
+        losses = group_losses(config, scorer, step_groups, tokenizer.pad_id, stats, learner.ranks)
         return learner.update(losses) | stats
 
     scorer.train()
     run = TrainingRun(output_dir, seed, resume, log)
     identity = run.identity({"model": model, "data": data}, config=config)
     run.train(learner, step_fn, Steps(learner.total_steps, config.checkpoint_every), identity=identity)
+    scorer = learner.whole(scorer)
     scale = _finish(config, scorer, tokenizer, train, limit, output_dir / "model")
     for event in weak_reward(held_out_fit(scorer, tokenizer, loss, every_nth(train, TOLD_GROUPS), limit, train), scale):
         run.event(learner.total_steps - 1, event, done=1.0)
@@ -241,15 +245,20 @@ def group_losses(
     groups: Sequence[EncodedGroup],
     pad_id: int,
     stats: dict[str, float],
+    ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Tensor]:
     """Yield losses of micro-batches of whole groups, which add up to the step's loss; ``stats`` gets its metrics."""
     loss_of, total_weight = reward_loss(config), sum(g.weight for g in groups)
     seen: list[Tensor] = []
-    for micro in micro_groups(groups, config.micro_batch_tokens):
+    lengths: list[int] = []
+    sums: dict[str, float] = {}
+    # Each process waits for the others in every pass: of a micro-batch they make one, not as many as its lengths ask.
+    bucket_tokens = BUCKET_TOKENS if ranks.world == 1 else sys.maxsize
+    for micro, counts in shared_groups(groups, config.micro_batch_tokens, ranks):
         texts, index = shared_texts(micro)
         examples = [hide_tokens(e, config.token_dropout, pad_id) for e in texts]
         with parametrize.cached():
-            readings_SR, positions_H = _read(config, loss_of, scorer, examples, pad_id)
+            readings_SR, positions_H = _read(config, loss_of, scorer, examples, pad_id, bucket_tokens)
         if len(index) > len(texts):
             readings_SR, positions_H = _dealt(readings_SR, positions_H, torch.tensor(index))
         loss = readings_SR.new_zeros(())
@@ -264,7 +273,7 @@ def group_losses(
                 part = part + config.l2_coef * score_penalty(batch, total_weight)
             loss = loss + part / config.heads
             for name, value in found.items():
-                stats[name] = stats.get(name, 0.0) + float(value) / config.heads
+                sums[name] = sums.get(name, 0.0) + counts * float(value) / config.heads
         for reading, coef in ((1, config.pooled_coef), (2, config.bag_coef)):
             if coef > 0:
                 # Held-out pairs: .745 -> .765 with the mean over positions, .771 -> .775 with the bag of words.
@@ -273,11 +282,15 @@ def group_losses(
         if config.self_distill_coef > 0:
             pairs = batch.pairs.chosen_N, batch.pairs.rejected_N, batch.pairs.weight_N
             loss = loss + config.self_distill_coef * self_distillation(readings_SR, *pairs, total_weight)
-        seen.append(readings_SR.detach()[:, : config.heads])
-        yield loss
-    score_SH = torch.cat(seen)
-    lengths = torch.tensor([len(e.completion) for g in groups for e in g.examples])
-    stats["length_correlation"] = float(correlation(score_SH.mean(1), lengths))
+        if counts:
+            seen.append(readings_SR.detach()[:, : config.heads])
+            lengths += [len(e.completion) for g in micro for e in g.examples]
+        yield counts * loss
+    stats |= ranks.sums(sums)
+    told = ranks.gather((seen, lengths))
+    score_SH = torch.cat([score for scores, _ in told for score in scores])
+    length_S = torch.tensor([length for _, found in told for length in found])
+    stats["length_correlation"] = float(correlation(score_SH.mean(1), length_S))
     if config.heads > 1:
         # Heads that differ more than before see texts unlike what they were taught: a sign that comes before judges
         # fall.
@@ -285,13 +298,19 @@ def group_losses(
 
 
 def _read(
-    config: RewardConfig, loss: RewardLoss, scorer: ScalarModel, examples: Sequence[Example], pad_id: int
+    config: RewardConfig,
+    loss: RewardLoss,
+    scorer: ScalarModel,
+    examples: Sequence[Example],
+    pad_id: int,
+    bucket_tokens: int = BUCKET_TOKENS,
 ) -> tuple[Tensor, Sequence[Positions | None]]:
     """Return readings of each text, ``(S, R)``, the scores first, and all positions for each head where they count."""
     if not loss.all_positions:
         all_readings = config.pooled_coef > 0 or config.bag_coef > 0
-        return bucketed_scores(scorer, examples, pad_id, all_readings=all_readings), [None] * config.heads
-    texts, value_STH = collate(examples, pad_id), bucketed_values(scorer, examples, pad_id)
+        read_SR = bucketed_scores(scorer, examples, pad_id, all_readings=all_readings, bucket_tokens=bucket_tokens)
+        return read_SR, [None] * config.heads
+    texts, value_STH = collate(examples, pad_id), bucketed_values(scorer, examples, pad_id, bucket_tokens)
     # At the last real token: the last of the row may be padding.
     score_SH = value_STH[torch.arange(len(examples)), texts.length_B - 1]
     return score_SH, [Positions(texts.ids_BT, value_ST, texts.length_B) for value_ST in value_STH.unbind(2)]
@@ -318,7 +337,12 @@ def hide_tokens(example: Example, rate: float, pad_id: int) -> Example:
 
 
 def bucketed_scores(
-    scorer: ScalarModel, examples: Sequence[Example], pad_id: int, *, all_readings: bool = True
+    scorer: ScalarModel,
+    examples: Sequence[Example],
+    pad_id: int,
+    *,
+    all_readings: bool = True,
+    bucket_tokens: int = BUCKET_TOKENS,
 ) -> Tensor:
     """Return three readings of the head a text, ``(S, 3)``, the first the score; or the scores alone, ``(S, H)``.
 
@@ -328,7 +352,7 @@ def bucketed_scores(
     Texts run in buckets of like length, since groups mix lengths: padding each group to its longest text would
     more than double the work.
     """
-    buckets = example_buckets(examples, BUCKET_TOKENS)
+    buckets = example_buckets(examples, bucket_tokens)
     readings = []
     for bucket in buckets:
         batch = collate([examples[i] for i in bucket], pad_id)
@@ -342,17 +366,31 @@ def bucketed_scores(
     return torch.cat(readings)[position]
 
 
-def bucketed_values(scorer: ScalarModel, examples: Sequence[Example], pad_id: int) -> Tensor:
+def bucketed_values(
+    scorer: ScalarModel, examples: Sequence[Example], pad_id: int, bucket_tokens: int = BUCKET_TOKENS
+) -> Tensor:
     """Return the heads at every token of each text, ``(S, T, H)``, 0 on padding, differentiable.
 
     In buckets of like length.
     """
     rows: dict[int, Tensor] = {}
-    for bucket in example_buckets(examples, BUCKET_TOKENS):
+    for bucket in example_buckets(examples, bucket_tokens):
         batch = collate([examples[i] for i in bucket], pad_id)
         value_NH = scorer(batch.ids_BT, batch.length_B).reshape(int(batch.length_B.sum()), -1)
         rows.update(zip(bucket, value_NH.split(batch.length_B.tolist()), strict=True))
     return pad_sequence([rows[i] for i in range(len(examples))], batch_first=True)
+
+
+def shared_groups(
+    groups: Sequence[EncodedGroup], max_tokens: int, ranks: Ranks
+) -> list[tuple[list[EncodedGroup], float]]:
+    """Return this process's micro-batches of whole batch elements, each with what it counts."""
+
+    def pack(elements: list[list[EncodedGroup]]) -> Iterator[list[EncodedGroup]]:
+        return micro_groups([g for element in elements for g in element], max_tokens)
+
+    elements = [list(groups)] if ranks.world == 1 else batch_elements(groups)
+    return ranks.share(elements, pack, lambda element: sum(len(e) for g in element for e in g.examples))
 
 
 def micro_groups(groups: Sequence[EncodedGroup], max_tokens: int) -> Iterator[list[EncodedGroup]]:

@@ -15,7 +15,7 @@ from accord.formats.stage_rows import read_prompts
 from accord.lock import writes_alone
 from accord.progress import Log, named_part, part_of, quiet
 from accord.rollout.engine import Sampling
-from accord.rollout.generator import EngineGenerator, generate_told
+from accord.rollout.generator import EngineGenerator
 from accord.scoring.weighted import reward_models, scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.alarms import NAIVE, raised_alarms, raised_trends, reward_alarms, watched_alarms
@@ -25,7 +25,7 @@ from accord.train.policy_models import PolicyModels, hold_to, load_policy_models
 from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.policy_update import PretrainingMix, kl_place, read_mix
 from accord.train.prompts import Prompts, choose_prompts, rooms_for, short_enough
-from accord.train.rollouts import Scored
+from accord.train.rollouts import Scored, shared_samples
 from accord.train.training_run import Steps, TrainingRun
 
 # That show the length to hold: 256 know the mean to about 3 %, where lengths spread as widely as they are long by half.
@@ -139,7 +139,7 @@ def make_optimizer(
     updates = config.iterations * config.ppo_epochs * config.minibatches
     learner = Learner(models.trained(), {"actor": config.actor, "critic": config.critic}, updates)
     # Measured only where a price holds it: it costs samples.
-    length = reference_length(config, models, prompts, seed, log) if config.length_coef > 0 else 1.0
+    length = reference_length(config, models, prompts, learner, seed, log) if config.length_coef > 0 else 1.0
     return PolicyOptimizer(config, algorithm, models, learner, Controllers.of(config, length), mix, seed)
 
 
@@ -177,7 +177,9 @@ def _read_prompts(config: RlConfig, models: PolicyModels, data: Path, log: Log) 
     return Prompts([one.text for one in rows], [one.weight for one in rows]), dropped
 
 
-def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, seed: int, log: Log = quiet) -> float:
+def reference_length(
+    config: RlConfig, models: PolicyModels, prompts: Prompts, learner: Learner, seed: int, log: Log = quiet
+) -> float:
     """Return the mean completion length of the policy before any update, in tokens: the length controller's target."""
     count = max(LENGTH_SAMPLES, LENGTH_BATCHES * config.samples_per_iteration)
     chosen = prompts.pick(count, 0, stream_seed(seed, "length"))
@@ -186,7 +188,7 @@ def reference_length(config: RlConfig, models: PolicyModels, prompts: Prompts, s
         generator = EngineGenerator(reference, models.tokenizer)
         # No part of the iterations: it moves the words alone.
         told = named_part(part_of(log, 0.0, 0.0), 0, 1, "the length to hold")
-        samples = generate_told(generator, chosen, sampling, seed=stream_seed(seed, "length"), log=told)
+        samples = shared_samples(generator, chosen, sampling, stream_seed(seed, "length"), learner, told)
     return sum(len(one.completion_ids) for one in samples) / len(samples)
 
 
@@ -197,6 +199,8 @@ def _record(
 
     ``watched`` are the rewards that are measured and not optimised.
     """
+    if not run.ranks.first:
+        return
     earlier = run.metrics.rows()
     for event in (*raised_alarms(stats), *raised_trends(stats, earlier), *watched_alarms(watched, stats, earlier)):
         run.event(step, event, done=done)

@@ -7,7 +7,7 @@ come first), N counted tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,11 +18,15 @@ from accord.algo.reductions import correlation
 from accord.algo.shaping import overlong
 from accord.config import RlConfig
 from accord.errors import DataError
-from accord.rollout.generator import Generated
+from accord.progress import Log, quiet
+from accord.ranks import ONE_PROCESS, Ranks
+from accord.rollout.engine import Sampling
+from accord.rollout.generator import Generated, Generator, groups_as_done
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import score_in_parts
 from accord.text.batches import Batch, Example, collate, example_buckets
 from accord.train.controllers import Controllers
+from accord.train.learner import Learner
 from accord.train.policy_models import Forward, PolicyModels
 
 LARGEST_SCORE = 1e15  # fp32 ends at 3.4e38: the square of a larger one, summed over a batch, is infinite
@@ -112,13 +116,25 @@ class Experience:
 # -- samples and scores ------------------------------------------------------------------------------------------------
 
 
-def score_samples(scorer: Scorer, samples: Sequence[Generated]) -> Scored:
-    """Return the samples with what the scorer says of their texts.
+def shared_samples(
+    generator: Generator, prompts: Sequence[str], sampling: Sampling, seed: int, learner: Learner, log: Log = quiet
+) -> list[Generated]:
+    """Return the completions of these prompts by a policy that the learner moves; each process draws its share."""
+    ranks = learner.ranks
+    skip = ranks.others(len(prompts))
+    with learner.gathered():
+        drawn = dict(groups_as_done(generator, prompts, sampling, seed=seed, skip=skip, log=log))
+    groups = {place: group for one in ranks.gather(drawn) for place, group in one.items()}
+    return [one for place in sorted(groups) for one in groups[place]]
+
+
+def score_samples(scorer: Scorer, samples: Sequence[Generated], ranks: Ranks = ONE_PROCESS) -> Scored:
+    """Return the samples with what the scorer says of their texts; each process has its share scored.
 
     Raises:
         DataError: A score is so large that its square is no number in fp32.
     """
-    score_B, parts = score_in_parts(scorer, [one.pair for one in samples])
+    score_B, parts = shared_scores(scorer, [one.pair for one in samples], ranks)
     worst = int(score_B.abs().argmax())
     if float(score_B[worst].abs()) > LARGEST_SCORE:
         raise DataError(
@@ -128,6 +144,20 @@ def score_samples(scorer: Scorer, samples: Sequence[Generated]) -> Scored:
             hint="let the reward give numbers of ordinary size, such as -10 to 10",
         )
     return Scored(tuple(samples), score_B, len(samples), parts)
+
+
+def shared_scores(scorer: Scorer, pairs: list[tuple[str, str]], ranks: Ranks) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return `score_in_parts` of all pairs, every one scored by one process."""
+    if ranks.world == 1:
+        return score_in_parts(scorer, pairs)
+
+    def work(mine: list[tuple[str, str]]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        score_S, parts = score_in_parts(scorer, mine)
+        return [(score, {name: part_S[i] for name, part_S in parts.items()}) for i, score in enumerate(score_S)]
+
+    rows = ranks.by_row(pairs, work)
+    names = rows[0][1]
+    return torch.stack([row for row, _ in rows]), {n: torch.stack([parts[n] for _, parts in rows]) for n in names}
 
 
 def shape_scores(config: RlConfig, scored: Scored, controllers: Controllers) -> Tensor:
@@ -149,10 +179,13 @@ def shape_scores(config: RlConfig, scored: Scored, controllers: Controllers) -> 
 
 
 @torch.no_grad()
-def measure_rollout(config: RlConfig, models: PolicyModels, scored: Scored, score_B: Tensor) -> Rollout:
+def measure_rollout(
+    config: RlConfig, models: PolicyModels, scored: Scored, score_B: Tensor, ranks: Ranks = ONE_PROCESS
+) -> Rollout:
     """Run policy, reference and critic over the samples once, with the learner's own numerics.
 
-    Where the first update will see all samples in one micro-batch, this pass is its forward pass too.
+    Of several processes each runs its share, and all of them get the whole. Where the first update will see all samples
+    in one micro-batch, this pass is its forward pass too.
     """
     for model in models.trained().values():
         model.eval()  # dropout would make the first ratio differ from 1
@@ -161,7 +194,7 @@ def measure_rollout(config: RlConfig, models: PolicyModels, scored: Scored, scor
     mask_BC = torch.arange(int(lengths.max()))[None] < lengths[:, None]
     behaviour_BC = torch.zeros(mask_BC.shape)
     behaviour_BC[mask_BC] = torch.tensor([logp for one in scored.samples for logp in one.behaviour_logp])
-    found, first = _forward_passes(config, models, examples, mask_BC)
+    found, first = _forward_passes(config, models, examples, mask_BC, ranks)
     return Rollout(
         scored=scored,
         examples=examples,
@@ -177,15 +210,15 @@ def measure_rollout(config: RlConfig, models: PolicyModels, scored: Scored, scor
 
 
 def _forward_passes(
-    config: RlConfig, models: PolicyModels, examples: Sequence[Example], mask_BC: Tensor
+    config: RlConfig, models: PolicyModels, examples: Sequence[Example], mask_BC: Tensor, ranks: Ranks
 ) -> tuple[dict[str, Tensor], list[Forward]]:
     """Return what the models say at each counted token, by name, 0 elsewhere; and the pass that keeps its graph."""
     found = {name: torch.zeros(mask_BC.shape) for name in ("old", "ref", "value", "entropy")}
-    batches = list(micro_batches(config, models, examples))
+    batches = micro_batches(config, models, examples, ranks=ranks)
     # Nothing moves the weights in between, so of the 28 forward passes of an iteration (four epochs) two are spared.
     shared = len(batches) == config.minibatches == 1
     first: list[Forward] = []
-    for rows, batch in batches:
+    for rows, batch, _ in batches:
         # By the learner's numerics and at the sampling temperature, like the policy's own: else KL is not 0 at the
         # start.
         ref_N = models.reference_logps(batch, config.temperature)
@@ -197,7 +230,15 @@ def _forward_passes(
         for name, x_N in said.items():
             if x_N is not None:
                 _store(found[name], rows, mask_BC[rows], x_N.detach())
-    return found, first
+    return _of_all(found, [i for rows, _, counts in batches if counts for i in rows], ranks), first
+
+
+def _of_all(found: dict[str, Tensor], rows: list[int], ranks: Ranks) -> dict[str, Tensor]:
+    """Fill in the rows that other processes ran."""
+    for theirs, part in ranks.gather((rows, {name: all_BC[rows] for name, all_BC in found.items()})):
+        for name, part_RC in part.items():
+            found[name][theirs] = part_RC
+    return found
 
 
 def _store(all_BC: Tensor, rows: Sequence[int], mask_RC: Tensor, x_N: Tensor) -> None:
@@ -208,13 +249,26 @@ def _store(all_BC: Tensor, rows: Sequence[int], mask_RC: Tensor, x_N: Tensor) ->
 
 
 def micro_batches(
-    config: RlConfig, models: PolicyModels, examples: Sequence[Example], rows: Sequence[int] | None = None
-) -> Iterator[tuple[list[int], Batch]]:
-    """Yield buckets of like length over the given rows (all by default), as row indices and their batch."""
-    chosen = list(range(len(examples))) if rows is None else list(rows)
-    for bucket in example_buckets([examples[i] for i in chosen], config.micro_batch_tokens):
-        picked = [chosen[i] for i in bucket]
-        yield picked, collate([examples[i] for i in picked], models.tokenizer.pad_id)
+    config: RlConfig,
+    models: PolicyModels,
+    examples: Sequence[Example],
+    rows: Sequence[int] | None = None,
+    ranks: Ranks = ONE_PROCESS,
+) -> list[tuple[list[int], Batch, float]]:
+    """Return buckets of like length over the given rows (all by default): row indices, their batch, what they count.
+
+    Of several processes each gets its share.
+    """
+
+    def pack(chosen: list[int]) -> list[list[int]]:
+        buckets = example_buckets([examples[i] for i in chosen], config.micro_batch_tokens)
+        return [[chosen[i] for i in bucket] for bucket in buckets]
+
+    wanted = range(len(examples)) if rows is None else rows
+    # Completions of a prompt stay together: what they begin with runs once.
+    shares = ranks.share(list(wanted), pack, lambda i: len(examples[i]), lambda i: examples[i].prompt)
+    pad_id = models.tokenizer.pad_id
+    return [(picked, collate([examples[i] for i in picked], pad_id), counts) for picked, counts in shares]
 
 
 def clustered_error(x_B: Tensor, clusters: Sequence[Hashable]) -> float:

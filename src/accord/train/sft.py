@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -18,8 +19,9 @@ from accord.models.folder import load_policy
 from accord.models.lora import add_lora
 from accord.models.placement import Placement
 from accord.progress import Log, quiet
+from accord.ranks import ONE_PROCESS, Ranks
 from accord.seeds import stream_seed
-from accord.text.batches import Example, collate, example_buckets, length_buckets
+from accord.text.batches import Example, bucketed, collate, length_buckets
 from accord.text.chat import encode_chat
 from accord.text.tokenizer import Tokenizer
 from accord.train.held_out import every_nth, hold_out, none_held_out, was_held_out
@@ -57,7 +59,7 @@ def sft(
 
     def step_fn(step: int) -> dict[str, float]:
         batch = [train[i] for i in batches[step]]
-        return learner.update(sft_losses(policy, batch, tokenizer.pad_id, config.micro_batch_tokens))
+        return learner.update(sft_losses(policy, batch, tokenizer.pad_id, config.micro_batch_tokens, learner.ranks))
 
     apart = every_nth(valid, NLL_ROWS)
     # Before a checkpoint is restored: this is the model that was given.
@@ -145,9 +147,11 @@ def demonstration_example(tokenizer: Tokenizer, prompt: str, completion: str) ->
     return Example(tuple(head), (*tail, tokenizer.end_id))
 
 
-def sft_losses(policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int) -> Iterator[Tensor]:
+def sft_losses(
+    policy: CausalLM, rows: Sequence[Example], pad_id: int, micro_batch_tokens: int, ranks: Ranks = ONE_PROCESS
+) -> Iterator[Tensor]:
     """Yield micro-batch losses that sum to the mean over all counted tokens of the step, however it is split."""
     num_counted = sum(e.num_counted for e in rows)
-    for micro in example_buckets(rows, micro_batch_tokens):
+    for micro, counts in ranks.share(rows, partial(bucketed, max_tokens=micro_batch_tokens), len):
         # By the step's own count: a mean of micro-batches' means would weigh short texts' tokens more.
-        yield completion_nll(policy, collate([rows[i] for i in micro], pad_id)) / num_counted
+        yield counts * completion_nll(policy, collate(micro, pad_id)) / num_counted

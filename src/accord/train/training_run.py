@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ import torch
 from pydantic import BaseModel
 
 from accord.config import OnAlarm
+from accord.dist.mesh import joined_ranks
+from accord.dist.shard import gathered
 from accord.errors import Interrupted, PausedByAlarm
 from accord.files import append_row, numbered, read_rows, write_json
 from accord.models.decoder import CausalLM
@@ -24,6 +26,7 @@ from accord.models.folder import save_policy
 from accord.models.lora import save_adapter
 from accord.models.precision import tune_allocator
 from accord.progress import Log, Notice, quiet
+from accord.ranks import Ranks, launched_ranks
 from accord.seeds import stream_seed
 from accord.text.tokenizer import Tokenizer
 from accord.train.finished import MODEL, identity_of
@@ -63,12 +66,14 @@ class TrainingRun:
         seed: everything random is a function of it and of the step.
         resume: go on from the newest checkpoint of the same inputs; else start anew.
         log: where progress is reported.
+        ranks: the processes that train together, of which the first writes and reports.
     """
 
     folder: Path
     seed: int
     resume: bool = True
     log: Log = quiet
+    ranks: Ranks = field(default_factory=joined_ranks)
 
     @property
     def metrics(self) -> Metrics:
@@ -103,22 +108,31 @@ class TrainingRun:
         started, total = time.monotonic(), steps.total
         first = self._first_step(checkpoints, learner, steps, carried)
         # For who looks on from another process: how many steps there will be, and who takes them.
-        write_json(self.folder / "steps.json", {"total": total, "pid": os.getpid()})
-        if steps.on_alarm == "stop" and self._grave(first):  # interrupted in the very step that ended it
+        if self.ranks.first:
+            write_json(self.folder / "steps.json", {"total": total, "pid": os.getpid()})
+        # Interrupted in the very step that ended it. The first process knows what was written.
+        if steps.on_alarm == "stop" and self.ranks.said(self.ranks.first and bool(self._grave(first))):
             return first
         with _saying_what_is_kept(checkpoints, steps), StopSignal() as stop:
             for step in range(first, total):
                 # The one global stream that is left, of dropout: a resumed step draws what it would have drawn.
-                torch.manual_seed(stream_seed(self.seed, "step", step))
+                # Several processes drop and hide in different places: each has rows of its own.
+                rank = (self.ranks.rank,) if self.ranks.rank else ()
+                torch.manual_seed(stream_seed(self.seed, "step", step, *rank))
                 row = step_fn(step)
-                self.metrics.write(step, {**row, "seconds": time.monotonic() - started})
+                if self.ranks.first:
+                    self.metrics.write(step, {**row, "seconds": time.monotonic() - started})
                 self.log((step + 1) / total, f"step {step + 1}/{total}, {steps.headline} {row[steps.headline]:.4f}")
                 # Not after the last step: the result is about to be written.
                 due = (step + 1) % steps.checkpoint_every == 0 and step + 1 < total
-                alarm = self._ringing_first(step, steps) if step + 1 < total else None
-                if due or stop.asked or (alarm and steps.on_alarm == "pause"):
+                # All stop after the step at which the first of them has heard: a checkpoint is written by all.
+                heard = max(self.ranks.gather(stop.heard))
+                asks = self.ranks.first and step + 1 < total
+                alarm = self.ranks.said(self._ringing_first(step, steps) if asks else None)
+                if due or heard or (alarm and steps.on_alarm == "pause"):
                     checkpoints.save(learner, carried.state() if carried else {})
-                stop.obey()
+                if heard:
+                    raise Interrupted(heard)
                 if alarm is not None:
                     self._end_by(alarm, step, steps)
                     return step + 1
@@ -151,12 +165,14 @@ class TrainingRun:
 
     def _first_step(self, checkpoints: Checkpoints, learner: Learner, steps: Steps, carried: Carried | None) -> int:
         """Restore what a checkpoint holds, and drop what stands of steps that are run again."""
-        if not self.resume:
+        if not self.resume and self.ranks.first:
             checkpoints.clear()
         state = checkpoints.restore(learner)
         first = 0 if state is None else learner.step // steps.updates_each
         if state is not None and carried is not None:
             carried.restore(state)
+        if not self.ranks.first:
+            return first
         for rows in (self.metrics, Metrics(self.folder / "events.jsonl", self.log)):
             rows.rewind(first)
         for name in LEFTOVERS if first == 0 else ():
@@ -168,6 +184,8 @@ class TrainingRun:
 
         ``done`` is the share of the whole that is done.
         """
+        if not self.ranks.first:
+            return
         path = self.folder / "events.jsonl"
         if event["alarm"] not in {row.get("alarm") for row in read_rows(path)}:
             self.log(done, Notice(f"alarm at step {step + 1}: {event['alarm']}: {event['cause']}"))
@@ -191,8 +209,10 @@ class TrainingRun:
         """
         save_policy(self.folder / MODEL, policy, tokenizer)
         if adapter_on is not None:
-            save_adapter(self.folder / "adapter", policy, str(adapter_on))
-        else:  # what an earlier run with other settings left
+            with gathered(policy):
+                if self.ranks.first:
+                    save_adapter(self.folder / "adapter", policy, str(adapter_on))
+        elif self.ranks.first:  # what an earlier run with other settings left
             shutil.rmtree(self.folder / "adapter", ignore_errors=True)
         return self.folder / MODEL
 
@@ -204,18 +224,8 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self._heard: int | None = None
+        self.heard = 0  # the signal's number, or 0
         self._before: dict[int, Any] = {}
-
-    @property
-    def asked(self) -> bool:
-        """Whether somebody has asked to stop."""
-        return self._heard is not None
-
-    def obey(self) -> None:
-        """Stop where somebody has asked for it. Raises Interrupted."""
-        if self._heard is not None:
-            raise Interrupted(self._heard)
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
@@ -229,8 +239,10 @@ class StopSignal:
         self._let_go()
 
     def _hear(self, number: int, frame: object) -> None:
-        self._heard = number
+        self.heard = number
         self._let_go()  # what comes next acts at once
+        if launched_ranks()[0]:  # the first of several processes speaks
+            return
         # Not through the log: the signal may have come in the midst of what it writes.
         os.write(2, b"\naccord: stops after this step, with a checkpoint; asked again, it stops at once\n")
 
