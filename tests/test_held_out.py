@@ -22,6 +22,7 @@ from accord.stats import share_of_pairs
 from accord.train.dpo import DpoSetup, _offline
 from accord.train.held_out import Measured, hold_out, was_held_out
 from accord.train.judged import read_groups
+from accord.train.learner import Learner
 from accord.train.sft import _read_split
 
 WriteRows = Callable[[str, Iterable[Mapping[str, Any]]], Path]
@@ -78,7 +79,8 @@ def test_dpo_too_holds_out_what_no_memory_of_a_coin_knows(
     setup = DpoSetup(DpoConfig(loss="simpo"), PREFERENCE_LOSSES["simpo"], policy, tokenizer, 0)  # without a reference
     source = _offline(setup, policy_folder, write_rows("p.jsonl", coin_rows(shared)), None, tmp_path, quiet)
     wins: Counter[tuple[int, ...]] = Counter()
-    learnt = [group for step in range(source.num_groups // 32) for group in source.groups(step)[0]]
+    idle = Learner({}, {}, 1)  # drawn beforehand, judgements need no policy
+    learnt = [group for step in range(source.num_groups // 32) for group in source.groups(step, idle)[0]]
     for group in learnt:
         wins[group.examples[group.better[0]].completion] += 1
         wins[group.examples[group.worse[0]].completion] -= 1

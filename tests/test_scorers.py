@@ -372,7 +372,9 @@ def test_the_deadline_holds_over_tls_too(drips: bool, tmp_path: Path, monkeypatc
             listening,
             context.wrap_socket(listening.accept()[0], server_side=True) as one,
         ):
-            one.recv(65536)
+            asked = b""
+            while not asked.endswith(b"{}"):  # head and body may come apart, and what is unread ends in a reset
+                asked += one.recv(65536)
             one.sendall(HEAD + b'\r\n{"scores": [1, 2, 3')
             while drips:
                 one.sendall(b" ")

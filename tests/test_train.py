@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -601,6 +601,15 @@ def ask(number: int, at: float, times: int = 1) -> Log:
     return log
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """The suite may run in the background of a shell, which starts it deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", [1, 4, 7])
 def test_who_is_asked_to_stop_ends_the_step_and_loses_nothing(number: int, step: int, tmp_path: Path) -> None:
@@ -616,6 +625,7 @@ def test_who_is_asked_to_stop_ends_the_step_and_loses_nothing(number: int, step:
     assert [row["step"] for row in rows_of(tmp_path / "cut" / "metrics.jsonl")] == list(range(7))
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_who_is_asked_twice_stops_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt) as stopped:
         run_steps(tmp_path, steps=Steps(7, 100), log=ask(signal.SIGINT, 4 / 7, times=2))

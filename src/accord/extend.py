@@ -94,15 +94,18 @@ def _files_behind(name: str) -> dict[str, Path]:
     root = _root_of(module.split(".")[0])
     if root is None:
         return {}
-    if _is_installed(root):
+    # Ours counts by its version, also where it is installed to be edited.
+    if _is_installed(root) or module.split(".")[0] == __name__.split(".")[0]:
         return {path.name: path for path in _candidates(root, module) if path.is_file()}
     found: dict[str, Path] = {}
-    wanted = [module]
+    wanted, seen = [module.split(".")[0]], set[str]()
     while wanted:
-        for path in _own_files(root, wanted.pop()):
-            if (label := path.relative_to(root).as_posix()) not in found:
-                found[label] = path
-                wanted += _imports(path)
+        # A package counts whole, so each is looked through once, however often it is imported.
+        if (top := wanted.pop()) not in seen:
+            seen.add(top)
+            for path in _own_files(root, top):
+                found[path.relative_to(root).as_posix()] = path
+                wanted += (name.split(".")[0] for name in _imports(path))
     return found
 
 
@@ -130,8 +133,8 @@ def _candidates(root: Path, module: str) -> tuple[Path, Path]:
 
 
 def _own_files(root: Path, module: str) -> list[Path]:
-    """The file of a module, or all of the package that it belongs to; none for one that lies elsewhere."""
-    alone, package = _candidates(root, module.split(".")[0])
+    """The file of a module, or all files of a package; none for one that lies elsewhere."""
+    alone, package = _candidates(root, module)
     return sorted(package.parent.rglob("*.py")) if package.is_file() else [alone] if alone.is_file() else []
 
 

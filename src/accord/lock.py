@@ -49,7 +49,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
         return
     with writing(folder, "folder"):
-        is_new = not folder.exists()
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         place = folder.resolve()
     me = threading.get_ident()
@@ -65,9 +65,9 @@ def only_writer(folder: Path) -> Iterator[None]:
     finally:
         del _HELD[place]
         _unlock(handle, place / LOCK)
-        if is_new:
-            with contextlib.suppress(OSError):
-                place.rmdir()  # nothing was written: what was asked for could not be done
+        with contextlib.suppress(OSError):
+            for one in made:
+                one.rmdir()  # nothing was written: what was asked for could not be done
 
 
 def _lock(path: Path, folder: Path) -> int | None:

@@ -16,7 +16,7 @@ from accord.records import Strength
 _JUDGED = ("ranks", "unacceptable", "chosen", "rejected", "label", "rating", "scale", "axis")
 _CLEAR = ("strength", "margin", "probability")
 _BESIDES = ("weight", "topic", "origin", "group", "annotator", "created_at")
-_STAGES_READ = ("weight", "topic", "origin", "group")
+_STAGES_READ = ("weight", "topic", "origin", "group", "annotator")
 ACCORD_FIELDS = frozenset(("prompt", "completion", "completions", "messages", "text", *_JUDGED, *_CLEAR, *_BESIDES))
 Besides = dict[str, Any]
 

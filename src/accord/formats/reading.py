@@ -99,15 +99,20 @@ class Reading(Iterator[Item]):
             raise UsageError(f"{name} can be written only", hint="name the format that the file has")
         self._settle()
         checked: Mapping[str, Any] = {}
-        with blaming(name) if is_outside(name) else contextlib.nullcontext():
-            for item in format.read(itertools.islice(self._rows(), self._limit), self._reject):
-                if item.row is not checked:
-                    self._require_all_read(item)
-                    checked = item.row
-                if self.read_as.axis and item.num_judgements and item.axis != self.read_as.axis:
-                    self.left_out[f"a {item.kind} of the axis {item.axis or '(none)'}"] += 1
-                else:
-                    yield self.read_as.judged(item)
+        items = iter(format.read(itertools.islice(self._rows(), self._limit), self._reject))
+        while True:
+            # Around each step alone: who stops reading early is not the format's fault.
+            with blaming(name) if is_outside(name) else contextlib.nullcontext():
+                item = next(items, None)
+            if item is None:
+                return
+            if item.row is not checked:
+                self._require_all_read(item)
+                checked = item.row
+            if self.read_as.axis and item.num_judgements and item.axis != self.read_as.axis:
+                self.left_out[f"a {item.kind} of the axis {item.axis or '(none)'}"] += 1
+            else:
+                yield self.read_as.judged(item)
 
     def _settle(self) -> None:
         """Refuse a file whose first rows can be read in two ways."""
