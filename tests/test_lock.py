@@ -81,7 +81,8 @@ def test_who_holds_it_may_again_but_no_other_thread(tmp_path: Path) -> None:
 def test_a_child_does_not_hold_what_its_killed_parent_held(tmp_path: Path) -> None:
     fork = "import os, sys, pathlib, time; from accord.lock import only_writer\n"
     fork += "with only_writer(pathlib.Path(sys.argv[1])):\n"
-    fork += "    child = os.fork()\n    if child == 0: time.sleep(60)\n    print(child, flush=True); time.sleep(60)"
+    # The child says when it is there: until then it may hold what it was born with.
+    fork += "    if os.fork() == 0: print(os.getpid(), flush=True)\n    time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", fork, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     child = int(process.stdout.readline())
