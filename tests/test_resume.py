@@ -22,6 +22,7 @@ import torch
 from conftest import TEXTS, WriteRows
 from safetensors.torch import load_file
 
+from accord.algo.table import POLICY_ALGORITHMS
 from accord.config import DpoConfig, ModelConfig, OptimConfig, PretrainConfig, RewardConfig, RlConfig, SftConfig
 from accord.errors import Interrupted
 from accord.text.tokenizer import Tokenizer
@@ -279,14 +280,15 @@ def test_policy_optimisation_killed_again_and_again_ends_the_same(
 ) -> None:
     """Running deviation and baseline, the trust region's price, redrawn prompts, a value head, the mix of texts."""
     optim = OptimConfig(lr=3e-3, eps=1e-5)
+    passes = 2 if POLICY_ALGORITHMS[name].has_ratio else 1
     config = RlConfig(
         algorithm=name,
         precision="fp32",
         iterations=8,
         prompts_per_iteration=4,
         max_new_tokens=8,
-        ppo_epochs=2,
-        minibatches=2,
+        ppo_epochs=passes,
+        minibatches=4 // passes,
         eval_every=4,
         checkpoint_every=2,
         rewards=[{"regex": "[aeiou]"}, {"regex": "t", "weight": 0.5, "name": "tees"}],

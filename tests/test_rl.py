@@ -227,7 +227,7 @@ def test_rl_stage_end_to_end(letters_folder: Path, write_rows: WriteRows, tmp_pa
     assert not torch.equal(start["model.norm.weight"], last["model.norm.weight"])
     assert len((out / "samples" / "step_000001.txt").read_text().splitlines()) == 8
     for event in rows_of(out / "events.jsonl") if (out / "events.jsonl").exists() else []:
-        assert event.keys() == {"step", "alarm", "cause"}
+        assert event.keys() == {"step", "alarm", "cause", "grave"}
 
 
 @pytest.mark.slow

@@ -517,7 +517,7 @@ def test_an_app_that_runs_already_is_used(tmp_path: Path, command: list[str], co
         said = tmp_path / "said.txt"
         with told(command, said, "0 of 3 answers", "--serve", "--invite", "2", "ask.enough=3") as (run, text):
             assert f"people answer at {served['url']}, where the app runs" in text
-            assert "Dan 0 is in already" in text
+            assert "for Dan 0" in text and "/join/" in text  # who is in already gets a link that logs in
             assert answer_all(tmp_path / "run/accord.db", "Dan 0", most=3) == 3
             out, _ = run.communicate(timeout=120)
             assert run.returncode == 0 and "report.html" in out, said.read_text()
