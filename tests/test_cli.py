@@ -21,11 +21,11 @@ import accord
 from accord.algo.table import POLICY_ALGORITHMS
 from accord.cli import doctor, runs
 from accord.cli.main import app
-from accord.cli.progress import Progress, duration
+from accord.cli.progress import Progress
 from accord.cli.status import find_runs, last_row, run_status
 from accord.config import Recipe, RlConfig
 from accord.errors import DataError, ResourceError, UsageError
-from accord.progress import Notice
+from accord.progress import Notice, duration
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
 COMMANDS += ("import", "export", "label", "simulate", "report", "backup", "serve")

@@ -213,6 +213,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"cannot be read as JSON ({error})", where=str(path)) from error
 
 
+def object_in(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file that may be growing or damaged; an empty one where there is none to read."""
+    try:
+        found = read_json(path)
+    except (DataError, OSError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a line of JSON to a file of rows."""
     with writing(path):

@@ -52,3 +52,13 @@ def for_json(text: str) -> str:
 def without_passwords(text: str) -> str:
     """Return a text whose URLs name no user and no password."""
     return _USER_IN_URL.sub("...@", text)
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``2 min 10 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accord.cli.doctor import GB, memory_gb
-from accord.cli.progress import duration
 from accord.cli.talk import path_text, to_plain
+from accord.progress import duration
 
 if TYPE_CHECKING:
     from accord.loop.plan import CostEstimate, PlannedStage, PromptLengths, ReadText, RunPlan

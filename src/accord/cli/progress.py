@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from accord.progress import Notice, for_terminal
+from accord.progress import Notice, duration, for_terminal
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -104,16 +104,6 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("", total=1.0)
         self._bar.update(self._task, completed=self._fraction, description=for_terminal(text))
-
-
-def duration(seconds: float) -> str:
-    """``8 s``, ``2 min 10 s``, ``1 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _bar(stream: TextIO) -> Bar:

@@ -15,12 +15,12 @@ import typer
 from accord.cli.asked import answers_waited_for, round_folders
 from accord.cli.options import Json, Verbose
 from accord.cli.people import Port
-from accord.cli.progress import duration
 from accord.cli.project import Project, ProjectDir, find_project
 from accord.cli.talk import Talk, path_text, talking
 from accord.cli.verdicts import verdict_of
 from accord.errors import DataError, UsageError
-from accord.files import numbered, read_json
+from accord.files import numbered, object_in, read_json
+from accord.progress import duration
 from accord.train.finished import FINISHED, finished_call
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ def run_status(folder: Path, store: str = "") -> RunStatus:
 
     ``store``: where people answer what it asks; by default the run's own.
     """
-    rounds, resolved, report = round_folders(folder), _read(folder / "resolved.json"), folder / "report.html"
+    rounds, resolved, report = round_folders(folder), object_in(folder / "resolved.json"), folder / "report.html"
     stages = [stage for number, path in rounds.items() for stage in _stages_of(path, _prefix(number))]
     asked = answers_waited_for(folder, resolved, store or str(folder / "accord.db"))
     return RunStatus(
@@ -343,7 +343,7 @@ def run_status(folder: Path, store: str = "") -> RunStatus:
         report if report.is_file() else None,
         tuple(_round_status(number, path) for number, path in rounds.items() if (path / "summary.json").is_file()),
         int(resolved.get("rounds", 1)),
-        _read(folder / "data/stage.json").get("result", {}).get("counts", {}),
+        object_in(folder / "data/stage.json").get("result", {}).get("counts", {}),
         None if asked is None else Waited(asked.answered, asked.needed, asked.people, asked.text()),
     )
 
@@ -361,7 +361,7 @@ def _stages_of(folder: Path, prefix: str) -> list[StageStatus]:
 
 
 def _round_status(number: int, folder: Path) -> RoundStatus:
-    told = _read(folder / "summary.json")
+    told = object_in(folder / "summary.json")
     champion = told.get("champion", {})
     return RoundStatus(
         number,
@@ -373,14 +373,6 @@ def _round_status(number: int, folder: Path) -> RoundStatus:
         told.get("judge_win_rate_low"),
         told.get("judge_win_rate_high"),
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON; an empty one where it is missing, or not whole."""
-    with contextlib.suppress(DataError, OSError):
-        found = read_json(path)
-        return found if isinstance(found, dict) else {}
-    return {}
 
 
 def stage_status(folder: Path, state: str, stamp: Path) -> StageStatus:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accord.errors import DataError
-from accord.files import read_json
+from accord.files import numbered, object_in
+from accord.progress import duration
 from accord.report.names import title_of
 from accord.report.pages import filled
 from accord.report.parts import part, training
@@ -65,17 +65,17 @@ class StageNow:
     def says(self) -> str:
         """How far it is, in words."""
         if self.done:
-            return f"done in {_duration(self.seconds)}"
+            return f"done in {duration(self.seconds)}"
         steps = f"step {self.step:,} of {self.total:,}" if self.total else f"step {self.step:,}"
         if self.gone:
             return f"{steps}, stopped: the same command goes on from the last checkpoint"
-        left = f", about {_duration(self.step_s * (self.total - self.step))} left" if self.total and self.step_s else ""
+        left = f", about {duration(self.step_s * (self.total - self.step))} left" if self.total and self.step_s else ""
         return f"{steps}{left}"
 
 
 def stage_now(run: RunFolder, name: str) -> StageNow:
     """Return how far a stage of a run is."""
-    rows, told = run.metrics[name], _object(run.path / name / STEPS_FILE)
+    rows, told = run.metrics[name], object_in(run.path / name / STEPS_FILE)
     seconds = [float(row["seconds"]) for row in rows if isinstance(row.get("seconds"), int | float)][-_RECENT:]
     # A resumed stage counts its seconds anew: only rising ones are of one process.
     steps = [later - before for before, later in itertools.pairwise(seconds) if later > before]
@@ -112,24 +112,9 @@ def _memory_mb(pid: int) -> int:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except (DataError, OSError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def newest_round(folder: Path) -> Path:
     """Return the folder of a run's last round, which is its own where it has had one only."""
-    later = [path for path in folder.glob("round_*") if path.name[6:].isdecimal() and path.is_dir()]
-    return max(later, key=lambda path: int(path.name[6:]), default=folder)
+    return [folder, *numbered(folder, "round_").values()][-1]
 
 
 def changes(folder: Path) -> tuple[tuple[str, int, int], ...]:

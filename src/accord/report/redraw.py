@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accord.errors import DataError
-from accord.files import read_json
+from accord.files import numbered, read_json
 from accord.report.comparison_page import write_comparison
 from accord.report.goodhart_page import CURVES_FILE, write_goodhart_page
 from accord.report.reward_page import CARD, write_reward_page
@@ -58,8 +58,7 @@ def _pages_of(runs: Sequence[Path]) -> list[Path]:
 
 def _rounds(run: Path) -> list[Path]:
     """The folders of a run's later rounds, in their order."""
-    found = [path for path in run.glob("round_*") if path.name[6:].isdecimal() and _is_run(path)]
-    return sorted(found, key=lambda path: int(path.name[6:]))
+    return [path for path in numbered(run, "round_").values() if _is_run(path)]
 
 
 def _sweep(folder: Path, stored: Mapping[str, Any]) -> Path:

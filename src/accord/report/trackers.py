@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from accord.config import Tracker
-from accord.errors import DataError, ResourceError
-from accord.files import read_json, write_json
+from accord.errors import ResourceError
+from accord.files import object_in, read_rows, write_json
 from accord.progress import Log, Notice
 from accord.report.run_folder import stages_of
 
@@ -128,7 +128,7 @@ class Follower:
 
     def catch_up(self) -> int:
         """Hand on every row that the tracker has not got; return how many there were."""
-        told = _tracked(self._folder)
+        told = object_in(self._folder / _TRACKED)
         got: dict[str, Any] = dict(told.get(self._name, {}))
         sent = sum(self._stage(stage, path, got) for stage, path in _metrics_of(self._folder))
         if sent:
@@ -136,7 +136,7 @@ class Follower:
         return sent
 
     def _stage(self, stage: str, path: Path, got: dict[str, Any]) -> int:
-        rows = list(_whole_rows(path))
+        rows = [row for row in read_rows(path) if isinstance(row.get("step"), int)]
         if not rows:
             return 0
         # Another first row is another training: its steps begin anew.
@@ -150,14 +150,6 @@ class Follower:
         return len(new)
 
 
-def _tracked(folder: Path) -> dict[str, Any]:
-    try:
-        found = read_json(folder / _TRACKED)
-    except (DataError, OSError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _metrics_of(folder: Path) -> Iterator[tuple[str, Path]]:
     """The stages that have logged, by name, with their files; a single stage's folder is its own."""
     if (folder / "metrics.jsonl").is_file():
@@ -169,16 +161,6 @@ def _metrics_of(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(files - {place / "metrics.jsonl" for place in places}):
         if path.is_file():
             yield path.parent.relative_to(folder).as_posix(), path
-
-
-def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that grows: what stands behind the last line break is not finished yet."""
-    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                yield row
 
 
 def _is_number(value: Any) -> bool:
