@@ -53,6 +53,8 @@ PEOPLE = [
     "desk",
     "intake",
     "matchups",
+    "scrub",
+    "admission",
     "views",
     "quality",
     "watching",

@@ -853,7 +853,9 @@ def test_invitations_of_who_may_no_longer_invite_end_with_the_newer_schema(
 ) -> None:
     """Two a maker, for an admin and for an annotator; by the command line too."""
     older = tmp_path / "older"
-    shutil.copytree(migrate.MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", "v0005*", "v0006*"))
+    shutil.copytree(
+        migrate.MIGRATIONS, older, ignore=shutil.ignore_patterns("__pycache__", "v0005*", "v0006*", "v0007*")
+    )
     with monkeypatch.context() as patch:
         patch.setattr(migrate, "MIGRATIONS", older)
         patch.setattr(schema, "SCHEMA_VERSION", "0004")

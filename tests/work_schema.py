@@ -24,6 +24,12 @@ TABLES = {
     "feedback": """id INTEGER PRIMARY KEY, who TEXT NOT NULL, key TEXT NOT NULL, served_id BIGINT NOT NULL REFERENCES
         served (id), kind TEXT NOT NULL, body TEXT NOT NULL, judgement_ids TEXT NOT NULL, created_at DOUBLE PRECISION
         NOT NULL, UNIQUE (who, key)""",
+    "recalls": """id INTEGER PRIMARY KEY, source TEXT NOT NULL, kind TEXT NOT NULL
+        CHECK (kind IN ('recall', 'opt_out')), reason TEXT NOT NULL,
+        created_at DOUBLE PRECISION NOT NULL, ended_at DOUBLE PRECISION""",
+    "signals": """id INTEGER PRIMARY KEY, served_id BIGINT NOT NULL REFERENCES served (id), kind TEXT NOT NULL,
+        judge TEXT NOT NULL, value DOUBLE PRECISION, detail TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
+        UNIQUE (served_id, kind, judge)""",
     "guidelines": """rev INTEGER NOT NULL PRIMARY KEY, text TEXT NOT NULL, written_by BIGINT REFERENCES people (id),
         created_at DOUBLE PRECISION NOT NULL""",
     "confirmations": """person_id BIGINT NOT NULL REFERENCES people (id), rev INTEGER NOT NULL

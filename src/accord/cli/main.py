@@ -14,6 +14,7 @@ from accord.cli import (
     data,
     doctor,
     evaluating,
+    feedback,
     people,
     project,
     runs,
@@ -81,6 +82,7 @@ app.command()(evaluating.report)
 app.command(epilog=label_keys_help())(people.label)
 app.command()(simulating.simulate)
 app.command()(serving.serve)
+app.command()(feedback.feedback)
 app.command("import")(data.import_)
 app.command()(data.export)
 app.add_typer(data.app, name="data")

@@ -28,6 +28,7 @@ from accord.config.layers import (
     read_layer,
     yaml_word,
 )
+from accord.config.live import SOURCE, AdmitConfig
 from accord.config.origins import annotated_yaml
 from accord.config.policy import (
     TRUNCATED,
@@ -101,7 +102,9 @@ __all__ = [
     "FITTED_SAMPLES",
     "SHARED_STAGES",
     "SHARE_SPELLINGS",
+    "SOURCE",
     "TRUNCATED",
+    "AdmitConfig",
     "AlgorithmName",
     "AskConfig",
     "AxisConfig",

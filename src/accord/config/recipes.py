@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from accord.config.base import S, Section, layered
 from accord.config.layers import Layer, build, names_row, override_layer, read_layer, yaml_word
+from accord.config.live import AdmitConfig
 from accord.config.origins import Traced
 from accord.config.policy import (
     DpoConfig,
@@ -86,6 +87,7 @@ class Recipe(Traced):
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     sample: SampleConfig = Field(SampleConfig(), description="Samples that are ranked.")
     ask: AskConfig = Field(AskConfig(), description="Who ranks them.")
+    admit: AdmitConfig = Field(AdmitConfig(), description="What users said of served completions.")
     reward: RewardConfig = Field(RewardConfig(), description="Reward model.")
     optimise: Literal["rl", "dpo"] = Field("rl", description="rl: against the reward model. dpo: on the judgements.")
     rl: RlConfig = Field(RlConfig(), description="Policy optimisation.")

@@ -26,7 +26,11 @@ UNKNOWN_TIME = "1970-01-01T00:00:00.000000+00:00"
 #: The ``origin`` of rows by whose judgements they are. Read again it names the kind: nobody becomes human on the way.
 ORIGINS: Mapping[AnnotatorKind, str] = {"human": "people", "simulated": "simulated annotators", "model": "AI feedback"}
 # Files that were written before call it "models": read as a word unknown, it would become people's.
-_KIND_OF: Mapping[str, AnnotatorKind] = {**{origin: kind for kind, origin in ORIGINS.items()}, "models": "model"}
+_KIND_OF: Mapping[str, AnnotatorKind] = {
+    **{origin: kind for kind, origin in ORIGINS.items()},
+    "models": "model",
+    "simulated users": "simulated",
+}
 
 
 def to_records(

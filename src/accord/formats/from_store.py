@@ -44,10 +44,14 @@ class StoredFacts(Protocol):
 
 
 class Weighed(NamedTuple):
-    """What a judgement counts in training, and with which others it makes one batch element."""
+    """What a judgement counts in training, and with which others it makes one batch element.
+
+    ``origin`` says whose it is where that is more than the kind of its annotator says.
+    """
 
     weight: float = 1.0
     group: str = ""
+    origin: str = ""
 
 
 #: What a judgement counts; None: it is left out.
@@ -73,7 +77,8 @@ def from_facts(store: StoredFacts, view: View = as_said) -> Iterator[Item]:
         try:
             for judgement in _judgements(store):
                 if (weighed := view(judgement)) is not None:
-                    yield replace(texts.said(judgement), **weighed._asdict())
+                    said = {name: value for name, value in weighed._asdict().items() if name != "origin" or value}
+                    yield replace(texts.said(judgement), **said)
             yield from texts.unjudged()
         finally:
             texts.close()

@@ -28,6 +28,7 @@ from accord.formats.rows import MAX_SHOWN, OnReject
 from accord.formats.stage_rows import read_rankings
 from accord.loop.cache import Inputs, given_inputs
 from accord.loop.task import PlainTask, RewardCheck, Split, Task, TaskPlace
+from accord.people.admission import LIVE_ORIGINS, THUMB_PAIRS, admitted_items, read_admission, thumb_pairs
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
 from accord.progress import Log
@@ -80,12 +81,12 @@ class SplitTask(PlainTask):
         """The rows of each file. Prompts stand there once; of those that are only measured on, so many as are asked."""
         config = self.place.config
         items: dict[tuple[str, Split], list[Item]] = {(kind, split): [] for kind in FILE_KEYS for split in SPLITS}
-        judged = any(kind == "judgements" for kind, _ in found)
+        judged = any(kind == "judgements" and not is_live(item) for kind, item in found)
         for (kind, item), unit in zip(found, units_of([item for _, item in found], config), strict=True):
             split = split_of(unit, config)
             if split == "judge" and not judged:  # nothing there teaches a judge: its share is trained on
                 split = "train"
-            if kind == "judgements" and not left_out.keeps_annotator(item, split, config.judge_annotators):
+            if kind == "judgements" and not left_out.keeps_judgement(item, split, config.judge_annotators):
                 continue
             # Where topics are not kept apart, training still knows them; intervals resample what was.
             kept = split == "train" and config.split_by == "prompt" and bool(item.topic)
@@ -216,6 +217,16 @@ def judges_alone(annotator: str, share: float) -> bool:
     return bool(annotator) and hash_position(f"annotator {annotator}") < share
 
 
+def is_live(item: Item) -> bool:
+    """Whether a judgement is users' own word on what was served to them."""
+    return item.origin in (*LIVE_ORIGINS.values(), THUMB_PAIRS)
+
+
+def may_stand(item: Item, split: Split) -> bool:
+    """Whether a judgement may stand in a split: users teach no judge, and what is made of thumbs measures nothing."""
+    return split != "judge" if is_live(item) and item.origin != THUMB_PAIRS else split == "train" or not is_live(item)
+
+
 # ---- what cannot be used ---------------------------------------------------------------------------------------------
 
 
@@ -260,6 +271,16 @@ class LeftOut(contextlib.ExitStack):
         problem = faults[0] if faults else "nothing of it can be written"
         self.rejecting(kind)(Reject(item.where, "", problem, "mend the row, or leave it out", row[:MAX_SHOWN]))
         return False
+
+    def keeps_judgement(self, item: Item, split: Split, share: float) -> bool:
+        """Whether a judgement may stand in a split: what users said in passing teaches no judge, thumbs only train."""
+        if not may_stand(item, split):
+            told = (
+                "on prompts that measure: thumbs only teach" if item.origin == THUMB_PAIRS else "of the judge's prompts"
+            )
+            self._count("judgements", f"{item.origin}, {told}", item.where)
+            return False
+        return self.keeps_annotator(item, split, share)
 
     def keeps_annotator(self, item: Item, split: Split, share: float) -> bool:
         """Whether a judgement may stand in a split: those who teach the judge teach nothing else, and nobody else it.
@@ -391,7 +412,8 @@ class StoreTask(SplitTask):
     def __init__(self, place: TaskPlace) -> None:
         super().__init__(place)
         self.not_taken: dict[str, int] = {}
-        config = {"task": place.config.model_dump(), "reads": place.reads}
+        self.admitted: dict[str, Any] = {}
+        config = {"task": place.config.model_dump(), "reads": place.reads, "admit": place.admit.model_dump()}
         kept, asked_of = place.folder / "standing.json", {**config, "store": place.store}
         known = read_json(kept) if place.asks and place.resume and kept.exists() else {}
         self.standing = known if known.get("asked_of") == asked_of else {"asked_of": asked_of, **self.facts()}
@@ -408,13 +430,17 @@ class StoreTask(SplitTask):
             raise DataError("the store holds nothing to learn from", where=where, hint="`accord import FILE`")
         rows = sorted({json.dumps([kind, *to_jsonl([item])], sort_keys=True) for kind, item in self.found})
         facts = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-        return {"kinds": kinds, "judged": self.splits_judged(), "facts": facts, "not_taken": dict(self.not_taken)}
+        told = {"not_taken": dict(self.not_taken), "admission": self.admitted}
+        return {"kinds": kinds, "judged": self.splits_judged(), "facts": facts, **told}
 
     def splits_judged(self) -> list[Split]:
         """The splits that judgements fall into: what an earlier run asked was about prompts to train on, all of it."""
         config = self.place.config
         units = zip(self.found, units_of([item for _, item in self.found], config), strict=True)
-        return sorted({split_of(unit, config) for (kind, _), unit in units if kind == "judgements"})
+        judged = [(split_of(unit, config), item) for (kind, item), unit in units if kind == "judgements"]
+        found = {split for split, item in judged if may_stand(item, split)}
+        # Where users alone have spoken no judge is taught: its prompts are trained on.
+        return sorted(found | ({"train"} if judged else set()))
 
     @functools.cached_property
     def found(self) -> list[tuple[str, Item]]:
@@ -423,13 +449,13 @@ class StoreTask(SplitTask):
 
     def items(self, inputs: Inputs, left_out: LeftOut) -> Iterator[tuple[str, Item]]:
         yield from self.found
-        for reason, count in self.not_taken.items():
+        for reason, count in self.standing["not_taken"].items():
             left_out.reasons["judgements"][reason] = count
 
     def prepare(self, inputs: Inputs, folder: Path, log: Log) -> Any:
         made = super().prepare(inputs, folder, log)
         write_json(folder / "standing.json", self.standing)
-        return made
+        return {**made, "admission": self.standing.get("admission", {})}
 
     def _facts(self, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[str, Item]]:
         """Judgements, then all other prompts: once each, in an order that a run's own samples do not change.
@@ -441,11 +467,16 @@ class StoreTask(SplitTask):
             raise DataError("there is no store", where=place, hint="`accord init DIR`, then `accord import FILE` there")
         judged: set[str] = set()
         others: dict[str, Item] = {}
+        thumbs: list[Item] = []
         with Store.open(place) as store:
-            weights = quality_weights(store)
-            wanted_of = {"simulated": config.simulated, "ai": config.ai}
-            view = training_view(store, weights=weights, left_out=self.not_taken, **wanted_of)
-            for item in (as_chat(item, config) for item in from_facts(store, view)):
+            users = read_admission(store, self.place.admit)
+            self.admitted = users.to_json() if users.live else {}
+            wanted_of: dict[str, Any] = {"simulated": config.simulated, "ai": config.ai, "admission": users}
+            view = training_view(store, weights=quality_weights(store), left_out=self.not_taken, **wanted_of)
+            items = admitted_items(
+                from_facts(store, view), users, scrub=self.place.admit.scrub, left_out=self.not_taken
+            )
+            for item in (as_chat(item, config) for item in items):
                 kinds = [kind for kind in ("demonstrations", "judgements", "texts") if item.kind in wanted[kind]]
                 prompt = prompt_key(item.prompt)
                 own = any(source is not None and source.name in self.place.asks for source in item.sources)
@@ -453,9 +484,25 @@ class StoreTask(SplitTask):
                     judged.add(prompt)
                     yield kinds[0], item
                 elif own or item.kind in wanted["prompts"]:
+                    thumbs += [item] if item.kind == "label" and is_live(item) else []
                     alone = Item(prompt=item.prompt, topic=item.topic)
                     others[prompt] = min(others.get(prompt, alone), alone, key=lambda one: one.topic)
+        for pair in self._of_thumbs(thumbs):
+            judged.add(prompt_key(pair.prompt))
+            yield "judgements", pair
         yield from (("prompts", others[prompt]) for prompt in sorted(others.keys() - judged))
+
+    def _of_thumbs(self, thumbs: Sequence[Item]) -> list[Item]:
+        """What thumbs say where the reward model reads rankings: a pair where one prompt has one up and one down."""
+        weight = self.place.admit.thumb_weight
+        if self.place.reads != "ranking" or not thumbs or not weight:
+            return []
+        made = thumb_pairs(thumbs, weight)
+        used = {(prompt_key(pair.prompt), text) for pair in made for text in pair.completions}
+        lone = sum((prompt_key(one.prompt), one.completions[0]) not in used for one in thumbs)
+        if lone:
+            self.not_taken["thumbs without an opposite one on the same prompt"] = lone
+        return made
 
 
 # ---- how the reward model fares --------------------------------------------------------------------------------------

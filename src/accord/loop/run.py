@@ -167,7 +167,7 @@ def task_place(recipe: Recipe, folder: Path, where: Where, resume: bool = True) 
     """Where the task of a run finds and keeps its things."""
     store, cache = where.store or str(folder / "accord.db"), where.cache or folder / "downloads"
     place = TaskPlace(recipe.task, folder / "data", store, cache, where.from_dir, recipe.seed, reads_of(recipe))
-    return replace(place, asks=sources_asked(recipe), resume=resume)
+    return replace(place, asks=sources_asked(recipe), resume=resume, admit=recipe.admit)
 
 
 def later_round(home: Home, number: int, log: Log) -> Home:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from accord.config import Layer, S, TaskConfig, build
+from accord.config import AdmitConfig, Layer, S, TaskConfig, build
 from accord.errors import UsageError
 from accord.extend import blaming, row
 from accord.loop.cache import Inputs
@@ -34,7 +34,7 @@ class TaskPlace:
     ``store`` is the path or URL of the store of facts, ``cache`` keeps downloads, ``from_dir`` holds them already.
     ``reads`` says what the reward model learns from: "ranking", "label" or "rating". ``asks`` names the sources whose
     completions this run asks people about: what they say of these is the run's own, and not what stands already.
-    ``resume``: an earlier start of the run counts.
+    ``resume``: an earlier start of the run counts. ``admit`` says what of users' feedback counts.
     """
 
     config: TaskConfig
@@ -46,6 +46,7 @@ class TaskPlace:
     reads: str = "ranking"
     asks: frozenset[str] = frozenset()
     resume: bool = True
+    admit: AdmitConfig = field(default_factory=AdmitConfig)
 
     def options(self, kind: type[S]) -> S:
         """The settings ``task.options`` of a task of one's own, checked. Raises UsageError at the first bad key."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from accord.config import LabelConfig
 from accord.errors import DataError
 from accord.formats.from_store import prompt_columns
 from accord.formats.item import prompt_key
+from accord.people.admission import Admission, admitted_items, read_admission
 from accord.people.desk import Desk
 from accord.people.quality import quality_weights
 from accord.people.views import training_view
@@ -45,10 +46,12 @@ def write_judgements(
         UsageError: There is no such format, or it can only be read.
     """
     left_out: dict[str, int] = {}
-    view, said = (formats.as_said, {}) if as_said else _weighed(store, simulated, ai, left_out)
+    users = Admission() if as_said else read_admission(store)
+    wanted = {"simulated": simulated, "ai": ai}
+    view, said = (formats.as_said, {}) if as_said else _weighed(store, wanted, users, left_out)
     filters = {"judgements": said or "as said"}
     try:
-        items = formats.from_facts(store, view)
+        items = admitted_items(formats.from_facts(store, view), users, left_out=left_out)
         how: dict[str, Any] = {"kinds": kinds, "messages": messages, "spreadsheet_safe": spreadsheet_safe}
         return formats.write_items(path, items, format, **how, filters=filters)
     except DataError as error:
@@ -57,12 +60,14 @@ def write_judgements(
         raise DataError(error.what, where=error.where, why=why, hint=error.hint) from error
 
 
-def _weighed(store: Store, simulated: bool, ai: bool, left_out: dict[str, int]) -> tuple[formats.View, dict[str, Any]]:
+def _weighed(
+    store: Store, wanted: Mapping[str, bool], users: Admission, left_out: dict[str, int]
+) -> tuple[formats.View, dict[str, Any]]:
     """Return judgements as training weighs them, and the manifest's words; ``left_out`` is filled while items pass."""
     weights = quality_weights(store)
     names = {annotator.id: annotator.name for annotator in store.annotators()}
     said = {"weights": {names[id_]: round(weight, 4) for id_, weight in weights.items()}, "left_out": left_out}
-    return training_view(store, weights=weights, simulated=simulated, ai=ai, left_out=left_out), said
+    return training_view(store, weights=weights, admission=users, left_out=left_out, **wanted), said
 
 
 class WrittenPrompts(NamedTuple):

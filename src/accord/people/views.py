@@ -2,6 +2,7 @@
 
 1. Answers to gold questions are left out: they say how good the annotator is. So is what is kept for judging policies,
    what simulated annotators said, and AI feedback, unless it is asked for, and what an adjudication has decided.
+   So is what users said of served completions and nobody admitted (`accord.people.admission`): by default all of it.
 2. Each person's rankings of a group of completions, as it was served, count ``weight`` together, spread evenly over the
    pairs they compare: one K-way ranking, m random pairs, a ranking and an edit set above what it edited (InstructGPT,
    arXiv:2203.02155, eq. 1, weighs the C(K, 2) pairs of a ranking so). A ranking that came from a file counts by itself,
@@ -16,9 +17,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
-from accord.config import LabelConfig
+from accord.config import AdmitConfig, LabelConfig
 from accord.connected import Connected
 from accord.formats import View, Weighed
+from accord.people.admission import LIVE_ORIGINS, Admission, read_admission
 from accord.people.desk import Desk
 from accord.people.desk.answers import ADJUDICATION, GOLD, JUDGING
 from accord.records import AnnotatorKind, Judgement, Label, Ranking, Rating
@@ -40,6 +42,7 @@ def training_view(
     weights: Mapping[str, float] | None = None,
     simulated: bool = False,
     ai: bool = False,
+    admission: Admission | None = None,
     left_out: dict[str, int] | None = None,
 ) -> View:
     """Return a view of this store for `accord.formats.from_facts`. It reads all rankings: memory grows with them.
@@ -48,12 +51,14 @@ def training_view(
         weights: What a person's judgements count, by annotator id; 1 where it says nothing.
         simulated: Also take what simulated annotators said.
         ai: Also take AI feedback: what models and functions said.
+        admission: Which of users' feedback counts; None: none of it.
         left_out: Counts by reason what is left out.
     """
     kinds = {annotator.id: annotator.annotator_kind for annotator in store.annotators()}
     served, gold = _served(store)
     decided = _decided(store)
     weight_of, reasons = weights or {}, {} if left_out is None else left_out
+    users = read_admission(store, AdmitConfig(feedback=False)) if admission is None else admission
     programs = {kind: why for kind, why in BY_PROGRAMS.items() if not {"simulated": simulated, "model": ai}[kind]}
 
     def why_not(judgement: Judgement) -> str:
@@ -64,6 +69,8 @@ def training_view(
             return "answers kept for judging"
         if why := programs.get(kinds[judgement.annotator_id]):
             return why
+        if judgement.id in users.live and (why := users.refused.get(judgement.id, "")):
+            return f"users' feedback: {why}"
         overruled = ADJUDICATION not in judgement.flags and _overruled(judgement, decided)
         return "judgements that an adjudication has decided" if overruled else ""
 
@@ -74,14 +81,15 @@ def training_view(
         if reason := why_not(judgement):
             reasons[reason] = reasons.get(reason, 0) + 1
             return None
-        weight, element = weight_of.get(judgement.annotator_id, 1.0), ""
+        weight, element = weight_of.get(judgement.annotator_id, 1.0) * users.weight.get(judgement.id, 1.0), ""
+        origin = LIVE_ORIGINS.get(kinds[judgement.annotator_id], "") if judgement.id in users.live else ""
         if isinstance(judgement, Ranking):
             unit = served.get(judgement.id, judgement.id)
             # A person counts once a group as it was served, as one ranking of four or as six pairs. Once a connected
             # set would make thirty tasks from a pool of nineteen texts a single vote.
             weight *= _num_pairs(judgement) / pairs_of[unit, judgement.annotator_id]
             element = element_of(judgement) or unit
-        return Weighed(round(weight, 6), element)
+        return Weighed(round(weight, 6), element, origin)
 
     return view
 

@@ -219,3 +219,24 @@ feedback = _table(
     UniqueConstraint("who", "key"),
 )
 Index("ix_feedback_served", feedback.c.served_id, feedback.c.kind)
+#: Sources whose feedback counts no more: recalled by who runs the server, or opted out by the user.
+recalls = _table(
+    "recalls",
+    _text("source"),
+    _text("kind"),
+    _text("reason"),
+    _time("created_at"),
+    _time("ended_at", nullable=True),
+    CheckConstraint("kind IN ('recall', 'opt_out')"),
+)
+#: What users did without saying anything, by rules (``judge`` is "") or as a judge scored it: then it is AI feedback.
+signals = _table(
+    "signals",
+    _refers("served_id", "served"),
+    _text("kind"),
+    _text("judge"),
+    Column("value", Double, nullable=True),
+    _text("detail"),
+    _time("created_at"),
+    UniqueConstraint("served_id", "kind", "judge"),
+)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 #: Revision of the newest migration. A database that names a later one was written by a newer Accord.
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 VERSION_TABLE = "accord_version"
 
 # What a database refuses, and the character that stands for it, which must itself be told apart.
