@@ -31,6 +31,7 @@ _DOORS = {
     "evaluate_reward": "accord.evals.reward_eval",
     "goodhart": "accord.evals.goodhart",
     "redraw": "accord.report.redraw",
+    "side_by_side": "accord.report.side_by_side",
     "load_recipe": "accord.config",
 }
 

@@ -297,22 +297,39 @@ def _bound(value: float | None) -> str:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a run, comparison, sweep or eval wrote.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="What a run, comparison, sweep or eval wrote.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The page over several; by default side_by_side.html here."
+        ),
+    ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the pages of a finished or interrupted run anew.
+    """Write the pages of a finished or interrupted run anew, or one page over several runs.
 
     Nothing is computed again: pages and model cards are drawn from the numbers that the folder holds, those of each
     seed, point of a sweep or method too. What a run has not written yet is left out with a line that says why.
+    Several folders are set side by side, whatever their algorithms, tasks and judges are.
 
     \b
     Examples:
       accord report runs/demo
       accord report runs/kls
+      accord report runs/ppo runs/grpo runs/dpo
     """
     with talking(json, verbose) as talk:
-        pages = accord.redraw(folder)
+        if len(folders) == 1 and output is not None:
+            raise UsageError("the pages of one run lie in its folder", where="-o", hint="name several runs, or no -o")
+        several = len(folders) > 1
+        pages = (
+            [accord.side_by_side(folders, output or Path("side_by_side.html"))]
+            if several
+            else accord.redraw(folders[0])
+        )
         told = "\n".join(path_text(page) for page in pages)
         talk.result({"pages": pages}, text=told, next_step=f"open {path_text(pages[-1])}")
 

@@ -23,6 +23,7 @@ from accord.stats import (
     Ranked,
     bootstrap_by_cluster,
     clusters_needed,
+    prompt_wins,
     ranked_policies,
     share_by_cluster,
 )
@@ -82,7 +83,7 @@ def standings_of(rows: SampleRows, judges: Sequence[str], *, seed: int = 0) -> S
     topics = [topic_of[prompt] for prompt in prompts]
     keys = {name: "judge" if i == 0 else f"judge:{name}" for i, name in enumerate(judges)}
     scores = {name: _scores(rows, names, prompts, key) for name, key in keys.items()}
-    wins = {name: _wins(of, len(prompts)) for name, of in scores.items()}
+    wins = {name: prompt_wins(of) for name, of in scores.items()}
     leading = wins[judges[0]]
     return Standings(
         rankings={name: ranked_policies(names, win_PNN, topics, seed=seed) for name, win_PNN in wins.items()},
@@ -115,17 +116,6 @@ def _scores(rows: SampleRows, names: Sequence[str], prompts: Sequence[str], key:
     for row in rows:
         found[row["policy"]][place[row["prompt"]]].append(float(row[key]))
     return [[np.array(one) for one in found[name]] for name in names]
-
-
-def _wins(scores: Sequence[Sequence[FloatArray]], num_prompts: int) -> FloatArray:
-    """Return (P, N, N) which share of the samples of one policy beat those of another on each prompt, a tie half."""
-    win_PNN = np.zeros((num_prompts, len(scores), len(scores)))
-    for i, j in combinations(range(len(scores)), 2):
-        for p in range(num_prompts):
-            lead = np.sign(scores[i][p][:, None] - scores[j][p])
-            win_PNN[p, i, j] = (1 + lead.mean()) / 2
-            win_PNN[p, j, i] = 1 - win_PNN[p, i, j]
-    return win_PNN
 
 
 def judges_alike(

@@ -576,7 +576,7 @@ def training(run: RunFolder) -> dict[str, Any]:
     ]
     if not shown:
         raise Absent("no stage of this run has written metrics.jsonl")
-    return {"groups": shown, "alarms": _alarms(run)}
+    return {"groups": shown, "alarms": training_alarms(run)}
 
 
 def _own(run: RunFolder, stage: str) -> list[tuple[str, str, MetricRows]]:
@@ -598,7 +598,8 @@ def _curves(run: RunFolder, kind: str, lines: Sequence[tuple[str, str, MetricRow
     return [figure for figure in drawn if figure]
 
 
-def _alarms(run: RunFolder) -> list[dict[str, Any]]:
+def training_alarms(run: RunFolder) -> list[dict[str, Any]]:
+    """The alarms that rang in each training that optimised a policy, with their usual cause and how many steps rang."""
     return [
         {"stage": policy_title(run.policy_of(stage)), "alarm": alarm, "cause": cause, "times": times}
         for stage in run.optimised

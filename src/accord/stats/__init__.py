@@ -39,7 +39,7 @@ from accord.stats.intervals import (
 )
 from accord.stats.over_optimisation import GOLD_LAWS, GoldLaw, fit_gold_law
 from accord.stats.power import WORTH_SEEING, clusters_needed, pairs_needed
-from accord.stats.ranking import Ranked, ranked_policies
+from accord.stats.ranking import Ranked, prompt_wins, ranked_policies
 from accord.stats.strengths import Strengths, bradley_terry
 from accord.stats.win_rates import length_controlled_win_rate, win_rate
 
@@ -85,6 +85,7 @@ __all__ = [
     "pairs_needed",
     "pairwise_agreement",
     "percentile_interval",
+    "prompt_wins",
     "ranked_policies",
     "raw_agreement",
     "share_by_cluster",

@@ -5,7 +5,9 @@ Shapes: P prompts, N policies, R resamples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +72,22 @@ def ranked_policies(
         for i, name in enumerate(names)
     ]
     return tuple(sorted(found, key=lambda one: one.rank))
+
+
+def prompt_wins(scores: Sequence[Sequence[FloatArray]]) -> FloatArray:
+    """Return (P, N, N): which share of the samples of policy i beat those of policy j on each prompt, a tie half.
+
+    Args:
+        scores: of each of N policies, of each of P prompts, a judge's scores of its samples; their number may differ.
+    """
+    num_prompts = len(scores[0])
+    win_PNN = np.zeros((num_prompts, len(scores), len(scores)))
+    for i, j in combinations(range(len(scores)), 2):
+        for p in range(num_prompts):
+            lead = np.sign(scores[i][p][:, None] - scores[j][p])
+            win_PNN[p, i, j] = (1 + lead.mean()) / 2
+            win_PNN[p, j, i] = 1 - win_PNN[p, i, j]
+    return win_PNN
 
 
 def _strengths(win_NN: FloatArray) -> FloatArray:
