@@ -162,6 +162,8 @@ def test_thumbs_are_pairs_where_one_is_up_and_one_is_down() -> None:
     assert {one.completions for one in made} == {("a", "b"), ("a", "c")}
     assert [one.weight for one in made] == [0.25, 0.25] and {one.origin for one in made} == {"pairs of thumbs"}
     assert not thumb_pairs([label("p", "a", True), label("p", "a", False)], 1.0)
+    asked = [{"role": "user", "content": "p"}]
+    assert len(thumb_pairs([label(asked, "a", True), label(asked, "b", False)], 1.0)) == 1  # type: ignore[arg-type]
     assert not thumb_pairs([label("p", "a", True, axis="safe"), label("p", "b", False)], 1.0)
 
 

@@ -55,6 +55,7 @@ PEOPLE = [
     "matchups",
     "scrub",
     "admission",
+    "signals",
     "views",
     "quality",
     "watching",

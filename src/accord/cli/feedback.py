@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from accord.cli.talk import talking
 from accord.config import AdmitConfig
 
 if TYPE_CHECKING:
+    from accord.people.signals import UserSignal
     from accord.store import Store
 
 MOST_USERS = 20  # shown: those of whom most was refused
@@ -51,6 +53,7 @@ def feedback(
     """
     with talking(json, verbose) as talk:
         from accord.people.admission import read_admission, read_recalled
+        from accord.people.signals import note_signals, read_signals
         from accord.store import Store
 
         home = find_place(place)
@@ -58,10 +61,16 @@ def feedback(
         with Store.open(home.store) as store:
             done = _changed(store, recall or (), opt_out or (), readmit or (), reason)
             found = read_admission(store, settings).to_json()
+            note_signals(store)
             with store.snapshot() as connection:
+                found |= {"signals": dict(Counter(_called(one) for one in read_signals(connection)).most_common())}
                 gone = [f"{one.source}: {one.told}" for one in read_recalled(connection)]
         told = {**found, "recalled": gone, **({"done": done} if done else {})}
         talk.result(told, text="\n".join(_lines(told)), next_step=_next(home, told))
+
+
+def _called(signal: UserSignal) -> str:
+    return f"AI feedback by {signal.judge}" if signal.judge else signal.kind.replace("_", " ")
 
 
 def _changed(store: Store, recalled: Any, opted_out: Any, readmitted: Any, reason: str) -> list[str]:
@@ -77,6 +86,8 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     lines += [f"{told['admitted']:,} pieces of feedback admitted, {told['refused']:,} refused"]
     lines += [f"  {count:,} refused: {why}" for why, count in told["reasons"].items()]
     lines += [f"{told['teaches_nothing']:,} teach nothing: comments, flags, retries, copies"]
+    did = ", ".join(f"{count:,} {name}" for name, count in told["signals"].items())
+    lines += [f"signals: {did}"] if did else []
     users = [(name, one) for name, one in told["users"].items() if one["refused"]]
     lines += [f"  {name}: {one['admitted']:,} admitted, {one['refused']:,} refused" for name, one in users[:MOST_USERS]]
     lines += [f"  and {len(users) - MOST_USERS:,} users more"] if len(users) > MOST_USERS else []

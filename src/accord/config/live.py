@@ -43,6 +43,10 @@ class AdmitConfig(Section):
         0.5, ge=0, le=1, description="Weight of a pair made of a thumb up and one down on one prompt; 0 = no pairs."
     )
 
+    signal_weight: float = Field(
+        0.0, ge=0, le=0.5, description="Weight of a pair made of what users did (next message, retry, copy); 0 = none."
+    )
+
     @field_validator("recall")
     @classmethod
     def _names_sources(cls, given: tuple[str, ...]) -> tuple[str, ...]:

@@ -28,8 +28,10 @@ from accord.formats.rows import MAX_SHOWN, OnReject
 from accord.formats.stage_rows import read_rankings
 from accord.loop.cache import Inputs, given_inputs
 from accord.loop.task import PlainTask, RewardCheck, Split, Task, TaskPlace
-from accord.people.admission import LIVE_ORIGINS, THUMB_PAIRS, admitted_items, read_admission, thumb_pairs
+from accord.people.admission import LIVE_ORIGINS, THUMB_PAIRS, admitted_items, read_admission, text_key, thumb_pairs
 from accord.people.quality import quality_weights
+from accord.people.scrub import scrubbed_item
+from accord.people.signals import SIGNAL_PAIRS, signal_pairs
 from accord.people.views import training_view
 from accord.progress import Log
 from accord.scoring.scorer import Scorer
@@ -38,6 +40,8 @@ from accord.store import Store
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 FILE_KEYS = ("prompts", "demonstrations", "judgements", "texts")
+#: Origins of what was made of thumbs and signals: it neither measures nor judges.
+ONLY_TEACH = (THUMB_PAIRS, SIGNAL_PAIRS)
 LONGEST_TOPIC = 60  # letters of a topic that is made of a prompt
 Counts = Mapping[str, Mapping[Split, int]]
 
@@ -219,12 +223,12 @@ def judges_alone(annotator: str, share: float) -> bool:
 
 def is_live(item: Item) -> bool:
     """Whether a judgement is users' own word on what was served to them."""
-    return item.origin in (*LIVE_ORIGINS.values(), THUMB_PAIRS)
+    return item.origin in (*LIVE_ORIGINS.values(), *ONLY_TEACH)
 
 
 def may_stand(item: Item, split: Split) -> bool:
     """Whether a judgement may stand in a split: users teach no judge, and what is made of thumbs measures nothing."""
-    return split != "judge" if is_live(item) and item.origin != THUMB_PAIRS else split == "train" or not is_live(item)
+    return split == "train" or (split != "judge" and item.origin not in ONLY_TEACH) or not is_live(item)
 
 
 # ---- what cannot be used ---------------------------------------------------------------------------------------------
@@ -487,10 +491,17 @@ class StoreTask(SplitTask):
                     thumbs += [item] if item.kind == "label" and is_live(item) else []
                     alone = Item(prompt=item.prompt, topic=item.topic)
                     others[prompt] = min(others.get(prompt, alone), alone, key=lambda one: one.topic)
-        for pair in self._of_thumbs(thumbs):
+            done = signal_pairs(store, users, self.place.admit.signal_weight, ai=config.ai)
+        for pair in (as_chat(pair, config) for pair in [*self._of_thumbs(thumbs), *self._of_signals(done)]):
             judged.add(prompt_key(pair.prompt))
             yield "judgements", pair
         yield from (("prompts", others[prompt]) for prompt in sorted(others.keys() - judged))
+
+    def _of_signals(self, done: Sequence[Item]) -> Iterator[Item]:
+        """What users did, where the reward model reads rankings and the recipe gives it a weight."""
+        admit, found = self.place.admit, Counter[str]()
+        if self.place.reads == "ranking" and admit.signal_weight:
+            yield from (scrubbed_item(pair, found) if admit.scrub else pair for pair in done)
 
     def _of_thumbs(self, thumbs: Sequence[Item]) -> list[Item]:
         """What thumbs say where the reward model reads rankings: a pair where one prompt has one up and one down."""
@@ -498,8 +509,8 @@ class StoreTask(SplitTask):
         if self.place.reads != "ranking" or not thumbs or not weight:
             return []
         made = thumb_pairs(thumbs, weight)
-        used = {(prompt_key(pair.prompt), text) for pair in made for text in pair.completions}
-        lone = sum((prompt_key(one.prompt), one.completions[0]) not in used for one in thumbs)
+        used = {(prompt_key(pair.prompt), text_key(pair, place)) for pair in made for place in (0, 1)}
+        lone = sum((prompt_key(one.prompt), text_key(one)) not in used for one in thumbs)
         if lone:
             self.not_taken["thumbs without an opposite one on the same prompt"] = lone
         return made

@@ -101,6 +101,7 @@ class Admission:
         users: User -> (admitted, refused), counted in pieces of feedback that teach.
         reasons: Why, and how often.
         remarks: Pieces of feedback that teach nothing: comments, flags, retries and copies.
+        gone: Sources that are recalled or opted out.
     """
 
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +112,11 @@ class Admission:
     users: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
     remarks: int = 0
+    gone: frozenset[str] = frozenset()
+
+    def is_gone(self, user: str) -> bool:
+        """Return whether a user, or the key that speaks for them, was recalled or has opted out."""
+        return not self.gone.isdisjoint((f"user:{user}", f"key:{user.split('/')[0]}"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the users by how much of theirs was refused."""
@@ -237,6 +243,7 @@ def admit(said: _Said, recalled: Sequence[Recalled] = (), config: AdmitConfig | 
         users=_counted(teaching, why),
         reasons=Counter(why[one.id] for one in teaching if one.id in why),
         remarks=len(said) - len(teaching),
+        gone=frozenset(gone),
     )
 
 
@@ -272,7 +279,7 @@ def read_admission(store: Store, config: AdmitConfig | None = None) -> Admission
     """Return what of a store's feedback counts."""
     with store.snapshot() as connection:
         said = read_said(connection)
-        return admit(said, read_recalled(connection), config) if said else Admission()
+        return admit(said, read_recalled(connection), config)
 
 
 def read_said(connection: Connection) -> list[SaidOnce]:
@@ -383,12 +390,17 @@ def thumb_pairs(labels: Sequence[Item], weight: float) -> list[Item]:
         of_prompt[prompt_key(one.prompt), one.axis].append(one)
     made = []
     for own in of_prompt.values():
-        said = {good: {one.completions[0]: one for one in own if one.labels[0] is good} for good in (True, False)}
+        said = {good: {text_key(one): one for one in own if one.labels[0] is good} for good in (True, False)}
         both = said[True].keys() & said[False].keys()
         up, down = ([one for text, one in said[good].items() if text not in both] for good in (True, False))
         share = round(weight / max(1, len(up) * len(down)), 6)
         made += [_pair(better, worse, share) for better in up for worse in down]
     return made
+
+
+def text_key(item: Item, place: int = 0) -> str:
+    """Return one name for a completion of an item, a text or messages."""
+    return prompt_key(item.completions[place])
 
 
 def _pair(better: Item, worse: Item, weight: float) -> Item:
