@@ -27,6 +27,7 @@ from accord.lock import writes_alone
 from accord.models.placement import AUTO
 from accord.progress import Log, part_of, quiet
 from accord.report.goodhart_page import CURVES_FILE, write_goodhart_page
+from accord.report.run_page import write_report
 from accord.scoring.weighted import SCORER_KINDS
 from accord.stats import (
     FloatArray,
@@ -106,8 +107,9 @@ def goodhart(
 ) -> GoodhartResult:
     """Measure how gold goes while a proxy is optimised, by best of n and along checkpoints, and fit Gao's laws.
 
-    Writes ``report.html`` and ``goodhart/curves.json`` in ``output_dir``. Best of n reaches to n =
-    ``eval.curve_samples``, a power of 2; checkpoints have ``eval.samples_per_prompt`` samples a prompt.
+    Writes ``report.html`` and ``goodhart/curves.json`` in ``output_dir``; in the folder of a run the figure becomes
+    part of its report. Best of n reaches to n = ``eval.curve_samples``, a power of 2; checkpoints have
+    ``eval.samples_per_prompt`` samples a prompt.
 
     Raises:
         UsageError: there is no proxy, or too few samples for a law.
@@ -137,7 +139,13 @@ def goodhart(
     }
     written |= {"samples_per_prompt": config.curve_samples, "curves": plain(tuple(curves))}
     write_json(output_dir / CURVES_FILE, written)
-    return GoodhartResult(write_goodhart_page(output_dir), {_title(one): _told(one) for one in curves})
+    return GoodhartResult(_pages(output_dir), {_title(one): _told(one) for one in curves})
+
+
+def _pages(folder: Path) -> Path:
+    """Write the page, and the report of a run anew that it now belongs to; return where a reader begins."""
+    page = write_goodhart_page(folder)
+    return write_report(folder) if (folder / "resolved.json").exists() else page
 
 
 def _title(curve: GoodhartCurve) -> str:

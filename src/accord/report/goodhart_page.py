@@ -12,9 +12,9 @@ from accord.report.figures import METHOD_STYLES, Figure, lines_along_kl
 from accord.report.names import title_of
 from accord.report.pages import ComparedPage, ComparedRow, Measure, text_cell, write_compared
 from accord.report.parts import interval
+from accord.report.run_folder import CURVES_FILE, RunFolder
 from accord.report.svg import Point, Series
 
-CURVES_FILE = "goodhart/curves.json"
 METHODS = {"best_of_n": "Best of n", "rl": "Checkpoints"}
 LAW_MEASURES = (
     Measure("alpha", "", "alpha"),
@@ -32,10 +32,25 @@ _Curve = Mapping[str, Any]
 
 
 def write_goodhart_page(folder: Path) -> Path:
-    """Write ``report.html`` from ``goodhart/curves.json``, and return its path."""
-    stored = read_json(folder / CURVES_FILE)
+    """Write the page from ``goodhart/curves.json``, and return its path: ``report.html``.
+
+    In the folder of a run that is the run's own; the page of its curves lies in ``goodhart``.
+    """
+    page = folder / ("goodhart/report.html" if (folder / "resolved.json").exists() else "report.html")
+    return write_compared(_page(read_json(folder / CURVES_FILE)), page)
+
+
+def over_optimisation(run: RunFolder) -> dict[str, Any]:
+    """What `accord eval goodhart` has measured of a run: its sentence, figures and table; ``measured`` says whether."""
+    if CURVES_FILE not in run.files and CURVES_FILE not in run.damaged:
+        return {"measured": False}
+    page = _page(run.need(CURVES_FILE))
+    return {"measured": True, "page": page, "figures": page.figures, "sentence": page.verdict}
+
+
+def _page(stored: Mapping[str, Any]) -> ComparedPage:
     curves = stored["curves"]
-    page = ComparedPage(
+    return ComparedPage(
         title="Over-optimisation",
         kind="over-optimisation",
         verdict=goodhart_sentence(curves),
@@ -47,7 +62,6 @@ def write_goodhart_page(folder: Path) -> Path:
         figures=tuple(_figures(curves)),
         section="Where, or whether, gold peaks",
     )
-    return write_compared(page, folder / "report.html")
 
 
 def goodhart_sentence(curves: Sequence[_Curve]) -> str:

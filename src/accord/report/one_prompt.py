@@ -141,12 +141,12 @@ def _score_key(run: RunFolder, judge: str) -> str:
 
 def judged_by_scores(run: RunFolder, policies: tuple[str, str], judge: str) -> list[JudgedPrompt]:
     """Return the first answers of both sides to each prompt that a judge has scored, in the order of the file."""
-    first, key = [_first_answers(run, name) for name in policies], _score_key(run, judge)
+    first, key = [first_answers(run, name) for name in policies], _score_key(run, judge)
     both = [(first[0][prompt], first[1][prompt]) for prompt in first[0] if prompt in first[1]]
     return [_by_scores(*rows, key) for rows in both if all(isinstance(row.get(key), int | float) for row in rows)]
 
 
-def _first_answers(run: RunFolder, policy: str) -> dict[str, Mapping[str, Any]]:
+def first_answers(run: RunFolder, policy: str) -> dict[str, Mapping[str, Any]]:
     """Return the row of a policy's first sample of each prompt."""
     rows = sorted((row for row in run.samples if row["policy"] == policy), key=lambda row: int(row["sample"]))
     found: dict[str, Mapping[str, Any]] = {}

@@ -96,6 +96,7 @@ class RunFolder:
 
 GATE = "gate.json"  # what the gate says of the reward model
 BESIDE = "beside.json"  # in the folder of the evaluation: what stands beside the win rates
+CURVES_FILE = "goodhart/curves.json"  # gold and proxy along KL, where `accord eval goodhart` has measured them
 JSON_FILES = (
     "resolved.json",
     "origins.json",
@@ -106,6 +107,7 @@ JSON_FILES = (
     GATE,
     "eval/results.json",
     f"eval/{BESIDE}",
+    CURVES_FILE,
 )
 
 

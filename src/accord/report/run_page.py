@@ -5,15 +5,19 @@ Whatever a run has not written is left out with a line that says why.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from accord.files import read_json
 from accord.report import first_screen, parts
+from accord.report.answers_table import answers_table
 from accord.report.glossary import TERMS
+from accord.report.goodhart_page import over_optimisation, write_goodhart_page
 from accord.report.names import policy_title
 from accord.report.pages import write_page
-from accord.report.run_folder import RunFolder, read_run
+from accord.report.run_folder import CURVES_FILE, RunFolder, read_run
 
 SECTIONS = {
     "headline": first_screen.headline,
@@ -25,7 +29,9 @@ SECTIONS = {
     "standings": parts.standings,
     "policies": parts.policies,
     "before_after": parts.before_after,
+    "answers": answers_table,
     "frontiers": parts.frontiers,
+    "over_optimisation": over_optimisation,
     "controls": parts.controls,
     "reward_model": parts.reward_model,
     "training": parts.training,
@@ -35,9 +41,13 @@ SECTIONS = {
 
 
 def write_pages(run_dir: Path) -> list[Path]:
-    """Write the model card of what a run has published, if anything, and its page; return their paths."""
+    """Write the model card of what a run has published and the page of its over-optimisation, if any, and its page.
+
+    Returns their paths, that of its own page last.
+    """
     cards = [write_model_card(run_dir)] if (run_dir / "model").is_dir() else []
-    return [*cards, write_report(run_dir)]
+    curves = [write_goodhart_page(run_dir)] if (run_dir / CURVES_FILE).is_file() else []
+    return [*cards, *curves, write_report(run_dir)]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -49,7 +59,9 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     sections = {name: parts.part(build, run) for name, build in SECTIONS.items()}
-    context = {"name": run.name, "seed": run.seed, **sections}
+    script = (Path(__file__).parent / "templates/filter.js").read_text(encoding="utf-8")
+    allowed = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    context = {"name": run.name, "seed": run.seed, "script": script, "script_hash": allowed, **sections}
     return write_page(run_dir / "report.html", "report.html.j2", context, run.names)
 
 
