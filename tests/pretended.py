@@ -96,6 +96,8 @@ class ListsToTheDevice(TorchFunctionMode):
             return func(*args, **{k: v for k, v in kwargs.items() if k != "device"}).to(kwargs["device"])
         if func is torch.Tensor.__getitem__ and isinstance(args[1], list):
             return func(args[0], torch.tensor(args[1], dtype=torch.long))
+        if func is torch.Tensor.__setitem__ and isinstance(args[1], list):
+            return func(args[0], torch.tensor(args[1], dtype=torch.long), args[2])
         return func(*args, **kwargs)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from accord.config import EvalConfig
 from accord.errors import DataError, UsageError
 from accord.evals.bench import Bench, ScoredSamples, best_of_n_points
-from accord.evals.contestants import Contestant, EvalPrompts, read_topics
+from accord.evals.contestants import Contestant, EvalPrompts, read_once
 from accord.evals.evaluate import EvalRun, evaluate_policies
 from accord.evals.judges import Judge, fit_text_judge
 from accord.evals.results import Floor, PolicyRow, Snapshot, plain, snapshot_floors
@@ -545,7 +545,7 @@ def test_what_cannot_be_measured_is_refused(folders: dict[str, Path], tmp_path: 
 def test_a_prompt_given_twice_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     prompts_file(tmp_path / "valid.jsonl", FILMS[:1] * 2)
     with pytest.raises(UsageError, match="stands twice"):
-        read_topics(tmp_path / "valid.jsonl")
+        read_once(tmp_path / "valid.jsonl")
 
 
 def test_plain_refuses_no_number() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,12 @@ def test_the_plan_is_what_the_run_then_does(recipe: Any, tmp_path: Path) -> None
     made = {f"1 {path.parent.name}" for path in out.glob("*/stage.json")}
     made |= {f"2 {path.parent.name}" for path in out.glob("round_2/*/stage.json")}
     assert {name for name, state in states(plan).items() if state == "to do"} == made
+    # A prompt that the reward model has no room for ends no run; in which split it stands is a matter of its hash.
+    long = next(path for path in out.glob("data/prompts_*.jsonl") if "Why Why" in path.read_text())
+    named = {"prompts_test": "test", "prompts_valid": "validation"}.get(long.stem)
+    results = json.loads((out / "eval/results.json").read_text())
+    assert results["left_out"] == ({named: {"reward model": 1}} if named else {})
+    assert named is not None, long
     for split, count in plan.counts["prompts"].items():
         assert len((out / f"data/prompts_{split}.jsonl").read_text().splitlines()) == count
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}

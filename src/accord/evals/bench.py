@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from accord.evals.contestants import Contestant, read_topics
+from accord.evals.contestants import Contestant, read_once
 from accord.evals.metrics import distinct_n, distinct_share, mean_repetition, self_bleu, word_count
 from accord.evals.results import CurvePoint, FirstVerdict, JudgeVerdict, PolicyRow
 from accord.evals.sample_cache import Drawing, kept_samples
 from accord.evals.samples import LoadedPolicy, PolicySamples, draw_samples
 from accord.models.placement import AUTO, Placement
+from accord.progress import Log
 from accord.rollout.engine import Sampling
 from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed
@@ -32,6 +33,7 @@ from accord.stats import (
     length_controlled_win_rate,
     win_rate,
 )
+from accord.train.prompts import rooms_for, short_enough
 
 LENGTH_CONTROLLED_RESAMPLES = 500  # each one is a logistic fit
 
@@ -71,6 +73,7 @@ class Bench:
     ``name`` names the random streams: each policy has its own, so that no two policies' samples are coupled. The first
     of ``judges`` leads: it decides win rates and the choice of snapshots. ``first`` is where the first of several
     rounds started, where policies are measured from there too. ``cache`` is a folder that keeps what was drawn.
+    ``left_out`` counts the prompts that were too long, by the model that has no room for them.
     """
 
     name: str
@@ -85,11 +88,24 @@ class Bench:
     placement: Placement = AUTO
     first: LoadedPolicy | None = None
     cache: Path | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def on(self, name: str, path: Path, judges: Mapping[str, Scorer]) -> Bench:
-        """Return the same bench with the prompts of another file and these judges."""
-        prompts, topics = read_topics(path, self.reference.tokenizer.chat)
-        return replace(self, name=name, prompts=prompts, topics=topics, judges=judges)
+        """Return the same bench with the prompts of another file and these judges.
+
+        Prompts that one of the models has no room for are left out and counted.
+        """
+        policy, tokenizer = self.reference.model, self.reference.tokenizer
+        rooms = rooms_for(policy, tokenizer, self.sampling.max_new_tokens, self.proxy, *judges.values())
+        rows, left_out = short_enough(read_once(path, tokenizer.chat), rooms)
+        topics = tuple(row.topic or row.text for row in rows)
+        prompts = tuple(row.text for row in rows)
+        return replace(self, name=name, prompts=prompts, topics=topics, judges=judges, left_out=left_out)
+
+    def tell_left_out(self, log: Log) -> None:
+        """Say how many prompts were too long, and for whom."""
+        for whose, count in self.left_out.items():
+            log(0.0, f"{count} {self.name} prompts left out: longer than the {whose} takes")
 
     def sample(self, stream: str, folder: Path, K: int | None = None) -> ScoredSamples:
         """Draw and score; ``K`` instead of the bench's own number of samples a prompt."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from accord.errors import UsageError
-from accord.formats.stage_rows import Chat, read_prompts
+from accord.formats.stage_rows import Chat, PromptRow, read_prompts
 
 ContestantRole = Literal["reference", "candidate", "control", "baseline"]
 
@@ -66,15 +66,15 @@ class EvalPrompts:
     test: Path
 
 
-def read_topics(path: Path, chat: Chat | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Prompts of a file and the topic of each, the unit of resampling; one without is a topic of its own.
+def read_once(path: Path, chat: Chat | None = None) -> list[PromptRow]:
+    """Return the prompts of a file, each of which stands there once.
 
     ``chat`` lays out prompts that are messages.
     """
     rows = read_prompts(path, chat)
     if len({row.text for row in rows}) < len(rows):
         raise UsageError("a prompt stands twice", where=str(path), hint="evaluate on each prompt once")
-    return tuple(row.text for row in rows), tuple(row.topic or row.text for row in rows)
+    return rows
 
 
 def best_of_n_of(reference: Path, n: int) -> Contestant:

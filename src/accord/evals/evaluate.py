@@ -79,6 +79,8 @@ def evaluate_policies(
     check_judges(judges)
     check_names(reference, tuple(contestants))
     valid, test = _benches(config, reference, proxy, judges, prompts, run)
+    for bench in (valid, test):
+        bench.tell_left_out(run.log)
     validation = _on_validation(config, valid, reference, contestants, part_of(run.log, 0.15, 0.65))
     chosen = [_with_note(one, validation.selections) for one in contestants]
     rows, samples = _on_test(test, reference, chosen, part_of(run.log, 0.65, 0.97))
@@ -88,6 +90,7 @@ def evaluate_policies(
         judges={name: str(getattr(judge.scorer, "hash", "")) for name, judge in judges.items()},
         num_test_prompts=len(test.prompts),
         num_valid_prompts=validation.num_prompts,
+        left_out={bench.name: dict(bench.left_out) for bench in (valid, test) if bench.left_out},
         samples_per_prompt=config.samples_per_prompt,
         max_new_tokens=run.sampling.max_new_tokens,
         temperature=run.sampling.temperature,

@@ -127,6 +127,7 @@ def goodhart(
     start, drawn = LoadedPolicy.load(inputs.start), own_sampling(sampling)
     bare = Bench("", (), (), start, scorers[first], judges, drawn, seed, config.bootstrap, cache=cache)
     bench = bare.on("test", inputs.data, judges)
+    bench.tell_left_out(log)
     pool = bench.sample(START, inputs.start, config.curve_samples)
     log(0.4, f"{pool.judge_PK.size:,} samples of the start scored by {len(scorers)} proxies and gold")
     curves = [_best_of_n(bench, pool, _proxy_of(pool, name, first), name) for name in inputs.proxies]

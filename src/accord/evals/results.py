@@ -186,6 +186,7 @@ class EvalResults:
         folders: Where each policy's reported snapshot lies, seen from the run's folder; those outside are left out.
         selections: Of each candidate that has snapshots.
         controls: The snapshots of each control.
+        left_out: Of each split, how many prompts were too long, by the model that has no room for them.
     """
 
     seed: int
@@ -205,6 +206,7 @@ class EvalResults:
     controls: Mapping[str, tuple[Snapshot, ...]]
     best_of_n_curve: tuple[CurvePoint, ...]
     judged: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def policy(self, name: str) -> PolicyRow:
         """Return the row of one policy; raises DataError where it was not evaluated."""

@@ -299,8 +299,15 @@ def policies(run: RunFolder) -> dict[str, Any]:
         "judges": _judges(results, rows),
         "prompts": results["num_test_prompts"],
         "samples": results["samples_per_prompt"],
+        "too_long": too_long(results),
         "reason": reason_of(results),
     }
+
+
+def too_long(results: ResultRow) -> str:
+    """How many test prompts a model had no room for, in words; empty where there was room for all."""
+    counted = results.get("left_out", {}).get("test", {}).items()
+    return "; ".join(f"{count} more were longer than the {whose} takes and are left out" for whose, count in counted)
 
 
 def _judges(results: ResultRow, rows: Sequence[ResultRow]) -> list[dict[str, Any]]:

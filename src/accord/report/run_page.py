@@ -114,4 +114,5 @@ def _card_numbers(run: RunFolder) -> dict[str, Any]:
         "titles": titles,
         "prompts": results["num_test_prompts"],
         "samples": results["samples_per_prompt"],
+        "too_long": parts.too_long(results),
     }

@@ -32,7 +32,7 @@ STAGE_MEASURES = (
     Measure("Entropy", "", "entropy"),
     Measure("NLL under the reference", "", "reference_nll"),
 )
-HEADLINES = ("valid_accuracy", "valid_nll", "score")  # the first that a stage has is drawn
+HEADLINES = ("valid_accuracy", "valid_nll", "score", "train_nll")  # the first that a stage has is drawn
 
 
 @dataclass(frozen=True)

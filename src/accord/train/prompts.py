@@ -59,14 +59,12 @@ class Room:
     most: int
 
 
-def rooms_for(policy: CausalLM, tokenizer: Tokenizer, max_new_tokens: int, scorer: Scorer) -> list[Room]:
+def rooms_for(policy: CausalLM, tokenizer: Tokenizer, max_new_tokens: int, *scorers: Scorer) -> list[Room]:
     """Return the room of a policy that is to write so many tokens, and of the reward models that read them."""
     # The last token is never fed back.
     own = Room("policy", tokenizer.encode_prompt, policy.config.max_positions - max_new_tokens + 1)
-    return [
-        own,
-        *(Room("reward model", one.tokenizer.encode_prompt, one.longest_prompt) for one in reward_models(scorer)),
-    ]
+    readers = [model for scorer in scorers for model in reward_models(scorer)]
+    return [own, *(Room("reward model", one.tokenizer.encode_prompt, one.longest_prompt) for one in readers)]
 
 
 def short_enough(rows: Sequence[PromptRow], rooms: Sequence[Room]) -> tuple[list[PromptRow], dict[str, int]]:
@@ -76,12 +74,13 @@ def short_enough(rows: Sequence[PromptRow], rooms: Sequence[Room]) -> tuple[list
 
     Raises DataError where none is left.
     """
-    kept, dropped, longest = list(rows), {}, ""
+    kept, longest = list(rows), ""
+    dropped: dict[str, int] = {}
     for room in rooms:
         passed = [row for row in kept if len(room.encode(row.text)) <= room.most]
         if len(passed) < len(kept):
             longest = f"{room.whose} takes {room.most} tokens of a prompt at most"
-            dropped[room.whose] = len(kept) - len(passed)
+            dropped[room.whose] = dropped.get(room.whose, 0) + len(kept) - len(passed)
         kept = passed
     if not kept:
         hint = "shorten the prompts, lower max_new_tokens or use a model with a longer context"
