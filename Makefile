@@ -1,4 +1,4 @@
-# make install | demo | quick | test | fuzz | check | bench | wheel
+# make install | demo | quick | test | vllm | fuzz | check | bench | wheel
 #   PYTHON=python3.12        which Python the environment is made from (3.11 or newer)
 #   PIP_ARGS="--index-url …" passed on to pip, for example to take torch's CPU build
 #   ARGS="--seeds 0,1,2"     passed on to `accord demo`
@@ -22,7 +22,7 @@ DIST ?= dist
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo quick test fuzz check bench wheel clean
+.PHONY: install demo quick test vllm fuzz check bench wheel clean
 
 install: $(STAMP)
 
@@ -41,6 +41,12 @@ quick: install
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+# Apart from `test`: each process of vLLM takes most of a minute to start.
+vllm: install
+	$(BIN)/accord doctor --vllm || $(BIN)/accord doctor --vllm --make
+	ACCORD_VLLM="$${ACCORD_VLLM:-$$($(BIN)/python -c 'from accord.rollout.vllm_env import vllm_environment as v; print(v().folder)')}" \
+	  $(BIN)/python -m pytest -m vllm tests/test_vllm.py
 
 fuzz: install
 	@for round in $$(seq $(ROUNDS)); do echo "round $$round of $(ROUNDS)"; \

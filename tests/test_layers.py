@@ -42,6 +42,7 @@ ORDERED = {
     ("seeds", "errors"),
     ("models", "dist"),
     ("lock", "ranks"),
+    ("ranks", "errors"),
     ("scoring", "rollout"),
 }
 # Single modules that a room further left may read: the tables of algorithms hold names and no torch.

@@ -22,7 +22,7 @@ from accord.algo.table import PREFERENCE_LOSSES
 from accord.config import DpoConfig, RlConfig
 
 # A size for each letter that a name may promise; no two that stand in one call are equal, so that a swap is seen.
-SIZES = {"B": 6, "T": 5, "N": 4, "S": 4, "M": 3, "P": 3, "K": 2, "D": 8, "V": 11, "G": 2, "R": 3}
+SIZES = {"B": 6, "T": 5, "N": 4, "S": 4, "M": 3, "P": 3, "K": 2, "D": 8, "V": 11, "G": 2, "R": 3, "C": 5}
 # Their door is the dataclass that they take, or they take no tensor, or torch itself refuses (a plain linear layer).
 NO_DOOR = {"bounds", "group_pairs", "product", "prepacked", "log_odds", "defaults_of", "dims_of"}
 NO_DOOR |= {"rounds_by_hand", "sum_of_outer", "shaped", "elementwise", "check_fields"}
@@ -69,6 +69,7 @@ def argument(function: str, name: str) -> Any:
         "ranks": [(1, 2), (2, 1)],
         "generator": torch.Generator(),
         "max_tokens": 5,
+        "cap": 2.0,
         "margin": torch.rand(6, 5) if function == "bradley_terry_loss" else 2,
         "mask": mask,
     }

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from accord.errors import AccordError
 
 # Of several processes the first one speaks. Should it fail too, torchrun ends the others before their time to speak.
 # Five seconds were too few where a busy machine let the first one end slowly.
@@ -37,6 +39,21 @@ class Ranks:
     def said(self, mine: _Item) -> _Item:
         """Return what the first process has; all of them must ask."""
         return self.gather(mine)[0]
+
+    def by_first(self, work: Callable[[], _Item]) -> _Item:
+        """Return what the first process works out. All of them must ask, and what it refuses all of them raise."""
+        if self.world == 1:
+            return work()
+        done: tuple[_Item | None, AccordError | None] = (None, None)
+        if self.first:
+            try:
+                done = (work(), None)
+            except AccordError as error:  # raised by itself it would leave the others waiting
+                done = (None, error)
+        found, refused = self.said(done)
+        if refused is not None:
+            raise refused
+        return cast(_Item, found)
 
     def sums(self, mine: Mapping[str, float]) -> dict[str, float]:
         """Return each number added up over the processes; one that a process lacks is 0 there."""

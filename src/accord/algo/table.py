@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Aggregate = Callable[[Tensor, PolicySettings], Tensor]
     #: (logp, ref_logp, log_ratio) -> the KL to the reference a token, as a term of the loss
     KlLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+    #: (old_logp_BC, behaviour_logp_BC, mask_BC, cap) -> weight_BC
+    CorrectionWeights = Callable[[Tensor, Tensor, Tensor, float], Tensor]
     #: (judgements, total_weight, center_coef) -> (loss, stats). ``total_weight`` is that of all groups of the step.
     #: Stats are detached and add up over micro-batches like the loss.
     JudgementLoss = Callable[[Judgements, float, float], tuple[Tensor, dict[str, Tensor]]]
@@ -106,6 +108,35 @@ KL_PLACES: dict[str, KlPlace] = {
         summary="k3 as GRPO's paper has it: the gradient of the other direction",
         heading="KL in the loss (`rl.kl_in=loss`, `rl.kl_in=loss_k3_naive`)",
         golden="test_policy.py::test_gradient_of_the_kl_in_the_loss[loss_k3_naive]",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=False)
+class Correction(Row):
+    """What a token counts in the policy's loss whose sampler was not the policy itself.
+
+    ``weights``: log-probabilities of the tokens under the policy before the update and under the sampler, mask ``(B,
+    C)`` and cap -> ``(B, C)``. A sequence whose tokens all count 0 takes no part, not even in a denominator.
+    """
+
+    weights: CorrectionWeights
+
+
+_CORRECTED = "Samples of another distribution (`rl.rollout.correction=token`, `=sequence_mask`)"
+
+CORRECTIONS: dict[str, Correction] = {
+    "token": Correction(
+        Named("accord.algo.correction:truncated_weights"),
+        summary="each token by its ratio of policy to sampler, at most rl.rollout.cap",
+        heading=_CORRECTED,
+        golden="test_correction.py::test_tokens_count_their_ratio_up_to_the_cap",
+    ),
+    "sequence_mask": Correction(
+        Named("accord.algo.correction:near_sequences"),
+        summary="completions beyond rl.rollout.cap take no part",
+        heading=_CORRECTED,
+        golden="test_correction.py::test_far_sequences_count_nothing",
     ),
 }
 
@@ -437,6 +468,7 @@ PREFERENCE_LOSSES: dict[str, PreferenceAlgorithm] = {
 TABLES: dict[str, Mapping[str, Row]] = {
     "rl.algorithm": POLICY_ALGORITHMS,
     "rl.kl_in": KL_PLACES,
+    "rl.rollout.correction": CORRECTIONS,
     "reward.loss": REWARD_LOSSES,
     "reward.combine.rule": ENSEMBLE_RULES,
     "dpo.loss": PREFERENCE_LOSSES,

@@ -46,6 +46,12 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Mend the store: what can be read of it is kept, the old file too.")
     ] = False,
+    vllm: Annotated[
+        bool, typer.Option("--vllm", help="Look at vLLM's own environment, which scale.rollout=vllm draws with.")
+    ] = False,
+    make: Annotated[
+        bool, typer.Option("--make", help="With --vllm: make that environment, by pip; takes minutes and 3.5 GB.")
+    ] = False,
     project: ProjectDir = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -59,17 +65,52 @@ def doctor(
     Examples:
       accord doctor
       accord doctor --repair --project reviews
+      accord doctor --vllm --make
     """
     with talking(json, verbose) as talk:
         home = find_project(project) if project is None else find_place(project)
         if repair:
             _repair(talk, home)
             return
+        if vllm or make:
+            _look_at_vllm(talk, make)
+            return
         checks = examine(home.root if home else Path.cwd()) + ([check_store(home.store)] if home else [])
-        talk.result({"version": accord.__version__, "checks": checks}, text="\n".join(c.text() for c in checks))
-        bad = [check.name for check in checks if check.state == "bad"]
-        if bad:
-            raise ResourceError("this machine is not fit for a run: " + ", ".join(bad), hint="see the lines above")
+        _tell(talk, checks, "a run")
+
+
+def _tell(talk: Talk, checks: list[Check], what_for: str) -> None:
+    talk.result({"version": accord.__version__, "checks": checks}, text="\n".join(c.text() for c in checks))
+    bad = [check.name for check in checks if check.state == "bad"]
+    if bad:
+        raise ResourceError(f"this machine is not fit for {what_for}: " + ", ".join(bad), hint="see the lines above")
+
+
+def _look_at_vllm(talk: Talk, make: bool) -> None:
+    from accord.rollout.vllm_env import vllm_environment
+
+    environment = vllm_environment()
+    if make:
+        environment.make(talk.log)
+    _tell(talk, [check_vllm()], "sampling with vLLM")
+
+
+def check_vllm() -> Check:
+    """Whether vLLM's environment is there, loads on this processor, and is of the version that was tried."""
+    from accord.rollout.vllm_env import VERSION, vllm_environment
+
+    environment = vllm_environment()
+    if not environment.exists:
+        return Check("vllm", "bad", f"no environment at {path_text(environment.folder)}", "accord doctor --vllm --make")
+    try:
+        version = environment.version()
+    except ResourceError as error:
+        return Check("vllm", "bad", f"{error.what}: {error.why[-200:]}", "accord doctor --vllm --make")
+    found = f"{version} at {path_text(environment.folder)}"
+    if version != VERSION:
+        hint = f"reloads and their mends were tried with {VERSION}; the canary stops what does not fit"
+        return Check("vllm", "warn", found, hint)
+    return Check("vllm", "ok", found)
 
 
 def examine(folder: Path) -> list[Check]:

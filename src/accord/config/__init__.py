@@ -61,6 +61,7 @@ from accord.config.rewards import (
     RewardConfig,
     ScorerConfig,
 )
+from accord.config.rollout import RolloutConfig
 from accord.config.sections import (
     AskConfig,
     AxisConfig,
@@ -144,6 +145,7 @@ __all__ = [
     "RewardLossName",
     "RlConfig",
     "RlLoraConfig",
+    "RolloutConfig",
     "Rows",
     "S",
     "SampleConfig",

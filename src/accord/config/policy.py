@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from accord.algo.table import POLICY_ALGORITHMS, PREFERENCE_LOSSES, PolicyAlgorithm, defaults_of
 from accord.config.base import Section, exact_div, refuse_unread
 from accord.config.rewards import ScorerConfig
+from accord.config.rollout import RolloutConfig
 from accord.config.training import (
     ON_ALARM,
     AlgorithmName,
@@ -141,6 +142,7 @@ class RlConfig(Training):
         0.0, ge=0, description="How fast the price of a token moves to hold the length; 0 = off."
     )
     eval_every: int = Field(10, ge=1, description="Rounds between evaluations on validation prompts.")
+    rollout: RolloutConfig = Field(RolloutConfig(), description="Who draws the samples.")
     on_alarm: OnAlarm = Field("warn", description=ON_ALARM)
     lora: RlLoraConfig = Field(RlLoraConfig(), description="Train an adapter of the policy instead of all weights.")
     actor: OptimConfig = Field(

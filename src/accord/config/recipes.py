@@ -64,6 +64,9 @@ class ScaleConfig(Section):
     """How many processes of this machine train together; what comes out is the same up to rounding."""
 
     ranks: int = Field(1, ge=1, description="Processes of each training stage; on GPUs each has one of its own.")
+    rollout: Literal["engine", "vllm"] = Field(
+        "engine", description="Who draws the samples of rl: the policy itself, or vLLM in a process of its own."
+    )
 
 
 class Recipe(Traced):

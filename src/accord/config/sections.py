@@ -90,8 +90,8 @@ class SampleConfig(Section):
     top_k: int = Field(0, ge=0, description="Draw from the k likeliest tokens only; 0 = from all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that make up this probability.")
     best_of: int = Field(1, ge=1, description="Each completion is the best of so many, by a scorer; 1 = as drawn.")
-    generator: Annotated[str, Rows(("engine",))] = Field(
-        "engine", description="What writes them: engine, or module:NAME of your own."
+    generator: Annotated[str, Rows(("engine", "vllm"))] = Field(
+        "engine", description="What writes them: engine, vllm in a process of its own, or module:NAME of your own."
     )
 
     def drawing(self) -> dict[str, Any]:

@@ -7,7 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from accord.algo.table import ENSEMBLE_RULES, KL_PLACES, POLICY_ALGORITHMS, PREFERENCE_LOSSES, REWARD_LOSSES
+from accord.algo.table import (
+    CORRECTIONS,
+    ENSEMBLE_RULES,
+    KL_PLACES,
+    POLICY_ALGORITHMS,
+    PREFERENCE_LOSSES,
+    REWARD_LOSSES,
+)
 from accord.config.base import Rows, Section
 from accord.extend import is_outside
 
@@ -21,6 +28,7 @@ RewardLossName = Annotated[str, Rows(REWARD_LOSSES)]
 PreferenceLossName = Annotated[str, Rows(PREFERENCE_LOSSES)]
 # The next two name no row of a user's own: a reward model's folder names its rule, and must load anywhere.
 EnsembleRuleName = Annotated[str, Rows(ENSEMBLE_RULES, own=False)]
+CorrectionName = Annotated[str, Rows(["auto", "none", *CORRECTIONS], own=False)]
 KlPlaceName = Annotated[str, Rows(["auto", *KL_PLACES], own=False)]
 
 

@@ -279,6 +279,9 @@ def rl_stage(
 
     KL is paid to the policy that it starts from, and to the ``first`` start as the recipe's ``reference`` says.
     """
+    if home.recipe.scale.rollout != "engine":
+        rollout = config.rollout.model_copy(update={"use": home.recipe.scale.rollout})
+        config = config.model_copy(update={"rollout": rollout})
     inputs = {"model": policy, "reward_model": reward_model, "data": home.task.prompts("train")}
     texts = home.task.texts("train") if config.ptx.coef > 0 else None
     held_to = FIRST_START_AS[home.recipe.reference]

@@ -132,9 +132,16 @@ def decoded(tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Samp
     ]
 
 
+def _vllm(policy: Path, placement: Placement) -> Generator:
+    from accord.rollout.vllm import vllm_generator  # it is a generator too
+
+    return vllm_generator(policy, placement)
+
+
 #: What ``sample.generator`` may name, or ``module:name`` of a user's own: called with a policy's folder and placement.
 GENERATORS: Mapping[str, Callable[[Path, Placement], Generator]] = {
     "engine": lambda policy, placement: EngineGenerator(*load_policy(policy, placement)),
+    "vllm": _vllm,
 }
 
 

@@ -14,6 +14,7 @@ Earlier = Sequence[Stats]
 #: At a KL of zero, two standard errors would be passed by chance in one iteration of 44.
 KL_STANDARD_ERRORS = 3.0
 LARGEST_GAIN = 30.0
+FEWEST_OWN = 0.3  # of the samples: the share that stands for the policy as its own would
 SPIKE_AFTER = 5  # steps, before their median means something
 
 
@@ -81,7 +82,7 @@ ALARMS = (
     AlarmRule(
         # The estimate then stands on three tokens of ten (verl's notes on rollout correction).
         "stale samples",
-        lambda s: s.get("behaviour_ess", 1.0) < 0.3,
+        lambda s: s.get("behaviour_ess", 1.0) < FEWEST_OWN,
         "the samples are not this policy's any more",
     ),
     # trl#6166: log-probabilities without a number came after an entropy of 4e-4 nats.
@@ -105,6 +106,17 @@ ALARMS = (
 
 #: Of policy optimisation too.
 TRENDS = (
+    Trend(
+        "stale samples twice",
+        lambda s, earlier: (
+            s.get("behaviour_ess", 1.0) < FEWEST_OWN
+            and bool(earlier)
+            and earlier[-1].get("behaviour_ess", 1.0) < FEWEST_OWN
+        ),
+        "whoever draws the samples is far from the policy that learns from them: rl.rollout.max_staleness=0, or "
+        "scale.rollout=engine",
+        grave=True,
+    ),
     Trend(
         # Completions of one token made value losses of 1e10 in old TRL.
         "value loss spike",

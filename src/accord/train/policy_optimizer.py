@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from accord.train.learner import Learner
 from accord.train.policy_models import PolicyModels
 from accord.train.policy_update import COMBINE, PretrainingMix, Update, kl_place
 from accord.train.prompts import Prompts, permutation
+from accord.train.publishing import Publisher
 from accord.train.rollouts import (
     Experience,
     Rollout,
@@ -36,6 +38,7 @@ from accord.train.rollouts import (
     shared_samples,
 )
 
+AHEAD = "ahead"  # in a checkpoint's state
 DRAWING = 0.6  # of an iteration, about: what progress makes of it before one has been measured
 
 
@@ -47,6 +50,7 @@ class PolicyOptimizer:
         algorithm: the row.
         learner: moves the weights of ``models.trained()``.
         controllers: what adapts from iteration to iteration besides weights; with the learner all state there is.
+        publisher: keeps a copy of the policy that draws in its place, or None.
         mix: plain texts whose loss is added to every update, or None.
         seed: all samples and orders are functions of it and of the step.
     """
@@ -58,6 +62,7 @@ class PolicyOptimizer:
     controllers: Controllers
     mix: PretrainingMix | None = None
     seed: int = 0
+    publisher: Publisher | None = None
     generator: Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +70,10 @@ class PolicyOptimizer:
 
     def step(self, prompts: Prompts, step: int, log: Log = quiet) -> tuple[Scored, dict[str, float]]:
         """Run one iteration, whose parts it reports. Returns its scored samples and its metrics."""
+        if self.publisher is not None:
+            self.publisher.publish()
         scored = self.sample(prompts, step, part_of(log, 0.0, DRAWING))
+        self._draw_ahead(prompts, step + 1)
         return scored, self.improve(scored, stream_seed(self.seed, "minibatch", step), part_of(log, DRAWING, 1.0))
 
     def improve(self, scored: Scored, seed: int, log: Log = quiet) -> dict[str, float]:
@@ -80,6 +88,8 @@ class PolicyOptimizer:
         experience = self.advantages(rollout, rewarded)
         stats = rollout_stats(rollout, self.config.samples_per_prompt) | self.controllers.prices()
         stats |= experience_stats(experience, rewarded)
+        if self.publisher is not None:
+            stats |= {"canary_gap": self.publisher.gap, "weights_version": float(self.publisher.generator.version)}
         stats |= reward_cut(reward_models(self.models.scorer), scored)
         warms_up = self.warms_up
         stats |= self.update(experience, seed, log)
@@ -126,11 +136,39 @@ class PolicyOptimizer:
 
     def _draw(self, prompts: Sequence[str], *stream: int, log: Log = quiet) -> Scored:
         """Return scored completions of these prompts, from a random stream of their own."""
-        sampling = Sampling(self.config.max_new_tokens, self.config.samples_per_prompt, self.config.temperature)
         seed = stream_seed(self.seed, "rollout", *stream)
-        samples = shared_samples(self.generator, prompts, sampling, seed, self.learner, log)
+        if self.publisher is not None:
+            log(0.0, f"{len(prompts) * self._sampling.samples_per_prompt} samples by a copy of the policy")
+            samples = self.publisher.draw(prompts, self._sampling, seed)
+        else:
+            samples = shared_samples(self.generator, prompts, self._sampling, seed, self.learner, log)
         log(1.0, f"scoring {len(samples)} samples")
         return score_samples(self.models.scorer, samples, self.learner.ranks)
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(self.config.max_new_tokens, self.config.samples_per_prompt, self.config.temperature)
+
+    def _draw_ahead(self, prompts: Prompts, step: int) -> None:
+        """Let the copy begin with the samples of the next step, where they may be of weights from before this one."""
+        if self.publisher is not None and self.config.rollout.max_staleness and step < self.config.iterations:
+            chosen = prompts.pick(self.config.prompts_per_iteration, step, self.seed)
+            self.publisher.draw_ahead(chosen, self._sampling, stream_seed(self.seed, "rollout", step))
+
+    # -- what a checkpoint keeps besides the learner -------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return the controllers', and what a copy has drawn ahead."""
+        ahead = self.publisher.state() if self.publisher is not None else {}
+        return self.controllers.state() | ({AHEAD: ahead} if ahead else {})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint was written."""
+        state = dict(state)
+        ahead = state.pop(AHEAD, {})
+        self.controllers.restore(state)
+        if self.publisher is not None:
+            self.publisher.restore(ahead)
 
     # -- rewards and advantages ----------------------------------------------------------------------------------------
 

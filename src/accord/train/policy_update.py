@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from accord.algo.policy_loss import Tokens, clipped_value_loss, trust_region, update_stats
-from accord.algo.table import KL_PLACES, PolicyAlgorithm
+from accord.algo.table import CORRECTIONS, KL_PLACES, PolicyAlgorithm
 from accord.config import RlConfig
 from accord.errors import DataError, UsageError
 from accord.formats.stage_rows import read_texts
@@ -24,7 +25,7 @@ from accord.text.tokenizer import Tokenizer
 from accord.train.controllers import Controllers
 from accord.train.likelihood import shared_block_losses
 from accord.train.policy_models import Forward, PolicyModels, ValueHead, token_values
-from accord.train.rollouts import Experience, micro_batches
+from accord.train.rollouts import Experience, Rollout, micro_batches
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ def kl_place(config: RlConfig, algorithm: PolicyAlgorithm) -> str:
     return algorithm.kl_in if config.kl_in == "auto" else config.kl_in
 
 
+def correction_weights(config: RlConfig, rollout: Rollout) -> Tensor | None:
+    """Return what each token of a rollout counts, ``(B, C)``, by who drew it; None where all count 1."""
+    name = config.rollout.correction
+    if name == "auto":
+        name = "token" if config.rollout.use != "engine" or config.rollout.max_staleness else "none"
+    if name == "none":
+        return None
+    return CORRECTIONS[name].weights(
+        rollout.old_logp_BC, rollout.behaviour_logp_BC, rollout.mask_BC, config.rollout.cap
+    )
+
+
 @dataclass
 class Update:
     """One iteration's update, on experience that stays as it was before the first step.
@@ -97,8 +110,9 @@ class Update:
         rollout = self.experience.rollout
         # Of the whole minibatch: how it is split changes memory, not the loss.
         num_tokens = float(rollout.mask_BC[list(rows)].sum())
-        weight_B = torch.zeros(len(rollout.examples))
-        weight_B[list(rows)] = self.algorithm.aggregate(self._counted_lengths()[list(rows)], self.config)
+        weight_B, counted = torch.zeros(len(rollout.examples)), self._counted(rows)
+        if counted:
+            weight_B[counted] = self.algorithm.aggregate(self._counted_lengths()[counted], self.config)
         for picked, batch, counts in micro_batches(self.config, self.models, rollout.examples, rows, self.ranks):
             seen = dict(self.seen)
             for loss in self._micro_losses(picked, batch, weight_B, num_tokens):
@@ -112,6 +126,18 @@ class Update:
         of_all, self.seen = self.ranks.gather(self.seen), {}
         for seen in of_all:
             self._merge(seen)
+
+    def _counted(self, rows: Sequence[int]) -> list[int]:
+        """Return the rows that take part, in numbers too: those whose tokens the correction does not all leave out."""
+        if self.correction_BC is None:
+            return list(rows)
+        # A sequence that leaves but stays in the denominator would weaken the others (slime's 657th change).
+        return [row for row in rows if bool(self.correction_BC[row].any())]
+
+    @cached_property
+    def correction_BC(self) -> Tensor | None:
+        """What each token counts, by who drew it; None where all count 1."""
+        return correction_weights(self.config, self.experience.rollout)
 
     def _counted_lengths(self) -> Tensor:
         """Return the tokens of each sample that denominators count, ``(B,)``; 0 where it takes no part."""
@@ -161,6 +187,8 @@ class Update:
         old_logp_N, advantage_N = rollout.old_logp_BC[picked][inside], self.experience.advantage_BC[picked][inside]
         tokens = Tokens(logp_N, old_logp_N, advantage_N, row_N)
         loss_N = self.algorithm.surrogate(tokens, config)
+        if self.correction_BC is not None:
+            loss_N = self.correction_BC[picked][inside] * loss_N
         kl_loss, price = KL_PLACES[kl_place(config, self.algorithm)].loss, self.controllers.kl.coef
         if kl_loss is not None and price > 0:
             ref_logp_N = rollout.ref_logp_BC[picked][inside]

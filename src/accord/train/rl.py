@@ -16,6 +16,7 @@ from accord.lock import writes_alone
 from accord.progress import Log, named_part, part_of, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator
+from accord.rollout.published import Copy
 from accord.scoring.weighted import reward_models, scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.alarms import NAIVE, raised_alarms, raised_trends, reward_alarms, watched_alarms
@@ -25,6 +26,7 @@ from accord.train.policy_models import PolicyModels, hold_to, load_policy_models
 from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.policy_update import PretrainingMix, kl_place, read_mix
 from accord.train.prompts import Prompts, choose_prompts, rooms_for, short_enough
+from accord.train.publishing import publishing
 from accord.train.rollouts import Scored, shared_samples
 from accord.train.training_run import Steps, TrainingRun
 
@@ -62,6 +64,7 @@ def rl(
     seed: int = 0,
     resume: bool = True,
     log: Log = quiet,
+    copy: Copy | None = None,
 ) -> RlResult:
     """Optimise a policy on prompts ``{"prompt"}``, held near where it started by a price of KL.
 
@@ -69,7 +72,7 @@ def rl(
     the same tokens a critic starts from the policy, under a head of zeros.
     ``ptx_data`` are plain texts ``{"text"}`` that it is not to forget: with ``ptx.coef`` their loss is added.
     ``reference`` is another model that KL is paid to in place of ``model``; with ``second_reference`` half of the price
-    is paid to that one. Both share the policy's tokenizer.
+    is paid to that one. Both share the policy's tokenizer. ``copy`` draws the samples in the policy's place.
 
     Writes ``output_dir/model`` (the last policy), ``snapshots/step_N`` every ``eval_every`` iterations for a
     judge to choose from, ``metrics.jsonl`` (one row an iteration), ``events.jsonl`` (alarms) and ``samples/``.
@@ -106,13 +109,14 @@ def rl(
     inputs = {"model": model, "data": data, **scorer_inputs(config.rewards, reward_model)}
     inputs |= {name: path for name, path in given.items() if path is not None}
     updates = config.ppo_epochs * config.minibatches
-    taken = run.train(
-        optimizer.learner,
-        step_fn,
-        Steps(config.iterations, config.checkpoint_every, updates, headline="score", on_alarm=config.on_alarm),
-        identity=run.identity(inputs, config=config),
-        carried=optimizer.controllers,
-    )
+    with publishing(config, models, optimizer.learner, output_dir, copy) as optimizer.publisher:
+        taken = run.train(
+            optimizer.learner,
+            step_fn,
+            Steps(config.iterations, config.checkpoint_every, updates, headline="score", on_alarm=config.on_alarm),
+            identity=run.identity(inputs, config=config),
+            carried=optimizer,
+        )
     if taken % config.eval_every and taken < config.iterations:  # stopped between two snapshots
         run.save_snapshot(taken - 1, models.policy, models.tokenizer)
     saved = run.save_result(models.policy, models.tokenizer, adapter_on=model if config.lora.rank else None)
