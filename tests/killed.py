@@ -13,7 +13,14 @@ from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
 # The last is what torch imports at an optimiser's first step: three seconds in each process that trains.
-PRELOADED = ["accord.cli.main", "accord.cli.runs", "accord.loop.run", "accord.people.desk", "torch._dynamo"]
+PRELOADED = [
+    "accord.cli.main",
+    "accord.cli.runs",
+    "accord.loop.run",
+    "accord.loop.turn",
+    "accord.people.desk",
+    "torch._dynamo",
+]
 FORKS.set_forkserver_preload(PRELOADED)
 LOOKS_EVERY_S = 0.01  # each look walks the run's folder
 

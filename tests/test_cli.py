@@ -28,7 +28,7 @@ from accord.errors import DataError, ResourceError, UsageError
 from accord.progress import Notice, duration
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
-COMMANDS += ("import", "export", "label", "simulate", "report", "backup", "serve", "feedback")
+COMMANDS += ("import", "export", "label", "simulate", "report", "backup", "serve", "feedback", "round", "rollback")
 GROUPS = ("data", "eval")
 INSIDE = ("eval policy", "eval reward", "eval goodhart")
 

@@ -17,6 +17,7 @@ from accord.cli import (
     feedback,
     people,
     project,
+    rounds,
     runs,
     serving,
     simulating,
@@ -44,7 +45,8 @@ With your own model and files, no project needed:
   accord eval reward --model reward/model --data held_out.jsonl
   accord eval policy sft/model ppo/model --data test.jsonl --judge NAME=DIR -o compared
 
-Exit codes: 2 usage, 3 data, 4 resources, 5 waiting for people, 6 paused by an alarm, 130 interrupted.
+Exit codes: 2 usage, 3 data, 4 resources, 5 waiting for people, 6 paused by an alarm, 7 refused by
+the gates of a round, 130 interrupted.
 """
 
 app = typer.Typer(
@@ -83,6 +85,8 @@ app.command(epilog=label_keys_help())(people.label)
 app.command()(simulating.simulate)
 app.command()(serving.serve)
 app.command()(feedback.feedback)
+app.command("round")(rounds.round_)
+app.command()(rounds.rollback)
 app.command("import")(data.import_)
 app.command()(data.export)
 app.add_typer(data.app, name="data")

@@ -136,7 +136,7 @@ def _project(place: Path | None) -> Project | None:
 
 def _folders(place: Path | None, home: Project | None, more: Sequence[str]) -> Mapping[str, Path]:
     """Return what is served, by name: what the place holds first."""
-    first = _newest(home) if home else _model_in(place or Path())
+    first = newest_model(home) if home else _model_in(place or Path())
     name = home.root.name if home else folder_title(str(first))
     others = {name: Path(folder) for name, folder in named("--model", more, unnamed=folder_title).items()}
     if name in others:
@@ -144,8 +144,12 @@ def _folders(place: Path | None, home: Project | None, more: Sequence[str]) -> M
     return {name: first, **others}
 
 
-def _newest(home: Project) -> Path:
-    """Return the model that the project's last finished run ended with, else the one that it starts from."""
+def newest_model(home: Project) -> Path:
+    """Return the model that rounds have made ``prod``, else the last finished run's, else the one to start from."""
+    from accord.serve.aliases import PROD, AliasFile
+
+    if (prod := AliasFile(home.root / "rounds" / "models").get(PROD)) is not None:
+        return prod.folder
     runs = sorted(home.runs.glob("*/summary.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     for run in runs:
         if (found := _champion(run.parent)) is not None:

@@ -28,7 +28,7 @@ from accord.config.layers import (
     read_layer,
     yaml_word,
 )
-from accord.config.live import SOURCE, AdmitConfig
+from accord.config.live import SOURCE, AdmitConfig, CanaryConfig, GatesConfig
 from accord.config.origins import annotated_yaml
 from accord.config.policy import (
     TRUNCATED,
@@ -110,6 +110,7 @@ __all__ = [
     "AskConfig",
     "AxisConfig",
     "BaseConfig",
+    "CanaryConfig",
     "ChatConfig",
     "CombineConfig",
     "CompareConfig",
@@ -121,6 +122,7 @@ __all__ = [
     "EnsembleRuleName",
     "EvalConfig",
     "FittedKey",
+    "GatesConfig",
     "KlPlaceName",
     "LabelConfig",
     "Layer",

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from accord.config.base import S, Section, layered
 from accord.config.layers import Layer, build, names_row, override_layer, read_layer, yaml_word
-from accord.config.live import AdmitConfig
+from accord.config.live import AdmitConfig, CanaryConfig, GatesConfig
 from accord.config.origins import Traced
 from accord.config.policy import (
     DpoConfig,
@@ -104,6 +104,8 @@ class Recipe(Traced):
         {}, description="Name to {rl: ...}, or {dpo: ...} as optimise says: the same with these changes, beside it."
     )
     eval: EvalConfig = Field(EvalConfig(), description="Evaluation.")
+    gates: GatesConfig = Field(GatesConfig(), description="What `accord round` asks of a candidate.")
+    canary: CanaryConfig = Field(CanaryConfig(), description="A share of conversations first.")
     compare: CompareConfig = Field(CompareConfig(), description="A comparison of methods instead of one optimisation.")
     track: tuple[Tracker, ...] = Field(
         (), strict=False, description="Hand the numbers on to tensorboard, wandb (offline), trackio, as they come."

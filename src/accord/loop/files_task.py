@@ -42,6 +42,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 FILE_KEYS = ("prompts", "demonstrations", "judgements", "texts")
 #: Origins of what was made of thumbs and signals: it neither measures nor judges.
 ONLY_TEACH = (THUMB_PAIRS, SIGNAL_PAIRS)
+#: Origins of users' own word on what was served to them.
+LIVE = tuple(LIVE_ORIGINS.values())
 LONGEST_TOPIC = 60  # letters of a topic that is made of a prompt
 Counts = Mapping[str, Mapping[Split, int]]
 
@@ -223,7 +225,7 @@ def judges_alone(annotator: str, share: float) -> bool:
 
 def is_live(item: Item) -> bool:
     """Whether a judgement is users' own word on what was served to them."""
-    return item.origin in (*LIVE_ORIGINS.values(), *ONLY_TEACH)
+    return item.origin in (*LIVE, *ONLY_TEACH)
 
 
 def may_stand(item: Item, split: Split) -> bool:
@@ -419,7 +421,8 @@ class StoreTask(SplitTask):
         self.admitted: dict[str, Any] = {}
         config = {"task": place.config.model_dump(), "reads": place.reads, "admit": place.admit.model_dump()}
         kept, asked_of = place.folder / "standing.json", {**config, "store": place.store}
-        known = read_json(kept) if place.asks and place.resume and kept.exists() else {}
+        goes_on = (place.asks or place.frozen) and place.resume and kept.exists()
+        known = read_json(kept) if goes_on else {}
         self.standing = known if known.get("asked_of") == asked_of else {"asked_of": asked_of, **self.facts()}
         self.has = frozenset(self.standing["kinds"]) - {"prompts"}
         self.judged = frozenset(self.standing.get("judged", SPLITS))

@@ -184,8 +184,19 @@ def pass_gate(home: Home) -> None:
 
     Raises DataError where the gate refuses, a policy would be optimised against it, and nobody overrules.
     """
+    if reasons := unfit_reward(home):
+        raise DataError(
+            "the reward model is not fit to be optimised against",
+            where=str(home.path("reward")),
+            why="; ".join(reasons),
+            hint="collect more judgements, or go on in spite of it: eval.gate_overrule=true",
+        )
+
+
+def unfit_reward(home: Home) -> list[str]:
+    """The same, and why nothing may be optimised against the reward model; empty where it may."""
     if home.task.held_out is None:
-        return
+        return []
     card = json_of(home, "reward/card.json")
     gate, config = gate_of(card, overrule=home.recipe.eval.gate_overrule), home.recipe.optimisation()
     told, found = home.path(GATE), plain(gate)
@@ -193,13 +204,8 @@ def pass_gate(home: Home) -> None:
     write_json(told, found)
     if gate.says != "pass" and not is_known:
         home.runner.say(Notice(f"reward: {gate.sentence}"))
-    if gate.stops and (isinstance(config, RlConfig) or config.online):
-        raise DataError(
-            "the reward model is not fit to be optimised against",
-            where=str(home.path("reward")),
-            why="; ".join(one.reason for one in gate.findings if one.says == "refuse"),
-            hint="collect more judgements, or go on in spite of it: eval.gate_overrule=true",
-        )
+    stops = gate.stops and (isinstance(config, RlConfig) or config.online)
+    return [one.reason for one in gate.findings if one.says == "refuse"] if stops else []
 
 
 def optimise(

@@ -71,12 +71,14 @@ class Where:
     ``store`` is the path or URL of the store of facts, ``accord.db`` in the run's folder by default; ``cache`` keeps
     downloads, ``downloads`` there by default; ``from_dir`` holds them already, for machines without a network.
     ``reuse_from`` are folders of other runs whose finished stages are taken over where settings and inputs are alike.
+    ``frozen``: what the store holds when the run begins is what it learns from, however often it is started again.
     """
 
     store: str | None = None
     cache: Path | None = None
     from_dir: Path | None = None
     reuse_from: Sequence[Path] = ()
+    frozen: bool = False
 
 
 @writes_alone
@@ -167,7 +169,7 @@ def task_place(recipe: Recipe, folder: Path, where: Where, resume: bool = True) 
     """Where the task of a run finds and keeps its things."""
     store, cache = where.store or str(folder / "accord.db"), where.cache or folder / "downloads"
     place = TaskPlace(recipe.task, folder / "data", store, cache, where.from_dir, recipe.seed, reads_of(recipe))
-    return replace(place, asks=sources_asked(recipe), resume=resume, admit=recipe.admit)
+    return replace(place, asks=sources_asked(recipe), resume=resume, frozen=where.frozen, admit=recipe.admit)
 
 
 def later_round(home: Home, number: int, log: Log) -> Home:

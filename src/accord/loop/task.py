@@ -34,7 +34,8 @@ class TaskPlace:
     ``store`` is the path or URL of the store of facts, ``cache`` keeps downloads, ``from_dir`` holds them already.
     ``reads`` says what the reward model learns from: "ranking", "label" or "rating". ``asks`` names the sources whose
     completions this run asks people about: what they say of these is the run's own, and not what stands already.
-    ``resume``: an earlier start of the run counts. ``admit`` says what of users' feedback counts.
+    ``resume``: an earlier start of the run counts; ``frozen``: so does what it found in the store, and nothing newer.
+    ``admit`` says what of users' feedback counts.
     """
 
     config: TaskConfig
@@ -46,6 +47,7 @@ class TaskPlace:
     reads: str = "ranking"
     asks: frozenset[str] = frozenset()
     resume: bool = True
+    frozen: bool = False
     admit: AdmitConfig = field(default_factory=AdmitConfig)
 
     def options(self, kind: type[S]) -> S:

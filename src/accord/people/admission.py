@@ -50,7 +50,7 @@ class SaidOnce:
     """One piece of feedback: who said what of which completion, when, and the judgements it became.
 
     ``key`` is the key that asked, ``user`` whom its holder named; ``texts`` are the completion and those it is
-    compared with.
+    compared with. ``liking`` is what a thumb or a rating says, 0 to 1; None of other kinds.
     """
 
     id: int
@@ -67,6 +67,7 @@ class SaidOnce:
     texts: tuple[str, ...]
     at: float
     judgements: tuple[str, ...]
+    liking: float | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -319,7 +320,17 @@ def _said_once(row: Mapping[str, Any], body: Mapping[str, Any], others: Mapping[
         texts=(row["text"], *compared),
         at=row["created_at"],
         judgements=tuple(json.loads(row["judgement_ids"])),
+        liking=_liking(body),
     )
+
+
+def _liking(body: Mapping[str, Any]) -> float | None:
+    value = body.get("value")
+    if body["kind"] == "thumb":
+        return float(value in (True, "up", 1.0))
+    if body["kind"] == "rating" and body["high"] > body["low"]:
+        return float((value - body["low"]) / (body["high"] - body["low"]))
+    return None
 
 
 def read_recalled(connection: Connection) -> list[Recalled]:

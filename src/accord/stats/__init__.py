@@ -40,6 +40,7 @@ from accord.stats.intervals import (
 from accord.stats.over_optimisation import GOLD_LAWS, GoldLaw, fit_gold_law
 from accord.stats.power import WORTH_SEEING, clusters_needed, pairs_needed
 from accord.stats.ranking import Ranked, prompt_wins, ranked_policies
+from accord.stats.sequential import SequentialLook, arms_in_order, sequential_look
 from accord.stats.strengths import Strengths, bradley_terry
 from accord.stats.win_rates import length_controlled_win_rate, win_rate
 
@@ -62,8 +63,10 @@ __all__ = [
     "Mended",
     "Metric",
     "Ranked",
+    "SequentialLook",
     "Strengths",
     "Unknown",
+    "arms_in_order",
     "best_of_n_curve",
     "best_of_n_kl_bound",
     "best_of_n_scores",
@@ -88,6 +91,7 @@ __all__ = [
     "prompt_wins",
     "ranked_policies",
     "raw_agreement",
+    "sequential_look",
     "share_by_cluster",
     "share_of_pairs",
     "wilson",
