@@ -68,10 +68,14 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    folders: Mapping[str, Path], settings: ServeSettings | None = None, keys: KeyRing | None = None, **options: Any
+    folders: Mapping[str, Path],
+    settings: ServeSettings | None = None,
+    keys: KeyRing | None = None,
+    served: Serving | None = None,
+    **options: Any,
 ) -> Iterator[Server]:
-    """Serve models until the block ends."""
-    served = open_served(folders, settings or ServeSettings(rows=8))
+    """Serve models, or what is ``served`` already, until the block ends."""
+    served = served or open_served(folders, settings or ServeSettings(rows=8))
     app = create_server(served, KeyRing(required=False) if keys is None else keys, **options)
     with Address(port=0).bound() as listening, running(app, listening):
         server = Server(served, f"http://127.0.0.1:{listening.getsockname()[1]}")

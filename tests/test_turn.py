@@ -130,6 +130,7 @@ def bench(tmp_path: Path, letters_folder: Path) -> Bench:
     return made
 
 
+@pytest.mark.slow
 def test_a_better_candidate_is_promoted_and_taken_back(bench: Bench, letters_folder: Path) -> None:
     code, told = bench.turn()
     assert (code, told["state"]) == (0, "promoted"), "\n".join(told["sentences"])

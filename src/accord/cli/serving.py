@@ -16,6 +16,7 @@ from accord.cli.people import AllowHost
 from accord.cli.project import FILE, Project, find_project
 from accord.cli.taken import project_model
 from accord.cli.talk import path_text, talking
+from accord.config import AdmitConfig
 from accord.errors import DataError, UsageError
 from accord.files import read_json
 from accord.people.web.serving import Address
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from accord.serve.feedback import FeedbackBook
     from accord.serve.keys import KeyRing
     from accord.serve.served import Serving
+    from accord.serve.switch import Switch
 
 KEYS = "serve.keys.json"  # in a project's folder
 SECRET = "serve.secret"  # beside it: signs the tokens of feedback
@@ -108,12 +110,14 @@ def serve(
         from accord.serve.served import ServeSettings, open_served
 
         settings = ServeSettings(rows, context, waiting, placement=Placement(precision, device))
-        with listening, _book(home if feedback else None) as book:
+        with listening, _book(home if feedback else None) as book, contextlib.ExitStack() as stay:
             talk.log.note("loading " + ", ".join(map(path_text, folders.values())))
             served = open_served(folders, settings)
             try:
                 first = {"key": ring.add("first", operator=True)} if ring.required and not len(ring) else {}
-                app = create_server(served, ring, book=book, allowed_hosts=address.names(), origins=allow_origin or ())
+                switch = stay.enter_context(_switch(home, served, book))
+                doors: dict[str, Any] = {"allowed_hosts": address.names(), "origins": allow_origin or ()}
+                app = create_server(served, ring, book=book, switch=switch, **doors)
                 listening.listen(1024)
                 url = f"{address.url(listening)}/v1"
                 told = {"url": url, "models": [*served.policies, *served.scorers], "keys": ring.required, **first}
@@ -193,6 +197,24 @@ def _book(home: Project | None) -> Iterator[FeedbackBook | None]:
 
     with Store.open(home.store) as store:
         yield FeedbackBook(store, secret_in(home.root / SECRET))
+
+
+@contextlib.contextmanager
+def _switch(home: Project | None, served: Serving, book: FeedbackBook | None) -> Iterator[Switch | None]:
+    """Follow the aliases of a project's rounds; where there is no project, there is nothing to follow."""
+    if home is None:
+        yield None
+        return
+    from accord.serve.aliases import AliasFile
+    from accord.serve.switch import Switch
+
+    settings = home.recipe_with().admit if home.recipe.values else AdmitConfig()
+    store = book.store if book is not None else None
+    switch = Switch(AliasFile(home.root / "rounds" / "models"), served, home.root.name, store, settings).start()
+    try:
+        yield switch
+    finally:
+        switch.stop()
 
 
 def _change(ring: KeyRing, add: str | None, revoke: str | None, new: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,6 @@ from accord.config.policy import (
 )
 from accord.config.recipes import (
     SHARED_STAGES,
-    CompareConfig,
     Recipe,
     ScaleConfig,
     Tracker,
@@ -66,6 +65,7 @@ from accord.config.sections import (
     AskConfig,
     AxisConfig,
     BaseConfig,
+    CompareConfig,
     EvalConfig,
     LabelConfig,
     ModelConfig,

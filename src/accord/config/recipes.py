@@ -23,6 +23,7 @@ from accord.config.rewards import RewardConfig
 from accord.config.sections import (
     AskConfig,
     BaseConfig,
+    CompareConfig,
     EvalConfig,
     LabelConfig,
     ModelConfig,
@@ -45,19 +46,6 @@ SHARED_STAGES = frozenset(
 #: Tools that people watch their runs in.
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class CompareConfig(Section):
-    """Several ways from one policy and one reward model to a better one, side by side."""
-
-    seeds: tuple[int, ...] = Field((0, 1, 2), strict=False, min_length=1, description="One whole comparison per seed.")
-    methods: dict[str, dict[str, Any]] = Field(
-        {}, description="Name to {rl: ...}, {dpo: ...} (what differs from the recipe's own) or {best_of: n}."
-    )
-    labelled_prompts: int = Field(
-        320, ge=1, description="Prompts whose samples of that policy are labelled for the dpo methods."
-    )
-    labelled_per_prompt: int = Field(4, ge=2, description="Samples of each of them; the reward model ranks them.")
 
 
 class ScaleConfig(Section):

@@ -262,3 +262,16 @@ class LabelConfig(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"one of the {key} stands there twice: {', '.join(names)}")
         return self
+
+
+class CompareConfig(Section):
+    """Several ways from one policy and one reward model to a better one, side by side."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), strict=False, min_length=1, description="One whole comparison per seed.")
+    methods: dict[str, dict[str, Any]] = Field(
+        {}, description="Name to {rl: ...}, {dpo: ...} (what differs from the recipe's own) or {best_of: n}."
+    )
+    labelled_prompts: int = Field(
+        320, ge=1, description="Prompts whose samples of that policy are labelled for the dpo methods."
+    )
+    labelled_per_prompt: int = Field(4, ge=2, description="Samples of each of them; the reward model ranks them.")

@@ -268,7 +268,9 @@ def _carry_out(rounds: Rounds, record: TurnRecord, home: Home) -> TurnRecord:
     model = ServedModel(published.resolve(), weights_version(published))
     record = replace(record, found=tuple(map(asdict, found)), candidate=_row_of(model))
     if home.recipe.canary.share:
-        rounds.aliases.move({CANARY: replace(model, share=home.recipe.canary.share)}, _why(record, "canary"))
+        config = home.recipe.canary
+        canary = replace(model, share=config.share, alpha=config.alpha, delta=config.delta)
+        rounds.aliases.move({CANARY: canary}, _why(record, "canary"))
         return rounds.write(replace(record, state="canary", decided_at=time.time()))
     return _promote(rounds, record, "all gates passed")
 

@@ -24,15 +24,21 @@ PROD, CANARY, REFERENCE = "prod", "canary", "reference"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model under an alias: its folder, the version of its weights, and of a canary its share of conversations."""
+    """A model under an alias: its folder and the version of its weights.
+
+    Of a canary also its share of conversations, and the error rate and tolerance of its test.
+    """
 
     folder: Path
     version: str
     share: float = 0.0
+    alpha: float = 0.05
+    delta: float = 0.05
 
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> ServedModel:
-        return cls(Path(row["folder"]), str(row["version"]), float(row.get("share", 0.0)))
+        numbers = {name: float(row[name]) for name in ("share", "alpha", "delta") if name in row}
+        return cls(Path(row["folder"]), str(row["version"]), **numbers)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from accord.serve.measures import Measures
 from accord.serve.refusals import Refusal, refusal_of
 from accord.serve.routes import routes
 from accord.serve.served import Serving
+from accord.serve.switch import Switch
 
 LONGEST_BODY = 4_000_000  # of a request's body: a whole context of any model here, some times over
 
@@ -33,6 +34,7 @@ def create_server(
     keys: KeyRing,
     *,
     book: FeedbackBook | None = None,
+    switch: Switch | None = None,
     allowed_hosts: Iterable[str] = LOOPBACK,
     origins: Sequence[str] = (),
     most_bytes: int = LONGEST_BODY,
@@ -40,6 +42,7 @@ def create_server(
     """Create the app that answers with these models to who has a key.
 
     Args:
+        switch: What gives conversations to a canary; None: there is none.
         book: Where completions and what users say of them are kept; None: nothing is.
         allowed_hosts: Names by which it may be called; others are refused (DNS rebinding).
         origins: Sites whose pages may ask (CORS); by default none.
@@ -56,7 +59,7 @@ def create_server(
     )
     app.router.route_class = GuardedRoute
     app.state.served, app.state.gate = served, Porter(keys, frozenset(origins))
-    app.state.book = book
+    app.state.book, app.state.switch = book, switch
     routes.open(app)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=[*origins], allow_methods=["GET", "POST"], allow_headers=["*"])

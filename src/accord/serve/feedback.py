@@ -104,6 +104,11 @@ class FeedbackBook:
     def __init__(self, store: Store, secret: bytes, *, clock: Callable[[], float] = time.time) -> None:
         self._store, self._secret, self._clock = store, secret, clock
 
+    @property
+    def store(self) -> Store:
+        """Where it is kept."""
+        return self._store
+
     def keep(self, answered: ServedText) -> str:
         """Write down a completion, and return the token by which somebody may speak of it."""
         name, now = secrets.token_hex(12), self._clock()

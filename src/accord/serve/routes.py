@@ -38,6 +38,7 @@ from accord.serve.guard import Doors, Porter
 from accord.serve.measures import TEXT_FORMAT
 from accord.serve.refusals import Refusal, refusal_of
 from accord.serve.served import ServedPolicy, ServedScorer, Serving
+from accord.serve.switch import Switch
 
 routes = Doors()
 #: Of a request, what its completions were drawn by: kept beside their log-probabilities.
@@ -63,7 +64,7 @@ TheServed = Annotated[Serving, Depends(_served)]
 async def chat_completions(request: Request, served: TheServed, body: ChatBody) -> Response:
     """Answer a conversation."""
     body.refuse_impossible()
-    policy = served.policy(body.model)
+    policy = _variant(request, served.policy(body.model), body)
     ids = await run_in_threadpool(lambda: policy.tokenizer.encode_prompt(policy.prompt_of(body.turns())))
     sampling = body.sampling(body.limit(policy.room_behind(ids, "messages")), policy.vocab_size)
     answering = Answering.open(
@@ -96,6 +97,18 @@ async def text_completions(request: Request, served: TheServed, body: Completion
     )
     texts = [one if isinstance(one, str) else policy.tokenizer.spelled(one) for one in given]
     return await _answered(request, answering, dialect, body, [Prompt(text=text) for text in texts])
+
+
+def _variant(request: Request, policy: ServedPolicy, body: ChatBody) -> ServedPolicy:
+    """Return who answers a conversation: the policy that it asks for, or its canary."""
+    switch: Switch | None = request.app.state.switch
+    return policy if switch is None else switch.variant(policy, said_by(request, body), body.turns())
+
+
+def said_by(request: Request, body: SamplingBody) -> str:
+    """Return who asks, as an annotator is called: the key, and behind it the user that its holder names."""
+    name: str = request.state.key.name
+    return f"{name}/{body.user}" if body.user else name
 
 
 def canonical(is_chat: bool, turns: Sequence[Mapping[str, str]]) -> Prompt:
@@ -167,7 +180,7 @@ def _keeper(request: Request, answering: Answering, body: SamplingBody, prompts:
         }
         said = ServedText(
             who=key.name,
-            said_by=f"{key.name}/{body.user}" if body.user else key.name,
+            said_by=said_by(request, body),
             said_by_kind=key.users,
             model=policy.name,
             version=policy.version,

@@ -21,6 +21,7 @@ from accord.models.weights import INDEX, WEIGHTS
 from accord.rollout.engine import Engine
 from accord.rollout.prefix_cache import PrefixCache
 from accord.scoring.reward_model import RewardModel
+from accord.serve.aliases import CANARY
 from accord.serve.bodies import TurnBody
 from accord.serve.measures import Measures
 from accord.serve.refusals import Refusal
@@ -128,16 +129,17 @@ class ServedScorer:
 
 @dataclass(frozen=True)
 class Serving:
-    """All that one server answers with."""
+    """All that one server answers with. ``policies`` may change between two requests (`accord.serve.switch`)."""
 
-    policies: Mapping[str, ServedPolicy]
+    policies: dict[str, ServedPolicy]
     scorers: Mapping[str, ServedScorer]
     measures: Measures
     settings: ServeSettings
 
     def policy(self, name: str) -> ServedPolicy:
-        """Return the policy asked for; "" is the only one. Raises Refusal with 404."""
-        return _named(self.policies, name, "model")
+        """Return the policy asked for; "" is the only one, beside its canary. Raises Refusal with 404."""
+        held = dict(self.policies)
+        return _named(held if name else {one: held[one] for one in held if one != CANARY}, name, "model")
 
     def scorer(self, name: str) -> ServedScorer:
         """Return the reward model asked for; "" is the only one."""
@@ -145,7 +147,7 @@ class Serving:
 
     def close(self) -> None:
         """End all sessions."""
-        for policy in self.policies.values():
+        for policy in [*self.policies.values()]:
             policy.worker.stop()
 
 
@@ -171,11 +173,12 @@ def open_served(folders: Mapping[str, Path], settings: ServeSettings) -> Serving
             model = RewardModel.load(folder, settings.placement)
             scorers[name] = ServedScorer(name, weights_version(folder), model)
         else:
-            policies[name] = _open_policy(name, folder, settings, measures)
+            policies[name] = open_policy(name, folder, settings, measures)
     return Serving(policies, scorers, measures, settings)
 
 
-def _open_policy(name: str, folder: Path, settings: ServeSettings, measures: Measures) -> ServedPolicy:
+def open_policy(name: str, folder: Path, settings: ServeSettings, measures: Measures) -> ServedPolicy:
+    """Load a policy and start its worker."""
     model, tokenizer = load_policy(folder, settings.placement)
     context = affordable_context(model.config, settings, model.device)
     prefix_tokens = settings.rows * context if settings.prefix_tokens < 0 else settings.prefix_tokens

@@ -83,6 +83,11 @@ class Worker:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being written."""
+        return not (self._live or self._queue or self._asides)
+
     def stop(self) -> None:
         """End the session; whoever still waits for tokens gets an error."""
         with self._changed:
