@@ -21,7 +21,14 @@ from accord.evals.contestants import Contestant, EvalPrompts, read_once
 from accord.evals.evaluate import EvalRun, evaluate_policies
 from accord.evals.judges import Judge, fit_text_judge
 from accord.evals.results import Floor, PolicyRow, Snapshot, plain, snapshot_floors
-from accord.evals.samples import LoadedPolicy, PolicySamples, completion_logps, draw_samples, sample_policy
+from accord.evals.samples import (
+    LoadedPolicy,
+    PolicySamples,
+    completion_logps,
+    completion_sums,
+    draw_samples,
+    sample_policy,
+)
 from accord.evals.select import choose, select_snapshot
 from accord.formats.jsonl import write_jsonl
 from accord.models.decoder import CausalLM, ScalarModel, init_score_head, init_weights
@@ -141,6 +148,21 @@ def test_completion_logps_against_a_plain_forward(folders: dict[str, Path]) -> N
         expected.append(sum(float(logp_TV[start + t - 1, token]) for t, token in enumerate(example.completion)))
     found = completion_logps(policy.model, examples, policy.tokenizer.pad_id, 0.7)
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_entropy_against_a_plain_forward_and_of_a_uniform_policy(folders: dict[str, Path], words: Tokenizer) -> None:
+    """Scipy's entropy of each position's softmax, one text at a time; a uniform policy says log V at each token."""
+    from scipy.stats import entropy
+
+    policy = LoadedPolicy.load(folders["sft"], PLAIN)
+    prompt, said = policy.tokenizer.encode(PROMPTS[0]), policy.tokenizer.encode(" " + TEXTS[0])[:9]
+    example, other = Example(tuple(prompt), tuple(said)), Example(tuple(prompt[:3]), tuple(said[:2]))
+    probs_TV = F.softmax(policy.model(torch.tensor([[*prompt, *said]]))[0].double() / 0.7, dim=-1).detach().numpy()
+    expected = sum(entropy(probs_TV[len(prompt) + t - 1]) for t in range(len(said)))
+    found = completion_sums(policy.model, [other, example], policy.tokenizer.pad_id, 0.7)[1]
+    assert found[1] == pytest.approx(expected, abs=1e-4)
+    flat = sample_policy(folders["flat"], PROMPTS, SAMPLING, reference=folders["flat"], seed=1, placement=PLAIN)
+    assert flat.entropy_PK == pytest.approx(flat.tokens_PK * math.log(words.vocab_size), rel=1e-5)
 
 
 def test_kl_of_a_policy_to_itself_is_exactly_zero(folders: dict[str, Path]) -> None:

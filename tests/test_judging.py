@@ -329,7 +329,11 @@ def test_a_chat_model_judges_a_run_beside_what_scores(
     )
     kept = rows_of(out / "judged_helpful/pairs.jsonl")
     assert [row["candidate_wins"] for row in kept] == [[win] for win in wins]
+    beside = json.loads((out / "eval/beside.json").read_text())["standings"]
+    assert set(beside["rankings"]) == {"vowels", "helpful"}
+    assert [one["judges"] for one in beside["agreement"]] == [["vowels", "helpful"]]
     page = (out / "report.html").read_text()
+    assert "By Helpful: Bradley-Terry strengths" in page and "Vowels and Helpful prefer the same completion" in page
     assert "a chat model: AI feedback" in page and "people, in blind pairs" not in page
     by_chat = "in the order of what was said of their pairs" in page
     assert by_chat == (summary["decided_by"] == "helpful") and "a chat model (AI feedback), prefer" in page + str(told)

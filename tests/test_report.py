@@ -83,6 +83,7 @@ def policy(name: str, judge: float, distance: float, **changes: Any) -> PolicyRo
         "distinct_share": 0.997,
         "repetition": 0.006,
         "end_rate": 0.983,
+        "entropy": iv(1.873),
     }
     return PolicyRow(**values | changes)
 

@@ -115,6 +115,31 @@ def test_standings_by_hand() -> None:
         standings_of([row for row in rows() if row["policy"] == "a"], ["first"])  # type: ignore[arg-type]
 
 
+def pair(prompt: int, wins: list[float], *, candidate: str = "Yes.", alike: bool = False) -> dict[str, object]:
+    """A pair that somebody compared: a completion of the policy beside one of the start."""
+    texts = {"champion": "Fine.", "candidate": candidate, "candidate_wins": wins, "alike": alike}
+    return {"read": f"p{prompt}", "topic": f"t{prompt}", "prompt": "as asked", **texts}
+
+
+def test_judges_of_pairs_are_ranked_and_agree_by_hand() -> None:
+    """People: for a on the first prompt, three of four against it on the second; a chat model likes it on both.
+
+    The first judge prefers a on both: alike with people on one of two, with the chat model on both. The other judge
+    ties on the second prompt, which is half alike. Alike texts and pairs that nobody judged say nothing.
+    """
+    people = {"a": [pair(0, [1.0]), pair(1, [0.0, 0.0, 1.0, 0.0]), pair(1, [], candidate="Of course.")]}
+    chat = {"a": [pair(0, [1.0]), pair(1, [1.0]), pair(0, [0.5], candidate="Of course.", alike=True)]}
+    found = standings_of(rows(), ["first", "other"], {"people": people, "chat": chat})  # type: ignore[arg-type]
+    assert set(found.rankings) == {"first", "other", "people", "chat"}
+    strength = {one.name: one.strength.value for one in found.rankings["people"]}
+    assert strength["a"] == pytest.approx(math.log(1.25 / 0.75)) and strength["start"] == 0  # of 2 it wins 1.25
+    alike = {one.judges: one.alike for one in found.agreement}
+    assert alike["first", "people"].value == 0.5 and alike["first", "chat"].value == 1
+    assert alike["other", "people"].value == pytest.approx((1 + 0.5) / 2)
+    assert alike["people", "chat"].value == 0.5 and alike["people", "chat"].n == 2
+    assert ("first", "other") in alike
+
+
 @pytest.mark.parametrize(
     ("text", "is_refusal"),
     [

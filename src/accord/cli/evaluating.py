@@ -271,7 +271,8 @@ def eval_goodhart(
 def sentence_of_curves(folder: Path) -> str:
     """Return the sentence of a page of over-optimisation."""
     from accord.files import read_json
-    from accord.report.goodhart_page import CURVES_FILE, goodhart_sentence
+    from accord.report.goodhart_page import goodhart_sentence
+    from accord.report.run_folder import CURVES_FILE
 
     return goodhart_sentence(read_json(folder / CURVES_FILE)["curves"])
 

@@ -168,12 +168,18 @@ class Bench:
             distinct_share=distinct_share(texts),
             repetition=mean_repetition(texts),
             end_rate=float(scored.samples.finished_PK.mean()),
+            entropy=self.entropy(scored) if one.best_of == 1 else None,
         )
 
     def nll(self, scored: ScoredSamples) -> Interval:
         """- sum ref_logp / sum tokens: nats per token under the reference, long completions counting more."""
         tokens_PK = scored.samples.tokens_PK
         return self.mean(-scored.samples.ref_logp_PK / tokens_PK, tokens_PK)
+
+    def entropy(self, scored: ScoredSamples) -> Interval | None:
+        """Nats per token of the policy's own distributions, long completions counting more."""
+        entropy_PK, tokens_PK = scored.samples.entropy_PK, scored.samples.tokens_PK
+        return None if entropy_PK is None else self.mean(entropy_PK / tokens_PK, tokens_PK)
 
     def verdict(
         self, scored: ScoredSamples, score_PK: FloatArray, against: ScoredSamples, against_PK: FloatArray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,17 @@ from typing import Any
 
 from accord.config import EvalConfig, SampleConfig, ScorerConfig
 from accord.errors import DataError, UsageError
-from accord.evals.behaviour import behaviour_of
+from accord.evals.behaviour import PolicyBehaviour, behaviour_of
 from accord.evals.contestants import Contestant, EvalPrompts, best_of_n_of, policy_name
 from accord.evals.evaluate import EvalRun, evaluate_policies
-from accord.evals.judged_pairs import chat_verdict
+from accord.evals.judged_pairs import JudgingRun, chat_verdict
 from accord.evals.judges import comparing_judges, open_judges, recipe_judges
 from accord.evals.results import EvalResults, PolicyRow, plain, with_judge
 from accord.evals.samples import LoadedPolicy
-from accord.evals.standings import standings_of
+from accord.evals.standings import write_standings
 from accord.files import write_json
 from accord.lock import writes_alone
 from accord.progress import Log, quiet
-from accord.report.run_folder import BESIDE
 from accord.report.run_page import write_report
 from accord.rollout.engine import Sampling
 from accord.scoring.weighted import load_scorer
@@ -103,27 +101,30 @@ def evaluate(
     folder, found = output_dir / "eval", results.to_json()
     inputs = {"samples": folder / "samples.jsonl", "results": folder / "results.json", "test_prompts": data}
     for name, chat in chats.items():
-        said = chat_verdict(name, chat, inputs, output_dir / f"judged_{name}", seed, config.bootstrap, log)
-        found = with_judge(found, said)
+        judged = output_dir / f"judged_{name}"
+        for policy in policies:
+            other = "" if policy == results.candidate else policy
+            run = JudgingRun(judged, seed, config.bootstrap, other)
+            said = chat_verdict(name, chat, inputs, run, log)
+            found = with_judge(found, said, other)
     if chats:
         write_json(inputs["results"], found)
-    write_json(
-        folder / BESIDE, _looked_at(results, inputs["samples"], {results.reference: reference, **policies}, besides)
-    )
+    behaviour, left_out = _behaviour({results.reference: reference, **policies}, besides, seed)
+    write_standings(output_dir, found, behaviour, left_out)
     return _told(results, found["judged"][results.candidate], write_report(output_dir))
 
 
-def _looked_at(results: EvalResults, samples: Path, folders: Mapping[str, Path], besides: Beside) -> dict[str, Any]:
-    """Return what stands beside the win rates: all policies on one scale, judges' agreement, and each one's habits."""
-    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").split("\n") if line]
+def _behaviour(
+    folders: Mapping[str, Path], besides: Beside, seed: int
+) -> tuple[dict[str, PolicyBehaviour], dict[str, str]]:
+    """Return the habits of each policy, and why some have none."""
     found, left_out = {}, {}
     for name, folder in folders.items() if besides.probes else ():
         try:
-            found[name] = plain(behaviour_of(LoadedPolicy.load(folder), besides.texts, seed=results.seed))
+            found[name] = behaviour_of(LoadedPolicy.load(folder), besides.texts, seed=seed)
         except DataError as gap:
             left_out[name] = str(gap).splitlines()[0]
-    standings = plain(standings_of(rows, list(results.judges), seed=results.seed))
-    return {"standings": standings, "behaviour": found, "left_out": left_out}
+    return found, left_out
 
 
 def _candidates(policies: Mapping[str, Path]) -> list[Contestant]:

@@ -26,7 +26,8 @@ from accord.files import write_json
 from accord.lock import writes_alone
 from accord.models.placement import AUTO
 from accord.progress import Log, part_of, quiet
-from accord.report.goodhart_page import CURVES_FILE, write_goodhart_page
+from accord.report.goodhart_page import write_goodhart_page
+from accord.report.run_folder import CURVES_FILE
 from accord.report.run_page import write_report
 from accord.scoring.weighted import SCORER_KINDS
 from accord.stats import (

@@ -6,13 +6,13 @@ import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accord.config import ChatConfig
 from accord.evals.trust import JudgeSaid, judge_said
-from accord.files import read_json
+from accord.files import read_json, read_rows
 from accord.formats import read_items
 from accord.formats.jsonl import write_jsonl
 from accord.progress import Log, quiet
@@ -25,12 +25,16 @@ PAIRS = "pairs.jsonl"  # in the folder of a judge that compares pairs; the repor
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """A completion of the champion and one of the candidate for one test prompt, a text or messages."""
+    """A completion of the champion and one of the candidate for one test prompt, a text or messages.
+
+    ``read`` is the prompt as the policies read it, by which samples are found again.
+    """
 
     prompt: Any
     topic: str
     champion: str
     candidate: str
+    read: str = field(default="", compare=False)
 
     @property
     def alike(self) -> bool:
@@ -38,13 +42,13 @@ class JudgedPair:
         return self.champion.split() == self.candidate.split()
 
 
-def read_pairs(inputs: Mapping[str, Path], count: int, seed: int) -> list[JudgedPair]:
-    """The pairs of so many test prompts drawn by the seed, in their order in the file.
+def read_pairs(inputs: Mapping[str, Path], count: int, seed: int, candidate: str = "") -> list[JudgedPair]:
+    """The pairs of so many test prompts drawn by the seed, in the file's order; of the first candidate, or another.
 
     Of each policy's samples the first is taken, the next where one of the two is empty: nobody can be shown nothing.
     """
     results, asked = read_json(inputs["results"]), [item.prompt for item in read_items(inputs["test_prompts"])]
-    drawn: dict[str, dict[str, list[str]]] = {results["reference"]: {}, results["candidate"]: {}}
+    drawn: dict[str, dict[str, list[str]]] = {results["reference"]: {}, candidate or results["candidate"]: {}}
     topics: dict[str, str] = {}
     for line in inputs["samples"].read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -57,7 +61,8 @@ def read_pairs(inputs: Mapping[str, Path], count: int, seed: int) -> list[Judged
         both = zip(*(of[said] for of in drawn.values()), strict=True)
         shown = next((pair for pair in both if all(text.strip() for text in pair)), None)
         if shown is not None:
-            made.append(JudgedPair(prompt, topics[said], *shown))
+            champion, theirs = shown
+            made.append(JudgedPair(prompt, topics[said], champion, theirs, said))
     chosen = random.Random(stream_seed(seed, "judged pairs")).sample(range(len(made)), min(count, len(made)))
     return [made[i] for i in sorted(chosen)]
 
@@ -83,13 +88,19 @@ def pair_verdict(
     return judge_said(*judge, win, ties=round(ties, 6), note=note)
 
 
-def write_pairs(folder: Path, pairs: Sequence[JudgedPair], said: Sequence[Sequence[float]]) -> None:
-    """Write ``pairs.jsonl``: each pair with the outcomes that a judge gave it, as `pair_verdict` reads them."""
+def write_pairs(
+    folder: Path, pairs: Sequence[JudgedPair], said: Sequence[Sequence[float]], candidate: str = ""
+) -> None:
+    """Write ``pairs.jsonl``: each pair with the outcomes that a judge gave it, as `pair_verdict` reads them.
+
+    Those of another candidate than the first lie in a file of its name.
+    """
     write_jsonl(
-        folder / PAIRS,
+        folder / (f"pairs_{candidate}.jsonl" if candidate else PAIRS),
         (
             {
                 "prompt": pair.prompt,
+                "read": pair.read,
                 "topic": pair.topic,
                 "champion": pair.champion,
                 "candidate": pair.candidate,
@@ -117,23 +128,45 @@ def annotators_in(rows: Path) -> set[str]:
     return {name for line in lines if (name := json.loads(line).get("annotator"))}
 
 
+def compared_in(folder: Path, results: Mapping[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return what judges that compare pairs have said in an evaluation: judge -> candidate -> rows of its file."""
+    names = [row["name"] for row in results["policies"]]
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for place in sorted(folder.glob("judged_*")):
+        files = {name: place / f"pairs_{name}.jsonl" for name in names} | {results["candidate"]: place / PAIRS}
+        rows = {name: read_rows(path) for name, path in files.items() if path.is_file()}
+        if any(rows.values()):
+            found[place.name.removeprefix("judged_")] = rows
+    return found
+
+
+@dataclass(frozen=True)
+class JudgingRun:
+    """Where a judge of pairs leaves what it said, of which candidate ("" is the first), and how it is told."""
+
+    folder: Path
+    seed: int
+    resamples: int
+    candidate: str = ""
+
+
 def chat_verdict(
-    name: str, config: ChatConfig, inputs: Mapping[str, Path], folder: Path, seed: int, resamples: int, log: Log = quiet
+    name: str, config: ChatConfig, inputs: Mapping[str, Path], run: JudgingRun, log: Log = quiet
 ) -> JudgeSaid:
     """What a chat model says, asked about every test prompt with the two sides in both orders: AI feedback.
 
-    Its replies are kept in ``folder``: who goes on after a kill does not pay twice. Beside them stands what it said of
+    Its replies are kept in the folder: who goes on after a kill does not pay twice. Beside them stands what it said of
     each pair.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = read_pairs(inputs, sys.maxsize, seed)
-    comparer = ChatComparer(config, replies=folder / "replies.jsonl")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    pairs = read_pairs(inputs, sys.maxsize, run.seed, run.candidate)
+    comparer = ChatComparer(config, replies=run.folder / "replies.jsonl")
     said = comparer.compare_all([Comparison(pair.prompt, pair.candidate, pair.champion) for pair in pairs], log)
     outcomes = [[] if one.value is None else [one.value] for one in said]
-    write_pairs(folder, pairs, outcomes)
+    write_pairs(run.folder, pairs, outcomes, run.candidate)
     counts = count_outcomes(said)
     note = (
         f"{config.model}; of {len(said):,} pairs {counts['contradictions']:,} were judged otherwise in the other order"
     )
     note += f", {counts['unreadable']:,} replies could not be read" if counts["unreadable"] else ""
-    return pair_verdict((name, "chat"), pairs, outcomes, resamples, note)
+    return pair_verdict((name, "chat"), pairs, outcomes, run.resamples, note)

@@ -110,8 +110,9 @@ class PolicyRow:
 
     ``judge``, ``win_rate`` and ``length_controlled`` are by the leading judge, ``other_judges`` what the others say.
     ``kl`` is in nats per completion; with ``kl_is_bound`` it is an upper bound and not a measurement. ``nll`` is in
-    nats per token under the reference, ``nll_excess`` that minus the reference's own. ``first`` is for rounds after
-    the first, whose reference is the policy promoted last.
+    nats per token under the reference, ``nll_excess`` that minus the reference's own. ``entropy`` is in nats per token,
+    of the policy's own distributions; None for best of n, which has none of its own. ``first`` is for rounds after the
+    first, whose reference is the policy promoted last.
     """
 
     name: str
@@ -137,6 +138,7 @@ class PolicyRow:
     repetition: float
     end_rate: float
     first: FirstVerdict | None = None
+    entropy: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -248,9 +250,9 @@ def better_floor(win: Interval | None) -> Floor:
     return Floor("judge_win_rate_low", 0.0 if math.isnan(lower) else lower, 0.5, strict=True)
 
 
-def with_judge(results: Mapping[str, Any], said: JudgeSaid) -> dict[str, Any]:
-    """Return ``results.json`` with what one more judge says of its candidate: that may change who decides."""
-    name = results["candidate"]
+def with_judge(results: Mapping[str, Any], said: JudgeSaid, candidate: str = "") -> dict[str, Any]:
+    """Return ``results.json`` with what one more judge says of its first candidate, or of another."""
+    name = candidate or results["candidate"]
     judged = [*map(JudgeSaid.of_json, results.get("judged", {}).get(name, [])), said]
     better = better_floor(deciding(judged).win_rate).to_json()
     floors = [better if floor["name"] == better["name"] else floor for floor in results["floors"][name]]

@@ -21,13 +21,14 @@ from accord.evals.attacks import attacked_prompts, order_matters, padding_rises,
 from accord.evals.drift import MOST_TEXTS, Drift, DriftSide, measure_drift
 from accord.evals.facets import facets, first_preferred, human_ceiling, length_habit, member_agreement
 from accord.evals.gate import gate_of
+from accord.evals.judged_rows import Measurable, concordance, read_measured
 from accord.evals.pair_baseline import fit_pair_baseline, length_scores
 from accord.evals.pairs import HeldOutPairs, ranked_pairs, some_of
 from accord.evals.results import plain
 from accord.evals.reward_card import card_json, reward_card
 from accord.evals.subsets import subset_table
 from accord.files import read_json, write_json
-from accord.formats.stage_rows import Chat, RankedRow, read_completions, read_ranked_rows, read_rankings
+from accord.formats.stage_rows import Chat, RankedRow, read_completions, read_rankings
 from accord.lock import writes_alone
 from accord.models.folder import RewardScale, load_scalar
 from accord.models.placement import AUTO
@@ -39,7 +40,7 @@ from accord.scoring.reward_model import RewardModel
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import SCORER_KINDS, chat_of, reward_models
 from accord.seeds import hash_position, stream_seed
-from accord.stats import FloatArray, mending_temperature
+from accord.stats import FloatArray, Interval, mending_temperature
 
 # Of the judged texts a tenth of the prompts chooses the baseline's penalty: the evaluated file must not.
 CHOOSES = 0.1
@@ -95,7 +96,7 @@ def evaluate_reward(
 
     Args:
         model: what gives the scores.
-        data: rankings or pairs that it did not learn from, one file or several of them.
+        data: rankings, pairs, labels or ratings that it did not learn from, one file or several of them.
 
     Raises:
         UsageError: ``output_dir`` holds the report of something else.
@@ -147,20 +148,21 @@ class _Measured:
     sources: RewardSources
     seed: int
     num_too_long: int = 0
+    found: Measurable = field(default_factory=lambda: Measurable(()))
 
     @classmethod
     def of(cls, model: ScorerConfig, data: Sequence[Path], sources: RewardSources, seed: int) -> _Measured:
         if not data:
             raise UsageError("no judgements to measure it on", hint="name a file: --data FILE")
         scorer = SCORER_KINDS[model.kind](model, AUTO)
-        every = [row for path in data for row in read_ranked_rows(path, chat_of(scorer))]
-        rows = [row for row in every if has_room(scorer, row.group.prompt)]
+        found = read_measured(data, chat_of(scorer))
+        rows = [row for row in found.rows if has_room(scorer, row.group.prompt)]
         if not rows:
             raise DataError(
                 "no prompt leaves room for a completion", hint="measure a model with a longer context on it"
             )
         pairs = ranked_pairs([row.group for row in rows], seed=seed)
-        return cls(scorer, rows, pairs, sources, seed, len(every) - len(rows))
+        return cls(scorer, rows, pairs, sources, seed, len(found.rows) - len(rows), found)
 
     @property
     def chat(self) -> Chat | None:
@@ -185,6 +187,9 @@ class _Measured:
         if self.num_too_long:
             of = f"{self.num_too_long} of {self.num_too_long + len(self.rows)} judgements"
             left_out["long_prompts"] = f"{of}, whose prompts leave no room for a completion in the model's context"
+        if self.found.alone:
+            of = f"{self.found.alone:,} of {len(self.found.judged):,} judged completions"
+            left_out["judged_alone"] = f"{of}, which nothing orders: alone under their prompt or judged alike"
         log(0.6, "baselines scored")
         base = card_json(reward_card(scores, held_out, beside, seed=seed), {})
         prompts = attacked_prompts(self.rows, seed=seed)
@@ -207,8 +212,17 @@ class _Measured:
             "members": members,
             "drift": drift,
             "seen": self._seen(),
+            "concordance": self._concordance(),
         }
         return base | plain(more), left_out
+
+    def _concordance(self) -> Interval | None:
+        """Return how well scores tell better from worse across prompts, where completions were judged one by one."""
+        judged = [one for one in self.found.judged if has_room(self.scorer, one[0])]
+        if len({value for *_, value in judged}) < 2:
+            return None
+        texts = [(prompt, text) for prompt, text, _, _ in judged]
+        return concordance(dict(zip(texts, self.score(texts), strict=True)), judged, seed=self.seed)
 
     def _scale(self) -> dict[str, Any]:
         """Return how the model's scores are scaled: margins are in these units."""

@@ -25,7 +25,7 @@ from accord.rollout.engine import Sampling
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KEPT_FORMAT = 1
+KEPT_FORMAT = 2  # 1 had no entropy
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def kept_samples(cache: Path | None, drawing: Drawing, draw: Callable[[], Policy
 
 
 def _to_json(samples: PolicySamples) -> dict[str, Any]:
-    first = samples.first_logp_PK
+    first, entropy = samples.first_logp_PK, samples.entropy_PK
     return {
         "texts": [list(row) for row in samples.texts],
         "finished": samples.finished_PK.tolist(),
@@ -74,13 +74,14 @@ def _to_json(samples: PolicySamples) -> dict[str, Any]:
         "logp": samples.logp_PK.tolist(),
         "ref_logp": samples.ref_logp_PK.tolist(),
         "first_logp": None if first is None else first.tolist(),
+        "entropy": None if entropy is None else entropy.tolist(),
     }
 
 
 def _read(path: Path) -> PolicySamples | None:
     try:
         kept = read_json(path)
-        first = kept["first_logp"]
+        first, entropy = kept["first_logp"], kept["entropy"]
         return PolicySamples(
             texts=tuple(tuple(row) for row in kept["texts"]),
             finished_PK=np.array(kept["finished"], dtype=bool),
@@ -88,6 +89,7 @@ def _read(path: Path) -> PolicySamples | None:
             logp_PK=np.array(kept["logp"], dtype=np.float64),
             ref_logp_PK=np.array(kept["ref_logp"], dtype=np.float64),
             first_logp_PK=None if first is None else np.array(first, dtype=np.float64),
+            entropy_PK=None if entropy is None else np.array(entropy, dtype=np.float64),
         )
     except (DataError, KeyError, TypeError, ValueError):
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,8 @@ class PolicySamples:
 
     ``logp_PK`` and ``ref_logp_PK`` are log-probabilities of the whole completion in nats under the policy itself and
     under the reference, both recomputed by one and the same function, so that a policy's KL to itself is exactly 0.
-    ``first_logp_PK`` is that under where the first of several rounds started, if that was asked for.
+    ``first_logp_PK`` is that under where the first of several rounds started, if that was asked for. ``entropy_PK`` is
+    the sum over a completion's tokens of the entropy of what the policy might have said instead, in nats.
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -45,6 +47,7 @@ class PolicySamples:
     logp_PK: FloatArray
     ref_logp_PK: FloatArray
     first_logp_PK: FloatArray | None = None
+    entropy_PK: FloatArray | None = None
 
     @property
     def flat(self) -> list[str]:
@@ -65,15 +68,18 @@ class PolicySamples:
 
     def pick(self, index_PK: IntArray) -> PolicySamples:
         """For each prompt only the samples with these indices, in this order."""
+
+        def taken(values_PK: npt.NDArray[Any] | None) -> Any:
+            return None if values_PK is None else np.take_along_axis(values_PK, index_PK, axis=1)
+
         return PolicySamples(
             texts=tuple(tuple(row[k] for k in index) for row, index in zip(self.texts, index_PK, strict=True)),
-            finished_PK=np.take_along_axis(self.finished_PK, index_PK, axis=1),
-            tokens_PK=np.take_along_axis(self.tokens_PK, index_PK, axis=1),
-            logp_PK=np.take_along_axis(self.logp_PK, index_PK, axis=1),
-            ref_logp_PK=np.take_along_axis(self.ref_logp_PK, index_PK, axis=1),
-            first_logp_PK=None
-            if self.first_logp_PK is None
-            else np.take_along_axis(self.first_logp_PK, index_PK, axis=1),
+            finished_PK=taken(self.finished_PK),
+            tokens_PK=taken(self.tokens_PK),
+            logp_PK=taken(self.logp_PK),
+            ref_logp_PK=taken(self.ref_logp_PK),
+            first_logp_PK=taken(self.first_logp_PK),
+            entropy_PK=taken(self.entropy_PK),
         )
 
 
@@ -129,7 +135,7 @@ def draw_samples(
     def logps(of: LoadedPolicy) -> FloatArray:
         return completion_logps(of.model, examples, policy.tokenizer.pad_id, sampling.temperature)
 
-    logp_B = logps(policy)
+    logp_B, entropy_B = completion_sums(policy.model, examples, policy.tokenizer.pad_id, sampling.temperature)
     ref_logp_B = logp_B if policy is reference else logps(reference)
     shape = (len(prompts), sampling.samples_per_prompt)
     return PolicySamples(
@@ -139,16 +145,29 @@ def draw_samples(
         logp_PK=logp_B.reshape(shape),
         ref_logp_PK=ref_logp_B.reshape(shape),
         first_logp_PK=None if first is None else logps(first).reshape(shape),
+        entropy_PK=entropy_B.reshape(shape),
     )
 
 
-@torch.no_grad()
 def completion_logps(model: CausalLM, examples: Sequence[Example], pad_id: int, temperature: float) -> FloatArray:
     """(B,) log-probability of each completion given its prompt, in nats, the end token among its tokens."""
-    sum_B = torch.zeros(len(examples), dtype=torch.float64)
+    return completion_sums(model, examples, pad_id, temperature)[0]
+
+
+@torch.no_grad()
+def completion_sums(
+    model: CausalLM, examples: Sequence[Example], pad_id: int, temperature: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return (B,) log-probability of each completion, and (B,) the entropy of its tokens' distributions, both summed.
+
+    In nats, the end token among the tokens. One function for both, so that the log-probabilities of a policy and of its
+    reference come from the same kernels: a policy's KL to itself is exactly 0.
+    """
+    sums_2B = torch.zeros(2, len(examples), dtype=torch.float64)
     for bucket in example_buckets(examples, BATCH_TOKENS):
         batch = collate([examples[i] for i in bucket], pad_id)
-        logp_N = token_logp(*model.predictions(batch), temperature)[0].cpu()
+        found_2N = torch.stack(token_logp(*model.predictions(batch), temperature, entropy=True)).cpu().double()
         row_N = torch.tensor(bucket).repeat_interleave(batch.mask_BT.sum(1))
-        sum_B.index_add_(0, row_N, logp_N.double())
-    return np.asarray(sum_B.numpy(), dtype=np.float64)
+        sums_2B.index_add_(1, row_N, found_2N)
+    logp_B, entropy_B = sums_2B.numpy()
+    return np.asarray(logp_B), np.asarray(entropy_B)

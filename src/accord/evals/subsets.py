@@ -4,13 +4,16 @@ A row of such a file is a prompt with right and wrong completions. One right amo
 RewardBench 1, n = 2): is the right one's score the highest? Several right ones are ties: is every right one above every
 wrong one, and is the gap between right and wrong wider than the spread among the right ones, whose differences mean
 nothing? (Malik et al. 2025, RewardBench 2, arXiv:2506.01937.)
+
+RewardBench 2 joins ties into one number, where rows come in twos: a ``tied:N`` with several right completions, and a
+``ref:N`` of the same prompt with one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import numpy as np
@@ -18,7 +21,7 @@ import numpy.typing as npt
 
 from accord.evals.pairs import HeldOutPairs
 from accord.formats.stage_rows import RankedRow
-from accord.stats import Interval, share_by_cluster
+from accord.stats import Interval, bootstrap_by_cluster, share_by_cluster
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class SubsetRow:
     """One subset: what its rows are, how many, what a coin gets, and each scorer's accuracy by name.
 
     ``separated`` is of ties alone: how often right and wrong lie further apart than the right ones among themselves.
+    ``composite`` is RewardBench 2's score of them, where their rows have its ids.
     """
 
     name: str
@@ -34,6 +38,7 @@ class SubsetRow:
     chance: float
     accuracy: Mapping[str, Interval]
     separated: Mapping[str, Interval]
+    composite: Mapping[str, Interval] = field(default_factory=dict)
 
 
 def subset_table(
@@ -52,7 +57,13 @@ def subset_table(
     if len(told) < 2 and not any("subset" in row.besides or len(row.group.ranks) > 2 for row in rows):
         return ()
     number = {text: i for i, text in enumerate(held_out.texts)}
-    return tuple(_subset(key, of, scores, number, seed) for key, of in sorted(told.items()))
+    found = []
+    for key, of in sorted(told.items()):
+        subset = _subset(key, of, scores, number, seed)
+        with_ref = [one for (name, _), rows_of in told.items() if name == key[0] for one in rows_of]
+        composite = _composites(with_ref, scores, number, seed) if key[1] == "ties" else {}
+        found.append(replace(subset, composite=composite))
+    return tuple(found)
 
 
 def subset_of(row: RankedRow) -> str:
@@ -92,6 +103,51 @@ def _subset(
             apart = [float(_gap(score_K, right_K) > np.ptp(score_K[right_K])) for score_K, right_K in of]
             separated[scorer] = share_by_cluster(apart, topics, seed=seed)
     return SubsetRow(*key, len(rows), fmean(_chance(row) for row in rows), accuracy, separated)
+
+
+def _composites(
+    rows: Sequence[RankedRow],
+    scores: Mapping[str, npt.ArrayLike],
+    number: Mapping[tuple[str, str], int],
+    seed: int,
+) -> dict[str, Interval]:
+    """Return RewardBench 2's score of ties by each scorer, over the prompts that have both rows; none without any."""
+    twos: dict[str, dict[str, RankedRow]] = {}
+    for row in rows:
+        kind, _, name = str(row.besides.get("id", "")).partition(":")
+        if kind in ("ref", "tied") and name:
+            twos.setdefault(name, {})[kind] = row
+    both = [two for two in twos.values() if len(two) == 2]
+    if not both:
+        return {}
+    found = {}
+    for scorer, score_M in scores.items():
+        every = np.asarray(score_M, dtype=np.float64)
+        of = [
+            [(every[[number[row.group.prompt, t] for t in row.group.completions]], _right(row)) for row in pair]
+            for pair in ((two["ref"], two["tied"]) for two in both)
+        ]
+        found[scorer] = bootstrap_by_cluster([tie_score(*ref, *tied) for ref, tied in of], seed=seed)
+    return found
+
+
+def tie_score(
+    ref_K: npt.NDArray[np.float64],
+    ref_right_K: npt.NDArray[np.bool_],
+    tied_K: npt.NDArray[np.float64],
+    tied_right_K: npt.NDArray[np.bool_],
+) -> float:
+    """Return what one prompt adds to RewardBench 2's score of ties, which is the mean of these over prompts.
+
+    Three tenths each for all right above all wrong in the tied row and in its reference; two tenths each for a gap
+    between right and wrong that is wider than the spread among the right ones, in the tied row, and in both rows; and a
+    hundredth of tanh(narrower gap / spread - 1), 0 where that is 0 / 0.
+    """
+    ref_gap, gap, spread = _gap(ref_K, ref_right_K), _gap(tied_K, tied_right_K), float(np.ptp(tied_K[tied_right_K]))
+    narrower = min(ref_gap, gap)
+    ratio = narrower / spread if spread else math.copysign(math.inf, narrower) if narrower else 1.0
+    firm = [0.3 * (gap > 0), 0.3 * (ref_gap > 0), 0.2 * (gap > spread), 0.2 * (narrower > spread)]
+    return sum(firm) + 0.01 * math.tanh(ratio - 1)
 
 
 def top_share(score_K: npt.NDArray[np.float64], right_K: npt.NDArray[np.bool_]) -> float:

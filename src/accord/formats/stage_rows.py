@@ -121,6 +121,16 @@ class RankedRow:
     besides: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True)
+class JudgedRow:
+    """Completions that somebody judged one by one, with what a report tells apart by: as a `RankedRow`."""
+
+    group: JudgedGroup
+    asked: TextOrTurns = field(default="", repr=False)
+    annotator: str = ""
+    besides: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
 @contextlib.contextmanager
 def at_row(where: str) -> Iterator[None]:
     """Let a chat template's complaint inside name this row."""
@@ -249,6 +259,25 @@ def read_judged(
     """
     found = _said(path, f"{what}s", format)
     return [said.judged_group(said.item.labels if what == "label" else said.item.ratings, chat) for said in found]
+
+
+def read_judged_rows(
+    path: Path | str, what: Literal["label", "rating"], chat: Chat | None = None, format: str | None = None
+) -> list[JudgedRow]:
+    """Return what `read_judged` does, each with who judged it and its other columns.
+
+    Raises:
+        DataError: The file or a row of it is not what it should be.
+    """
+    return [
+        JudgedRow(
+            said.judged_group(said.item.labels if what == "label" else said.item.ratings, chat),
+            said.prompt_alone,
+            said.item.annotator,
+            said.item.extra,
+        )
+        for said in _said(path, f"{what}s", format)
+    ]
 
 
 # -- one item as a stage wants it --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from accord.config import ChatConfig, LabelConfig, PeopleJudgeConfig
 from accord.errors import DataError
-from accord.evals.judged_pairs import JudgedPair, chat_verdict, pair_verdict, read_pairs, write_pairs
+from accord.evals.judged_pairs import JudgedPair, JudgingRun, chat_verdict, pair_verdict, read_pairs, write_pairs
 from accord.evals.judges import comparing_judges
 from accord.evals.trust import JudgeSaid
 from accord.files import read_json, write_json
@@ -56,7 +56,7 @@ def _chat_stage(home: Home, name: str, config: ChatConfig) -> Stage:
     seed, resamples = home.seed, home.recipe.eval.bootstrap
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
-        verdict = chat_verdict(name, config, inputs, folder, seed, resamples, log).to_json()
+        verdict = chat_verdict(name, config, inputs, JudgingRun(folder, seed, resamples), log).to_json()
         write_json(folder / VERDICT, verdict)
         return verdict
 

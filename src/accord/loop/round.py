@@ -17,6 +17,7 @@ from accord.evals.gate import gate_of
 from accord.evals.judged_pairs import kept_apart
 from accord.evals.judges import Judge, open_judges, recipe_judges
 from accord.evals.results import plain, summarise, with_judge
+from accord.evals.standings import write_standings
 from accord.files import read_json, write_json
 from accord.loop.asking import JUDGEMENTS, ask_stage, collect_stage, queue_stage
 from accord.loop.cache import STAMP, Inputs, Stage
@@ -247,6 +248,7 @@ def evaluate_candidate(
     for stage in judged_stages(home, champion.name):
         say_what_ended(home, stage, patiently(home, stage))
         found = with_judge(found, verdict_of(home, stage))
+    write_standings(home.runner.folder, found)
     return found
 
 

@@ -95,6 +95,13 @@ GLOSSARY = (
         "Mean length in tokens over {reference}'s. Far from 1 the policy has found that length pays.",
     ),
     Term(
+        "entropy",
+        "Entropy",
+        "nats per token",
+        "How open the policy leaves what comes next: the mean over its own tokens of the entropy of its distribution "
+        "at the temperature of the evaluation. Far below {reference}'s it has settled on a few texts.",
+    ),
+    Term(
         "distinct_2",
         "Distinct-2",
         "share",

@@ -44,7 +44,7 @@ MEASURES = (
     ("How long are its texts?", (("tokens", 1), ("words", 1), ("length_ratio", 3), ("end_rate", 3))),
     (
         "How varied are they?",
-        (("distinct_share", 3), ("distinct_2", 3), ("self_bleu", 3), ("repetition", 3)),
+        (("entropy", 3), ("distinct_share", 3), ("distinct_2", 3), ("self_bleu", 3), ("repetition", 3)),
     ),
 )
 FLOOR_NAMES = {
@@ -323,11 +323,12 @@ def _judges(results: ResultRow, rows: Sequence[ResultRow]) -> list[dict[str, Any
 
 
 def _cell(row: ResultRow, key: str, digits: int, bound: ResultRow | None) -> dict[str, Any]:
-    cell: dict[str, Any] = interval(row[key], digits)
+    value = row.get(key)  # results of earlier versions lack some
+    cell: dict[str, Any] = interval(value, digits)
     if key == "kl" and row["kl_is_bound"]:
         cell["prefix"] = "≤ "
-    value = row[key]
-    cell["broken"] = bound is not None and row["role"] not in ("reference", "baseline") and _beyond(value, bound)
+    of_candidate = row["role"] not in ("reference", "baseline")
+    cell["broken"] = of_candidate and bound is not None and value is not None and _beyond(value, bound)
     return cell
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from accord.errors import DataError
 from accord.files import numbered, read_json
 from accord.report.comparison_page import write_comparison
-from accord.report.goodhart_page import CURVES_FILE, write_goodhart_page
+from accord.report.goodhart_page import write_goodhart_page
 from accord.report.reward_page import CARD, write_reward_page
-from accord.report.run_folder import read_run
+from accord.report.run_folder import CURVES_FILE, read_run
 from accord.report.run_page import write_pages
 from accord.report.seeds_page import write_seeds_report
 from accord.report.sweep_page import Outcome, of_run, write_sweep_report

@@ -86,17 +86,19 @@ def _ceiling(found: _Card) -> Iterator[tuple[str, Cell]]:
 def _subsets(rows: Sequence[_Card]) -> dict[str, Any]:
     """Return the heading and the rows of the table of subsets, each with an accuracy a scorer."""
     names = list(rows[0]["accuracy"]) if rows else []
-    apart = any(row["separated"] for row in rows)
+    apart, composed = (any(row.get(key) for row in rows) for key in ("separated", "composite"))
     heading = ["Subset", "Kind", "Rows", "Chance", *(title_of(name) for name in names)]
     body = [
         {
             "labels": [row["name"], row["kind"], f"{row['rows']:,}", number(row["chance"])],
             "cells": [interval(row["accuracy"][name]) for name in names]
-            + ([told(row["separated"].get("model"))] if apart else []),
+            + ([told(row["separated"].get("model"))] if apart else [])
+            + ([told((row.get("composite") or {}).get("model"))] if composed else []),
         }
         for row in rows
     ]
-    return {"heading": heading + (["Model: right and wrong apart"] if apart else []), "rows": body}
+    heading += ["Model: right and wrong apart"] * apart + ["Model: RewardBench 2’s score of ties"] * composed
+    return {"heading": heading, "rows": body}
 
 
 def _probe_rows(card: _Card) -> Iterator[tuple[str, Cell]]:
@@ -115,6 +117,8 @@ def _probe_rows(card: _Card) -> Iterator[tuple[str, Cell]]:
         "Largest change of a score where texts are scored in another order, or alone",
         interval(card["order_matters"], 6),
     )
+    if card.get("concordance"):
+        yield "The better of two judged completions of any prompts has the higher score", interval(card["concordance"])
     yield "Calibration error", interval(card["calibration"]["error"])
     yield "Temperature that mends it (above 1: too sure)", told(card["mended"]["temperature"])
     yield "Calibration error after that, on topics that did not choose it", interval(card["mended"]["error"])

@@ -105,7 +105,7 @@ def _card_numbers(run: RunFolder) -> dict[str, Any]:
     rows = []
     for _, measures in parts.MEASURES:
         for key, digits in measures:
-            cells = [parts.interval(row[key], digits) for row in found]
+            cells = [parts.interval(row.get(key), digits) for row in found]
             name = run.names.fill(TERMS[key].name)
             rows.append([name, *(" ".join(filter(None, cell.values())) for cell in cells)])
     titles = [policy_title(row) for row in found]
