@@ -24,8 +24,9 @@ LAYERS = [
     ["people"],
     ["train", "evals"],
     ["serve"],
+    ["cluster"],
     ["loop"],
-    ["cluster", "demo"],
+    ["demo"],
     ["cli"],
     ["__main__"],
 ]

@@ -17,7 +17,7 @@ from accord.cli.plans import plan_text
 from accord.config import Recipe, load_recipe
 from accord.errors import UsageError
 from accord.loop.costs import ModelSize
-from accord.loop.layout import layout_lines
+from accord.loop.layout import iteration_lines, layout_lines
 from accord.loop.plan import plan_run
 from accord.loop.run import check_recipe, run
 
@@ -57,6 +57,23 @@ def test_the_plan_says_what_lies_where(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("reference" in line for line in with_adapter)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert "each with a GPU of its own" in layout_lines(load_recipe(None, ["scale.ranks=3"]), None)[0]
+
+
+def test_the_plan_says_who_draws(recipe: Any, tmp_path: Path) -> None:
+    """By hand: an iteration is the stage's seconds over its iterations, here 30 over the 2 of TINY."""
+    size = ModelSize(1_000_000_000, 2048, 24, 4096)
+    given = load_recipe(None, ["scale.ray=auto", "scale.rollout_workers=3"])
+    (workers,) = layout_lines(given, size)
+    assert workers.startswith("3 rollout workers with Accord's engine") and "each about 4.00 GB" in workers
+    (vllm,) = layout_lines(load_recipe(None, ["scale.rollout=vllm"]), None)
+    assert vllm.startswith("1 rollout worker of vLLM, in its own environment")
+    assert layout_lines(load_recipe(None, ["scale.ray=auto"]), None) == [
+        "each training stage in a process placed by Ray (auto)"
+    ]
+    assert iteration_lines(recipe(), 30.0) == [] == iteration_lines(recipe("scale.ranks=2"), None)
+    assert "about 15.0 s (7.5 to 30.0)" in iteration_lines(recipe("scale.ranks=2"), 30.0)[0]
+    plan = plan_run(recipe("scale.ranks=2"), output_dir=tmp_path / "run")
+    assert plan.layout[-1].startswith("an iteration of rl takes about")
 
 
 def test_the_layout_stands_in_the_plan_that_is_printed(recipe: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 import accord
 from accord.cli import (
     backing_up,
+    clustering,
     data,
     doctor,
     evaluating,
@@ -90,6 +91,7 @@ app.command()(rounds.rollback)
 app.command("import")(data.import_)
 app.command()(data.export)
 app.add_typer(data.app, name="data")
+app.add_typer(clustering.app, name="cluster")
 app.command()(status.status)
 app.command()(backing_up.backup)
 app.command()(doctor.doctor)

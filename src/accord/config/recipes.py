@@ -49,12 +49,20 @@ _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ScaleConfig(Section):
-    """How many processes of this machine train together; what comes out is the same up to rounding."""
+    """Where the work is done, and by how many processes; what comes out is the same up to rounding."""
 
     ranks: int = Field(1, ge=1, description="Processes of each training stage; on GPUs each has one of its own.")
     rollout: Literal["engine", "vllm"] = Field(
         "engine", description="Who draws the samples of rl: the policy itself, or vLLM in a process of its own."
     )
+    ray: str = Field("", description="Ray cluster that trains: its address, or auto: one that runs, else a local one.")
+    rollout_workers: int = Field(0, ge=0, description="Of the cluster, to draw the samples of rl; 0: the learners do.")
+
+    @model_validator(mode="after")
+    def _workers_are_of_a_cluster(self) -> Self:
+        if self.rollout_workers and not self.ray:
+            raise ValueError("rollout_workers are of a Ray cluster: set ray=auto, or its address")
+        return self
 
 
 class Recipe(Traced):

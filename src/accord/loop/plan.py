@@ -30,7 +30,7 @@ from accord.loop.facts import fitted_recipe
 from accord.loop.files_task import SPLITS, TASKS
 from accord.loop.judging import judged_stages
 from accord.loop.kept import keeps_share
-from accord.loop.layout import layout_lines
+from accord.loop.layout import iteration_lines, layout_lines
 from accord.loop.round import (
     WITHOUT_SFT,
     Champion,
@@ -463,7 +463,9 @@ def _put_together(home: Home, stages: Sequence[PlannedStage], files: TaskFiles) 
     if seen.lengths is None:
         return plan
     costed, cost = cost_of(home, stages, Estimator(home.recipe, seen.size, seen.amounts(counts)))
-    return replace(plan, stages=costed, cost=cost)
+    seconds = next((one.seconds for one in costed if one.name == "rl"), None)
+    layout = (*plan.layout, *iteration_lines(home.recipe, seconds))
+    return replace(plan, stages=costed, cost=cost, layout=layout)
 
 
 def cost_of(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from accord.config import DpoConfig, Recipe, RlConfig
+from accord.config import DpoConfig, Recipe, RlConfig, ScaleConfig
 from accord.files import read_json, write_folder, write_json
 from accord.formats import read_items
 from accord.formats.jsonl import write_jsonl
@@ -89,10 +89,19 @@ class Home:
 
         def work(inputs: Inputs, folder: Path, log: Log) -> Any:
             call = TrainingCall(train, configs, inputs, folder, self.seed, self.runner.resume)
-            return carry_out_stage(call, self.recipe.scale.ranks, log)
+            return carry_out(call, self.recipe.scale, log)
 
         settings = {label: config.model_dump() for label, config in zip(labels, configs, strict=True)}
         return self.stage(name, settings, given_inputs(inputs), work)
+
+
+def carry_out(call: TrainingCall, scale: ScaleConfig, log: Log) -> Any:
+    """Carry a training stage out where the recipe says."""
+    if scale.ray:
+        from accord.cluster.learners import carry_out_on_ray  # Ray is there only for who asks for it
+
+        return carry_out_on_ray(call, scale, log)
+    return carry_out_stage(call, scale.ranks, log)
 
 
 def round_folder(root: Path, number: int) -> Path:
@@ -325,7 +334,7 @@ def task_judges(home: Home) -> dict[str, TaskJudge]:
 
     def fit(inputs: Inputs, folder: Path, log: Log) -> Any:
         call = TrainingCall(reward, [config], inputs, folder, seed, home.runner.resume)
-        return carry_out_stage(call, home.recipe.scale.ranks, log)
+        return carry_out(call, home.recipe.scale, log)
 
     def load(folder: Path, placement: Placement) -> Scorer:
         return RewardModel.load(folder / "model", placement)

@@ -8,6 +8,8 @@ log-probabilities, its tied head on a CPU and its prefix cache each gave numbers
 
 from __future__ import annotations
 
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,24 @@ CANARY_TOKENS = 160  # of a prompt: longer than a block of a prefix cache, or wh
 # Mean distance in nats, of samples whose law is the policy's: measured 6e-7 in fp32 and 0.0075 in bf16. A trap was
 # never below 0.2.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+
+
+class Patience:
+    """How long an answer may take: ten times the median of its kind so far; the first of a kind 15 minutes."""
+
+    FIRST_S, LEAST_S, TIMES = 900.0, 60.0, 10.0
+
+    def __init__(self) -> None:
+        self._taken: defaultdict[str, list[float]] = defaultdict(list)
+
+    def limit(self, kind: str) -> float:
+        """Return the seconds that an answer of this kind may take."""
+        taken = self._taken[kind]
+        return max(self.LEAST_S, self.TIMES * statistics.median(taken)) if taken else self.FIRST_S
+
+    def took(self, kind: str, seconds: float) -> None:
+        """Remember how long one took."""
+        self._taken[kind].append(seconds)
 
 
 class Copy(Protocol):

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import queue
-import statistics
 import subprocess
 import tempfile
 import threading
@@ -24,12 +23,11 @@ from accord.errors import ResourceError, UsageError
 from accord.models.folder import shape_of
 from accord.models.placement import Placement
 from accord.rollout.engine import Sample, Sampling
-from accord.rollout.published import PublishedGenerator, require_version, stream_seeds
+from accord.rollout.published import Patience, PublishedGenerator, require_version, stream_seeds
 from accord.rollout.vllm_env import vllm_environment
 from accord.text.tokenizer import load_tokenizer
 
 PROCESS = Path(__file__).with_name("vllm_process.py")
-START_S, SHORTEST_S, PATIENCE = 900.0, 60.0, 10.0  # a call may take ten times the median of its kind, and a minute
 LAST_CHARACTERS = 600  # of what a process wrote that is gone
 AFTER_A_LOAD = ("prefixes", "head")
 # vLLM asks the network for nothing, tells nobody, and runs in the one process that is ended.
@@ -65,7 +63,7 @@ class VllmProcess:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=variables,
         )  # fmt: skip
         self._answers: queue.Queue[str] = queue.Queue()
-        self._taken: dict[str, list[float]] = {}
+        self._patience = Patience()
         threading.Thread(target=self._read, daemon=True).start()
 
     @property
@@ -86,8 +84,7 @@ class VllmProcess:
             ResourceError: It says what is wrong.
         """
         assert self._process.stdin is not None
-        taken = self._taken.setdefault(do, [])
-        deadline = max(SHORTEST_S, PATIENCE * statistics.median(taken)) if taken else START_S
+        deadline = self._patience.limit(do)
         began = time.monotonic()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **asked}) + "\n")
@@ -102,7 +99,7 @@ class VllmProcess:
         answer = json.loads(line)
         if "error" in answer:
             raise ResourceError(f"vLLM could not {do}", why=answer["error"][-LAST_CHARACTERS:])
-        taken.append(time.monotonic() - began)
+        self._patience.took(do, time.monotonic() - began)
         return answer["ok"]
 
     def _last(self) -> str:

@@ -43,9 +43,9 @@ class TrainingCall:
     seed: int
     resume: bool
 
-    def here(self, log: Log) -> Any:
+    def here(self, log: Log, **more: Any) -> Any:
         """Carry it out in this process, whatever others do with theirs."""
-        rest = {"output_dir": self.output_dir, "seed": self.seed, "resume": self.resume, "log": log}
+        rest = {"output_dir": self.output_dir, "seed": self.seed, "resume": self.resume, "log": log, **more}
         return self.train(*self.configs, **self.inputs, **rest)
 
     def to_json(self) -> dict[str, Any]:
@@ -96,10 +96,7 @@ def carry_out_stage(call: TrainingCall, ranks: int, log: Log) -> Any:
         write_json(path, call.to_json())
         with said.open("w") as errors_file, _started(path, ranks, errors_file) as processes:
             told = _listen(processes, log)
-        if "error" in told:
-            kind, parts = told["error"]
-            raise getattr(errors, kind)(parts.pop("what"), **parts)
-        if "result" not in told:
+        if not told:
             last = said.read_text(errors="replace").splitlines()[-LAST_LINES:]
             raise ResourceError(
                 f"one of {ranks} processes ended before the stage was done",
@@ -107,7 +104,25 @@ def carry_out_stage(call: TrainingCall, ranks: int, log: Log) -> Any:
                 why="the last it wrote: " + "\n        ".join(last),
                 hint="the same command again goes on from the last checkpoint",
             )
-        return told["result"]
+        return result_of(told)
+
+
+def result_of(told: Mapping[str, Any]) -> Any:
+    """Return the result of what `answer_of` gave in another process. Raises the AccordError that it holds."""
+    if "error" in told:
+        kind, parts = told["error"]
+        rest = {name: text for name, text in parts.items() if name != "what"}
+        raise getattr(errors, kind)(parts["what"], **rest)
+    return told["result"]
+
+
+def heard_by(log: Log, line: Mapping[str, Any]) -> bool:
+    """Report a line of progress from another process; whether it was one."""
+    if "log" not in line:
+        return False
+    fraction, text, kept = line["log"]
+    log(fraction, Notice(text) if kept else text)
+    return True
 
 
 @contextlib.contextmanager
@@ -153,10 +168,7 @@ def _listen(processes: subprocess.Popen[str], log: Log) -> dict[str, Any]:
             one = json.loads(line)
         except ValueError:  # what another library printed
             continue
-        if "log" in one:
-            fraction, text, kept = one["log"]
-            log(fraction, Notice(text) if kept else text)
-        elif "error" not in told:
+        if not heard_by(log, one) and "error" not in told:
             told = one
     return told
 
@@ -173,23 +185,33 @@ def be_one(path: Path) -> int:
         out.write(json.dumps(what, default=str) + "\n")
         out.flush()
 
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            told = answer_of(TrainingCall.of(read_json(path)), rank, say)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+    if rank == 0 or "error" in told:
+        say(told)
+    return getattr(errors, told["error"][0]).exit_code if "error" in told else 0
+
+
+def answer_of(call: TrainingCall, rank: int, say: Callable[[Mapping[str, Any]], object], **more: Any) -> dict[str, Any]:
+    """Carry a call out as one of several processes; its result, or what it refused, as JSON.
+
+    Progress of the first one goes to ``say``, a line at a time.
+    """
+
     def log(fraction: float, text: str) -> None:
         if rank == 0:
             say({"log": [fraction, text, isinstance(text, Notice)]})
 
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            result = TrainingCall.of(read_json(path)).here(log)
-        except AccordError as error:
-            time.sleep(OTHERS_SPEAK_AFTER_S if rank else 0)
-            what = f"process {rank}: {error.what}" if rank else error.what
-            say({"error": [_kind(error), {"what": what, "where": error.where, "why": error.why, "hint": error.hint}]})
-            return error.exit_code
-        except KeyboardInterrupt:
-            return 128 + signal.SIGINT
-    if rank == 0:
-        say({"result": dataclasses.asdict(result)})
-    return 0
+    try:
+        result = call.here(log, **more)
+    except AccordError as error:
+        time.sleep(OTHERS_SPEAK_AFTER_S if rank else 0)
+        what = f"process {rank}: {error.what}" if rank else error.what
+        return {"error": [_kind(error), {"what": what, "where": error.where, "why": error.why, "hint": error.hint}]}
+    return {"result": json.loads(json.dumps(dataclasses.asdict(result), default=str))}
 
 
 def _kind(error: AccordError) -> str:
