@@ -29,8 +29,8 @@ from accord.progress import Notice, duration
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
 COMMANDS += ("import", "export", "label", "simulate", "report", "backup", "serve", "feedback", "round", "rollback")
-GROUPS = ("data", "eval")
-INSIDE = ("eval policy", "eval reward", "eval goodhart")
+GROUPS = ("data", "eval", "cluster")
+INSIDE = ("eval policy", "eval reward", "eval goodhart", "cluster up", "cluster down")
 
 
 class Done:

@@ -175,7 +175,7 @@ def test_two_learners_refuse_with_one_sentence(
 def test_a_whole_run_on_a_cluster(ray: Any, chat_model: Path, write_rows: WriteRows, tmp_path: Path) -> None:
     asked = write_rows("asked.jsonl", [{"prompt": one} for one in ASKED[:-1]])
     given = [f"base.model={chat_model}", f"task.prompts={asked}", "task.judge_share=0", *TINY, JUDGE]
-    scale = ["scale.ray=auto", "scale.rollout_workers=2"]
+    scale = ["scale.ray=auto", "scale.rollout_workers=1"]
     run(load_recipe(None, [*given, *scale]), output_dir=tmp_path / "run")
     assert (tmp_path / "run/report.html").exists()
     assert all("weights_version" in line for line in (tmp_path / "run/rl/metrics.jsonl").read_text().splitlines())

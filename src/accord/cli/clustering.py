@@ -56,7 +56,12 @@ def up(
 
 @app.command()
 def down(json: Json = False, verbose: Verbose = False) -> None:
-    """End the Ray processes of this machine, whoever started them."""
+    """End the Ray processes of this machine, whoever started them.
+
+    \b
+    Example:
+      accord cluster down
+    """
     with talking(json, verbose) as talk:
         _ray("stop")
         talk.result({"ended": True}, text="no Ray process runs on this machine any more")

@@ -20,7 +20,7 @@ from accord.progress import Log, Notice
 from accord.rollout.published import Copy, EngineCopy
 from accord.rollout.vllm import VllmCopy
 from accord.text.tokenizer import load_tokenizer
-from accord.train.launch import TrainingCall, answer_of, heard_by, result_of
+from accord.train.launch import TrainingCall, carried_out, heard_by, result_of
 
 GROUPS = 3  # in all: what ends three groups is no accident
 LOOK_S, ANSWER_S = 0.2, 600.0  # between two looks at how far a group is; a look may wait for a long product
@@ -48,7 +48,7 @@ class LearnerRank:
         os.environ.update(names)
         rank, wanted = int(names["RANK"]), TrainingCall.of(call)
         more = {"copy": _workers(wanted, ScaleConfig(**scale))} if _draws(wanted, scale) and rank == 0 else {}
-        return answer_of(wanted, rank, self._said.append, **more)
+        return carried_out(wanted, rank, self._said.append, **more)
 
     def heard(self) -> list[Mapping[str, Any]]:
         """Return what has been said since this was asked last."""

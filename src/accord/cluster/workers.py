@@ -13,7 +13,7 @@ from accord.errors import AccordError, ResourceError
 from accord.rollout.engine import Sample, Sampling
 from accord.rollout.published import Copy, Patience, require_version
 
-TRIES = 3  # of one call, each of them of a new worker
+WORKERS_TRIED = 3  # of one call, each of them of a new worker
 
 
 class RolloutWorker:
@@ -73,7 +73,7 @@ class RayCopy:
     def _got(self, index: int, do: str, asked: Any, ref: Any, began: float) -> Any:
         """Return the answer, of a new worker where one is gone or misses its deadline. Raises what a worker refuses."""
         problem: Exception | None = None
-        for _ in range(TRIES):
+        for _ in range(WORKERS_TRIED):
             try:
                 found = self._ray.get(ref, timeout=self._patience.limit(do))
                 self._patience.took(do, time.monotonic() - began)
@@ -90,7 +90,7 @@ class RayCopy:
             if do != "load" and self._version >= 0:
                 self._ask(index, "load", (self._version, self._folder))
             ref = self._ask(index, do, asked)
-        raise ResourceError(f"{TRIES} rollout workers were lost as they were asked to {do}", why=str(problem))
+        raise ResourceError(f"{WORKERS_TRIED} rollout workers were lost as they were asked to {do}", why=str(problem))
 
     def close(self) -> None:
         for worker in self.workers:

@@ -108,7 +108,7 @@ def carry_out_stage(call: TrainingCall, ranks: int, log: Log) -> Any:
 
 
 def result_of(told: Mapping[str, Any]) -> Any:
-    """Return the result of what `answer_of` gave in another process. Raises the AccordError that it holds."""
+    """Return the result of what `carried_out` gave in another process. Raises the AccordError that it holds."""
     if "error" in told:
         kind, parts = told["error"]
         rest = {name: text for name, text in parts.items() if name != "what"}
@@ -187,7 +187,7 @@ def be_one(path: Path) -> int:
 
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            told = answer_of(TrainingCall.of(read_json(path)), rank, say)
+            told = carried_out(TrainingCall.of(read_json(path)), rank, say)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
     if rank == 0 or "error" in told:
@@ -195,7 +195,9 @@ def be_one(path: Path) -> int:
     return getattr(errors, told["error"][0]).exit_code if "error" in told else 0
 
 
-def answer_of(call: TrainingCall, rank: int, say: Callable[[Mapping[str, Any]], object], **more: Any) -> dict[str, Any]:
+def carried_out(
+    call: TrainingCall, rank: int, say: Callable[[Mapping[str, Any]], object], **more: Any
+) -> dict[str, Any]:
     """Carry a call out as one of several processes; its result, or what it refused, as JSON.
 
     Progress of the first one goes to ``say``, a line at a time.
