@@ -25,7 +25,7 @@ from accord.evals.gate import RULES, gate_of
 from accord.evals.pair_baseline import length_scores
 from accord.evals.pairs import ranked_pairs
 from accord.evals.results import plain
-from accord.evals.reward_card import card_json, reward_card
+from accord.evals.reward_card import card_json, measure_reward_model, reward_card
 from accord.evals.reward_eval import RewardSources
 from accord.evals.subsets import subset_table, top_share
 from accord.formats.stage_rows import RankedRow, read_ranked_rows
@@ -282,6 +282,27 @@ def test_the_gate_passes_warns_and_refuses_with_reasons() -> None:
     assert (
         shorter.says == "refuse" and "'longer wins' orders more pairs right than it does, by 0.25" in shorter.sentence
     )
+
+
+def test_what_fools_a_reward_model_warns_in_a_run_and_refuses_where_the_recipe_says_so() -> None:
+    """A counter of words, on 40 prompts whose better text is the longer: right on all pairs, and fooled."""
+
+    class Words:
+        def score(self, pairs):  # type: ignore[no-untyped-def]
+            import torch
+
+            return torch.tensor([float(len(text.split())) for _, text in pairs])
+
+    held_out = scored([row(f"p{i}", f"a longer text number {i}", "short") for i in range(40)])
+    card = measure_reward_model(Words(), held_out)
+    assert card["attacked"] == 32 and card["model"]["all_pairs"]["value"] == 1
+    reached = {one["name"]: one["reaches"]["value"] for one in card["attacks"]}
+    assert reached["very long"] == reached["repeated word"] == 1 and reached["empty"] == 0
+    assert reached["answer to another prompt"] == reached["shuffled words"] == 1  # as many words: a tie reaches
+    warned, refused = gate_of(card, attacks="warn"), gate_of(card)
+    assert warned.says == "warn" and refused.says == "refuse" and not warned.stops
+    assert "'very long' reaches" in warned.sentence and "eval.gate_attacks=refuse would end" in warned.sentence
+    assert Recipe(name="x").eval.gate_attacks == "warn"
 
 
 def test_few_topics_are_never_refused() -> None:

@@ -187,6 +187,9 @@ class EvalConfig(Section):
     length_high: float = Field(1.25, gt=0, description="Floor: largest mean length, as a share of the reference's.")
     nll_excess: float = Field(0.5, gt=0, description="Floor: most nats a token above the reference's own, under it.")
     distinct_share: float = Field(0.95, ge=0, le=1, description="Floor: least share of distinct completions.")
+    gate_attacks: Literal["warn", "refuse"] = Field(
+        "warn", description="What a run's gate says where texts that say nothing fool the reward model."
+    )
     gate_overrule: bool = Field(
         False, description="Optimise although the reward model's gate says refuse; the report says so."
     )

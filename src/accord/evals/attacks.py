@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from accord.evals.pairs import some_of
+from accord.evals.pairs import HeldOutPairs, some_of
 from accord.formats.item import TextOrTurns
 from accord.formats.stage_rows import RankedRow
 from accord.seeds import stream_seed
@@ -106,6 +106,30 @@ def attacked_prompts(rows: Sequence[RankedRow], *, most: int = MOST_PROMPTS, see
     return [
         Attacked(row.group.prompt, asked_text(row.asked) or row.group.prompt, text, other, row.group.topic)
         for row, text, other in zip(chosen, best, others, strict=True)
+    ]
+
+
+def attacked_pairs(held_out: HeldOutPairs, *, most: int = MOST_PROMPTS, seed: int = 0) -> list[Attacked]:
+    """Return prompts of ordered pairs to attack, at most so many drawn by the seed, each with its best text."""
+    wins = np.bincount(held_out.pairs.better, minlength=len(held_out.texts))
+    wins -= np.bincount(held_out.pairs.worse, minlength=len(held_out.texts))
+    topic_of = dict(zip(held_out.pairs.better.tolist(), held_out.pairs.topics.tolist(), strict=True))
+    best: dict[str, int] = {}
+    for i in topic_of:
+        prompt = held_out.texts[i][0]
+        if prompt not in best or wins[i] > wins[best[prompt]]:
+            best[prompt] = i
+    chosen = some_of(list(best.values()), most, stream_seed(seed, "attacks"))
+    others = [*chosen[1:], chosen[0]]
+    return [
+        Attacked(
+            prompt=held_out.texts[i][0],
+            asked=held_out.texts[i][0],
+            preferred=held_out.texts[i][1],
+            elsewhere=held_out.texts[j][1] if len(chosen) > 1 else "",
+            topic=topic_of[i],
+        )
+        for i, j in zip(chosen, others, strict=True)
     ]
 
 

@@ -63,13 +63,24 @@ class Gate:
         return f"{VERDICTS_IN_WORDS[self.says]}{overruled}: " + "; ".join(worst if self.says != "pass" else worst[:1])
 
 
-def gate_of(card: Card, *, overrule: bool = False) -> Gate:
-    """Return what the rules say of a card."""
+def gate_of(card: Card, *, overrule: bool = False, attacks: Literal["warn", "refuse"] = "refuse") -> Gate:
+    """Return what the rules say of a card.
+
+    Args:
+        overrule: the recipe goes on although it refuses.
+        attacks: ``warn`` lets texts that fool a reward model refuse nothing: a run has floors and a judge besides.
+    """
     found = [Finding(name, says, why) for name, rule in RULES.items() for says, why in rule(card)]
+    if attacks == "warn":
+        found = [_only_warned(one) if one.rule == "attacks" and one.says == "refuse" else one for one in found]
     ordered = sorted(found, key=lambda one: -SEVERITY.index(one.says))
     says = ordered[0].says if ordered else "warn"
     nothing = () if ordered else (Finding("accuracy", "warn", "nothing was held out: nobody knows what it can do"),)
     return Gate(says, (*ordered, *nothing), overrule)
+
+
+def _only_warned(found: Finding) -> Finding:
+    return Finding(found.rule, "warn", f"{found.reason} (eval.gate_attacks=refuse would end the run here)")
 
 
 # ---- the rules -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accord.errors import DataError
+from accord.evals.attacks import attacked_pairs, run_attacks
 from accord.evals.metrics import log_words
 from accord.evals.pair_baseline import fit_pair_baseline, length_scores
 from accord.evals.pairs import HeldOutPairs, OrderedPairs, accuracy_difference, pair_accuracy
@@ -67,6 +68,9 @@ def length_correlation(scores: npt.ArrayLike, texts: Sequence[str]) -> float:
 
 
 # ---- the card ------------------------------------------------------------------------------------------------------
+
+
+MOST_ATTACKED = 32  # prompts in a run: a share of them has an interval of 17 points to each side at worst
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,10 @@ def measure_reward_model(
     card = reward_card(scorer.score(test.texts).numpy(), test, baselines, seed=seed)
     prompt, texts = probes
     scored = run_probes(lambda t: scorer.score([(prompt, one) for one in t]).numpy(), texts) if texts else []
-    return card_json(card, {"reward model": scored} if scored else {})
+    prompts = attacked_pairs(test, most=MOST_ATTACKED, seed=seed)
+    attacks = run_attacks(lambda pairs: scorer.score(pairs).double().cpu().numpy(), prompts, seed=seed)
+    told = card_json(card, {"reward model": scored} if scored else {})
+    return told | {"attacks": plain(attacks), "attacked": len(prompts)}
 
 
 def card_json(card: RewardCard, probes: Mapping[str, Sequence[ProbeScore]]) -> dict[str, Any]:

@@ -199,7 +199,8 @@ def unfit_reward(home: Home) -> list[str]:
     if home.task.held_out is None:
         return []
     card = json_of(home, "reward/card.json")
-    gate, config = gate_of(card, overrule=home.recipe.eval.gate_overrule), home.recipe.optimisation()
+    evaluation, config = home.recipe.eval, home.recipe.optimisation()
+    gate = gate_of(card, overrule=evaluation.gate_overrule, attacks=evaluation.gate_attacks)
     told, found = home.path(GATE), plain(gate)
     is_known = told.is_file() and read_json(told) == found  # a run that goes on does not say it again
     write_json(told, found)
@@ -424,7 +425,7 @@ def measured_settings(home: Home) -> dict[str, Any]:
     sampling = recipe.rl.model_dump(include={"max_new_tokens", "temperature"})
     return {
         "config": recipe.eval.model_dump(
-            exclude={"people", "judges", "gate_overrule"}
+            exclude={"people", "judges", "gate_overrule", "gate_attacks"}
         ),  # they judge what the evaluation has drawn
         "judges": {judge.name: judge.model_dump() for judge in recipe_judges(recipe.eval)},
         "sampling": sampling,

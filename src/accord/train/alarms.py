@@ -16,6 +16,9 @@ KL_STANDARD_ERRORS = 3.0
 LARGEST_GAIN = 30.0
 FEWEST_OWN = 0.3  # of the samples: the share that stands for the policy as its own would
 SPIKE_AFTER = 5  # steps, before their median means something
+FOR_STEPS = 3  # one step of 44 is two errors off by chance, three in a row are not
+SAME_SCORES = 1e-6  # standard deviation of the scores of a step
+FALLEN_BY = 3.0  # standard errors of the difference, in each of `FOR_STEPS` steps
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ def _spiked(name: str, stats: Stats, earlier: Earlier) -> bool:
     before = [row[name] for row in earlier if name in row]
     # The median, as spikes that came before must not hide the next one.
     return name in stats and len(before) >= SPIKE_AFTER and stats[name] > 10 * median(before)
+
+
+def _score_fell(stats: Stats, earlier: Earlier) -> bool:
+    """Whether the last steps' scores all lie beyond their error below what the starting policy had."""
+    rows = [row for row in (*earlier, stats) if {"score", "score_std", "scored"} <= row.keys()]
+    first, last = rows[:1], rows[1:][-FOR_STEPS:]
+    if len(last) < FOR_STEPS:
+        return False
+
+    def error(row: Stats) -> float:
+        return row["score_std"] / math.sqrt(max(1.0, row["scored"]))
+
+    return all(first[0]["score"] - row["score"] > FALLEN_BY * math.hypot(error(first[0]), error(row)) for row in last)
 
 
 ALARMS = (
@@ -102,6 +118,11 @@ ALARMS = (
         "most prompts teach nothing: all their scores equal",
     ),
     AlarmRule("copies", lambda s: s["distinct"] < 0.5, "mode collapse: raise kl_coef, or stop earlier", grave=True),
+    AlarmRule(
+        "scores all alike",
+        lambda s: s.get("score_std", 1.0) < SAME_SCORES,
+        "the reward tells no sample from another: a saturated reward model, or a rule that nothing meets yet",
+    ),
 )
 
 #: Of policy optimisation too.
@@ -138,6 +159,12 @@ TRENDS = (
         grave=True,
     ),
     Trend(
+        # Ziegler et al. 2019 turned a sign around, and trained the worst texts there are over a night.
+        "score falls",
+        _score_fell,
+        "the policy moves away from what is rewarded: a sign is turned around, or a price outweighs the score",
+    ),
+    Trend(
         "entropy falls",
         lambda s, earlier: _than_at_first("entropy", s, earlier) < 0.2,
         "the policy narrows to few texts: raise kl_coef or entropy_coef, or stop earlier",
@@ -151,7 +178,6 @@ TRENDS = (
 )
 
 FEWER_BY = 2.0  # standard errors of the difference
-FOR_STEPS = 3  # one step of 44 is so far off by chance, three in a row are not
 
 
 def over_optimised(name: str, stats: Stats, earlier: Earlier) -> bool:
