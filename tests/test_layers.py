@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 
 # From left to right. Rooms of one group may use each other in the order given, within a line.
 LAYERS = [
-    ["errors", "files", "lock", "seeds", "extend", "progress", "artefacts", "connected", "ranks"],
+    ["errors", "files", "lock", "seeds", "extend", "progress", "artefacts", "connected", "ranks", "mirror"],
     ["records"],
     ["config"],
     ["grid"],
@@ -44,6 +44,8 @@ ORDERED = {
     ("models", "dist"),
     ("lock", "ranks"),
     ("ranks", "errors"),
+    ("mirror", "errors"),
+    ("mirror", "files"),
     ("scoring", "rollout"),
 }
 # Single modules that a room further left may read: the tables of algorithms hold names and no torch.

@@ -20,6 +20,7 @@ from accord.loop.costs import ModelSize
 from accord.loop.layout import iteration_lines, layout_lines
 from accord.loop.plan import plan_run
 from accord.loop.run import check_recipe, run
+from accord.store import Store
 
 
 @pytest.fixture
@@ -108,3 +109,23 @@ def test_a_whole_run_in_two_processes(recipe: Any, tmp_path: Path, monkeypatch: 
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/rl/metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1] and any("reward" in line for line in said)
     assert plan_run(recipe("scale.ranks=1"), output_dir=tmp_path / "run").is_done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+def test_a_whole_run_whose_facts_stand_in_postgresql(recipe: Any, place: str, tmp_path: Path) -> None:
+    """Beside the same run on SQLite: the same facts, and the same numbers of both trainings."""
+    for name, store in (("sqlite", None), ("postgresql", place)):
+        run(recipe(), output_dir=tmp_path / name, store=store)
+    with Store.open(tmp_path / "sqlite/accord.db") as ours, Store.open(place) as theirs:
+        assert ours.counts() == theirs.counts()
+        facts = [sorted(one.id for one in store.rankings()) for store in (ours, theirs)]
+    assert facts[0] == facts[1] and facts[0]
+    for stage in ("reward", "rl"):
+        assert numbers(tmp_path / "sqlite" / stage) == numbers(tmp_path / "postgresql" / stage)
+    assert not (tmp_path / "postgresql/accord.db").exists()
+
+
+def numbers(stage: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

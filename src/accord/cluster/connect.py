@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 from accord.errors import ResourceError, UsageError
+from accord.mirror import MIRROR_URL
+from accord.rollout.vllm_env import VARIABLE as VLLM_ENVIRONMENT
 
 START_S = 180.0  # of one actor on a busy machine: it imports torch
 
@@ -32,8 +34,9 @@ def connected(address: str, *, local: bool = True) -> Any:
     if ray.is_initialized():
         return ray
     # Workers find Accord, and a user's own modules, where this process does.
+    passed = {name: os.environ[name] for name in (MIRROR_URL, VLLM_ENVIRONMENT) if name in os.environ}
     quietly: dict[str, Any] = {
-        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **passed}},
         "log_to_driver": False,
         "logging_level": "ERROR",
     }

@@ -35,11 +35,13 @@ from accord.files import (
     write_json,
     write_text,
 )
+from accord.mirror import Mirror
 from accord.models.backbone import Adaptable
 from accord.progress import Log, Notice, quiet
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
+MIRRORED = "checkpoints"  # the name below which a mirror keeps them
 KEEP_CHECKPOINTS = 2  # should the newest be damaged
 STATE, TENSORS, SUMS = (
     "state.json",
@@ -230,9 +232,12 @@ class Checkpoints:
     `damaged_step_000100`, and the one before serves.
     """
 
-    def __init__(self, folder: Path, identity: str, log: Log = quiet) -> None:
-        """``identity`` is the hash of what the stage was given: checkpoints of other inputs are not continued."""
-        self.folder, self.identity, self.log = folder, identity, log
+    def __init__(self, folder: Path, identity: str, log: Log = quiet, mirror: Mirror | None = None) -> None:
+        """``identity`` is the hash of what the stage was given: checkpoints of other inputs are not continued.
+
+        ``mirror`` keeps them a second time, and gives back those that are not here any more.
+        """
+        self.folder, self.identity, self.log, self.mirror = folder, identity, log, mirror
 
     def save(self, learner: Learner, state: Mapping[str, Any]) -> None:
         """Write the learner and the stage's own JSON state; keep the newest two, and none of other inputs."""
@@ -253,6 +258,21 @@ class Checkpoints:
         mine = [step for step, path in found.items() if _identity(path) == self.identity]
         for step in set(found) - set(mine[:KEEP_CHECKPOINTS]):
             shutil.rmtree(found[step])
+        if self.mirror is not None:
+            newest = self.folder / f"step_{learner.step:06d}"
+            self.mirror.put(newest, f"{MIRRORED}/{newest.name}")
+            for name in self.mirror.names(MIRRORED):
+                if not (self.folder / Path(name).name).is_dir():
+                    self.mirror.drop(name)
+
+    def _fetch(self) -> None:
+        """Bring back what only the mirror still has: another machine goes on."""
+        if self.mirror is None:
+            return
+        for name in self.mirror.names(MIRRORED):
+            path = self.folder / Path(name).name
+            if not path.is_dir() and self.mirror.get(name, path):
+                self.log(0.0, Notice(f"checkpoint {path.name} is fetched from {self.mirror.url}"))
 
     def restore(self, learner: Learner) -> dict[str, Any] | None:
         """Load the newest checkpoint that is whole and of the same inputs; None where there is none."""
@@ -267,6 +287,7 @@ class Checkpoints:
     def _newest_whole(self) -> tuple[int, Path, dict[str, Any]] | None:
         """Return step, folder and the stage's state of the checkpoint to go on from; set aside what is damaged."""
         self._tidy()
+        self._fetch()
         for step, path in self._newest_first().items():
             try:
                 content, is_mine = self._verified(step, path)
@@ -288,6 +309,9 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints: the stage's result stands."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.mirror is not None:
+            for name in self.mirror.names(MIRRORED):
+                self.mirror.drop(name)
 
     def _newest_first(self) -> dict[int, Path]:
         return dict(reversed(numbered(self.folder).items()))

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from accord.dist.mesh import joined_ranks
 from accord.dist.shard import gathered
 from accord.errors import Interrupted, PausedByAlarm
 from accord.files import append_row, numbered, read_rows, write_json
+from accord.mirror import Mirror, mirror_of
 from accord.models.decoder import CausalLM
 from accord.models.folder import save_policy
 from accord.models.lora import save_adapter
@@ -75,6 +77,11 @@ class TrainingRun:
     log: Log = quiet
     ranks: Ranks = field(default_factory=joined_ranks)
 
+    @cached_property
+    def mirror(self) -> Mirror | None:
+        """What keeps checkpoints and the result a second time; only the first process has it."""
+        return mirror_of(self.folder) if self.ranks.first else None
+
     @property
     def metrics(self) -> Metrics:
         """``metrics.jsonl``: one row a step."""
@@ -104,7 +111,7 @@ class TrainingRun:
             PausedByAlarm: A grave alarm rang for the first time, and ``steps.on_alarm`` is pause.
         """
         tune_allocator()
-        checkpoints = Checkpoints(self.folder / "checkpoints", identity, self.log)
+        checkpoints = Checkpoints(self.folder / "checkpoints", identity, self.log, self.mirror)
         started, total = time.monotonic(), steps.total
         first = self._first_step(checkpoints, learner, steps, carried)
         # For who looks on from another process: how many steps there will be, and who takes them.
@@ -214,6 +221,8 @@ class TrainingRun:
                     save_adapter(self.folder / "adapter", policy, str(adapter_on))
         elif self.ranks.first:  # what an earlier run with other settings left
             shutil.rmtree(self.folder / "adapter", ignore_errors=True)
+        if self.mirror is not None:
+            self.mirror.put(self.folder / MODEL, MODEL)
         return self.folder / MODEL
 
 
