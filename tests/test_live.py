@@ -15,6 +15,7 @@ import pytest
 
 from accord.errors import DataError
 from accord.people.web.serving import Address, served
+from accord.report import live
 from accord.report.live import changes, live_app, live_parts, newest_round, stage_now
 from accord.report.run_folder import read_run
 from tests.webapp import chromium
@@ -110,6 +111,26 @@ def test_every_file_that_is_shown_counts_as_a_change(tmp_path: Path) -> None:
         seen.add(changes(tmp_path))
     assert len(seen) == 4
     assert changes(tmp_path) in seen
+
+
+def test_a_curve_is_drawn_anew_only_where_its_rows_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    plain = live.training_figure
+    monkeypatch.setattr(live, "training_figure", lambda title, *more: (drawn.append(title), plain(title, *more))[1])
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft/metrics.jsonl").write_text('{"step": 0, "loss": 2.0}\n{"step": 1, "loss": 1.0}\n')
+    run_of(tmp_path, pid=os.getpid())
+    draw = live.DrawnCurves()
+    first = live_parts(tmp_path, draw)["training"]
+    assert "Fine-tuning loss (nats per token)" in drawn and "Proxy score" in drawn
+    drawn.clear()
+    assert live_parts(tmp_path, draw)["training"] == first and not drawn
+    with (tmp_path / "rl/metrics.jsonl").open("a") as file:
+        file.write(row(4))
+    assert live_parts(tmp_path, draw)["training"] == live_parts(tmp_path)["training"] != first
+    assert "Proxy score" in drawn and "Fine-tuning loss (nats per token)" not in drawn
 
 
 def test_no_run_no_page(tmp_path: Path) -> None:

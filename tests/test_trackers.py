@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from accord import files
 from accord.errors import ResourceError
 from accord.report import trackers
 from accord.report.trackers import TRACKERS, Follower, tracked
@@ -49,6 +50,24 @@ def test_every_row_is_handed_on_once(tmp_path: Path) -> None:
     assert told_of(tmp_path) == []
     write_rows(tmp_path / "rl/metrics.jsonl", 1)
     assert told_of(tmp_path) == [("rl", 1)]
+
+
+def test_a_look_reads_only_what_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file with a row more only that row is read; one that was cut or replaced, from its beginning."""
+    path, lines, plain = tmp_path / "metrics.jsonl", list[str](), files.row_in
+    monkeypatch.setattr(files, "row_in", lambda line: (lines.append(line), plain(line))[1])
+    rows = files.GrowingRows(path)
+    assert rows.rows() == []
+    write_rows(path, *range(100))
+    assert [row["step"] for row in rows.rows()] == list(range(100))
+    lines.clear()
+    write_rows(path, 100)
+    assert len(rows.rows()) == 101 and len([line for line in lines if line]) == 1
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    assert [row["step"] for row in rows.rows()] == [0, 1]
+    path.unlink()
+    write_rows(path, *range(7, 40), scale=3.0)  # longer than it was
+    assert [row["step"] for row in rows.rows()] == list(range(7, 40))
 
 
 def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:

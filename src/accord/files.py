@@ -250,6 +250,40 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [row for row in found if row is not None]
 
 
+class GrowingRows:
+    """The objects in a file of JSON lines that grows: each look reads what was added since, and no line twice.
+
+    A line that is still being written waits for its end. A file that was cut or replaced is read from its beginning.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+        self._read, self._end = 0, b""  # how many bytes were read, and the last of them
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all rows so far; none where there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read - len(self._end))
+                if file.read(len(self._end)) != self._end:
+                    self._forget()
+                    file.seek(0)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            self._forget()
+            return []
+        added = whole + newline
+        self._read += len(added)
+        self._end = (self._end + added)[-256:]
+        found = map(row_in, whole.decode("utf-8", "replace").split("\n"))
+        self._rows += [row for row in found if row is not None]
+        return self._rows
+
+
 def numbered(folder: Path, prefix: str = "step_") -> dict[int, Path]:
     """Return the folders ``step_N`` below a folder by their number, lowest first. What else lies there is no such."""
     found = {path.name.removeprefix(prefix): path for path in folder.glob(f"{glob.escape(prefix)}*") if path.is_dir()}

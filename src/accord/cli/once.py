@@ -30,34 +30,44 @@ def carry_out(
         before = result_before(call, overwrite=overwrite, anew=not resume)
         if before is not None:
             done = f"the same command made {path_text(call.model)}; nothing was done (--overwrite: anew)"
-            _tell(talk, call, before, f"finished before: {done}", next_step, finished_before=True)
+            said = _said(call, before)
+            _tell(talk, call, before, f"finished before: {done}", next_step, said, finished_before=True)
             return
         _ = call.identity  # of the inputs as they are now: the work may replace one of them
         result = to_plain(work())
         if launched_ranks()[0]:  # the first of several processes writes it down
             return
+        said = _said(call, result)
         if call.model.is_dir():
-            _write_down(call, result)
-        _tell(talk, call, result, "", next_step)
+            _write_down(call, result, *said)
+        _tell(talk, call, result, "", next_step, said)
 
 
-def _write_down(call: StageCall, result: Mapping[str, Any]) -> None:
+def _said(call: StageCall, result: Any) -> tuple[str, list[str]]:
+    """Return the verdict and the alarms; nothing where nothing was made, as by a function in the stage's place."""
+    if not call.model.is_dir():
+        return "", []
+    return verdict_of(call.command, result, call.folder), alarm_lines(call.folder)
+
+
+def _write_down(call: StageCall, result: Mapping[str, Any], verdict: str, alarms: list[str]) -> None:
     from accord.report.stage_card import stage_card
 
     record_finished(call, result)
     usual = {name: getattr(Recipe(), name).model_dump(mode="json") for name in call.settings}
-    verdict, alarms = verdict_of(call.command, result, call.folder), alarm_lines(call.folder)
     kind = str(read_json(call.model / "config.json").get("model_type", ""))
     made, folder = finished_call(call.folder), path_text(call.model)
     card = stage_card(made, verdict, alarms, usual=usual, folder=folder, model_type=kind)
     write_text(call.model / "README.md", card)
 
 
-def _tell(talk: Talk, call: StageCall, result: Any, said: str, next_step: str, **more: Any) -> None:
+def _tell(
+    talk: Talk, call: StageCall, result: Any, first: str, next_step: str, said: tuple[str, list[str]], **more: Any
+) -> None:
     """Print the verdict, the alarms, then the numbers."""
     if not call.model.is_dir():  # nothing was made: a stage that was replaced by another function
         talk.result(result, next_step=next_step)
         return
-    verdict, alarms = verdict_of(call.command, result, call.folder), alarm_lines(call.folder)
-    lines = [*([said] if said else []), verdict, *(f"alarm: {line}" for line in alarms)]
+    verdict, alarms = said
+    lines = [*([first] if first else []), verdict, *(f"alarm: {line}" for line in alarms)]
     talk.result({**result, "verdict": verdict, "alarms": alarms, **more}, above=lines, next_step=next_step)

@@ -245,6 +245,8 @@ def _run(app: FastAPI, listening: socket.socket) -> None:
     # Connections are kept a little longer than the minute that proxies keep theirs: who closes first loses no request.
     config = uvicorn.Config(
         app,
+        http="h11",
+        loop="asyncio",
         access_log=False,
         log_level="warning",
         server_header=False,

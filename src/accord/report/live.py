@@ -12,16 +12,17 @@ import json
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accord.files import numbered, object_in
 from accord.progress import duration
+from accord.report.figures import Curve, Figure, MetricRows, training_figure
 from accord.report.names import title_of
 from accord.report.pages import filled
-from accord.report.parts import part, training
+from accord.report.parts import Draw, part, training
 from accord.report.run_folder import RunFolder, read_run
 
 if TYPE_CHECKING:
@@ -141,8 +142,24 @@ def _samples(run: RunFolder, stage: str) -> list[dict[str, Any]]:
     ]
 
 
-def live_parts(folder: Path) -> dict[str, Any]:
-    """Return what the page shows of a run at this moment.
+class DrawnCurves:
+    """Curves that are drawn anew only where their rows have changed: of a long run most stages are over."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], tuple[Any, Figure | None]] = {}
+
+    def __call__(self, title: str, curve: Curve, lines: Sequence[tuple[str, str, MetricRows]]) -> Figure | None:
+        """Draw a curve, or return it as it was drawn."""
+        where = (title, lines[0][0])
+        seen = [(name, style, len(rows), rows[-1] if rows else None) for name, style, rows in lines]
+        kept = self._kept.get(where)
+        if kept is None or kept[0] != seen:
+            kept = self._kept[where] = (seen, training_figure(title, curve, lines))
+        return kept[1]
+
+
+def live_parts(folder: Path, draw: Draw = training_figure) -> dict[str, Any]:
+    """Return what the page shows of a run at this moment; ``draw`` draws its curves.
 
     Raises:
         DataError: there is no such folder.
@@ -163,7 +180,7 @@ def live_parts(folder: Path) -> dict[str, Any]:
         "title": f"{run.name if not alone else here.name}" + (f", {here.name}" if here != folder else ""),
         "says": _says(stages, (here / "summary.json").is_file()),
         "stages": stages,
-        "training": part(training, run),
+        "training": part(lambda run: training(run, draw), run),
         "samples": samples[-1:],
         "report": str(report) if report.is_file() else "",
         "at": time.strftime("%H:%M:%S"),
@@ -182,12 +199,13 @@ def _says(stages: list[StageNow], finished: bool) -> str:
 async def _events(folder: Path) -> AsyncIterator[str]:
     """Yield the page's contents whenever they have changed, and a comment where nothing does for long."""
     known: object = None
+    draw = DrawnCurves()  # one a page that is open
     silent_since = time.monotonic()
     while True:
         now = await asyncio.to_thread(changes, folder)
         if now != known:
             known, silent_since = now, time.monotonic()
-            html = await asyncio.to_thread(lambda: filled("live_now.html.j2", live_parts(folder)))
+            html = await asyncio.to_thread(lambda: filled("live_now.html.j2", live_parts(folder, draw)))
             yield f"data: {json.dumps({'html': html})}\n\n"
         elif time.monotonic() - silent_since > _SILENCE_S:
             silent_since = time.monotonic()

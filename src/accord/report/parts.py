@@ -13,6 +13,7 @@ from typing import Any
 
 from accord.report.figures import (
     CURVES,
+    Curve,
     Figure,
     MetricRows,
     ResultRow,
@@ -32,6 +33,7 @@ from accord.report.svg import bars
 from accord.report.turns import last_said
 from accord.seeds import stream_seed
 
+Draw = Callable[[str, Curve, Sequence[tuple[str, str, MetricRows]]], Figure | None]
 NONE = "–"
 ORDER = ("baseline", "reference", "best_of_n", "candidate", "control")  # from before to after
 NUM_DRAWN = 6
@@ -569,8 +571,8 @@ def _probes(found: Any) -> list[dict[str, Any]]:
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-def training(run: RunFolder) -> dict[str, Any]:
-    """Curves of every stage that logged, and the alarms that rang."""
+def training(run: RunFolder, draw: Draw = training_figure) -> dict[str, Any]:
+    """Curves of every stage that logged, and the alarms that rang; ``draw`` draws one."""
     lines = policy_lines(run)
     groups = [
         ("Language model", [("pretrain", _own(run, "pretrain")), ("sft", _own(run, "sft"))]),
@@ -580,7 +582,7 @@ def training(run: RunFolder) -> dict[str, Any]:
     shown = [
         {"name": name, "figures": figures, "legend": training_legend(found[-1][1])}
         for name, found in groups
-        if (figures := [figure for kind, of in found for figure in _curves(run, kind, of)])
+        if (figures := [figure for kind, of in found for figure in _curves(run, kind, of, draw)])
     ]
     if not shown:
         raise Absent("no stage of this run has written metrics.jsonl")
@@ -600,9 +602,9 @@ def policy_lines(run: RunFolder) -> list[tuple[str, str, MetricRows]]:
     return [(policy_title(row), f"m{i % 10}" if several else style_of(row), rows) for i, (row, rows) in enumerate(told)]
 
 
-def _curves(run: RunFolder, kind: str, lines: Sequence[tuple[str, str, MetricRows]]) -> list[Figure]:
+def _curves(run: RunFolder, kind: str, lines: Sequence[tuple[str, str, MetricRows]], draw: Draw) -> list[Figure]:
     """The curves of a kind of stage that somebody has logged."""
-    drawn = [training_figure(run.names.fill(curve.title), curve, lines) for curve in CURVES[kind] if lines]
+    drawn = [draw(run.names.fill(curve.title), curve, lines) for curve in CURVES[kind] if lines]
     return [figure for figure in drawn if figure]
 
 

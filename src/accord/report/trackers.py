@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from accord.config import Tracker
 from accord.errors import ResourceError
-from accord.files import object_in, read_rows, write_json
+from accord.files import GrowingRows, object_in, write_json
 from accord.progress import Log, Notice
 from accord.report.run_folder import stages_of
 
@@ -125,6 +125,7 @@ class Follower:
 
     def __init__(self, folder: Path, name: str, board: Board) -> None:
         self._folder, self._name, self._board = folder, name, board
+        self._files: dict[Path, GrowingRows] = {}
 
     def catch_up(self) -> int:
         """Hand on every row that the tracker has not got; return how many there were."""
@@ -136,7 +137,8 @@ class Follower:
         return sent
 
     def _stage(self, stage: str, path: Path, got: dict[str, Any]) -> int:
-        rows = [row for row in read_rows(path) if isinstance(row.get("step"), int)]
+        found = self._files.setdefault(path, GrowingRows(path)).rows()
+        rows = [row for row in found if isinstance(row.get("step"), int)]
         if not rows:
             return 0
         # Another first row is another training: its steps begin anew.

@@ -103,6 +103,8 @@ def server_of(app: ASGIApp, address: Address | None = None, *, connections: Conn
     return GuardedServer(
         app,
         connections,
+        # By name, or uvloop would take its place wherever another package has brought it along.
+        loop="asyncio",
         lifespan="off",
         access_log=False,
         log_level="error",
