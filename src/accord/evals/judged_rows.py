@@ -20,8 +20,7 @@ from accord.errors import DataError
 from accord.evals.pairs import some_of
 from accord.formats.stage_rows import Chat, JudgedRow, RankedRow, read_judged_rows, read_ranked_rows
 from accord.records import RankedGroup, ranks_by_value
-from accord.stats import FloatArray, Interval, cluster_draws, percentile_interval
-from accord.stats.intervals import cluster_index
+from accord.stats import Interval, share_of_pairs
 
 JudgedAs = Literal["label", "rating"]
 MOST_JUDGED = 2000  # completions of the concordance: their pairs are two millions, drawn by the seed beyond
@@ -130,7 +129,6 @@ def concordance(
     scores: Mapping[tuple[str, str], float],
     judged: Sequence[tuple[str, str, str, float]],
     *,
-    resamples: int = 500,
     seed: int = 0,
 ) -> Interval:
     """Return how often of two completions, of any prompts, the one that was judged better has the higher score.
@@ -144,19 +142,5 @@ def concordance(
     better_NN = (value_N[:, None] > value_N).astype(np.float64)
     if not better_NN.any():
         raise DataError("all completions were judged alike")
-    right_NN = better_NN * (np.sign(score_N[:, None] - score_N) + 1) / 2
-    cluster_N = cluster_index([topic for _, _, topic, _ in shown], len(shown))
-    count = int(cluster_N.max()) + 1
-
-    def share(weight_RN: FloatArray) -> FloatArray:
-        of_R = ((weight_RN @ better_NN) * weight_RN).sum(1)
-        right_R = ((weight_RN @ right_NN) * weight_RN).sum(1)
-        return np.asarray(right_R / np.where(of_R > 0, of_R, np.nan))
-
-    draws = [
-        share(count_RC[:, cluster_N].astype(np.float64))
-        for count_RC in cluster_draws(count, resamples, seed, len(shown))
-    ]
-    drawn_R = np.concatenate([share(count_RC[:, cluster_N].astype(np.float64)) for count_RC in draws])
-    value = float(share(np.ones((1, len(shown))))[0])
-    return percentile_interval(value, drawn_R[np.isfinite(drawn_R)], 0.95, len(shown), count)
+    right_NN = (np.sign(score_N[:, None] - score_N) + 1) / 2
+    return share_of_pairs(right_NN, better_NN, [topic for _, _, topic, _ in shown], seed=seed)
