@@ -2,7 +2,8 @@
 
     python3 -m benchmarks.gpu [--device cuda|cpu] [--tiny] [--runs N] [ROW ...]
 
-Rows are ``sampling-135M``, ``sampling-1.1B``, ``ppo-135M`` and ``update-1.1B``. Prints one line of JSON a row, with the
+Rows are ``sampling-135M``, ``sampling-1.1B``, ``ppo-135M``, ``update-1.1B`` and ``reload-135M``.
+Prints one line of JSON a row, with the
 keys of `benchmarks/results.json`; a peer that is not installed leaves its side null. ``--device cpu --tiny`` runs the
 same code on a shape of nothing, to see that it works. Both sides draw or train in bf16 on a GPU, random weights, no
 token ends a completion; medians of the runs after one that is not timed.
@@ -31,11 +32,13 @@ from accord.models.placement import Placement
 from accord.models.shape import DecoderConfig
 from accord.rollout.engine import Engine, Sampling
 from accord.rollout.generator import decoded
+from accord.rollout.published import EngineCopy, PublishedGenerator
 from accord.scoring.reward_model import RewardModel
-from accord.text.batches import Example
+from accord.text.batches import Example, collate
 from accord.text.tokenizer import train_tokenizer
 from accord.train.controllers import Controllers
 from accord.train.learner import Learner
+from accord.train.likelihood import logp_and_entropy
 from accord.train.policy_models import PolicyModels
 from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.rollouts import score_samples
@@ -221,11 +224,34 @@ def update(setting: Setting) -> Found:
     return rate, None, "", "tokens/s", {"tflops": round(tflops, 1), "share_of_peak": peak and round(tflops / peak, 3)}
 
 
+@torch.no_grad()
+def reload(setting: Setting) -> Found:
+    """How far a copy's log-probabilities are from the policy's own, after its weights were replaced by others.
+
+    The canary of a handing-over: with recorded graphs and bf16 as they are on a GPU. ``first`` is before the reload.
+    """
+    shape = load_policy(setting.folder / "policy", setting.placement)[0].config
+    other, words = CausalLM(shape), load_policy(setting.folder / "policy")[1]
+    init_weights(other, 1)
+    save_policy(setting.folder / "other", other, words)
+    generator = PublishedGenerator(EngineCopy(setting.placement), words, shape.max_positions)
+    gaps = []
+    for version, name in enumerate(("policy", "other")):
+        canary = generator.publish(version, setting.folder / name, 0.7)
+        policy = load_policy(setting.folder / name, setting.placement)[0].eval()
+        batch = collate([Example(one.prompt, one.completion) for one in canary], words.pad_id)
+        own_N = logp_and_entropy(policy, batch, 0.7, entropy=False)[0]
+        said_N = torch.tensor([logp for one in canary for logp in one.behaviour_logp])
+        gaps.append(float((own_N - said_N).abs().mean()))
+    return gaps[1], None, "", "nats a token", {"first": gaps[0]}
+
+
 ROWS: dict[str, tuple[Callable[[Setting], Found], str, float]] = {
     "sampling-135M": (sampling, "135M", 8.0),
     "sampling-1.1B": (sampling, "1.1B", 8.0),
     "ppo-135M": (ppo, "135M", 4.0),
     "update-1.1B": (update, "1.1B", 0.4),
+    "reload-135M": (reload, "135M", 0.05),
 }
 
 
@@ -237,7 +263,8 @@ def line(name: str, setting: Setting) -> dict[str, Any]:
     ratio = round(ours / theirs, 2) if theirs is not None else more.get("share_of_peak")
     return {
         "name": name, "work": work.__name__, "model": setting.model,
-        **setting.placement.facts(), "peer": peer, "peer_version": version, "ours": round(ours, 2),
+        **setting.placement.facts(), "peer": peer, "peer_version": version,
+        "ours": round(ours, 2) if ours > 1 else ours,
         "theirs": theirs and round(theirs, 2), "ratio": ratio, "unit": unit, "goal": goal, **more,
     }  # fmt: skip
 

@@ -94,20 +94,20 @@ def test_completions_of_a_prompt_stay_together_unless_a_process_would_be_idle() 
 
 
 def test_one_process_loads_no_engine_for_several() -> None:
-    """torch itself imports a part of torch.distributed; FSDP, DCP and a process group are what must not be there."""
+    """torch itself imports a part of torch.distributed; FSDP, DCP, a process group, Ray and vLLM must not be there."""
     code = (
-        "import accord.train.rl, accord.train.learner as l, torch, sys, json\n"
+        "import accord.train.rl, accord.loop.run, accord.train.learner as l, torch, sys, json\n"
         "from accord.config import OptimConfig\n"
         "net = torch.nn.Linear(2, 2)\n"
         "learner = l.Learner({'net': net}, {'net': OptimConfig()}, 5)\n"
         "learner.update([net(torch.ones(1, 2)).sum()])\n"
-        "heavy = ('torch.distributed.fsdp', 'torch.distributed.checkpoint', 'torch.distributed.tensor')\n"
+        "heavy = ('torch.distributed.fsdp', 'torch.distributed.checkpoint', 'ray', 'vllm')\n"
         "print(json.dumps([[m for m in heavy if m in sys.modules], torch.distributed.is_initialized()]))\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     loaded, initialised = json.loads(said.stdout)
     assert not initialised
-    assert "torch.distributed.checkpoint" not in loaded
+    assert not {"torch.distributed.checkpoint", "ray", "vllm"} & set(loaded)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------

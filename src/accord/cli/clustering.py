@@ -50,7 +50,7 @@ def up(
             found["cpus"] += has.get("CPU", 0)
             found["gpus"] += has.get("GPU", 0)
             found["memory_gb"] += has.get("memory", 0) / 1e9
-        told = f"{found['nodes']} machines, {found['cpus']:.0f} CPUs, {found['gpus']:.0f} GPUs"
+        told = f"{found['nodes']} machine{'s' * (len(nodes) != 1)}, {found['cpus']:.0f} CPUs, {found['gpus']:.0f} GPUs"
         talk.result({key: round(value, 1) for key, value in found.items()}, text=told)
 
 
