@@ -10,10 +10,11 @@ import pytest
 from test_admission import Shop, rankings_by_people
 from test_admission import shop as shop
 
-from accord.config import AdmitConfig, TaskConfig
+from accord.config import AdmitConfig, Recipe, ScorerConfig, TaskConfig
 from accord.formats.item import Item, reply_of
 from accord.loop.files_task import StoreTask
 from accord.loop.task import TaskPlace
+from accord.loop.turn import look_at_signals
 from accord.people.admission import read_admission, recall
 from accord.people.signals import (
     ServedTurn,
@@ -167,3 +168,20 @@ def test_a_run_reads_signals_where_the_recipe_says_so(shop: Shop, tmp_path: Path
 
     assert rows(0.0) == [] and len(rows(0.1)) == 30
     assert "example.org" not in str(rows(0.1))
+
+
+def kind_words(prompts: list[str], completions: list[str]) -> list[float]:
+    """A judge of what users said next."""
+    return [1.0 if "Thanks" in text else -1.0 for text in completions]
+
+
+def test_a_round_writes_signals_down_and_lets_the_recipe_s_judge_score_them(shop: Shop) -> None:
+    conversation(shop, "What is it?", ["Good one"], "Thanks!")
+    recipe = Recipe(admit=AdmitConfig(signal_judge=ScorerConfig(name="kind", function="test_signals:kind_words")))
+    told: list[str] = []
+    for _ in range(2):
+        look_at_signals(str(shop.store.place), recipe, lambda done, text: told.append(text))
+    with shop.store.snapshot() as connection:
+        found = {(one.kind, one.judge) for one in read_signals(connection)}
+    assert {("thanks", ""), ("next_message", "kind")} <= found
+    assert told[0] == "signals: 1 scored by kind: AI feedback" and told[2] == "signals: 0 scored by kind: AI feedback"

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ def test_a_better_candidate_is_promoted_and_taken_back(bench: Bench, letters_fol
     assert told["admission"]["admitted"] > 30
     by_name = {one["name"]: one for one in told["found"]}
     assert by_name["win rate against prod"]["low"] > 0.5 and by_name["people's pairs held out"]["clusters"] >= 10
+    page = unescape((bench.folder / "rounds/0001/report.html").read_text())
+    assert all(f'<th scope="row">{name}</th>' in page for name in by_name)
     prod = bench.aliases.get(PROD)
     assert prod is not None and prod.folder == bench.folder / "rounds/0001/model"
     assert bench.turn()[1]["state"] == "nothing new" and not (bench.folder / "rounds/0002").exists()

@@ -52,6 +52,7 @@ from accord.people.scrub import scrubbed
 from accord.people.signals import judge_signals, note_signals, read_served
 from accord.progress import Log, Notice, quiet
 from accord.records import Prompt
+from accord.report.run_folder import ROUND_GATES_FILE
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.weighted import load_scorer
 from accord.serve.aliases import CANARY, PROD, REFERENCE, AliasFile, ServedModel
@@ -151,7 +152,7 @@ def take_turn(
         return look_at_canary(rounds, last, store, recipe, log)
     record = last if last is not None and last.state == "working" else _begin(rounds, records, recipe, start)
     _require_same_gates(record, recipe)
-    _look_at_signals(store, recipe, log)
+    look_at_signals(store, recipe, log)
     where = Where(store, output_dir / "downloads", from_dir, _others(rounds, record), frozen=True)
     runner = Runner(rounds.path(record.number), time_shares(_own(recipe, record)), True, log, where.reuse_from)
     home = open_home(_own(recipe, record), runner.folder, where, runner, wait)
@@ -226,7 +227,7 @@ def _require_same_gates(record: TurnRecord, recipe: Recipe) -> None:
         )
 
 
-def _look_at_signals(store: str, recipe: Recipe, log: Log) -> None:
+def look_at_signals(store: str, recipe: Recipe, log: Log) -> None:
     """Write down what users did, and let a judge score it where the recipe names one."""
     judge = recipe.admit.signal_judge
     with Store.open(store) as facts:
@@ -260,6 +261,7 @@ def _carry_out(rounds: Rounds, record: TurnRecord, home: Home) -> TurnRecord:
     found = [RoundGate(**row) for row in read_json(home.path("gates/gates.json"))]
     if not refusals_of(found) and home.recipe.gates.shadow_prompts:
         found.append(_in_shadow(home, champion, snapshot, reward))
+    write_json(home.path(ROUND_GATES_FILE), {"gates": [plain(gate) for gate in found]})
     reasons = tuple(refusals_of(found))
     published = champion.policy if reasons else publish(home, snapshot)
     report(home, verdict, Promotion(champion if reasons else replace(champion, policy=published), published, reasons))

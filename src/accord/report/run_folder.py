@@ -95,6 +95,7 @@ class RunFolder:
 
 
 GATE = "gate.json"  # what the gate says of the reward model
+ROUND_GATES_FILE = "round_gates.json"  # what the gates of `accord round` found
 BESIDE = "beside.json"  # in the folder of the evaluation: what stands beside the win rates
 CURVES_FILE = "goodhart/curves.json"  # gold and proxy along KL, where `accord eval goodhart` has measured them
 JSON_FILES = (
@@ -105,6 +106,7 @@ JSON_FILES = (
     "data/manifest.json",
     "reward/card.json",
     GATE,
+    ROUND_GATES_FILE,
     "eval/results.json",
     f"eval/{BESIDE}",
     CURVES_FILE,

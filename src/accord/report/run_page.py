@@ -17,6 +17,7 @@ from accord.report.glossary import TERMS
 from accord.report.goodhart_page import over_optimisation, write_goodhart_page
 from accord.report.names import policy_title
 from accord.report.pages import write_page
+from accord.report.round_gates import round_gates
 from accord.report.run_folder import CURVES_FILE, RunFolder, read_run
 
 SECTIONS = {
@@ -24,6 +25,7 @@ SECTIONS = {
     "example": first_screen.example,
     "guards": first_screen.guards,
     "rounds": parts.rounds,
+    "round_gates": round_gates,
     "floors": parts.tiles,
     "judges": parts.judges,
     "standings": parts.standings,
