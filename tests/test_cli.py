@@ -28,7 +28,19 @@ from accord.errors import DataError, ResourceError, UsageError
 from accord.progress import Notice, duration
 
 COMMANDS = ("demo", "init", "run", "pretrain", "sft", "sample", "score", "reward", "rl", "dpo", "status", "doctor")
-COMMANDS += ("import", "export", "label", "simulate", "report", "backup", "serve", "feedback", "round", "rollback")
+COMMANDS += (
+    "import",
+    "export",
+    "label",
+    "simulate",
+    "report",
+    "backup",
+    "serve",
+    "chat",
+    "feedback",
+    "round",
+    "rollback",
+)
 GROUPS = ("data", "eval", "cluster")
 INSIDE = ("eval policy", "eval reward", "eval goodhart", "cluster up", "cluster down")
 

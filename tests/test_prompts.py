@@ -18,9 +18,10 @@ from accord.errors import DataError
 from accord.formats.stage_rows import PromptRow, read_prompts
 from accord.models.folder import RewardScale, save_policy, save_scalar
 from accord.models.shape import DecoderConfig
+from accord.scoring.room import Room, short_enough
 from accord.seeds import stream_seed
 from accord.text.tokenizer import Tokenizer
-from accord.train.prompts import Room, choose_prompts, pick_prompts, short_enough
+from accord.train.prompts import choose_prompts, pick_prompts
 from accord.train.rl import rl
 
 ROWS = [PromptRow(text) for text in ("one", "one two", "one two three", "four", "four five six seven")]

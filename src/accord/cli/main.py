@@ -11,6 +11,7 @@ import typer
 import accord
 from accord.cli import (
     backing_up,
+    chatting,
     clustering,
     data,
     doctor,
@@ -85,6 +86,7 @@ app.command()(evaluating.report)
 app.command(epilog=label_keys_help())(people.label)
 app.command()(simulating.simulate)
 app.command()(serving.serve)
+app.command()(chatting.chat)
 app.command()(feedback.feedback)
 app.command("round")(rounds.round_)
 app.command()(rounds.rollback)

@@ -22,11 +22,12 @@ from accord.files import read_json
 from accord.people.web.serving import Address
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
     from accord.serve.feedback import FeedbackBook
     from accord.serve.keys import KeyRing
-    from accord.serve.served import Serving
+    from accord.serve.served import ServeSettings, Serving
     from accord.serve.switch import Switch
 
 KEYS = "serve.keys.json"  # in a project's folder
@@ -95,40 +96,57 @@ def serve(
       accord serve support --host 0.0.0.0 --allow-host llm.example.org
     """
     with talking(json, verbose) as talk:
-        home = _project(place)
+        home = project_at(place)
         ring = _ring(keys, home, need_key if need_key is not None else not Address(host).is_local)
         new_key = {"operator": operator, "per_minute": per_minute, "users": "simulated" if simulated else "human"}
         if add_key is not None or revoke_key is not None:
             done = _change(ring, add_key, revoke_key, new_key)
             talk.result(done, text="\n".join(f"{name}: {value}" for name, value in done.items()))
             return
-        folders = _folders(place, home, model or ())
+        folders = folders_of(place, home, model or ())
         address = Address(host, port, tuple(allow_host or ()))
         listening = address.bound()
         from accord.models.placement import Placement
-        from accord.serve.app import create_server
-        from accord.serve.served import ServeSettings, open_served
+        from accord.serve.served import ServeSettings
 
         settings = ServeSettings(rows, context, waiting, placement=Placement(precision, device))
-        with listening, _book(home if feedback else None) as book, contextlib.ExitStack() as stay:
-            talk.log.note("loading " + ", ".join(map(path_text, folders.values())))
-            served = open_served(folders, settings)
-            try:
-                first = {"key": ring.add("first", operator=True)} if ring.required and not len(ring) else {}
-                switch = stay.enter_context(_switch(home, served, book))
-                doors: dict[str, Any] = {"allowed_hosts": address.names(), "origins": allow_origin or ()}
-                app = create_server(served, ring, book=book, switch=switch, **doors)
-                listening.listen(1024)
-                url = f"{address.url(listening)}/v1"
-                told = {"url": url, "models": [*served.policies, *served.scorers], "keys": ring.required, **first}
-                talk.result(told, text=_text(served, url, first, ring.required, home.store if book and home else ""))
-                talk.out.flush()
-                _run(app, listening)
-            finally:
-                served.close()
+        talk.log.note("loading " + ", ".join(map(path_text, folders.values())))
+        doors = {"allowed_hosts": address.names(), "origins": allow_origin or ()}
+        with listening, opened(home, folders, settings, ring, feedback=feedback, **doors) as app:
+            served = app.state.served
+            first = {"key": ring.add("first", operator=True)} if ring.required and not len(ring) else {}
+            listening.listen(1024)
+            url = f"{address.url(listening)}/v1"
+            told = {"url": url, "models": [*served.policies, *served.scorers], "keys": ring.required, **first}
+            talk.result(told, text=_text(served, url, first, ring.required, home.store if feedback and home else ""))
+            talk.out.flush()
+            run_server(app, listening)
 
 
-def _project(place: Path | None) -> Project | None:
+@contextlib.contextmanager
+def opened(
+    home: Project | None,
+    folders: Mapping[str, Path],
+    settings: ServeSettings,
+    ring: KeyRing,
+    *,
+    feedback: bool = True,
+    **doors: Any,
+) -> Iterator[FastAPI]:
+    """Load models, and give the app that answers with them; of a project it keeps what is said."""
+    from accord.serve.app import create_server
+    from accord.serve.served import open_served
+
+    with _book(home if feedback else None) as book:
+        served = open_served(folders, settings)
+        try:
+            with _switch(home, served, book) as switch:
+                yield create_server(served, ring, book=book, switch=switch, **doors)
+        finally:
+            served.close()
+
+
+def project_at(place: Path | None) -> Project | None:
     """Return the project named or around; None where a run's or model's folder is named."""
     if place is not None and not (place / FILE).is_file():
         return None
@@ -138,7 +156,7 @@ def _project(place: Path | None) -> Project | None:
     return found
 
 
-def _folders(place: Path | None, home: Project | None, more: Sequence[str]) -> Mapping[str, Path]:
+def folders_of(place: Path | None, home: Project | None, more: Sequence[str]) -> Mapping[str, Path]:
     """Return what is served, by name: what the place holds first."""
     first = newest_model(home) if home else _model_in(place or Path())
     name = home.root.name if home else folder_title(str(first))
@@ -235,11 +253,18 @@ def _text(served: Serving, url: str, first: Mapping[str, str], required: bool, s
     lines += [f"The first key, shown once: {first['key']}"] if first else []
     lines += [f"Completions and what users say of them are kept in {path_text(Path(store))}"] if store else []
     lines += ["Others can reach it: without HTTPS in front of it they may listen."] if required else []
+    lines += [f"A page to talk to it: {url.removesuffix('/v1')}/chat"]
     return "\n".join([*lines, f"Ctrl-C stops it; what is being written then has {GRACE_S} s to end."])
 
 
-def _run(app: FastAPI, listening: socket.socket) -> None:
-    """Serve until interrupted or terminated. There is no access log, and no prompt stands in any."""
+def run_server(app: FastAPI, listening: socket.socket) -> None:
+    """Serve until interrupted or terminated."""
+    with contextlib.suppress(KeyboardInterrupt):
+        made_server(app).run(sockets=[listening])
+
+
+def made_server(app: FastAPI) -> uvicorn.Server:
+    """Return what serves an app. There is no access log, and no prompt stands in any."""
     import uvicorn
 
     # Connections are kept a little longer than the minute that proxies keep theirs: who closes first loses no request.
@@ -254,7 +279,4 @@ def _run(app: FastAPI, listening: socket.socket) -> None:
         timeout_keep_alive=65,
         timeout_graceful_shutdown=GRACE_S,
     )
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        return
+    return uvicorn.Server(config)

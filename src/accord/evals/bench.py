@@ -21,6 +21,7 @@ from accord.evals.samples import LoadedPolicy, PolicySamples, draw_samples
 from accord.models.placement import AUTO, Placement
 from accord.progress import Log
 from accord.rollout.engine import Sampling
+from accord.scoring.room import rooms_for, short_enough
 from accord.scoring.scorer import Scorer
 from accord.seeds import stream_seed
 from accord.stats import (
@@ -33,7 +34,6 @@ from accord.stats import (
     length_controlled_win_rate,
     win_rate,
 )
-from accord.train.prompts import rooms_for, short_enough
 
 LENGTH_CONTROLLED_RESAMPLES = 500  # each one is a logistic fit
 

@@ -17,6 +17,7 @@ import accord
 from accord.errors import AccordError
 from accord.people.web.app import LOOPBACK
 from accord.people.web.security import Frame
+from accord.serve.chat_page import chat_routes
 from accord.serve.feedback import FeedbackBook
 from accord.serve.guard import GuardedRoute, Porter
 from accord.serve.keys import KeyRing
@@ -60,7 +61,8 @@ def create_server(
     app.router.route_class = GuardedRoute
     app.state.served, app.state.gate = served, Porter(keys, frozenset(origins))
     app.state.book, app.state.switch = book, switch
-    routes.open(app)
+    for doors in (routes, chat_routes):
+        doors.open(app)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=[*origins], allow_methods=["GET", "POST"], allow_headers=["*"])
     app.add_middleware(Counted, measures=served.measures)

@@ -35,6 +35,7 @@ from accord.ranks import ONE_PROCESS, Ranks
 from accord.records import JudgedGroup, RankedGroup
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator, Generated
+from accord.scoring.room import rooms_for, short_enough
 from accord.scoring.scorer import Scorer
 from accord.scoring.weighted import load_scorer, scorer_inputs
 from accord.seeds import stream_seed
@@ -61,7 +62,7 @@ from accord.train.preferences import (
     preference_losses,
     require_both_classes,
 )
-from accord.train.prompts import Prompts, rooms_for, short_enough
+from accord.train.prompts import Prompts
 from accord.train.rollouts import shared_samples, shared_scores
 from accord.train.sft import demonstration_example
 from accord.train.training_run import Steps, TrainingRun

@@ -17,6 +17,7 @@ from accord.progress import Log, named_part, part_of, quiet
 from accord.rollout.engine import Sampling
 from accord.rollout.generator import EngineGenerator
 from accord.rollout.published import Copy
+from accord.scoring.room import rooms_for, short_enough
 from accord.scoring.weighted import reward_models, scorer_inputs
 from accord.seeds import stream_seed
 from accord.train.alarms import NAIVE, raised_alarms, raised_trends, reward_alarms, watched_alarms
@@ -25,7 +26,7 @@ from accord.train.learner import Learner
 from accord.train.policy_models import PolicyModels, hold_to, load_policy_models
 from accord.train.policy_optimizer import PolicyOptimizer
 from accord.train.policy_update import PretrainingMix, kl_place, read_mix
-from accord.train.prompts import Prompts, choose_prompts, rooms_for, short_enough
+from accord.train.prompts import Prompts, choose_prompts
 from accord.train.publishing import publishing
 from accord.train.rollouts import Scored, shared_samples
 from accord.train.training_run import Steps, TrainingRun

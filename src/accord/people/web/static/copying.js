@@ -9,22 +9,26 @@ export function sourceOf(code) {
   return copy.textContent;
 }
 
-for (const pre of document.querySelectorAll(".prose pre")) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "quiet copy";
-  button.textContent = t("Copy");
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(sourceOf(pre.querySelector("code") ?? pre));
-      button.textContent = t("Copied");
-    } catch {
-      button.textContent = t("Not allowed here"); // by the browser: plain http, or no permission
-    }
-    setTimeout(() => (button.textContent = t("Copy")), 2000);
-  });
-  const box = document.createElement("div");
-  box.className = "block";
-  pre.replaceWith(box);
-  box.append(button, pre);
+export function addCopying(root) {
+  for (const pre of root.querySelectorAll("pre")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet copy";
+    button.textContent = t("Copy");
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(sourceOf(pre.querySelector("code") ?? pre));
+        button.textContent = t("Copied");
+      } catch {
+        button.textContent = t("Not allowed here"); // by the browser: plain http, or no permission
+      }
+      setTimeout(() => (button.textContent = t("Copy")), 2000);
+    });
+    const box = document.createElement("div");
+    box.className = "block";
+    pre.replaceWith(box);
+    box.append(button, pre);
+  }
 }
+
+for (const prose of document.querySelectorAll(".prose")) addCopying(prose);
