@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 import signal
+import string
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, WriteRows, WriteSplit, random_policy
@@ -45,6 +47,7 @@ from accord.rollout.engine import Engine, Sampling
 from accord.scoring.reward_model import RewardModel
 from accord.text.batches import Example, collate
 from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train import held_out
 from accord.train.finished import identity_of
 from accord.train.judged import encode_group, held_out_fit
 from accord.train.learner import Checkpoints, Learner, Metrics, schedule
@@ -772,7 +775,10 @@ def text_files(write_rows: WriteRows, words: Tokenizer, tmp_path: Path) -> dict[
     folder.mkdir()
     words.save(folder)
     texts = write_rows("texts.jsonl", [{"text": t} for t in TEXTS])
-    valid = write_rows("valid.jsonl", [{"text": t} for t in TEXTS[:3] * 7])
+    # like the texts, and not the same
+    valid = write_rows(
+        "valid.jsonl", [{"text": " ".join([*t.split()[::-1], str(i)])} for i in range(7) for t in TEXTS[:3]]
+    )
     return {"texts": texts, "valid_texts": valid, "tokenizer": folder}
 
 
@@ -784,7 +790,7 @@ def test_pretraining_learns_its_texts(text_files: dict[str, Path], tmp_path: Pat
     # the start is uniform over 320 tokens: log 320 = 5.77
     assert rows[0]["loss"] == pytest.approx(math.log(320), abs=0.1)
     assert result.train_nll < 1.0
-    assert result.valid_nll < 3.0
+    assert result.valid_nll is not None and result.train_nll < result.valid_nll
     assert len(rows) == result.num_steps
     model, _ = load_policy(result.model)
     assert model.config.num_kv_heads == 2
@@ -818,6 +824,57 @@ def test_held_out_rankings_of_one_own_file(policy_folder: Path, write_rows: Writ
     assert made.num_groups == 8  # nothing of the training file is held out then
 
 
+@pytest.mark.slow
+def test_held_out_texts_of_pretraining_that_leak_are_not_measured(
+    write_rows: WriteRows, text_files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Noise cannot be learnt: log 26 nats a letter at best for who has not seen it. Learnt by heart it is below.
+
+    Of forty texts ten are new, ten stand among the training texts, ten but for one word, and ten are half of one.
+    """
+    coin = random.Random(0)
+    word = lambda: "".join(coin.choices(string.ascii_lowercase, k=5))  # noqa: E731
+    texts = [[word() for _ in range(16)] for _ in range(30)]
+    new = [[word() for _ in range(16)] for _ in range(25)]
+    near = [[*text[:14], word(), text[15]] for text in texts[10:20]]
+    held_out = [*new, *texts[:10], *near, *(text[8:] for text in texts[20:])]
+    files = text_files | {
+        name: write_rows(f"{name}.jsonl", [{"text": " ".join(text)} for text in found])
+        for name, found in (("texts", texts), ("valid_texts", held_out))
+    }
+    config = PretrainConfig(precision="fp32", epochs=12.0, block_tokens=32, batch_blocks=4, optim=FAST)
+    lines: list[str] = []
+    result = pretrain(
+        config, SHAPE, **files, output_dir=tmp_path / "out", log=lambda *said: lines.append(str(said[-1]))
+    )
+    (line,) = [line for line in lines if "held-out texts stand among the training texts" in line]
+    left_out = int(line.rpartition(": ")[0].rpartition(": ")[2].split()[0])
+    told = result.held_out
+    assert 20 <= left_out <= 30 and told.n == told.units == 55 - left_out
+    # what was learnt by heart helps with none of them: with the thirty others in it would stand far below
+    assert told.low > result.train_nll + 0.5
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 20])
+def test_leaked_texts_by_brute_force(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(held_out, "CHUNK", chunk)
+    train = rng.integers(0, 3, 400)
+    starts = rng.integers(0, 360, 30)
+    texts = [
+        np.where(rng.random(n := int(rng.integers(1, 40))) < rate, 3, train[start : start + n]).tolist()
+        for start in starts
+        for rate in (0.0, 0.03, 0.5)
+    ]
+    stream = train.tolist()
+    for text, found in zip(texts, held_out.leaked(train, texts), strict=True):
+        run = min(len(text), 13)
+        whole = {tuple(stream[i : i + run]) for i in range(len(stream) - run + 1)}
+        runs = [tuple(text[i : i + run]) in whole for i in range(len(text) - run + 1)]
+        assert found == (2 * sum(runs) >= len(runs))
+    assert held_out.leaked(train, []) == [] and held_out.leaked(train[:0], [[1]]) == [False]
+
+
 def test_pretraining_is_the_same_twice_and_differs_by_seed(text_files: dict[str, Path], tmp_path: Path) -> None:
     config = PretrainConfig(precision="fp32", epochs=2.0, block_tokens=16, batch_blocks=4, dropout=0.1, optim=FAST)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -831,7 +888,9 @@ def test_a_held_out_text_longer_than_the_model_does_not_undo_the_training(
     text_files: dict[str, Path], write_rows: WriteRows, tmp_path: Path
 ) -> None:
     config = PretrainConfig(precision="fp32", epochs=1.0, block_tokens=16, batch_blocks=4)
-    inputs = text_files | {"valid_texts": write_rows("long.jsonl", [{"text": " ".join(TEXTS)}] * 20)}
+    inputs = text_files | {
+        "valid_texts": write_rows("long.jsonl", [{"text": " ".join(" ".join(TEXTS).split()[::-1])}] * 20)
+    }
     result = pretrain(config, SHAPE, **inputs, output_dir=tmp_path / "out")
     told = result.held_out
     assert told.low <= told.value == result.valid_nll <= told.high and (told.n, told.units) == (20, 1)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from accord.connected import Connected
 from accord.records import JudgedGroup, RankedGroup
@@ -58,6 +62,49 @@ def was_held_out(train: Sequence[_T], valid: Sequence[_T]) -> bool:
 def every_nth(rows: Sequence[_T], most: int) -> Sequence[_T]:
     """Return all rows, or every n-th of more than ``most``: spread over the file, whose order may mean something."""
     return rows[:: max(1, -(-len(rows) // most))]
+
+
+# -- texts without names -----------------------------------------------------------------------------------------------
+
+RUN = 13  # tokens: shorter runs stand in texts that have nothing else in common
+CHUNK = 1 << 20  # tokens looked through at a time: 8 MB a column
+
+
+def leaked(train_T: npt.NDArray[Any], texts: Sequence[Sequence[int]]) -> list[bool]:
+    """Return which texts a stream of training tokens holds: half of their runs of 13 tokens or more, or the whole text.
+
+    Duplicates and near-duplicates are found so, and overlapping cuts of one document (Brown et al. 2020, appendix C,
+    by words). Another part of the same document is not: nothing in its tokens tells.
+
+    Args:
+        train_T: (T,) token ids of the training texts, one behind the other, with end tokens between.
+        texts: Token ids of held-out texts, their end tokens included: a shorter text than a run counts as a whole.
+    """
+    by_length = defaultdict[int, list[int]](list)
+    for place, text in enumerate(texts):
+        by_length[min(len(text), RUN)].append(place)
+    found = [False] * len(texts)
+    for length, members in by_length.items():
+        if length == 0:
+            continue
+        runs = [_runs(np.asarray(texts[place]), length) for place in members]
+        wanted = np.unique(np.concatenate(runs))
+        seen = np.zeros(len(wanted), dtype=bool)
+        for start in range(0, len(train_T) - length + 1, CHUNK):
+            hashes = np.unique(_runs(train_T[start : start + CHUNK + length - 1], length))
+            seen |= np.isin(wanted, hashes, assume_unique=True)
+        for place, run in zip(members, runs, strict=True):
+            found[place] = bool(seen[np.searchsorted(wanted, run)].mean() >= 0.5)
+    return found
+
+
+def _runs(ids_T: npt.NDArray[Any], length: int) -> npt.NDArray[np.uint64]:
+    """Return a number for each run of so many tokens; two runs share one by a chance of 2^-64 or so."""
+    total = np.zeros(len(ids_T) - length + 1, dtype=np.uint64)
+    for i in range(length):
+        total = total * np.uint64(0x9E3779B97F4A7C15) + ids_T[i : len(ids_T) - length + 1 + i].astype(np.uint64)
+        total ^= total >> np.uint64(29)
+    return total
 
 
 # -- the number of rows that trained nothing ---------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from accord.progress import Log, quiet
 from accord.seeds import stream_seed
 from accord.text.batches import Example, pack_blocks
 from accord.text.tokenizer import Tokenizer, load_tokenizer
+from accord.train.held_out import leaked
 from accord.train.learner import Learner
 from accord.train.likelihood import LmResult, block_loss, nll_sums, shared_block_losses, told_nll
 from accord.train.prompts import permutation
@@ -44,7 +45,8 @@ def pretrain(
 ) -> LmResult:
     """Train a model from scratch on a JSONL file of texts; next-token loss over every token.
 
-    Writes ``output_dir/model`` (Hugging Face layout) and ``output_dir/metrics.jsonl``.
+    Writes ``output_dir/model`` (Hugging Face layout) and ``output_dir/metrics.jsonl``. Held-out texts that stand among
+    the training texts, whole or for the most part (`leaked`), are not measured, and counted in a message.
     """
     run = TrainingRun(output_dir, seed, resume, log)
     loaded = load_tokenizer(tokenizer)
@@ -74,9 +76,23 @@ def pretrain(
         train_nll = float(block_loss(model, blocks_NT[: config.batch_blocks]))
     saved = run.save_result(model, loaded, adapter_on=None)
     rows = _held_out(loaded, valid_texts, shape.max_positions)
+    rows = _new_to(blocks_NT, rows, valid_texts, log)
     sums, guesses = nll_sums(model, rows, loaded.pad_id), token_shares_nll(blocks_NT, rows, loaded.vocab_size)
     told = told_nll(sums, guesses, "shares of tokens", rows, [(row.completion,) for row in rows])
     return LmResult(saved, train_nll, told.value, blocks_NT[:, 1:].numel(), total, told.n, told)
+
+
+def _new_to(blocks_NT: Tensor, rows: Sequence[Example], texts: Path, log: Log) -> list[Example]:
+    """Return the held-out texts that the training texts do not hold, and say how many they do."""
+    # As the blocks were cut from one stream, a text that two of them share is found as well.
+    seen = leaked(blocks_NT.flatten().numpy(), [row.completion for row in rows])
+    if any(seen):
+        log(
+            1.0,
+            f"{texts}: {sum(seen)} of {len(rows)} held-out texts stand among the training texts, whole or for the most "
+            "part: they are not measured",
+        )
+    return [row for row, was_seen in zip(rows, seen, strict=True) if not was_seen]
 
 
 def token_shares_nll(blocks_NT: Tensor, rows: Sequence[Example], vocab_size: int) -> list[float]:
