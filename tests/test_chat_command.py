@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,5 +54,6 @@ def test_a_conversation_with_a_running_server_teaches(chat_model: Path, tmp_path
 
 @pytest.mark.slow
 def test_a_model_of_ones_own_is_served_for_it(chat_model: Path) -> None:
-    told = chat(str(chat_model), lines="Hello\n/up\n")
-    assert "Talking to" in told and "this server keeps no feedback" in told
+    told = [json.loads(line) for line in chat(str(chat_model), "--json", lines="Hello\n/up\n").splitlines()]
+    assert [list(one) for one in told] == [["note"], ["answer"], ["note"]]
+    assert "Talking to" in told[0]["note"] and "this server keeps no feedback" in told[2]["note"]

@@ -8,17 +8,18 @@ import threading
 import time
 import webbrowser
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accord.cli.options import Verbose
+from accord.cli.options import Json, Verbose
 from accord.cli.serving import folders_of, made_server, opened, project_at
 from accord.cli.talk import Talk, path_text, talking
 from accord.errors import AccordError, ResourceError, UsageError
 from accord.people.web.serving import Address
-from accord.progress import for_terminal
+from accord.progress import for_json, for_terminal
 
 if TYPE_CHECKING:
     from accord.serve.chat_client import Dialogue
@@ -45,6 +46,7 @@ def chat(
     model: Annotated[str, typer.Option(metavar="NAME", help="With --url: the model; by default the first.")] = "",
     web: Annotated[bool, typer.Option("--web", help="Talk on a page, which a browser opens.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="With --web: its port; 0 = a free one.")] = 0,
+    json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Talk to a model, and say what is good or bad of its answers; of a project that teaches the next one.
@@ -55,7 +57,7 @@ def chat(
       accord chat support --web
       accord chat --url http://127.0.0.1:8000/v1 --key ak-...
     """
-    with talking(False, verbose) as talk:
+    with talking(json, verbose) as talk:
         from accord.serve.chat_client import Dialogue
 
         if url:
@@ -103,49 +105,66 @@ def _serving(talk: Talk, place: Path | None, port: int) -> Iterator[str]:
             thread.join()
 
 
-def _talk(talk: Talk, conversation: Dialogue) -> None:
+def _talk(talk: Talk, dialogue: Dialogue) -> None:
     """Read lines, and answer them, until there are none."""
-    conversation.model = conversation.model or (conversation.models() or [""])[0]
-    talk.out.write(f"Talking to {for_terminal(conversation.model)}; /help says what else can be said.\n")
+    dialogue.model = dialogue.model or (dialogue.models() or [""])[0]
+    _tell(talk, f"Talking to {dialogue.model}; /help says what else can be said.")
     while (line := _line(talk)) is not None and line.strip() != "/quit":
         try:
-            _answer(talk, conversation, line.strip())
+            _answer(talk, dialogue, line.strip())
         except AccordError as error:
-            talk.out.write(for_terminal(str(error)) + "\n")
+            _tell(talk, str(error))
 
 
 def _line(talk: Talk) -> str | None:
     """Return what is typed next; None at the end."""
-    if sys.stdin.isatty():
+    if sys.stdin.isatty() and not talk.as_json:
         talk.out.write("> ")
     talk.out.flush()
     return sys.stdin.readline() or None
 
 
-def _answer(talk: Talk, conversation: Dialogue, line: str) -> None:
+def _answer(talk: Talk, dialogue: Dialogue, line: str) -> None:
     word, _, rest = line.partition(" ")
     if word in ("/up", "/down"):
-        conversation.say("thumb", value=word[1:], reason=rest.strip())
-        talk.out.write("kept\n")
+        dialogue.say("thumb", value=word[1:], reason=rest.strip())
+        _tell(talk, "kept")
     elif word == "/edit":
         if not rest.strip():
             raise UsageError("write what it should have been behind /edit")
-        conversation.mend(rest.strip())
-        talk.out.write("kept; the conversation goes on from that\n")
+        dialogue.mend(rest.strip())
+        _tell(talk, "kept; the conversation goes on from that")
     elif word == "/new":
-        conversation.turns.clear()
-        conversation.token = ""
+        dialogue.turns.clear()
+        dialogue.token = ""
     elif word == "/retry":
-        _written(talk, conversation.again())
+        _written(talk, dialogue.again())
     elif word.startswith("/"):
-        talk.out.write(HELP + "\n")
+        _tell(talk, HELP)
     elif line:
-        _written(talk, conversation.ask(line))
+        _written(talk, dialogue.ask(line))
+
+
+def _tell(talk: Talk, text: str) -> None:
+    """Say something that no model wrote; with --json an object a line."""
+    shown = _object("note", text) if talk.as_json else _steering_nothing(text)
+    talk.out.write(shown + "\n")
 
 
 def _written(talk: Talk, pieces: Iterator[str]) -> None:
-    """Write an answer as it comes; Ctrl-C ends it, and the server writes no further."""
+    """Write an answer as it comes; with --json whole, an object a line."""
+    if talk.as_json:
+        talk.out.write(_object("answer", "".join(pieces)) + "\n")
+        return
     for piece in pieces:
-        talk.out.write("\n".join(for_terminal(part) for part in piece.split("\n")))
+        talk.out.write(_steering_nothing(piece))
         talk.out.flush()
     talk.out.write("\n")
+
+
+def _object(name: str, text: str) -> str:
+    return for_json(dumps({name: text}, ensure_ascii=False))
+
+
+def _steering_nothing(text: str) -> str:
+    return "\n".join(map(for_terminal, text.split("\n")))

@@ -13,7 +13,7 @@ from typing import Any
 
 from accord.errors import ResourceError, UsageError
 
-PATIENCE_S = 120.0  # between two pieces of an answer: a busy server says something every few seconds
+SILENCE_S = 120.0  # between two pieces of an answer: a busy server says something every few seconds
 MOST_SAID = 10_000  # bytes of an error
 
 
@@ -86,7 +86,7 @@ class Dialogue:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url.rstrip("/") + path, data, {**headers, **(more or {})})
         try:
-            found: HTTPResponse = urllib.request.urlopen(request, timeout=PATIENCE_S)
+            found: HTTPResponse = urllib.request.urlopen(request, timeout=SILENCE_S)
             return found
         except urllib.error.HTTPError as error:
             raise UsageError(_said(error), where=f"{self.url}{path}: {error.code}") from None
