@@ -202,6 +202,7 @@ def test_a_chat_template_that_is_a_bomb(source: str) -> None:
     assert time.process_time() - before < 8  # the bound is 5 s of this thread's time; most end in milliseconds
 
 
+@pytest.mark.slow
 def test_bombs_of_a_chat_template_stay_small(tmp_path: Path) -> None:
     """A gigabyte and a half of address space beside what the program takes; the worst before took all there was."""
     sources = [mark.args[1] for mark in test_a_chat_template_that_is_a_bomb.pytestmark if mark.name == "parametrize"]

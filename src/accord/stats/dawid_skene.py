@@ -68,8 +68,8 @@ def dawid_skene(
     The interval of the accuracy counts what is not known of truths, confusions and shares alike, by draws from their
     posterior (Gibbs sampling from the fit on): the wider of the draws' quantiles and of Wilson's interval at as many
     trials as the draws' variance is worth. In simulation a stated .95 covered .94 to .97 over teams of 3 to 20 people
-    and two values, and .86 to .97 for the best of a team, least where an item has two judgements; of three values with
-    half of a team of five near guessing .91, and .76 for the best (docs/LOG.md, 2026-12-01).
+    and two values, and .80 to .97 for the best of a team, least where items are few or have two judgements; of three
+    values with half of a team of five near guessing .91, and .76 for the best (docs/LOG.md, 2026-12-01).
     It is the interval of one person, not of all: all were covered at once in .93 (3 people) to .40 (20), and whoever
     comes out best in .86 to .99. For all at once, or the best of A, ask for ``level ** (1 / A)`` (Sidak 1967).
     Kappa's interval is Wilson's at the number of trials and takes the fitted confusions as known.
