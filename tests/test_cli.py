@@ -40,6 +40,7 @@ COMMANDS += (
     "feedback",
     "round",
     "rollback",
+    "models",
 )
 GROUPS = ("data", "eval", "cluster")
 INSIDE = ("eval policy", "eval reward", "eval goodhart", "cluster up", "cluster down")

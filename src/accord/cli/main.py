@@ -17,6 +17,7 @@ from accord.cli import (
     doctor,
     evaluating,
     feedback,
+    models,
     people,
     project,
     rounds,
@@ -90,6 +91,7 @@ app.command()(chatting.chat)
 app.command()(feedback.feedback)
 app.command("round")(rounds.round_)
 app.command()(rounds.rollback)
+app.command()(models.models)
 app.command("import")(data.import_)
 app.command()(data.export)
 app.add_typer(data.app, name="data")

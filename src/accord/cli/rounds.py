@@ -58,7 +58,7 @@ def round_(
         span = _span(every)
         given = list(words or ())
         named = Path(given.pop(0)) if given and "=" not in given[0] else None
-        home = _project(named)
+        home = project_of(named)
         while True:
             record = _turn(talk, home, given, force=force, from_dir=from_dir, goes_on=bool(span))
             if record is not None:
@@ -80,7 +80,8 @@ def _span(every: str) -> float:
         raise UsageError(str(error), where="--every") from error
 
 
-def _project(place: Path | None) -> Project:
+def project_of(place: Path | None) -> Project:
+    """Return the project named, or the one around here. Raises UsageError where there is none."""
     found = find_project(place)
     if found is None:
         raise UsageError("there is no project here", hint=f"name a folder with an {FILE}; `accord init` makes one")
@@ -160,7 +161,7 @@ def rollback(
     with talking(json, verbose) as talk:
         from accord.serve.aliases import AliasFile
 
-        home = _project(place)
+        home = project_of(place)
         aliases = AliasFile(home.root / ROUNDS / "models")
         model = aliases.roll_back(reason or "accord rollback")
         told = {"prod": str(model.folder), "version": model.version}
