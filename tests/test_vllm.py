@@ -1,7 +1,7 @@
 """vLLM as a copy of the policy, in its own environment: our numbers, its traps, and learning with it.
 
 They run where ``ACCORD_VLLM`` names an environment (`make vllm`), for each process of vLLM takes most of a minute to
-start; what hangs on none is in `test_published`.
+start; what hangs on none is in `test_copy`.
 """
 
 from __future__ import annotations
