@@ -14,6 +14,7 @@ from conftest import CHAT_TEMPLATE, random_policy
 from serverapp import Server, eventually, serving
 
 from accord.config import AdmitConfig, CanaryConfig, GatesConfig, Recipe, TaskConfig
+from accord.errors import DataError
 from accord.loop.turn import Rounds, TurnRecord, take_turn
 from accord.models.placement import PLAIN
 from accord.serve.aliases import CANARY, PROD, AliasFile, ServedModel
@@ -64,7 +65,7 @@ def place(models: dict[str, ServedModel], tmp_path: Path) -> Iterator[Place]:
     aliases.move({PROD: models[PROD]}, "first")
     with Store.open(tmp_path / "accord.db") as store:
         served = open_served({"shop": models[PROD].folder}, settings)
-        switch = Switch(aliases, served, "shop", store, every_s=0.02, grace_s=0.1).start()
+        switch = Switch(aliases, served, "shop", store, every_s=0.02, grace_s=0.1, again_s=0.05).start()
         with serving({}, served=served, book=FeedbackBook(store, b"secret"), switch=switch) as server:
             yield Place(server, switch, store)
         switch.stop()
@@ -194,3 +195,24 @@ def test_a_round_refuses_what_the_server_took_back_or_stays_undecided(
         place.thumb(place.talk(f"v{n}", f"Hello {n}")[1], bool(n % 2))
     told = canary_round(place, models, most=10)
     assert told.state == "refused" and "undecided" in told.reasons[0] and CANARY not in place.switch.aliases.all()
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again(
+    place: Place, models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours or of the machine's ends no watching: what is served goes on, and the move is followed later."""
+    from accord.serve import switch as module
+
+    faults: list[Exception] = [DataError("half written"), RuntimeError("out of memory"), MemoryError()]
+    opens = module.open_policy
+
+    def failing(*args: Any) -> Any:
+        if faults:
+            raise faults.pop(0)
+        return opens(*args)
+
+    monkeypatch.setattr(module, "open_policy", failing)
+    place.switch.aliases.move({PROD: models[CANARY]}, "a better one")
+    assert place.talk("u", "Hello")[0] in (models[PROD].version, models[CANARY].version)
+    eventually(lambda: place.talk("u", "Hello")[0] == models[CANARY].version)
+    assert faults == []

@@ -40,6 +40,11 @@ def test_names_are_moved_by_hand_and_told(chat_model: Path, letters_folder: Path
 def test_what_names_no_model_is_refused(letters_folder: Path, tmp_path: Path) -> None:
     home = str(tmp_path / "shop")
     run("init", home)
-    for move, code in ((f"reference={letters_folder}", 2), ("prod", 2), (f"prod={tmp_path}", 3)):
+    for move, code in (
+        (f"reference={letters_folder}", 2),
+        (f"canary={letters_folder}", 2),
+        ("prod", 2),
+        (f"prod={tmp_path}", 3),
+    ):
         assert run("models", home, "--set", move)[0] == code
     assert run("models", home)[1]["history"] == []

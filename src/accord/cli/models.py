@@ -14,14 +14,13 @@ from accord.cli.rounds import ROUNDS, Place, project_of
 from accord.cli.talk import path_text, talking
 from accord.errors import DataError, UsageError
 
-MOVABLE = ("prod", "canary")  # the reference of KL is what the first round started from, and stays that
 MOST_MOVES = 20  # shown; --json has all
 
 
 def models(
     place: Place = None,
     move: Annotated[
-        str, typer.Option("--set", metavar="NAME=MODEL_DIR", help="Let prod or canary name this model, past the gates.")
+        str, typer.Option("--set", metavar="prod=MODEL_DIR", help="Let prod name this model, past the gates.")
     ] = "",
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, with --set; it stands in the history.")] = "",
     json: Json = False,
@@ -55,12 +54,13 @@ def models(
 
 
 def _moved(aliases: Any, move: str, reason: str) -> None:
-    from accord.serve.aliases import ServedModel
+    from accord.serve.aliases import PROD, ServedModel
     from accord.serve.served import weights_version
 
     name, equals, folder = move.partition("=")
-    if name not in MOVABLE or not equals:
-        raise UsageError(f"{move!r} moves nothing", where="--set", hint="as prod=MODEL_DIR or canary=MODEL_DIR")
+    # A canary has a share and a test, which a round gives it; the reference of KL is what the first round started from.
+    if name != PROD or not equals:
+        raise UsageError(f"{move!r} moves nothing", where="--set", hint="as prod=MODEL_DIR; rounds move the others")
     path = Path(folder).resolve()
     if not (path / "config.json").is_file():
         raise DataError("no model here", where=str(path), hint="name a Hugging Face folder, as a run's rl/model")

@@ -154,6 +154,8 @@ def rollback(
 ) -> None:
     """Serve the model again that was served before the last promotion; a canary ends. One move, nothing is deleted.
 
+    A second rollback takes the first one back.
+
     \b
     Examples:
       accord rollback support --reason "it answers in French"

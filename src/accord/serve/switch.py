@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from sqlalchemy import func, select
 
 from accord.config import AdmitConfig, CanaryConfig
-from accord.errors import AccordError
 from accord.serve.aliases import CANARY, PROD, AliasFile, ServedModel
 from accord.serve.canary import CanaryWatch, conversation_of, is_canarys, look_in_words
 from accord.serve.served import ServedPolicy, Serving, open_policy
@@ -24,6 +23,7 @@ from accord.store.operations import feedback
 
 _log = logging.getLogger("accord.serve")
 LOOKS_EVERY_S = 1.0
+AGAIN_S = 10.0  # after what failed: a model that cannot be loaded is not tried every second
 #: A request that has chosen its model hands it its work within a moment; so long an old model stays at least.
 GRACE_S = 10.0
 
@@ -39,6 +39,7 @@ class Switch:
     admit: AdmitConfig = field(default_factory=AdmitConfig)
     grace_s: float = GRACE_S
     every_s: float = LOOKS_EVERY_S
+    again_s: float = AGAIN_S
     _share: float = 0.0
     _heard: int = -1
     _at: dict[str, str] = field(default_factory=dict)
@@ -71,11 +72,14 @@ class Switch:
     # ---- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._ended.wait(self.every_s):
+        pause = self.every_s
+        while not self._ended.wait(pause):
+            pause = self.every_s
             try:
                 self.follow()
-            except AccordError:  # of a file in the making, or a folder that is gone: what is served goes on
-                _log.exception("the aliases could not be followed")
+            except Exception:  # a folder that is gone, no memory beside the old model: what is served goes on
+                pause = max(self.every_s, self.again_s)
+                _log.exception("the aliases could not be followed; tried again in %g s", pause)
 
     def follow(self) -> None:
         """Look once: at the aliases, at what users said of a canary, at models that may leave."""
@@ -97,11 +101,11 @@ class Switch:
         before = self.served.policies.get(name)
         if model is None or self._at.get(name) == model.version:
             return
-        self._at[name] = model.version
         if before is not None and before.version == model.version:
+            self._at[name] = model.version
             return
         new = open_policy(name, model.folder, self.served.settings, self.served.measures)
-        self.served.policies[name] = new
+        self.served.policies[name], self._at[name] = new, model.version
         _log.warning("%s is version %s now", name, new.version)
         self._leave(before)
 
