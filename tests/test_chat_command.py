@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from serverapp import serving
 
+from accord.errors import UsageError
 from accord.models.placement import PLAIN
+from accord.serve.chat_client import Dialogue
 from accord.serve.feedback import FeedbackBook
 from accord.serve.keys import KeyRing
 from accord.serve.served import ServeSettings
@@ -57,3 +61,41 @@ def test_a_model_of_ones_own_is_served_for_it(chat_model: Path) -> None:
     told = [json.loads(line) for line in chat(str(chat_model), "--json", lines="Hello\n/up\n").splitlines()]
     assert [list(one) for one in told] == [["note"], ["answer"], ["note"]]
     assert "Talking to" in told[0]["note"] and "this server keeps no feedback" in told[2]["note"]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_no_redirect_takes_the_key_to_another_host(code: int) -> None:
+    """A server that sends its callers elsewhere; what comes there is counted."""
+    reached: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reached.append(self.headers.get("Authorization", ""))
+            self.send_error(404)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere:
+
+        class Away(Elsewhere):
+            def do_GET(self) -> None:
+                self.send_response(code)
+                self.send_header("Location", f"http://127.0.0.1:{elsewhere.server_port}/v1/models")
+                self.end_headers()
+
+            do_POST = do_GET
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Away) as away:
+            for server in (elsewhere, away):
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+            talk = Dialogue(f"http://127.0.0.1:{away.server_port}/v1", "sk-accord-mine")
+            with pytest.raises(UsageError):
+                talk.models()
+            with pytest.raises(UsageError):
+                list(talk.ask("Hello"))
+            for server in (elsewhere, away):
+                server.shutdown()
+    assert reached == []

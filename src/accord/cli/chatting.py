@@ -65,16 +65,15 @@ def chat(
                 raise UsageError("--web shows a model of yours", hint="a running server has its page at /chat")
             _talk(talk, Dialogue(url, key, model))
             return
-        if web:
-            with _serving(talk, place, port) as base:
-                talk.result({"url": f"{base}/chat"}, text=f"Talk at {base}/chat\nCtrl-C ends it.")
-                talk.out.flush()
-                webbrowser.open(f"{base}/chat")
-                with contextlib.suppress(KeyboardInterrupt):
-                    threading.Event().wait()
-            return
-        with _serving(talk, place, 0) as base:
-            _talk(talk, Dialogue(f"{base}/v1"))
+        with _serving(talk, place, port if web else 0) as base:
+            if not web:
+                _talk(talk, Dialogue(f"{base}/v1"))
+                return
+            talk.result({"url": f"{base}/chat"}, text=f"Talk at {base}/chat\nCtrl-C ends it.")
+            talk.out.flush()
+            webbrowser.open(f"{base}/chat")
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from accord.cli.options import Json, Verbose
-from accord.cli.rounds import ROUNDS, Place, project_of
+from accord.cli.rounds import Place, project_of
 from accord.cli.talk import path_text, talking
 from accord.errors import DataError, UsageError
 
@@ -37,10 +37,10 @@ def models(
       accord models support --set prod=runs/first/rl/model --reason "the first round is to beat this"
     """
     with talking(json, verbose) as talk:
-        from accord.serve.aliases import AliasFile
+        from accord.serve.aliases import aliases_of_rounds
 
         home = project_of(place)
-        aliases = AliasFile(home.root / ROUNDS / "models")
+        aliases = aliases_of_rounds(home.rounds)
         if move:
             _moved(aliases, move, reason)
         told = {

@@ -93,6 +93,11 @@ class Project:
         return self.root / "runs"
 
     @property
+    def rounds(self) -> Path:
+        """Where `accord round` keeps its rounds, and the aliases of what is served."""
+        return self.root / "rounds"
+
+    @property
     def file(self) -> Path:
         return self.root / FILE
 

@@ -19,7 +19,6 @@ from accord.errors import AccordError, UsageError
 if TYPE_CHECKING:
     from accord.loop.turn import TurnRecord
 
-ROUNDS = "rounds"  # in a project's folder
 REFUSED = 7  # exit code: the gates have refused the candidate; nothing is broken
 Place = Annotated[Path | None, typer.Argument(metavar="[PROJECT]", help="A project; by default the one here.")]
 
@@ -98,7 +97,7 @@ def _turn(
         with home.entered():
             return take_turn(
                 home.recipe_with(overrides),
-                output_dir=home.root / ROUNDS,
+                output_dir=home.rounds,
                 store=home.store,
                 start=newest_model(home),
                 from_dir=from_dir,
@@ -161,10 +160,10 @@ def rollback(
       accord rollback support --reason "it answers in French"
     """
     with talking(json, verbose) as talk:
-        from accord.serve.aliases import AliasFile
+        from accord.serve.aliases import aliases_of_rounds
 
         home = project_of(place)
-        aliases = AliasFile(home.root / ROUNDS / "models")
+        aliases = aliases_of_rounds(home.rounds)
         model = aliases.roll_back(reason or "accord rollback")
         told = {"prod": str(model.folder), "version": model.version}
         talk.result(told, text=f"prod is {path_text(model.folder)}, version {model.version}")

@@ -168,9 +168,9 @@ def folders_of(place: Path | None, home: Project | None, more: Sequence[str]) ->
 
 def newest_model(home: Project) -> Path:
     """Return the model that rounds have made ``prod``, else the last finished run's, else the one to start from."""
-    from accord.serve.aliases import PROD, AliasFile
+    from accord.serve.aliases import PROD, aliases_of_rounds
 
-    if (prod := AliasFile(home.root / "rounds" / "models").get(PROD)) is not None:
+    if (prod := aliases_of_rounds(home.rounds).get(PROD)) is not None:
         return prod.folder
     runs = sorted(home.runs.glob("*/summary.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     for run in runs:
@@ -223,12 +223,12 @@ def _switch(home: Project | None, served: Serving, book: FeedbackBook | None) ->
     if home is None:
         yield None
         return
-    from accord.serve.aliases import AliasFile
+    from accord.serve.aliases import aliases_of_rounds
     from accord.serve.switch import Switch
 
     settings = home.recipe_with().admit if home.recipe.values else AdmitConfig()
     store = book.store if book is not None else None
-    switch = Switch(AliasFile(home.root / "rounds" / "models"), served, home.root.name, store, settings).start()
+    switch = Switch(aliases_of_rounds(home.rounds), served, home.root.name, store, settings).start()
     try:
         yield switch
     finally:

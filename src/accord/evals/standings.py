@@ -22,7 +22,7 @@ from accord.errors import DataError
 from accord.evals.judged_pairs import compared_in
 from accord.evals.results import plain
 from accord.files import read_rows, write_json
-from accord.report.run_folder import BESIDE
+from accord.report.run_folder import BESIDE, score_key
 from accord.stats import (
     FloatArray,
     Interval,
@@ -92,7 +92,7 @@ def standings_of(
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     topic_of = {row["prompt"]: row["topic"] for row in rows}
     topics = [topic_of[prompt] for prompt in prompts]
-    keys = {name: "judge" if i == 0 else f"judge:{name}" for i, name in enumerate(judges)}
+    keys = {name: score_key(name, judges) for name in judges}
     scores = {name: _scores(rows, names, prompts, key) for name, key in keys.items()}
     wins = {name: prompt_wins(of) for name, of in scores.items()}
     leading, pairs = wins[judges[0]], _pairs_of(compared or {})

@@ -7,9 +7,9 @@ on.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -47,22 +47,20 @@ from accord.loop.round import (
 from accord.loop.run import Where, check_recipe, open_home, prepare_run, time_shares
 from accord.loop.stages import Home, Wait, publish, start_of
 from accord.models.placement import AUTO, Placement
-from accord.people.admission import key_of_prompt, read_admission
-from accord.people.scrub import scrubbed
+from accord.people.admission import asked_in, key_of_prompt, read_admission
+from accord.people.scrub import scrubbed_item
 from accord.people.signals import judge_signals, note_signals, read_served
 from accord.progress import Log, Notice, quiet
-from accord.records import Prompt
 from accord.report.run_folder import ROUND_GATES_FILE
 from accord.scoring.reward_model import RewardModel
 from accord.scoring.weighted import load_scorer
-from accord.serve.aliases import CANARY, PROD, REFERENCE, AliasFile, ServedModel
+from accord.serve.aliases import CANARY, PROD, REFERENCE, AliasFile, ServedModel, aliases_of_rounds
 from accord.serve.canary import CanaryWatch, look_in_words
 from accord.serve.served import weights_version
 from accord.store import Store
 
 TurnState = Literal["working", "refused", "canary", "promoted", "nothing new"]
 RECORD = "turn.json"
-MODELS = "models"  # the folder of aliases, beside those of rounds
 MIRRORED_LEAST = 20  # prompts; of fewer no interval is worth looking at
 
 
@@ -101,7 +99,7 @@ class Rounds:
 
     @property
     def aliases(self) -> AliasFile:
-        return AliasFile(self.folder / MODELS)
+        return aliases_of_rounds(self.folder)
 
     def path(self, number: int) -> Path:
         return self.folder / f"{number:04d}"
@@ -243,7 +241,7 @@ def look_at_signals(store: str, recipe: Recipe, log: Log) -> None:
 
 
 def _carry_out(rounds: Rounds, record: TurnRecord, home: Home) -> TurnRecord:
-    told = json.loads(home.path("data/standing.json").read_text())
+    told = read_json(home.path("data/standing.json"))
     record = rounds.write(replace(record, admission=told.get("admission", {})))
     reference = rounds.aliases.get(REFERENCE)
     assert reference is not None  # `_begin` has set it
@@ -367,12 +365,12 @@ def _in_shadow(home: Home, champion: Champion, snapshot: Path, reward: Path) -> 
 
 def mirrored_stage(home: Home) -> Stage:
     """Prompts of users, the newest first, that are in no file of the round; kept as they were when it began."""
-    most, store, scrub = home.recipe.gates.shadow_prompts, home.store, home.recipe.admit
+    most, store, admit = home.recipe.gates.shadow_prompts, home.store, home.recipe.admit
 
     def work(inputs: Inputs, folder: Path, log: Log) -> Any:
         known = set(_prompts_in(inputs["data"]))
         with Store.open(store) as facts:
-            users = read_admission(facts, scrub)
+            users = read_admission(facts, admit)
             with facts.snapshot() as connection:
                 served = read_served(connection)
         found: dict[str, Item] = {}
@@ -380,24 +378,17 @@ def mirrored_stage(home: Home) -> Stage:
             name = key_of_prompt(one.prompt, one.form)
             if name in known or name in users.withheld or users.is_gone(one.user) or len(found) >= most:
                 continue
-            asked = one.prompt if one.form == "text" else tuple(Prompt(text=one.prompt, form="messages").turns())
-            found.setdefault(name, Item(prompt=_without_secrets(asked) if scrub.scrub else asked))
+            item = Item(prompt=asked_in(one.prompt, one.form))
+            found.setdefault(name, scrubbed_item(item, Counter()) if admit.scrub else item)
         write_jsonl(folder / "mirrored.jsonl", to_jsonl(found.values()))
         return {"prompts": len(found)}
 
     return home.stage("mirrored", {"most": most}, {"data": home.path("data/prompts_train.jsonl").parent}, work)
 
 
-def _without_secrets(asked: Any) -> Any:
-    if isinstance(asked, str):
-        return scrubbed(asked)
-    return tuple({**turn, "content": scrubbed(turn["content"])} for turn in asked)
-
-
 def _prompts_in(folder: Path) -> Iterator[str]:
     for file in folder.glob("prompts_*.jsonl"):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            yield prompt_key(json.loads(line)["prompt"])
+        yield from (prompt_key(row["prompt"]) for row in read_rows(file))
 
 
 def shadow_stage(home: Home, champion: Champion, snapshot: Path, reward: Path) -> Stage:

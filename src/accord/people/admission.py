@@ -27,7 +27,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from accord.config import SOURCE, AdmitConfig
 from accord.errors import UsageError
-from accord.formats.item import Item, prompt_key
+from accord.formats.item import Item, TextOrTurns, prompt_key
 from accord.people.scrub import scrubbed_item
 from accord.records import AnnotatorKind, Prompt
 from accord.store import Store
@@ -268,9 +268,19 @@ def _prompt_key(one: SaidOnce) -> str:
     return key_of_prompt(one.prompt, one.form)
 
 
+def asked_in(text: str, form: str) -> TextOrTurns:
+    """Return a prompt of the table of served completions as items have it: a text, or messages."""
+    return text if form == "text" else tuple(Prompt(text=text, form="messages").turns())
+
+
+def turns_in(text: str, form: str) -> list[dict[str, str]]:
+    """Return such a prompt as messages; a plain text is what the user said."""
+    return [{"role": "user", "content": text}] if form == "text" else Prompt(text=text, form="messages").turns()
+
+
 def key_of_prompt(text: str, form: str) -> str:
-    """Return what `prompt_key` calls a prompt of the table of served completions."""
-    return prompt_key(text if form == "text" else Prompt(text=text, form="messages").turns())
+    """Return what `prompt_key` calls such a prompt."""
+    return prompt_key(asked_in(text, form))
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select
 
 from accord.formats.item import Item, prompt_key
-from accord.people.admission import Admission, key_of_prompt
-from accord.records import Prompt
+from accord.people.admission import Admission, asked_in, key_of_prompt, turns_in
 from accord.store import Store
 from accord.store.operations import feedback, served_texts, signals
 
@@ -66,9 +65,7 @@ class ServedTurn:
     @property
     def turns(self) -> list[dict[str, str]]:
         """The conversation as messages; a plain text is what the user said."""
-        if self.form == "text":
-            return [{"role": "user", "content": self.prompt}]
-        return Prompt(text=self.prompt, form="messages").turns()
+        return turns_in(self.prompt, self.form)
 
 
 @dataclass(frozen=True)
@@ -259,7 +256,7 @@ def _pairs(
             values[turn.text].append(worth[turn.id][judged])
     mean = {text: sum(found) / len(found) for text, found in values.items() if text.strip()}
     better = [(a, b) for a in mean for b in mean if mean[a] > mean[b]]
-    prompt = own[0].prompt if own[0].form == "text" else tuple(own[0].turns)
+    prompt = asked_in(own[0].prompt, own[0].form)
     origin, share = JUDGED_SIGNALS if judged else SIGNAL_PAIRS, round(weight / max(1, len(better)), 6)
     return [
         Item(prompt=prompt, completions=pair, ranks=(1, 2), origin=origin, weight=share, sources=(None, None))

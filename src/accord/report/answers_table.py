@@ -12,7 +12,7 @@ from typing import Any
 from accord.report.names import title_of
 from accord.report.one_prompt import first_answers
 from accord.report.parts import shown_prompt
-from accord.report.run_folder import Absent, RunFolder
+from accord.report.run_folder import Absent, RunFolder, score_key
 from accord.report.turns import folded
 from accord.seeds import stream_seed
 
@@ -44,7 +44,7 @@ def answers_table(run: RunFolder) -> dict[str, Any]:
     prompts = [prompt for prompt in before if prompt in after]
     if not prompts:
         raise Absent("eval/samples.jsonl holds no prompt with answers of both")
-    keys = {name: "judge" if i == 0 else f"judge:{name}" for i, name in enumerate(results["judges"])}
+    keys = {name: score_key(name, results["judges"]) for name in results["judges"]}
     shown = _drawn(prompts, results["seed"])
     rows = [_row(before[prompt], after[prompt], keys) for prompt in shown]
     held = {mark for row in rows for mark in row["marks"]}

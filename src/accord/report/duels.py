@@ -14,7 +14,7 @@ from accord.report import parts
 from accord.report.figures import ResultRow
 from accord.report.names import title_of
 from accord.report.parts import percent
-from accord.report.run_folder import RunFolder
+from accord.report.run_folder import RunFolder, score_key
 from accord.stats import FloatArray, Interval, Ranked, prompt_wins, ranked_policies, share_by_cluster
 
 FEWEST = 2  # policies that can be compared
@@ -84,10 +84,13 @@ def shared_duels(policies: Sequence[SidePolicy]) -> list[Duel]:
 
 def _score_keys(side: Side) -> dict[tuple[str, str], str]:
     """Return under which key samples hold the score of each judge, which is known by its hash, else by its name."""
-    found = {}
-    for i, (name, digest) in enumerate(side.results["judges"].items()):
-        found[("", digest) if digest else (name, "")] = "judge" if i == 0 else f"judge:{name}"
-    return found
+    judges = side.results["judges"]
+    return {judge_identity(name, digest): score_key(name, judges) for name, digest in judges.items()}
+
+
+def judge_identity(name: str, digest: str) -> tuple[str, str]:
+    """Return what a judge is known by in all runs: its hash, else its name."""
+    return ("", digest) if digest else (name, "")
 
 
 def _duel(policies: Sequence[SidePolicy], judge: tuple[str, str], keys: Sequence[str]) -> Duel | None:

@@ -11,7 +11,7 @@ from typing import Any
 from accord.report.figures import ResultRow
 from accord.report.names import policy_title, style_of
 from accord.report.parts import candidate_row, judged_of, row_of
-from accord.report.run_folder import RunFolder, read_run
+from accord.report.run_folder import RunFolder, read_run, score_key
 
 FIRST_POLICY = "first"  # in results of later rounds: where round 1 started
 PREFERS = "the judge prefers"  # of results that do not say what their judges are
@@ -165,7 +165,7 @@ def same_order(run: RunFolder, judge: str) -> bool:
     results = run.get("eval/results.json")
     if not any(style_of(row) == "best_of_n" for row in results["policies"]):
         return False
-    key = "judge" if judge == next(iter(results["judges"]), "") else f"judge:{judge}"
+    key = score_key(judge, results["judges"])
     scores = sorted({(row[key], row["proxy"]) for row in run.samples if _is_number(row.get(key), row.get("proxy"))})
     if len({judged for judged, _ in scores}) < ENOUGH_SCORES:
         return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from accord.report.matchup import FIRST_POLICY
 from accord.report.names import policy_title, title_of
-from accord.report.run_folder import Absent, RunFolder
+from accord.report.run_folder import Absent, RunFolder, score_key
 from accord.report.turns import folded, shown_turns
 
 MOST_ASKED, MOST_ANSWERED = 220, 330  # characters before a text is folded: both answers fit on a laptop's screen
@@ -136,7 +136,7 @@ def _first_judge(run: RunFolder) -> str:
 
 def _score_key(run: RunFolder, judge: str) -> str:
     """Return under which key rows of samples hold a judge's score."""
-    return "judge" if judge == _first_judge(run) else f"judge:{judge}"
+    return score_key(judge, run.get("eval/results.json").get("judges", ()))
 
 
 def judged_by_scores(run: RunFolder, policies: tuple[str, str], judge: str) -> list[JudgedPrompt]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ FIRST = ("data", "base", "tokenizer", "pretrain", "sft", "sample", "ask", "ranki
 LAST = ("labelled", "eval", "queued", "queue")
 _ROUND = re.compile(r"round_(\d+)")
 _OF_A_ROUND = re.compile(r"round_\d+/")
+
+
+def score_key(judge: str, judges: Iterable[str]) -> str:
+    """Return under which key rows of samples hold a judge's score; the first of the judges, who leads, has no name."""
+    return "judge" if judge == next(iter(judges), "") else f"judge:{judge}"
 
 
 class Absent(Exception):

@@ -17,7 +17,7 @@ from typing import Any
 from accord.errors import DataError, UsageError
 from accord.files import read_json
 from accord.report import parts
-from accord.report.duels import FEWEST, Duel, Side, SidePolicy, duel_section, duel_verdict, shared_duels
+from accord.report.duels import FEWEST, Duel, Side, SidePolicy, duel_section, duel_verdict, judge_identity, shared_duels
 from accord.report.figures import (
     CURVES,
     METHOD_STYLES,
@@ -224,7 +224,7 @@ def _digest(side: Side, judge: ResultRow) -> str:
 
 def _leading(side: Side) -> tuple[str, str]:
     name, digest = next(iter(side.results["judges"].items()), ("", ""))
-    return ("", digest) if digest else (name, "")
+    return judge_identity(name, digest)
 
 
 def _start(side: Side) -> Any:

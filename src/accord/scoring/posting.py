@@ -30,7 +30,7 @@ SHORTEST_KEY = 3  # characters
 SHOWN = 80  # of an answer that cannot be read: bytes in the message
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
+class NoRedirect(urllib.request.HTTPRedirectHandler):
     """Follow no redirect: a POST would become a GET without its body, and take the key to whatever host it names."""
 
     def redirect_request(self, *_: Any) -> None:
@@ -218,7 +218,7 @@ class _Busy(Exception):
 
 @contextlib.contextmanager
 def _opened(request: urllib.request.Request, deadline: _Deadline) -> Iterator[Any]:
-    opener = urllib.request.build_opener(_NoRedirect, _Http(deadline), _Https(deadline))
+    opener = urllib.request.build_opener(NoRedirect, _Http(deadline), _Https(deadline))
     with opener.open(request, timeout=deadline.seconds) as response:
         yield response
 

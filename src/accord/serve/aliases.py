@@ -41,6 +41,11 @@ class ServedModel:
         return cls(Path(row["folder"]), str(row["version"]), **numbers)
 
 
+def aliases_of_rounds(rounds: Path) -> AliasFile:
+    """Return the aliases in a folder of rounds: beside 0001, 0002 and so on."""
+    return AliasFile(rounds / "models")
+
+
 @dataclass(frozen=True)
 class AliasFile:
     """The aliases in a folder of their own, and their history."""

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from accord.config import AdmitConfig, CanaryConfig
-from accord.people.admission import admit, read_recalled, read_said
-from accord.records import Prompt
+from accord.people.admission import admit, read_recalled, read_said, turns_in
 from accord.serve.aliases import CANARY, PROD, AliasFile, ServedModel
 from accord.stats import SequentialLook, arms_in_order, sequential_look
 from accord.store import Store
@@ -49,8 +48,7 @@ class CanaryWatch:
         for one in said:
             if one.liking is None or one.version not in arms or any(id_ in refused for id_ in one.judgements):
                 continue
-            turns = [{"role": "user", "content": one.prompt}]
-            turns = Prompt(text=one.prompt, form="messages").turns() if one.form == "messages" else turns
+            turns = turns_in(one.prompt, one.form)
             arms[one.version].setdefault(conversation_of(one.user, turns), (one.at, one.liking))
         rows = arms_in_order([*arms[canary.version].values()], [*arms[prod.version].values()])
         return sequential_look(rows, alpha=self.config.alpha, delta=self.config.delta)

@@ -12,6 +12,7 @@ from http.client import HTTPResponse
 from typing import Any
 
 from accord.errors import ResourceError, UsageError
+from accord.scoring.posting import NoRedirect
 
 SILENCE_S = 120.0  # between two pieces of an answer: a busy server says something every few seconds
 MOST_SAID = 10_000  # bytes of an error
@@ -86,7 +87,8 @@ class Dialogue:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url.rstrip("/") + path, data, {**headers, **(more or {})})
         try:
-            found: HTTPResponse = urllib.request.urlopen(request, timeout=SILENCE_S)
+            opener = urllib.request.build_opener(NoRedirect)  # one would take the key to another host
+            found: HTTPResponse = opener.open(request, timeout=SILENCE_S)
             return found
         except urllib.error.HTTPError as error:
             raise UsageError(_said(error), where=f"{self.url}{path}: {error.code}") from None
