@@ -383,7 +383,8 @@ def test_rl_trains_an_adapter_and_starts_at_its_reference(
     "settings", [*({"algorithm": name} for name in POLICY_ALGORITHMS), {"values": {"shared": True}}], ids=str
 )
 def test_every_row_trains_an_adapter(settings: dict[str, Any], inputs: dict[str, Path], tmp_path: Path) -> None:
-    config = rl_config(**{"iterations": 2, "samples_per_prompt": 2, "prompts_per_iteration": 4, **settings})
+    passes = {} if POLICY_ALGORITHMS[settings.get("algorithm", "ppo")].has_ratio else {"ppo_epochs": 1}
+    config = rl_config(**{"iterations": 2, "samples_per_prompt": 2, "prompts_per_iteration": 4, **settings, **passes})
     result = rl(config, **inputs, output_dir=tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert (rows[0]["kl"], rows[0]["kl_k3"]) == (0.0, 0.0)

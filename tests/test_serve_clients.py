@@ -259,7 +259,7 @@ def command(argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_what_is_served_of_projects_runs_and_folders(
     chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accord.cli.serving import _folders, _project
+    from accord.cli.serving import folders_of, project_at
 
     home = tmp_path / "shop"
     made = subprocess.run(
@@ -267,13 +267,13 @@ def test_what_is_served_of_projects_runs_and_folders(
     )
     assert made.returncode == 0, made.stderr
     monkeypatch.chdir(home)
-    assert _folders(None, _project(None), []) == {"shop": chat_model.resolve()}
+    assert folders_of(None, project_at(None), []) == {"shop": chat_model.resolve()}
     run = home / "runs" / "first"
     shutil.copytree(chat_model, run / "rl" / "model")
     (run / "summary.json").write_text(json.dumps({"champion": {"policy": "rl/model", "promoted": True}}))
-    assert _folders(home, _project(home), [f"second={chat_model}"]) == {"shop": run / "rl/model", "second": chat_model}
-    assert [*_folders(run, _project(run), []).values()] == [run / "rl/model"]
-    assert [*_folders(chat_model, _project(chat_model), []).values()] == [chat_model]
+    assert folders_of(home, project_at(home), [f"second={chat_model}"]) == {"shop": run / "rl/model", "second": chat_model}
+    assert [*folders_of(run, project_at(run), []).values()] == [run / "rl/model"]
+    assert [*folders_of(chat_model, project_at(chat_model), []).values()] == [chat_model]
     for argv in ([str(tmp_path)], [str(chat_model), "--model", f"{folder_name(chat_model)}={chat_model}"]):
         failed = command(argv, tmp_path)
         assert failed.returncode in (2, 3) and re.search("no model|no project|two models", failed.stderr)

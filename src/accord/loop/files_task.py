@@ -419,7 +419,8 @@ class StoreTask(SplitTask):
         super().__init__(place)
         self.not_taken: dict[str, int] = {}
         self.admitted: dict[str, Any] = {}
-        config = {"task": place.config.model_dump(), "reads": place.reads, "admit": place.admit.model_dump()}
+        written = {"task": place.config, "admit": place.admit}  # as JSON has them, to be equal to what was kept
+        config = {name: part.model_dump(mode="json") for name, part in written.items()} | {"reads": place.reads}
         kept, asked_of = place.folder / "standing.json", {**config, "store": place.store}
         goes_on = (place.asks or place.frozen) and place.resume and kept.exists()
         known = read_json(kept) if goes_on else {}
