@@ -271,7 +271,10 @@ def test_what_is_served_of_projects_runs_and_folders(
     run = home / "runs" / "first"
     shutil.copytree(chat_model, run / "rl" / "model")
     (run / "summary.json").write_text(json.dumps({"champion": {"policy": "rl/model", "promoted": True}}))
-    assert folders_of(home, project_at(home), [f"second={chat_model}"]) == {"shop": run / "rl/model", "second": chat_model}
+    assert folders_of(home, project_at(home), [f"second={chat_model}"]) == {
+        "shop": run / "rl/model",
+        "second": chat_model,
+    }
     assert [*folders_of(run, project_at(run), []).values()] == [run / "rl/model"]
     assert [*folders_of(chat_model, project_at(chat_model), []).values()] == [chat_model]
     for argv in ([str(tmp_path)], [str(chat_model), "--model", f"{folder_name(chat_model)}={chat_model}"]):
