@@ -7,7 +7,7 @@ seconds.
 from __future__ import annotations
 
 import json
-import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_blemished_folders import llama
-from test_formats_fuzz import HINTS, SECONDS, damaged, values
+from test_formats_fuzz import HINTS, damaged, drawing, values
 from test_gguf import Tiny
 
 from accord.config.layers import read_layer
@@ -32,12 +32,7 @@ def spoilt(draw: st.DrawFn, row: dict[str, Any]) -> dict[str, Any]:
     return damaged(draw, row)
 
 
-def drawing(run: Callable[[], None]) -> None:
-    """Run the examples once, and again as long as the time lasts."""
-    until = time.monotonic() + SECONDS
-    run()
-    while time.monotonic() < until:
-        run()
+TRIED = Counter[str]()
 
 
 def tried(work: Callable[[], object]) -> None:
@@ -60,6 +55,7 @@ def test_a_folder_with_a_damaged_file(name: str, words: Tokenizer, tmp_path: Pat
     @HINTS
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
+        TRIED[name] += 1
         found = data.draw(values) if data.draw(st.integers(0, 9)) == 0 else data.draw(spoilt(raw))
         (folder / name).write_bytes(json.dumps(found).encode("utf-8", "replace"))
         tried(lambda: load_tokenizer(folder).encode_pair("The old", " light"))
@@ -67,7 +63,7 @@ def test_a_folder_with_a_damaged_file(name: str, words: Tokenizer, tmp_path: Pat
         tried(lambda: load_policy(folder))
         tried(lambda: load_scalar(folder, head_seed=0))
 
-    drawing(run)
+    drawing(name, run, TRIED)
 
 
 @pytest.mark.slow
@@ -81,6 +77,7 @@ def test_weights_with_other_bytes(name: str, words: Tokenizer, tmp_path: Path) -
     @HINTS
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
+        TRIED[name] += 1
         found = bytearray(whole)
         for place in data.draw(st.lists(st.integers(0, header - 1), min_size=1, max_size=4)):
             found[place] = data.draw(st.integers(0, 255))
@@ -91,7 +88,7 @@ def test_weights_with_other_bytes(name: str, words: Tokenizer, tmp_path: Path) -
         else:
             tried(lambda: load_policy(folder))
 
-    drawing(run)
+    drawing(name, run, TRIED)
 
 
 PIECES = [
@@ -113,10 +110,11 @@ def test_recipes_of_any_text(tmp_path: Path) -> None:
     @HINTS
     @given(parts=st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=30))
     def run(parts: list[str]) -> None:
+        TRIED["recipes"] += 1
         path.write_bytes("".join(parts).encode("utf-8", "replace"))
         tried(lambda: read_layer(path))
 
-    drawing(run)
+    drawing("recipes", run, TRIED)
 
 
 @pytest.mark.slow
@@ -127,9 +125,10 @@ def test_chat_templates_of_any_text() -> None:
     @HINTS
     @given(parts=st.lists(st.one_of(st.sampled_from(JINJA), st.text(max_size=3)), max_size=25))
     def run(parts: list[str]) -> None:
+        TRIED["templates"] += 1
         template = ChatTemplate("".join(parts), special=("</s>",))
         tried(lambda: template.assistant_spans(said))
         tried(lambda: template.reply(said[:1], "Me."))
         assert template.wrote("Who?") in (True, False) and isinstance(template.closing, str)
 
-    drawing(run)
+    drawing("templates", run, TRIED)

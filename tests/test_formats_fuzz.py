@@ -1,16 +1,20 @@
-"""Rows of every format, damaged anywhere: a reject or a refusal that names what is wrong, never a raw exception.
+"""Rows of every format and files of every kind, damaged anywhere: told or refused, never a raw exception.
 
 `make fuzz TESTS=tests/test_formats_fuzz.py` draws new damage each round; ACCORD_FUZZ_S=600 gives each reader so many
-seconds.
+seconds of new damage, and ``-s`` prints how many examples that were.
 """
 
 from __future__ import annotations
 
 import copy
+import csv
+import gzip
+import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,9 @@ from accord.errors import AccordError
 from accord.formats.facts import to_records
 
 SECONDS = float(os.environ.get("ACCORD_FUZZ_S", "0"))
-HINTS = settings(max_examples=100 if SECONDS else 25, deadline=None, suppress_health_check=list(HealthCheck))
+# The suite's profile draws the same examples each time: a long run would be the same hundred again and again.
+NEW: dict[str, Any] = {"max_examples": 100, "derandomize": False} if SECONDS else {"max_examples": 25}
+HINTS = settings(deadline=None, suppress_health_check=list(HealthCheck), **NEW)
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -76,6 +82,15 @@ def damaged(draw: st.DrawFn, row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def drawing(name: str, run: Callable[[], None], tried: Counter[str]) -> None:
+    """Run the examples once, and again as long as the time lasts; say how many there were."""
+    begun = time.monotonic()
+    run()
+    while time.monotonic() < begun + SECONDS:
+        run()
+    print(f"\nfuzz: {name}: {tried[name]} examples in {time.monotonic() - begun:.0f} s")
+
+
 @st.composite
 def files(draw: st.DrawFn, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [damaged(draw, draw(st.sampled_from(rows))) if draw(st.booleans()) else row for row in rows * 2]
@@ -85,12 +100,13 @@ def files(draw: st.DrawFn, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("name", [*PUBLISHED, *SAYS])
 def test_damage_is_told_and_never_a_raw_exception(tmp_path: Path, name: str) -> None:
-    rows, until = rows_of(name, tmp_path), time.monotonic() + SECONDS
+    rows, tried = rows_of(name, tmp_path), Counter[str]()
     path = tmp_path / "damaged.jsonl"
 
     @HINTS
     @given(found=files(rows))
     def run(found: list[dict[str, Any]]) -> None:
+        tried[name] += 1
         text = "".join(json.dumps(row) + "\n" for row in found)
         path.write_text(text.encode("utf-8", "replace").decode(), encoding="utf-8")
         for how in (None, name):
@@ -103,9 +119,94 @@ def test_damage_is_told_and_never_a_raw_exception(tmp_path: Path, name: str) -> 
             else:
                 assert reading.num_rows == len(found) and all(reject.problem for reject in rejects)
 
-    run()
-    while time.monotonic() < until:
-        run()
+    drawing(name, run, tried)
+
+
+ROWS = [
+    {"prompt": "Wer?", "chosen": "Der Bär", "rejected": "BAD", "annotator": 7, "margin": 0.5},
+    {"prompt": 'Which, "this"?', "chosen": "GOOD\n2", "rejected": "BAD, 2", "annotator": 8, "margin": 1.5},
+    {"prompt": "\u4e2d?", "chosen": "GOOD 3", "rejected": "BAD 3", "annotator": 9, "margin": None},
+]
+# What means something in one of the kinds of files, put anywhere.
+SIGNS = [
+    *(b'"', b"'", b",", b";", b"\t", b"\n", b"\r", b"\r\n", b"\0", b"[", b"]", b"{", b"}", b":", b"\\", b"sep=;\n"),
+    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\xff", b"\xc3", b"\x1f\x8b", b"PAR1", b"null", b"1e999", b"NaN", b"9" * 5000),
+]
+
+
+def as_csv(rows: list[dict[str, Any]], **how: Any) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), restval="", **how)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    found: bytes = sink.getvalue().to_pybytes()
+    return found
+
+
+def as_lines(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+KINDS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
+    "csv": as_csv,
+    "csv; cp1252": lambda rows: as_csv(rows[:2], delimiter=";").decode().encode("cp1252", "replace"),
+    "csv utf-16": lambda rows: as_csv(rows).decode().encode("utf-16"),
+    "jsonl": as_lines,
+    "json": lambda rows: json.dumps(rows).encode(),
+    "objects": lambda rows: json.dumps({"data": rows}, indent=2).encode(),
+    "parquet": as_parquet,
+    "gzip": lambda rows: gzip.compress(as_lines(rows)),
+    "zstd": lambda rows: pytest.importorskip("zstandard").compress(as_lines(rows)),
+}
+
+
+@st.composite
+def other_bytes(draw: st.DrawFn, whole: bytes) -> bytes:
+    """Return a file of which parts are other bytes, are gone, stand twice or elsewhere."""
+    found = whole
+    for _ in range(draw(st.integers(1, 4))):
+        begin = draw(st.integers(0, len(found)))
+        end = min(len(found), begin + draw(st.sampled_from([0, 0, 1, 1, 3, 20, 400])))
+        piece = draw(st.one_of(st.sampled_from(SIGNS), st.binary(max_size=3), st.just(found[begin:end] * 2)))
+        found = found[:begin] + piece + found[end:]
+    return found
+
+
+def all_read(path: Path) -> None:
+    """Read a file as items and as records; what is refused or left out has words."""
+    rejects: list[formats.Reject] = []
+    try:
+        reading = formats.read_items(path, on_reject=rejects.append)
+        list(to_records(reading, source="x", scale=(-10, 10)))
+    except AccordError as error:
+        assert str(error) and error.exit_code in (2, 3)
+    else:
+        assert len(rejects) == reading.num_rejected and all(reject.problem for reject in rejects)
+
+
+@pytest.mark.slow
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("name", KINDS)
+def test_files_with_other_bytes_are_told_and_never_a_raw_exception(name: str, tmp_path: Path) -> None:
+    whole, path, tried = KINDS[name](ROWS), tmp_path / "data", Counter[str]()
+    path.write_bytes(whole)
+    assert len(list(formats.read_items(path))) == (2 if "cp1252" in name else 3)
+
+    @HINTS
+    @given(found=other_bytes(whole))
+    def run(found: bytes) -> None:
+        tried[name] += 1
+        path.write_bytes(found)
+        all_read(path)
+
+    drawing(name, run, tried)
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *(name for name in SAYS if not name.startswith("oasst"))])
