@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 import subprocess
@@ -14,9 +15,11 @@ import pytest
 from tokenizers import Tokenizer as Inner
 from tokenizers import models
 
+from accord import formats
 from accord.config.layers import override_layer, read_layer
 from accord.errors import AccordError, DataError, UsageError
 from accord.files import read_json
+from accord.formats.parquet import _fitting_batch
 from accord.grid import grid
 from accord.models.gguf import convert
 from accord.text.template import ChatTemplate
@@ -89,6 +92,130 @@ def test_json_that_cannot_be_read(tmp_path: Path) -> None:
         file.truncate(300 << 20)  # sparse: it takes no room
     with pytest.raises(DataError, match="more than such a file"):
         read_json(path)
+
+
+# -- files of rows -----------------------------------------------------------------------------------------------------
+
+
+def rows_read(path: Path, format: str | None = None) -> tuple[int, list[str]]:
+    """Return how many items a file has, and why rows of it were left out."""
+    rejected: list[str] = []
+    return len(list(formats.read_items(path, format, on_reject=lambda one: rejected.append(one.problem)))), rejected
+
+
+PAIR = b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
+#: What opens, on 16 MB of nothing, as a member of a file; so many of them are one file.
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data, mtime=0),
+    "zstd": lambda data: pytest.importorskip("zstandard").compress(data),
+}
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\n", PAIR], ids=["nothing", "lines", "rows"])
+@pytest.mark.parametrize("packing", PACKED)
+def test_a_compressed_file_that_is_a_bomb(
+    packing: str, fill: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows before it are read, and it is refused once it has made so much; here a quarter of a megabyte."""
+    monkeypatch.setattr("accord.formats.source.MOST_INFLATED", 1 << 18)
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(PACKED[packing](PAIR * 100) + 4 * PACKED[packing](fill * ((1 << 17) // len(fill))))
+    with pytest.raises(DataError, match="compressed bytes stand for") as caught:
+        rows_read(path)
+    assert str(path) in str(caught.value) and path.stat().st_size < 100_000
+
+
+def test_texts_that_compress_well_are_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accord.formats.source.MOST_INFLATED", 1 << 14)
+    rows = b"".join(b'{"prompt": "p%d", "chosen": "a%d", "rejected": "b"}\n' % (i, i % 7) for i in range(2_000))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(rows))
+    assert rows_read(tmp_path / "a.gz") == (2_000, [])
+
+
+def nothing_but_values(path: Path) -> None:
+    path.write_bytes(PAIR + b'{"prompt": "p", "x": [' + b"{}," * 10_000_000 + b"{}]}\n" + PAIR)
+
+
+def nothing_but_cells(path: Path) -> None:
+    path.write_bytes(b"prompt,chosen,rejected\np,a,b\n" + b"," * 30_000_000 + b"\np,a,b\n")
+
+
+def parquet_of(path: Path, **columns: list[object]) -> Path:
+    """Write a table as small as it can be: each text once, and compressed."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    length = len(next(iter(columns.values())))
+    table = arrow.table({"chosen": ["a"] * length, "rejected": ["b"] * length, **columns})
+    parquet.write_table(table, path, compression="zstd", write_statistics=False)
+    assert path.stat().st_size < 20_000
+    return path
+
+
+def a_long_cell(path: Path) -> None:
+    parquet_of(path, prompt=["p", "p" * (40 << 20), "q"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "items", "says"),
+    [
+        (nothing_but_values, 2, "values in one row"),
+        (nothing_but_cells, 2, "values in one row"),
+        (a_long_cell, 2, "bytes in one row"),
+    ],
+)
+def test_a_row_that_is_a_bomb_costs_itself(
+    write: Callable[[Path], None], items: int, says: str, tmp_path: Path
+) -> None:
+    """What is read takes at most 800 MB beside the program."""
+    write(tmp_path / "data")
+    ran = subprocess.run([sys.executable, "-c", READ, str(tmp_path / "data")], capture_output=True, text=True)
+    assert not ran.returncode, ran.stderr[-2000:]
+    found, rejected = ran.stdout.splitlines()
+    assert int(found) == items and says in rejected
+
+
+READ = """
+import resource, sys
+import pyarrow.parquet
+from accord import formats
+room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (3 << 28)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+rejected = []
+count = sum(1 for _ in formats.read_items(sys.argv[1], on_reject=lambda one: rejected.append(one.problem)))
+print(count, *rejected, sep="\\n")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bounds", "says"), [((64, 2**30), "64 MB of memory"), ((1024, 2**25), "characters and values")]
+)
+def test_a_parquet_file_that_is_a_bomb(
+    bounds: tuple[int, int], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(("MOST_MEGABYTES", "MOST_INFLATED"), bounds, strict=True):
+        monkeypatch.setattr(f"accord.formats.parquet.{name}", value)
+    a_long_cell(tmp_path / "data.parquet")
+    with pytest.raises(DataError, match=says) as caught:
+        rows_read(tmp_path / "data.parquet")
+    assert caught.value.exit_code == 3 and "within bounds" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_rows_of_a_parquet_file_that_do_not_fit_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of two megabytes in each of a hundred rows is two hundred, and the file two thousand bytes."""
+    monkeypatch.setattr("accord.formats.parquet.MOST_MEGABYTES", 128)
+    path = parquet_of(tmp_path / "data.parquet", prompt=["p" * (2 << 20)] * 100)
+    assert rows_read(path) == (100, [])
+    assert _fitting_batch(path, path.stat().st_size, path.stat().st_mtime_ns) == 16
+
+
+@pytest.mark.slow
+def test_a_parquet_file_that_takes_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accord.formats.parquet._SECONDS", 0.6)
+    path = parquet_of(tmp_path / "data", prompt=[1] * 2_000_000)
+    with pytest.raises(DataError, match="s of the processor"):
+        rows_read(path)
 
 
 # -- GGUF --------------------------------------------------------------------------------------------------------------
@@ -268,6 +395,54 @@ def test_a_tokenizer_that_is_spoilt(change: Callable[[dict[str, object]], object
     (folder / "tokenizer.json").write_text(json.dumps(change(raw)))
     with pytest.raises(AccordError):
         load_tokenizer(folder).encode("The old lighthouse keeper")
+
+
+def cut(pattern: str) -> dict[str, object]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def growing(kind: str, times: int) -> dict[str, object]:
+    part = {"type": "Replace", "pattern": {"String": "a"}, "content": 10 * "a"}
+    return {"type": "Sequence", kind: times * [part]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (changed(normalizer=growing("normalizers", 9)), "within bounds"),
+        (changed(decoder=growing("decoders", 12)), "within bounds"),
+        (
+            changed(normalizer={"type": "Sequence", "normalizers": 99 * [{"type": "Prepend", "prepend": 9**6 * "a"}]}),
+            "within",
+        ),
+        (changed(normalizer={"type": "Precompiled", "precompiled_charsmap": "/////w=="}), "ends the process"),
+        (changed(pre_tokenizer=cut("a*a*[^a]")), "more than 2 s"),
+        (changed(pre_tokenizer=cut("(?:é*){2}[^é]")), "more than 2 s"),
+        (changed(pre_tokenizer=cut(r"a*a*\p{Lu}")), "more than 2 s"),
+        (changed(model={"type": "Unigram", "unk_id": 0, "vocab": [["a" * 5000, 0.0]]}), "5,000 characters"),
+    ],
+)
+def test_a_tokenizer_that_is_a_bomb(
+    change: Callable[[dict[str, object]], object], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ended or filled the process, or took minutes of it; now it is tried in another one."""
+    monkeypatch.setattr("accord.text.tokenizer_trial.TRIED_SECONDS", 2)
+    monkeypatch.setattr("accord.text.tokenizer_trial.TRIED_MEGABYTES", 512)
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(change(raw)))
+    with pytest.raises(DataError, match=says) as caught:
+        load_tokenizer(folder)
+    assert caught.value.exit_code == 3 and str(folder) in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_a_tokenizer_of_known_parts_is_not_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accord.text.tokenizer_trial.work_apart", lambda *arguments, **bounds: pytest.fail("tried"))
+    load_tokenizer(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [cut(r"\p{N}{1,3}"), raw["pre_tokenizer"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    load_tokenizer(folder)
 
 
 def test_a_library_that_panics_is_a_data_error(words: Tokenizer) -> None:

@@ -283,7 +283,11 @@ def test_rows_with_anything_in_their_fields_are_items_or_rejects(
 ) -> None:
     path = file(tmp_path_factory.mktemp("fuzz"), "\n".join(map(json.dumps, rows)).encode())
     for name in formats.FORMATS.keys() - formats.FORMAT_FAMILIES.keys():
-        items, rejected, reading = taken(path, name)
+        try:
+            items, rejected, reading = taken(path, name)
+        except DataError as error:  # of an item whose row has a judgement that this format does not know
+            assert "would be lost" in str(error)
+            continue
         assert reading.num_rows == len(rows) and len(rejected) == reading.num_rejected
         list(formats.to_jsonl(items))
         list(formats.to_records(items, source="s"))

@@ -12,7 +12,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "accord"
 
 # From left to right. Rooms of one group may use each other in the order given, within a line.
 LAYERS = [
-    ["errors", "files", "lock", "seeds", "extend", "progress", "artefacts", "connected", "ranks", "mirror"],
+    ["errors", "files", "lock", "seeds", "extend", "progress", "artefacts", "connected", "ranks", "mirror", "isolated"],
     ["records"],
     ["config"],
     ["grid"],

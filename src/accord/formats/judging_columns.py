@@ -54,7 +54,8 @@ def unused_parts(fields: Mapping[str, Any], used: Collection[str]) -> list[str]:
     """Return the columns of a row that look like a part of its prompt, are not used, and stand in none that is."""
     parts = [name for name in _PARTS_OF_PROMPTS & fields.keys() if name not in used]
     said = [name for name in parts if isinstance(fields[name], str | list) and fields[name]]
-    shown = " ".join(str(fields[name]) for name in used if name in fields) if said else ""
+    # Parted by what no text has: a value that two of them make together, in some order, is in neither.
+    shown = "\0".join(str(fields[name]) for name in used if name in fields) if said else ""
     return sorted(name for name in said if str(fields[name]) not in shown)
 
 

@@ -237,12 +237,24 @@ def json_kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
+MOST_VALUES = 2_000_000  # of a row, each some hundred bytes of memory; commas of texts count with them
+
+
+def require_few(line: bytes, between: bytes, where: str = "") -> None:
+    """Refuse a row of so many values that they would fill the memory. Raises RowError."""
+    if len(line) > MOST_VALUES and (count := line.count(between)) > MOST_VALUES:
+        what = f"{count:,} values in one row, more than {MOST_VALUES:,}"
+        raise RowError(what, where=where, hint="split it or remove it")
+
+
 def parse_object(line: bytes, where: str, hint: str = "write one JSON object a line") -> dict[str, Any]:
     """Return the object of a line of JSON.
 
     Raises:
-        RowError: Not UTF-8, not JSON, not an object, a key twice, a number that is none, half of a surrogate pair.
+        RowError: Not UTF-8, not JSON, not an object, a key twice, a number that is none, half of a surrogate pair, or
+            too many values.
     """
+    require_few(line, b",", where)
     try:
         value = parse_json(line.decode("utf-8"))
         # Half of a surrogate pair is JSON, but no text that can be encoded or stored; looked for only where an escape

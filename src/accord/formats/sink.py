@@ -21,7 +21,8 @@ from accord.errors import DataError, UsageError
 from accord.files import whole_file
 from accord.formats.format import Fields, Format
 from accord.formats.item import CannotSay, cannot
-from accord.formats.source import Container, cell_value, delimiter_named, pyarrow, zstandard
+from accord.formats.parquet import pyarrow
+from accord.formats.source import Container, cell_value, delimiter_named, zstandard
 
 _KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

@@ -11,7 +11,6 @@ import codecs
 import contextlib
 import csv
 import io
-import math
 import re
 import zlib
 from collections import deque
@@ -21,9 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from accord.errors import DataError, ResourceError
+from accord.errors import AccordError, DataError, ResourceError
 from accord.formats import wrapped
-from accord.formats.rows import InputRow, OnReject, RowError, parse_json, parse_object, reject_of
+from accord.formats.parquet import INSTALL, MOST_INFLATED, MOST_RATIO, letters_of, parquet_rows
+from accord.formats.rows import InputRow, OnReject, RowError, parse_json, parse_object, reject_of, require_few
 
 # A conversation is thousands of characters; what is longer is a file without line ends, and would fill the memory.
 MAX_ROW = 32 * 2**20
@@ -33,9 +33,6 @@ _LOOKED_AT = 50  # lines: most of them must be objects, so that one that is dama
 # By content and not by name: published sets bear names like train.json that hold JSON lines, or lack the .gz.
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _PARQUET = b"PAR1"
-_BATCH_ROWS = 256  # rows of Arrow at once, few enough for long conversations
-
-INSTALL = 'pip install "accord[parquet]"'
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,7 @@ def opened(path: Path, encoding: str = "", returns: bool = False) -> Iterator[tu
         magic = raw.read(4)
         raw.seek(0)
         compression = next((name for start, name in _MAGIC.items() if magic.startswith(start)), "")
-        plain: Any = _Inflating(raw, _ENGINES[compression]) if compression else raw
+        plain: Any = _Inflating(raw, _ENGINES[compression], str(path)) if compression else raw
         if encoding or returns:
             plain = _Recoded(plain, encoding or "utf-8", returns)
         with io.BufferedReader(plain, _CHUNK) as file:
@@ -228,12 +225,16 @@ class _Inflating(io.RawIOBase):
     """Compressed bytes as plain ones, piece by piece: what stands before damage is given before the damage is reported.
 
     Pieces are small because a few bytes may stand for very many.
+
+    Raises:
+        DataError: They stand for more than texts that were compressed can have.
     """
 
-    def __init__(self, raw: BinaryIO, engine: Callable[[], Any]) -> None:
-        self.raw, self.start = raw, engine
+    def __init__(self, raw: BinaryIO, engine: Callable[[], Any], where: str) -> None:
+        self.raw, self.start, self.where = raw, engine, where
         self.engine: Any = None
         self.ready = memoryview(b"")
+        self.read_in = self.made = 0
 
     def readable(self) -> bool:
         return True
@@ -253,9 +254,22 @@ class _Inflating(io.RawIOBase):
                 self.ready = memoryview(self.engine.decompress(piece))
             except Exception as error:  # zstandard's own class can be named only where it is installed
                 raise EOFError(f"the compressed data is damaged: {error}") from error
+            self._count(len(piece), len(self.ready))
         size = min(len(buffer), len(self.ready))
         buffer[:size], self.ready = self.ready[:size], self.ready[size:]
         return size
+
+    def _count(self, read: int, made: int) -> None:
+        # Of a member that ended, what follows it is a piece again.
+        self.read_in += read - len(self.engine.unused_data)
+        self.made += made
+        if self.made > MOST_INFLATED and self.made > MOST_RATIO * self.read_in:
+            raise DataError(
+                f"{self.read_in:,} compressed bytes stand for more than {self.made:,}",
+                where=self.where,
+                why="no texts are so much alike: it was made to fill a machine",
+                hint="decompress it yourself if it is what you want to read",
+            )
 
 
 _ENGINES: Mapping[str, Callable[[], Any]] = {
@@ -283,15 +297,6 @@ def zstandard() -> Any:
     except ImportError as error:
         raise ResourceError("zstd files need the package zstandard", hint=INSTALL) from error
     return zstandard
-
-
-def pyarrow() -> tuple[Any, Any]:
-    """Return pyarrow and pyarrow.parquet. Raises ResourceError where they are not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ResourceError("Parquet files need the package pyarrow", hint=INSTALL) from error
-    return pyarrow, pyarrow.parquet
 
 
 class _Lines:
@@ -550,6 +555,7 @@ INDEX = "index"
 
 def _cells(raw: bytes, delimiter: str, width: int) -> list[str]:
     hint = "put texts with commas, quotes or line ends into quotes, and double the quotes in them"
+    require_few(raw, delimiter.encode())
     try:
         # Record by record, which the library would not give: so a fault has a line, and its text can be kept.
         cells = next(csv.reader([raw.decode("utf-8").rstrip("\r\n")], delimiter=delimiter, strict=True))
@@ -595,31 +601,21 @@ def _unfolded(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parquet_rows(path: Path, on_reject: OnReject) -> Iterator[InputRow]:
-    _, parquet = pyarrow()
     number = 0
-    with _readable(path), path.open("rb") as raw:
+    with _readable(path):
         try:
-            with parquet.ParquetFile(raw) as file:
-                for batch in file.iter_batches(_BATCH_ROWS):
-                    for fields in batch.to_pylist():
-                        number += 1
-                        yield InputRow(_unfolded(_plain(fields)), f"{path}:{number}")
+            for fields in parquet_rows(path):
+                number += 1
+                where = f"{path}:{number}"
+                if (size := letters_of(fields)) > MAX_ROW:
+                    on_reject(reject_of(_too_long(size), where))
+                else:
+                    yield InputRow(_unfolded(fields), where)
+        except (AccordError, OSError):
+            raise
         except Exception as error:  # pyarrow's errors are of many classes, KeyError and ValueError among them
             fault = RowError(f"the file breaks off here: {error}", hint="fetch it again; what stood before was read")
             on_reject(reject_of(fault, f"{path}:{number + 1}"))
-
-
-def _plain(value: Any) -> Any:
-    """Return values of Arrow as JSON has them. What is null is left out: a column has it for want of a value."""
-    if isinstance(value, dict):
-        # A table has every column in every row: null says only that another row had it.
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    # Times and decimals, which JSON has no form for.
-    return value if isinstance(value, str | int | None) else str(value)
 
 
 _TEXT_ROWS = {"jsonl": _jsonl_rows, "json": _array_rows, "objects": _object_rows, "csv": _csv_rows}

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from accord.errors import DataError
 from accord.files import read_json, write_bytes
 from accord.text.template import ChatTemplate, Span
+from accord.text.tokenizer_trial import require_bounded
 
 # Two tokens: with one for both, loss masks hide the end and the model never learns to stop.
 END, PAD = "<|end|>", "<|pad|>"
@@ -261,6 +262,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             where=str(folder),
             hint="give a Hugging Face model folder with a fast tokenizer",
         )
+    require_bounded(path)
     try:
         with _no_panic():
             inner = tokenizers.Tokenizer.from_file(str(path))
